@@ -1,0 +1,10 @@
+"""The registries of mmseg that mmdefect's components join.
+
+Everything registers into scope ``mmseg``: a scope of our own would have to be importable wherever a
+config is read, which is what breaks other plugins ("failed to search registry with scope ...").
+"""
+
+from mmseg.registry import (DATA_SAMPLERS, DATASETS, HOOKS, INFERENCERS, LOOPS, METRICS, MODELS, TRANSFORMS,
+                            VISUALIZERS)
+
+__all__ = ['DATA_SAMPLERS', 'DATASETS', 'HOOKS', 'INFERENCERS', 'LOOPS', 'METRICS', 'MODELS', 'TRANSFORMS', 'VISUALIZERS']
