@@ -1,1 +1,3 @@
+from .defect_metric import DefectMetric
 
+__all__ = ['DefectMetric']

@@ -1,1 +1,1 @@
-
+"""Metrics as plain functions over tensors; nothing here imports OpenMMLab."""

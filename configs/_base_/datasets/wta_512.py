@@ -1,0 +1,3 @@
+_base_ = ['./wta_256.py']
+crop_size = (512, 512)
+image_scale = (512, 512)

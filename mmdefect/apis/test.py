@@ -1,0 +1,90 @@
+"""Test a checkpoint through mmseg's Runner."""
+
+from __future__ import annotations
+
+import copy
+import os
+from pathlib import Path
+
+import torch
+from mmengine.config import Config, ConfigDict
+from mmengine.runner import Runner
+
+from .config import iter_transforms, load_config
+from .preflight import check_writable
+from .train import _fit_to_cpu
+
+
+def test(config: str | Path | Config,
+         checkpoint: str | Path,
+         work_dir: str | Path | None = None,
+         out: str | Path | None = None,
+         show_dir: str | Path | None = None,
+         tta: bool = False,
+         cfg_options: dict | None = None,
+         launcher: str = 'none') -> dict[str, float]:
+    """Evaluate a checkpoint on the test set.
+
+    Args:
+        config: path of a leaf config, or a composed config.
+        checkpoint: file to test.
+        work_dir: where the log goes; by default ``work_dirs/<config name>``.
+        out: folder for the predicted label maps (PNG of class ids).
+        show_dir: folder for pictures of image, label and prediction side by side.
+        tta: average over the scales and flips of the config's ``tta``.
+        cfg_options: overrides, with dotted keys.
+        launcher: ``none``, ``pytorch``, ``slurm`` or ``mpi``.
+
+    Returns:
+        The metrics, in percent where they are shares.
+    """
+    cfg = config if isinstance(config, Config) else load_config(config, cfg_options)
+    if not Path(checkpoint).is_file():
+        raise FileNotFoundError(f'the checkpoint must be an existing file, but {checkpoint} is not; '
+                                'train first, or look into the `ckpt` folder of the run.')
+    cfg.launcher, cfg.resume, cfg.load_from = launcher, False, str(checkpoint)
+    if work_dir is not None:
+        cfg.work_dir = str(work_dir)
+    elif cfg.get('work_dir') is None:
+        cfg.work_dir = str(Path('work_dirs') / Path(cfg.filename).stem)
+    for folder in filter(None, (cfg.work_dir, out, show_dir)):
+        check_writable(folder)
+    if not torch.cuda.is_available():
+        _fit_to_cpu(cfg)
+    if out is not None:
+        cfg.test_evaluator.update(output_dir=str(out), output_root=_image_root(cfg.test_dataloader.dataset))
+    if show_dir is not None:
+        cfg.setdefault('custom_hooks', []).append(dict(type='PredictionSheetHook', output_dir=str(show_dir)))
+    if tta:
+        _use_tta(cfg)
+    return Runner.from_cfg(cfg).test()
+
+
+def _use_tta(cfg: Config) -> None:
+    """Test at several scales and flips; the scales are relative to the one the network was trained at."""
+    if cfg.get('tta') is None:
+        raise ValueError('`--tta` needs `tta = dict(ratios=(...), flip=True)` in the config, but it has none; add it to the '
+                         'data set base.')
+    pipeline = cfg.test_dataloader.dataset.pipeline
+    resize = next((t for t in iter_transforms(pipeline) if t['type'] == 'Resize'), None)
+    if resize is None:
+        raise ValueError('`--tta` needs a `Resize` in the test pipeline, but it has none; add one with the native scale.')
+    scales = []
+    for ratio in cfg.tta.ratios:
+        step = copy.deepcopy(resize)
+        step['scale'] = tuple(int(round(ratio * side)) for side in resize['scale'])
+        scales.append(step)
+    flips = [dict(type='RandomFlip', prob=float(p), direction='horizontal') for p in ((0, 1) if cfg.tta.flip else (0, ))]
+    before = [t for t in pipeline if t['type'].startswith('LoadImage')]
+    labels = [t for t in pipeline if t['type'].endswith('Annotations')]
+    augment = ConfigDict(type='TestTimeAug', transforms=[scales, flips, labels, [dict(type='PackSegInputs')]])
+    cfg.test_dataloader.dataset.pipeline = [*before, augment]
+    cfg.model = ConfigDict(**cfg.tta_model, module=cfg.model)
+
+
+def _image_root(dataset: ConfigDict) -> str:
+    """The folder that all test images share, so that equal file names of two folders stay apart."""
+    from mmdefect.registry import DATASETS
+    built = DATASETS.build({**dataset, 'pipeline': []})
+    folders = {os.path.dirname(built.get_data_info(i)['img_path']) for i in range(len(built))}
+    return os.path.commonpath(folders)

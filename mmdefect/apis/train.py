@@ -1,0 +1,92 @@
+"""Train a config through mmseg's Runner."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import torch
+from mmengine.config import Config
+from mmengine.runner import Runner
+
+from .config import load_config
+from .preflight import check_data, check_same_config, check_writable
+
+
+def train(config: str | Path | Config,
+          work_dir: str | Path | None = None,
+          resume: bool = False,
+          amp: bool = False,
+          cfg_options: dict | None = None,
+          launcher: str = 'none') -> Runner:
+    """Check the data, then train.
+
+    Args:
+        config: path of a leaf config, or a composed config.
+        work_dir: where logs and checkpoints go; by default ``work_dirs/<config name>``.
+        resume: continue from the last checkpoint in ``work_dir``.
+        amp: automatic mixed precision.
+        cfg_options: overrides, with dotted keys.
+        launcher: ``none``, ``pytorch``, ``slurm`` or ``mpi``.
+
+    Returns:
+        The runner after training.
+    """
+    cfg = prepare_train_config(config, work_dir, resume, amp, cfg_options, launcher)
+    if int(os.environ.get('RANK', os.environ.get('SLURM_PROCID', 0))) == 0:
+        check_writable(cfg.work_dir)
+        check_same_config(cfg, cfg.work_dir)
+        check_data(cfg)
+    runner = Runner.from_cfg(cfg)
+    runner.train()
+    return runner
+
+
+def prepare_train_config(config: str | Path | Config,
+                         work_dir: str | Path | None = None,
+                         resume: bool = False,
+                         amp: bool = False,
+                         cfg_options: dict | None = None,
+                         launcher: str = 'none') -> Config:
+    """Return the config exactly as the Runner gets it; see :func:`train` for the arguments."""
+    cfg = config if isinstance(config, Config) else load_config(config, cfg_options)
+    cfg.launcher = launcher
+    cfg.resume = resume
+    if work_dir is not None:
+        cfg.work_dir = str(work_dir)
+    elif cfg.get('work_dir') is None:
+        cfg.work_dir = str(Path('work_dirs') / Path(cfg.filename).stem)
+    if amp:
+        _use_amp(cfg)
+    if not torch.cuda.is_available():
+        _fit_to_cpu(cfg)
+    return cfg
+
+
+def _use_amp(cfg: Config) -> None:
+    wrapper = cfg.optim_wrapper.get('type', 'OptimWrapper')
+    if wrapper not in ('OptimWrapper', 'AmpOptimWrapper'):
+        raise ValueError(f'`--amp` needs `optim_wrapper.type` OptimWrapper or AmpOptimWrapper, got {wrapper}; '
+                         'set mixed precision in that wrapper instead.')
+    cfg.optim_wrapper.type = 'AmpOptimWrapper'
+    if torch.cuda.is_available():
+        cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
+    else:
+        cfg.optim_wrapper.setdefault('dtype', 'bfloat16')  # the only half precision a CPU trains in; needs no scaling
+
+
+def _fit_to_cpu(cfg: Config) -> None:
+    """SyncBN has no CPU kernel and NCCL no CPU transport: take BN and gloo."""
+    cfg.env_cfg.setdefault('dist_cfg', {})['backend'] = 'gloo'
+    _replace_sync_bn(cfg.model)
+
+
+def _replace_sync_bn(node) -> None:
+    if isinstance(node, dict):
+        if node.get('type') == 'SyncBN':
+            node['type'] = 'BN'
+        for value in node.values():
+            _replace_sync_bn(value)
+    elif isinstance(node, (list, tuple)):
+        for value in node:
+            _replace_sync_bn(value)

@@ -1,0 +1,42 @@
+"""Test a checkpoint on the test set."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+
+from mmengine.config import DictAction
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('config', help='leaf config')
+    parser.add_argument('checkpoint', help='checkpoint file')
+    parser.add_argument('--work-dir', help='where the log goes (default: work_dirs/<config name>)')
+    parser.add_argument('--out', help='folder for the predicted label maps (PNG of class ids)')
+    parser.add_argument('--show-dir', help='folder for pictures of image, label and prediction')
+    parser.add_argument('--tta', action='store_true', help='average over scales and flips')
+    parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE',
+                        help='override settings of the config, for example data_root=/data/wta train_cfg.max_iters=200')
+    parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none', help='job launcher')
+    parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help='set by torchrun')
+    return parser.parse_args()
+
+
+def main() -> int:
+    args = parse_args()
+    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
+    from mmdefect.apis import test
+    try:
+        test(args.config, args.checkpoint, args.work_dir, args.out, args.show_dir, args.tta, args.cfg_options, args.launcher)
+    except (ValueError, FileNotFoundError, PermissionError) as err:
+        if os.environ.get('MMDEFECT_TRACEBACK'):
+            raise
+        print(f'error: {err}', file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())
