@@ -1,0 +1,76 @@
+"""Composition: one statement of a value reaches every place, and what comes out is a plain mmseg config."""
+
+from __future__ import annotations
+
+import pytest
+from mmengine.config import Config
+
+from mmdefect.apis.config import compose, iter_heads, load_config
+from mmdefect.compat import config_root
+
+LEAF = config_root('mmdefect') / 'fast_scnn' / 'fast-scnn_baseline_2k_wta-256.py'
+
+
+def test_the_class_count_reaches_every_head_and_auxiliary_weights_are_kept():
+    cfg = load_config(LEAF)
+    heads = list(iter_heads(cfg))
+    assert [h.num_classes for h in heads] == [3, 3, 3]
+    assert [h.loss_decode.loss_weight for h in heads] == [1.0, 0.4, 0.4]
+    assert all(h.loss_decode.use_sigmoid is False for h in heads)
+
+
+def test_one_option_moves_all_data_sets():
+    cfg = load_config(LEAF, {'data_root': '/somewhere'})
+    for loader in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
+        assert cfg[loader].dataset.data_root == '/somewhere'
+
+
+def test_sizes_reach_preprocessor_and_pipelines():
+    cfg = load_config(LEAF, {'crop_size': (128, 192), 'image_scale': (320, 200)})
+    train, test = cfg.train_dataloader.dataset.pipeline, cfg.test_dataloader.dataset.pipeline
+    assert cfg.model.data_preprocessor.size == (128, 192)
+    assert [t.crop_size for t in train if 'crop_size' in t] == [(128, 192)]
+    assert [t.scale for t in [*train, *test] if 'scale' in t] == [(320, 200)] * 2
+
+
+@pytest.mark.parametrize('loss', [
+    dict(type='CrossEntropyLoss', loss_weight=2.0),
+    [dict(type='CrossEntropyLoss', loss_weight=0.5), dict(type='DiceLoss', loss_weight=0.5)],
+])
+def test_composing_twice_changes_nothing(loss):
+    cfg = load_config(LEAF)
+    cfg.loss_decode = loss
+    compose(cfg)
+    once = cfg.to_dict()
+    compose(cfg)
+    assert cfg.to_dict() == once
+    weights = [l['loss_weight'] for h in iter_heads(cfg)
+               for l in (h.loss_decode if isinstance(h.loss_decode, list) else [h.loss_decode])]
+    assert weights == ([2.0, 0.8, 0.8] if isinstance(loss, dict) else [0.5, 0.5, 0.2, 0.2, 0.2, 0.2])
+
+
+def test_class_weights_reach_every_loss():
+    cfg = load_config(LEAF, {'class_weight': [0.1, 1.0, 3.0]})
+    assert all(h.loss_decode.class_weight == [0.1, 1.0, 3.0] for h in iter_heads(cfg))
+
+
+def test_class_names_give_the_count_and_contradictions_are_refused():
+    cfg = load_config(LEAF.parents[1] / 'fast_scnn' / 'fast-scnn_baseline_2k_mvtec-256.py')
+    cfg.classes = ['normal', 'a', 'b', 'c']
+    with pytest.raises(ValueError, match='`num_classes` must be the number of `classes`, got 2'):
+        compose(cfg)
+    cfg.pop('num_classes')
+    compose(cfg)
+    assert [h.num_classes for h in iter_heads(cfg)] == [4, 4, 4]
+    assert cfg.test_dataloader.dataset.metainfo.classes == ['normal', 'a', 'b', 'c']
+
+
+def test_the_dump_is_a_plain_config_that_needs_no_bases(tmp_path):
+    cfg = load_config(LEAF)
+    cfg.dump(str(tmp_path / 'dumped.py'))
+    assert Config.fromfile(str(tmp_path / 'dumped.py')).to_dict() == cfg.to_dict()
+
+
+def test_a_missing_config_suggests_a_near_one():
+    with pytest.raises(FileNotFoundError, match='did you mean .*fast-scnn_baseline_2k_wta-256'):
+        load_config('configs/fast_scnn/fast_scnn_baseline_2k_wta256.py')
