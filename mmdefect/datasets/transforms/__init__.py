@@ -1,0 +1,3 @@
+from .loading import LoadDefectAnnotations, LoadObjectMask
+
+__all__ = ['LoadDefectAnnotations', 'LoadObjectMask']
