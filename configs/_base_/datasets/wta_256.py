@@ -22,7 +22,7 @@ train_dataloader = dict(
     batch_size=8,
     num_workers=2,
     persistent_workers=True,
-    sampler=dict(type='InfiniteSampler', shuffle=True),
+    sampler=dict(type='DefectSampler', shuffle=True),
     dataset=dict(
         type='BladeWTADataset',
         data_root=data_root,

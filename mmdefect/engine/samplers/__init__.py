@@ -1,1 +1,3 @@
+from .defect_sampler import DefectSampler
 
+__all__ = ['DefectSampler']
