@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from mmseg.datasets import BaseSegDataset
 from mmseg.datasets.transforms import LoadAnnotations
 
+from mmdefect.datasets.draws import NumberedDraws
 from mmdefect.datasets.samples import Sample, relative_path
 from mmdefect.datasets.split_file import read_split
 
@@ -27,7 +28,7 @@ def defect_palette(num_classes: int) -> list[list[int]]:
     return colours
 
 
-class DefectDataset(BaseSegDataset):
+class DefectDataset(NumberedDraws, BaseSegDataset):
     """Base of the defect data sets; a subclass scans one folder layout.
 
     A subclass implements :meth:`scan`. Which of the scanned images the data set holds is decided by, in this order:

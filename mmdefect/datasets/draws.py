@@ -39,6 +39,7 @@ class NumberedDraws:
     """
 
     _draw_seed: int | None = None
+    _sample_seed: int | None = None  # of the draw being made
 
     def set_draw_seed(self, seed: int) -> None:
         """Take numbered draws from now on; the sampler calls this before the workers start."""
@@ -50,12 +51,15 @@ class NumberedDraws:
             return super().__getitem__(draw)
         position, index = divmod(draw, len(self))
         self._sample_seed = sample_seed(self._draw_seed, position, index)
-        with seeded_globals(self._sample_seed):
-            return super().__getitem__(index)
+        try:
+            with seeded_globals(self._sample_seed):
+                return super().__getitem__(index)
+        finally:
+            self._sample_seed = None
 
     def get_data_info(self, index: int) -> dict:
-        """Return the record of one image, with the seed of the present draw."""
+        """Return the record of one image, with the seed of the draw being made."""
         info = super().get_data_info(index)
-        if self._draw_seed is not None and getattr(self, '_sample_seed', None) is not None:
+        if self._sample_seed is not None:
             info['sample_seed'] = self._sample_seed
         return info
