@@ -1,4 +1,7 @@
 from .base import DefectDataset, defect_palette
+from .blade_wta import BladeWTADataset
+from .combined import CombinedDefectDataset
+from .mvtec import MVTecDataset
 from .transforms import *  # noqa: F401,F403
 
-__all__ = ['DefectDataset', 'defect_palette']
+__all__ = ['BladeWTADataset', 'CombinedDefectDataset', 'DefectDataset', 'MVTecDataset', 'defect_palette']

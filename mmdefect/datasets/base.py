@@ -46,13 +46,16 @@ class DefectDataset(NumberedDraws, BaseSegDataset):
         split_file: JSON written by ``tools/split_dataset.py``; a relative path is looked up from the working directory,
             then from ``data_root``.
         reduce_zero_label: must stay false: class 0 is the normal class and counts.
-        **kwargs: arguments of mmseg's ``BaseSegDataset``. ``metainfo`` must name the normal class first.
+        metainfo: ``classes`` (the normal class first) and ``palette``. A selection of the built-in classes sets the others
+            to ignore, as in mmseg; new names rename the classes in order.
+        **kwargs: arguments of mmseg's ``BaseSegDataset``.
     """
 
     def __init__(self,
                  split: str | None = None,
                  split_file: str | None = None,
                  reduce_zero_label: bool = False,
+                 metainfo: dict | None = None,
                  **kwargs) -> None:
         if reduce_zero_label:
             raise ValueError('`reduce_zero_label` must be False for defect data sets, got True: class 0 is the normal '
@@ -64,7 +67,27 @@ class DefectDataset(NumberedDraws, BaseSegDataset):
         data_root = kwargs.get('data_root')
         if data_root is not None and not os.path.isdir(data_root):
             raise ValueError(f'`data_root` must be a folder, but {data_root} does not exist; correct the path.')
-        super().__init__(reduce_zero_label=False, **kwargs)
+        super().__init__(reduce_zero_label=False, metainfo=self._with_palette(metainfo), **kwargs)
+
+    @classmethod
+    def get_label_map(cls, new_classes: Sequence[str] | None = None) -> dict[int, int] | None:
+        """Return mmseg's map from old to new labels when ``new_classes`` is a selection of the built-in classes.
+
+        Otherwise the new names take the place of the built-in ones, label value by label value.
+        """
+        if _is_renaming(cls.METAINFO.get('classes'), new_classes):
+            return None
+        return super().get_label_map(new_classes)
+
+    @classmethod
+    def _with_palette(cls, metainfo: dict | None) -> dict | None:
+        """Give classes that come without colours the defect palette instead of random colours."""
+        if not metainfo or 'classes' not in metainfo or 'palette' in metainfo:
+            return metainfo
+        classes = metainfo['classes']
+        if cls.METAINFO.get('classes') is None or _is_renaming(cls.METAINFO['classes'], classes):
+            return dict(metainfo, palette=defect_palette(len(classes)))
+        return metainfo
 
     def scan(self) -> list[Sample]:
         """Return every image of the layout with where its label comes from, in a stable order."""
@@ -140,6 +163,7 @@ class DefectDataset(NumberedDraws, BaseSegDataset):
             palette=sample.palette,
             num_classes=None if classes is None else len(classes),
             defect_type=sample.defect_type,
+            category=sample.category,
             label_map=self.label_map,
             reduce_zero_label=self.reduce_zero_label,
             seg_fields=[],
@@ -156,6 +180,11 @@ class DefectDataset(NumberedDraws, BaseSegDataset):
                     f'the pipeline of {type(self).__name__} must load labels with LoadDefectAnnotations, but it uses '
                     f"LoadAnnotations, which cannot read the label of {info['img_path']} (clean image without a file, "
                     'or a mask that is not class indices); replace it in the config.')
+
+
+def _is_renaming(old: Sequence[str] | None, new: Sequence[str] | None) -> bool:
+    """Whether ``new`` holds a class that ``old`` does not know."""
+    return old is not None and new is not None and not isinstance(new, str) and not set(new) <= set(old)
 
 
 def _leaves(transform) -> list:

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 
 #: Defect type of an image without defects.
 GOOD = 'good'
+#: Suffixes of image files, lower case; files with other suffixes are not looked at.
+IMAGE_SUFFIXES = ('.png', '.jpg', '.jpeg', '.bmp', '.tif', '.tiff', '.webp')
 #: Defect type when the layout does not say it and nobody has looked into the mask yet.
 UNKNOWN = 'unknown'
 
@@ -23,6 +25,7 @@ class Sample:
         class_id: class of the non-zero pixels of a ``'binary'`` mask.
         palette: RGB per class of a ``'palette'`` mask.
         own_split: split the layout itself puts the image in, or ``None`` when it has no splits.
+        category: product the image shows, in layouts of several products.
         extra: further keys for the pipeline, for example ``object_mask_path``.
     """
 
@@ -33,6 +36,7 @@ class Sample:
     class_id: int | None = None
     palette: list[list[int]] | None = None
     own_split: str | None = None
+    category: str | None = None
     extra: dict = field(default_factory=dict)
 
     @property
@@ -40,7 +44,46 @@ class Sample:
         """Whether the image is known to have no defect."""
         return self.defect_type == GOOD
 
+    @property
+    def stratum(self) -> str:
+        """Defect type, with the product in front when there are several: the unit of stratified splits."""
+        return f'{self.category}/{self.defect_type}' if self.category else self.defect_type
+
 
 def relative_path(path: str, root: str) -> str:
     """Return ``path`` relative to ``root`` with forward slashes: the name of an image inside split files."""
     return os.path.relpath(path, root).replace(os.sep, '/')
+
+
+def list_images(folder: str | os.PathLike) -> list[str]:
+    """Return the paths of the images directly inside ``folder``, sorted by name; hidden files are left out.
+
+    Raises:
+        ValueError: if the folder does not exist.
+    """
+    try:
+        names = sorted(os.listdir(folder))
+    except (FileNotFoundError, NotADirectoryError) as err:
+        raise ValueError(f'{folder} must be a folder of images, but it does not exist; correct the path.') from err
+    return [os.path.join(folder, n) for n in names
+            if not n.startswith('.') and os.path.splitext(n)[1].lower() in IMAGE_SUFFIXES]
+
+
+def index_by_stem(paths: list[str], suffixes: tuple[str, ...] = ('', )) -> dict[str, str]:
+    """Map the stem of every file to its path, without the first of ``suffixes`` that the stem ends in.
+
+    Raises:
+        ValueError: if two files have the same stem, because then a mask cannot be matched to its image.
+    """
+    found: dict[str, str] = {}
+    for path in paths:
+        stem = os.path.splitext(os.path.basename(path))[0]
+        for suffix in suffixes:
+            if suffix and stem.endswith(suffix):
+                stem = stem[:-len(suffix)]
+                break
+        if stem in found:
+            raise ValueError(f'images and masks are matched by file name without suffix, but {found[stem]} and {path} '
+                             'share one; rename or remove one of them.')
+        found[stem] = path
+    return found
