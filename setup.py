@@ -1,39 +1,74 @@
-"""Install mmdefect; the exact versions that were measured together are in constraints.txt."""
+"""Install mmdefect; the exact versions that were measured together are in constraints.txt.
+
+The OpenMMLab packages are not in ``install_requires``: two alternative distributions provide the same modules, and a
+requirement on one of them would put it beside the other. ``mmdefect[mm]`` names the maintained one (``onedl-*``);
+who has upstream OpenMMLab installs plain ``mmdefect``. ``python -m mmdefect doctor`` says what is missing.
+"""
 
 from pathlib import Path
-from shutil import copytree, rmtree
+from shutil import copy2, copytree, ignore_patterns, rmtree
 
 from setuptools import find_packages, setup
 from setuptools.command.build_py import build_py
 
-HERE = Path(__file__).parent
+HERE = Path(__file__).resolve().parent
+
+CORE = [
+    'kornia>=0.8',
+    'matplotlib>=3.7',
+    'numpy>=1.26',
+    'opencv-python>=4.8',
+    'pillow>=10',
+    'prettytable>=3.9',
+    'rich>=13',
+    'scipy>=1.11',
+    'torch>=2.2',
+    'torchvision>=0.17',
+]
+MM = ['onedl-mmcv>=2.3.6,<3', 'onedl-mmengine>=0.10.12,<1', 'onedl-mmpretrain>=1.3.6,<2', 'onedl-mmsegmentation>=1.4.2,<2']
+RUNTIME = ['onnxruntime>=1.17']
+EXTRAS = {
+    'mm': MM,
+    'pretrain': ['scikit-learn>=1.4'],
+    'generation': ['accelerate>=1.0', 'diffusers>=0.32', 'safetensors>=0.4', 'transformers>=4.48'],
+    'runtime': RUNTIME,
+    'export': [*RUNTIME, 'onnx>=1.16', 'onnxscript>=0.5'],
+    'serve': [*RUNTIME, 'fastapi>=0.110', 'prometheus-client>=0.20', 'uvicorn>=0.27'],
+    'ray': ['ray>=2.40'],
+    'dev': ['hypothesis>=6.100', 'pytest>=8', 'pytest-xdist>=3.5', 'pyyaml>=6', 'scikit-learn>=1.4', 'setuptools>=64', 'wheel'],
+}
 
 
 class BuildWithConfigs(build_py):
-    """Ship configs/ and tools/ inside the package, where ``mmdefect::`` bases and mim look for them."""
+    """Ship configs/, tools/ and the pins inside the package, where ``mmdefect::`` bases, mim and doctor look for them."""
 
     def run(self):
         super().run()
-        if self.editable_mode:  # configs are read from the checkout
+        if self.editable_mode:  # they are read from the checkout
             return
+        target = Path(self.build_lib) / 'mmdefect' / '.mim'
+        rmtree(target, ignore_errors=True)
         for name in ('configs', 'tools'):
-            target = Path(self.build_lib) / 'mmdefect' / '.mim' / name
-            rmtree(target, ignore_errors=True)
-            copytree(HERE / name, target)
+            copytree(HERE / name, target / name, ignore=ignore_patterns('__pycache__'))
+        copy2(HERE / 'constraints.txt', target)
 
 
-version = next(line.split("'")[1] for line in (HERE / 'mmdefect' / '__init__.py').read_text().splitlines()
-               if line.startswith('__version__'))
+def read_version():
+    lines = (HERE / 'mmdefect' / '__init__.py').read_text(encoding='utf-8').splitlines()
+    return next(line.split("'")[1] for line in lines if line.startswith('__version__'))
+
 
 setup(
     name='mmdefect',
-    version=version,
+    version=read_version(),
     description='Defects made on the fly, with exact labels, for any MMSegmentation model',
+    long_description=(HERE / 'README.md').read_text(encoding='utf-8') if (HERE / 'README.md').is_file() else '',
+    long_description_content_type='text/markdown',
     python_requires='>=3.10',
     packages=find_packages(include=['mmdefect', 'mmdefect.*']),
-    install_requires=[
-        'torch>=2.0', 'torchvision', 'kornia>=0.7', 'numpy', 'opencv-python', 'scipy', 'pillow', 'matplotlib', 'rich',
-        'prettytable',
-    ],
+    include_package_data=True,
+    install_requires=CORE,
+    extras_require=EXTRAS,
+    entry_points={'console_scripts': ['mmdefect = mmdefect.__main__:main']},
     cmdclass={'build_py': BuildWithConfigs},
 )
