@@ -51,10 +51,13 @@ def test(config: str | Path | Config,
         check_writable(folder)
     if not torch.cuda.is_available():
         _fit_to_cpu(cfg)
+    if out is not None or show_dir is not None:
+        root = _image_root(cfg.test_dataloader.dataset)
     if out is not None:
-        cfg.test_evaluator.update(output_dir=str(out), output_root=_image_root(cfg.test_dataloader.dataset))
+        cfg.test_evaluator.update(output_dir=str(out), output_root=root)
     if show_dir is not None:
-        cfg.setdefault('custom_hooks', []).append(dict(type='PredictionSheetHook', output_dir=str(show_dir)))
+        sheet = dict(type='PredictionSheetHook', output_dir=str(show_dir), root=root)
+        cfg.custom_hooks = [*cfg.get('custom_hooks', []), sheet]
     if tta:
         _use_tta(cfg)
     return Runner.from_cfg(cfg).test()
