@@ -1,0 +1,206 @@
+"""Read what a training or a test left on disk: mmengine scalar logs, mmseg test logs, our own JSON files.
+
+A scalar log (``<timestamp>/vis_data/scalars.json``) has one JSON object a line. Training lines carry ``iter``
+or ``lr``, validation lines carry neither. A resumed training writes a second log in a second timestamp folder.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import sys
+import tempfile
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+#: Keys of a log line that are no metric.
+BOOKKEEPING = frozenset({'step', 'iter', 'epoch', 'time', 'data_time', 'memory'})
+_TRAIN_MARKS = frozenset({'iter', 'lr', 'base_lr'})
+_VALIDATION_MARKS = frozenset({'aAcc', 'mIoU', 'time', 'data_time'})
+
+
+def report_to_stderr(message: str) -> None:
+    """Print one line to stderr; the default reporter of this module."""
+    print(message, file=sys.stderr)
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Replace ``path`` by ``text`` in one step: a reader sees the old content or the new one, never half."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f'.{path.name}.')
+    try:
+        with os.fdopen(handle, 'w', encoding='utf-8') as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)  # mkstemp makes files that only their owner can read
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def write_json(path: str | Path, value: Any) -> None:
+    """Write ``value`` as indented JSON in one step (see :func:`write_text`)."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + '\n')
+
+
+def read_json(path: str | Path) -> Any:
+    """Read a JSON file.
+
+    Raises:
+        ValueError: if the file is not JSON; the message names it.
+    """
+    try:
+        return json.loads(Path(path).read_text(encoding='utf-8'))
+    except ValueError as err:
+        raise ValueError(f'{path} must be a JSON file, but {err}. Move it away to start anew.') from err
+
+
+def read_scalars(path: str | Path, report: Callable[[str], None] = report_to_stderr) -> list[dict[str, Any]]:
+    """Read the lines of a scalar log in order; a line that is no record is reported and left out.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f'{path} must be a scalar log of mmengine (<timestamp>/vis_data/scalars.json), but '
+                                'there is no such file; give the path of an existing log.')
+    records = []
+    for number, line in enumerate(path.read_bytes().split(b'\n'), start=1):
+        if not line.strip():
+            continue
+        try:
+            record = json.loads(line.decode('utf-8'))
+        except ValueError:
+            report(f'{path}:{number}: broken line skipped: {line[:80]!r}')
+            continue
+        step = record.get('step') if isinstance(record, dict) else None
+        if not isinstance(step, int) or isinstance(step, bool):
+            report(f'{path}:{number}: line without an integer "step" skipped: {line[:80]!r}')
+            continue
+        records.append(record)
+    return records
+
+
+def is_validation(record: dict[str, Any]) -> bool:
+    """Tell whether a log line holds metrics of a validation rather than values of the training."""
+    return not _TRAIN_MARKS & record.keys() and bool(record.keys() - BOOKKEEPING)
+
+
+def validations(logs: Iterable[list[dict[str, Any]]]) -> dict[int, dict[str, Any]]:
+    """Merge the logs of one training, oldest first, into ``{step: metrics}`` ordered by step.
+
+    Where a later log, or the same log after a restart, begins again at step ``s``, everything older with step
+    ``>= s`` belongs to weights that were thrown away and is dropped. So a resumed training keeps the validations
+    before the checkpoint it resumed from, and a training started afresh keeps none of the former one.
+    """
+    merged: dict[int, dict[str, Any]] = {}
+    for records in logs:
+        start = min((r['step'] for r in records if _sets_position(r)), default=None)
+        if start is not None:
+            merged = {step: metrics for step, metrics in merged.items() if step < start}
+        trained_to = None
+        for record in records:
+            step = record['step']
+            if _TRAIN_MARKS & record.keys():
+                if trained_to is not None and step <= trained_to:
+                    merged = {s: metrics for s, metrics in merged.items() if s < step}
+                trained_to = step
+            elif is_validation(record):
+                merged.setdefault(step, {}).update({k: v for k, v in record.items() if k not in BOOKKEEPING})
+    return dict(sorted(merged.items()))
+
+
+def _sets_position(record: dict[str, Any]) -> bool:
+    return bool(_TRAIN_MARKS & record.keys()) or (is_validation(record) and bool(_VALIDATION_MARKS & record.keys()))
+
+
+def read_validations(paths: Iterable[str | Path],
+                     report: Callable[[str], None] = report_to_stderr) -> dict[int, dict[str, Any]]:
+    """Read the validations of one training from its logs, oldest first.
+
+    Raises:
+        FileNotFoundError: if a log is missing.
+        ValueError: if no log holds a validation.
+    """
+    paths = [Path(path) for path in paths]
+    merged = validations(read_scalars(path, report) for path in paths)
+    if not merged:
+        raise ValueError(f'{", ".join(map(str, paths)) or "the list of logs"} must hold at least one validation, but '
+                         'there is none; train longer than `train_cfg.val_interval` or make that interval smaller.')
+    return merged
+
+
+def training_logs(train_dir: str | Path) -> list[Path]:
+    """Return the scalar logs of a training folder, oldest first (the timestamp folders sort by time)."""
+    return sorted(Path(train_dir).glob('*/vis_data/scalars.json'), key=lambda path: path.parts[-3])
+
+
+@dataclass(frozen=True)
+class TestLog:
+    """What the end of a test log says.
+
+    Attributes:
+        summary: values of the ``Iter(test) [n/n]`` line without the times, in percent as logged.
+        classes: ``{class: {column: value}}`` of the per-class table; empty if the log has none.
+    """
+
+    __test__ = False  # no test class, whatever its name looks like to pytest
+
+    summary: dict[str, float]
+    classes: dict[str, dict[str, float]]
+
+
+_SUMMARY = re.compile(r'(?:Iter|Epoch)\(test\)\s+(?:\[\d+\])?\[\s*(\d+)/(\d+)\]\s+(.*)$')
+
+
+def parse_test_log(text: str) -> TestLog:
+    """Read the last per-class table and the last summary line of an mmseg test log.
+
+    Raises:
+        ValueError: if there is no summary line with metrics: the test did not come to its end.
+    """
+    summary: dict[str, float] = {}
+    for line in text.splitlines():
+        match = _SUMMARY.search(line)
+        if match and match[1] == match[2]:
+            values = _pairs(match[3])
+            if values:  # progress lines such as "[60/60]  eta: 0:00:00  time: 0.1" hold times only
+                summary = values
+    if not summary:
+        raise ValueError('the test log must end with a summary line "Iter(test) [n/n]  aAcc: ...  mIoU: ...", but has '
+                         'none; the test stopped early, look for an error in it.')
+    return TestLog(summary, _last_class_table(text))
+
+
+def _pairs(text: str) -> dict[str, float]:
+    values = {}
+    for part in re.split(r'\s{2,}', text.strip()):
+        name, _, value = part.rpartition(':')
+        if name and name not in BOOKKEEPING and name != 'eta':
+            try:
+                values[name.strip()] = float(value)
+            except ValueError:
+                continue
+    return values
+
+
+def _last_class_table(text: str) -> dict[str, dict[str, float]]:
+    table: dict[str, dict[str, float]] = {}
+    header: list[str] | None = None
+    for line in text.splitlines():
+        cells = [cell.strip() for cell in line.strip().strip('|').split('|')] if line.lstrip().startswith('|') else []
+        if not cells:
+            if not line.lstrip().startswith('+'):
+                header = None
+        elif cells[0] == 'Class' and 'IoU' in cells:
+            header, table = cells, {}
+        elif header is not None and len(cells) == len(header):
+            table[cells[0]] = {name: float(cell) for name, cell in zip(header[1:], cells[1:], strict=True)}
+    return table

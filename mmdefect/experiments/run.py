@@ -1,0 +1,104 @@
+"""The local engine: the jobs of a batch one after the other on this machine."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+
+from mmdefect.experiments import process, states
+from mmdefect.experiments.job import check_job, run_job
+from mmdefect.experiments.records import read_json, write_json
+from mmdefect.experiments.report import write_results
+from mmdefect.experiments.spec import Batch
+from mmdefect.experiments.states import JobState
+
+PLAN_NAME = 'plan.json'
+LOG_NAME = 'exp_log.txt'
+
+
+def check_batch(batch: Batch) -> None:
+    """Raise what can be known to be wrong before the first training.
+
+    Raises:
+        ValueError: if more GPUs are asked for than there are, or a folder holds the work of another config.
+    """
+    if batch.gpu_count:
+        present = process.count_gpus(batch.tools.python)
+        if batch.gpu_count > present:
+            raise ValueError(f'`gpu_count` must be at most the number of GPUs that torch sees, {present}, got '
+                             f'{batch.gpu_count}; take {present or "0 (CPU)"}, or look at CUDA_VISIBLE_DEVICES and the '
+                             'torch build.')
+    for job in batch.jobs:
+        check_job(batch, job)
+
+
+def run_batch(batch: Batch, show: Callable[[str], None] = print) -> list[JobState]:
+    """Run all jobs of a batch in order and return their states, in the same order.
+
+    Jobs that are done are passed over, failed and interrupted ones go on where they stopped, jobs that another
+    living process runs are left to it. ``results.csv`` and ``results.md`` are written after every job.
+
+    Raises:
+        ValueError: see :func:`check_batch`; nothing was started then.
+        KeyboardInterrupt: if asked to stop; everything on disk can be resumed.
+    """
+    check_batch(batch)
+    order = _write_plan(batch)
+    write_results(batch.project_dir, order)
+    results = []
+    for number, job in enumerate(batch.jobs, start=1):
+        place = f'[{number}/{len(batch.jobs)}] {job.name}'
+        before = states.read_state(batch.job_dir(job))
+        _note(batch, show, f'{place}: {_intent(before, batch)}')
+        try:
+            state = run_job(batch, job, lambda line, label=job.label: show(f'{label} | {line}'))
+        except KeyboardInterrupt:
+            _note(batch, show, f'{place}: stopped; the same command goes on from the last checkpoint')
+            raise
+        finally:
+            write_results(batch.project_dir, order)
+        _note(batch, show, f'{place}: {_outcome(state)}')
+        results.append(state)
+    return results
+
+
+def _write_plan(batch: Batch) -> list[str]:
+    """Add this batch to ``plan.json``, its new jobs as pending; return all models of the project in their order."""
+    path = batch.project_dir / PLAN_NAME
+    with states.locked(batch.project_dir / '.lock'):
+        known = read_json(path)['jobs'] if path.is_file() else {}
+        jobs = {**known, **{job.name: str(job.config) for job in batch.jobs}}
+        write_json(path, {'project': batch.project, 'jobs': jobs, 'gpu_count': batch.gpu_count,
+                          'cfg_options': list(batch.cfg_options), 'rule': asdict(batch.rule),
+                          'tools': {key: str(value) for key, value in asdict(batch.tools).items()},
+                          'working_dir': str(Path.cwd())})
+        for job in batch.jobs:
+            if states.read_state(batch.job_dir(job)) is None:
+                states.write_state(batch.job_dir(job), JobState(job.name))
+    return list(jobs)
+
+
+def _intent(state: JobState | None, batch: Batch) -> str:
+    if state is None or not state.attempts:
+        return 'start'
+    if state.status == 'done':
+        return 'done before, skipped' if state.rule == asdict(batch.rule) else 'done before, chosen anew by another rule'
+    return f'go on with {state.phase}' + (' after a failure' if state.status == 'failed' else '')
+
+
+def _outcome(state: JobState) -> str:
+    if state.status == 'done':
+        values = ', '.join(f'{key} {state.metrics[key]:.2f}' for key in ('mIoU', 'fg_mIoU')
+                           if state.metrics.get(key) is not None)
+        return f'done, {state.best["checkpoint"]}: {values}'
+    if state.status == 'running':
+        return f'runs elsewhere (host {state.owner["host"]}, process {state.owner["pid"]}), left alone'
+    return f'{state.status}: {state.error}'
+
+
+def _note(batch: Batch, show: Callable[[str], None], line: str) -> None:
+    show(line)
+    with (batch.project_dir / LOG_NAME).open('a', encoding='utf-8') as log:
+        log.write(f'{time.strftime("%Y-%m-%d %H:%M:%S")} {line}\n')

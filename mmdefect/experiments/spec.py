@@ -1,0 +1,193 @@
+"""What a batch is: a project, an ordered list of models, how many devices, which tools, which selection rule."""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import hashlib
+import os
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from mmdefect.experiments.select import Rule
+
+
+@dataclass(frozen=True)
+class Tools:
+    """The programs that do the work, each started as a command.
+
+    Attributes:
+        train: ``CONFIG --work-dir DIR [--resume] [--launcher pytorch] [--cfg-options ...]``.
+        test: ``CONFIG CHECKPOINT --work-dir DIR --out DIR [--cfg-options ...]``.
+        find_best: ``--json_log_path F [options of the rule]``; prints the best iteration.
+        python: interpreter that runs them.
+    """
+
+    train: Path
+    test: Path
+    find_best: Path
+    python: str
+
+    def __post_init__(self) -> None:
+        for name in ('train', 'test', 'find_best'):
+            if not getattr(self, name).is_file():
+                raise FileNotFoundError(f'the {name} tool must be an existing file, but {getattr(self, name)} is not; '
+                                        'give the path of the program.')
+
+
+@dataclass(frozen=True)
+class Job:
+    """One model of a batch: ``name`` is ``<folder of the config>/<config stem>`` and also its place in the tree."""
+
+    name: str
+    config: Path
+
+    @property
+    def label(self) -> str:
+        return self.config.stem
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A plan: all that any engine needs to run the jobs of a project.
+
+    Attributes:
+        work_dir: folder of all projects.
+        project: name of the batch and of its folder.
+        jobs: models in the order in which they start.
+        gpu_count: devices a training gets; 0 trains on the CPU.
+        tools: programs to start.
+        rule: how the best checkpoint is chosen.
+        cfg_options: ``key=value`` overrides for training and test.
+        environment: additional environment variables of the children.
+    """
+
+    work_dir: Path
+    project: str
+    jobs: tuple[Job, ...]
+    gpu_count: int
+    tools: Tools
+    rule: Rule = Rule()
+    cfg_options: tuple[str, ...] = ()
+    environment: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r'\w[\w.+-]*', self.project):
+            raise ValueError('the project name must be one folder name of letters, digits and _ . + -, got '
+                             f'{self.project!r}; choose another one.')
+        if self.gpu_count < 0:
+            raise ValueError(f'`gpu_count` must be 0 (CPU) or the number of GPUs, got {self.gpu_count}.')
+        if not self.jobs:
+            raise ValueError('a batch must have at least one model, got none; name configs or set TEST_CANDI.')
+        for option in self.cfg_options:
+            if not re.match(r'[\w.]+=', option):
+                raise ValueError(f'an override must look like key=value, got {option!r}; '
+                                 'what follows `--` goes to the tools as --cfg-options.')
+        places: dict[str, Path] = {}
+        for job in self.jobs:
+            if job.name in places:
+                raise ValueError(f'two models must not share the folder exp/{job.name}, but {places[job.name]} and '
+                                 f'{job.config} do; name each config once or rename one.')
+            places[job.name] = job.config
+
+    @property
+    def project_dir(self) -> Path:
+        return self.work_dir / self.project
+
+    def job_dir(self, job: Job) -> Path:
+        return self.project_dir / 'exp' / job.name
+
+
+def candidates(text: str) -> list[str]:
+    """Split a list of models, one or several a line; ``#`` starts a comment, a backslash at a line's end is ignored."""
+    lines = (line.split('#', 1)[0].rstrip().removesuffix('\\') for line in text.splitlines())
+    return [entry for line in lines for entry in line.split()]
+
+
+def find_jobs(entries: Iterable[str], roots: Sequence[Path]) -> tuple[Job, ...]:
+    """Find the config of each entry: a path, or a path below one of ``roots``, with or without ``.py``.
+
+    Raises:
+        FileNotFoundError: naming all entries that are no config, with the most similar ones there are.
+    """
+    jobs, lost = [], []
+    for entry in entries:
+        places = [Path(entry), *(root / entry for root in roots)]
+        files = [path for place in places for path in (place, Path(f'{place}.py')) if path.is_file()]
+        if files:
+            path = Path(os.path.abspath(files[0]))  # not resolved: a link is a name of its own
+            jobs.append(Job(f'{path.parent.name or "configs"}/{path.stem}', path))
+        else:
+            lost.append(entry)
+    if lost:
+        known = {path.relative_to(root).with_suffix('').as_posix() for root in roots
+                 for path in root.rglob('*.py') if '_base_' not in path.parts}
+        near = {entry: difflib.get_close_matches(entry.removesuffix('.py'), known, n=3, cutoff=0.4) for entry in lost}
+        hints = '; '.join(f'{entry!r} (did you mean {", ".join(close)}?)' if close else repr(entry)
+                          for entry, close in near.items())
+        raise FileNotFoundError('each model must be a config file or a path below '
+                                f'{" or ".join(map(str, roots))}, but there is no {hints}.')
+    return tuple(jobs)
+
+
+def fingerprint(config: Path, cfg_options: Sequence[str]) -> dict:
+    """Describe what a training is made of, so that a changed config is noticed.
+
+    Python files are compared by their syntax tree: comments and layout do not count. Bases of installed packages
+    (``mmseg::...``) count by their name only.
+
+    Returns:
+        ``{'config': path, 'files': {path: hash}, 'cfg_options': [...]}``, the leaf first.
+    """
+    files: dict[str, str] = {}
+    _hash_chain(config, files)
+    return {'config': str(config), 'files': files, 'cfg_options': list(cfg_options)}
+
+
+def differences(old: dict, new: dict) -> list[str]:
+    """Say in which points two fingerprints differ; an empty list means the same training."""
+    found = []
+    # Compared in the order of the chain, not by path: a project may be moved together with its configs.
+    if list(old['files'].values()) != list(new['files'].values()):
+        changed = [path for path, value in new['files'].items() if value not in old['files'].values()]
+        found.append('content of ' + ', '.join(changed) if changed else 'the list of _base_ files')
+    if old['cfg_options'] != new['cfg_options']:
+        found.append(f'overrides {old["cfg_options"]} then, {new["cfg_options"]} now')
+    return found
+
+
+def _hash_chain(path: Path, files: dict[str, str]) -> None:
+    if str(path) in files:
+        return
+    if not path.is_file():
+        files[str(path)] = 'missing'  # the training tool says so in its own words
+        return
+    text = path.read_text(encoding='utf-8')
+    try:
+        tree = ast.parse(text)
+    except SyntaxError:  # a template, JSON or YAML, or a mistake that the training tool will name
+        files[str(path)] = _sha(text)
+        return
+    files[str(path)] = _sha(ast.dump(tree))
+    for base in _bases(tree):
+        if '::' in base:
+            files[base] = _sha(base)
+        else:
+            _hash_chain((path.parent / base).resolve(), files)
+
+
+def _bases(tree: ast.Module) -> list[str]:
+    for node in tree.body:
+        if isinstance(node, ast.Assign) and any(isinstance(t, ast.Name) and t.id == '_base_' for t in node.targets):
+            try:
+                value = ast.literal_eval(node.value)
+            except ValueError:
+                return []
+            return [value] if isinstance(value, str) else list(value)
+    return []
+
+
+def _sha(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -1,0 +1,32 @@
+"""Stands in for tools/test.py: reads the checkpoint, writes one picture file, prints the end of an mmseg test log."""
+
+import argparse
+import json
+import zipfile
+from pathlib import Path
+
+parser = argparse.ArgumentParser()
+parser.add_argument('config')
+parser.add_argument('checkpoint')
+parser.add_argument('--work-dir', type=Path)
+parser.add_argument('--out', type=Path)
+parser.add_argument('--cfg-options', nargs='+', default=[])
+args = parser.parse_args()
+cfg = {}
+exec(Path(args.config).read_text(), cfg)
+steps = len(json.loads(zipfile.ZipFile(args.checkpoint).read('trained_by')))
+(args.out / 'part_1.png').write_bytes(b'')
+print(f'Load checkpoint from {args.checkpoint}')
+if cfg.get('test_fails'):
+    raise RuntimeError('no test image')
+print(f'''per class results:
+01/02 03:04:05 - mmengine - INFO -
++----------+-------+-------+
+|  Class   |  IoU  |  Acc  |
++----------+-------+-------+
+|  normal  | 99.90 | 99.95 |
+| attached | {30 + steps}.00 | 40.00 |
+|  broken  | 20.00 |  nan  |
++----------+-------+-------+
+01/02 03:04:05 - mmengine - INFO - Iter(test) [2/2]    aAcc: 99.9000  mIoU: 50.0000  mAcc: 69.9700  ''' +
+      'data_time: 0.0046  time: 0.0373')

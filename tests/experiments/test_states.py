@@ -1,0 +1,99 @@
+"""States on disk and who owns a job."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+
+import pytest
+
+from mmdefect.experiments import states
+from mmdefect.experiments.job import claim
+from mmdefect.experiments.states import JobState, is_alive, process_record, read_state, stop_group, write_state
+
+
+@pytest.fixture
+def sleeper():
+    child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)'], start_new_session=True)
+    yield child
+    child.kill()
+    child.wait()
+
+
+def test_a_state_survives_the_disk(tmp_path):
+    state = JobState('a/m', 'failed', attempts=[{'seconds': 1.5}, {'seconds': 2.0}], metrics={'IoU.x': None})
+    write_state(tmp_path, state)
+    assert read_state(tmp_path) == state and state.train_seconds == 3.5
+    assert read_state(tmp_path / 'nowhere') is None
+
+
+def test_a_state_of_another_version_is_named(tmp_path):
+    (tmp_path / 'state.json').write_text('{"job": "a/m", "colour": 1}')
+    with pytest.raises(ValueError, match='state.json must be a job state.*another version'):
+        read_state(tmp_path)
+
+
+def test_life_is_judged_by_number_and_start_time(sleeper):
+    record = process_record(sleeper.pid)
+    assert is_alive(record) and is_alive(process_record(os.getpid()))
+    assert not is_alive({**record, 'start': record['start'] - 1})  # the number was given away again
+    stop_group(record)
+    assert not is_alive(record) and sleeper.wait(5) != 0
+    assert not is_alive(None)
+
+
+def test_a_killed_process_that_nobody_waited_for_is_dead(sleeper):
+    record = process_record(sleeper.pid)
+    sleeper.kill()
+    deadline = time.monotonic() + 5
+    while is_alive(record) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert not is_alive(record) and sleeper.returncode is None
+
+
+def test_another_machine_is_judged_by_its_heartbeat():
+    record = {**process_record(os.getpid()), 'host': 'elsewhere'}
+    assert is_alive(record, time.time()) and not is_alive(record, time.time() - states.STALE_SECONDS - 1)
+    stop_group(record)  # must not touch a process of this machine with the same number
+
+
+@pytest.mark.parametrize('owner, age, free', [
+    ('self', 9999, False), ('dead', 0, True), ('elsewhere', 5, False), ('elsewhere', 9999, True)])
+def test_claims(make_batch, make_config, owner, age, free):
+    batch = make_batch(make_config('a/m'))
+    job = batch.jobs[0]
+    record = process_record(os.getpid())
+    record.update({'self': {}, 'dead': {'start': record['start'] - 1}, 'elsewhere': {'host': 'elsewhere'}}[owner])
+    write_state(batch.job_dir(job), JobState(job.name, 'running', owner=record, heartbeat=time.time() - age))
+    state, mine = claim(batch, job)
+    assert mine is free and state.status == 'running'
+    assert (read_state(batch.job_dir(job)).owner == process_record(os.getpid())) is (free or owner == 'self')
+
+
+def test_a_tool_that_outlived_its_planner_is_ended_before_the_job_goes_on(make_batch, make_config, sleeper):
+    batch = make_batch(make_config('a/m'))
+    job = batch.jobs[0]
+    dead = {**process_record(os.getpid()), 'start': 1}
+    write_state(batch.job_dir(job), JobState(job.name, 'running', owner=dead, child=process_record(sleeper.pid)))
+    assert claim(batch, job)[1]
+    assert sleeper.wait(5) != 0
+
+
+def test_of_many_planners_one_gets_the_job(tmp_path, make_batch, make_config):
+    batch = make_batch(make_config('a/m'))
+    program = (
+        'import sys, time; from pathlib import Path\n'
+        'from mmdefect.experiments.job import claim\n'
+        'from mmdefect.experiments.spec import Batch, Tools, find_jobs\n'
+        f'tools = Tools(*[Path({str(batch.tools.train)!r})] * 3, sys.executable)\n'
+        f'batch = Batch(Path({str(batch.work_dir)!r}), "blades", find_jobs([{str(batch.jobs[0].config)!r}], []), 0, tools)\n'
+        'print(claim(batch, batch.jobs[0])[1], flush=True); sys.stdin.read()\n')
+    planners = [subprocess.Popen([sys.executable, '-c', program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+                for _ in range(4)]
+    try:
+        assert sorted(planner.stdout.readline() for planner in planners) == ['False\n'] * 3 + ['True\n']
+    finally:
+        for planner in planners:
+            planner.communicate('')
