@@ -93,6 +93,10 @@ class DefectDataset(NumberedDraws, BaseSegDataset):
         """Return every image of the layout with where its label comes from, in a stable order."""
         raise NotImplementedError(f'{type(self).__name__} must implement `scan`.')
 
+    def split_notes(self) -> dict:
+        """Return what a split file of this data set should record beside the division; JSON values."""
+        return {}
+
     def load_data_list(self) -> list[dict]:
         """Scan the layout and keep the images of the split.
 

@@ -93,6 +93,11 @@ class MVTecDataset(DefectDataset):
         """List every image of the categories."""
         return scan_mvtec(self.data_root, self.categories, self.class_ids)
 
+    def split_notes(self) -> dict:
+        """Record the categories."""
+        names = find_categories(self.data_root) if self.categories is None else self.categories
+        return {'category': list(names)}
+
 
 def _is_category(path: str) -> bool:
     return os.path.isdir(os.path.join(path, 'train', GOOD)) or os.path.isdir(os.path.join(path, 'test', GOOD))

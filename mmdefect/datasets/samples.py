@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 #: Defect type of an image without defects.
@@ -87,3 +88,21 @@ def index_by_stem(paths: list[str], suffixes: tuple[str, ...] = ('', )) -> dict[
                              'share one; rename or remove one of them.')
         found[stem] = path
     return found
+
+
+def iter_data_infos(dataset) -> Iterator[dict]:
+    """Yield the entries of a data set, also through concatenating, repeating and mixing wrappers."""
+    if hasattr(dataset, 'datasets'):
+        for part in dataset.datasets:
+            yield from iter_data_infos(part)
+    elif hasattr(dataset, 'dataset'):
+        yield from iter_data_infos(dataset.dataset)
+    else:
+        dataset.full_init()
+        classes = dataset.metainfo.get('classes')
+        if dataset.metainfo.get('label_map'):
+            classes = dataset.METAINFO['classes']
+        for index in range(len(dataset)):
+            info = dataset.get_data_info(index)
+            info.setdefault('num_classes', None if classes is None else len(classes))
+            yield info

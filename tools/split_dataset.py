@@ -1,0 +1,108 @@
+"""Divide a data set into train, val and test and write the division as one JSON file.
+
+Examples:
+    python tools/split_dataset.py data/mvtec_ad --layout mvtec --protocol third
+    python tools/split_dataset.py data/mvtec_ad --layout mvtec --category bottle --protocol kshot --k 5
+    python tools/split_dataset.py data/tiles --layout folder --protocol fractions --fractions train=0.6 val=0.2 test=0.2 \\
+        --groups data/tiles/near_duplicate_groups.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+
+from mmengine.config import DictAction
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('data_root', help='folder of the data set; paths in the file are relative to it')
+    parser.add_argument('--layout', required=True,
+                        help='mvtec, visa, wta, combined, folder, or the name of a registered data set')
+    parser.add_argument('--category', nargs='+', help='categories of mvtec or visa (default: all)')
+    parser.add_argument('--dataset-options', nargs='+', action=DictAction, default={}, metavar='KEY=VALUE',
+                        help='further arguments of the data set class')
+    parser.add_argument('--protocol', required=True, choices=['third', 'kshot', 'fractions'],
+                        help='third: 1/3 of each type trains, the rest tests; kshot: K of each type train; fractions: '
+                        'the same shares of each type')
+    parser.add_argument('--k', type=int, help='kshot: training images of each type')
+    parser.add_argument('--val-shots', type=int, default=1, help='kshot: validation images of each type (default: 1)')
+    parser.add_argument('--outer-val-shots', type=int, default=0,
+                        help='kshot: images of each type for the outer level of bi-level learning (default: 0)')
+    parser.add_argument('--clean-train-fraction', type=float, default=0.5,
+                        help='kshot: share of clean images that does not test, where folders do not say it '
+                        '(default: 0.5)')
+    parser.add_argument('--val-fraction', type=float, default=0.2,
+                        help='third: share of the training third used for validation (default: 0.2)')
+    parser.add_argument('--outer-val-fraction', type=float, default=0.0,
+                        help='third: share of the training third for the outer level (default: 0)')
+    parser.add_argument('--fractions', nargs='+', metavar='SPLIT=SHARE', default=['train=0.6', 'val=0.2', 'test=0.2'],
+                        help='fractions: shares that add up to 1 (default: train=0.6 val=0.2 test=0.2)')
+    parser.add_argument('--first', action='store_true',
+                        help='third, kshot: take the first images by file name instead of drawing by seed')
+    parser.add_argument('--seed', type=int, default=0, help='another seed draws other images (default: 0)')
+    parser.add_argument('--groups', metavar='FILE', help='JSON list of lists of images that must stay on one side')
+    parser.add_argument('--keep-duplicates-together', action='store_true',
+                        help='treat files of equal content as one group instead of stopping')
+    parser.add_argument('--out', help='file to write (default: DATA_ROOT/splits.json)')
+    parser.add_argument('--overwrite', action='store_true', help='replace the file if it exists')
+    args = parser.parse_args()
+    if args.protocol == 'kshot' and args.k is None:
+        parser.error('--protocol kshot needs --k')
+    return args
+
+
+def make_protocol(args: argparse.Namespace):
+    from mmdefect.datasets.splits import Fractions, KShot, Third
+    if args.protocol == 'third':
+        return Third(args.val_fraction, args.outer_val_fraction, args.first)
+    if args.protocol == 'kshot':
+        return KShot(args.k, args.val_shots, args.outer_val_shots, args.clean_train_fraction, args.first)
+    shares = dict(item.split('=', 1) if '=' in item else (item, 'nan') for item in args.fractions)
+    return Fractions({name: float(share) for name, share in shares.items()})
+
+
+def print_counts(split) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    counts = split.counts()
+    table = Table(title=f'{split.protocol["name"]}, seed {split.seed}')
+    table.add_column('type')
+    for name in counts:
+        table.add_column(name, justify='right')
+    for defect_type in sorted({t for by_type in counts.values() for t in by_type}):
+        table.add_row(defect_type, *(str(by_type.get(defect_type, 0)) for by_type in counts.values()))
+    table.add_section()
+    table.add_row('all', *(str(sum(by_type.values())) for by_type in counts.values()))
+    Console().print(table)
+
+
+def main() -> int:
+    args = parse_args()
+    out = args.out or os.path.join(args.data_root, 'splits.json')
+    try:
+        import mmdefect.registration  # noqa: F401
+        from mmdefect.datasets.layouts import build_layout
+        from mmdefect.datasets.splits import split_dataset, types_without_training
+        options = dict(args.dataset_options, **({'category': args.category} if args.category else {}))
+        dataset = build_layout(args.layout, args.data_root, **options)
+        split = split_dataset(dataset, make_protocol(args), out, args.seed, args.groups, args.keep_duplicates_together,
+                              args.overwrite)
+    except (ValueError, FileExistsError, PermissionError) as err:
+        if os.environ.get('MMDEFECT_TRACEBACK'):
+            raise
+        print(f'error: {err}', file=sys.stderr)
+        return 2
+    print_counts(split)
+    for defect_type in types_without_training(split):
+        print(f'warning: no training image of {defect_type}: it has too few images for this protocol.')
+    if 'left_out' in split.notes:
+        print(f'left out: {len(split.notes["left_out"])} near duplicates of k-shot images.')
+    print(f'written: {out}')
+    return 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())
