@@ -1,0 +1,174 @@
+"""A cutting insert: a dark rhombic carbide plate with chip breakers and a hole, on a back-lit white table."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy import ndarray
+from numpy.random import Generator
+
+from mmdefect.demo.noise import fractal_noise, smoothstep, unit_grid, white_noise
+from mmdefect.demo.types import Camera, Light, Material, Scene, Surface
+
+#: Half diagonals of the rhombus, corner radius and hole radius, in units of the short side of the picture.
+LONG, SHORT, CORNER, HOLE = 0.635, 0.352, 0.030, 0.126
+#: Direction of the long diagonal, radians from the x axis towards the y axis.
+HEADING = 0.76
+
+MATERIAL = Material(
+    fresh=(0.58, 0.58, 0.59),
+    backing=(0.02, 0.02, 0.02),
+    particle=((0.80, 0.56, 0.20), (0.70, 0.44, 0.13), (0.86, 0.72, 0.42)),
+    stain=((0.62, 0.48, 0.33), (1.55, 1.50, 1.42), (0.55, 0.56, 0.60)),
+)
+
+
+@dataclass(frozen=True)
+class Pose:
+    """Where the part lies: shift in units of the short side, turn in radians, and a scale near one."""
+
+    dx: float
+    dy: float
+    turn: float
+    scale: float
+
+
+def sample_pose(rng: Generator) -> Pose:
+    """Return the small misplacement a fixture leaves."""
+    dx, dy = rng.normal(0.0, 0.004, 2)
+    return Pose(float(np.clip(dx, -0.01, 0.01)), float(np.clip(dy, -0.01, 0.01)),
+                float(np.clip(rng.normal(0.0, 0.008), -0.02, 0.02)), float(rng.uniform(0.992, 1.008)))
+
+
+def _part_frame(size_hw: tuple[int, int], pose: Pose) -> tuple[ndarray, ndarray]:
+    """Return coordinates along the long and the short diagonal, ``(H, W)`` each, in units of the short side."""
+    y, x = unit_grid(size_hw)
+    angle = HEADING + pose.turn
+    cos, sin = np.float32(np.cos(angle) / pose.scale), np.float32(np.sin(angle) / pose.scale)
+    x, y = x - np.float32(pose.dx), y - np.float32(pose.dy)
+    return cos * x + sin * y, cos * y - sin * x
+
+
+def _rhombus(p: ndarray, q: ndarray) -> tuple[ndarray, ndarray]:
+    """Return the distance to the rounded outline (positive inside) and the position along the edge.
+
+    The position runs from 0 at the sharp corner to 1 at the blunt one.
+    """
+    side = float(np.hypot(LONG, SHORT))
+    a = LONG - CORNER * side / SHORT
+    b = SHORT - CORNER * side / LONG
+    ap, aq = np.abs(p), np.abs(q)
+    along = np.clip(((a - ap) * a + aq * b) / (a * a + b * b), 0.0, 1.0)
+    reach = np.hypot(ap - a * (1.0 - along), aq - b * along)
+    signed = np.where(b * ap + a * aq > a * b, -reach, reach)
+    return signed + CORNER, along
+
+
+@functools.lru_cache(maxsize=4)
+def _marking(side: int) -> ndarray:
+    """Return the pressed-in lettering in the part's own frame: ``(side, side)`` float32 in [0, 1]."""
+    canvas = np.zeros((side, side), np.uint8)
+    scale = side / 256.0 * 0.62
+    thickness = max(1, int(round(side / 256.0 * 1.7)))
+    for text, u in (('M5', -0.285), ('K20', 0.285)):
+        (width, height), _ = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, scale, thickness)
+        origin = (int(side * (0.5 + u) - width / 2), int(side * 0.5 + height / 2))
+        cv2.putText(canvas, text, origin, cv2.FONT_HERSHEY_SIMPLEX, scale, 255, thickness, cv2.LINE_AA)
+    return cv2.GaussianBlur(canvas.astype(np.float32) / 255.0, (0, 0), 0.5 * side / 256.0)
+
+
+def _relief(p: ndarray, q: ndarray, depth: ndarray, along: ndarray) -> ndarray:
+    """Return the pressed shape of the top face: ``(H, W)`` float32, height in units of the short side."""
+    # The two flanks of a corner are pressed with different pockets, as on real inserts.
+    shifted = along + 0.04 * np.sign(p * q)
+    pocket = np.exp(-((shifted - 0.30) / 0.17) ** 4) + 0.75 * np.exp(-((shifted - 0.78) / 0.12) ** 4)
+    wall = 0.042 + 0.052 * pocket
+    position = np.clip((depth - 0.020) / (wall - 0.020), 0.0, 1.0)
+    height = -0.0125 * np.sin(np.pi * position ** 1.6) + 0.0075 * smoothstep(0.62, 1.0, position)
+    height += 0.004 * (smoothstep(0.0, 0.009, depth) - 1.0) + 0.002 * smoothstep(0.012, 0.022, depth)
+
+    radius = np.hypot(p, q)
+    teeth = np.tanh(3.0 * np.sin(10.0 * np.arctan2(q, p) + 0.5))
+    collar = 0.180 + 0.012 * teeth
+    height += 0.0030 * (1.0 - smoothstep(-0.005, 0.005, radius - collar))
+    height -= 0.010 * (1.0 - smoothstep(0.0, 0.012, radius - HOLE))
+    # Two short bars on the long diagonal, towards the tips.
+    bar = np.hypot(np.maximum(np.abs(np.abs(p) - 0.43) - 0.020, 0.0), q)
+    return height + 0.0022 * (1.0 - smoothstep(0.003, 0.008, bar))
+
+
+def _backdrop(inside: ndarray, hole: ndarray, rng: Generator) -> ndarray:
+    """Return the white table with the part's soft shadow, and the grey platform seen through the hole."""
+    size_hw = inside.shape
+    unit = min(size_hw) / 256.0
+    y, x = unit_grid(size_hw)
+    small = (max(8, size_hw[1] // 4), max(8, size_hw[0] // 4))
+    mask = cv2.resize((inside > 0).astype(np.float32), small, interpolation=cv2.INTER_AREA)
+    mask = cv2.GaussianBlur(mask, (0, 0), 1.1 * unit)
+    shift = np.float32([[1, 0, 0.7 * unit], [0, 1, 0.9 * unit]])
+    shadow = cv2.warpAffine(mask, shift, small, borderMode=cv2.BORDER_REPLICATE)
+    shadow = cv2.resize(shadow, size_hw[::-1], interpolation=cv2.INTER_LINEAR)
+    table = 0.955 * (1.0 - 0.11 * shadow) * (1.0 - 0.05 * (x * x + y * y))
+    depth = np.clip(hole / (0.03 * min(size_hw)), 0.0, 1.0)
+    cloud = fractal_noise(rng, size_hw, 38 * unit, 2)
+    platform = (0.33 + 0.022 * cloud + 0.10 * (x - y)) * (0.55 + 0.45 * depth)
+    tone = np.where(hole > -2.0, platform, table)
+    warm = np.where((hole > -2.0)[..., None], np.float32([0.97, 1.0, 0.965]), np.float32([1.0, 1.0, 0.995]))
+    return (tone[..., None] * warm).astype(np.float32)
+
+
+def insert_scene(rng: Generator, size_hw: tuple[int, int]) -> Scene:
+    """Return one insert in its fixture.
+
+    Args:
+        rng: source of everything that varies from piece to piece.
+        size_hw: height and width of the picture in pixels.
+    """
+    side = min(size_hw)
+    unit = side / 256.0
+    pose = sample_pose(rng)
+    p, q = _part_frame(size_hw, pose)
+    depth, along = _rhombus(p, q)
+    hole = (HOLE - np.hypot(p, q)) * side
+    inside = np.minimum(depth * side, -hole).astype(np.float32)
+
+    height = _relief(p, q, depth, along)
+    turn = cv2.getRotationMatrix2D(((side - 1) / 2, (side - 1) / 2), -np.degrees(HEADING + pose.turn), pose.scale)
+    turn[:, 2] += ((size_hw[1] - side) / 2 + pose.dx * side, (size_hw[0] - side) / 2 + pose.dy * side)
+    marking = cv2.warpAffine(_marking(side), turn, size_hw[::-1], flags=cv2.INTER_LINEAR)
+    height = side * (height - 0.0022 * marking)
+    grain = white_noise(rng, size_hw)
+    blotch = fractal_noise(rng, size_hw, 30 * unit, 4)
+    relief = (height + 0.035 * grain + 0.10 * unit * blotch).astype(np.float32)
+
+    coating = np.array([0.068, 0.066, 0.069], np.float32) * (1 + rng.normal(0, 0.015, 3).astype(np.float32))
+    # The hone along the cutting edge is polished by the finishing brush, so the coating is thinner there.
+    edge = 1.0 - smoothstep(0.5 * unit, 3.0 * unit, inside)
+    tone = 1.0 + 0.05 * grain + 0.055 * blotch + 0.30 * edge
+    albedo = np.clip(coating * tone[..., None], 0.005, 1.0).astype(np.float32)
+    gloss = np.clip(0.055 + 0.004 * blotch + 0.03 * edge, 0.0, 1.0).astype(np.float32)
+
+    y, x = unit_grid(size_hw)
+    field = rng.uniform(0.95, 1.03) * (1.0 + rng.uniform(-0.05, 0.05) * x + rng.uniform(-0.05, 0.05) * y)
+    camera = Camera(field=field.astype(np.float32), blur_sigma=float(rng.uniform(0.55, 0.7)),
+                    noise=np.stack([white_noise(rng, size_hw) for _ in range(3)], axis=-1))
+    return Scene(
+        surface=Surface(relief, albedo, gloss, np.clip(inside + 0.5, 0.0, 1.0).astype(np.float32)),
+        backdrop=_backdrop(inside, hole, rng), inside=inside,
+        lights=(Light((-0.50, -0.55, 0.67), 0.55, 0.9), Light((0.55, 0.20, 0.81), 0.25, 0.5)),
+        ambient=0.50, lobe=(0.30, 0.30), bend=0.15, cavity=1.3, camera=camera, material=MATERIAL,
+        corners=_corners(size_hw, pose))
+
+
+def _corners(size_hw: tuple[int, int], pose: Pose) -> ndarray:
+    """Return the four corners as ``(4, 2)`` float32 x, y in pixels, the two sharp ones first."""
+    side, angle = min(size_hw), HEADING + pose.turn
+    reach = float(np.hypot(LONG, SHORT)) * CORNER
+    points = np.array([[LONG - reach / SHORT + CORNER, 0], [-(LONG - reach / SHORT + CORNER), 0],
+                       [0, SHORT - reach / LONG + CORNER], [0, -(SHORT - reach / LONG + CORNER)]]) * pose.scale
+    turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    centre = np.array([pose.dx, pose.dy]) * side + (np.array(size_hw[::-1]) - 1) / 2
+    return (points @ turn.T * side + centre).astype(np.float32)

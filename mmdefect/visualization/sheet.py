@@ -1,0 +1,126 @@
+"""Sheets of pictures with titles, and the legend of the classes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+from numpy import ndarray
+
+from mmdefect.visualization.overlay import check_image
+from mmdefect.visualization.text import Colour, draw_text, fit_text, text_strip, text_width
+
+PAPER, INK = (255, 255, 255), (25, 25, 25)
+
+
+def legend(names: Sequence[str], palette: Sequence[Colour], width: int | None = None, size: int = 14) -> ndarray:
+    """Return a strip with a coloured square and the name of each class.
+
+    Args:
+        names: names of the classes.
+        palette: RGB of each class.
+        width: width of the strip in pixels; entries continue on new lines. One line by default.
+        size: size of the font in pixels.
+
+    Returns:
+        ``(h, width, 3)`` uint8 RGB, black on white.
+    """
+    if len(names) != len(palette):
+        raise ValueError(f'`names` and `palette` must be equally long, got {len(names)} and {len(palette)}.')
+    line, gap = int(1.7 * size), size
+    widths = [size + 6 + text_width(name, size) + gap for name in names]
+    total = sum(widths) + gap if width is None else width
+    places, x, y = [], gap // 2, 0
+    for wide in widths:
+        if x + wide > total and x > gap // 2:
+            x, y = gap // 2, y + line
+        places.append((x, y))
+        x += wide
+    strip = np.full((y + line, total, 3), PAPER, np.uint8)
+    for (x, y), name, colour in zip(places, names, palette, strict=True):
+        top = y + (line - size) // 2
+        cv2.rectangle(strip, (x, top), (x + size - 1, top + size - 1), tuple(int(c) for c in colour), -1)
+        cv2.rectangle(strip, (x, top), (x + size - 1, top + size - 1), INK, 1)
+        text = fit_text(name, size, total - x - size - 8)
+        strip = draw_text(strip, text, (x + size + 6, y + (line - int(1.17 * size)) // 2), size, INK)
+    return strip
+
+
+def contact_sheet(rows: Sequence[Sequence[ndarray | None]], row_titles: Sequence[str] | None = None,
+                  column_titles: Sequence[str] | None = None, captions: Sequence[Sequence[str]] | None = None,
+                  title: str = '', footer: ndarray | None = None, cell_hw: tuple[int, int] | None = None,
+                  gap: int = 6, size: int = 14) -> ndarray:
+    """Lay pictures out in a grid.
+
+    Args:
+        rows: rows of ``(H, W, 3)`` uint8 RGB pictures; they may differ in length, ``None`` leaves a cell empty.
+        row_titles: text to the left of each row.
+        column_titles: text above each column.
+        captions: text below each picture, in the shape of ``rows``.
+        title: text above everything.
+        footer: ``(h, w, 3)`` uint8 below everything, such as :func:`legend`.
+        cell_hw: size of a cell; larger pictures are shrunk into it, smaller ones centred. The largest by default.
+        gap: white pixels between cells.
+        size: size of the font in pixels.
+
+    Returns:
+        ``(H, W, 3)`` uint8 RGB.
+    """
+    pictures = [picture for row in rows for picture in row if picture is not None]
+    if not pictures:
+        raise ValueError('`rows` must hold at least one picture, got none.')
+    for picture in pictures:
+        check_image(picture, 'rows')
+    _check_titles(rows, row_titles, column_titles, captions)
+    cell_h, cell_w = cell_hw or (max(p.shape[0] for p in pictures), max(p.shape[1] for p in pictures))
+    line = int(1.6 * size)
+    columns = max(len(row) for row in rows)
+    side = max((text_width(text, size) for text in row_titles), default=0) + 12 if row_titles else 0
+    step_x, step_y = cell_w + gap, cell_h + gap + (line if captions else 0)
+    top = (int(1.4 * line) if title else 0) + (line if column_titles else 0) + gap
+    foot = footer.shape[0] + gap if footer is not None else 0
+    width = max(side + gap + columns * step_x, footer.shape[1] if footer is not None else 0)
+    sheet = np.full((top + len(rows) * step_y + foot, width, 3), PAPER, np.uint8)
+    if title:
+        _put(sheet, text_strip(title, width, int(1.4 * line), int(1.2 * size)), 0, 0)
+    for k, text in enumerate(column_titles or ()):
+        _put(sheet, text_strip(text, cell_w, line, size), top - line - gap // 2, side + gap + k * step_x)
+    for i, row in enumerate(rows):
+        y = top + i * step_y
+        if row_titles:
+            _put(sheet, text_strip(row_titles[i], side, cell_h, size), y, 0)
+        for j, picture in enumerate(row):
+            x = side + gap + j * step_x
+            if picture is not None:
+                cell = _shrink(picture, (cell_h, cell_w))
+                _put(sheet, cell, y + (cell_h - cell.shape[0]) // 2, x + (cell_w - cell.shape[1]) // 2)
+            if captions:
+                _put(sheet, text_strip(captions[i][j], cell_w, line, size), y + cell_h, x)
+    if footer is not None:
+        _put(sheet, footer, sheet.shape[0] - footer.shape[0], 0)
+    return sheet
+
+
+def _check_titles(rows: Sequence, row_titles: Sequence | None, column_titles: Sequence | None,
+                  captions: Sequence | None) -> None:
+    if row_titles is not None and len(row_titles) != len(rows):
+        raise ValueError(f'`row_titles` must name each of the {len(rows)} rows, got {len(row_titles)}.')
+    columns = max(len(row) for row in rows)
+    if column_titles is not None and len(column_titles) > columns:
+        raise ValueError(f'`column_titles` must name at most the {columns} columns, got {len(column_titles)}.')
+    if captions is not None and [len(c) for c in captions] != [len(r) for r in rows]:
+        raise ValueError('`captions` must have the shape of `rows`, one text per picture; use \'\' for none.')
+
+
+def _shrink(picture: ndarray, cell_hw: tuple[int, int]) -> ndarray:
+    """Return the picture, made smaller to fit the cell where necessary."""
+    scale = min(1.0, cell_hw[0] / picture.shape[0], cell_hw[1] / picture.shape[1])
+    if scale == 1.0:
+        return picture
+    size = (max(1, round(picture.shape[1] * scale)), max(1, round(picture.shape[0] * scale)))
+    return cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
+
+
+def _put(sheet: ndarray, picture: ndarray, top: int, left: int) -> None:
+    sheet[top:top + picture.shape[0], left:left + picture.shape[1]] = picture
