@@ -7,6 +7,7 @@ from pathlib import Path
 
 from mmengine.config import Config, ConfigDict
 
+from mmdefect.datasets.checks import check_dataset, check_disjoint
 from mmdefect.registry import DATASETS
 
 #: Keys in which the config of a work dir may differ from the present one: they change no result.
@@ -50,7 +51,6 @@ def check_data(cfg: Config) -> None:
     Raises:
         ValueError, FileNotFoundError: naming the file and the mend.
     """
-    from mmdefect.datasets.checks import check_dataset, check_disjoint
     built = {}
     for split in ('train', 'val', 'test'):
         loader = cfg.get(f'{split}_dataloader')
