@@ -1,7 +1,8 @@
 from .base import DefectDataset, defect_palette
 from .blade_wta import BladeWTADataset
 from .combined import CombinedDefectDataset
+from .folder import FolderDefectDataset
 from .mvtec import MVTecDataset
 from .transforms import *  # noqa: F401,F403
 
-__all__ = ['BladeWTADataset', 'CombinedDefectDataset', 'DefectDataset', 'MVTecDataset', 'defect_palette']
+__all__ = ['BladeWTADataset', 'CombinedDefectDataset', 'DefectDataset', 'FolderDefectDataset', 'MVTecDataset', 'defect_palette']
