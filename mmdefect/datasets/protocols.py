@@ -31,8 +31,8 @@ class Fractions:
         unknown = sorted(set(self.fractions) - set(SPLIT_NAMES))
         if unknown or not self.fractions:
             raise ValueError(f'`fractions` must name splits among {SPLIT_NAMES}, got {unknown or "none"}.')
-        if any(f < 0 for f in self.fractions.values()) or abs(sum(self.fractions.values()) - 1) > 1e-6:
-            raise ValueError(f'`fractions` must be positive and add up to 1, got {dict(self.fractions)} with sum '
+        if not all(f >= 0 for f in self.fractions.values()) or abs(sum(self.fractions.values()) - 1) > 1e-6:
+            raise ValueError(f'`fractions` must be at least 0 and add up to 1, got {dict(self.fractions)} with sum '
                              f'{sum(self.fractions.values()):g}.')
 
     @property
