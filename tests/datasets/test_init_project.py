@@ -1,0 +1,233 @@
+"""From photographs to a project: what a new user sees, what is written, and every way it can fail."""
+
+from __future__ import annotations
+
+import io
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from mmengine.config import Config
+
+from mmdefect.apis.config import iter_heads, load_config
+from mmdefect.datasets.census_report import WIDTH, make_console
+from mmdefect.datasets.project import init_project
+from mmdefect.datasets.project_config import BASES
+from mmdefect.datasets.split_file import read_split
+from mmdefect.registry import DATASETS
+from tests.helpers.data import draw_image, draw_label, save, write_mvtec, write_wta
+
+TOOL = Path(__file__).resolve().parents[2] / 'tools' / 'init_project.py'
+
+
+def write_photographs(root, count=10, clean=0, size_hw=(60, 80), seed=0):
+    """Photographs of two kinds of defect, masks 0/1/2 beside them."""
+    rng = np.random.default_rng(seed)
+    for index in range(count):
+        save(root / f'images/part{index}.png', draw_image(rng, size_hw))
+        save(root / f'masks/part{index}.png', draw_label(rng, [1 + index % 2], size_hw))
+    for index in range(clean):
+        save(root / f'good/ok{index}.png', draw_image(rng, size_hw))
+    return root
+
+
+def names_by_split(file):
+    return {name: {e.image for e in entries} for name, entries in read_split(file).splits.items()}
+
+
+def test_ten_photographs(tmp_path):
+    data = write_photographs(tmp_path / 'photos')
+    stream = io.StringIO()
+    project = init_project(data, 'mypart', tmp_path / 'configs', class_names=['pit', 'cut'], console=make_console(stream))
+    sides = names_by_split(project.split_file)
+    assert {name: len(side) for name, side in sides.items()} == {'train': 6, 'val': 2, 'test': 2}
+    assert len(set.union(*sides.values())) == 10
+    counts = read_split(project.split_file).counts()
+    assert counts == {'train': {'pit': 3, 'cut': 3}, 'val': {'pit': 1, 'cut': 1}, 'test': {'pit': 1, 'cut': 1}}
+    assert json.loads(project.census_file.read_text())['images'] == 10
+    text = stream.getvalue()
+    table = text[:text.index('wrote')]
+    assert max(map(len, table.splitlines())) <= WIDTH
+    assert '10: 10 with defects, 0 without' in text and 'train 6 (0 clean), val 2 (0 clean), test 2 (0 clean)' in text
+    configs = ' '.join(map(str, project.configs))
+    assert f'PROJECT_NAME=mypart GPU_COUNT=0 bash bash/run_main.sh {configs}\n' in text
+    assert f'python tools/train.py {project.configs[1]}\n' in text
+
+
+def test_configs_compose_and_their_data_load(tmp_path):
+    data = write_photographs(tmp_path / 'photos', clean=4)
+    project = init_project(data, 'mypart', tmp_path / 'configs', class_names=['pit', 'cut'])
+    baseline, recommended = (load_config(c) for c in project.configs)
+    assert len(project.configs[1].read_text().splitlines()) <= 16
+    for cfg in (baseline, recommended):
+        assert cfg.classes == ('normal', 'pit', 'cut') and cfg.image_scale == (80, 60)
+        assert all(head.num_classes == 3 for head in iter_heads(cfg))
+    assert recommended.crop_size == (64, 96) and baseline.crop_size == (256, 256)
+    assert all(head.loss_decode.class_weight == list(recommended.class_weight) for head in iter_heads(recommended))
+    assert all('class_weight' not in head.loss_decode or head.loss_decode.class_weight is None
+               for head in iter_heads(baseline))
+    assert recommended.train_dataloader.dataset.pipeline[3].crop_size == (64, 96)
+    loaders = ('train_dataloader', 'val_dataloader', 'test_dataloader')
+    sizes = [len(DATASETS.build(recommended[name].dataset)) for name in loaders]
+    assert sum(sizes) == 14 and min(sizes) >= 2
+    item = DATASETS.build(recommended.train_dataloader.dataset)[0]
+    assert item['inputs'].shape[1] <= 64 and item['inputs'].shape[2] <= 96  # the preprocessor pads to the crop
+
+
+def test_every_base_of_the_leaf_exists():
+    from mmdefect import compat
+    for base in BASES:
+        module, path = base.split('::')
+        assert (compat.config_root(module) / path).is_file(), base
+
+
+def test_project_folder_can_be_moved(tmp_path):
+    data = write_photographs(tmp_path / 'photos')
+    project = init_project(data, 'mypart', tmp_path / 'configs')
+    project.folder.rename(tmp_path / 'elsewhere')
+    cfg = Config.fromfile(str(tmp_path / 'elsewhere' / project.configs[0].name))
+    assert Path(cfg.split_file) == tmp_path / 'elsewhere' / 'split.json'
+
+
+def test_same_seed_same_split_and_another_seed_another(tmp_path):
+    data = write_photographs(tmp_path / 'photos', 20)
+    files = [init_project(data, f'p{k}', tmp_path, seed=seed).split_file for k, seed in enumerate((3, 3, 4))]
+    assert files[0].read_text() == files[1].read_text()
+    assert names_by_split(files[0]) != names_by_split(files[2])
+
+
+def test_exact_and_look_alike_images_stay_together(tmp_path):
+    data = write_photographs(tmp_path / 'photos', 12)
+    for original, copy in (('part0', 'part6'), ('part1', 'part7')):
+        (data / f'images/{copy}.png').write_bytes((data / f'images/{original}.png').read_bytes())
+    for seed in range(4):
+        project = init_project(data, f'p{seed}', tmp_path, seed=seed)
+        for side in names_by_split(project.split_file).values():
+            assert ('images/part0.png' in side) == ('images/part6.png' in side)
+            assert ('images/part1.png' in side) == ('images/part7.png' in side)
+
+
+def test_group_file(tmp_path):
+    data = write_photographs(tmp_path / 'photos', 12)
+    groups = [['part0', 'part4', 'part8'], ['part1', 'part3']]
+    (tmp_path / 'groups.json').write_text(json.dumps(groups))
+    for seed in range(3):
+        project = init_project(data, f'p{seed}', tmp_path, seed=seed, group_file=tmp_path / 'groups.json')
+        for side in names_by_split(project.split_file).values():
+            stems = {Path(i).stem for i in side}
+            assert all(len(stems & set(g)) in (0, len(g)) for g in groups)
+
+
+def test_given_split_folders_are_kept(tmp_path):
+    labels = write_wta(tmp_path / 'wta', dict(train=6, val=3, test=3))
+    project = init_project(tmp_path / 'wta', 'wta', tmp_path, class_names=['attached', 'broken'])
+    assert names_by_split(project.split_file) == {
+        s: {n for n in labels if f'/{s}/' in n} for s in ('train', 'val', 'test')}
+    redrawn = init_project(tmp_path / 'wta', 'redrawn', tmp_path, fractions=(0.5, 0.25, 0.25))
+    assert names_by_split(redrawn.split_file) != names_by_split(project.split_file)
+
+
+def test_missing_val_is_drawn_from_train(tmp_path):
+    labels = write_wta(tmp_path / 'wta', dict(train=15, test=3))
+    stream = io.StringIO()
+    project = init_project(tmp_path / 'wta', 'wta', tmp_path, console=make_console(stream))
+    sides = names_by_split(project.split_file)
+    assert sides['test'] == {n for n in labels if '/test/' in n}
+    assert sides['train'] | sides['val'] == {n for n in labels if '/train/' in n}
+    assert len(sides['val']) == 3 and 'val drawn from train' in stream.getvalue()
+
+
+def test_a_training_folder_of_clean_images_is_divided_anew(tmp_path):
+    write_mvtec(tmp_path / 'mvtec', {'bottle': ('crack', 'stain')})
+    project = init_project(tmp_path / 'mvtec/bottle', 'bottle', tmp_path)
+    counts = read_split(project.split_file).counts()
+    assert all({'crack', 'stain', 'good'} <= set(counts[s]) for s in ('train', 'val', 'test'))
+
+
+def test_overwrite_and_nothing_half_written(tmp_path, monkeypatch):
+    data = write_photographs(tmp_path / 'photos', 20)
+    project = init_project(data, 'mypart', tmp_path / 'configs')
+    (project.folder / 'mine.py').write_text('x = 1')
+    before = project.split_file.read_text()
+    with pytest.raises(FileExistsError, match='mypart must be new, but .*split.json exists; .*--overwrite'):
+        init_project(data, 'mypart', tmp_path / 'configs', seed=1)
+    assert project.split_file.read_text() == before
+    init_project(data, 'mypart', tmp_path / 'configs', seed=1, overwrite=True)
+    assert project.split_file.read_text() != before and (project.folder / 'mine.py').is_file()
+    monkeypatch.setattr('mmdefect.datasets.project.render_config', lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        init_project(data, 'second', tmp_path / 'configs')
+    assert sorted(p.name for p in (tmp_path / 'configs').iterdir()) == ['mypart']
+
+
+@pytest.mark.parametrize('arguments, error, says', [
+    (dict(name='my part'), ValueError, '`--name` must consist of letters'),
+    (dict(name='../x'), ValueError, '`--name` must consist of letters'),
+    (dict(data_dir='absent'), FileNotFoundError, '`DATA_DIR` must be a folder'),
+    (dict(fractions=(0.5, 0.2, 0.2)), ValueError, 'add up to 1'),
+    (dict(fractions=(1.0, 0.0, 0.0)), ValueError, 'the val split must hold at least one image'),
+    (dict(encoding='binary', class_names=['a', 'b']), ValueError, '`class_names` must be 1 distinct names'),
+    (dict(class_names=['a']), ValueError, '`class_names` must be 2 distinct names'),
+    (dict(group_file='absent.json'), ValueError, 'the group file absent.json must be readable'),
+])
+def test_bad_arguments_write_nothing(tmp_path, arguments, error, says):
+    data = write_photographs(tmp_path / 'photos', 4)
+    with pytest.raises(error) as info:
+        init_project(**dict(dict(data_dir=data, name='mypart', out=tmp_path / 'configs'), **arguments))
+    assert says in str(info.value)
+    assert not (tmp_path / 'configs').exists()
+
+
+def test_too_few_photographs(tmp_path):
+    with pytest.raises(ValueError, match='the (val|test) split must hold at least one image, but the 2 images'):
+        init_project(write_photographs(tmp_path / 'photos', 2), 'mypart', tmp_path)
+
+
+def test_split_without_defects(tmp_path):
+    data = write_photographs(tmp_path / 'photos', 2, clean=9)
+    with pytest.raises(ValueError, match='split must hold at least one image with a defect'):
+        init_project(data, 'mypart', tmp_path)
+
+
+def test_leak_between_given_folders(tmp_path):
+    write_wta(tmp_path / 'wta')
+    source = tmp_path / 'wta/img_dir/train/[0001]top.png'
+    (tmp_path / 'wta/img_dir/test/[0001]top.png').write_bytes(source.read_bytes())
+    with pytest.raises(ValueError, match=r"train/\[0001\]top.png.*test/\[0001\]top.png.*--split 0.6 0.2 0.2"):
+        init_project(tmp_path / 'wta', 'wta', tmp_path)
+    init_project(tmp_path / 'wta', 'wta', tmp_path, fractions=(0.4, 0.3, 0.3))
+
+
+def test_no_permission_is_said_before_the_work(tmp_path, monkeypatch):
+    def refuse(dir):
+        raise PermissionError(13, 'Permission denied')
+
+    data = write_photographs(tmp_path / 'photos', 4)
+    monkeypatch.setattr('mmdefect.datasets.project.tempfile.TemporaryFile', refuse)
+    monkeypatch.setattr('mmdefect.datasets.project.survey_folder', lambda *_: pytest.fail('looked at the data first'))
+    with pytest.raises(PermissionError, match=r'must be writable, but .* fails \(Permission denied\).*--out'):
+        init_project(data, 'mypart', tmp_path / 'configs')
+
+
+def test_out_that_is_a_file(tmp_path):
+    (tmp_path / 'configs').write_text('')
+    with pytest.raises(NotADirectoryError, match='`--out` must be a folder'):
+        init_project(write_photographs(tmp_path / 'photos', 4), 'mypart', tmp_path / 'configs')
+
+
+def run_tool(*arguments):
+    return subprocess.run([sys.executable, str(TOOL), *map(str, arguments)], capture_output=True, text=True)
+
+
+def test_tool(tmp_path):
+    data = write_photographs(tmp_path / 'photos')
+    done = run_tool(data, '--name', 'mypart', '--out', tmp_path / 'configs', '--classes', 'pit', 'cut')
+    assert done.returncode == 0, done.stderr
+    assert 'census of' in done.stdout and 'bash bash/run_main.sh' in done.stdout
+    assert len(list((tmp_path / 'configs/mypart').iterdir())) == 4
+    again = run_tool(data, '--name', 'mypart', '--out', tmp_path / 'configs')
+    assert again.returncode == 2 and again.stderr.splitlines()[-1].startswith('error: ')
+    assert 'Traceback' not in again.stderr and '--overwrite' in again.stderr
