@@ -33,7 +33,9 @@ ask() {  # ask NAME QUESTION: fills the variable NAME unless it is set
   fi
 }
 
-case " $* " in *" -h "* | *" --help "*) sed -n '2,/^set /{/^set /d;s/^# \{0,1\}//;p}' "${BASH_SOURCE[0]}"; exit 0 ;; esac
+case " $* " in
+  *" -h "* | *" --help "*) sed -n '2,/^set /{/^set /d;s/^# \{0,1\}//;p}' "${BASH_SOURCE[0]}"; exit 0 ;;
+esac
 ask PROJECT_NAME 'Project name' blades
 ask GPU_COUNT 'Number of GPUs (0 = CPU)' 0
 

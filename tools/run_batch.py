@@ -24,8 +24,9 @@ from mmdefect.experiments.spec import Batch, Tools, candidates, find_jobs  # noq
 
 
 def parse_args(argv: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
-                                     usage='%(prog)s --project NAME --gpu-count N [options] CONFIG ... [-- KEY=VALUE ...]')
+    usage = '%(prog)s --project NAME --gpu-count N [options] CONFIG ... [-- KEY=VALUE ...]'
+    parser = argparse.ArgumentParser(description=__doc__, usage=usage,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('configs', nargs='*', metavar='CONFIG')
     parser.add_argument('--project', required=True, help='name of the folder below --work-dir')
     parser.add_argument('--gpu-count', required=True, type=int, help='0 = CPU, 1, or the number of torchrun processes')

@@ -31,7 +31,7 @@ def regular(folder: Path) -> dict[int, Path]:
 
 
 def saved(folder: Path) -> dict[int, Path]:
-    """Return ``{iteration: file}`` of all checkpoints in a folder, ``iter_N.pth`` preferred to ``best_*_iter_N.pth``."""
+    """Return ``{iteration: file}`` of all checkpoints in a folder; ``iter_N.pth`` goes before ``best_*_iter_N.pth``."""
     best = {step_of(path): path for path in sorted(folder.glob('best_*.pth'))}
     return {**{step: path for step, path in best.items() if step is not None}, **regular(folder)}
 

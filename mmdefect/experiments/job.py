@@ -56,9 +56,10 @@ def check_job(batch: Batch, job: Job) -> None:
     present = fingerprint(job.config, batch.cfg_options)
     changed = differences(state.fingerprint, present) if state.attempts else []
     if changed:
-        raise ValueError(f'{folder} must be resumed with its own config ({state.fingerprint["config"]}), but '
-                         f'{job.config} differs from it: {"; ".join(changed)}. Undo the change, or use another project '
-                         f'name, or move {folder} away to train anew.')
+        kept = folder / 'train' / Path(state.fingerprint['config']).name
+        raise ValueError(f'{job.config} must be the config that {folder} was trained with (kept in {kept}), but it '
+                         f'differs: {"; ".join(changed)}. Undo the change, or use another project name, or move '
+                         f'{folder} away to train anew.')
 
 
 def plan_commands(batch: Batch, job: Job, resume: bool = False, checkpoint: str = '<best>') -> dict[str, list[str]]:
@@ -96,6 +97,8 @@ def claim(batch: Batch, job: Job) -> tuple[JobState, bool]:
             return state, False
         if state.child is not None:  # a tool that outlived its killed planner still writes into the folder
             states.stop_group(state.child)
+        for half_written in folder.glob(f'.{states.STATE_NAME}.*'):  # by a planner that was killed while writing
+            half_written.unlink()
         if state.phase in ('test', 'done') and state.rule != rule:
             state.phase, state.metrics, state.classes = 'select', {}, {}
         state.status, state.error, state.error_tail, state.child = 'running', '', [], None

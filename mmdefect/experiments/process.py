@@ -163,6 +163,6 @@ def count_gpus(python: str) -> int:
                             text=True)
     if answer.returncode:
         reason = answer.stderr.strip().rpartition('\n')[2]
-        raise RuntimeError(f'{python} must be able to import torch, but says: {reason}; activate the environment of the '
-                           'project.')
+        raise RuntimeError(f'{python} must be able to import torch, but says: {reason}; activate the environment of '
+                           'the project.')
     return int(answer.stdout.split()[-1])

@@ -84,7 +84,8 @@ def _intent(state: JobState | None, batch: Batch) -> str:
     if state is None or not state.attempts:
         return 'start'
     if state.status == 'done':
-        return 'done before, skipped' if state.rule == asdict(batch.rule) else 'done before, chosen anew by another rule'
+        same_rule = state.rule == asdict(batch.rule)
+        return 'done before, skipped' if same_rule else 'done before, chosen anew by another rule'
     return f'go on with {state.phase}' + (' after a failure' if state.status == 'failed' else '')
 
 

@@ -25,7 +25,8 @@ ANSWERS = {
 
 def find_best(*arguments):
     # -I -S: no site-packages, so neither torch nor anything else that is installed can be imported.
-    return subprocess.run([sys.executable, '-I', '-S', str(SCRIPT), *map(str, arguments)], capture_output=True, text=True)
+    command = [sys.executable, '-I', '-S', str(SCRIPT), *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True)
 
 
 @pytest.fixture
@@ -69,7 +70,8 @@ def test_options(log):
 
 def test_errors_leave_stdout_empty(log, tmp_path):
     (tmp_path / 'train.json').write_text('{"lr": 1, "iter": 50, "step": 50}\n')
-    for arguments, words in (([tmp_path / 'train.json'], 'at least one validation'), ([tmp_path / 'no.json'], 'no such file'),
+    for arguments, words in (([tmp_path / 'train.json'], 'at least one validation'),
+                             ([tmp_path / 'no.json'], 'no such file'),
                              ([log, '--metric', 'mDice'], "['IoU.chip', 'IoU.normal', 'aAcc', 'mAcc', 'mIoU']")):
         answer = find_best('--json_log_path', *arguments)
         assert (answer.returncode, answer.stdout) == (1, '') and words in answer.stderr

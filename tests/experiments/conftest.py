@@ -32,7 +32,9 @@ def make_batch(tmp_path):
     """Make a batch of configs in one project."""
 
     def make(*configs, **kwargs) -> Batch:
-        tools = Tools(HERE / 'stand_ins' / 'train.py', HERE / 'stand_ins' / 'evaluate.py', kwargs.pop('find_best', FIND_BEST), sys.executable)
+        programs = HERE / 'stand_ins'
+        find_best = kwargs.pop('find_best', FIND_BEST)
+        tools = Tools(programs / 'train.py', programs / 'evaluate.py', find_best, sys.executable)
         values = {'gpu_count': 0, 'rule': Rule(), **kwargs}
         return Batch(tmp_path / 'work', 'blades', find_jobs(map(str, configs), []), tools=tools, **values)
 

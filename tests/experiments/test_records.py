@@ -61,7 +61,8 @@ def test_no_validation_is_an_error_that_names_the_file_and_the_mend(tmp_path):
 
 
 def test_a_resumed_run_replaces_what_its_predecessor_did_after_the_checkpoint():
-    first = [train(100), val(100, 10.0), train(200), val(200, 20.0), train(250), val(300, 30.0), train(350), val(400, 40.0)]
+    first = [train(100), val(100, 10.0), train(200), val(200, 20.0), train(250), val(300, 30.0), train(350),
+             val(400, 40.0)]
     resumed_from_200 = [train(250), val(300, 31.0)]
     merged = validations([first, resumed_from_200])
     assert {step: metrics['mIoU'] for step, metrics in merged.items()} == {100: 10.0, 200: 20.0, 300: 31.0}
@@ -100,9 +101,10 @@ def test_merging_equals_replaying_a_killed_training(seed):
 
 
 def test_logs_of_a_training_are_ordered_by_time(tmp_path):
-    for stamp in ('20250102_000000', '20241231_235959', '20250101_120000'):
+    stamps = ('20250102_000000', '20241231_235959', '20250101_120000')
+    for stamp in stamps:
         write_log(tmp_path / stamp / 'vis_data' / 'scalars.json', [val(1, 1.0)])
-    assert [path.parts[-3] for path in training_logs(tmp_path)] == ['20241231_235959', '20250101_120000', '20250102_000000']
+    assert [path.parts[-3] for path in training_logs(tmp_path)] == [stamps[1], stamps[2], stamps[0]]
 
 
 LOG = '''01/02 03:04:05 - mmengine - INFO - Iter(test) [ 50/120]    eta: 0:00:03  time: 0.0400  data_time: 0.0010
@@ -115,7 +117,7 @@ per class results:
 |   normal    | 99.93 | 100  |
 | fine, chip  | 30.45 | nan  |
 +-------------+-------+------+
-01/02 03:04:05 - mmengine - INFO - Iter(test) [120/120]    aAcc: 99.9300  fg_mIoU: 30.4500  IoU.fine, chip: nan  time: 0.03
+01/02 03:04:05 - mmengine - INFO - Iter(test) [120/120]    aAcc: 99.9300  fg_mIoU: 30.45  IoU.fine, chip: nan  time: 0.3
 /env/lib/x.py:1: UserWarning: bye
 '''
 

@@ -46,7 +46,8 @@ def test_two_models_never_share_a_folder(make_batch, make_config):
 def test_a_fingerprint_notices_content_not_layout_or_place(make_config):
     def chain(folder, lr='0.1', base_name='base'):
         make_config(f'{folder}/_base_/{base_name}', f'lr = {lr}\n')
-        return fingerprint(make_config(f'{folder}/leaf', f"_base_ = ['./_base_/{base_name}.py', 'mmseg::x.py']\n"), ['a=1'])
+        leaf = make_config(f'{folder}/leaf', f"_base_ = ['./_base_/{base_name}.py', 'mmseg::x.py']\n")
+        return fingerprint(leaf, ['a=1'])
 
     first = chain('one')
     assert len(first['files']) == 3

@@ -76,9 +76,12 @@ def test_a_tool_that_outlived_its_planner_is_ended_before_the_job_goes_on(make_b
     batch = make_batch(make_config('a/m'))
     job = batch.jobs[0]
     dead = {**process_record(os.getpid()), 'start': 1}
-    write_state(batch.job_dir(job), JobState(job.name, 'running', owner=dead, child=process_record(sleeper.pid)))
+    folder = batch.job_dir(job)
+    write_state(folder, JobState(job.name, 'running', owner=dead, child=process_record(sleeper.pid)))
+    (folder / '.state.json.half').write_text('{')
     assert claim(batch, job)[1]
     assert sleeper.wait(5) != 0
+    assert sorted(path.name for path in folder.iterdir()) == ['.lock', 'state.json']
 
 
 def test_of_many_planners_one_gets_the_job(tmp_path, make_batch, make_config):
@@ -88,10 +91,11 @@ def test_of_many_planners_one_gets_the_job(tmp_path, make_batch, make_config):
         'from mmdefect.experiments.job import claim\n'
         'from mmdefect.experiments.spec import Batch, Tools, find_jobs\n'
         f'tools = Tools(*[Path({str(batch.tools.train)!r})] * 3, sys.executable)\n'
-        f'batch = Batch(Path({str(batch.work_dir)!r}), "blades", find_jobs([{str(batch.jobs[0].config)!r}], []), 0, tools)\n'
+        f'jobs = find_jobs([{str(batch.jobs[0].config)!r}], [])\n'
+        f'batch = Batch(Path({str(batch.work_dir)!r}), "blades", jobs, 0, tools)\n'
         'print(claim(batch, batch.jobs[0])[1], flush=True); sys.stdin.read()\n')
-    planners = [subprocess.Popen([sys.executable, '-c', program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-                for _ in range(4)]
+    command = [sys.executable, '-c', program]
+    planners = [subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(4)]
     try:
         assert sorted(planner.stdout.readline() for planner in planners) == ['False\n'] * 3 + ['True\n']
     finally:
