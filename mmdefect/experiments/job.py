@@ -46,17 +46,19 @@ def check_job(batch: Batch, job: Job) -> None:
         ValueError: naming the folder, both configs, what differs and the mend.
     """
     folder = batch.job_dir(job)
+    train_dir = folder / 'train'
     state = states.read_state(folder)
     if state is None:
-        train_dir = folder / 'train'
         if train_dir.is_dir() and any(train_dir.iterdir()):
             raise ValueError(f'{train_dir} must be empty or made by this batch, but holds files and there is no '
                              f'{folder / states.STATE_NAME}; move it away or use another project name.')
         return
-    present = fingerprint(job.config, batch.cfg_options)
-    changed = differences(state.fingerprint, present) if state.attempts else []
+    traces = [path for path in train_dir.glob('*') if path.is_dir() or path.suffix in ('.py', '.pth')]
+    if state.phase == 'train' and not traces:
+        return  # nothing was trained yet, perhaps because of a mistake that is mended now
+    changed = differences(state.fingerprint, fingerprint(job.config, batch.cfg_options))
     if changed:
-        kept = folder / 'train' / Path(state.fingerprint['config']).name
+        kept = train_dir / Path(state.fingerprint['config']).name
         raise ValueError(f'{job.config} must be the config that {folder} was trained with (kept in {kept}), but it '
                          f'differs: {"; ".join(changed)}. Undo the change, or use another project name, or move '
                          f'{folder} away to train anew.')

@@ -146,6 +146,13 @@ def test_a_changed_config_is_an_error_before_anything_starts(make_batch, make_co
     assert not (make_batch(other).project_dir / 'exp' / 'b').exists()
 
 
+def test_a_mistake_that_let_nothing_be_trained_may_be_mended(make_batch, make_config):
+    config = make_config('a/m', 'max_iters = "six"\n1 / 0\n')
+    assert statuses(run_batch(make_batch(config), silent)) == ['failed']
+    make_config('a/m', 'max_iters = 6\n')
+    assert statuses(run_batch(make_batch(config, cfg_options=('max_iters=4', )), silent)) == ['done']
+
+
 def test_a_folder_of_unknown_origin_is_not_touched(make_batch, make_config):
     batch = make_batch(make_config('a/m'))
     train_dir = batch.job_dir(batch.jobs[0]) / 'train'
