@@ -3,8 +3,8 @@
 Examples:
     python tools/split_dataset.py data/mvtec_ad --layout mvtec --protocol third
     python tools/split_dataset.py data/mvtec_ad --layout mvtec --category bottle --protocol kshot --k 5
-    python tools/split_dataset.py data/tiles --layout folder --protocol fractions --fractions train=0.6 val=0.2 test=0.2 \\
-        --groups data/tiles/near_duplicate_groups.json
+    python tools/split_dataset.py data/tiles --layout folder --protocol fractions \\
+        --fractions train=0.6 val=0.2 test=0.2 --groups data/tiles/near_duplicate_groups.json
 """
 
 from __future__ import annotations

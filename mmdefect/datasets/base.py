@@ -46,8 +46,8 @@ class DefectDataset(NumberedDraws, BaseSegDataset):
         split_file: JSON written by ``tools/split_dataset.py``; a relative path is looked up from the working directory,
             then from ``data_root``.
         reduce_zero_label: must stay false: class 0 is the normal class and counts.
-        metainfo: ``classes`` (the normal class first) and ``palette``. A selection of the built-in classes sets the others
-            to ignore, as in mmseg; new names rename the classes in order.
+        metainfo: ``classes`` (the normal class first) and ``palette``. A selection of the built-in classes sets the
+            others to ignore, as in mmseg; new names rename the classes in order.
         **kwargs: arguments of mmseg's ``BaseSegDataset``.
     """
 

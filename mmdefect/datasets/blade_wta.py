@@ -1,4 +1,7 @@
-"""Cutting inserts of the WTA blade project: ``img_dir/{train,val,test}`` and ``ann_dir/{train,val,test}``, labels 0/1/2."""
+"""Cutting inserts of the WTA blade project.
+
+Images in ``img_dir/{train,val,test}``, labels 0/1/2 under the same names in ``ann_dir/{train,val,test}``.
+"""
 
 from __future__ import annotations
 
@@ -60,8 +63,8 @@ class BladeWTADataset(DefectDataset):
                  data_prefix: dict | None = None,
                  **kwargs) -> None:
         if data_prefix is not None and kwargs.get('split') is not None and kwargs.get('split_file') is None:
-            raise ValueError(f'either `split` or `data_prefix` must choose the folder, got split={kwargs["split"]!r} and '
-                             f'data_prefix={data_prefix!r}; remove one.')
+            raise ValueError(f'either `split` or `data_prefix` must choose the folder, got split={kwargs["split"]!r} '
+                             f'and data_prefix={data_prefix!r}; remove one.')
         self._has_prefix = data_prefix is not None or bool(kwargs.get('ann_file'))
         super().__init__(
             img_suffix=img_suffix,

@@ -75,8 +75,8 @@ def check_dataset(dataset, num_threads: int = 8, progress: bool | None = None) -
             continue
         if not isinstance(fact, ValueError) and list(fact) != list(mask['size']):
             problems.append(
-                f'the mask {mask_path} must have the size of its image {path}, {fact[1]}x{fact[0]} (width x height), but '
-                f'it has {mask["size"][1]}x{mask["size"][0]}; export it at the size of the image.')
+                f'the mask {mask_path} must have the size of its image {path}, {fact[1]}x{fact[0]} (width x height), '
+                f'but it has {mask["size"][1]}x{mask["size"][0]}; export it at the size of the image.')
         problem, classes = _classes_of(mask['values'], info)
         if problem:
             problems.append(problem)
@@ -140,8 +140,8 @@ def _looks_binary(infos: list[dict], masks: dict) -> list[str]:
             example = info['seg_map_path']
     if example is None or not values <= {0, IGNORE}:
         return []
-    return [f'class-index masks must hold a defect class, but all masks hold only 0 and 255, as {example} does, and 255 '
-            'means ignore; read them with FolderDefectDataset or MVTecDataset, which take 0/255 masks.']
+    return [f'class-index masks must hold a defect class, but all masks hold only 0 and 255, as {example} does, and '
+            '255 means ignore; read them with FolderDefectDataset or MVTecDataset, which take 0/255 masks.']
 
 
 def _changed_since_split(dataset, num_threads: int, progress: bool | None) -> list[str]:

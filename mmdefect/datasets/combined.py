@@ -1,7 +1,7 @@
 """The folder layout of the online cut-and-paste system.
 
-``Combined/{train,val,test}`` with masks ``Combined/{train,val,test}_gt/<stem>_mask.png``, clean images in ``good/`` and,
-if there are any, masks of the object in ``good_object_location_mask/``.
+``Combined/{train,val,test}`` with masks ``Combined/{train,val,test}_gt/<stem>_mask.png``, clean images in ``good/``
+and, if there are any, masks of the object in ``good_object_location_mask/``.
 """
 
 from __future__ import annotations

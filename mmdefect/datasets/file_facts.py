@@ -1,8 +1,8 @@
 """Facts about files that are slow to find out, found out in parallel threads and remembered.
 
 A fact is remembered under the path, the size and the modification time of its file, one small JSON file per folder, in
-``$MMDEFECT_CACHE`` or ``$XDG_CACHE_HOME/mmdefect`` (default ``~/.cache/mmdefect``). A file changed less than two seconds
-ago is not remembered: a second change in the same tick of the clock would go unnoticed.
+``$MMDEFECT_CACHE`` or ``$XDG_CACHE_HOME/mmdefect`` (default ``~/.cache/mmdefect``). A file changed less than two
+seconds ago is not remembered: a second change in the same tick of the clock would go unnoticed.
 """
 
 from __future__ import annotations
@@ -114,7 +114,8 @@ def image_facts(path: str) -> list[int]:
             with Image.open(path) as image:
                 image.load()
         except (OSError, SyntaxError) as err:
-            raise ValueError(f'the image {path} must be complete, but decoding fails ({err}); replace the file.') from err
+            raise ValueError(f'the image {path} must be complete, but decoding fails ({err}); replace the '
+                             'file.') from err
     return list(size)
 
 
@@ -127,8 +128,8 @@ def mask_facts(path: str, encoding: str) -> dict:
     try:
         data = Path(path).read_bytes()
     except OSError as err:
-        raise ValueError(f'the mask {path} must be readable, but reading it fails ({err.strerror}); restore it, or take '
-                         'its image out of the data set.') from err
+        raise ValueError(f'the mask {path} must be readable, but reading it fails ({err.strerror}); restore it, or '
+                         'take its image out of the data set.') from err
     raw = decode_mask(data, encoding, path)
     size = list(raw.shape[:2])
     if encoding == 'palette':
@@ -192,8 +193,8 @@ def _remember(kind: str, paths: list[str], facts: dict, stamps: dict, remembered
         try:
             write_text_atomically(_file_of(folder), json.dumps(body, ensure_ascii=False))
         except PermissionError as err:
-            warnings.warn(f'what was found out about the files cannot be remembered, the next check takes as long: {err} '
-                          'Set MMDEFECT_CACHE to a folder that can be written to.', stacklevel=3)
+            warnings.warn(f'what was found out about the files cannot be remembered, the next check takes as long: '
+                          f'{err} Set MMDEFECT_CACHE to a folder that can be written to.', stacklevel=3)
             return
 
 

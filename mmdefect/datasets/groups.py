@@ -101,7 +101,8 @@ def read_groups(path: str | Path, samples: Sequence[Sample], root: str) -> list[
     try:
         body = json.loads(Path(path).read_text(encoding='utf-8'))
     except (OSError, ValueError) as err:
-        raise ValueError(f'the group file {path} must be readable JSON, but reading it fails ({err}); correct it.') from err
+        raise ValueError(f'the group file {path} must be readable JSON, but reading it fails ({err}); correct '
+                         'it.') from err
     groups = list(body.values()) if isinstance(body, dict) else body
     if not isinstance(groups, list) or not all(
             isinstance(g, list) and all(isinstance(m, str) for m in g) for g in groups):

@@ -61,8 +61,8 @@ def check_donors(sources: Sequence[str] | Mapping[str, str],
         shared = [(donor, name, path) for (_, donor), (name, path) in pairs]
     if shared:
         donor, name, path = shared[0]
-        raise ValueError(f'donors may come only from the training split, but the donor image {donor} has the content of '
-                         f'{path} ({name}){_and_more(len(shared) - 1, "donor image", "donor images")}; collect the '
+        raise ValueError(f'donors may come only from the training split, but the donor image {donor} has the content '
+                         f'of {path} ({name}){_and_more(len(shared) - 1, "donor image", "donor images")}; collect the '
                          'donors again from the training split.')
 
 

@@ -79,7 +79,8 @@ def decode_mask(data: bytes, encoding: str, file: str) -> np.ndarray:
         raw = raw.astype(np.uint8)
     if raw.dtype.kind == 'f':
         if (raw != np.floor(raw)).any():
-            raise ValueError(f'the mask {file} must hold whole numbers, but it holds fractions; export it as 8-bit PNG.')
+            raise ValueError(f'the mask {file} must hold whole numbers, but it holds fractions; export it as 8-bit '
+                             'PNG.')
         raw = raw.astype(np.int64)
     if lossy and encoding == 'binary':
         raw = _threshold_lossy(raw, file)
@@ -133,7 +134,8 @@ def describe_outside(file: str, values: Sequence[int], num_classes: int | None) 
 def _label_from_palette(raw: np.ndarray, file: str, palette: Sequence[Sequence[int]] | None) -> np.ndarray:
     """Match every pixel to the colour of one class, exactly."""
     if not palette:
-        raise ValueError(f"`palette` must list one RGB colour per class for the 'palette' mask {file}, got {palette!r}.")
+        raise ValueError(f"`palette` must list one RGB colour per class for the 'palette' mask {file}, got "
+                         f'{palette!r}.')
     codes = pack_rgb(raw)
     label = np.zeros(raw.shape[:2], np.uint8)
     known = np.zeros(raw.shape[:2], bool)

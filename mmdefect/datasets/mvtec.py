@@ -22,7 +22,9 @@ def find_categories(root: str) -> dict[str, str]:
     return {name: path for name in sorted(os.listdir(root)) if _is_category(path := os.path.join(root, name))}
 
 
-def scan_mvtec(root: str, categories: Sequence[str] | None = None, class_ids: dict[str, int] | None = None) -> list[Sample]:
+def scan_mvtec(root: str,
+               categories: Sequence[str] | None = None,
+               class_ids: dict[str, int] | None = None) -> list[Sample]:
     """List the images of some categories with their masks.
 
     Args:

@@ -83,7 +83,8 @@ class Third:
             sides = [side] * len(units)
         training, _ = _divide([u for u, s in zip(units, sides, strict=True) if s == 'train'],
                               _training_side(self.val_fraction, self.outer_val_fraction))
-        return {**training, 'test': [i for u, s in zip(units, sides, strict=True) if s == 'test' for i in u.samples]}, []
+        testing = [i for u, s in zip(units, sides, strict=True) if s == 'test' for i in u.samples]
+        return {**training, 'test': testing}, []
 
 
 @dataclass(frozen=True)

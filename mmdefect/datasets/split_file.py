@@ -124,8 +124,8 @@ def read_split(path: str | Path) -> Split:
     except FileNotFoundError as err:
         raise ValueError(f'the split file {path} does not exist; make it with tools/split_dataset.py.') from err
     except (json.JSONDecodeError, UnicodeDecodeError, IsADirectoryError) as err:
-        raise ValueError(f'the split file {path} must be JSON as tools/split_dataset.py writes it, but reading it fails '
-                         f'({err}); make it again.') from err
+        raise ValueError(f'the split file {path} must be JSON as tools/split_dataset.py writes it, but reading it '
+                         f'fails ({err}); make it again.') from err
     if not isinstance(body, dict) or body.get('format') != FORMAT:
         found = body.get('format') if isinstance(body, dict) else type(body).__name__
         raise ValueError(f'the split file {path} must have format {FORMAT!r}, got {found!r}; make it again with '
@@ -150,8 +150,8 @@ def write_text_atomically(path: Path, text: str) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f'.{path.name}.', suffix='.tmp')
     except (PermissionError, OSError) as err:
-        raise PermissionError(f'{path.parent} must be writable to hold {path.name}, but writing fails ({err.strerror}); '
-                              'name another place.') from err
+        raise PermissionError(f'{path.parent} must be writable to hold {path.name}, but writing fails ({err.strerror}'
+                              '); name another place.') from err
     try:
         with os.fdopen(handle, 'w', encoding='utf-8') as stream:
             stream.write(text)

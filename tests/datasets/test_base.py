@@ -24,7 +24,8 @@ def names(dataset):
 
 
 def split_file(path, **splits):
-    entries = {n: [SplitEntry(f'{i}.png', None, 'good', f'hash of {i}') for i in images] for n, images in splits.items()}
+    entries = {n: [SplitEntry(f'{i}.png', None, 'good', f'hash of {i}') for i in images]
+               for n, images in splits.items()}
     write_split(Split(entries, {'name': 'by hand'}, 0), path)
     return str(path)
 

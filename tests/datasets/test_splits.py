@@ -11,8 +11,17 @@ from hypothesis import strategies as st
 from mmdefect.datasets import BladeWTADataset, MVTecDataset
 from mmdefect.datasets.layouts import build_layout
 from mmdefect.datasets.samples import Sample, relative_path
-from mmdefect.datasets.splits import (Fractions, KShot, Third, assign, find_types, make_split, read_split,
-                                      split_dataset, types_without_training)
+from mmdefect.datasets.splits import (
+    Fractions,
+    KShot,
+    Third,
+    assign,
+    find_types,
+    make_split,
+    read_split,
+    split_dataset,
+    types_without_training,
+)
 from tests.helpers.data import save, write_mvtec, write_wta
 
 ROOT = '/d'
