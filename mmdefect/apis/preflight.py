@@ -32,11 +32,13 @@ def check_writable(folder: str | Path) -> None:
 
 
 def check_same_config(cfg: Config, work_dir: str | Path) -> None:
-    """Refuse a work dir in which another config was trained.
+    """Refuse a work dir with checkpoints of another config; a run that left none is nothing to protect.
 
     Raises:
         ValueError: naming the first keys that differ and the mend.
     """
+    if next(Path(work_dir).rglob('*.pth'), None) is None:
+        return
     for dumped in sorted(Path(work_dir).glob('*.py')):
         differing = sorted(_differences(_comparable(Config.fromfile(str(dumped))), _comparable(cfg)))
         if differing:

@@ -1,0 +1,126 @@
+"""The tools as a user calls them, on a tiny data set: train, resume, test, pictures, and the errors of bad input."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from mmdefect.apis import train
+from tests.helpers.data import write_wta
+
+REPO = Path(__file__).resolve().parents[2]
+LEAF = 'configs/fast_scnn/fast-scnn_baseline_2k_wta-256.py'
+QUICK = [
+    'crop_size=(64,64)', 'image_scale=(80,64)', 'train_dataloader.batch_size=2', 'train_dataloader.num_workers=0',
+    'train_dataloader.persistent_workers=False', 'val_dataloader.num_workers=0', 'val_dataloader.persistent_workers=False',
+    'test_dataloader.num_workers=0', 'test_dataloader.persistent_workers=False', 'train_cfg.max_iters=2',
+    'train_cfg.val_interval=2', 'default_hooks.checkpoint.interval=2', 'default_hooks.logger.interval=1'
+]
+
+
+def tool(name, *arguments, options=()):
+    command = [sys.executable, f'tools/{name}.py', *map(str, arguments), '--cfg-options', *QUICK, *options]
+    return subprocess.run(command, cwd=REPO, capture_output=True, text=True, timeout=240)
+
+
+@pytest.fixture(scope='module')
+def data(tmp_path_factory):
+    root = tmp_path_factory.mktemp('wta')
+    return root, write_wta(root)
+
+
+@pytest.fixture(scope='module')
+def trained(data, tmp_path_factory):
+    work_dir = tmp_path_factory.mktemp('run')
+    done = tool('train', LEAF, '--work-dir', work_dir, options=[f'data_root={data[0]}'])
+    assert done.returncode == 0, done.stderr[-2000:]
+    return work_dir
+
+
+def test_training_logs_and_saves(trained):
+    checkpoint = torch.load(trained / 'iter_2.pth', map_location='cpu', weights_only=False)
+    assert tuple(checkpoint['meta']['dataset_meta']['classes']) == ('normal', 'attached', 'broken')
+    assert checkpoint['state_dict']['decode_head.conv_seg.weight'].shape[0] == 3
+    log = next(trained.glob('*/vis_data/scalars.json')).read_text()
+    assert '"fg_mIoU"' in log and '"decode.loss_ce"' in log
+
+
+def test_resuming_goes_on_from_the_checkpoint(data, trained):
+    done = tool('train', LEAF, '--work-dir', trained, '--resume',
+                options=[f'data_root={data[0]}', 'train_cfg.max_iters=4'])
+    assert done.returncode == 2 and 'differs in train_cfg.max_iters' in done.stderr
+
+
+def test_testing_writes_label_maps_pictures_and_the_table(data, trained, tmp_path):
+    root, labels = data
+    done = tool('test', LEAF, trained / 'iter_2.pth', '--work-dir', tmp_path, '--out', tmp_path / 'out', '--show-dir',
+                tmp_path / 'show', options=[f'data_root={root}'])
+    assert done.returncode == 0, done.stderr[-2000:]
+    names = {Path(p).name for p in labels if '/test/' in p}
+    assert {p.name for p in (tmp_path / 'out').glob('*.png')} == names
+    confusion = np.zeros((3, 3), int)
+    for path, label in labels.items():
+        if '/test/' in path:
+            prediction = cv2.imread(str(tmp_path / 'out' / Path(path).name), cv2.IMREAD_UNCHANGED)
+            assert prediction.shape == label.shape
+            np.add.at(confusion, (label, prediction), 1)
+    iou = np.diag(confusion) / (confusion.sum(0) + confusion.sum(1) - np.diag(confusion))
+    printed = float(re.findall(r'fg_mIoU: ([\d.]+)', done.stdout + done.stderr)[-1])
+    assert printed == pytest.approx(100 * iou[1:].mean(), abs=1e-3)
+    sheet = cv2.imread(str(tmp_path / 'show' / 'sheet.png'))
+    assert sheet is not None and sheet.shape[1] > 3 * 56
+    assert {p.name for p in (tmp_path / 'show').glob('*.png')} == {*names, 'sheet.png'}
+
+
+def test_test_time_augmentation_runs(data, trained, tmp_path):
+    done = tool('test', LEAF, trained / 'iter_2.pth', '--work-dir', tmp_path, '--tta', options=[f'data_root={data[0]}'])
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert 'fg_mIoU' in done.stdout + done.stderr
+
+
+def one_sentence(done):
+    assert done.returncode == 2, done.stderr[-2000:]
+    lines = [line for line in done.stderr.splitlines() if line.startswith('error: ')]
+    assert len(lines) == 1 and 'Traceback' not in done.stderr
+    return lines[0]
+
+
+def test_a_checkpoint_of_other_classes_is_refused(data, trained, tmp_path):
+    path = tmp_path / 'other.pth'
+    checkpoint = torch.load(trained / 'iter_2.pth', map_location='cpu', weights_only=False)
+    checkpoint['meta']['dataset_meta']['classes'] = ('normal', 'dent', 'rust')
+    torch.save(checkpoint, path)
+    done = tool('test', LEAF, path, '--work-dir', tmp_path, options=[f'data_root={data[0]}'])
+    assert "['normal', 'dent', 'rust']" in one_sentence(done)
+
+
+@pytest.mark.parametrize(('spoil', 'words'), [
+    (lambda root: (root / 'ann_dir/train/[0001]top.png').unlink(), ('ann_dir/train/[0001]top.png', )),
+    (lambda root: cv2.imwrite(str(root / 'ann_dir/val/[0001]top.png'), np.zeros((5, 7), np.uint8)),
+     ('ann_dir/val/[0001]top.png', )),
+    (lambda root: cv2.imwrite(str(root / 'ann_dir/test/[0001]top.png'), np.full((40, 56), 9, np.uint8)),
+     ('ann_dir/test/[0001]top.png', '9')),
+    (lambda root: (root / 'img_dir/train/[0002]top.png').write_bytes(b'not a picture'),
+     ('img_dir/train/[0002]top.png', )),
+    (lambda root: (root / 'img_dir/test/[0000]top.png').write_bytes((root / 'img_dir/train/[0000]top.png').read_bytes()),
+     ('img_dir/test/[0000]top.png', 'img_dir/train/[0000]top.png')),
+], ids=['missing mask', 'mask of another size', 'label outside the classes', 'unreadable image', 'image in two splits'])
+def test_bad_data_is_named_before_training_starts(tmp_path, spoil, words):
+    write_wta(tmp_path / 'data')
+    spoil(tmp_path / 'data')
+    with pytest.raises(ValueError) as caught:
+        train(REPO / LEAF, work_dir=tmp_path / 'run', cfg_options={'data_root': str(tmp_path / 'data')})
+    assert all(word in str(caught.value) for word in words), caught.value
+    assert not list((tmp_path / 'run').iterdir())
+
+
+def test_a_wrong_data_root_is_one_sentence_of_the_tool(tmp_path):
+    done = tool('train', LEAF, '--work-dir', tmp_path / 'run', options=[f'data_root={tmp_path / "nowhere"}'])
+    assert 'nowhere' in one_sentence(done)
