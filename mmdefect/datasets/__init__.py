@@ -5,4 +5,7 @@ from .folder import FolderDefectDataset
 from .mvtec import MVTecDataset
 from .transforms import *  # noqa: F401,F403
 
-__all__ = ['BladeWTADataset', 'CombinedDefectDataset', 'DefectDataset', 'FolderDefectDataset', 'MVTecDataset', 'defect_palette']
+__all__ = [
+    'BladeWTADataset', 'CombinedDefectDataset', 'DefectDataset', 'FolderDefectDataset', 'MVTecDataset',
+    'defect_palette'
+]

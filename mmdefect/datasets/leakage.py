@@ -28,6 +28,10 @@ def check_disjoint(datasets: Mapping[str, Any], num_threads: int = 8, progress: 
     shared = _shared_content(paths, num_threads, progress)
     if shared:
         (name, path), (other_name, other_path) = shared[0]
+        if path == other_path:
+            raise ValueError(f'no image may be in two splits, but {name} and {other_name} both read {path}'
+                             f'{_and_more(len(shared) - 1, "shared image", "shared images")}; give each its own images '
+                             'in the config (`split`, `split_file` or `data_prefix`).')
         raise ValueError(
             f'no image may be in two splits, but {path} ({name}) and {other_path} ({other_name}) have the same content'
             f'{_and_more(len(shared) - 1, "pair", "pairs")}; take one out, or make the split again with '
