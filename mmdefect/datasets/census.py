@@ -66,7 +66,8 @@ class Census:
         suggestion: settings derived from all this.
         orphan_masks: masks without an image.
         unmasked_images: images without a mask that were left out.
-        types: by image, its defect type: of its folder or name, else the rarest class in it, ``'good'`` without defects.
+        types: by image, its defect type: of its folder or name, else the rarest class in it, ``'good'`` without
+            defects.
         hashes: by image, the SHA-256 of the file.
     """
 
@@ -121,8 +122,8 @@ def take_census(samples: Sequence[Sample],
         workers: threads that decode.
 
     Raises:
-        ValueError: if a file cannot be read, sizes differ, or a mask holds values outside the classes; the message names
-            the first such file and how many there are.
+        ValueError: if a file cannot be read, sizes differ, or a mask holds values outside the classes; the message
+            names the first such file and how many there are.
     """
     with ThreadPoolExecutor(workers) as pool:
         results = list(track(pool.map(lambda s: _try_record(s, len(classes), root), samples)))
@@ -179,8 +180,9 @@ def _class_census(name: str, index: int, records: Sequence[ImageRecord], pixels:
     own = components[components[:, 0] == index]
     area, longest = own[:, 1], own[:, 2:4].max(axis=1) if len(own) else own[:, 2]
     return ClassCensus(
-        name, sum(r.pixels[index] > 0 for r in records), int(pixels[index]), float(pixels[index] / max(pixels.sum(), 1)),
-        len(own), int((area <= TINY_AREA).sum()), _quantiles(area), _quantiles(area / own[:, 4]), _quantiles(longest))
+        name, sum(r.pixels[index] > 0 for r in records), int(pixels[index]),
+        float(pixels[index] / max(pixels.sum(), 1)), len(own), int((area <= TINY_AREA).sum()), _quantiles(area),
+        _quantiles(area / own[:, 4]), _quantiles(longest))
 
 
 def _quantiles(values: np.ndarray) -> tuple[float, ...]:

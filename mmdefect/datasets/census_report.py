@@ -52,9 +52,11 @@ def list_findings(census: Census) -> list[str]:
     findings = []
     if census.unmasked_images:
         findings.append(f'{_count(census.unmasked_images, "image")} outside good/ without a mask, left out: '
-                        f'{_some(census.unmasked_images)}. If they are free of defects, run again with --unmasked clean.')
+                        f'{_some(census.unmasked_images)}. If they are free of defects, run again with --unmasked '
+                        'clean.')
     if census.orphan_masks:
-        findings.append(f'{_count(census.orphan_masks, "mask")} without an image, left out: {_some(census.orphan_masks)}.')
+        findings.append(f'{_count(census.orphan_masks, "mask")} without an image, left out: '
+                        f'{_some(census.orphan_masks)}.')
     empty = [c.name for c in census.classes if not c.pixels]
     if empty:
         findings.append(f'no pixel of {", ".join(empty)}: a class that is never drawn cannot be learned.')
@@ -64,22 +66,28 @@ def list_findings(census: Census) -> list[str]:
     if census.odd_masks:
         file, values = next(iter(census.odd_masks.items()))
         shown = ', '.join(f'{v} ({n} px)' for v, n in list(values.items())[:_SHOWN])
-        findings.append(f'{_count(census.odd_masks, "mask")} with values besides black and white, which count as defect: '
-                        f'{file}: {shown}{", ..." if len(values) > _SHOWN else ""}.')
+        findings.append(f'{_count(census.odd_masks, "mask")} with values besides black and white, which count as '
+                        f'defect: {file}: {shown}{", ..." if len(values) > _SHOWN else ""}.')
     if census.ignored_share:
         findings.append(f'{census.ignored_share:.3%} of the pixels are 255 (ignore): neither trained nor tested.')
     if census.exact_duplicates:
-        findings.append(f'{_count(census.exact_duplicates, "group")} of files with the same content: '
-                        f'{" = ".join(census.exact_duplicates[0][:_SHOWN])}.')
-    if census.groups_across_splits:
-        group = census.groups_across_splits[0]
-        findings.append(f'{_count(census.groups_across_splits, "group")} of equal or look-alike images in different split '
-                        f'folders: {" ~ ".join(group[:_SHOWN])}. Check them, or make a new split with --split 0.6 0.2 0.2.')
-    if census.near_duplicates and not census.splits:
-        images = sum(len(g) for g in census.near_duplicates)
-        findings.append(f'{_count(census.near_duplicates, "group")} of near duplicates or look-alikes ({images} images), '
-                        f'each kept on one side of a split: {" ~ ".join(census.near_duplicates[0][:_SHOWN])}.')
+        across = next((g for g in census.exact_duplicates if g in census.groups_across_splits), None)
+        findings.append(f'{_count(census.exact_duplicates, "group")} of files with the same content'
+                        f'{", some in different split folders" if across else ""}: '
+                        f'{" = ".join((across or census.exact_duplicates[0])[:_SHOWN])}.')
+    if census.near_duplicates:
+        findings.append(_describe_look_alikes(census))
     return findings
+
+
+def _describe_look_alikes(census: Census) -> str:
+    images = sum(len(g) for g in census.near_duplicates)
+    groups = f'{_count(census.near_duplicates, "group")} of near duplicates or look-alikes ({images} images)'
+    across = census.groups_across_splits
+    if across:
+        return (f'{groups}, {len(across)} of them in different split folders: {" ~ ".join(across[0][:_SHOWN])}. Have '
+                'a look, or make a new split with --split 0.6 0.2 0.2, which keeps each group on one side.')
+    return f'{groups}, each kept on one side of a new split: {" ~ ".join(census.near_duplicates[0][:_SHOWN])}.'
 
 
 def _facts(census: Census, description: FolderDescription | None) -> list[tuple[str, str]]:
@@ -100,8 +108,8 @@ def _facts(census: Census, description: FolderDescription | None) -> list[tuple[
             facts.append(('colours', colours))
     if census.splits:
         facts.append(('folders', 'already split: ' + ', '.join(f'{k} {v}' for k, v in census.splits.items())))
-    facts.append(('imbalance', f'{census.normal_share:.3%} of the pixels are normal; {census.imbalance:.0f} normal pixels for '
-                               'one of the rarest class'))
+    facts.append(('imbalance', f'{census.normal_share:.3%} of the pixels are normal; {census.imbalance:.0f} normal '
+                               'pixels for one of the rarest class'))
     return facts
 
 

@@ -25,9 +25,9 @@ class Suggestion:
 def suggest_crop(sides_hw: np.ndarray, image_hw: tuple[int, int]) -> tuple[tuple[int, int], str]:
     """Suggest a training crop.
 
-    The side is four times the longest side that 95 % of the defect components stay below, so that a defect is seen with its
-    surroundings; at least 256, where the deepest features of the stock models (stride 32) still have 8x8 cells; at most 512;
-    no side longer than the image; rounded up to a multiple of 32.
+    The side is four times the longest side that 95 % of the defect components stay below, so that a defect is seen with
+    its surroundings; at least 256, where the deepest features of the stock models (stride 32) still have 8x8 cells; at
+    most 512; no side longer than the image; rounded up to a multiple of 32.
 
     Args:
         sides_hw: ``(n, 2)`` heights and widths of the bounding boxes of the components.
@@ -39,7 +39,8 @@ def suggest_crop(sides_hw: np.ndarray, image_hw: tuple[int, int]) -> tuple[tuple
     longest = float(np.percentile(sides_hw.max(axis=1), 95)) if len(sides_hw) else 0.0
     wanted = _round_up(min(max(CROP_DEFECTS * longest, CROP_MIN), CROP_MAX))
     crop = tuple(min(wanted, _round_up(side)) for side in image_hw)
-    reason = f'95 % of the defects are at most {longest:.0f} px long; {CROP_DEFECTS} times that is {CROP_DEFECTS * longest:.0f}'
+    reason = (f'95 % of the defects are at most {longest:.0f} px long; '
+              f'{CROP_DEFECTS} times that is {CROP_DEFECTS * longest:.0f}')
     if CROP_DEFECTS * longest < CROP_MIN:
         reason += f', raised to {CROP_MIN} (8x8 cells at stride 32)'
     elif CROP_DEFECTS * longest > CROP_MAX:
@@ -53,8 +54,8 @@ def suggest_weights(pixels: Sequence[int]) -> tuple[tuple[float, ...], str, tupl
     """Suggest class weights for cross entropy, and alpha for focal losses.
 
     ``weight_c = clip(sqrt(pixels_normal / pixels_c), 1, 10)``, 1 for the normal class and for classes without pixels;
-    ``alpha = weight / sum(weight)``. The root keeps the rarest class from drowning the others, the upper end from turning
-    every bright pixel into a defect.
+    ``alpha = weight / sum(weight)``. The root keeps the rarest class from drowning the others, the upper end from
+    turning every bright pixel into a defect.
 
     Args:
         pixels: number of pixels of each class, the normal one first.
@@ -64,7 +65,7 @@ def suggest_weights(pixels: Sequence[int]) -> tuple[tuple[float, ...], str, tupl
     """
     low, high = WEIGHT_RANGE
     pixels = [int(p) for p in pixels]
-    weights = [1.0 if k == 0 or not p else round(min(max((pixels[0] / p) ** 0.5, low), high), 2) for k, p in enumerate(pixels)]
+    weights = [1.0, *(round(min(max((pixels[0] / p) ** 0.5, low), high), 2) if p else 1.0 for p in pixels[1:])]
     formula = f'sqrt(normal pixels / class pixels), clipped to {low:g}..{high:g}; the normal class has 1.'
     return tuple(weights), formula, tuple(round(w / sum(weights), 4) for w in weights)
 

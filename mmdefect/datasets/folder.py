@@ -22,15 +22,16 @@ class FolderDefectDataset(DefectDataset):
     """Images and masks that a user arranged, paired by stem.
 
     How the masks are to be read comes from, in this order: the arguments; the notes of ``split_file``, written by
-    ``tools/init_project.py``; ``dataset.json`` in ``data_root``, written by ``tools/convert_dataset.py``; the mask files
-    themselves, all of which are then read once.
+    ``tools/init_project.py``; ``dataset.json`` in ``data_root``, written by ``tools/convert_dataset.py``; the mask
+    files themselves, all of which are then read once.
 
     Args:
         data_root: folder to look into.
         mask_encoding: ``'index'``, ``'binary'`` or ``'palette'``; ``None`` as described above.
-        types_from: where defect types are written: ``'auto'``, ``'folder'``, ``'prefix'``, ``'none'``; ``None`` as above.
-        unmasked: an image without a mask outside ``good/`` and the like is left out (``'skip'``) or ``'clean'``; ``None``
-            as above.
+        types_from: where defect types are written: ``'auto'``, ``'folder'``, ``'prefix'``, ``'none'``; ``None`` as
+            above.
+        unmasked: an image without a mask outside ``good/`` and the like is left out (``'skip'``) or ``'clean'``;
+            ``None`` as above.
         metainfo: ``classes`` must be as many as the masks have; the normal class is the first.
         **kwargs: see :class:`~mmdefect.datasets.base.DefectDataset`.
     """
@@ -56,8 +57,8 @@ class FolderDefectDataset(DefectDataset):
         self.description = stored
         classes = metainfo.setdefault('classes', stored.classes)
         if len(classes) != len(stored.classes):
-            raise ValueError(f'`classes` must name the {len(stored.classes)} classes that the masks of {data_root} have '
-                             f'({", ".join(stored.classes)}), got {list(classes)}; correct the config.')
+            raise ValueError(f'`classes` must name the {len(stored.classes)} classes that the masks of {data_root} '
+                             f'have ({", ".join(stored.classes)}), got {list(classes)}; correct the config.')
         super().__init__(data_root=data_root, metainfo=metainfo, split_file=split_file, **kwargs)
 
     def scan(self) -> list[Sample]:

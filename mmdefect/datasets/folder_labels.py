@@ -1,7 +1,7 @@
 """Say what the masks of a user's folder mean: their encoding, their classes, and the label source of each image.
 
-Plain functions. :func:`describe_folder` decides, from a ``dataset.json`` if the folder holds one and from the mask files
-otherwise; :func:`label_samples` applies the decision.
+Plain functions. :func:`describe_folder` decides, from a ``dataset.json`` if the folder holds one and from the mask
+files otherwise; :func:`label_samples` applies the decision.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from mmdefect.datasets.folder_scan import FolderScan
@@ -64,7 +64,8 @@ def description_from_dict(body: dict, file: str) -> FolderDescription:
         description = FolderDescription(
             tuple(str(c) for c in body['classes']), body['mask_encoding'],
             None if palette is None else tuple(tuple(int(v) for v in colour) for colour in palette),
-            body.get('class_of_type'), body.get('types_from', 'auto'), body.get('unmasked', 'skip'), body.get('reason', ''))
+            body.get('class_of_type'), body.get('types_from', 'auto'), body.get('unmasked', 'skip'),
+            body.get('reason', ''))
         if description.mask_encoding not in ENCODINGS:
             raise ValueError(f'mask_encoding is {description.mask_encoding!r}')
         if len(set(description.classes)) != len(description.classes) or len(description.classes) < 2:
@@ -72,9 +73,9 @@ def description_from_dict(body: dict, file: str) -> FolderDescription:
         if description.mask_encoding == 'palette' and len(palette or ()) != len(description.classes):
             raise ValueError(f'mask_palette has {len(palette or ())} colours')
     except (KeyError, TypeError, ValueError) as err:
-        raise ValueError(f'{file} must hold the format {FORMAT!r}, two or more distinct classes, one of the mask encodings '
-                         f'{ENCODINGS} and a colour per class for the last one, but it does not ({err}); correct or remove '
-                         'it.') from err
+        raise ValueError(f'{file} must hold the format {FORMAT!r}, two or more distinct classes, one of the mask '
+                         f'encodings {ENCODINGS} and a colour per class for the last one, but it does not ({err}); '
+                         'correct or remove it.') from err
     return description
 
 
@@ -97,7 +98,6 @@ def read_description(root: str | os.PathLike) -> FolderDescription | None:
 def describe_folder(scan: FolderScan,
                     encoding: str | None = None,
                     class_names: Sequence[str] | None = None,
-                    unmasked: str = 'skip',
                     track: Callable[[Iterable], Iterable] = iter) -> FolderDescription:
     """Decide how the masks of a scanned folder are to be read.
 
@@ -108,7 +108,6 @@ def describe_folder(scan: FolderScan,
         encoding: overrides the detection: ``'index'``, ``'binary'`` or ``'palette'``.
         class_names: names of the defect classes, without the normal one, in the order of their ids, of their colours by
             red, green and blue, or of their types by name. One name for ``'binary'`` masks makes all types one class.
-        unmasked: what an image without a mask is; recorded for the data set class.
         track: wraps the loop over the mask files, for a progress bar.
 
     Raises:
@@ -118,7 +117,7 @@ def describe_folder(scan: FolderScan,
         raise ValueError(f'`encoding` must be one of {ENCODINGS}, got {encoding!r}.')
     described = read_description(scan.root)
     if described is not None and encoding is None and class_names is None:
-        return described
+        return replace(described, types_from=scan.types_from, unmasked=scan.treat_unmasked)
     found = detect_encoding([Path(scan.root, m) for pair in scan.pairs for m in pair.masks], encoding, track)
     count, default, class_of_type = found.defect_classes, None, None
     if found.encoding == 'binary':
@@ -131,8 +130,8 @@ def describe_folder(scan: FolderScan,
     if not enough or len({NORMAL, *names}) != len(names) + 1:
         raise ValueError(f'`class_names` must be {count} distinct names besides {NORMAL!r}, one per class of the masks '
                          f'({found.reason}{"; types: " + ", ".join(scan.types) if default else ""}), got {names}.')
-    return FolderDescription((NORMAL, *names), found.encoding, found.palette, class_of_type, scan.types_from, unmasked,
-                             found.reason)
+    return FolderDescription((NORMAL, *names), found.encoding, found.palette, class_of_type, scan.types_from,
+                             scan.treat_unmasked, found.reason)
 
 
 def label_samples(scan: FolderScan, description: FolderDescription) -> list[Sample]:
@@ -144,8 +143,8 @@ def label_samples(scan: FolderScan, description: FolderDescription) -> list[Samp
     samples = []
     for pair in scan.pairs:
         if len(pair.masks) > 1:
-            raise ValueError(f'an image must have one mask file, but {pair.image} has {" and ".join(pair.masks)}; merge '
-                             'them with `python tools/convert_dataset.py folder SOURCE TARGET` and use TARGET.')
+            raise ValueError(f'an image must have one mask file, but {pair.image} has {" and ".join(pair.masks)}; '
+                             'merge them with `python tools/convert_dataset.py folder SOURCE TARGET` and use TARGET.')
         samples.append(make_sample(scan.root, pair.image, pair.masks[0] if pair.masks else None,
                                    pair.types[0] if pair.types else None, pair.split, description))
     return samples
@@ -156,9 +155,9 @@ def make_sample(root: str, image: str, mask: str | None, defect_type: str | None
     """Return one entry of a data set; ``image`` and ``mask`` are relative to ``root``."""
     if mask is None:
         return Sample(os.path.join(root, image), None, GOOD, own_split=split)
+    palette = None if description.mask_palette is None else [list(c) for c in description.mask_palette]
     return Sample(os.path.join(root, image), os.path.join(root, mask), defect_type or UNKNOWN,
-                  description.mask_encoding, class_id_of(defect_type, description, mask),
-                  None if description.mask_palette is None else [list(c) for c in description.mask_palette], own_split=split)
+                  description.mask_encoding, class_id_of(defect_type, description, mask), palette, own_split=split)
 
 
 def class_id_of(defect_type: str | None, description: FolderDescription, mask: str) -> int | None:

@@ -63,16 +63,17 @@ def take_record(sample: Sample, num_classes: int, root: str | os.PathLike) -> Im
         raw = decode_mask(Path(sample.seg_map_path).read_bytes(), sample.mask_encoding, sample.seg_map_path)
         if raw.shape[:2] != image.shape[:2]:
             raise ValueError(
-                f'the mask {sample.seg_map_path} must have the size of its image, {image.shape[1]}x{image.shape[0]}, but it '
-                f'has {raw.shape[1]}x{raw.shape[0]}; export it at the size of the image.')
-        label = label_from_raw(raw, sample.mask_encoding, sample.seg_map_path, num_classes, sample.class_id, sample.palette)
+                f'the mask {sample.seg_map_path} must have the size of its image, {image.shape[1]}x{image.shape[0]}, '
+                f'but it has {raw.shape[1]}x{raw.shape[0]}; export it at the size of the image.')
+        label = label_from_raw(raw, sample.mask_encoding, sample.seg_map_path, num_classes, sample.class_id,
+                               sample.palette)
         odd = _odd_values(raw) if sample.mask_encoding == 'binary' else {}
     counts = np.bincount(label.ravel(), minlength=256)
     return ImageRecord(
         relative_path(sample.img_path, str(root)),
         None if sample.seg_map_path is None else relative_path(sample.seg_map_path, str(root)), sample.own_split,
-        sample.defect_type, image.shape[:2], hashlib.sha256(data).hexdigest(), tuple(int(c) for c in counts[:num_classes]), int(counts[IGNORE]),
-        list_components(label), odd, thumbnail(image))
+        sample.defect_type, image.shape[:2], hashlib.sha256(data).hexdigest(),
+        tuple(int(c) for c in counts[:num_classes]), int(counts[IGNORE]), list_components(label), odd, thumbnail(image))
 
 
 def list_components(label: np.ndarray) -> np.ndarray:
@@ -90,8 +91,8 @@ def list_components(label: np.ndarray) -> np.ndarray:
             continue
         _, _, stats, _ = cv2.connectedComponentsWithStats((label == value).astype(np.uint8), connectivity=8)
         stats = stats[1:]
-        rows.append(np.column_stack([np.full(len(stats), value), stats[:, cv2.CC_STAT_AREA], stats[:, cv2.CC_STAT_HEIGHT],
-                                     stats[:, cv2.CC_STAT_WIDTH]]))
+        columns = (cv2.CC_STAT_AREA, cv2.CC_STAT_HEIGHT, cv2.CC_STAT_WIDTH)
+        rows.append(np.column_stack([np.full(len(stats), value), *(stats[:, c] for c in columns)]))
     return np.concatenate(rows).astype(np.int64) if rows else np.empty((0, 4), np.int64)
 
 

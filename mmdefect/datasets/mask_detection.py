@@ -79,9 +79,9 @@ def detect_encoding(paths: Sequence[str | os.PathLike],
                     track: Callable[[Iterable], Iterable] = iter) -> DetectedEncoding:
     """Decide what the values of a set of masks mean.
 
-    Single-channel masks with one value besides 0 are ``'binary'``, with small whole numbers ``'index'`` (255: ignore), with
-    a few grey levels ``'palette'``. Colour masks are ``'palette'``; black is the normal class, or the most frequent colour
-    when there is no black.
+    Single-channel masks with one value besides 0 are ``'binary'``, with small whole numbers ``'index'`` (255: ignore),
+    with a few grey levels ``'palette'``. Colour masks are ``'palette'``; black is the normal class, or the most
+    frequent colour when there is no black.
 
     Args:
         paths: mask files.
@@ -120,8 +120,8 @@ def _decide(masks: Sequence[MaskValues]) -> tuple[str, str]:
         both = [m for m in masks if {1, IGNORE} <= set(m.counts)]
         if not both:
             one, other = (next(m.file for m in masks if v in m.counts) for v in levels)
-            raise ValueError(f'all masks must use the same values, but {one} marks defects by 1 and {other} by 255; give '
-                             "the encoding: 'binary' if both mean a defect, 'index' if 255 means ignore.")
+            raise ValueError(f'all masks must use the same values, but {one} marks defects by 1 and {other} by 255; '
+                             "give the encoding: 'binary' if both mean a defect, 'index' if 255 means ignore.")
     if len(levels) == 1:
         return 'binary', f'one value, {levels[0]}, besides 0'
     if defects[-1] < MAX_CLASSES:
@@ -133,8 +133,8 @@ def _decide(masks: Sequence[MaskValues]) -> tuple[str, str]:
     if len(levels) <= _FEW_LEVELS:
         return 'palette', f'the grey levels {levels}, one per class'
     shown = max(masks, key=lambda m: len(m.counts))
-    raise ValueError(f'masks must be 0/255, class ids or a few colours, but {shown.file} holds {len(shown.counts)} grey '
-                     "levels; export it without anti-aliasing, or give the encoding ('binary': every value but 0).")
+    raise ValueError(f'masks must be 0/255, class ids or a few colours, but {shown.file} holds {len(shown.counts)} '
+                     "grey levels; export it without anti-aliasing, or give the encoding ('binary': all but 0).")
 
 
 def _mostly_white(masks: Sequence[MaskValues]) -> bool:
@@ -159,8 +159,8 @@ def _largest_index(masks: Sequence[MaskValues]) -> int:
         raise ValueError(f"`encoding` 'index' takes 255 as ignore, and then no mask (first: {masks[0].file}) holds a "
                          "defect; give 'binary' for 0/255 masks.")
     if largest >= MAX_CLASSES:
-        raise ValueError(f'class ids must be below {MAX_CLASSES}, but {file} holds {largest}; give another encoding, or '
-                         'correct the file.')
+        raise ValueError(f'class ids must be below {MAX_CLASSES}, but {file} holds {largest}; give another encoding, '
+                         'or correct the file.')
     return largest
 
 
@@ -185,5 +185,6 @@ def _palette_of(masks: Sequence[MaskValues]) -> tuple[tuple[int, int, int], ...]
 
 
 def _as_colours(mask: MaskValues) -> MaskValues:
-    codes, counts = np.unique(pack_rgb(decode_mask(Path(mask.file).read_bytes(), 'palette', mask.file)), return_counts=True)
+    rgb = decode_mask(Path(mask.file).read_bytes(), 'palette', mask.file)
+    codes, counts = np.unique(pack_rgb(rgb), return_counts=True)
     return MaskValues(mask.file, 'colour', mask.lossy, dict(zip(codes.tolist(), counts.tolist(), strict=True)))

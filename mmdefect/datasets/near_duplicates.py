@@ -1,12 +1,12 @@
 """Find photographs of one part, or edited copies of one photograph, so that a split keeps them on one side.
 
 Products in a fixed pose all look alike, so plain perceptual hashes call everything a duplicate: on the 400 cutting
-inserts of the WTA set half of all pairs differ in at most 2 of 64 dHash bits. What all images share is therefore removed
-first: each thumbnail is normalised, and the mean and the first principal components of the set are projected out. Two
-images are near duplicates when what remains points the same way.
+inserts of the WTA set half of all pairs differ in at most 2 of 64 dHash bits. What all images share is therefore
+removed first: each thumbnail is normalised, and the mean and the first principal components of the set are projected
+out. Two images are near duplicates when what remains points the same way.
 
-Measured by tests/datasets/test_census_near_duplicates.py: diffusion edits of WTA training images are found with precision .89 and recall
-.55, exposures of one magnetic tile with precision .80 and recall .56 (pairs of images).
+Measured by tests/datasets/test_census_near_duplicates.py: diffusion edits of WTA training images are found with
+precision .89 and recall .55, exposures of one magnetic tile with precision .80 and recall .56 (pairs of images).
 
 Not covered: copies that are mirrored, rotated or cropped, and sets of fewer than four images (exact copies only).
 """
@@ -59,8 +59,8 @@ def exact_duplicates(hashes: Sequence[str]) -> list[tuple[int, ...]]:
 def near_duplicates(thumbnails: np.ndarray, distance: float | None = None) -> list[tuple[int, ...]]:
     """Group images that show the same part or the same photograph.
 
-    Pairs below the distance are linked; each connected part is then cut by average linkage, so that a chain of look-alikes
-    does not swallow the whole set.
+    Pairs below the distance are linked; each connected part is then cut by average linkage, so that a chain of
+    look-alikes does not swallow the whole set.
 
     Args:
         thumbnails: ``(N, 64, 64)`` float32 in [0, 255], from :func:`thumbnail`.
@@ -89,7 +89,8 @@ def merge_groups(count: int, *groupings: Sequence[Sequence[int]]) -> list[tuple[
     """Join groupings of the indices 0..count-1: images that any of them puts together end up together."""
     pairs = [(group[0], other) for groups in groupings for group in groups for other in group[1:]]
     rows, columns = np.array(pairs, int).reshape(-1, 2).T
-    _, labels = connected_components(coo_matrix((np.ones(len(rows), bool), (rows, columns)), shape=(count, count)), False)
+    graph = coo_matrix((np.ones(len(rows), bool), (rows, columns)), shape=(count, count))
+    _, labels = connected_components(graph, directed=False)
     merged = defaultdict(list)
     for index, label in enumerate(labels):
         merged[int(label)].append(index)

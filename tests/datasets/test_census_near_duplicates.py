@@ -7,7 +7,7 @@ import json
 import cv2
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mmdefect.datasets.near_duplicates import exact_duplicates, merge_groups, near_duplicates, thumbnail
@@ -63,6 +63,7 @@ def test_exact_duplicates():
     assert exact_duplicates(['a', 'b', 'a', 'c', 'b', 'a']) == [(0, 2, 5), (1, 4)]
 
 
+@settings(deadline=None, max_examples=60)
 @given(groups=st.lists(st.lists(st.integers(0, 11), min_size=1, max_size=4), max_size=6))
 def test_merged_groups_equal_repeated_union(groups):
     expected = [{i} for i in range(12)]
@@ -72,6 +73,7 @@ def test_merged_groups_equal_repeated_union(groups):
     assert merge_groups(12, groups) == sorted(tuple(sorted(e)) for e in expected if len(e) > 1)
 
 
+@settings(deadline=None, max_examples=60)
 @given(seed=st.integers(0, 2**16), count=st.integers(4, 60))
 def test_groups_are_disjoint_and_sorted(seed, count):
     rng = np.random.default_rng(seed)

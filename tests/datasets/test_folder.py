@@ -80,7 +80,8 @@ def test_split_file_carries_the_description(tmp_path, monkeypatch):
     whole = build_layout('folder', str(tmp_path), metainfo=dict(classes=('normal', 'pit', 'cut')))
     split_dataset(whole, Fractions(), str(file), seed=0)
     monkeypatch.setattr('mmdefect.datasets.folder.describe_folder', lambda *_: pytest.fail('masks were read again'))
-    parts = {s: FolderDefectDataset(str(tmp_path), split_file=str(file), split=s, pipeline=LOAD) for s in ('train', 'val', 'test')}
+    parts = {s: FolderDefectDataset(str(tmp_path), split_file=str(file), split=s, pipeline=LOAD)
+             for s in ('train', 'val', 'test')}
     assert all(p.metainfo['classes'] == ('normal', 'pit', 'cut') for p in parts.values())
     found = {}
     for part in parts.values():

@@ -156,7 +156,8 @@ def test_description_file_decides(tmp_path):
 @pytest.mark.parametrize('body', ['{', '[]', '{"format": "other"}',
                                   '{"format": "mmdefect-dataset/1", "classes": ["a"], "mask_encoding": "index"}',
                                   '{"format": "mmdefect-dataset/1", "classes": ["a", "b"], "mask_encoding": "rgb"}',
-                                  '{"format": "mmdefect-dataset/1", "classes": ["a", "b"], "mask_encoding": "palette"}'])
+                                  '{"format": "mmdefect-dataset/1", "classes": ["a", "b"], '
+                                  '"mask_encoding": "palette"}'])
 def test_bad_description_file_is_named(tmp_path, body):
     (tmp_path / 'dataset.json').write_text(body)
     with pytest.raises(ValueError, match=r'dataset.json must .*correct or remove it\.$'):
@@ -168,7 +169,7 @@ def test_several_masks_of_one_image_name_the_mend(tmp_path):
         save(tmp_path / 'masks' / kind / 'a.png', grey(0, 255))
     save(tmp_path / 'images/a.png', grey(0, 9))
     scan = scan_folder(tmp_path)
-    with pytest.raises(ValueError, match='a.png has masks/dent/a.png and masks/rust/a.png; merge them with `python tools/conv'):
+    with pytest.raises(ValueError, match='a.png has masks/dent/a.png and masks/rust/a.png; merge them with `python'):
         label_samples(scan, describe_folder(scan))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-import subprocess
+import runpy
 import sys
 from pathlib import Path
 
@@ -41,7 +41,8 @@ def names_by_split(file):
 def test_ten_photographs(tmp_path):
     data = write_photographs(tmp_path / 'photos')
     stream = io.StringIO()
-    project = init_project(data, 'mypart', tmp_path / 'configs', class_names=['pit', 'cut'], console=make_console(stream))
+    project = init_project(data, 'mypart', tmp_path / 'configs', class_names=['pit', 'cut'],
+                           console=make_console(stream))
     sides = names_by_split(project.split_file)
     assert {name: len(side) for name, side in sides.items()} == {'train': 6, 'val': 2, 'test': 2}
     assert len(set.union(*sides.values())) == 10
@@ -218,16 +219,16 @@ def test_out_that_is_a_file(tmp_path):
         init_project(write_photographs(tmp_path / 'photos', 4), 'mypart', tmp_path / 'configs')
 
 
-def run_tool(*arguments):
-    return subprocess.run([sys.executable, str(TOOL), *map(str, arguments)], capture_output=True, text=True)
-
-
-def test_tool(tmp_path):
+def test_tool(tmp_path, monkeypatch, capsys):
     data = write_photographs(tmp_path / 'photos')
-    done = run_tool(data, '--name', 'mypart', '--out', tmp_path / 'configs', '--classes', 'pit', 'cut')
-    assert done.returncode == 0, done.stderr
-    assert 'census of' in done.stdout and 'bash bash/run_main.sh' in done.stdout
+    arguments = [TOOL, data, '--name', 'mypart', '--out', tmp_path / 'configs', '--classes', 'pit', 'cut']
+    monkeypatch.setattr(sys, 'argv', list(map(str, arguments)))
+    main = runpy.run_path(str(TOOL), run_name='tool')['main']
+    assert main() == 0
+    said = capsys.readouterr()
+    assert said.out.startswith('census of') and 'bash bash/run_main.sh' in said.out and not said.err
     assert len(list((tmp_path / 'configs/mypart').iterdir())) == 4
-    again = run_tool(data, '--name', 'mypart', '--out', tmp_path / 'configs')
-    assert again.returncode == 2 and again.stderr.splitlines()[-1].startswith('error: ')
-    assert 'Traceback' not in again.stderr and '--overwrite' in again.stderr
+    assert main() == 2
+    said = capsys.readouterr()
+    assert said.err.startswith('error: ') and len(said.err.splitlines()) == 1 and '--overwrite' in said.err
+    assert not said.out
