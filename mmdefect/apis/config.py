@@ -17,6 +17,8 @@ top-level key       where it goes
 ``image_scale``     ``(w, h)``: ``scale`` of every resizing transform
 ``loss_decode``     the loss of every head, times the head's own ``loss_weight``
 ``class_weight``    ``class_weight`` of every head's loss
+``own_optimizer``   what a transformer base needs instead of the schedule's: keys of ``optim_wrapper``
+``own_transforms``  transforms a model base needs at the end of the training pipeline, before packing
 ==================  =====================================================================================
 """
 
@@ -32,6 +34,13 @@ from mmdefect import compat
 
 LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
 RESIZES = ('Resize', 'RandomResize', 'ResizeToMultiple')
+#: Top-level keys that :func:`compose` spreads; an override of any other key is a last word and is applied again after it.
+SPREAD = ('data_root', 'split_file', 'classes', 'palette', 'num_classes', 'crop_size', 'image_scale', 'loss_decode',
+          'class_weight', 'own_optimizer', 'own_transforms')
+#: Heads whose list of losses has roles: the places of the segmentation losses. The rest (edges) stays as it is.
+LOSS_ROLES = {'PIDHead': (0, 1, 3), 'DDRHead': (0, 1)}
+#: Heads that do not predict the classes: class count, loss and weights are their own.
+DETAIL_HEADS = ('STDCHead', )
 
 
 def load_config(path: str | Path, cfg_options: dict | None = None) -> Config:
@@ -49,6 +58,8 @@ def load_config(path: str | Path, cfg_options: dict | None = None) -> Config:
         cfg.merge_from_dict(cfg_options)
     import mmdefect.registration  # noqa: F401  (also when the config forgot its custom_imports)
     compose(cfg)
+    if cfg_options:
+        cfg.merge_from_dict({k: v for k, v in cfg_options.items() if k.split('.')[0] not in SPREAD})
     return cfg
 
 
@@ -68,8 +79,10 @@ def compose(cfg: Config) -> None:
         cfg.pop('loss_decode')  # it lives in the heads now; composing again must not scale it twice
     if cfg.get('class_weight') is not None:
         for head in iter_heads(cfg):
-            for loss in _as_list(head.get('loss_decode', [])):
-                loss['class_weight'] = list(cfg.class_weight)
+            for place, loss in enumerate(_as_list(head.get('loss_decode'))):
+                if place in LOSS_ROLES.get(head.type, range(100)):
+                    loss['class_weight'] = list(cfg.class_weight)
+    _compose_model_needs(cfg)
 
 
 def iter_datasets(cfg: Config) -> Iterator[ConfigDict]:
@@ -84,10 +97,10 @@ def iter_datasets(cfg: Config) -> Iterator[ConfigDict]:
 
 
 def iter_heads(cfg: Config) -> Iterator[ConfigDict]:
-    """Yield the decode and auxiliary heads of the model."""
+    """Yield the decode and auxiliary heads that predict the classes."""
     model = cfg.get('model') or {}
     for key in ('decode_head', 'auxiliary_head'):
-        yield from _as_list(model.get(key))
+        yield from (head for head in _as_list(model.get(key)) if head.type not in DETAIL_HEADS)
 
 
 def iter_transforms(pipeline: list) -> Iterator[ConfigDict]:
@@ -136,16 +149,45 @@ def _compose_sizes(cfg: Config, datasets: list[ConfigDict]) -> None:
         model.backbone['img_size'] = tuple(crop_size)
 
 
+def _compose_model_needs(cfg: Config) -> None:
+    if cfg.get('own_optimizer') is not None and cfg.get('optim_wrapper') is not None:
+        cfg.optim_wrapper.update(copy.deepcopy(cfg.own_optimizer))
+    if cfg.get('own_transforms') and cfg.get('train_dataloader'):
+        for dataset in _unwrap(cfg.train_dataloader.get('dataset')):
+            pipeline = dataset.get('pipeline') or []
+            missing = [t for t in cfg.own_transforms if t['type'] not in [p['type'] for p in pipeline]]
+            pipeline[-1:-1] = copy.deepcopy(missing)
+    if 'mmpretrain.' in str(cfg.get('model')):
+        imports = cfg.setdefault('custom_imports', ConfigDict(imports=[], allow_failed_imports=False)).imports
+        if 'mmpretrain.models' not in imports:
+            imports.append('mmpretrain.models')
+        import mmpretrain.models  # noqa: F401
+
+
 def _set_loss(head: ConfigDict, loss_decode: ConfigDict | list) -> None:
-    """Replace the losses of a head; its first ``loss_weight`` (1 on the main head, about .4 on others) scales them."""
+    """Replace the losses of a head; its own ``loss_weight`` (1 on the main head, about .4 on others) scales them."""
     own = _as_list(head.get('loss_decode'))
+    roles = LOSS_ROLES.get(head.type)
+    if roles is not None:
+        head['loss_decode'] = [_one_loss(loss_decode, loss.get('loss_weight', 1.0)) if place in roles else loss
+                               for place, loss in enumerate(own)]
+        return
     head_weight = own[0].get('loss_weight', 1.0) if own else 1.0
-    losses = []
-    for loss in _as_list(loss_decode):
-        loss = copy.deepcopy(loss)
-        loss['loss_weight'] = loss.get('loss_weight', 1.0) * head_weight
-        losses.append(loss)
+    losses = [_scaled(loss, head_weight) for loss in _as_list(loss_decode)]
     head['loss_decode'] = losses if len(losses) > 1 else losses[0]
+
+
+def _one_loss(loss_decode: ConfigDict | list, weight: float) -> ConfigDict:
+    losses = _as_list(loss_decode)
+    if len(losses) == 1:
+        return _scaled(losses[0], weight)
+    return ConfigDict(type='SumLoss', losses=copy.deepcopy(losses), loss_weight=weight)
+
+
+def _scaled(loss: ConfigDict, weight: float) -> ConfigDict:
+    loss = copy.deepcopy(loss)
+    loss['loss_weight'] = loss.get('loss_weight', 1.0) * weight
+    return loss
 
 
 def _unwrap(dataset: ConfigDict | None) -> Iterator[ConfigDict]:

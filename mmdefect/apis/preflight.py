@@ -12,7 +12,7 @@ from mmdefect.registry import DATASETS
 
 #: Keys in which the config of a work dir may differ from the present one: they change no result.
 FREE_KEYS = ('work_dir', 'resume', 'load_from', 'launcher', 'log_level', 'visualizer', 'vis_backends', 'log_processor',
-             'env_cfg', 'tta', 'tta_model', 'tta_pipeline', 'test_dataloader', 'test_evaluator', 'test_pipeline')
+             'env_cfg', 'tta', 'tta_model', 'tta_pipeline', 'test_dataloader', 'test_evaluator', 'test_pipeline', 'random_initialisation')
 FREE_LOADER_KEYS = ('num_workers', 'persistent_workers', 'pin_memory', 'prefetch_factor')
 
 

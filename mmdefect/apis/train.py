@@ -11,6 +11,7 @@ from mmengine.runner import Runner
 
 from .config import load_config
 from .preflight import check_data, check_same_config, check_writable
+from .pretrained import resolve_pretrained
 
 
 def train(config: str | Path | Config,
@@ -60,6 +61,7 @@ def prepare_train_config(config: str | Path | Config,
         _use_amp(cfg)
     if not torch.cuda.is_available():
         _fit_to_cpu(cfg)
+    resolve_pretrained(cfg)
     return cfg
 
 

@@ -1,0 +1,1 @@
+_base_ = ['mmseg::_base_/models/apcnet_r50-d8.py']

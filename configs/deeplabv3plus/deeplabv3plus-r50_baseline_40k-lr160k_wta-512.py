@@ -1,4 +1,0 @@
-_base_ = [
-    '../_base_/models/deeplabv3plus_r50.py', '../_base_/datasets/wta_512.py', '../_base_/losses/ce.py',
-    '../_base_/schedules/schedule_40k_lr160k.py', '../_base_/default_runtime.py'
-]

@@ -1,4 +1,0 @@
-_base_ = [
-    '../_base_/models/fast_scnn.py', '../_base_/datasets/wta_512.py', '../_base_/losses/ce.py',
-    '../_base_/schedules/schedule_40k.py', '../_base_/default_runtime.py'
-]

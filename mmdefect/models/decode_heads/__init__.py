@@ -1,0 +1,3 @@
+from .criss_cross_head import CrissCrossHead
+
+__all__ = ['CrissCrossHead']

@@ -1,0 +1,51 @@
+"""Print which leaf configs there are: one row a model, one column a data set, the recipes and schedules in the cells."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections import defaultdict
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent / 'configs'
+
+
+def parse_name(stem: str) -> tuple[str, str, str, str]:
+    """Split ``model_recipe_schedule_data`` into its four parts; a shorter name leaves the schedule empty."""
+    parts = stem.split('_')
+    if len(parts) == 4:
+        return tuple(parts)
+    return parts[0], '_'.join(parts[1:-1]), '', parts[-1]
+
+
+def matrix(root: Path) -> tuple[dict[str, dict[str, list[str]]], list[str]]:
+    """Return the cells by model and data set, and the data sets found."""
+    cells: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
+    for path in sorted(root.glob('[!_]*/*.py')):
+        if path.parent.name == 'studies':
+            continue
+        model, recipe, schedule, data = parse_name(path.stem)
+        cells[f'{path.parent.name}/{model}'][data].append(' '.join(filter(None, (recipe, schedule))))
+    return cells, sorted({data for row in cells.values() for data in row})
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('--root', type=Path, default=ROOT, help='folder of the configs')
+    parser.add_argument('--paths', action='store_true', help='print one path a line instead of the matrix')
+    args = parser.parse_args()
+    if args.paths:
+        print(*sorted(p for p in args.root.glob('[!_]*/*.py') if p.parent.name != 'studies'), sep='\n')
+        return 0
+    from prettytable import HRuleStyle, PrettyTable
+    cells, columns = matrix(args.root)
+    table = PrettyTable(['model', *columns], align='l', hrules=HRuleStyle.ALL)
+    for model, row in cells.items():
+        table.add_row([model, *('\n'.join(row.get(column, ())) for column in columns)])
+    print(table)
+    print(f'{len(cells)} models; a leaf is configs/<folder>/<model>_<recipe>_<schedule>_<data>.py')
+    return 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())
