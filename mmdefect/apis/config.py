@@ -81,7 +81,8 @@ def compose(cfg: Config) -> None:
         for head in iter_heads(cfg):
             for place, loss in enumerate(_as_list(head.get('loss_decode'))):
                 if place in LOSS_ROLES.get(head.type, range(100)):
-                    loss['class_weight'] = list(cfg.class_weight)
+                    for single in loss.get('losses', [loss]):
+                        single['class_weight'] = list(cfg.class_weight)
     _compose_model_needs(cfg)
 
 
@@ -178,10 +179,7 @@ def _set_loss(head: ConfigDict, loss_decode: ConfigDict | list) -> None:
 
 
 def _one_loss(loss_decode: ConfigDict | list, weight: float) -> ConfigDict:
-    losses = _as_list(loss_decode)
-    if len(losses) == 1:
-        return _scaled(losses[0], weight)
-    return ConfigDict(type='SumLoss', losses=copy.deepcopy(losses), loss_weight=weight)
+    return ConfigDict(type='SumLoss', losses=copy.deepcopy(_as_list(loss_decode)), loss_weight=weight)
 
 
 def _scaled(loss: ConfigDict, weight: float) -> ConfigDict:

@@ -1,1 +1,3 @@
+from .sum_loss import SumLoss
 
+__all__ = ['SumLoss']
