@@ -25,7 +25,9 @@ CORE = [
     'torch>=2.2',
     'torchvision>=0.17',
 ]
-MM = ['onedl-mmcv>=2.3.6,<3', 'onedl-mmengine>=0.10.12,<1', 'onedl-mmpretrain>=1.3.6,<2', 'onedl-mmsegmentation>=1.4.2,<2']
+MM = [
+    'onedl-mmcv>=2.3.6,<3', 'onedl-mmengine>=0.10.12,<1', 'onedl-mmpretrain>=1.3.6,<2', 'onedl-mmsegmentation>=1.4.2,<2'
+]
 RUNTIME = ['onnxruntime>=1.17']
 EXTRAS = {
     'mm': MM,
@@ -35,12 +37,15 @@ EXTRAS = {
     'export': [*RUNTIME, 'onnx>=1.16', 'onnxscript>=0.5'],
     'serve': [*RUNTIME, 'fastapi>=0.110', 'prometheus-client>=0.20', 'uvicorn>=0.27'],
     'ray': ['ray>=2.40'],
-    'dev': ['hypothesis>=6.100', 'pytest>=8', 'pytest-xdist>=3.5', 'pyyaml>=6', 'scikit-learn>=1.4', 'setuptools>=64', 'wheel'],
+    'dev': [
+        'hypothesis>=6.100', 'packaging>=23', 'pytest>=8', 'pytest-xdist>=3.5', 'pyyaml>=6', 'scikit-learn>=1.4',
+        'setuptools>=64', 'wheel>=0.41'
+    ],
 }
 
 
 class BuildWithConfigs(build_py):
-    """Ship configs/, tools/ and the pins inside the package, where ``mmdefect::`` bases, mim and doctor look for them."""
+    """Ship configs/, tools/ and the pins inside the package, where ``mmdefect::``, mim and doctor look for them."""
 
     def run(self):
         super().run()

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# From a bare machine to a trained, selected and tested model: environment, demo data, training, selection, test, pictures.
+# From a bare machine to a trained, selected and tested model: environment, demo data, training, test, pictures.
 #
 #   bash bash/quickstart.sh                  on the CPU; about 5 minutes on two cores, downloads not counted
 #   GPU_COUNT=1 bash bash/quickstart.sh      on a GPU
@@ -18,7 +18,7 @@ project=$WORK_DIR/$PROJECT_NAME
 if [ -f data/demo/dataset.json ]; then
   say 'the demo data are already in data/demo'
 elif [ -e data/demo ]; then
-  echo "quickstart: error: data/demo must be a rendered demo data set or absent, but has no dataset.json; move it away." >&2
+  echo 'quickstart: error: data/demo must be a demo data set or absent, but has no dataset.json; move it away.' >&2
   exit 1
 else
   say 'rendering the demo data into data/demo'
@@ -34,14 +34,11 @@ run=$project/exp/$model
 best=$run/train/ckpt/$(cat "$run/train/ckpt/best_checkpoint")
 if [ ! -f "$project/sheets/sheet.png" ]; then
   say 'drawing image, label and prediction side by side'
-  "$PYTHON" tools/test.py "$config" "$best" --work-dir "$project/sheets/log" --show-dir "$project/sheets" >"$project/sheets.log" 2>&1 ||
-    { tail -n 20 "$project/sheets.log" >&2; exit 1; }
+  "$PYTHON" tools/test.py "$config" "$best" --work-dir "$project/sheets/log" --show-dir "$project/sheets" \
+    >"$project/sheets.log" 2>&1 || { tail -n 20 "$project/sheets.log" >&2; exit 1; }
 fi
 
 say 'done'
-echo
-cat "$project/results.md"
-echo
 echo "result table:   $PWD/$project/results.md"
 echo "overlay sheet:  $PWD/$project/sheets/sheet.png"
 echo "checkpoint:     $PWD/$best"

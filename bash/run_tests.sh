@@ -23,8 +23,8 @@ if [ -n "$all" ]; then
   fi
 fi
 
-cores=$("$python" -c 'import os; print(min(8, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()))')
-workers=${TEST_WORKERS:-$cores}
+cores=$(nproc 2>/dev/null || getconf _NPROCESSORS_ONLN 2>/dev/null || echo 1)
+workers=${TEST_WORKERS:-$((cores < 8 ? cores : 8))}
 # One thread a process: the processes fill the cores, and more threads only wait for each other.
 export OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 NUMEXPR_NUM_THREADS=1 OPENCV_FOR_THREADS_NUM=1
 export MPLBACKEND=Agg PYTHONNOUSERSITE=1 PYTHONDONTWRITEBYTECODE=1
@@ -32,7 +32,8 @@ export MPLBACKEND=Agg PYTHONNOUSERSITE=1 PYTHONDONTWRITEBYTECODE=1
 # Temporary files and caches go to one short path (sockets of data loaders need that) that is removed at the end.
 scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
-export TMPDIR=$scratch XDG_CACHE_HOME=$scratch/cache MPLCONFIGDIR=$scratch/matplotlib TORCH_HOME=$scratch/torch HF_HOME=$scratch/hf
+export TMPDIR=$scratch XDG_CACHE_HOME=$scratch/cache MPLCONFIGDIR=$scratch/matplotlib
+export TORCH_HOME=$scratch/torch HF_HOME=$scratch/hf MMENGINE_HOME=$scratch/mmengine
 export PIP_CACHE_DIR=${PIP_CACHE_DIR:-$scratch/pip}
 
 echo "[tests] $workers processes"

@@ -4,8 +4,9 @@
 #   bash bash/setup_env.sh                        finds a Python >= 3.10
 #   PYTHON=python3.12 bash bash/setup_env.sh      takes that one
 #
-# Run again: nothing happens while constraints.txt and setup.py are unchanged; otherwise .venv is brought up to date. After an
-# interruption it starts afresh. A .venv that you made yourself (say, with another torch build) is completed, never removed.
+# Run again: nothing happens while constraints.txt and setup.py are unchanged; otherwise .venv is brought up to date.
+# After an interruption it starts afresh. A .venv that you made yourself (say, with another torch build) is completed,
+# never removed.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 export PIP_USER=0 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_REQUIRE_VIRTUALENV=0 PYTHONNOUSERSITE=1

@@ -29,8 +29,9 @@ DISTRIBUTIONS = {
 }
 
 #: What fails without the compiled operators of mmcv; every other model, loss and tool runs without them.
-NEEDS_COMPILED_OPS = ('PSAHead (PSANet), deformable convolution (`DCN`, `DCNv2`), `MMSyncBN`, and on a GPU the `FocalLoss` of mmseg '
-                      'and multi-scale deformable attention')
+NEEDS_COMPILED_OPS = (
+    'PSAHead (PSANet), deformable convolution (`DCN`, `DCNv2`), `MMSyncBN`, and on a GPU the `FocalLoss` of mmseg '
+    'and multi-scale deformable attention')
 
 
 def installed_distributions(module: str) -> dict[str, str]:
@@ -84,9 +85,9 @@ def apply() -> None:
     """
     doubled = doubled_modules()
     if doubled:
-        raise RuntimeError('each OpenMMLab module must come from one distribution, but '
-                           + '; '.join(f'{module} comes from {" and ".join(found)}' for module, found in doubled.items())
-                           + '; run `python -m mmdefect doctor` for the commands that keep one of them.')
+        sources = '; '.join(f'{module} comes from {" and ".join(found)}' for module, found in doubled.items())
+        raise RuntimeError(f'each OpenMMLab module must come from one distribution, but {sources}; '
+                           'run `python -m mmdefect doctor` for the commands that keep one of them.')
     _stand_in_for_missing_ops()
     _accept_mmcv_2_2()
     _resolve_bases_by_module()
@@ -152,7 +153,7 @@ def _load_checkpoints_with_allowlist() -> None:
     mmengine <= 0.10.7 (open-mmlab/mmengine#1655) calls ``torch.load`` without saying how, and its checkpoints carry
     logged values beside the weights, which the restricted unpickler refuses. Local files are therefore read with the
     few harmless types those values consist of allowed, for that one call: a file that holds anything else is still
-    refused, and ``torch.load`` behaves as before everywhere else. ``onedl-mmengine`` has its own remedy and is left alone.
+    refused, and ``torch.load`` behaves as before everywhere else. ``onedl-mmengine`` has its own remedy and keeps it.
     Delete it with the support of mmengine <= 0.10.7. Test: ``tests/test_compat.py::TestCheckpointLoader``.
     """
     import torch

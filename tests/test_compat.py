@@ -98,7 +98,7 @@ def test_one_distribution_for_each_module_is_installed_here():
 
 
 def test_mmcv_2_2_passes_the_assert(tmp_path):
-    """A fake pair of packages with the assert of mmsegmentation 1.2.2; the real mmcv 2.2 has no wheel for many machines."""
+    """A fake pair of packages with the assert of mmsegmentation 1.2.2: the real mmcv 2.2 needs a compiler."""
     write_distribution(tmp_path, 'mmsegmentation', '1.2.2')
     for name, body in (('mmcv', "__version__ = '2.2.0'\n"),
                        ('mmseg', "import mmcv\nassert mmcv.__version__ < '2.2.0', 'version window'\n")):
@@ -187,8 +187,8 @@ class TestCheckpointLoader:
 
     def test_values_survive(self, tmp_path):
         history = HistoryBuffer([1.0, 2.0, 4.0], [1, 1, 2])
-        saved = dict(state_dict=dict(w=torch.arange(3.)), message_hub=dict(loss=history), lr=np.float64(.5), n=np.int64(7),
-                     table=np.arange(6, dtype=np.float32).reshape(2, 3), part=slice(1, 3), flag=np.bool_(True))
+        saved = dict(state_dict=dict(w=torch.arange(3.)), message_hub=dict(loss=history), n=np.int64(7),
+                     lr=np.float64(.5), table=np.arange(6, dtype=np.float32).reshape(2, 3), part=slice(1, 3), flag=np.bool_(True))
         torch.save(saved, tmp_path / 'a.pth')
         loaded = compat.load_from_local(str(tmp_path / 'a.pth'), map_location='cpu')
         assert torch.equal(loaded['state_dict']['w'], torch.arange(3.))

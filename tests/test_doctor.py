@@ -20,8 +20,9 @@ from mmdefect.doctor.rules import Finding, check_device, explain
 ROOT = Path(__file__).resolve().parents[1]
 COMPLETE = {**{name: '9.9' for name in CORE}, 'torch': '2.12.1', 'torchvision': '0.27.1', 'onedl-mmengine': '0.10.12',
             'onedl-mmcv': '2.3.6', 'onedl-mmsegmentation': '1.4.2', 'onedl-mmpretrain': '1.3.6'}
-UPSTREAM = {**{k: v for k, v in COMPLETE.items() if not k.startswith('onedl')}, 'mmengine': '0.10.7', 'mmcv-lite': '2.1.0',
-            'mmsegmentation': '1.2.2', 'mmpretrain': '1.2.0', 'ftfy': '6', 'regex': '2026'}
+UPSTREAM = {**{k: v for k, v in COMPLETE.items() if not k.startswith('onedl')}, 'mmengine': '0.10.7',
+            'mmcv-lite': '2.1.0', 'mmsegmentation': '1.2.2', 'mmpretrain': '1.2.0', 'ftfy': '6', 'regex': '2026'}
+PAIR = '--force-reinstall torch==2.12.1 torchvision==0.27.1'
 
 
 @pytest.fixture
@@ -32,8 +33,7 @@ def bare(tmp_path):
 
 
 def run(python: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess:
-    env = {**{k: v for k, v in os.environ.items() if k != 'PYTHONPATH'}, 'PYTHONPATH': str(ROOT), 'OMP_NUM_THREADS': '1',
-           **environment}
+    env = {**os.environ, 'PYTHONPATH': str(ROOT), 'OMP_NUM_THREADS': '1', **environment}
     return subprocess.run([str(python), *arguments], capture_output=True, text=True, env=env, timeout=300)
 
 
@@ -83,8 +83,8 @@ def test_complete_upstream_environment_has_no_findings(bare):
     ({'onedl-mmpretrain': None}, 'warning', 'not installed: onedl-mmpretrain', 'install onedl-mmpretrain==1.3.6'),
     ({'kornia': None, 'onedl-mmcv': None}, 'error', 'not installed: kornia, onedl-mmcv', 'install kornia==0.'),
     ({'onedl-mmcv': None, 'mmcv': '2.1.0'}, 'warning', 'mixture of two distributions', 'uninstall -y mmcv && '),
-    ({'torch': '2.13.0+cpu'}, 'warning', 'built for torch == 2.12.1', '--force-reinstall torch==2.12.1 torchvision==0.27.1'),
-    ({'torch': '2.12.1+cpu'}, 'warning', 'come from different builds', '--force-reinstall torch==2.12.1 torchvision==0.27.1'),
+    ({'torch': '2.13.0+cpu'}, 'warning', 'built for torch == 2.12.1', PAIR),
+    ({'torch': '2.12.1+cpu'}, 'warning', 'come from different builds', PAIR),
     ({'opencv-python-headless': '5'}, 'warning', 'several OpenCV packages',
      'uninstall -y opencv-python opencv-python-headless && python -m pip install opencv-python=='),
 ])
@@ -97,7 +97,8 @@ def test_onedl_environment_with_one_fault(bare, change, level, what, mend):
 
 
 @pytest.mark.parametrize('change, level, what, mend', [
-    ({'mmcv-lite': '2.2.0'}, 'warning', 'refuses mmcv-lite 2.2.0', 'uninstall -y mmcv-lite && python -m pip install mmcv-lite==2.1.0'),
+    ({'mmcv-lite': '2.2.0'}, 'warning', 'refuses mmcv-lite 2.2.0',
+     'uninstall -y mmcv-lite && python -m pip install mmcv-lite==2.1.0'),
     ({'mmcv-lite': '1.7.2'}, 'error', 'needs mmcv 2.0 to 2.2', 'mmcv-lite==2.1.0'),
     ({'ftfy': None}, 'error', 'mmsegmentation imports ftfy', 'install ftfy'),
     ({'mmsegmentation': None}, 'error', 'not installed: mmsegmentation', 'install mmsegmentation==1.2.2'),
@@ -110,17 +111,17 @@ def test_upstream_environment_with_one_fault(bare, change, level, what, mend):
 
 
 @pytest.mark.parametrize('name, error, what, mend', [
-    ('torchvision', 'RuntimeError: operator torchvision::nms does not exist', 'different builds', 'torch==2.12.1 torchvision==0.27.1'),
-    ('torchvision', 'OSError: torchvision/_C.so: undefined symbol: _ZN3c106detail', 'different builds', 'torchvision==0.27.1'),
-    ('opencv-python', 'ImportError: libGL.so.1: cannot open shared object file: No such file', 'system library libGL.so.1',
+    ('torchvision', 'RuntimeError: operator torchvision::nms does not exist', 'different builds', PAIR),
+    ('torchvision', 'OSError: torchvision/_C.so: undefined symbol: _ZN3c106detail', 'different builds', PAIR),
+    ('opencv-python', 'ImportError: libGL.so.1: cannot open shared object file: No such file', 'library libGL.so.1',
      'uninstall -y opencv-python && python -m pip install opencv-python-headless==5.0.0.93'),
     ('scipy', 'A module that was compiled using NumPy 1.x cannot be run in NumPy 2.4.6', 'compiled for another NumPy',
      'numpy==2.'),
     ('mmengine', "ModuleNotFoundError: No module named 'pkg_resources'", 'pkg_resources', 'setuptools==80'),
     ('mmseg', "ModuleNotFoundError: No module named 'mmcv'", 'cannot be found', 'mmcv'),
-    ('mmseg', "ModuleNotFoundError: No module named 'prettytable.colortable'", 'prettytable.colortable', 'prettytable==3'),
-    ('mmseg', 'AssertionError: MMCV==2.9.0 is used but incompatible. Please install mmcv>=2.0.0rc4.', 'refuses mmcv 2.9.0', 'mmcv'),
-    ('torch', 'The NVIDIA driver on your system is too old (found version 11040).', 'driver does not fit', 'update the driver'),
+    ('mmseg', "ModuleNotFoundError: No module named 'prettytable.colors'", 'prettytable.colors', 'prettytable==3'),
+    ('mmseg', 'AssertionError: MMCV==2.9.0 is used but incompatible. Please install mmcv>=2.0.0.', 'mmcv 2.9', 'mmcv'),
+    ('torch', 'The NVIDIA driver on your system is too old (found version 11040).', 'not fit', 'update the driver'),
     ('kornia', 'Traceback ...\nOSError: something new', 'OSError: something new', 'kornia==0.'),
 ])
 def test_error_texts_are_recognised(name, error, what, mend):

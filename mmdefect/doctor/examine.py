@@ -10,12 +10,14 @@ from dataclasses import dataclass, field
 
 from mmdefect import __version__, compat
 
-from .pins import CORE, ONEDL, OPENCV, PARTS, UPSTREAM, UPSTREAM_UNDECLARED, installed_version, pip, pip_install, read_pins
+from .pins import (CORE, ONEDL, OPENCV, PARTS, UPSTREAM, UPSTREAM_UNDECLARED, installed_version, pip, pip_install,
+                   read_pins)
 from .probes import DIAGNOSIS, OPTIONAL, Outcome, probe_all, probe_core
 from .rules import Finding, check_device, check_metadata, explain, family
 
 
-_REINSTALL = f'{pip()} install --force-reinstall --no-deps -e . in a fresh checkout; if it stays, report it with this text'
+_REINSTALL = (f'{pip()} install --force-reinstall --no-deps -e . in a fresh checkout; '
+              'if it stays, report it with this text')
 
 
 @dataclass(frozen=True)
@@ -86,7 +88,11 @@ def _packages() -> list[Package]:
     rows = []
     for name in names:
         installed, measured = installed_version(name) or '-', pins.get(name, '')
-        remark = 'missing' if installed == '-' else '' if installed.split('+')[0] == measured or not measured else 'differs'
+        remark = ''
+        if installed == '-':
+            remark = 'missing'
+        elif measured and installed.split('+')[0] != measured:
+            remark = 'differs'
         if name in compat.DISTRIBUTIONS['mmcv'] and installed != '-' and not compat.has_compiled_ops():
             remark = ', '.join(filter(None, (remark, 'no compiled operators')))
         rows.append(Package(name, installed, measured, remark))
@@ -113,7 +119,10 @@ def _diagnose(core: Outcome, findings: list[Finding]) -> list[Finding]:
     if any(f.level == 'error' for f in findings):
         return findings  # known without importing anything; the rest follows from it
     found = [explain(name, outcome) for name, outcome in probe_all(DIAGNOSIS).items() if not outcome.ok]
-    found = found[:1] or [Finding('error', f'every package works by itself, but mmdefect fails: {core.last_line}', _REINSTALL)]
+    if not found:
+        what = f'every package works by itself, but mmdefect fails: {core.last_line}'
+        return [Finding('error', what, _REINSTALL), *findings]
+    found = found[:1]  # what is tried later builds on what is tried earlier
     mends = {f.mend for f in found}
     return found + [f for f in findings if f.mend not in mends]
 
@@ -131,8 +140,11 @@ def _parts() -> list[Part]:
     for name in OPTIONAL:
         if name in outcomes:
             outcome = outcomes[name]
-            finding = None if outcome.ok else explain(name, outcome)
-            parts.append(Part(name, 'works') if finding is None else Part(name, 'broken', f'{finding.what}; {finding.mend}'))
+            if outcome.ok:
+                parts.append(Part(name, 'works'))
+            else:
+                finding = explain(name, outcome)
+                parts.append(Part(name, 'broken', f'{finding.what}; {finding.mend}'))
         elif name == 'compiled operators':
             parts.append(Part(name, 'absent', f'without them these fail: {compat.NEEDS_COMPILED_OPS} (docs/install.md, '
                                               '"Compiled operators")'))

@@ -85,7 +85,11 @@ def probe(code: str) -> Outcome:
     paths = [p for p in os.environ.get('PYTHONPATH', '').split(os.pathsep) if p]
     env = {**os.environ, 'PYTHONPATH': os.pathsep.join([*paths, here]), 'MPLBACKEND': 'Agg', 'PYTHONWARNINGS': 'ignore'}
     try:
-        done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, env=env, timeout=TIMEOUT_SECONDS)
+        done = subprocess.run([sys.executable, '-c', code],
+                              capture_output=True,
+                              text=True,
+                              env=env,
+                              timeout=TIMEOUT_SECONDS)
     except subprocess.TimeoutExpired:
         return Outcome(False, error=f'gave no answer within {TIMEOUT_SECONDS} seconds')
     if done.returncode < 0:

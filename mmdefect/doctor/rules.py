@@ -25,7 +25,7 @@ class Finding:
 
 
 def family() -> str:
-    """``onedl`` or ``upstream``: the distribution most of the installed modules come from; ``onedl`` when none is there."""
+    """Where most of the installed modules come from, ``onedl`` or ``upstream``; ``onedl`` if none is there."""
     upstream = sum(bool(set(compat.installed_distributions(m)) - set(ONEDL)) for m in compat.DISTRIBUTIONS)
     onedl = sum(bool(set(compat.installed_distributions(m)) & set(ONEDL)) for m in compat.DISTRIBUTIONS)
     return 'upstream' if upstream > onedl else 'onedl'
@@ -33,7 +33,8 @@ def family() -> str:
 
 def check_metadata() -> list[Finding]:
     """Everything that can be said without importing anything."""
-    checks = (_python, _doubled, _mixed_families, _missing, _torch_pair, _mmcv_window, _undeclared, _two_opencv, _shared_memory)
+    checks = (_python, _doubled, _mixed_families, _missing, _torch_pair, _mmcv_window, _undeclared, _two_opencv,
+              _shared_memory)
     return [finding for check in checks for finding in check()]
 
 
@@ -42,7 +43,7 @@ def explain(name: str, outcome: Outcome) -> Finding:
     for pattern, rule in _TEXT_RULES:
         match = re.search(pattern, outcome.error)
         if match:
-            return rule(name, match)
+            return rule(name, match)[0]
     return Finding('error', f'{name} cannot be used: {outcome.last_line}',
                    pip_install(*_distributions(name), options='--force-reinstall --no-deps'))
 
@@ -52,11 +53,17 @@ def check_device(device: dict) -> list[Finding]:
     if device.get('gpus') or shutil.which('nvidia-smi') is None:
         return []
     if device.get('built_for') == 'CPU':
-        return [Finding('warning', 'this machine has an NVIDIA driver, but torch is a CPU build',
-                        _reinstall_torch())]
-    return [Finding('warning', f'torch is built for CUDA {device.get("built_for")}, but finds no usable GPU although an NVIDIA '
-                    f'driver is installed ({device.get("error", "no device")})',
-                    'update the driver, or install the torch build for its CUDA version (docs/install.md, "GPU")')]
+        return _warning('this machine has an NVIDIA driver, but torch is a CPU build', _reinstall_torch())
+    return _warning(f'torch is built for CUDA {device.get("built_for")}, but finds no usable GPU although an NVIDIA '
+                    f'driver is installed ({device.get("error", "no device")})', _FIT_DRIVER)
+
+
+def _error(what: str, mend: str) -> list[Finding]:
+    return [Finding('error', what, mend)]
+
+
+def _warning(what: str, mend: str) -> list[Finding]:
+    return [Finding('warning', what, mend)]
 
 
 def _distributions(name: str) -> list[str]:
@@ -73,8 +80,8 @@ def _reinstall_torch() -> str:
 def _python() -> list[Finding]:
     if sys.version_info >= (3, 10):
         return []
-    return [Finding('error', f'Python must be 3.10 or newer, this is {sys.version.split()[0]}',
-                    'make the environment with another interpreter: PYTHON=python3.11 bash bash/setup_env.sh')]
+    return _error(f'Python must be 3.10 or newer, this is {sys.version.split()[0]}',
+                  'make the environment with another interpreter: PYTHON=python3.11 bash bash/setup_env.sh')
 
 
 def _doubled() -> list[Finding]:
@@ -85,32 +92,32 @@ def _doubled() -> list[Finding]:
     keep = [name for name in names if name in ONEDL] or [name for name in names if name in UPSTREAM]
     what = '; '.join(f'{module} comes from {" and ".join(found)}' for module, found in doubled.items())
     # Both put files into one folder, so removing one of them leaves the other with holes: remove both.
-    return [Finding('error', f'two distributions overwrite each other: {what}',
-                    f'{pip()} uninstall -y {" ".join(names)} && {pip_install(*keep)}')]
+    return _error(f'two distributions overwrite each other: {what}',
+                  f'{pip()} uninstall -y {" ".join(names)} && {pip_install(*keep)}')
 
 
 def _mixed_families() -> list[Finding]:
     found = {m: list(compat.installed_distributions(m)) for m in compat.DISTRIBUTIONS}
-    single = {m: names[0] for m, names in found.items() if len(names) == 1}
-    upstream = [name for name in single.values() if name not in ONEDL]
+    single = [names[0] for names in found.values() if len(names) == 1]
+    upstream = [name for name in single if name not in ONEDL]
     if not upstream or len(upstream) == len(single):
         return []
-    return [Finding('warning', f'the OpenMMLab packages are a mixture of two distributions ({", ".join(single.values())}); '
-                    'they are released and tested separately',
-                    f'{pip()} uninstall -y {" ".join(upstream)} && {pip_install(*ONEDL)}')]
+    return _warning(f'the OpenMMLab packages are a mixture of two distributions ({", ".join(single)}); they are '
+                    'released and tested separately',
+                    f'{pip()} uninstall -y {" ".join(upstream)} && {pip_install(*ONEDL)}')
 
 
 def _missing() -> list[Finding]:
     names = [n for n in CORE if n not in OPENCV and installed_version(n) is None]
     if not any(installed_version(n) for n in OPENCV):
         names.append('opencv-python')
-    wanted = UPSTREAM if family() == 'upstream' else dict.fromkeys(ONEDL)
-    provided = {name: module for module, options in compat.DISTRIBUTIONS.items() for name in options}
-    names += [n for n in wanted if not compat.installed_distributions(provided[n])]
+    wanted = UPSTREAM if family() == 'upstream' else ONEDL
+    # Both lists follow the order of the modules; another distribution of the same module serves as well.
+    names += [n for n, module in zip(wanted, compat.DISTRIBUTIONS) if not compat.installed_distributions(module)]
     if not names:
         return []
-    needed = [n for n in names if n not in ('onedl-mmpretrain', 'mmpretrain')]
-    return [Finding('error' if needed else 'warning', f'not installed: {", ".join(names)}', pip_install(*names))]
+    optional = all(n in compat.DISTRIBUTIONS['mmpretrain'] for n in names)
+    return [Finding('warning' if optional else 'error', f'not installed: {", ".join(names)}', pip_install(*names))]
 
 
 def _torch_pair() -> list[Finding]:
@@ -124,10 +131,10 @@ def _torch_pair() -> list[Finding]:
             operator, wanted = match.groups()
             have, need = (tuple(map(int, re.findall(r'\d+', v)[:3])) for v in (torch, wanted))
             if have != need if operator == '==' else have < need:
-                return [Finding('warning', f'torchvision {vision} was built for torch {operator} {wanted}, but torch is {torch}',
-                                _reinstall_torch())]
+                return _warning(f'torchvision {vision} was built for torch {operator} {wanted}, but torch is {torch}',
+                                _reinstall_torch())
     if torch.partition('+')[2] != vision.partition('+')[2]:
-        return [Finding('warning', f'torch {torch} and torchvision {vision} come from different builds', _reinstall_torch())]
+        return _warning(f'torch {torch} and torchvision {vision} come from different builds', _reinstall_torch())
     return []
 
 
@@ -138,10 +145,10 @@ def _mmcv_window() -> list[Finding]:
     numbers = tuple(int(n) for n in re.findall(r'\d+', version)[:2])
     mend = f'{pip()} uninstall -y {name} && {pip_install("mmcv-lite")}'
     if numbers < (2, 0) or numbers > (2, 2):
-        return [Finding('error', f'mmsegmentation needs mmcv 2.0 to 2.2, but {name} is {version}', mend)]
+        return _error(f'mmsegmentation needs mmcv 2.0 to 2.2, but {name} is {version}', mend)
     if numbers == (2, 2):
-        return [Finding('warning', f'mmsegmentation refuses {name} {version} when it is imported by itself; mmdefect lets it '
-                        'pass, other programs do not', mend)]
+        return _warning(f'mmsegmentation refuses {name} {version} when it is imported by itself; mmdefect lets it '
+                        'pass, other programs do not', mend)
     return []
 
 
@@ -149,15 +156,15 @@ def _undeclared() -> list[Finding]:
     missing = [n for n in UPSTREAM_UNDECLARED if installed_version(n) is None]
     if not missing or installed_version('mmsegmentation') is None:
         return []
-    return [Finding('error', f'mmsegmentation imports {", ".join(missing)} without requiring it', pip_install(*missing))]
+    return _error(f'mmsegmentation imports {", ".join(missing)} without requiring it', pip_install(*missing))
 
 
 def _two_opencv() -> list[Finding]:
     found = [n for n in OPENCV if installed_version(n)]
     if len(found) < 2:
         return []
-    return [Finding('warning', f'several OpenCV packages overwrite each other: {", ".join(found)}',
-                    f'{pip()} uninstall -y {" ".join(found)} && {pip_install("opencv-python")}')]
+    return _warning(f'several OpenCV packages overwrite each other: {", ".join(found)}',
+                    f'{pip()} uninstall -y {" ".join(found)} && {pip_install("opencv-python")}')
 
 
 def _shared_memory() -> list[Finding]:
@@ -167,48 +174,72 @@ def _shared_memory() -> list[Finding]:
         return []
     if size >= 256 << 20:
         return []
-    return [Finding('warning', f'shared memory is only {size >> 20} MiB, in which workers of a data loader die with a bus error',
-                    'start the container with --shm-size=2g, or train with --cfg-options train_dataloader.num_workers=0 '
-                    'train_dataloader.persistent_workers=False')]
+    return _warning(f'shared memory is only {size >> 20} MiB, in which workers of a data loader die with a bus error',
+                    'start the container with --shm-size=2g, or train with --cfg-options '
+                    'train_dataloader.num_workers=0 train_dataloader.persistent_workers=False')
 
 
 #: Names under which a distribution is imported, where they differ.
-_DISTRIBUTION_OF = {'cv2': 'opencv-python', 'PIL': 'pillow', 'sklearn': 'scikit-learn', 'yaml': 'pyyaml',
-                    'prometheus_client': 'prometheus-client', 'pkg_resources': 'setuptools'}
+_DISTRIBUTION_OF = {
+    'cv2': 'opencv-python',
+    'PIL': 'pillow',
+    'sklearn': 'scikit-learn',
+    'yaml': 'pyyaml',
+    'prometheus_client': 'prometheus-client',
+}
 
 
-def _absent_module(name: str, match: re.Match) -> Finding:
+def _absent_module(name: str, match: re.Match) -> list[Finding]:
     module = match.group(1).split('.')[0]
     if module in compat.DISTRIBUTIONS:
-        index = list(compat.DISTRIBUTIONS).index(module)
-        distribution = (list(UPSTREAM) if family() == 'upstream' else list(ONEDL))[index]
+        distributions = UPSTREAM if family() == 'upstream' else ONEDL
+        distribution = list(distributions)[list(compat.DISTRIBUTIONS).index(module)]
     else:
         distribution = _DISTRIBUTION_OF.get(module, module)
     reinstall = '--force-reinstall --no-deps' if installed_version(distribution) else ''
-    return Finding('error', f'{name} needs the module {match.group(1)}, which cannot be found',
-                   pip_install(distribution, options=reinstall))
+    return _error(f'{name} needs the module {match.group(1)}, which cannot be found',
+                  pip_install(distribution, options=reinstall))
 
 
-_Rule = Callable[[str, re.Match], Finding]
-_TEXT_RULES: list[tuple[str, _Rule]] = [
-    (r'torchvision::nms does not exist|torchvision[^\n]*undefined symbol|undefined symbol[^\n]*(?:c10|torch)',
-     lambda name, match: Finding('error', 'torch and torchvision come from different builds', _reinstall_torch())),
-    (r'(lib(?:GL|gthread|glib|SM|Xext|Xrender)[\w.-]*\.so[.\d]*): cannot open',
-     lambda name, match: Finding('error', f'OpenCV needs the system library {match.group(1)}, which this machine lacks',
-                                 f'{pip()} uninstall -y opencv-python && {pip_install("opencv-python-headless")}')),
-    (r'compiled using NumPy 1\.x|numpy\.core\.multiarray failed to import|_ARRAY_API not found|numpy\.dtype size changed',
-     lambda name, match: Finding('error', f'{name} was compiled for another NumPy than {installed_version("numpy")}',
-                                 pip_install('numpy', *_distributions(name), options='--force-reinstall --no-deps'))),
-    (r"No module named 'pkg_resources'",
-     lambda name, match: Finding('error', f'{name} needs pkg_resources, which newer releases of setuptools no longer bring',
-                                 pip_install('setuptools'))),
+def _pkg_resources(name: str, match: re.Match) -> list[Finding]:
+    return _error(f'{name} needs pkg_resources, which newer releases of setuptools no longer bring',
+                  pip_install('setuptools'))
+
+
+def _different_builds(name: str, match: re.Match) -> list[Finding]:
+    return _error('torch and torchvision come from different builds', _reinstall_torch())
+
+
+def _system_library(name: str, match: re.Match) -> list[Finding]:
+    return _error(f'OpenCV needs the system library {match.group(1)}, which this machine lacks',
+                  f'{pip()} uninstall -y opencv-python && {pip_install("opencv-python-headless")}')
+
+
+def _other_numpy(name: str, match: re.Match) -> list[Finding]:
+    return _error(f'{name} was compiled for another NumPy than {installed_version("numpy")}',
+                  pip_install('numpy', *_distributions(name), options='--force-reinstall --no-deps'))
+
+
+def _version_window(name: str, match: re.Match) -> list[Finding]:
+    return _error(f'the installed mmseg or mmpretrain refuses mmcv {match.group(1)}',
+                  pip_install(*(UPSTREAM if family() == 'upstream' else ONEDL)))
+
+
+def _old_driver(name: str, match: re.Match) -> list[Finding]:
+    return _error(f'the NVIDIA driver does not fit this torch: {match.group(0)[:150]}', _FIT_DRIVER)
+
+
+_FIT_DRIVER = 'update the driver, or install the torch build for its CUDA version (docs/install.md, "GPU")'
+
+#: The first pattern that is found in the traceback decides.
+_TEXT_RULES: tuple[tuple[str, Callable[[str, re.Match], list[Finding]]], ...] = (
+    (r'torchvision::nms does not exist', _different_builds),
+    (r'torchvision[^\n]*undefined symbol|undefined symbol[^\n]*(?:c10|torch)', _different_builds),
+    (r'(lib(?:GL|gthread|glib|SM|Xext|Xrender)[\w.-]*\.so[.\d]*): cannot open', _system_library),
+    (r'compiled using NumPy 1\.x|_ARRAY_API not found|numpy\.dtype size changed', _other_numpy),
+    (r'numpy\.core\.multiarray failed to import', _other_numpy),
+    (r"No module named 'pkg_resources'", _pkg_resources),
     (r"No module named '([\w.]+)'", _absent_module),
-    (r'MMCV==(\S+) is used but incompatible',
-     lambda name, match: Finding('error', f'the installed mmseg or mmpretrain refuses mmcv {match.group(1)}',
-                                 pip_install(*(UPSTREAM if family() == 'upstream' else ONEDL)))),
-    (r'(?:CUDA|NVIDIA) driver[^\n]*(?:too old|insufficient)[^\n]*',
-     lambda name, match: Finding('error', f'the NVIDIA driver does not fit this torch: {match.group(0)[:150]}',
-                                 'update the driver, or install the torch build for its CUDA version '
-                                 '(docs/install.md, "GPU")')),
-]
-
+    (r'MMCV==(\S+) is used but incompatible', _version_window),
+    (r'(?:CUDA|NVIDIA) driver[^\n]*(?:too old|insufficient)[^\n]*', _old_driver),
+)
