@@ -1,0 +1,226 @@
+"""The library of real defects: cut once from the labelled training pictures, then read through a memory map.
+
+A library is a folder: ``pixels.bin`` and ``masks.bin`` (all patches one after the other), ``table.npy`` (one row a
+defect), ``density.npy`` (where each class was found) and ``library.json`` (sources, rule, counts). It is written beside
+its final place and renamed, under a lock, so that any number of ranks and workers may ask for it at the same time. In
+memory a library is its table and, while they are used, pages of the two maps that the system may drop again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+from filelock import FileLock
+from numpy import ndarray
+
+from mmdefect.synthesis.donor_cutting import CuttingRule, cut_defects
+from mmdefect.synthesis.foreground import find_foreground
+from mmdefect.synthesis.types import IGNORE_LABEL
+
+#: Raise it when the content of a library folder changes.
+VERSION = 1
+#: Rows and columns of the grid on which the places of defects are counted.
+GRID = 32
+_ROW = np.dtype([('pixel_offset', 'i8'), ('mask_offset', 'i8'), ('height', 'i4'), ('width', 'i4'), ('class_id', 'i4'),
+                 ('area', 'i8'), ('source', 'i4'), ('top', 'i4'), ('left', 'i4'), ('source_height', 'i4'),
+                 ('source_width', 'i4'), ('inside', 'f4')])
+
+
+@dataclass(frozen=True)
+class LabelledImage:
+    """One picture that defects may be cut from.
+
+    Attributes:
+        name: path of the picture: the source id of its donors.
+        load: returns the picture, ``(H, W, 3)`` uint8 RGB, and its label map ``(H, W)``.
+        fingerprint: hash of the contents of picture and label.
+    """
+
+    name: str
+    load: Callable[[], tuple[ndarray, ndarray]]
+    fingerprint: str
+
+
+@dataclass(frozen=True)
+class Donor:
+    """One defect of a library.
+
+    Attributes:
+        image: ``(h, w, 3)`` uint8 RGB, a read-only view of the map.
+        mask: ``(h, w)`` uint8, 1 on the defect, a read-only view of the map.
+        class_id: defect class, 1..K.
+        area: pixels of the defect.
+        source: path of the picture it was cut from.
+        top_left_rc: place of the patch in its picture.
+        source_hw: size of that picture.
+        inside: fraction of its surroundings that lay on the object.
+    """
+
+    image: ndarray
+    mask: ndarray
+    class_id: int
+    area: int
+    source: str
+    top_left_rc: tuple[int, int]
+    source_hw: tuple[int, int]
+    inside: float
+
+
+class DefectLibrary:
+    """Defects cut from training pictures, read through memory maps; it pickles as its path.
+
+    Args:
+        folder: folder written by :func:`build_library`.
+
+    Attributes:
+        table: one structured row a defect.
+        sources: paths of all pictures that were looked at, also those without a defect.
+        density: ``(K + 1, GRID, GRID)`` float64; pixels of each class by place in the frame of their picture.
+    """
+
+    def __init__(self, folder: str | os.PathLike) -> None:
+        self.folder = Path(folder)
+        try:
+            body = json.loads((self.folder / 'library.json').read_text(encoding='utf-8'))
+        except FileNotFoundError as err:
+            raise ValueError(f'`folder` must hold a library of defects, but {self.folder} has no library.json; build '
+                             'it with build_library.') from err
+        if body['version'] != VERSION:
+            raise ValueError(f'the library in {self.folder} must be of version {VERSION}, got {body["version"]}; '
+                             'remove the folder, it will be built again.')
+        self.sources: list[str] = body['sources']
+        self.fingerprints: list[str] = body['fingerprints']
+        self.defective: list[bool] = body['defective']
+        self.skipped: dict[str, int] = body['skipped']
+        self.rule = CuttingRule(**body['rule'])
+        self.table = np.load(self.folder / 'table.npy')
+        self.density = np.load(self.folder / 'density.npy')
+        self._pixels = _open_map(self.folder / 'pixels.bin')
+        self._masks = _open_map(self.folder / 'masks.bin')
+
+    def __len__(self) -> int:
+        """Number of defects."""
+        return len(self.table)
+
+    def __getitem__(self, index: int) -> Donor:
+        """Return a defect."""
+        row = self.table[index]
+        height, width = int(row['height']), int(row['width'])
+        pixel, mask = int(row['pixel_offset']), int(row['mask_offset'])
+        return Donor(self._pixels[pixel:pixel + 3 * height * width].reshape(height, width, 3),
+                     self._masks[mask:mask + height * width].reshape(height, width), int(row['class_id']),
+                     int(row['area']), self.sources[row['source']], (int(row['top']), int(row['left'])),
+                     (int(row['source_height']), int(row['source_width'])), float(row['inside']))
+
+    def __reduce__(self) -> tuple:
+        return DefectLibrary, (str(self.folder), )
+
+    @property
+    def classes(self) -> list[int]:
+        """Defect classes that have at least one donor, ascending."""
+        return np.unique(self.table['class_id']).tolist()
+
+    def census(self, names: Mapping[int, str] | None = None) -> str:
+        """Return a table: donors per class, and how many have which size."""
+        edges = [0, 8, 16, 32, 64, 128, np.inf]
+        titles = ['<=8', '<=16', '<=32', '<=64', '<=128', '>128']
+        lines = [f'{len(self)} defects of {len(set(self.table["source"].tolist()))} pictures; longer side in pixels:',
+                 f'{"class":>12} {"donors":>7} {"median area":>12} ' + ' '.join(f'{t:>6}' for t in titles)]
+        margin = 2 * self.rule.margin
+        extent = np.maximum(self.table['height'], self.table['width']) - margin
+        for class_id in self.classes:
+            rows = self.table['class_id'] == class_id
+            counts, _ = np.histogram(extent[rows], np.array(edges) + 0.5)
+            name = (names or {}).get(class_id, str(class_id))
+            lines.append(f'{name:>12} {rows.sum():>7} {np.median(self.table["area"][rows]):>12.0f} '
+                         + ' '.join(f'{c:>6}' for c in counts))
+        if self.skipped:
+            lines.append('left out: ' + ', '.join(f'{n} {reason}' for reason, n in sorted(self.skipped.items())))
+        return '\n'.join(lines)
+
+
+def library_key(images: Iterable[LabelledImage], rule: CuttingRule) -> str:
+    """Return the content key of a library: it changes with any picture, label, name, or setting."""
+    digest = hashlib.sha256(json.dumps([VERSION, GRID, asdict(rule)], sort_keys=True).encode())
+    for image in images:
+        digest.update(f'{image.name}\0{image.fingerprint}\0'.encode())
+    return digest.hexdigest()[:24]
+
+
+def open_library(images: list[LabelledImage], rule: CuttingRule, cache_folder: str | os.PathLike) -> DefectLibrary:
+    """Return the library of these pictures from the cache; the first caller builds it while the others wait."""
+    folder = Path(cache_folder) / library_key(images, rule)
+    if not (folder / 'library.json').is_file():
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f'{folder}.lock'):
+            if not (folder / 'library.json').is_file():
+                build_library(images, rule, folder)
+    return DefectLibrary(folder)
+
+
+def build_library(images: Iterable[LabelledImage], rule: CuttingRule, folder: str | os.PathLike) -> None:
+    """Cut all defects and write the library; memory stays that of one picture and the table.
+
+    Raises:
+        ValueError: if no picture has a defect that fits the rule.
+    """
+    folder = Path(folder)
+    unfinished = folder.with_name(f'{folder.name}.unfinished-{os.getpid()}')
+    unfinished.mkdir(parents=True)
+    try:
+        _write(images, rule, unfinished)
+        os.replace(unfinished, folder)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def _write(images: Iterable[LabelledImage], rule: CuttingRule, folder: Path) -> None:
+    rows, names, fingerprints, defective, skipped = [], [], [], [], {}
+    density = np.zeros((IGNORE_LABEL, GRID, GRID))
+    pixel_offset = mask_offset = 0
+    with open(folder / 'pixels.bin', 'wb') as pixels, open(folder / 'masks.bin', 'wb') as masks:
+        for source in images:
+            image, label = source.load()
+            names.append(source.name)
+            fingerprints.append(source.fingerprint)
+            label = np.asarray(label)
+            found = (label > 0) & (label != IGNORE_LABEL)
+            defective.append(bool(found.any()))
+            if not defective[-1]:
+                continue
+            _count_places(label, found, density)
+            for cut in cut_defects(image, label, rule, find_foreground(image), skipped):
+                height, width = cut.mask.shape
+                rows.append((pixel_offset, mask_offset, height, width, cut.class_id, int(cut.mask.sum()),
+                             len(names) - 1, *cut.top_left_rc, *label.shape, cut.inside))
+                pixels.write(cut.image.tobytes())
+                masks.write(cut.mask.tobytes())
+                pixel_offset += cut.image.size
+                mask_offset += cut.mask.size
+    if not rows:
+        raise ValueError(f'the pictures must show at least one defect to paste, but none of {len(names)} does '
+                         f'({skipped or "all labels are empty"}); label some, or use a recipe that needs none '
+                         '(cutpaste, perlin).')
+    table = np.array(rows, _ROW)
+    np.save(folder / 'table.npy', table)
+    np.save(folder / 'density.npy', density[:int(table['class_id'].max()) + 1])
+    body = dict(version=VERSION, rule=asdict(rule), sources=names, fingerprints=fingerprints, defective=defective,
+                skipped=skipped)
+    (folder / 'library.json').write_text(json.dumps(body), encoding='utf-8')
+
+
+def _count_places(label: ndarray, found: ndarray, density: ndarray) -> None:
+    rows, columns = np.nonzero(found)
+    np.add.at(density, (label[rows, columns].astype(np.int64), rows * GRID // label.shape[0],
+                        columns * GRID // label.shape[1]), 1.0)
+
+
+def _open_map(path: Path) -> ndarray:
+    return np.memmap(path, np.uint8, mode='r').view(ndarray)
