@@ -14,6 +14,7 @@ from setuptools.command.build_py import build_py
 HERE = Path(__file__).resolve().parent
 
 CORE = [
+    'filelock>=3.12',
     'kornia>=0.8',
     'matplotlib>=3.7',
     'numpy>=1.26',

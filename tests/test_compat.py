@@ -188,7 +188,8 @@ class TestCheckpointLoader:
     def test_values_survive(self, tmp_path):
         history = HistoryBuffer([1.0, 2.0, 4.0], [1, 1, 2])
         saved = dict(state_dict=dict(w=torch.arange(3.)), message_hub=dict(loss=history), n=np.int64(7),
-                     lr=np.float64(.5), table=np.arange(6, dtype=np.float32).reshape(2, 3), part=slice(1, 3), flag=np.bool_(True))
+                     lr=np.float64(.5), table=np.arange(6, dtype=np.float32).reshape(2, 3), part=slice(1, 3),
+                     flag=np.bool_(True))
         torch.save(saved, tmp_path / 'a.pth')
         loaded = compat.load_from_local(str(tmp_path / 'a.pth'), map_location='cpu')
         assert torch.equal(loaded['state_dict']['w'], torch.arange(3.))

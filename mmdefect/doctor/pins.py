@@ -9,7 +9,7 @@ from pathlib import Path
 
 #: What ``import mmdefect.registration`` needs beside OpenMMLab.
 CORE = ('torch', 'torchvision', 'kornia', 'numpy', 'opencv-python', 'scipy', 'pillow', 'matplotlib', 'prettytable',
-        'rich')
+        'rich', 'filelock')
 
 #: Distributions of each optional part; equal to the extras of setup.py.
 PARTS = {

@@ -20,7 +20,7 @@ except RuntimeError as err:
     device['error'] = str(err)
 print(json.dumps(device))
 sys.stdout.flush()
-import cv2, kornia, matplotlib, numpy, PIL, prettytable, rich, scipy, torchvision
+import cv2, filelock, kornia, matplotlib, numpy, PIL, prettytable, rich, scipy, torchvision
 from mmdefect import compat
 compat.apply()
 with compat.quiet_imports():
