@@ -10,10 +10,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mmdefect.synthesis.blending.lattice import LatticeSolver
+from mmdefect.synthesis.blending.lattice import MAX_EXTENSION_ENTRIES, LatticeSolver
+from mmdefect.synthesis.blending.sine import FilledRectangleSolver
 from mmdefect.synthesis.blending.sparse import SparseSolver
 
-BACKENDS = ('lattice', 'sparse')
+BACKENDS = ('lattice', 'rectangle', 'sparse')
+Solver = LatticeSolver | FilledRectangleSolver | SparseSolver
 
 # A mask value from here on belongs to the domain; bool masks and probabilities mean the same by it.
 MASK_THRESHOLD = 0.5
@@ -48,35 +50,33 @@ class PoissonFactor:
             raise ValueError(f'`mask` of shape {self.mask.shape} must leave at least one pixel free: its values are the '
                              'boundary condition. Cut the crop one pixel larger.')
         self._requested_backend = backend
+        self.prepared = False
         self._setup()
 
     def _setup(self) -> None:
-        height, width = self.mask.shape
-        stride = width + 2
-        padded = np.zeros((height + 2, stride), dtype=bool)
-        padded[1:-1, 1:-1] = self.mask
-        domain = np.flatnonzero(padded)
-        beside = np.zeros_like(padded)
-        inner = padded[1:-1, 1:-1]
-        beside[:-2, 1:-1] |= inner
-        beside[2:, 1:-1] |= inner
-        beside[1:-1, :-2] |= inner
-        beside[1:-1, 2:] |= inner
-        beside &= ~padded
-        self.touches_edge = bool(beside[0].any() or beside[-1].any() or beside[:, 0].any() or beside[:, -1].any())
-        image_part = np.zeros_like(padded)
-        image_part[1:-1, 1:-1] = beside[1:-1, 1:-1]
-        self._points = np.stack(np.divmod(domain, stride), axis=1)
-        self._ring_points = np.stack(np.divmod(np.flatnonzero(image_part), stride), axis=1)
-        self._ghost_points = np.stack(np.divmod(np.flatnonzero(beside & ~image_part), stride), axis=1)
-        self._index = {}
-        self._solver: LatticeSolver | SparseSolver | None = None
+        mask = self.mask
+        beside = np.zeros_like(mask)
+        beside[:-1] |= mask[1:]
+        beside[1:] |= mask[:-1]
+        beside[:, :-1] |= mask[:, 1:]
+        beside[:, 1:] |= mask[:, :-1]
+        self._flat = np.flatnonzero(mask), np.flatnonzero(beside & ~mask)
+        self._index: dict[torch.device, tuple[Tensor, Tensor]] = {}
+        self._solver: Solver | None = None
+
+    def prepare(self) -> PoissonFactor:
+        """Do once what makes every later paste cheap; returns itself. A pickled copy prepares itself at its first use."""
+        if not self.prepared:
+            self.prepared, self._solver = True, None
+            if self.num_pixels:
+                self._make_solver()
+        return self
 
     def __getstate__(self) -> dict:
-        return {'mask': self.mask, 'backend': self._requested_backend}
+        return {'mask': self.mask, 'backend': self._requested_backend, 'prepared': self.prepared}
 
     def __setstate__(self, state: dict) -> None:
-        self.mask, self._requested_backend = state['mask'], state['backend']
+        self.mask, self._requested_backend, self.prepared = state['mask'], state['backend'], state['prepared']
         self._setup()
 
     @property
@@ -87,47 +87,64 @@ class PoissonFactor:
     @property
     def num_pixels(self) -> int:
         """Number of unknowns: pixels of the mask."""
-        return len(self._points)
+        return len(self._flat[0])
 
     @property
     def num_boundary(self) -> int:
         """Number of pixels beside the mask whose values are prescribed."""
-        return len(self._ring_points)
-
-    @property
-    def backend(self) -> str:
-        """The backend in use."""
-        if self._requested_backend:
-            return self._requested_backend
-        extent = np.ptp(self._points, axis=0) + 3 if self.num_pixels else (1, 1)
-        return choose_backend(self.num_pixels, self.num_boundary + len(self._ghost_points), int(extent[0] * extent[1]))
+        return len(self._flat[1])
 
     def indices(self, device: torch.device) -> tuple[Tensor, Tensor]:
         """Positions of domain and boundary in the flattened crop: ``(n,)`` and ``(m,)`` int64."""
         if device not in self._index:
-            stride = (self.shape[1], 1)
-            self._index[device] = tuple(torch.from_numpy((points - 1) @ stride).to(device)
-                                        for points in (self._points, self._ring_points))
+            self._index[device] = tuple(torch.from_numpy(places).to(device) for places in self._flat)
         return self._index[device]
 
     @property
-    def solver(self) -> LatticeSolver | SparseSolver:
-        """The solver, made when it is first needed."""
+    def solver(self) -> Solver:
+        """The solver, made when it is first needed; there is none for an empty mask."""
         if self._solver is None:
-            if self.backend == 'sparse':
-                self._solver = SparseSolver(self.mask, self._ring_points - 1)
-            else:
-                self._solver = LatticeSolver(self._points, self._ring_points, self._ghost_points,
-                                             self._ghost_neighbours())
+            self._make_solver()
         return self._solver
 
-    def _ghost_neighbours(self) -> np.ndarray:
-        """The one mask pixel beside each pixel beyond the edge: straight inwards."""
-        height, width = self.shape
-        inwards = self._ghost_points.copy()
-        np.clip(inwards[:, 0], 1, height, out=inwards[:, 0])
-        np.clip(inwards[:, 1], 1, width, out=inwards[:, 1])
-        return inwards
+    @property
+    def backend(self) -> str:
+        """Which of ``BACKENDS`` is in use."""
+        return self.solver.name
+
+    def _make_solver(self) -> None:
+        if not self.num_pixels:
+            raise ValueError('`mask` must have a pixel to be solved for, got an empty mask. Skip this defect.')
+        ring, ghosts = np.stack(np.divmod(self._flat[1], self.shape[1]), axis=1), _ghosts(self.mask)
+        first, last = divmod(int(self._flat[0][0]), self.shape[1]), divmod(int(self._flat[0][-1]), self.shape[1])
+        extent = last[0] - first[0] + 1, last[1] - first[1] + 1
+        is_rectangle = extent[0] > 0 < extent[1] and extent[0] * extent[1] == self.num_pixels and bool(
+            self.mask[first[0]:last[0] + 1, first[1]:last[1] + 1].all())
+        backend = self._requested_backend or choose_backend(
+            self.num_pixels, len(ring) + len(ghosts), int(np.prod(np.ptp(ring, axis=0) + 1)), is_rectangle,
+            self.prepared)
+        if backend == 'rectangle':
+            if not is_rectangle:
+                raise ValueError("`mask` must be one full rectangle for backend='rectangle'. Leave the choice to None.")
+            self._solver = FilledRectangleSolver(self.shape, first, extent, ring)
+        elif backend == 'lattice':
+            self._solver = LatticeSolver(self.mask, ring, ghosts)
+        else:
+            self._solver = SparseSolver(self.mask, ring)
+        if self.prepared:
+            self._solver.prepare()
+
+
+def _ghosts(mask: np.ndarray) -> np.ndarray:
+    """``(k, 2)`` places beyond the edge of the array beside a mask pixel."""
+    height, width = mask.shape
+    places = []
+    for line, axis, position in ((mask[0], 0, -1), (mask[-1], 0, height), (mask[:, 0], 1, -1), (mask[:, -1], 1, width)):
+        along = np.flatnonzero(line)
+        if len(along):
+            across = np.full(len(along), position)
+            places.append(np.stack((across, along) if axis == 0 else (along, across), axis=1))
+    return np.concatenate(places) if places else np.empty((0, 2), dtype=np.int64)
 
 
 def factorize(mask: Tensor | np.ndarray, backend: str | None = None) -> PoissonFactor:
@@ -140,25 +157,31 @@ def factorize(mask: Tensor | np.ndarray, backend: str | None = None) -> PoissonF
     Returns:
         The factor; keep it with the donor.
     """
-    factor = PoissonFactor(mask, backend)
-    if factor.num_pixels:
-        factor.solver.prepare()
-    return factor
+    return PoissonFactor(mask, backend).prepare()
 
 
-def choose_backend(num_pixels: int, num_boundary: int, box_area: int) -> str:
-    """The backend with the lower measured cost of one paste of three channels on one thread.
+def choose_backend(num_pixels: int, num_boundary: int, box_area: int, is_rectangle: bool, prepared: bool) -> str:
+    """The backend with the lowest cost of one paste of three channels on one CPU thread.
+
+    The constants are microseconds, fitted to what ``benchmarks/poisson.py`` measures.
 
     Args:
         num_pixels: pixels of the mask.
-        num_boundary: pixels around the mask.
+        num_boundary: places around the mask.
         box_area: pixels of the bounding box with its ring.
+        is_rectangle: the mask is one full rectangle.
+        prepared: the factor will be used many times, so only the paste counts; otherwise the factorisation too.
 
     Returns:
-        One of ``BACKENDS``; the constants are in ``benchmarks/poisson.py --costs``.
+        One of ``BACKENDS``.
     """
-    if num_pixels * num_boundary <= 2**17:
+    if prepared and num_pixels * num_boundary <= MAX_EXTENSION_ENTRIES:
         return 'lattice'
+    if is_rectangle and not prepared:
+        return 'rectangle'
     lattice = 45 + 1.3e-4 * num_boundary**2 + 1.4e-2 * box_area
     sparse = 25 + 3.6e-3 * num_pixels * max(4.0, 2.45 * math.log2(num_pixels) - 11.2)
+    if not prepared:
+        lattice += 100 + 6.4e-4 * num_boundary**2 + 8e-6 * num_boundary**3
+        sparse += 350 + num_pixels * (0.7 + 0.015 * math.sqrt(num_pixels))
     return 'lattice' if lattice <= sparse else 'sparse'

@@ -42,37 +42,49 @@ def inverse_eigenvalues(rows: int, columns: int) -> np.ndarray:
     return 1 / eigenvalues
 
 
+@lru_cache(maxsize=64)
+def _spectral_weights(rows: int, columns: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    return torch.from_numpy(inverse_eigenvalues(rows, columns)).to(device, dtype)
+
+
 class LatticeSolver:
     """Solves the Poisson equation on the pixels of a mask.
 
     Args:
-        domain: ``(n, 2)`` int64 rows and columns of the mask pixels.
-        ring: ``(m, 2)`` int64 rows and columns of the pixels beside the mask whose values are given.
-        ghosts: ``(k, 2)`` int64 rows and columns of pixels beyond the image edge, beside a mask pixel.
-        ghost_neighbours: ``(k, 2)`` int64 the mask pixel beside each ghost; the two have equal values.
+        mask: ``(h, w)`` bool; True on the pixels to solve for.
+        ring: ``(m, 2)`` int64 rows and columns of the pixels beside the mask, whose values are given.
+        ghosts: ``(k, 2)`` int64 rows and columns of places beyond the image edge beside a mask pixel. A ghost has the
+            value of the mask pixel straight inwards, which makes the row of that pixel one-sided.
     """
 
-    def __init__(self, domain: np.ndarray, ring: np.ndarray, ghosts: np.ndarray, ghost_neighbours: np.ndarray) -> None:
-        sources = np.concatenate([ring, ghosts])
-        corner = sources.min(axis=0)
-        extent = sources.max(axis=0) - corner + 1
-        self.rows, self.columns = (scipy.fft.next_fast_len(int(length), real=True) for length in extent)
+    name = 'lattice'
+
+    def __init__(self, mask: np.ndarray, ring: np.ndarray, ghosts: np.ndarray) -> None:
+        sources = np.concatenate([ring, ghosts]) if len(ghosts) else ring
+        (top, left), (bottom, right) = sources.min(axis=0).tolist(), sources.max(axis=0).tolist()
+        self.rows = scipy.fft.next_fast_len(bottom - top + 1, real=True)
+        self.columns = scipy.fft.next_fast_len(right - left + 1, real=True)
         self.num_given, self.num_sources = len(ring), len(sources)
-        self._domain, self._sources = domain - corner, sources - corner
-        self._ghost_neighbours = ghost_neighbours - corner
+        inwards = np.clip(ghosts, 0, np.array(mask.shape) - 1)
+        self._points = {'sources': sources - (top, left), 'inwards': inwards - (top, left)}
+        window = np.zeros((self.rows, self.columns), dtype=bool)
+        rows, columns = slice(max(top, 0), bottom + 1), slice(max(left, 0), right + 1)
+        part = mask[rows, columns]
+        window[rows.start - top:rows.start - top + part.shape[0],
+               columns.start - left:columns.start - left + part.shape[1]] = part
+        self._domain = np.flatnonzero(window)
         self._cache: dict[tuple, Tensor] = {}
-        self._uses = 0
         self._factorize()
 
     def _factorize(self) -> None:
-        matrix = self._green(self._sources, self._sources)
+        matrix = self._green(self._points['sources'])
         self._gauge = np.ones(self.num_sources)
         if self.num_given == self.num_sources:
             # Green's function is positive on every proper subset of the torus, so Cholesky applies.
-            self._factor, info = lapack.dpotrf(matrix, lower=1, clean=0, overwrite_a=1)
+            self._factor, info = lapack.dpotrf(matrix.T, lower=1, clean=0, overwrite_a=1)
             self._unit = lapack.dpotrs(self._factor, self._gauge, lower=1)[0]
         else:
-            matrix[self.num_given:] -= self._green(self._ghost_neighbours, self._sources)
+            matrix[self.num_given:] -= self._green(self._points['inwards'])
             self._gauge[self.num_given:] = 0
             bordered = np.zeros((self.num_sources + 1, self.num_sources + 1), order='F')
             bordered[:-1, :-1] = matrix
@@ -83,13 +95,13 @@ class LatticeSolver:
             raise np.linalg.LinAlgError(f'The source matrix of {self.num_sources} pixels must be regular, '
                                         f'LAPACK reports {info}. Check that the mask leaves a pixel free.')
 
-    def _green(self, points: np.ndarray, sources: np.ndarray) -> np.ndarray:
-        """``(len(points), len(sources))`` field at each point of a unit source at each source."""
+    def _green(self, points: np.ndarray) -> np.ndarray:
+        """``(len(points), num_sources)`` field at each point, in rows and columns, of a unit source at each source."""
         table = green_table(self.rows, self.columns)
         width = table.shape[1]
-        offset = (self.rows - 1) * width + self.columns - 1
-        index = (points @ (width, 1) + offset)[:, None] - sources @ (width, 1)
-        return table.ravel().take(index)
+        sources = self._points['sources']
+        first = points[:, 0] * width + points[:, 1] + ((self.rows - 1) * width + self.columns - 1)
+        return table.ravel().take(first[:, None] - (sources[:, 0] * width + sources[:, 1]))
 
     def _bordered_solve(self, right: np.ndarray, transpose: bool = False) -> np.ndarray:
         """Solve for sources and constant; ``right`` is ``(num_sources + 1, columns)`` float64."""
@@ -101,71 +113,64 @@ class LatticeSolver:
 
     def prepare(self) -> None:
         """Form the matrices that make every later paste a plain product; worth it from the second paste on."""
-        if 'inverse' not in self._cache:
-            inverse = torch.from_numpy(self._bordered_solve(np.eye(self.num_sources + 1)))
-            self._cache['inverse'] = inverse.contiguous()
-        if self.has_extension and 'extension' not in self._cache:
-            field = torch.from_numpy(self._green(self._domain, self._sources))
-            inverse = self._cache['inverse'][:, :self.num_given]
+        inverse = torch.from_numpy(self._bordered_solve(np.eye(self.num_sources + 1)))
+        self._cache['inverse'] = inverse.contiguous()
+        if len(self._domain) * self.num_given <= MAX_EXTENSION_ENTRIES:
+            field = torch.from_numpy(self._green(np.stack(np.divmod(self._domain, self.columns), axis=1)))
+            inverse = inverse[:, :self.num_given]
             self._cache['extension'] = field @ inverse[:-1] + inverse[-1]
 
-    @property
-    def has_extension(self) -> bool:
-        return len(self._domain) * self.num_given <= MAX_EXTENSION_ENTRIES
-
-    def _tensor(self, name: str, like: Tensor) -> Tensor:
-        """A cached array in the dtype and on the device of ``like``; float32 is what a paste usually asks for."""
+    def _matrix(self, name: str, like: Tensor) -> Tensor:
+        """A prepared matrix in the dtype and on the device of ``like``."""
         key = (name, like.dtype, like.device)
         if key not in self._cache:
-            if name in ('inverse', 'extension'):
-                value = self._cache[name]
-            elif name == 'eigenvalues':
-                value = torch.from_numpy(inverse_eigenvalues(self.rows, self.columns))
-            else:
-                points = {'sources': self._sources, 'domain': self._domain, 'ghosts': self._ghost_neighbours}[name]
-                value = torch.from_numpy(points @ (self.columns, 1))
-                self._cache[key] = value.to(like.device)
-                return self._cache[key]
-            self._cache[key] = value.to(like)
+            self._cache[key] = self._cache[name].to(like)
+        return self._cache[key]
+
+    def _places(self, name: str, device: torch.device) -> Tensor:
+        """Positions of 'domain', 'sources' or 'inwards' in the flattened torus."""
+        key = (name, device)
+        if key not in self._cache:
+            places = self._domain
+            if name != 'domain':
+                places = self._points[name][:, 0] * self.columns + self._points[name][:, 1]
+            self._cache[key] = torch.from_numpy(places).to(device)
         return self._cache[key]
 
     def _solve_sources(self, right: Tensor, transpose: bool = False) -> Tensor:
         """``right`` and result are ``(N, num_sources + 1)``."""
-        self._uses += 1
-        if 'inverse' not in self._cache:
-            if self._uses < 4 and right.device.type == 'cpu':
-                columns = np.asfortranarray(right.numpy().T, dtype=np.float64)
-                return torch.from_numpy(self._bordered_solve(columns, transpose).T).to(right.dtype)
-            self.prepare()
-        inverse = self._tensor('inverse', right)
-        return right @ (inverse if transpose else inverse.T)
+        if 'inverse' in self._cache:
+            inverse = self._matrix('inverse', right)
+            return right @ (inverse if transpose else inverse.T)
+        columns = right.cpu().numpy().T.astype(np.float64, order='F')
+        return torch.from_numpy(self._bordered_solve(columns, transpose).T).to(right)
 
     def _spread(self, values: Tensor, at: str) -> Tensor:
         grid = values.new_zeros(len(values), self.rows * self.columns)
-        grid.index_copy_(1, self._tensor(at, values), values)
+        grid.index_copy_(1, self._places(at, values.device), values)
         return torch.fft.rfft2(grid.view(len(values), self.rows, self.columns))
 
     def _field(self, spectrum: Tensor, like: Tensor) -> Tensor:
-        field = torch.fft.irfft2(spectrum * self._tensor('eigenvalues', like), s=(self.rows, self.columns))
-        return field.view(len(spectrum), -1)
+        weights = _spectral_weights(self.rows, self.columns, like.dtype, like.device)
+        return torch.fft.irfft2(spectrum * weights, s=(self.rows, self.columns)).view(len(spectrum), -1)
 
     def extend(self, boundary: Tensor) -> Tensor:
         """Harmonic function on the domain with the given values on the ring: ``(N, m)`` -> ``(N, n)``."""
         if 'extension' in self._cache:
-            return boundary @ self._tensor('extension', boundary).T
+            return boundary @ self._matrix('extension', boundary).T
         right = boundary.new_zeros(len(boundary), self.num_sources + 1)
         right[:, :self.num_given] = boundary
         sources = self._solve_sources(right)
         field = self._field(self._spread(sources[:, :-1], 'sources'), boundary)
-        return field.index_select(1, self._tensor('domain', boundary)).add_(sources[:, -1:])
+        return field.index_select(1, self._places('domain', boundary.device)).add_(sources[:, -1:])
 
     def extend_adjoint(self, gradient: Tensor) -> Tensor:
         """Transpose of :meth:`extend`: ``(N, n)`` -> ``(N, m)``."""
         if 'extension' in self._cache:
-            return gradient @ self._tensor('extension', gradient)
+            return gradient @ self._matrix('extension', gradient)
         field = self._field(self._spread(gradient, 'domain'), gradient)
         right = gradient.new_empty(len(gradient), self.num_sources + 1)
-        right[:, :-1] = field.index_select(1, self._tensor('sources', gradient))
+        right[:, :-1] = field.index_select(1, self._places('sources', gradient.device))
         right[:, -1] = gradient.sum(1)
         return self._solve_sources(right, transpose=True)[:, :self.num_given]
 
@@ -174,10 +179,10 @@ class LatticeSolver:
         spectrum = self._spread(right, 'domain')
         field = self._field(spectrum, right)
         target = right.new_empty(len(right), self.num_sources + 1)
-        target[:, :-1] = -field.index_select(1, self._tensor('sources', right))
+        target[:, :-1] = -field.index_select(1, self._places('sources', right.device))
         if self.num_given != self.num_sources:
-            target[:, self.num_given:-1] += field.index_select(1, self._tensor('ghosts', right))
+            target[:, self.num_given:-1] += field.index_select(1, self._places('inwards', right.device))
         target[:, -1] = -right.sum(1)
         sources = self._solve_sources(target)
         field = self._field(spectrum + self._spread(sources[:, :-1], 'sources'), right)
-        return field.index_select(1, self._tensor('domain', right)).add_(sources[:, -1:])
+        return field.index_select(1, self._places('domain', right.device)).add_(sources[:, -1:])

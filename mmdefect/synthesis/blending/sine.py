@@ -117,3 +117,46 @@ class RectangleSolver:
 def rectangle_solver(height: int, width: int, edges: tuple[bool, bool, bool, bool] = CLOSED) -> RectangleSolver:
     """The shared solver of a rectangle; its matrices are made once per size, dtype and device."""
     return RectangleSolver(height, width, edges)
+
+
+class FilledRectangleSolver:
+    """Solves the Poisson equation on the pixels of a mask that is one full rectangle.
+
+    Args:
+        crop: height and width of the crop.
+        top_left: first row and column of the rectangle.
+        extent: height and width of the rectangle.
+        ring: ``(m, 2)`` int64 rows and columns of the pixels beside it, whose values are given.
+    """
+
+    name = 'rectangle'
+
+    def __init__(self, crop: tuple[int, int], top_left: tuple[int, int], extent: tuple[int, int],
+                 ring: np.ndarray) -> None:
+        (top, left), (self.height, self.width) = top_left, extent
+        edges = (top == 0, left == 0, top + self.height == crop[0], left + self.width == crop[1])
+        self._solver = rectangle_solver(self.height, self.width, edges)
+        inwards = np.clip(ring - top_left, 0, (self.height - 1, self.width - 1))
+        self._inwards = inwards[:, 0] * self.width + inwards[:, 1]
+        self._places: dict[torch.device, Tensor] = {}
+
+    def prepare(self) -> None:
+        """Nothing is left to prepare: the matrices are made at the first use of a size."""
+
+    def _beside(self, device: torch.device) -> Tensor:
+        if device not in self._places:
+            self._places[device] = torch.from_numpy(self._inwards).to(device)
+        return self._places[device]
+
+    def extend(self, boundary: Tensor) -> Tensor:
+        """Harmonic function on the domain with the given values on the ring: ``(N, m)`` -> ``(N, n)``."""
+        right = boundary.new_zeros(len(boundary), self.height * self.width)
+        return self.solve(right.index_add_(1, self._beside(boundary.device), boundary))
+
+    def extend_adjoint(self, gradient: Tensor) -> Tensor:
+        """Transpose of :meth:`extend`: ``(N, n)`` -> ``(N, m)``."""
+        return self.solve(gradient).index_select(1, self._beside(gradient.device))
+
+    def solve(self, right: Tensor) -> Tensor:
+        """Solve ``A w = right`` with value 0 on the ring; symmetric, hence its own adjoint: ``(N, n)`` -> ``(N, n)``."""
+        return self._solver.solve(right.view(-1, self.height, self.width)).reshape(right.shape)

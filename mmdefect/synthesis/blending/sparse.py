@@ -52,6 +52,8 @@ class SparseSolver:
         ring: ``(m, 2)`` int64 rows and columns of the pixels beside the mask.
     """
 
+    name = 'sparse'
+
     def __init__(self, domain_mask: np.ndarray, ring: np.ndarray) -> None:
         laplacian, self._coupling = assemble(domain_mask, ring)
         # Positive definite, so no pivoting is needed and the ordering may exploit symmetry.
