@@ -215,6 +215,8 @@ def _test(batch: Batch, job: Job, state: JobState, show: Show) -> None:
     state.metrics = {key: _finite(value) for key, value in result.summary.items()}
     state.classes = {name: {key: _finite(value) for key, value in row.items()} for name, row in result.classes.items()}
     write_json(log.with_name('metrics.json'), {'metrics': state.metrics, 'classes': state.classes})
+    state.tests.append({'checkpoint': state.best['checkpoint'], 'rule': state.rule,
+                        'finished': time.strftime('%Y-%m-%d %H:%M:%S')})
     state.phase = 'done'
 
 

@@ -42,6 +42,8 @@ class JobState:
         best: ``iter``, ``checkpoint``, ``value`` and ``note``.
         metrics: summary of the test in percent; ``None`` for a value that is not a number.
         classes: ``{class: {IoU, Acc}}`` of the test.
+        tests: one entry a test: ``checkpoint``, ``rule``, ``finished``; more than one checkpoint here means that the
+            test set was read more often than once.
         error: one line; ``error_tail``: the end of the tool's output.
     """
 
@@ -57,6 +59,7 @@ class JobState:
     best: dict[str, Any] | None = None
     metrics: dict[str, float | None] = field(default_factory=dict)
     classes: dict[str, dict[str, float | None]] = field(default_factory=dict)
+    tests: list[dict[str, Any]] = field(default_factory=list)
     error: str = ''
     error_tail: list[str] = field(default_factory=list)
 

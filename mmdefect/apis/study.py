@@ -1,0 +1,72 @@
+"""What a study needs of the config library and of the data sets; see :mod:`mmdefect.experiments.study`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from mmengine.config import Config
+from mmengine.registry import init_default_scope
+
+from mmdefect import compat
+from mmdefect.apis.config import compose
+from mmdefect.apis.test import _image_root
+from mmdefect.experiments.evidence.truth import Sample, Truth
+from mmdefect.registry import DATASETS, TRANSFORMS
+
+
+def read_settings(path: Path) -> dict[str, Any]:
+    """Return what a config file holds with its bases, as plain dicts and lists."""
+    compat.apply()
+    return _plain(Config.fromfile(str(path)).to_dict())
+
+
+def compose_settings(settings: dict[str, Any], path: Path) -> tuple[dict[str, Any], str]:
+    """Carry what bases own to where it is needed, as the training tool does.
+
+    Returns:
+        The composed settings, and the text of a config file without bases that holds them.
+    """
+    import mmdefect.registration  # noqa: F401
+
+    cfg = Config(settings, filename=str(path))
+    compose(cfg)
+    return _plain(cfg.to_dict()), cfg.pretty_text
+
+
+def load_truth(settings: dict[str, Any], split: str = 'test') -> Truth:
+    """Return the images and labels of one loader's data set, named as ``tools/test.py --out`` names predictions."""
+    import mmdefect.registration  # noqa: F401
+
+    cfg = Config(settings)
+    init_default_scope(cfg.get('default_scope', 'mmseg'))
+    dataset_cfg = cfg[f'{split}_dataloader'].dataset
+    dataset = DATASETS.build({**dataset_cfg, 'pipeline': []})
+    load = TRANSFORMS.build(dict(type='LoadDefectAnnotations'))
+    root = _image_root(dataset_cfg)
+    samples = []
+    for index in range(len(dataset)):
+        info = dataset.get_data_info(index)
+        name = Path(info['img_path']).relative_to(root).with_suffix('').as_posix()
+        samples.append(Sample(name, Path(info['img_path']), _Loader(load, info)))
+    palette = tuple(tuple(map(int, colour)) for colour in dataset.metainfo['palette'])
+    return Truth(tuple(dataset.metainfo['classes']), palette, tuple(samples))
+
+
+class _Loader:
+    """Loads the label of one image when it is needed."""
+
+    def __init__(self, load, info: dict) -> None:
+        self.load, self.info = load, info
+
+    def __call__(self) -> np.ndarray:
+        return np.asarray(self.load({**self.info, 'seg_fields': []})['gt_seg_map'])
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return value

@@ -1,0 +1,174 @@
+"""Settings of a run as plain nested dicts: merge, override by dotted key, budget, hash and difference.
+
+A *setting* is what a config file holds after its bases were read. Nothing here knows a config library: the caller
+brings plain dicts, lists and scalars.
+"""
+
+from __future__ import annotations
+
+import ast
+import copy
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any
+
+#: Dotted keys that change no result of a run: where it lies, how it is logged, how many workers load its data.
+WITHOUT_EFFECT = ('work_dir', 'resume', 'launcher', 'log_level', 'log_processor*', 'vis_backends*', 'visualizer*', 'env_cfg*',
+                  'default_hooks.logger*', 'default_hooks.timer*', 'default_hooks.visualization*',
+                  'default_hooks.checkpoint.max_keep_ckpts', 'custom_imports*', 'tta*', '*_dataloader.num_workers',
+                  '*_dataloader.persistent_workers', '*_dataloader.pin_memory', '*_dataloader.prefetch_factor',
+                  '*_evaluator.output_dir', '*_evaluator.output_root')
+#: Variables that a config file leaves behind once its loaders hold their content.
+LEFTOVERS = ('train_pipeline*', 'test_pipeline*', 'data_root')
+SEED = 'randomness.seed'
+
+
+def merge(base: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:
+    """Return ``base`` with ``change`` laid over it; neither is modified.
+
+    Dicts are merged key by key, except that a dict whose ``type`` differs from the one below it, or that has
+    ``_delete_=True``, replaces it: the arguments of another class mean nothing to the new one. Lists are replaced.
+    """
+    merged = {key: copy.deepcopy(value) for key, value in base.items()}
+    for key, value in change.items():
+        below = merged.get(key)
+        if isinstance(value, Mapping):
+            other_type = isinstance(below, Mapping) and 'type' in value and value['type'] != below.get('type')
+            keeps = isinstance(below, Mapping) and not value.get('_delete_', False) and not other_type
+            merged[key] = merge(below if keeps else {}, {k: v for k, v in value.items() if k != '_delete_'})
+        else:
+            merged[key] = copy.deepcopy(value)
+    return merged
+
+
+def override(settings: dict[str, Any], key: str, value: Any) -> None:
+    """Set one dotted key in place, such as ``model.auxiliary_head.0.loss_decode.gamma``; dicts are merged.
+
+    Raises:
+        ValueError: if a step of the key leads into something that is neither a dict nor a list with that index.
+    """
+    *path, last = key.split('.')
+    node: Any = settings
+    for depth, part in enumerate(path):
+        if isinstance(node, dict):
+            node = node.setdefault(part, {})
+        else:
+            node = node[_index(node, part, '.'.join(path[:depth]), key)]
+    if isinstance(node, dict):
+        node[last] = merge({'_': node.get(last)}, {'_': value})['_']
+    else:
+        node[_index(node, last, '.'.join(path), key)] = copy.deepcopy(value)
+
+
+def _index(node: Any, part: str, where: str, key: str) -> int:
+    if isinstance(node, list) and part.isdigit() and int(part) < len(node):
+        return int(part)
+    kind = f'a list of {len(node)}' if isinstance(node, list) else repr(node)
+    raise ValueError(f'the override {key!r} must lead through dicts and list indices that exist, but {where!r} is {kind}; '
+                     'correct the key.')
+
+
+def parse_overrides(overrides: Mapping[str, Any] | list[str] | tuple[str, ...]) -> dict[str, Any]:
+    """Return overrides as ``{dotted key: value}`` from a dict or from ``key=value`` texts (values as in Python)."""
+    if isinstance(overrides, Mapping):
+        return dict(overrides)
+    parsed = {}
+    for text in overrides:
+        key, equals, value = text.partition('=')
+        if not (key.strip() and equals):
+            raise ValueError(f'an override must look like key=value, got {text!r}.')
+        try:
+            parsed[key.strip()] = ast.literal_eval(value.strip())
+        except (ValueError, SyntaxError):
+            parsed[key.strip()] = value.strip()  # a bare word, such as a path
+    return parsed
+
+
+def set_budget(settings: dict[str, Any], iterations: int, val_interval: int) -> None:
+    """Give a run its number of updates, in place: the training loop, the checkpoints, and every learning-rate schedule.
+
+    Schedules are stretched by the same factor as the training, so that warm-up and decay keep their shares.
+
+    Raises:
+        ValueError: if the settings do not say how long they train now, or the intervals do not fit.
+    """
+    if not 0 < val_interval <= iterations or iterations % val_interval:
+        raise ValueError(f'`iterations` must be a multiple of `val_interval`, got {iterations} and {val_interval}; '
+                         'the last weights could not be chosen otherwise.')
+    loop = settings.get('train_cfg') or {}
+    former = loop.get('max_iters')
+    if not former:
+        raise ValueError('the base config must train by iterations (`train_cfg.max_iters`), but it has '
+                         f'train_cfg={loop!r}; choose a schedule with iterations.')
+    for schedule in settings.get('param_scheduler') or []:
+        for key in ('begin', 'end', 'T_max', 'total_iters'):
+            if isinstance(schedule.get(key), int):
+                schedule[key] = round(schedule[key] * iterations / former)
+        if isinstance(schedule.get('milestones'), list):
+            schedule['milestones'] = [round(step * iterations / former) for step in schedule['milestones']]
+    loop.update(max_iters=iterations, val_interval=val_interval)
+    settings.setdefault('default_hooks', {}).setdefault('checkpoint', {}).update(interval=val_interval)
+
+
+def flatten(settings: Any, prefix: str = '') -> dict[str, Any]:
+    """Return ``{dotted key: scalar}``; list items are numbered, an empty dict or list stays as a value."""
+    if isinstance(settings, Mapping) and settings:
+        items: Iterator = ((str(key), value) for key, value in settings.items())
+    elif isinstance(settings, (list, tuple)) and settings and any(isinstance(v, (Mapping, list, tuple)) for v in settings):
+        items = ((str(k), value) for k, value in enumerate(settings))
+    else:
+        return {prefix: list(settings) if isinstance(settings, tuple) else settings}
+    flat: dict[str, Any] = {}
+    for key, value in items:
+        flat.update(flatten(value, f'{prefix}.{key}' if prefix else key))
+    return flat
+
+
+def with_effect(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the flat settings that can change a result, without the seed and the roots of the data."""
+    skipped = (*WITHOUT_EFFECT, *LEFTOVERS, SEED, '*.data_root')
+    return {key: value for key, value in flatten(settings).items() if not any(fnmatch(key, rule) for rule in skipped)}
+
+
+def difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, list[Any]]:
+    """Return ``{key: [old value, new value]}`` of two flat settings; an absent key counts as ``None``."""
+    plain_old, plain_new = json.loads(_canonical(old)), json.loads(_canonical(new))
+    keys = sorted({*plain_old, *plain_new})
+    return {key: [plain_old.get(key), plain_new.get(key)] for key in keys if plain_old.get(key) != plain_new.get(key)}
+
+
+def digest(value: Any) -> str:
+    """Return 16 hex digits that depend on the content of plain data only, not on the order of its keys."""
+    return hashlib.sha256(_canonical(value).encode()).hexdigest()[:16]
+
+
+def _canonical(value: Any) -> str:
+    return json.dumps(value, sort_keys=True, default=str)
+
+
+def hash_files(root: Path, known: dict[str, list] | None = None) -> str:
+    """Return 16 hex digits of all files below a folder, by relative name and content; or of one file.
+
+    Hidden files and folders do not count.
+
+    Args:
+        root: folder or file.
+        known: ``{path: [size, time of change, digest]}`` of an earlier call; updated in place, so that a second call
+            reads only what has changed.
+    """
+    known = {} if known is None else known
+    root = root.resolve()
+    files = [root] if root.is_file() else sorted(
+        p for p in root.rglob('*') if p.is_file() and not any(part.startswith('.') for part in p.relative_to(root).parts))
+    total = hashlib.sha256()
+    for path in files:
+        stat, key = path.stat(), str(path)
+        entry = known.get(key)
+        if entry is None or entry[:2] != [stat.st_size, stat.st_mtime_ns]:
+            entry = known[key] = [stat.st_size, stat.st_mtime_ns, hashlib.sha256(path.read_bytes()).hexdigest()]
+        name = '' if root.is_file() else path.relative_to(root).as_posix()
+        total.update(f'{name}\0{entry[2]}\n'.encode())
+    return total.hexdigest()[:16]

@@ -1,0 +1,242 @@
+"""What a study is: arms that differ in one factor, trained alike with several seeds; and its runs.
+
+A study is a Python file of plain values::
+
+    name = 'losses'
+    title = 'Which loss survives 99.8 % background?'
+    base = 'configs/fast_scnn/fast-scnn_baseline_2k_wta-256.py'   # a leaf config; relative to the repository
+    factor = dict(name='loss', keys=['*loss_decode*'])            # settings in which arms may differ
+    arms = dict(
+        ce={},
+        focal=dict(bases=['configs/_base_/losses/focal.py']),
+        focal_g5=dict(bases=['configs/_base_/losses/focal.py'], overrides={'loss_decode.gamma': 5.0}, priority=2))
+    iterations = 2000
+    val_interval = 200
+
+An arm lays its ``bases`` over the base config and then its ``overrides`` (a dict with dotted keys, or
+``key=value`` texts). The update budget comes between the two, so all arms have the same one unless an override
+says otherwise, which the comparison then points out. A run is known by the hash of its composed settings, its seed
+and its data: an arm that two studies share is trained once.
+"""
+
+from __future__ import annotations
+
+import runpy
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from mmdefect.experiments import settings as st
+from mmdefect.experiments.select import Rule
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One way to train.
+
+    Attributes:
+        name: short word for tables.
+        bases: config files laid over the base config, in order.
+        overrides: ``{dotted key: value}``, applied last.
+        priority: arms of a lower number are run first, all seeds of a number before the next.
+        seed_offset: added to each seed; gives a second arm of the same settings runs of its own.
+        note: one sentence for the table.
+    """
+
+    name: str
+    bases: tuple[str, ...] = ()
+    overrides: Mapping[str, Any] = field(default_factory=dict)
+    priority: int = 1
+    seed_offset: int = 0
+    note: str = ''
+
+
+@dataclass(frozen=True)
+class Study:
+    """Arms x seeds under one budget.
+
+    Attributes:
+        name: word for files.
+        base: leaf config.
+        arms: in the order of the table; the first is the one others are compared with, unless ``baseline`` says so.
+        iterations: updates of each run; 0 leaves the budget of the base config.
+        val_interval: updates between validations.
+        seeds: random seeds.
+        factor: what differs between arms, in one word.
+        factor_keys: patterns of dotted settings in which arms may differ.
+        overrides: ``{dotted key: value}`` of all arms.
+        rule: how the checkpoint is chosen on the validation set.
+        metrics: columns of the table; the first one decides the order.
+        baseline: arm that the others are compared with.
+        title: headline of the report.
+        text: paragraph below it.
+    """
+
+    name: str
+    base: str
+    arms: tuple[Arm, ...]
+    iterations: int = 0
+    val_interval: int = 0
+    seeds: tuple[int, ...] = (0, 1, 2)
+    factor: str = ''
+    factor_keys: tuple[str, ...] = ()
+    overrides: Mapping[str, Any] = field(default_factory=dict)
+    rule: Rule = Rule('fg_mIoU')
+    metrics: tuple[str, ...] = ('fg_mIoU', 'fg_mAcc')
+    baseline: str = ''
+    title: str = ''
+    text: str = ''
+
+    def __post_init__(self) -> None:
+        names = [arm.name for arm in self.arms]
+        if not names or len(set(names)) != len(names):
+            raise ValueError(f'a study must have at least one arm, each with a name of its own, got {names}.')
+        if not self.seeds or len(set(self.seeds)) != len(self.seeds):
+            raise ValueError(f'`seeds` must be different numbers, at least one, got {list(self.seeds)}.')
+        if self.baseline and self.baseline not in names:
+            raise ValueError(f'`baseline` must be one of the arms {names}, got {self.baseline!r}.')
+
+    @property
+    def reference(self) -> str:
+        """Name of the arm that the others are compared with."""
+        return self.baseline or self.arms[0].name
+
+
+@dataclass(frozen=True)
+class Run:
+    """One cell of a study.
+
+    Attributes:
+        key: 16 hex digits of settings, seed and data.
+        arm: the arm.
+        seed: the seed of this run (the arm's offset included).
+        settings: composed settings of the run, the seed included.
+        text: config file that trains it.
+        diff: ``{dotted key: [base config, this run]}`` without what has no effect.
+        data: ``{root of the data: hash}``.
+    """
+
+    key: str
+    arm: Arm
+    seed: int
+    settings: dict[str, Any]
+    text: str
+    diff: dict[str, list[Any]]
+    data: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Composer:
+    """What the config library does for a study; see ``tools/study.py`` for the real one.
+
+    Attributes:
+        read: gives the settings of a config file, its bases read.
+        compose: gives the settings as the training tool will see them, and the text of a config file that holds them.
+    """
+
+    read: Callable[[Path], dict[str, Any]]
+    compose: Callable[[dict[str, Any], Path], tuple[dict[str, Any], str]]
+
+
+def read_study(path: Path) -> Study:
+    """Read a study file.
+
+    Raises:
+        ValueError: naming the file, if a name in it is unknown or a needed one is missing.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f'the study must be an existing file, but {path} is not; see configs/studies.')
+    values = {key: value for key, value in runpy.run_path(str(path)).items()
+              if not key.startswith('_') and not callable(value) and type(value).__name__ != 'module'}
+    factor, selection = values.pop('factor', {}), values.pop('selection', {})
+    known = {f.name for f in fields(Study)} - {'rule', 'factor_keys'}
+    if values.keys() - known or not {'name', 'base', 'arms'} <= values.keys():
+        raise ValueError(f'{path} must set name, base and arms, and may set {sorted(known)}, factor and selection; '
+                         f'missing {sorted({"name", "base", "arms"} - values.keys())}, '
+                         f'unknown {sorted(values.keys() - known)}.')
+    if isinstance(factor, str):
+        factor = {'name': factor}
+    if factor.keys() - {'name', 'keys'}:
+        raise ValueError(f'{path}: `factor` must be a word or dict(name=..., keys=[...]), got {factor!r}.')
+    values['arms'] = tuple(_arm(name, value, path) for name, value in values['arms'].items())
+    values['overrides'] = st.parse_overrides(values.get('overrides', {}))
+    for key in ('seeds', 'metrics'):
+        if key in values:
+            values[key] = tuple(values[key])
+    if selection:
+        values['rule'] = Rule(**selection)
+    return Study(**values, factor=factor.get('name', ''), factor_keys=tuple(factor.get('keys', ())))
+
+
+def _arm(name: str, value: Any, path: Path) -> Arm:
+    if isinstance(value, (list, tuple)):
+        value = {'overrides': value}
+    known = {f.name for f in fields(Arm)} - {'name'}
+    if value.keys() - known:
+        raise ValueError(f'{path}: the arm {name!r} may set {sorted(known)}, got {sorted(value.keys() - known)}.')
+    value = {**value, 'bases': tuple(value.get('bases', ())), 'overrides': st.parse_overrides(value.get('overrides', {}))}
+    return Arm(name, **value)
+
+
+def expand(study: Study, composer: Composer, root: Path, options: Mapping[str, Any] | None = None,
+           seeds: Sequence[int] | None = None, known_files: dict[str, list] | None = None) -> list[Run]:
+    """Return the runs of a study, in the order in which they should be trained.
+
+    Args:
+        study: what to expand.
+        composer: the config library.
+        root: folder that relative config paths start from.
+        options: ``{dotted key: value}`` of this machine, such as ``data_root`` or the number of loader workers.
+        seeds: instead of the study's.
+        known_files: see :func:`mmdefect.experiments.settings.hash_files`.
+    """
+    base_file = root / study.base
+    base, _ = composer.compose(_with(composer.read(base_file), options or {}), base_file)
+    base_flat = st.with_effect(base)
+    hashes: dict[str, str] = {}
+    runs = []
+    for arm in study.arms:
+        for seed in seeds if seeds is not None else study.seeds:
+            settings = _with(composer.read(base_file), study.overrides)
+            for path in arm.bases:
+                settings = st.merge(settings, composer.read(root / path))
+            if study.iterations:
+                st.set_budget(settings, study.iterations, study.val_interval)
+            settings = _with(settings, {**arm.overrides, **(options or {}), st.SEED: seed + arm.seed_offset})
+            composed, text = composer.compose(settings, base_file)
+            flat = st.with_effect(composed)
+            inputs = _hash_inputs(composed, hashes, known_files)
+            # A file named in the settings counts by its content and not by its place.
+            content = {key: inputs.get(value, value) if isinstance(value, str) else value for key, value in flat.items()}
+            roots = sorted({inputs[value] for value in _roots(composed) if value in inputs})
+            key = st.digest([content, roots, seed + arm.seed_offset])
+            runs.append(Run(key, arm, seed + arm.seed_offset, composed, text, st.difference(base_flat, flat), inputs))
+    position = {arm.name: k for k, arm in enumerate(study.arms)}
+    first = min(run.seed - run.arm.seed_offset for run in runs)
+    # One seed of every arm of a priority, then the next seed: a study that is stopped has its arms equally far.
+    return sorted(runs, key=lambda run: (run.arm.priority, run.seed - run.arm.seed_offset - first, position[run.arm.name]))
+
+
+def _with(settings: dict[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
+    changed = st.merge(settings, {})
+    for key, value in overrides.items():
+        st.override(changed, key, value)
+    return changed
+
+
+def _roots(settings: dict[str, Any]) -> set[str]:
+    return {value for key, value in st.flatten(settings).items()
+            if isinstance(value, str) and (key == 'data_root' or key.endswith('.data_root'))}
+
+
+def _hash_inputs(settings: dict[str, Any], hashes: dict[str, str], known_files: dict[str, list] | None) -> dict[str, str]:
+    """Hash everything on disk that the settings name: roots of data, split files, donor libraries, weights."""
+    paths = set()
+    texts = {v for k, v in st.flatten(settings).items() if isinstance(v, str) and k != 'work_dir' and '/' in v}
+    for value in texts | _roots(settings):
+        if '\n' not in value and len(value) < 4096 and Path(value).exists():
+            paths.add(value)
+    for value in paths - hashes.keys():
+        hashes[value] = st.hash_files(Path(value), known_files)
+    return {value: hashes[value] for value in sorted(paths)}
