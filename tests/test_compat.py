@@ -219,7 +219,7 @@ class TestCheckpointLoader:
             return Runner(model=OneWeight(), work_dir=str(tmp_path), experiment_name=f'toy{iterations}',
                           train_dataloader=dict(dataset=[torch.zeros(1)] * 4, batch_size=1, num_workers=0,
                                                 sampler=dict(type='InfiniteSampler', shuffle=False)),
-                          train_cfg=dict(by_epoch=False, max_iters=iterations), default_scope='mmengine',
+                          train_cfg=dict(by_epoch=False, max_iters=iterations), default_scope='mmseg',
                           optim_wrapper=dict(optimizer=dict(type='SGD', lr=.1, momentum=.9)), **kwargs)
 
         first = runner(3)
