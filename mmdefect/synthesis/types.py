@@ -41,7 +41,7 @@ class Instance:
                              'Normal pixels and ignored pixels are no instances.')
         if not (0 <= top < bottom and 0 <= left < right):
             raise ValueError(f'`box` must be (top, left, bottom, right) with 0 <= top < bottom and 0 <= left < right, '
-                             f'got {self.box}. An instance without a visible pixel is skipped and counted, not recorded.')
+                             f'got {self.box}. Skip and count a defect that has no visible pixel.')
         if not 1 <= self.area <= (bottom - top) * (right - left):
             raise ValueError(f'`area` must be between 1 and the {(bottom - top) * (right - left)} pixels of `box`, '
                              f'got {self.area}. It counts labelled pixels.')
@@ -59,7 +59,7 @@ class Synthesis:
         image: ``(C, H, W)`` or ``(B, C, H, W)`` float in [0, 1], RGB; dtype of the input.
         label: ``(H, W)`` or ``(B, H, W)`` int64; 0 normal, 1..K defect classes, 255 ignore.
         instances: list of :class:`Instance`; for a batch one such list per sample.
-        weight: ``(H, W)`` or ``(B, H, W)`` float in [0, 1], how much a pixel counts; None when every pixel counts fully.
+        weight: ``(H, W)`` or ``(B, H, W)`` float in [0, 1], how much a pixel counts; None: every pixel fully.
         skipped: reason to number of defects that were drawn but not pasted; a skip is never silent.
     """
 

@@ -47,8 +47,8 @@ class PoissonFactor:
             raise ValueError(f'`backend` must be one of {", ".join(BACKENDS)} or None, got {backend!r}.')
         self.mask = (mask if mask.dtype == torch.bool else mask >= MASK_THRESHOLD).numpy().copy()
         if self.mask.size and self.mask.all():
-            raise ValueError(f'`mask` of shape {self.mask.shape} must leave at least one pixel free: its values are the '
-                             'boundary condition. Cut the crop one pixel larger.')
+            raise ValueError(f'`mask` of shape {self.mask.shape} must leave at least one pixel free: its values are '
+                             'the boundary condition. Cut the crop one pixel larger.')
         self._requested_backend = backend
         self.prepared = False
         self._setup()
@@ -65,7 +65,7 @@ class PoissonFactor:
         self._solver: Solver | None = None
 
     def prepare(self) -> PoissonFactor:
-        """Do once what makes every later paste cheap; returns itself. A pickled copy prepares itself at its first use."""
+        """Do once what makes every later paste cheap; returns itself. A pickled copy does so at its first use."""
         if not self.prepared:
             self.prepared, self._solver = True, None
             if self.num_pixels:
@@ -116,12 +116,13 @@ class PoissonFactor:
         if not self.num_pixels:
             raise ValueError('`mask` must have a pixel to be solved for, got an empty mask. Skip this defect.')
         ring, ghosts = np.stack(np.divmod(self._flat[1], self.shape[1]), axis=1), _ghosts(self.mask)
+        (top, left), (bottom, right) = ring.min(axis=0).tolist(), ring.max(axis=0).tolist()
         first, last = divmod(int(self._flat[0][0]), self.shape[1]), divmod(int(self._flat[0][-1]), self.shape[1])
         extent = last[0] - first[0] + 1, last[1] - first[1] + 1
         is_rectangle = extent[0] > 0 < extent[1] and extent[0] * extent[1] == self.num_pixels and bool(
             self.mask[first[0]:last[0] + 1, first[1]:last[1] + 1].all())
         backend = self._requested_backend or choose_backend(
-            self.num_pixels, len(ring) + len(ghosts), int(np.prod(np.ptp(ring, axis=0) + 1)), is_rectangle,
+            self.num_pixels, len(ring) + len(ghosts), (bottom - top + 1) * (right - left + 1), is_rectangle,
             self.prepared)
         if backend == 'rectangle':
             if not is_rectangle:

@@ -65,8 +65,9 @@ class LatticeSolver:
         self.rows = scipy.fft.next_fast_len(bottom - top + 1, real=True)
         self.columns = scipy.fft.next_fast_len(right - left + 1, real=True)
         self.num_given, self.num_sources = len(ring), len(sources)
-        inwards = np.clip(ghosts, 0, np.array(mask.shape) - 1)
-        self._points = {'sources': sources - (top, left), 'inwards': inwards - (top, left)}
+        self._points = {'sources': sources - (top, left)}
+        if len(ghosts):
+            self._points['inwards'] = np.clip(ghosts, 0, np.array(mask.shape) - 1) - (top, left)
         window = np.zeros((self.rows, self.columns), dtype=bool)
         rows, columns = slice(max(top, 0), bottom + 1), slice(max(left, 0), right + 1)
         part = mask[rows, columns]
@@ -175,7 +176,7 @@ class LatticeSolver:
         return self._solve_sources(right, transpose=True)[:, :self.num_given]
 
     def solve(self, right: Tensor) -> Tensor:
-        """Solve ``A w = right`` with value 0 on the ring; symmetric, hence its own adjoint: ``(N, n)`` -> ``(N, n)``."""
+        """Solve ``A w = right`` with 0 on the ring; symmetric, so its own adjoint: ``(N, n)`` -> ``(N, n)``."""
         spectrum = self._spread(right, 'domain')
         field = self._field(spectrum, right)
         target = right.new_empty(len(right), self.num_sources + 1)

@@ -180,7 +180,7 @@ def _blend_rectangle(target: Tensor, source: Tensor, mask: Tensor, mixed: bool, 
 def _guidance(target: Tensor, source: Tensor, mask: Tensor | None, mixed: bool) -> Tensor:
     """Sum over the neighbours q of p of ``c_pq ((S - T)_p - (S - T)_q)`` for every pixel p of the crop.
 
-    The weight ``c_pq`` of a pair is the mean mask of the two (1 without a mask), and 0 where ``mixed`` keeps the target.
+    The weight ``c_pq`` of a pair is the mean mask of the two (1 without a mask), 0 where ``mixed`` keeps the target.
     """
     difference = source - target
     total = torch.zeros_like(difference)

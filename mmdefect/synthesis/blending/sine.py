@@ -158,5 +158,5 @@ class FilledRectangleSolver:
         return self.solve(gradient).index_select(1, self._beside(gradient.device))
 
     def solve(self, right: Tensor) -> Tensor:
-        """Solve ``A w = right`` with value 0 on the ring; symmetric, hence its own adjoint: ``(N, n)`` -> ``(N, n)``."""
+        """Solve ``A w = right`` with 0 on the ring; symmetric, so its own adjoint: ``(N, n)`` -> ``(N, n)``."""
         return self._solver.solve(right.view(-1, self.height, self.width)).reshape(right.shape)

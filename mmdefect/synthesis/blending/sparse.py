@@ -78,5 +78,5 @@ class SparseSolver:
         return torch.from_numpy((self._coupling_adjoint @ solved).T).to(gradient)
 
     def solve(self, right: Tensor) -> Tensor:
-        """Solve ``A w = right`` with value 0 on the ring; symmetric, hence its own adjoint: ``(N, n)`` -> ``(N, n)``."""
+        """Solve ``A w = right`` with 0 on the ring; symmetric, so its own adjoint: ``(N, n)`` -> ``(N, n)``."""
         return torch.from_numpy(self._factor.solve(self._columns(right)).T).to(right)
