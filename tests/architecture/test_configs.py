@@ -18,7 +18,8 @@ from .layers import ROOT
 
 compat.apply()
 CONFIGS = ROOT / 'configs'
-LEAVES = sorted(path for path in CONFIGS.rglob('*.py') if '_base_' not in path.parts)
+#: Study files list runs of leaf configs; they are no configs themselves.
+LEAVES = sorted(path for path in CONFIGS.rglob('*.py') if not {'_base_', 'studies'} & set(path.parts))
 BASES = sorted((CONFIGS / '_base_').rglob('*.py'))
 built: set[str] = set()
 
