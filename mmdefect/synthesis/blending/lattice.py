@@ -44,7 +44,8 @@ def inverse_eigenvalues(rows: int, columns: int) -> np.ndarray:
 
 @lru_cache(maxsize=64)
 def _spectral_weights(rows: int, columns: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    return torch.from_numpy(inverse_eigenvalues(rows, columns)).to(device, dtype)
+    # Complex, for a product of complex and real numbers converts the second at every call.
+    return torch.from_numpy(inverse_eigenvalues(rows, columns)).to(device, dtype.to_complex())
 
 
 class LatticeSolver:
@@ -116,9 +117,10 @@ class LatticeSolver:
         """Form the matrices that make every later paste a plain product; worth it from the second paste on."""
         inverse = torch.from_numpy(self._bordered_solve(np.eye(self.num_sources + 1)))
         self._cache['inverse'] = inverse.contiguous()
+        self._cache['inverse of given'] = inverse[:, :self.num_given].contiguous()
         if len(self._domain) * self.num_given <= MAX_EXTENSION_ENTRIES:
             field = torch.from_numpy(self._green(np.stack(np.divmod(self._domain, self.columns), axis=1)))
-            inverse = inverse[:, :self.num_given]
+            inverse = self._cache['inverse of given']
             self._cache['extension'] = field @ inverse[:-1] + inverse[-1]
 
     def _matrix(self, name: str, like: Tensor) -> Tensor:
@@ -138,13 +140,21 @@ class LatticeSolver:
             self._cache[key] = torch.from_numpy(places).to(device)
         return self._cache[key]
 
-    def _solve_sources(self, right: Tensor, transpose: bool = False) -> Tensor:
-        """``right`` and result are ``(N, num_sources + 1)``."""
+    def _solve_sources(self, right: Tensor) -> Tensor:
+        """Sources and constant, ``(N, num_sources + 1)``, for ``(N, num_sources + 1)`` or, rest 0, ``(N, num_given)``."""
         if 'inverse' in self._cache:
-            inverse = self._matrix('inverse', right)
-            return right @ (inverse if transpose else inverse.T)
+            whole = right.shape[1] > self.num_given
+            return right @ self._matrix('inverse' if whole else 'inverse of given', right).T
+        columns = np.zeros((self.num_sources + 1, len(right)), order='F')
+        columns[:right.shape[1]] = right.cpu().numpy().T
+        return torch.from_numpy(self._bordered_solve(columns).T).to(right)
+
+    def _solve_sources_adjoint(self, right: Tensor) -> Tensor:
+        """Transpose of the second form: ``(N, num_sources + 1)`` -> ``(N, num_given)``."""
+        if 'inverse' in self._cache:
+            return right @ self._matrix('inverse of given', right)
         columns = right.cpu().numpy().T.astype(np.float64, order='F')
-        return torch.from_numpy(self._bordered_solve(columns, transpose).T).to(right)
+        return torch.from_numpy(self._bordered_solve(columns, transpose=True)[:self.num_given].T).to(right)
 
     def _spread(self, values: Tensor, at: str) -> Tensor:
         grid = values.new_zeros(len(values), self.rows * self.columns)
@@ -159,9 +169,7 @@ class LatticeSolver:
         """Harmonic function on the domain with the given values on the ring: ``(N, m)`` -> ``(N, n)``."""
         if 'extension' in self._cache:
             return boundary @ self._matrix('extension', boundary).T
-        right = boundary.new_zeros(len(boundary), self.num_sources + 1)
-        right[:, :self.num_given] = boundary
-        sources = self._solve_sources(right)
+        sources = self._solve_sources(boundary)
         field = self._field(self._spread(sources[:, :-1], 'sources'), boundary)
         return field.index_select(1, self._places('domain', boundary.device)).add_(sources[:, -1:])
 
@@ -173,7 +181,7 @@ class LatticeSolver:
         right = gradient.new_empty(len(gradient), self.num_sources + 1)
         right[:, :-1] = field.index_select(1, self._places('sources', gradient.device))
         right[:, -1] = gradient.sum(1)
-        return self._solve_sources(right, transpose=True)[:, :self.num_given]
+        return self._solve_sources_adjoint(right)
 
     def solve(self, right: Tensor) -> Tensor:
         """Solve ``A w = right`` with 0 on the ring; symmetric, so its own adjoint: ``(N, n)`` -> ``(N, n)``."""

@@ -95,23 +95,31 @@ def _check_factor(factor: PoissonFactor | None, mask: Tensor | None, target: Ten
     return factor
 
 
+def _import_gradients(target: Tensor, source: Tensor, factor: PoissonFactor) -> Tensor:
+    """``(N, n)`` new values of the mask pixels, N being channels times samples: S plus the membrane of D."""
+    inside, beside = factor.indices(target.device)
+    rows = target.reshape(-1, target.shape[-2] * target.shape[-1])
+    source_rows = source.reshape(rows.shape)
+    membrane = factor.solver.extend(rows.index_select(1, beside).sub_(source_rows.index_select(1, beside)))
+    return membrane.add_(source_rows.index_select(1, inside))
+
+
+def _insert(target: Tensor, pasted: Tensor, factor: PoissonFactor, clamp: bool) -> Tensor:
+    """A copy of ``target`` with ``pasted`` on the mask pixels; limits ``pasted`` in place."""
+    result = target.clone(memory_format=torch.contiguous_format)
+    rows = result.view(len(pasted), -1)
+    rows.index_copy_(1, factor.indices(target.device)[0], pasted.clamp_(0, 1) if clamp else pasted)
+    return result
+
+
 class _ImportGradients(torch.autograd.Function):
     """Paste on the exact domain; the only non-zero right-hand side is D on the boundary."""
 
     @staticmethod
     def forward(ctx, target: Tensor, source: Tensor, factor: PoissonFactor, clamp: bool) -> Tensor:
-        inside, beside = factor.indices(target.device)
-        rows = target.reshape(-1, target.shape[-2] * target.shape[-1])
-        source_rows = source.reshape(rows.shape)
-        result = rows.clone()
-        pasted = factor.solver.extend(rows.index_select(1, beside).sub_(source_rows.index_select(1, beside)))
-        pasted = pasted.add_(source_rows.index_select(1, inside))
-        ctx.factor, ctx.limited = factor, None
-        if clamp:
-            if ctx.needs_input_grad[0] or ctx.needs_input_grad[1]:
-                ctx.limited = (pasted < 0) | (pasted > 1)
-            pasted.clamp_(0, 1)
-        return result.index_copy_(1, inside, pasted).view(target.shape)
+        pasted = _import_gradients(target, source, factor)
+        ctx.factor, ctx.limited = factor, (pasted < 0) | (pasted > 1) if clamp else None
+        return _insert(target, pasted, factor, clamp)
 
     @staticmethod
     @once_differentiable
@@ -148,7 +156,9 @@ class _Solve(torch.autograd.Function):
 def _blend_import(target: Tensor, source: Tensor, factor: PoissonFactor, clamp: bool) -> Tensor:
     if not factor.num_pixels:
         return target.clone()
-    return _ImportGradients.apply(target, source, factor, clamp)
+    if torch.is_grad_enabled() and (target.requires_grad or source.requires_grad):
+        return _ImportGradients.apply(target, source, factor, clamp)
+    return _insert(target, _import_gradients(target, source, factor), factor, clamp)
 
 
 def _blend_mixed(target: Tensor, source: Tensor, factor: PoissonFactor, clamp: bool) -> Tensor:
