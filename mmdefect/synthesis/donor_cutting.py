@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 from numpy import ndarray
 
+from mmdefect.synthesis.geometry import overlap
 from mmdefect.synthesis.types import IGNORE_LABEL
 
 
@@ -48,7 +49,7 @@ class CutDefect:
     Attributes:
         class_id: defect class, 1..K.
         image: ``(h, w, 3)`` uint8, colours in the order of the source; the border of the source is repeated beyond it.
-        mask: ``(h, w)`` uint8, 1 on the defect, 0 on its margin.
+        mask: ``(h, w)`` uint8: 1 on the defect, 2 on its margin where that shows the object, 0 elsewhere.
         top_left_rc: row and column of the patch in the source; negative where the margin leaves it.
         inside: fraction of the pixels just around the defect that lie on the object of the source.
     """
@@ -78,19 +79,30 @@ def cut_defects(image: ndarray, label: ndarray, rule: CuttingRule, object_mask: 
         raise ValueError(f'`label` must have the size of `image`, {image.shape[:2]}, got {label.shape}; load both at '
                          'the resolution of the file.')
     skipped = {} if skipped is None else skipped
+    on_object = np.ones(label.shape, bool) if object_mask is None else object_mask > 0
+    on_object = on_object | ((label > 0) & (label != IGNORE_LABEL))  # another defect is part of the object
     for class_id in np.unique(label).tolist():
         if class_id in (0, IGNORE_LABEL):
             continue
         mask = (label == class_id).view(np.uint8)
+        others = ((label != class_id) & (label > 0) & (label != IGNORE_LABEL)).view(np.uint8)
+        _, other_parts, other_stats, _ = cv2.connectedComponentsWithStats(others, connectivity=8)
+        # Area of the largest defect of another class that touches a pixel.
+        touched = cv2.dilate(np.where(others > 0, other_stats[other_parts, cv2.CC_STAT_AREA], 0).astype(np.float32),
+                             np.ones((3, 3), np.uint8))
         for part, box in _parts(mask, rule):
             top, left, bottom, right = box
-            reason = _reason_to_skip(part, box, image.shape, rule)
+            reason = _reason_to_skip(part, touched[top:bottom, left:right], image.shape, rule)
             if reason:
                 skipped[reason] = skipped.get(reason, 0) + 1
                 continue
             margin = rule.margin
-            yield CutDefect(class_id, _window(image, box, margin), np.pad(part, margin),
-                            (top - margin, left - margin), _share_inside(part, box, object_mask, label))
+            around = np.zeros((part.shape[0] + 2 * margin, part.shape[1] + 2 * margin), np.uint8)
+            frame, inner = overlap(around.shape, (top - margin, left - margin), label.shape)
+            around[inner] = 2 * on_object[frame]
+            around[margin:-margin, margin:-margin][part > 0] = 1
+            yield CutDefect(class_id, _window(image, box, margin), around, (top - margin, left - margin),
+                            _share_inside(around))
 
 
 def _parts(mask: ndarray, rule: CuttingRule) -> Iterator[tuple[ndarray, tuple[int, int, int, int]]]:
@@ -117,11 +129,15 @@ def _tight(part: ndarray, box: tuple[int, int, int, int]) -> tuple[ndarray, tupl
                                                                box[1] + right)
 
 
-def _reason_to_skip(part: ndarray, box: tuple[int, int, int, int], shape: tuple, rule: CuttingRule) -> str | None:
-    if np.count_nonzero(part) < rule.min_area:
+def _reason_to_skip(part: ndarray, touched: ndarray, shape: tuple, rule: CuttingRule) -> str | None:
+    area = np.count_nonzero(part)
+    if area < rule.min_area:
         return 'too small'
-    if max(box[2] - box[0], box[3] - box[1]) > rule.max_extent_fraction * max(shape[:2]):
+    if max(part.shape) > rule.max_extent_fraction * max(shape[:2]):
         return 'too long'
+    # Pixels of one class strewn around a defect of another are what resizing a coloured label leaves, no defect.
+    if np.count_nonzero((part > 0) & (touched > area)) > 0.5 * area:
+        return 'rim of another class'
     return None
 
 
@@ -134,15 +150,8 @@ def _window(image: ndarray, box: tuple[int, int, int, int], margin: int) -> ndar
     return np.ascontiguousarray(inner) if not any(sides) else cv2.copyMakeBorder(inner, *sides, cv2.BORDER_REPLICATE)
 
 
-def _share_inside(part: ndarray, box: tuple[int, int, int, int], object_mask: ndarray | None, label: ndarray) -> float:
+def _share_inside(around: ndarray) -> float:
     """Share of the ring of two pixels around the defect that lies on the object and inside the frame."""
-    padded = np.pad(part, 2)
-    ring = (cv2.dilate(padded, np.ones((5, 5), np.uint8)) > 0) & (padded == 0)
-    on_object = np.ones(label.shape, np.uint8) if object_mask is None else (object_mask > 0).view(np.uint8)
-    on_object = on_object | ((label > 0) & (label != IGNORE_LABEL))  # another defect is part of the object
-    top, left, bottom, right = box[0] - 2, box[1] - 2, box[2] + 2, box[3] + 2
-    height, width = label.shape
-    window = np.zeros(ring.shape, np.uint8)
-    rows, columns = slice(max(0, top), min(height, bottom)), slice(max(0, left), min(width, right))
-    window[rows.start - top:rows.stop - top, columns.start - left:columns.stop - left] = on_object[rows, columns]
-    return float(window[ring].mean())
+    core = (around == 1).view(np.uint8)
+    ring = (cv2.dilate(core, np.ones((5, 5), np.uint8)) > 0) & (core == 0)
+    return float((around[ring] == 2).mean())

@@ -28,6 +28,8 @@ from mmdefect.synthesis.types import IGNORE_LABEL
 VERSION = 1
 #: Rows and columns of the grid on which the places of defects are counted.
 GRID = 32
+#: Longer side at which the foreground is looked for: the outline of the object must be right to a pixel or two.
+DETAIL = 384
 _ROW = np.dtype([('pixel_offset', 'i8'), ('mask_offset', 'i8'), ('height', 'i4'), ('width', 'i4'), ('class_id', 'i4'),
                  ('area', 'i8'), ('source', 'i4'), ('top', 'i4'), ('left', 'i4'), ('source_height', 'i4'),
                  ('source_width', 'i4'), ('inside', 'f4')])
@@ -54,7 +56,7 @@ class Donor:
 
     Attributes:
         image: ``(h, w, 3)`` uint8 RGB, a read-only view of the map.
-        mask: ``(h, w)`` uint8, 1 on the defect, a read-only view of the map.
+        mask: ``(h, w)`` uint8: 1 on the defect, 2 on its margin where that shows the object, 0 elsewhere; a view too.
         class_id: defect class, 1..K.
         area: pixels of the defect.
         source: path of the picture it was cut from.
@@ -196,9 +198,9 @@ def _write(images: Iterable[LabelledImage], rule: CuttingRule, folder: Path) -> 
             if not defective[-1]:
                 continue
             _count_places(label, found, density)
-            for cut in cut_defects(image, label, rule, find_foreground(image), skipped):
+            for cut in cut_defects(image, label, rule, find_foreground(image, DETAIL), skipped):
                 height, width = cut.mask.shape
-                rows.append((pixel_offset, mask_offset, height, width, cut.class_id, int(cut.mask.sum()),
+                rows.append((pixel_offset, mask_offset, height, width, cut.class_id, np.count_nonzero(cut.mask == 1),
                              len(names) - 1, *cut.top_left_rc, *label.shape, cut.inside))
                 pixels.write(cut.image.tobytes())
                 masks.write(cut.mask.tobytes())

@@ -39,20 +39,34 @@ def otsu_split(values: ndarray) -> tuple[int, float]:
     return middle * 4 + 3, float(between[middle]) / variance
 
 
-def find_foreground(image: ndarray, work_size: int = 160, fill_fraction: float = 0.02, erode: int = 0) -> ndarray:
-    """Return where the object is.
-
-    Small holes (highlights, defects) are filled, large ones (drilled holes) are not. A picture without a uniform border,
-    or whose grey levels do not fall into two classes, is all object: a close-up of a surface.
+def find_foreground(image: ndarray, work_size: int = 160, fill_fraction: float = 0.02) -> ndarray:
+    """Return where the object is; see :func:`small_foreground`.
 
     Args:
         image: ``(H, W, 3)`` or ``(H, W)`` uint8; the order of the colours does not matter.
         work_size: the longer side is shrunk to this many pixels to look for the object.
         fill_fraction: holes up to this fraction of the object's area are filled.
-        erode: pixels, at ``work_size``, taken off the outline.
 
     Returns:
         ``(H, W)`` uint8, 1 on the object.
+    """
+    return cv2.resize(small_foreground(image, work_size, fill_fraction), image.shape[1::-1],
+                      interpolation=cv2.INTER_NEAREST)
+
+
+def small_foreground(image: ndarray, work_size: int = 160, fill_fraction: float = 0.02) -> ndarray:
+    """Return where the object is, at reduced size.
+
+    Small holes (highlights, defects) are filled, large ones (drilled holes) are not. A picture without a uniform
+    border, or whose grey levels do not fall into two classes, is all object: a close-up of a surface.
+
+    Args:
+        image: ``(H, W, 3)`` or ``(H, W)`` uint8; the order of the colours does not matter.
+        work_size: longer side of the result; smaller pictures keep their size.
+        fill_fraction: holes up to this fraction of the object's area are filled.
+
+    Returns:
+        ``(h, w)`` uint8, 1 on the object.
     """
     height, width = image.shape[:2]
     scale = min(1.0, work_size / max(height, width))
@@ -67,16 +81,12 @@ def find_foreground(image: ndarray, work_size: int = 160, fill_fraction: float =
     uniform = max(bright_share, 1 - bright_share)
     # A wholly uniform border is evidence in itself: it makes up for the soft shadow around a screw.
     if uniform < 0.85 or separation < (0.7 if uniform > 0.97 else _SEPARATION):
-        return np.ones((height, width), np.uint8)
+        return np.ones_like(grey)
     mask = _largest_part([(bright != (bright_share > 0.5)).view(np.uint8)])
     threshold, separation = otsu_split(grey[mask > 0])
     if separation >= _SEPARATION:
         mask = _largest_part([mask & (grey > threshold), mask & (grey <= threshold)])
-    mask = _fill_holes(mask, fill_fraction)
-    if erode:
-        disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * erode + 1, 2 * erode + 1))
-        mask = cv2.erode(mask, disc, borderType=cv2.BORDER_CONSTANT, borderValue=0)
-    return mask if scale == 1 else cv2.resize(mask, (width, height), interpolation=cv2.INTER_NEAREST)
+    return _fill_holes(mask, fill_fraction)
 
 
 def _largest_part(masks: list[ndarray]) -> ndarray:

@@ -1,7 +1,7 @@
 """Location codes: the place of every pixel in the frame of its file, carried along by any transform of label maps.
 
 A picture is resized, cropped and flipped before anything is pasted, while the outline of the object and the places
-where defects were seen belong to the frame of the file. So the place of every pixel is written down once, before those steps::
+where defects were seen belong to the frame of the file. So the place of every pixel is written down once, before that::
 
     0                    outside of the object: no defect goes here
     255                  padding, the value that label maps are padded with: no defect goes here

@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 from numpy import ndarray
 
+from mmdefect.synthesis.geometry import overlap
 from mmdefect.synthesis.location import FIRST_CODE, SIDE, code_weights, frame_affine
 from mmdefect.synthesis.types import IGNORE_LABEL
 
@@ -124,15 +125,3 @@ class PlaceSearch:
                     break
             self._sums[density_class] = sums, stride
         return self._sums[density_class]
-
-
-def overlap(size_hw: tuple[int, int], corner: tuple[int, int], frame_hw: tuple[int, int]
-            ) -> tuple[tuple[slice, slice], tuple[slice, slice]]:
-    """Return the part of the frame that a patch covers, and the part of the patch that lies in the frame."""
-    frame, part = [], []
-    for size, start, limit in zip(size_hw, corner, frame_hw, strict=True):
-        low = min(max(0, start), limit)
-        high = max(low, min(limit, start + size))
-        frame.append(slice(low, high))
-        part.append(slice(low - start, high - start))
-    return tuple(frame), tuple(part)

@@ -1,1 +1,3 @@
+from .synthesis_preprocessor import SynthesisDataPreProcessor
 
+__all__ = ['SynthesisDataPreProcessor']

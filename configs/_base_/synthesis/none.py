@@ -1,0 +1,2 @@
+# No synthetic defects: only the pictures as they are.
+synthesis = None

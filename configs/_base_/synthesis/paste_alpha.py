@@ -1,0 +1,13 @@
+# As paste_poisson, but the defect replaces the surface.
+synthesis = dict(
+    ratio=dict(real=1, synthetic=1, clean=1),
+    location=dict(object='foreground'),
+    transforms=[
+        dict(
+            type='PasteDefects',
+            policy=dict(
+                number={1: 3, 2: 2, 3: 1},
+                places=dict(density=1, source=1),
+                blends=dict(alpha=1),
+                label='mask'))
+    ])

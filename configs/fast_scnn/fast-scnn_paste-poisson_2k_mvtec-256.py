@@ -1,0 +1,8 @@
+# Bottles can be turned and screws lie any way round, so defects go anywhere on the object.
+_base_ = ['./fast-scnn_baseline_2k_mvtec-256.py', '../_base_/synthesis/paste_poisson.py']
+synthesis = dict(
+    transforms=[
+        dict(
+            type='PasteDefects',
+            policy=dict(number={1: 3, 2: 2, 3: 1}, places=dict(even=1), blends=dict(poisson=1), label='mask'))
+    ])

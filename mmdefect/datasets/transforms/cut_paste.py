@@ -1,0 +1,90 @@
+"""Cut a part of the picture out and paste it elsewhere on the object."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from mmdefect.datasets.transforms.synthesize import DefectTransform, codes_of
+from mmdefect.registry import TRANSFORMS
+from mmdefect.synthesis.canvas import ArrayCanvas
+from mmdefect.synthesis.cutpaste import KINDS, CutPasteDraw, CutPasteRanges, apply_cutpaste, sample_cutpaste
+from mmdefect.synthesis.location import FIRST_CODE
+from mmdefect.synthesis.shapes import VISIBLE_TOLERANCE
+from mmdefect.synthesis.types import Instance
+
+
+@TRANSFORMS.register_module()
+class CutPaste(DefectTransform):
+    """CutPaste on the object, see :mod:`mmdefect.synthesis.cutpaste`; keys as its base class.
+
+    Args:
+        kind: ``'normal'``, ``'scar'`` or ``'union'``.
+        class_id: class of the pasted pixels.
+        ranges: settings of :class:`~mmdefect.synthesis.cutpaste.CutPasteRanges`.
+        min_overlap: fraction of the target, and of the source, that must lie on the object.
+        tolerance: a pixel that changed by no more than this, of [0, 1], in every channel is not labelled.
+        tries: places that are tried before the defect is skipped and counted.
+        stream: separates several of these in one pipeline.
+    """
+
+    def __init__(self, kind: str = 'union', class_id: int = 1, ranges: Mapping[str, Any] | None = None,
+                 min_overlap: float = 0.95, tolerance: float = VISIBLE_TOLERANCE, tries: int = 20, stream: int = 0) -> None:
+        super().__init__(stream)
+        if kind not in KINDS:
+            raise ValueError(f'`kind` must be one of {", ".join(KINDS)}, got {kind!r}.')
+        self.kind, self.class_id, self.ranges = kind, class_id, CutPasteRanges(**(ranges or {}))
+        self.min_overlap, self.tolerance, self.tries = min_overlap, tolerance, tries
+
+    def write(self, canvas: ArrayCanvas, results: dict, generator: torch.Generator) -> tuple[list, Mapping[str, int]]:
+        """Draw until source and target lie on the object, then write."""
+        allowed, reason = codes_of(results) >= FIRST_CODE, 'off the object'
+        for _ in range(self.tries):
+            draw = sample_cutpaste(canvas.size_hw, generator, self.kind, self.ranges)
+            if not self._on_object(draw, allowed):
+                continue
+            instance = self._write(canvas, draw, allowed)
+            if instance is not None:
+                return [instance], {}
+            reason = 'invisible'
+        return [], Counter({reason: 1})
+
+    def _on_object(self, draw: CutPasteDraw, allowed: np.ndarray) -> bool:
+        height, width = draw.canvas_hw
+        source = allowed[draw.source_top:draw.source_top + draw.height, draw.source_left:draw.source_left + draw.width]
+        target = allowed[draw.target_top:draw.target_top + height, draw.target_left:draw.target_left + width]
+        return min(source.mean(), target.mean()) >= self.min_overlap
+
+    def _write(self, canvas: ArrayCanvas, draw: CutPasteDraw, allowed: np.ndarray) -> Instance | None:
+        height, width = draw.canvas_hw
+        top, left = min(draw.source_top, draw.target_top), min(draw.source_left, draw.target_left)
+        bottom = max(draw.source_top + draw.height, draw.target_top + height)
+        right = max(draw.source_left + draw.width, draw.target_left + width)
+        # Only the part that holds source and target becomes float: a whole frame costs more than the paste.
+        window = canvas.read((slice(top, bottom), slice(left, right)))
+        part, alpha = apply_cutpaste(window, replace(
+            draw, source_top=draw.source_top - top, source_left=draw.source_left - left,
+            target_top=draw.target_top - top, target_left=draw.target_left - left))
+        crop = slice(draw.target_top, draw.target_top + height), slice(draw.target_left, draw.target_left + width)
+        pixels, target = canvas.rounded(part), canvas.read(crop)
+        pasted = (alpha > 0) & torch.from_numpy(allowed[crop])
+        visible = pasted & ((pixels - target).abs().amax(0) > self.tolerance)
+        visible &= torch.from_numpy(canvas.label[crop] != 255)
+        if not visible.any():
+            return None
+        canvas.write(crop, pixels, pasted)
+        canvas.write_label(crop, self.class_id, visible)
+        rows, columns = torch.nonzero(visible.any(1))[:, 0], torch.nonzero(visible.any(0))[:, 0]
+        box = (crop[0].start + int(rows[0]), crop[1].start + int(columns[0]), crop[0].start + int(rows[-1]) + 1,
+               crop[1].start + int(columns[-1]) + 1)
+        return Instance(self.class_id, box, int(visible.sum()),
+                        f'background:{draw.source_top},{draw.source_left},{draw.height},{draw.width}',
+                        'cutpaste-scar' if draw.scar else 'cutpaste-normal', 'alpha', draw.parameters())
+
+    def __repr__(self) -> str:
+        return f'{self.__class__.__name__}(kind={self.kind!r}, class_id={self.class_id}, ranges={self.ranges})'

@@ -1,0 +1,125 @@
+"""Make defects for a whole batch where the batch is: stack, scale to [0, 1], synthesise, normalise."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from mmseg.models.data_preprocessor import SegDataPreProcessor
+from mmseg.utils import stack_batch
+from torch import Tensor
+
+from mmdefect.datasets.transforms.synthesize import SynthesizeDefects, generator_of, record
+from mmdefect.registry import MODELS
+from mmdefect.synthesis.engine import Background
+from mmdefect.synthesis.types import Synthesis
+
+#: Images ``(B, C, H, W)`` float in [0, 1] RGB, labels ``(B, H, W)`` int64, the meta information of each sample
+#: (``sample_seed``, ``shows_defect``) and what its pastes must know of it.
+Synthesize = Callable[[Tensor, Tensor, Sequence[Mapping], Sequence[Background]], Synthesis]
+
+
+@MODELS.register_module()
+class SynthesisDataPreProcessor(SegDataPreProcessor):
+    """mmseg's preprocessor that makes defects in training batches before it normalises.
+
+    It holds no parameters of a policy: as a part of the model, they would be trained with the network. What makes the
+    defects is a callable, built from ``synthesis`` or handed over with :meth:`set_synthesis`.
+
+    The pipeline must end in ``PackSynthesisInputs``: the seed and the location codes of each sample travel in it.
+
+    Args:
+        synthesis: ``transforms``, ``weights`` and ``probability`` of a recipe; the transforms must be ``PasteDefects``.
+        **kwargs: arguments of mmseg's ``SegDataPreProcessor``.
+    """
+
+    def __init__(self, synthesis: Mapping[str, Any] | None = None, **kwargs) -> None:
+        super().__init__(**kwargs)
+        if kwargs.get('batch_augments') is not None:
+            raise ValueError('`batch_augments` must be left out with synthesis in the preprocessor: they would run on '
+                             'unfinished samples; make them transforms of the pipeline.')
+        self._synthesize: Synthesize | None = None if synthesis is None else BatchSynthesis(**synthesis)
+
+    def set_synthesis(self, synthesize: Synthesize | None) -> None:
+        """Hand over what makes the defects; ``None`` makes none."""
+        self._synthesize = synthesize
+
+    def forward(self, data: dict, training: bool = False) -> dict[str, Any]:
+        """Return the batch as the model takes it."""
+        if not training or self._synthesize is None:
+            return super().forward(data, training)
+        facts = [_take_facts(sample) for sample in data['data_samples']]  # on the CPU, before anything moves
+        data = self.cast_data(data)
+        inputs = [one.float() for one in data['inputs']]
+        if self._channel_conversion and inputs[0].size(0) == 3:
+            inputs = [one[[2, 1, 0]] for one in inputs]
+        images, samples = stack_batch(inputs, data['data_samples'], size=self.size, size_divisor=self.size_divisor,
+                                      pad_val=self.pad_val, seg_pad_val=self.seg_pad_val)
+        labels = torch.stack([sample.gt_sem_seg.data[0] for sample in samples])
+        made = self._synthesize(images / 255, labels, [sample.metainfo for sample in samples],
+                                [_background(*fact, tuple(labels.shape[1:]), sample.metainfo)
+                                 for fact, sample in zip(facts, samples, strict=True)])
+        for sample, label, instances in zip(samples, made.label, made.instances, strict=True):
+            sample.gt_sem_seg.data = label[None]
+            sample.set_metainfo(dict(instances=[record(i) for i in instances]))
+        images = made.image * 255
+        if self._enable_normalize:
+            images = (images - self.mean) / self.std
+        return dict(inputs=images, data_samples=samples)
+
+
+class BatchSynthesis:
+    """A recipe of pastes for batches: draws on the CPU with the streams of the pipeline, writes where the batch is.
+
+    Args:
+        transforms: configs of ``PasteDefects``.
+        weights: how often each is taken.
+        probability: of ``clean`` and ``defective`` pictures to be changed.
+    """
+
+    def __init__(self, transforms: Sequence[Mapping], weights: Sequence[float] | None = None,
+                 probability: Mapping[str, float] | None = None) -> None:
+        other = [t['type'] for t in transforms if t['type'] != 'PasteDefects']
+        if other:
+            raise ValueError(f'transforms of a batch must be PasteDefects, got {other}; make these in the pipeline, with '
+                             "`where='worker'`.")
+        self.recipe = SynthesizeDefects(transforms, weights, probability)
+
+    def __call__(self, images: Tensor, labels: Tensor, metas: Sequence[Mapping], backgrounds: Sequence[Background]
+                 ) -> Synthesis:
+        """Make defects; see :data:`Synthesize`."""
+        new_images, new_labels, all_instances = images.clone(), labels.clone(), []
+        for index, (meta, background) in enumerate(zip(metas, backgrounds, strict=True)):
+            known = dict(meta, gt_seg_map=background.label)
+            chosen = self.recipe.choose(known)
+            if chosen is None:
+                all_instances.append([])
+                continue
+            generator = generator_of(known, type(chosen).__name__, chosen.stream)
+            made = chosen.engine(images[index], labels[index], generator, background)
+            new_images[index], new_labels[index] = made.image, made.label
+            all_instances.append(made.instances)
+        return Synthesis(new_images, new_labels, all_instances)
+
+
+def _take_facts(sample) -> tuple[np.ndarray, np.ndarray | None]:
+    """Take label map and location codes of a sample, as arrays, and the codes out of it: nothing else needs them."""
+    label = sample.gt_sem_seg.data[0].cpu().numpy()
+    if 'location_map' not in sample:
+        return label, None
+    codes = sample.location_map.data[0].cpu().numpy()
+    del sample.location_map
+    return label, codes
+
+
+def _background(label: np.ndarray, codes: np.ndarray | None, size_hw: tuple[int, int], meta: Mapping) -> Background:
+    """Return what the draw must know, padded as the batch is."""
+    pad = [(0, size - own) for size, own in zip(size_hw, label.shape, strict=True)]
+    if any(after for _, after in pad):
+        label = np.pad(label, pad, constant_values=255)
+        codes = None if codes is None else np.pad(codes, pad, constant_values=255)
+    factor = meta.get('scale_factor') or (1.0, 1.0)
+    file_hw = tuple(meta['ori_shape'][:2]) if codes is not None and 'ori_shape' in meta else None
+    return Background(label, codes, file_hw, (float(factor[1]), float(factor[0])), meta.get('location_density'))

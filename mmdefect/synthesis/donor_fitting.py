@@ -1,0 +1,138 @@
+"""Bring a donor to the scale and pose of a picture, and apply the operations that were drawn for it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import cv2
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy import ndarray
+from torch import Tensor
+
+from mmdefect.synthesis.augment import VALUES, Operations, apply_operations, harden
+from mmdefect.synthesis.donors import Donor
+from mmdefect.synthesis.elastic import CONTROLS
+
+
+@dataclass(frozen=True)
+class FittedDonor:
+    """A donor as it is pasted, with some pixels around the defect.
+
+    Attributes:
+        patch: ``(3, h, w)`` float32 in [0, 1], RGB.
+        core: ``(h, w)`` bool, the defect.
+        region: ``(h, w)`` bool, what is pasted: the defect and what was asked for around it that shows the object.
+    """
+
+    patch: Tensor
+    core: ndarray
+    region: ndarray
+
+
+def prepare(donor: Donor, scale_yx: tuple[float, float], operations: Operations, grow: int = 0) -> FittedDonor:
+    """Return a donor as it is pasted, with a ring of one pixel around the region.
+
+    Args:
+        donor: the donor at the resolution of its file.
+        scale_yx: pixels of the picture per pixel of the file, down and across; negative: flipped.
+        operations: what was drawn.
+        grow: pixels by which the pasted region exceeds the defect.
+    """
+    image, mask, on_object = fit(donor.image, donor.mask, scale_yx)
+    patch = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))).float().mul_(1 / 255)
+    if on_object is not None:  # an outline near the defect: it is warped as a fourth colour
+        patch = torch.cat([patch, torch.from_numpy(on_object)[None]])
+    patch, soft = _operate(patch, torch.from_numpy(mask)[None], operations)
+    patch, core = _with_ring(patch, harden(soft)[0], grow + 1)
+    core = core.numpy()
+    region = grown(core, grow)
+    if on_object is not None:
+        patch, shown = patch[:3], patch[3].numpy() > 0.5
+        region &= shown | core
+    return FittedDonor(patch, core, region)
+
+
+def fit(image: ndarray, mask: ndarray, scale_yx: tuple[float, float]) -> tuple[ndarray, ndarray, ndarray | None]:
+    """Scale and flip a donor; a defect that would vanish keeps the pixels that it fills most.
+
+    Args:
+        image: ``(h, w, 3)`` uint8.
+        mask: ``(h, w)`` uint8: 1 on the defect, 2 on the object around it.
+        scale_yx: factors down and across; negative: flipped.
+
+    Returns:
+        The picture, ``(h, w, 3)`` uint8; the defect, ``(h, w)`` float32 of 0 and 1; where the patch shows the object,
+        ``(h, w)`` float32, or ``None`` when it shows nothing else.
+    """
+    step = (-1 if scale_yx[0] < 0 else 1, -1 if scale_yx[1] < 0 else 1)
+    image, mask = image[::step[0], ::step[1]], mask[::step[0], ::step[1]]
+    height, width = (max(3, round(n * abs(s))) for n, s in zip(mask.shape, scale_yx, strict=True))
+    core = (mask == 1).astype(np.float32)
+    on_object = None if mask.all() else (mask > 0).astype(np.float32)
+    if (height, width) == mask.shape:
+        return image, core, on_object
+    method = cv2.INTER_AREA if height * width < mask.size else cv2.INTER_LINEAR
+    small = cv2.resize(np.ascontiguousarray(image), (width, height), interpolation=method)
+    share = cv2.resize(core, (width, height), interpolation=method)
+    core = (share >= min(0.5, float(share.max()))).astype(np.float32)
+    if on_object is not None:
+        on_object = cv2.resize(on_object, (width, height), interpolation=method)
+    return small, core, on_object
+
+
+def middle_of(donor: Donor) -> tuple[float, float]:
+    """Return the middle of a donor's patch in the frame of its file, as fractions of height and width."""
+    (top, left), (height, width) = donor.top_left_rc, donor.source_hw
+    return (top + donor.mask.shape[0] / 2) / height, (left + donor.mask.shape[1] / 2) / width
+
+
+def numbers_of(operations: Operations) -> dict[str, float]:
+    """Return the operations of one sample as floats."""
+    return operations.parameters(0)
+
+
+def operations_from(numbers: Mapping[str, float]) -> Operations:
+    """Return the operations that :func:`numbers_of` wrote down."""
+    control = [numbers.get(f'control_{i}', 0.0) for i in range(2 * CONTROLS * CONTROLS)]
+    rows = [numbers[name] for name in VALUES], [numbers['flip_x'], numbers['flip_y']]
+    values, flips = (torch.tensor([row], dtype=torch.float64) for row in rows)
+    return Operations(values, flips, torch.tensor([numbers['elastic']], dtype=torch.float64),
+                      torch.tensor(control, dtype=torch.float64).view(1, 2, CONTROLS, CONTROLS))
+
+
+def grown(mask: ndarray, pixels: int) -> ndarray:
+    """Return a bool mask that reaches so many pixels farther, in a new array."""
+    if pixels < 1:
+        return mask.copy()
+    disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * pixels + 1, 2 * pixels + 1))
+    return cv2.dilate(mask.view(np.uint8), disc).view(bool)
+
+
+def _operate(patch: Tensor, mask: Tensor, operations: Operations) -> tuple[Tensor, Tensor]:
+    """Apply operations; a fourth channel is warped but keeps its values."""
+    if len(patch) == 3:
+        return apply_operations(patch, mask, operations)
+    colours, soft = apply_operations(patch[:3], mask, operations)
+    values = operations.values.clone()
+    values[:, 5:] = torch.tensor([1, 1, 1, 0], dtype=values.dtype)
+    shown, _ = apply_operations(patch[3:], mask, replace(operations, values=values))
+    return torch.cat([colours, shown]), soft
+
+
+def _with_ring(patch: Tensor, mask: Tensor, ring: int) -> tuple[Tensor, Tensor]:
+    """Cut patch and mask to the defect and a ring around it; beyond the patch its border goes on."""
+    shape = mask.numpy()
+    rows, columns = np.flatnonzero(shape.any(1)), np.flatnonzero(shape.any(0))
+    if not len(rows):
+        return patch, mask
+    top, bottom = int(rows[0]) - ring, int(rows[-1]) + 1 + ring
+    left, right = int(columns[0]) - ring, int(columns[-1]) + 1 + ring
+    height, width = mask.shape
+    outside = [max(0, -left), max(0, right - width), max(0, -top), max(0, bottom - height)]
+    if any(outside):
+        patch, mask = F.pad(patch[None], outside, 'replicate')[0], F.pad(mask, outside)
+        top, bottom, left, right = top + outside[2], bottom + outside[2], left + outside[0], right + outside[0]
+    return patch[:, top:bottom, left:right], mask[top:bottom, left:right].contiguous()
