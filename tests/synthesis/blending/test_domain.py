@@ -86,7 +86,7 @@ def test_compact_masks_go_to_the_lattice_and_thin_long_ones_to_the_sparse_factor
 
 def test_small_masks_keep_the_whole_map():
     small, large = factorize(disc(24), 'lattice').solver, factorize(disc(80), 'lattice').solver
-    assert isinstance(small, LatticeSolver) and 'extension' in small._cache and 'extension' not in large._cache
+    assert isinstance(small, LatticeSolver) and small.keeps_extension and not large.keeps_extension
 
 
 def test_a_soft_mask_is_cut_at_one_half():

@@ -139,6 +139,17 @@ def test_float32_stays_within_1e_4_of_the_float64_sparse_solve():
         assert (result.double() - exact).abs().max() < 1e-5
 
 
+def test_pictures_in_channels_last_order_give_the_same():
+    target, source = pictures(10, (12, 14, 3), torch.float32)
+    mask = random_mask(5, 12, 14, .4)
+    views = target.permute(2, 0, 1), source.permute(2, 0, 1)
+    for mixed in (False, True):
+        result = poisson_blend(*views, mask, mixed=mixed)
+        expected = poisson_blend(*(view.contiguous() for view in views), mask, mixed=mixed)
+        torch.testing.assert_close(result, expected, atol=2e-6, rtol=0)
+        assert torch.equal(result[:, ~mask[0]], views[0][:, ~mask[0]])
+
+
 class TestDerivatives:
 
     @pytest.mark.parametrize('backend', ['lattice', 'sparse'])

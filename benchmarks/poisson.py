@@ -1,0 +1,110 @@
+"""Exact Poisson composition against OpenCV's seamlessClone on the same patch, and our solvers against each other.
+
+    python benchmarks/poisson.py            # about two minutes
+    python benchmarks/poisson.py --quick    # a few seconds, for a look
+
+OpenCV gets a destination that is only 16 pixels larger than the patch, 8-bit pictures, and a copy of the mask, because
+it overwrites the one it is given. We get float32 pictures and return float32. 'cached' has the factor of the mask,
+'fresh' makes it within the timed call. 'disc' is a disc with a hole, 'rectangle' a full rectangle.
+"""
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+from common import format_table, race, use_one_thread, write_record  # noqa: E402  (sets the number of threads)
+
+import cv2  # noqa: E402
+import numpy as np  # noqa: E402
+import torch  # noqa: E402
+
+from mmdefect.synthesis.blending import PoissonFactor, factorize, poisson_blend  # noqa: E402
+
+SIDES = (32, 48, 64, 96, 128, 192, 256)
+BARS = {'cached_ratio': 3.0, 'fresh_ratio': 1.0, 'backward_ratio': 1.5, 'max_error': 1e-4}
+
+
+def make_mask(shape: str, side: int) -> np.ndarray:
+    """``(side, side)`` bool with a free ring of one pixel."""
+    mask = np.zeros((side, side), dtype=bool)
+    if shape == 'rectangle':
+        mask[1:-1, 1:-1] = True
+        return mask
+    rows, columns = np.mgrid[:side, :side] - (side - 1) / 2
+    distance = np.hypot(rows, columns)
+    return (distance < side / 2 - 1) & (distance > side / 16)
+
+
+def opencv_paste(target: np.ndarray, source: np.ndarray, mask: np.ndarray):
+    """A call of seamlessClone as a user would make it."""
+    destination = np.pad(target, ((8, 8), (8, 8), (0, 0)), mode='edge')
+    # OpenCV puts the middle of the bounding box of the mask here; the box is the patch without its ring.
+    centre = (destination.shape[1] // 2, destination.shape[0] // 2)
+    bytes_mask = mask.astype(np.uint8) * 255
+    return lambda: cv2.seamlessClone(source, destination, bytes_mask.copy(), centre, cv2.NORMAL_CLONE)
+
+
+def measure(shape: str, side: int, seconds: float) -> dict[str, object]:
+    """Times, ratios and error of one mask."""
+    random = np.random.default_rng(side)
+    target_bytes, source_bytes = random.integers(0, 256, (2, side, side, 3), dtype=np.uint8)
+    target, source = (torch.from_numpy(picture).permute(2, 0, 1).float().contiguous() / 255
+                      for picture in (target_bytes, source_bytes))
+    array = make_mask(shape, side)
+    mask = torch.from_numpy(array)[None]
+    factor, sparse = factorize(array), factorize(array, 'sparse')
+    weight = torch.rand_like(target)
+    leaves = target.clone().requires_grad_(), source.clone().requires_grad_()
+    pasted = poisson_blend(*leaves, mask, factor)
+    times = race({
+        'opencv': opencv_paste(target_bytes, source_bytes, array),
+        'cached': lambda: poisson_blend(target, source, mask, factor),
+        'fresh': lambda: poisson_blend(target, source, mask),
+    }, seconds)
+    times |= race({
+        'forward': lambda: poisson_blend(*leaves, mask, factor),
+        'backward': lambda: torch.autograd.grad(pasted, leaves, weight, retain_graph=True),
+    }, seconds)
+    times |= race({
+        'cached_sparse': lambda: poisson_blend(target, source, mask, sparse),
+        'mixed': lambda: poisson_blend(target, source, mask, factor, mixed=True),
+        'sine_rectangle': lambda: poisson_blend(target, source, mask, domain='rectangle'),
+    }, seconds / 2)
+    making = race({'factorize': lambda: factorize(array)}, seconds / 2, warm_up=1)
+    exact = poisson_blend(target.double(), source.double(), mask, sparse, clamp=False)
+    errors = [(poisson_blend(target, source, mask, one, clamp=False) - exact).abs().max().item()
+              for one in (factor, None)]
+    median = {name: figures['median_ms'] for name, figures in {**times, **making}.items()}
+    return {'mask': shape, 'side': side, 'pixels': int(array.sum()), 'backend': factor.backend,
+            'fresh_backend': PoissonFactor(array).backend,
+            'cached_ratio': median['opencv'] / median['cached'], 'fresh_ratio': median['opencv'] / median['fresh'],
+            'backward_ratio': median['backward'] / median['forward'], 'max_error': max(errors),
+            'times': {**times, **making}}
+
+
+def misses(row: dict[str, object]) -> list[str]:
+    """Which bars a row does not reach."""
+    missed = [name for name in ('cached_ratio', 'fresh_ratio') if row[name] < BARS[name]]
+    return missed + [name for name in ('backward_ratio', 'max_error') if row[name] > BARS[name]]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('--quick', action='store_true', help='short timing, nothing is written')
+    arguments = parser.parse_args()
+    use_one_thread()
+    rows = [measure(shape, side, 0.05 if arguments.quick else 0.8) for shape in ('disc', 'rectangle') for side in SIDES]
+    print(format_table([{**{key: row[key] for key in row if key != 'times'},
+                         **{f'{name} ms': figures['median_ms'] for name, figures in row['times'].items()}}
+                        for row in rows]))
+    for row in rows:
+        for name in misses(row):
+            print(f'missed: {name} {row[name]:.3g} (bar {BARS[name]}) for {row["mask"]} {row["side"]}')
+    if not arguments.quick:
+        print('written:', write_record('poisson', rows, {'bars': BARS}).name)
+
+
+if __name__ == '__main__':
+    main()
