@@ -180,9 +180,9 @@ def choose_backend(num_pixels: int, num_boundary: int, box_area: int, is_rectang
         return 'lattice'
     if is_rectangle and not prepared:
         return 'rectangle'
-    lattice = 45 + 1.3e-4 * num_boundary**2 + 3e-2 * box_area
+    lattice = 30 + 1.3e-4 * num_boundary**2 + 2.2e-2 * box_area
     sparse = 25 + 3.6e-3 * num_pixels * max(4.0, 2.45 * math.log2(num_pixels) - 11.2)
     if not prepared:
-        lattice += 100 + 4e-2 * box_area + 6.4e-4 * num_boundary**2 + 8e-6 * num_boundary**3
+        lattice += 115 + 4.8e-2 * box_area + 6.4e-4 * num_boundary**2 + 8e-6 * num_boundary**3
         sparse += 350 + num_pixels * (0.5 + 0.012 * math.sqrt(num_pixels))
     return 'lattice' if lattice <= sparse else 'sparse'
