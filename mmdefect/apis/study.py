@@ -54,6 +54,14 @@ def load_truth(settings: dict[str, Any], split: str = 'test') -> Truth:
     return Truth(tuple(dataset.metainfo['classes']), palette, tuple(samples))
 
 
+def load_truth_of_config(config: Path, data_root: Path | None = None, split: str = 'test') -> Truth:
+    """Return the images and labels that a config file names, in another data root if given."""
+    settings = read_settings(config)
+    if data_root is not None:
+        settings['data_root'] = str(data_root)
+    return load_truth(compose_settings(settings, config)[0], split)
+
+
 class _Loader:
     """Loads the label of one image when it is needed."""
 

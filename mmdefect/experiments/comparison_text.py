@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 
-from mmdefect.experiments.compare import Comparison, Difference
+from mmdefect.experiments.compare import Comparison, Difference, published_rule
 from mmdefect.experiments.statistics import mean_and_sd
 
 
@@ -65,6 +65,17 @@ def verdict_sentences(comparison: Comparison, metric: str) -> list[str]:
                  'unknown': f'cannot be compared with `{comparison.reference}`: it takes several seeds or counts of images'}
         sentences.append(f'`{name}` is {words[d.verdict]} in {metric} ({format_difference(d)}).')
     return sentences
+
+
+def published_sentences(comparison: Comparison) -> str:
+    """Return what the published selection rule says about the arms, and that it knows no noise."""
+    values = {name: {metric: mean_and_sd(found)[0] for metric, found in row.items()} for name, row in comparison.values.items()}
+    metrics = list(next(iter(values.values())))
+    kept, dropped = published_rule(values, comparison.reference, metrics)
+    lines = [f'Published rule (drop what lowers any of {", ".join(metrics)}, rank by {metrics[0]}; it knows no noise):\n']
+    lines += [f'{k}. `{name}`' for k, name in enumerate(kept, start=1)] or ['Nothing is kept.']
+    lines += [''] + [f'- dropped `{name}`: lower {", ".join(worse)}' for name, worse in dropped.items()]
+    return '\n'.join(lines) + '\n'
 
 
 def render(comparison: Comparison, notes: Mapping[str, str] | None = None) -> str:

@@ -49,9 +49,8 @@ def line_figure(curves: Mapping[str, Curve], title: str, x_label: str, y_label: 
         for k, (name, points) in enumerate(curves.items()):
             points = [(x, y) for x, y in points if math.isfinite(y)]
             colour = COLOURS[k % len(COLOURS)]
-            style = 'o-' if len(points) < 20 else '-'
-            axes.plot([x for x, _ in points], [y for _, y in points], style, color=colour, label=name, markersize=2.6,
-                      linestyle='-' if k < len(COLOURS) else '--')
+            axes.plot([x for x, _ in points], [y for _, y in points], color=colour, label=name, markersize=2.6,
+                      marker='o' if len(points) < 20 else None, linestyle='-' if k < len(COLOURS) else '--')
             if marks and name in marks:
                 axes.plot(*marks[name], 'o', color=colour, markersize=7, markerfacecolor='none', markeredgewidth=1.6)
         axes.set(title=title, xlabel=x_label, ylabel=y_label)
@@ -100,6 +99,7 @@ def bar_figure(bars: Mapping[str, Mapping[str, Interval]], title: str, x_label: 
         axes.tick_params(axis='y', length=0)
         axes.set(title=title, xlabel=x_label)
         axes.grid(visible=False, axis='y')
+        axes.set_axisbelow(True)
         axes.invert_yaxis()
         axes.margins(x=0.14)
         axes.set_xlim(left=0)

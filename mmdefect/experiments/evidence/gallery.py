@@ -21,7 +21,7 @@ from mmdefect.visualization.overlay import overlay_labels
 #: Colours of the error picture: told apart by most colour-blind readers.
 HIT, MISS, FALSE, CONFUSED = (70, 175, 120), (235, 60, 50), (60, 130, 245), (245, 190, 40)
 KINDS = ('misses', 'false alarms', 'best')
-PANEL = 176
+PANEL = 208
 
 
 @dataclass(frozen=True)

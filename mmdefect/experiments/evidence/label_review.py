@@ -1,0 +1,151 @@
+"""Which labels deserve a second look: two folders of label maps compared, ranked, and drawn."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy import ndarray
+
+from mmdefect.experiments.evidence.counts import read_labels
+from mmdefect.experiments.evidence.gallery import CONFUSED, FALSE, HIT, MISS, draw_error, read_rgb, window
+from mmdefect.experiments.evidence.truth import PICTURES
+from mmdefect.functional.agreement import Agreement, compare_labels, total
+from mmdefect.visualization.sheet import contact_sheet, legend
+
+COLUMNS = ('image', 'kind', 'unconfirmed', 'iou', 'coverage_first', 'coverage_second', 'class_agreement', 'first', 'second',
+           'both', 'first_alone', 'second_alone')
+
+
+@dataclass(frozen=True)
+class Compared:
+    """One image: its name without suffix, both label files, and how far they agree."""
+
+    name: str
+    first: Path
+    second: Path
+    agreement: Agreement
+
+
+def find_pairs(first: Path, seconds: Sequence[Path]) -> tuple[list[tuple[str, Path, Path]], list[str]]:
+    """Pair label maps by relative name without suffix.
+
+    Args:
+        first: folder of label maps.
+        seconds: folders of the other ones, such as the predictions of every fold; an image may be in one of them only.
+
+    Returns:
+        ``(name, first file, second file)`` of each pair, and the names that only the first folder has.
+
+    Raises:
+        FileNotFoundError: if a folder is missing, or nothing can be paired.
+        ValueError: if two of ``seconds`` hold the same image.
+    """
+    for folder in (first, *seconds):
+        if not folder.is_dir():
+            raise FileNotFoundError(f'{folder} must be a folder of label maps, but there is none.')
+    known = _names(first)
+    others: dict[str, Path] = {}
+    for folder in seconds:
+        for name, path in _names(folder).items():
+            if name in others:
+                raise ValueError(f'an image must be predicted by one fold only, but {name} is in {others[name].parent} and '
+                                 f'{path.parent}; predict it with the model that did not train on it.')
+            others[name] = path
+    pairs = [(name, path, others[name]) for name, path in known.items() if name in others]
+    if not pairs:
+        raise FileNotFoundError(f'{first} and {", ".join(map(str, seconds))} must hold label maps of the same names, but have '
+                                f'none in common; the first ones are {sorted(known)[:1]} and {sorted(others)[:1]}.')
+    return pairs, [name for name in known if name not in others]
+
+
+def compare_folders(first: Path, seconds: Sequence[Path], tolerance: float, binary: bool = False) -> list[Compared]:
+    """Compare all pairs, the most suspicious first: by pixels that the other map does not confirm.
+
+    Args:
+        first: folder of label maps.
+        seconds: see :func:`find_pairs`.
+        tolerance: distance in pixels.
+        binary: read masks of 0 and 255 as class 0 and 1 (255 means "ignore" in label maps).
+    """
+    results = []
+    for name, path_1, path_2 in find_pairs(first, seconds)[0]:
+        maps = [_read(path, binary) for path in (path_1, path_2)]
+        try:
+            results.append(Compared(name, path_1, path_2, compare_labels(*maps, tolerance)))
+        except ValueError as err:
+            raise ValueError(f'{path_1} and {path_2}: {err}') from err
+    return sorted(results, key=lambda r: (-r.agreement.unconfirmed, r.name))
+
+
+def to_csv(results: Sequence[Compared]) -> str:
+    """Return one row an image."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator='\n')
+    writer.writerow(COLUMNS)
+    for r in results:
+        values = [getattr(r.agreement, key) for key in COLUMNS[2:]]
+        cells = ['' if isinstance(v, float) and math.isnan(v) else round(v, 4) if isinstance(v, float) else v for v in values]
+        writer.writerow([r.name, r.agreement.kind(), *cells])
+    return out.getvalue()
+
+
+def summary(results: Sequence[Compared], tolerance: float) -> str:
+    """Return a paragraph on all images together."""
+    whole = total([r.agreement for r in results])
+    defective = [r for r in results if r.agreement.first or r.agreement.second]
+    kinds: dict[str, int] = {}
+    for r in results:
+        kinds[r.agreement.kind()] = kinds.get(r.agreement.kind(), 0) + 1
+    ious = [r.agreement.iou for r in defective]
+    median = f'{np.median(ious):.2f}' if ious else 'undefined'
+    listed = ', '.join(f'{number} {kind}' for kind, number in sorted(kinds.items(), key=lambda item: -item[1]))
+    return (f'{len(results)} images, {len(defective)} with a defect in either. Any defect: IoU {whole.iou:.3f} over all pixels '
+            f'({whole.first:,} and {whole.second:,}), median {median} over images. Within {tolerance:g} px the second confirms '
+            f'{whole.coverage_first:.2f} of the first, and the first {whole.coverage_second:.2f} of the second. '
+            f'Same class where both see a defect: {whole.class_agreement:.2f}. Images: {listed}.')
+
+
+def review_sheet(results: Sequence[Compared], images: Path | None, binary: bool, count: int) -> ndarray:
+    """Return a sheet of the most suspicious images, ``(H, W, 3)`` uint8 RGB: the place, enlarged, and both maps in it.
+
+    Args:
+        results: of :func:`compare_folders`.
+        images: folder of the images; without it the maps are drawn on grey.
+        binary: see :func:`compare_folders`.
+        count: images to draw.
+    """
+    found = _names(images) if images is not None else {}
+    rows, captions = [], []
+    for r in [r for r in results if r.agreement.unconfirmed or r.agreement.kind() == 'other class'][:count]:
+        maps = [_read(path, binary) for path in (r.first, r.second)]
+        image = read_rgb(found[r.name]) if r.name in found else np.full((*maps[0].shape, 3), 128, np.uint8)
+        if image.shape[:2] != maps[0].shape:
+            image = cv2.resize(image, maps[0].shape[::-1], interpolation=cv2.INTER_AREA)
+        top, left, side = window(*maps)
+        part = (slice(top, top + side), slice(left, left + side))
+        crop, first, second = (cv2.resize(a[part], (224, 224), interpolation=cv2.INTER_NEAREST) for a in (image, *maps))
+        nothing = np.zeros_like(first)
+        rows.append([crop, draw_error(crop, first, nothing), draw_error(crop, nothing, second), draw_error(crop, first, second)])
+        a = r.agreement
+        captions.append([r.name, f'{a.first} px', f'{a.second} px', a.kind()])
+    if not rows:
+        raise ValueError('the label maps agree everywhere within the tolerance; there is nothing to review.')
+    strip = legend(['both', 'first only', 'second only', 'other class'], [HIT, MISS, FALSE, CONFUSED], width=900)
+    return contact_sheet(rows, column_titles=['image', 'first', 'second', 'both'], captions=captions, footer=strip)
+
+
+def _read(path: Path, binary: bool) -> ndarray:
+    label = read_labels(path)
+    return (label > 0).astype(np.uint8) if binary else label
+
+
+def _names(folder: Path) -> dict[str, Path]:
+    found = sorted(path for path in folder.rglob('*') if path.suffix.lower() in PICTURES)
+    return {path.relative_to(folder).with_suffix('').as_posix(): path for path in found}

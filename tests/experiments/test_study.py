@@ -1,0 +1,173 @@
+"""Studies over stand-in tools: expansion, keys, records, resuming, pages."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import pytest
+
+from mmdefect.experiments import study_records
+from mmdefect.experiments.pool import Slots
+from mmdefect.experiments.study import expand, read_study
+from mmdefect.experiments.study_run import Places, run_study
+from mmdefect.experiments.study_table import compare_study, write_study_page
+from tests.experiments import study_helpers as helpers
+
+STUDY = '''
+name = 'quality'
+title = 'Does quality matter?'
+base = 'base.py'
+factor = dict(name='quality', keys=['quality'])
+seeds = [0, 1, 2]
+selection = dict(metric='mIoU')
+metrics = ['fg_mIoU', 'IoU.broken', 'never_logged']
+arms = dict(low={}, high=dict(bases=['high.py'], priority=2), more=['quality=0.95'])
+'''
+
+
+@pytest.fixture
+def place(tmp_path):
+    """A folder with data, configs and a study file."""
+    helpers.write_data(tmp_path / 'data')
+    (tmp_path / 'base.py').write_text(f"data_root = {str(tmp_path / 'data')!r}\nquality = 0.5\nrandomness = dict(seed=9)\n"
+                                      "train_cfg = dict(max_iters=6)\ntrain_dataloader = dict(batch_size=2)\n")
+    (tmp_path / 'high.py').write_text('quality = 0.9\n')
+    (tmp_path / 'study.py').write_text(STUDY)
+    return tmp_path
+
+
+def run(place, study, **kwargs):
+    runs = expand(study, helpers.COMPOSER, place)
+    places = Places(place / 'work', place / 'results', place)
+    slots = kwargs.pop('slots', Slots(3))
+    states = run_study(study, runs, places, kwargs.pop('tools', helpers.TOOLS), slots, lambda settings: helpers.truth(
+        place / 'data'), 'python tools/study.py study.py', print)
+    return runs, states, places
+
+
+def test_arms_and_seeds_become_runs_in_order_of_priority(place):
+    study = read_study(place / 'study.py')
+    runs = expand(study, helpers.COMPOSER, place)
+    assert [(r.arm.name, r.seed) for r in runs] == [
+        ('low', 0), ('more', 0), ('low', 1), ('more', 1), ('low', 2), ('more', 2), ('high', 0), ('high', 1), ('high', 2)]
+    assert [r.settings['quality'] for r in runs[:2]] + [runs[-1].settings['quality']] == [0.5, 0.95, 0.9]
+    assert runs[1].diff == {'quality': [0.5, 0.95]} and runs[0].diff == {}
+    assert len({r.key for r in runs}) == 9
+
+
+def test_the_key_sees_settings_seed_and_data_and_nothing_else(place):
+    study = read_study(place / 'study.py')
+    keys = [r.key for r in expand(study, helpers.COMPOSER, place)]
+    moved = place.parent / f'{place.name}_moved'
+    (place / 'data').rename(moved)
+    options = {'data_root': str(moved), 'train_dataloader.num_workers': 7}
+    assert [r.key for r in expand(study, helpers.COMPOSER, place, options)] == keys
+    (moved / 'ann_dir' / 'test' / 'part.0.png').write_bytes(b'changed')
+    assert not {r.key for r in expand(study, helpers.COMPOSER, place, options)} & set(keys)
+
+
+def test_an_arm_of_two_studies_has_one_key_and_an_offset_gives_new_ones(place):
+    study = read_study(place / 'study.py')
+    arms = (dataclasses.replace(study.arms[0], name='again'), dataclasses.replace(study.arms[0], name='other', seed_offset=50))
+    other = dataclasses.replace(study, name='second', arms=arms)
+    first = {r.key for r in expand(study, helpers.COMPOSER, place) if r.arm.name == 'low'}
+    runs = expand(other, helpers.COMPOSER, place)
+    assert {r.key for r in runs if r.arm.name == 'again'} == first
+    assert [r.seed for r in runs if r.arm.name == 'other'] == [50, 51, 52]
+    assert not {r.key for r in runs if r.arm.name == 'other'} & first
+
+
+def test_a_study_leaves_records_and_a_page(place):
+    study = read_study(place / 'study.py')
+    runs, states, places = run(place, study)
+    assert {state.status for state in states.values()} == {'done'} and len(states) == 9
+    record = json.loads((places.records / f'{runs[0].key}.json').read_text())
+    assert record['used_by'] == [{'study': 'quality', 'arm': 'low', 'seed': 0}]
+    assert record['budget'] == {'iterations': 6, 'val_interval': None, 'batch_size': 2}
+    assert len(record['counts']['images']) == 6 and len(record['tests']) == 1
+    assert str(place) not in (places.records / f'{runs[0].key}.json').read_text()
+    page = (places.results / 'quality.md').read_text()
+    assert '9 of 9 runs' in page and '`high` is better than `low` in fg_mIoU' in page and 'never_logged' not in page
+    assert str(place) not in page
+    values = compare_study(study, study_records.read_records(places.records)).values['low']['fg_mIoU']
+    # Counts of single images must add up to what the test itself has logged.
+    logged = [study_records.read_records(places.records)[r.key]['test']['fg_mIoU'] for r in runs if r.arm.name == 'low']
+    assert values == pytest.approx(logged, abs=1e-3)
+
+
+def short(place):
+    """The study with one seed and two arms."""
+    study = read_study(place / 'study.py')
+    return dataclasses.replace(study, seeds=(0,), arms=study.arms[:2])
+
+
+def test_what_has_a_record_is_not_run_again_even_without_its_folder(place):
+    study = short(place)
+    _, _, places = run(place, study)
+    page = (places.results / 'quality.md').read_text()
+    (place / 'work').rename(place / 'gone')
+    _, states, _ = run(place, study)
+    assert not states and (places.results / 'quality.md').read_text() == page
+    assert write_study_page(study, places.results, 'python tools/study.py study.py').read_text() == page
+
+
+def test_a_failed_run_is_tried_again_and_the_page_shows_what_is_there(place):
+    (place / 'high.py').write_text('quality = 0.9\nkill_at = 5\n')
+    study = short(place)
+    runs, states, places = run(place, study)
+    assert sorted(state.status for state in states.values()) == ['done', 'failed']
+    assert '1 of 2 runs' in (places.results / 'quality.md').read_text()
+    _, states, _ = run(place, study)
+    assert [(s.status, [a['resumed_from'] for a in s.attempts]) for s in states.values()] == [('done', [0, 4])]
+    assert '2 of 2 runs' in (places.results / 'quality.md').read_text()
+
+
+def test_a_changed_arm_takes_its_cells_from_the_old_records(place):
+    study = short(place)
+    run(place, study)
+    (place / 'high.py').write_text('quality = 0.8\n')
+    _, states, places = run(place, study)
+    assert len(states) == 1
+    found = study_records.records_of('quality', study_records.read_records(places.records))
+    assert {r['diff']['quality'][1] for r in found['high'].values()} == {0.8}
+    assert len(study_records.read_records(places.records)) == 3
+
+
+def test_the_same_settings_under_two_names_are_not_distinguishable(place):
+    text = STUDY.replace("arms = dict(low={}, high=dict(bases=['high.py'], priority=2), more=['quality=0.95'])",
+                         'arms = dict(first={}, second=dict(seed_offset=100))')
+    (place / 'study.py').write_text(text)
+    study = read_study(place / 'study.py')
+    _, states, places = run(place, study, slots=Slots(2, threads=1))
+    assert len(states) == 6
+    page = (places.results / 'quality.md').read_text()
+    assert '`second` is not distinguishable from `first` in fg_mIoU' in page
+
+
+@pytest.mark.parametrize(('text', 'words'), [
+    (STUDY.replace('arms =', 'arm ='), 'arms'), (STUDY + 'speed = 3\n', 'speed'),
+    (STUDY.replace('low={}', 'low=dict(base=[])'), "'low'"), (STUDY + "baseline = 'none'\n", 'baseline'),
+    (STUDY.replace('[0, 1, 2]', '[0, 0]'), 'seeds'), (STUDY.replace("mIoU')", "mIoU', tie='both')"), 'tie'),
+])
+def test_a_wrong_study_file_is_told_in_one_sentence(tmp_path, text, words):
+    (tmp_path / 'study.py').write_text(text)
+    with pytest.raises(ValueError, match=words):
+        read_study(tmp_path / 'study.py')
+
+
+def test_slots_share_out_gpus_and_threads():
+    slots = Slots(3, threads=2, gpus=('0', '2'))
+    assert [slots.environment(k)['CUDA_VISIBLE_DEVICES'] for k in range(3)] == ['0', '2', '0']
+    assert slots.environment(0)['OMP_NUM_THREADS'] == '2' and Slots().environment(0) == {}
+    with pytest.raises(ValueError, match='at least one slot'):
+        Slots(0)
+
+
+def test_donors_from_test_images_are_found(place):
+    job = place / 'job'
+    (job / 'train').mkdir(parents=True)
+    truth = helpers.truth(place / 'data')
+    assert study_records.donor_leaks(job, truth) is None
+    (job / 'train' / 'donors.json').write_text(json.dumps({'sources': [str(truth.samples[2].image), '/elsewhere/a.png']}))
+    assert study_records.donor_leaks(job, truth) == ['part.2']

@@ -1,0 +1,65 @@
+#!/usr/bin/env python3
+"""Compare two annotations of the same images, or labels with predictions, and list the images worth a second look.
+
+    python tools/label_noise.py ANNOTATOR_A ANNOTATOR_B --images IMAGES --out review
+    python tools/label_noise.py data/wta512/ann_dir/train FOLD0/pred FOLD1/pred FOLD2/pred --out review
+
+Predictions must come from models that did not train on the image (cross-validation: one folder a fold), otherwise they
+repeat the label's mistakes. Writes review.csv, and review.png with the worst images.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+import cv2
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from mmdefect.experiments.evidence.label_review import compare_folders, find_pairs, review_sheet, summary, to_csv  # noqa: E402
+from mmdefect.experiments.records import write_text  # noqa: E402
+
+
+def parse_args(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('first', type=Path, help='folder of label maps')
+    parser.add_argument('second', type=Path, nargs='+', help='folder of the other label maps, or of each fold\'s predictions')
+    parser.add_argument('--images', type=Path, help='folder of the images, for the sheet')
+    parser.add_argument('--tolerance', type=float, default=3.0, help='pixels (default: 3)')
+    parser.add_argument('--binary', action='store_true', help='masks of 0 and 255 instead of class ids')
+    parser.add_argument('--count', type=int, default=12, help='images on the sheet, 0 for no sheet (default: 12)')
+    parser.add_argument('--out', type=Path, default=Path('label_review'), help='files to write, without suffix')
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = parse_args(argv)
+    try:
+        unpaired = find_pairs(args.first, args.second)[1]
+        results = compare_folders(args.first, args.second, args.tolerance, args.binary)
+        table = args.out.with_name(args.out.name + '.csv')
+        write_text(table, to_csv(results))
+        print(summary(results, args.tolerance))
+        if unpaired:
+            print(f'{len(unpaired)} label maps have no counterpart, the first is {unpaired[0]}')
+        print(table)
+        if args.count and results[0].agreement.unconfirmed:
+            sheet = args.out.with_name(args.out.name + '.png')
+            picture = review_sheet(results, args.images, args.binary, args.count)
+            if not cv2.imwrite(str(sheet), picture[..., ::-1]):
+                raise OSError(f'{sheet} must be a picture that can be written; choose another --out.')
+            print(sheet)
+    except (OSError, ValueError) as err:
+        if os.environ.get('MMDEFECT_TRACEBACK'):
+            raise
+        print(f'error: {err}', file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())
