@@ -59,7 +59,7 @@ def check_dataset(dataset, num_threads: int = 8, progress: bool | None = None) -
     num_masks = 0
     infos = _unique_infos(dataset)
     images = find_facts('image', [i['img_path'] for i in infos], num_threads, progress, 'checking images')
-    masks = _mask_facts(infos, num_threads, progress)
+    masks = mask_facts_of(infos, num_threads, progress)
     for info in infos:
         path, mask_path = info['img_path'], info.get('seg_map_path')
         fact = images[path]
@@ -77,7 +77,7 @@ def check_dataset(dataset, num_threads: int = 8, progress: bool | None = None) -
             problems.append(
                 f'the mask {mask_path} must have the size of its image {path}, {fact[1]}x{fact[0]} (width x height), '
                 f'but it has {mask["size"][1]}x{mask["size"][0]}; export it at the size of the image.')
-        problem, classes = _classes_of(mask['values'], info)
+        problem, classes = classes_of(mask['values'], info)
         if problem:
             problems.append(problem)
         by_class.update(classes)
@@ -97,7 +97,8 @@ def _encoding(info: dict) -> str:
     return info.get('mask_encoding', 'index')
 
 
-def _mask_facts(infos: list[dict], num_threads: int, progress: bool | None) -> dict[tuple[str, str], Any]:
+def mask_facts_of(infos: list[dict], num_threads: int, progress: bool | None) -> dict[tuple[str, str], Any]:
+    """Return size and occurring values of every mask file by its encoding and path, or what reading it raised."""
     by_encoding = defaultdict(list)
     for info in infos:
         if info.get('seg_map_path') is not None:
@@ -106,7 +107,7 @@ def _mask_facts(infos: list[dict], num_threads: int, progress: bool | None) -> d
             for path, fact in find_facts(f'mask/{encoding}', paths, num_threads, progress, 'checking masks').items()}
 
 
-def _classes_of(values: Sequence[int], info: dict) -> tuple[str | None, set[int]]:
+def classes_of(values: Sequence[int], info: dict) -> tuple[str | None, set[int]]:
     """Return what is wrong with the values of a mask, and the classes they mean."""
     path, num_classes, encoding = info['seg_map_path'], info['num_classes'], _encoding(info)
     problem = None

@@ -1,3 +1,5 @@
+from .class_aware_sampler import ClassAwareSampler
 from .defect_sampler import DefectSampler
+from .mixing_sampler import MixingSampler
 
-__all__ = ['DefectSampler']
+__all__ = ['ClassAwareSampler', 'DefectSampler', 'MixingSampler']
