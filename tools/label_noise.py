@@ -47,7 +47,8 @@ def main(argv: list[str] | None = None) -> int:
         if unpaired:
             print(f'{len(unpaired)} label maps have no counterpart, the first is {unpaired[0]}')
         print(table)
-        if args.count and results[0].agreement.unconfirmed:
+        first = results[0].agreement
+        if args.count and (first.unconfirmed or first.both != first.same_class):
             sheet = args.out.with_name(args.out.name + '.png')
             picture = review_sheet(results, args.images, args.binary, args.count)
             if not cv2.imwrite(str(sheet), picture[..., ::-1]):

@@ -66,7 +66,7 @@ def find_pairs(first: Path, seconds: Sequence[Path]) -> tuple[list[tuple[str, Pa
 
 
 def compare_folders(first: Path, seconds: Sequence[Path], tolerance: float, binary: bool = False) -> list[Compared]:
-    """Compare all pairs, the most suspicious first: by pixels that the other map does not confirm.
+    """Compare all pairs, the most suspicious first: by pixels that the other map does not confirm, or calls otherwise.
 
     Args:
         first: folder of label maps.
@@ -81,7 +81,7 @@ def compare_folders(first: Path, seconds: Sequence[Path], tolerance: float, bina
             results.append(Compared(name, path_1, path_2, compare_labels(*maps, tolerance)))
         except ValueError as err:
             raise ValueError(f'{path_1} and {path_2}: {err}') from err
-    return sorted(results, key=lambda r: (-r.agreement.unconfirmed, r.name))
+    return sorted(results, key=lambda r: (-_doubt(r.agreement), r.name))
 
 
 def to_csv(results: Sequence[Compared]) -> str:
@@ -123,7 +123,7 @@ def review_sheet(results: Sequence[Compared], images: Path | None, binary: bool,
     """
     found = _names(images) if images is not None else {}
     rows, captions = [], []
-    for r in [r for r in results if r.agreement.unconfirmed or r.agreement.kind() == 'other class'][:count]:
+    for r in [r for r in results if _doubt(r.agreement)][:count]:
         maps = [_read(path, binary) for path in (r.first, r.second)]
         image = read_rgb(found[r.name]) if r.name in found else np.full((*maps[0].shape, 3), 128, np.uint8)
         if image.shape[:2] != maps[0].shape:
@@ -139,6 +139,10 @@ def review_sheet(results: Sequence[Compared], images: Path | None, binary: bool,
         raise ValueError('the label maps agree everywhere within the tolerance; there is nothing to review.')
     strip = legend(['both', 'first only', 'second only', 'other class'], [HIT, MISS, FALSE, CONFUSED], width=900)
     return contact_sheet(rows, column_titles=['image', 'first', 'second', 'both'], captions=captions, footer=strip)
+
+
+def _doubt(agreement: Agreement) -> int:
+    return agreement.unconfirmed + agreement.both - agreement.same_class
 
 
 def _read(path: Path, binary: bool) -> ndarray:
