@@ -170,7 +170,7 @@ def apply_operations(patch: Tensor, mask: Tensor, operations: Operations) -> tup
                          f'got {tuple(patch.shape)}, {tuple(mask.shape)} and operations for {len(operations)}.')
     mask = mask.to(patch.dtype)
     peak = mask.amax((2, 3), keepdim=True)
-    colored = adjust_color(patch.flatten(2), operations.values[:, 5:], mask.flatten(1)).view(patch.shape)
+    colored = adjust_color(patch.flatten(2), operations.values[:, 5:], mask.flatten(1), clip=False).view(patch.shape)
     inverse = inverse_matrix(operations.values[:, :5], operations.flips)
     bends = bool(operations.elastic.any())
     halves = canvas_halves(inverse, tuple(patch.shape[2:]), operations.elastic if bends else None)
@@ -185,7 +185,7 @@ def _keep_peak(mask: Tensor, peak: Tensor) -> Tensor:
     if bool((share > 0.999).all()):
         return mask
     lift = torch.where(share > 0.999, 1.0, peak / new_peak.clamp_min(1e-12))
-    return mask * torch.where(share > _VANISHED, lift, 0)
+    return (mask * torch.where(share > _VANISHED, lift, 0)).clamp_(0, 1)
 
 
 def harden(mask: Tensor, threshold: float = 0.5) -> Tensor:

@@ -31,7 +31,10 @@ def _basis(dtype: torch.dtype, device: torch.device) -> Tensor:
     return torch.stack(parts).view(3, 9).to(device, dtype)
 
 
-def adjust_color(image: Tensor, values: Tensor | Sequence[float], mask: Tensor | None = None) -> Tensor:
+def adjust_color(image: Tensor,
+                 values: Tensor | Sequence[float],
+                 mask: Tensor | None = None,
+                 clip: bool = True) -> Tensor:
     """Change brightness, contrast, saturation and hue in one pass.
 
     Args:
@@ -39,9 +42,10 @@ def adjust_color(image: Tensor, values: Tensor | Sequence[float], mask: Tensor |
         values: ``(B, 4)`` float: brightness, contrast and saturation factors (1 keeps), hue as a fraction of a turn;
             or these four numbers for a batch of one.
         mask: ``(B, N)`` float weights of the pixels whose mean grey contrast keeps; None for all of them.
+        clip: to [0, 1]; without it, clip after what follows.
 
     Returns:
-        ``(B, C, N)`` in [0, 1]; differentiable in image, values and mask.
+        ``(B, C, N)``; differentiable in image, values and mask.
     """
     batch, channels, _ = image.shape
     if mask is None:
@@ -51,10 +55,12 @@ def adjust_color(image: Tensor, values: Tensor | Sequence[float], mask: Tensor |
     if channels != 3:
         brightness, contrast = torch.as_tensor(values).reshape(batch, 4).to(image)[:, :2, None, None].unbind(1)
         gain = brightness * contrast
-        return (image * gain + (brightness - gain) * mean.mean(1, keepdim=True)).clamp_(0, 1)
+        result = image * gain + (brightness - gain) * mean.mean(1, keepdim=True)
+        return result.clamp_(0, 1) if clip else result
     coefficients = _coefficients(values).to(image.device, image.dtype)
     matrices = (coefficients @ _basis(image.dtype, image.device)).view(batch, 2, 3, 3)
-    return torch.baddbmm(matrices[:, 1] @ mean, matrices[:, 0], image).clamp_(0, 1)
+    result = torch.baddbmm(matrices[:, 1] @ mean, matrices[:, 0], image)
+    return result.clamp_(0, 1) if clip else result
 
 
 def _coefficients(values: Tensor | Sequence[float]) -> Tensor:

@@ -1,8 +1,8 @@
 """CutPaste: a part of the image, cut out and pasted elsewhere, with the exact label of what changed.
 
 Source: Li et al., CutPaste, CVPR 2021. The defaults are its numbers: a rectangle of 2-15 % of the area with log-uniform
-aspect ratio, or a scar 2-16 px wide and 10-25 px long at 256 px, rotated by up to 45 degrees, both with colour jitter of
-0.1. The scar grows with the network resolution, so give the image at the size the network sees. Not covered: the
+aspect ratio, or a scar 2-16 px wide and 10-25 px long at 256 px, rotated by up to 45 degrees, both with a colour jitter
+of 0.1. The scar grows with the network resolution, so give the image at the size the network sees. Not covered: the
 classifier and the density estimate of the paper.
 """
 

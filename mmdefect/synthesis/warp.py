@@ -84,8 +84,8 @@ def warp(patch: Tensor,
             canvas; None for none.
 
     Returns:
-        patch: ``(B, C, h', w')``, the largest canvas of the batch; samples are centred in it.
-        mask: ``(B, 1, h', w')`` float.
+        patch: ``(B, C, h', w')`` clipped to [0, 1], on the largest canvas of the batch; samples are centred in it.
+        mask: ``(B, 1, h', w')`` float in [0, 1].
     """
     points = supersampling(inverse)
     both = torch.cat((F.pad(patch, (1, 1, 1, 1), 'replicate'), F.pad(mask, (1, 1, 1, 1))), dim=1)
@@ -97,6 +97,7 @@ def warp(patch: Tensor,
             _sample(both[i:i + 1], inverse[i:i + 1], halves[i:i + 1], None if control is None else control[i:i + 1],
                     canvas_hw, points[i]) for i in range(len(points))
         ])
+    both = both.clamp_(0, 1)
     return both[:, :-1], both[:, -1:]
 
 
