@@ -3,7 +3,8 @@
 The definitions are those of mmseg's ``IoUMetric``, so that its published tables can be recomputed: IoU is
 intersection over union summed over the data set, Acc is recall per class, a class that occurs neither in the labels
 nor in the predictions is NaN and is left out of the means. The means over defect classes alone (``fg_*``) leave
-class 0 out: with 99.8 % background the mean with background says little.
+class 0 out: with 99.8 % background the mean with background says little. Precision is the share of the predicted
+pixels that are right, F1 the harmonic mean of precision and recall.
 """
 
 from __future__ import annotations
@@ -11,6 +12,11 @@ from __future__ import annotations
 import numpy as np
 import torch
 from torch import Tensor
+
+from mmdefect.functional.metrics.counter import UNIT, Counter
+from mmdefect.functional.metrics.label_map import LabelMap
+
+MEASURES = ('IoU', 'Acc', 'Precision', 'F1')
 
 
 def confusion_matrix(prediction: Tensor, label: Tensor, num_classes: int, ignore_index: int = 255) -> Tensor:
@@ -87,3 +93,69 @@ def nan_mean(values: np.ndarray) -> float:
     """Mean of the values that are not NaN; NaN (without a warning) when there is none."""
     values = values[~np.isnan(values)]
     return float(values.mean()) if values.size else float('nan')
+
+
+def measures(confusion: np.ndarray) -> dict[str, np.ndarray]:
+    """Return IoU, Acc (recall), Precision and F1 per class.
+
+    Args:
+        confusion: ``(K, K)`` counts, row = label, column = prediction.
+
+    Returns:
+        ``(K,)`` float64 arrays in [0, 1] by name; NaN where the denominator is zero. F1 is NaN where the class neither
+        occurs nor is predicted, as IoU.
+    """
+    counts = np.asarray(confusion, np.float64)
+    hit, labelled, predicted = np.diag(counts), counts.sum(1), counts.sum(0)
+    with np.errstate(invalid='ignore', divide='ignore'):
+        return dict(IoU=hit / (labelled + predicted - hit), Acc=hit / labelled, Precision=hit / predicted,
+                    F1=2 * hit / (labelled + predicted))
+
+
+def any_defect(confusion: np.ndarray) -> np.ndarray:
+    """Join all defect classes: ``(2, 2)`` counts of normal and defect from ``(K, K)``."""
+    counts = np.asarray(confusion)
+    return np.array([[counts[0, 0], counts[0, 1:].sum()], [counts[1:, 0].sum(), counts[1:, 1:].sum()]])
+
+
+class PixelCounter(Counter):
+    """The confusion matrix, and the sums over images of every measure per image.
+
+    Args:
+        num_classes: classes including the background.
+    """
+
+    def __init__(self, num_classes: int) -> None:
+        self.num_classes = num_classes
+        # row 0 of the image sums is any defect, row k is class k
+        shape = (len(MEASURES), num_classes)
+        super().__init__(confusion=(num_classes, num_classes), image_sum=shape, image_count=shape)
+
+    def update(self, prediction: LabelMap, truth: LabelMap) -> np.ndarray:
+        """Count one image, given its prediction and its label; return its ``(K, K)`` int64 confusion matrix."""
+        counts = image_confusion(prediction, truth)
+        self.sums['confusion'] += torch.from_numpy(counts)
+        if counts[1:].any() or counts[:, 1:].any():
+            rows, both = measures(counts), measures(any_defect(counts))
+            values = np.stack([np.concatenate([both[name][1:], rows[name][1:]]) for name in MEASURES])
+            known = ~np.isnan(values)
+            self.sums['image_count'] += torch.from_numpy(known.astype(np.int64))
+            self.sums['image_sum'] += torch.from_numpy(np.rint(np.where(known, values, 0) * UNIT).astype(np.int64))
+        return counts
+
+    def image_means(self) -> dict[str, np.ndarray]:
+        """Return each measure as its mean over the images that have it, ``(K,)`` with any defect first."""
+        total, count = (self.sums[name].cpu().numpy().astype(np.float64) for name in ('image_sum', 'image_count'))
+        with np.errstate(invalid='ignore', divide='ignore'):
+            return dict(zip(MEASURES, total / UNIT / count, strict=True))
+
+
+def image_confusion(prediction: LabelMap, truth: LabelMap) -> np.ndarray:
+    """Return the ``(K, K)`` int64 confusion matrix of one image; row = label, column = prediction."""
+    classes = truth.num_classes
+    pairs = truth.defect_class * classes + prediction.values[truth.defect]
+    counts = torch.bincount(pairs, minlength=classes**2).view(classes, classes)
+    predicted = torch.bincount(prediction.defect_class, minlength=classes)
+    predicted[0] = truth.valid - prediction.defect.numel()
+    counts[0] = predicted - counts.sum(0)
+    return counts.numpy()

@@ -1,0 +1,185 @@
+"""One offset per defect class, fitted on validation, that moves the decision from plain argmax.
+
+Synthesis and class-balanced losses change how often the network sees each class, so its scores are ordered well but
+cut at the wrong place. The calibrated decision is ``argmax_k(logit_k + offset_k)`` with ``offset_0 = 0``; the
+offsets maximise a chosen objective over the validation set. A class without a labelled pixel there keeps offset 0.
+
+The fit streams: of every pixel only the bins of its margins ``logit_k - logit_0`` are counted, together with its
+label (:class:`~mmdefect.functional.metrics.margin_counter.MarginCounter`). So a fitted value is that of the binned validation set; applied to the same pixels,
+the offsets give the same up to the width of a bin (.06 in log-odds at probability .5 for three classes).
+Then coordinate ascent: for one class at a time, all offsets are tried at once by sorting the bins, and the best is
+taken, in the middle of its interval; of equally good intervals the one nearest to no offset. It starts from plain
+argmax and from lower common offsets, takes the best end and never ends below argmax (in the binned set).
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+OBJECTIVES = ('IoU', 'F1', 'recall')
+#: Offsets stay within +- this, in logits: beyond it the bins are too wide to tell.
+LIMIT = 12.0
+#: Common offsets of all defect classes to start from: plain argmax, half way, and predicting hardly any defect. Where
+#: several classes are over-predicted, lowering one alone only hands its pixels to the next.
+_STARTS = (0.0, -LIMIT / 3, -LIMIT)
+_STEP_OUT = 0.5  # how far beyond the last bin an offset lies where no other bin bounds it
+
+
+def decide(scores: Tensor, offsets: Tensor) -> Tensor:
+    """Return ``argmax(scores + offsets)`` over the classes; of equals the lowest class wins.
+
+    Args:
+        scores: ``(K, ...)`` float logits (or logarithms of probabilities), background first.
+        offsets: ``(K,)`` float.
+
+    Returns:
+        ``(...)`` int16 class ids.
+    """
+    best, chosen = scores[0] + float(offsets[0]), torch.zeros_like(scores[0], dtype=torch.int16)
+    for k in range(1, len(scores)):
+        # a loop, because argmax over the first axis takes 30 ms for 3 x 512 x 512 on a CPU core and this takes 1
+        value = scores[k] + float(offsets[k])
+        chosen.masked_fill_(value > best, k)
+        best = torch.maximum(best, value)
+    return chosen
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Offsets and how they came about; :meth:`to_dict` goes into the meta of a checkpoint.
+
+    Attributes:
+        offsets: one per class, 0 for the background.
+        objective: ``IoU``, ``F1`` or ``recall``.
+        recall_floor: least recall of every class that ``recall`` asks for.
+        value: objective on the binned validation set with the offsets; ``recall`` subtracts 1000 for every unit of
+            recall below the floor.
+        argmax_value: the same without offsets.
+        unfitted: classes (ids) without a labelled pixel in the validation set; their offset is 0.
+    """
+
+    offsets: tuple[float, ...]
+    objective: str
+    recall_floor: float
+    value: float
+    argmax_value: float
+    unfitted: tuple[int, ...]
+
+    def to_dict(self) -> dict:
+        """Return plain lists and numbers."""
+        return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
+
+
+def fit_offsets(margins: np.ndarray, counts: np.ndarray, objective: str = 'IoU', recall_floor: float = 0.8,
+                rounds: int = 20) -> Calibration:
+    """Fit one offset per defect class.
+
+    Args:
+        margins: ``(M, K - 1)`` logits of the defect classes minus that of the background, one row a group of pixels.
+        counts: ``(M, K)`` pixels of each label in the group.
+        objective: ``IoU`` or ``F1``: their mean over the defect classes that have labelled pixels. ``recall``: the
+            mean IoU among the offsets with which every class has at least ``recall_floor`` recall; where that cannot
+            be had, recall comes first.
+        recall_floor: only for ``recall``, in (0, 1].
+        rounds: at most so many passes over the classes.
+
+    Raises:
+        ValueError: for another objective or floor.
+    """
+    if objective not in OBJECTIVES or not 0 < recall_floor <= 1:
+        raise ValueError(f'`objective` must be one of {OBJECTIVES} and `recall_floor` in (0, 1], got {objective!r} and '
+                         f'{recall_floor}.')
+    classes = counts.shape[1]
+    labelled = counts.sum(0)
+    fitted = [k for k in range(1, classes) if labelled[k]]
+    values = np.concatenate([np.zeros((len(margins), 1)), margins], 1)
+    goal = _Goal(objective, recall_floor, labelled.astype(np.float64), fitted)
+    plain = goal(*_totals(values, counts, np.zeros(classes))) if fitted else float('nan')
+    best, offsets = plain, np.zeros(classes)
+    for start in _STARTS if fitted else ():
+        tried = np.zeros(classes)
+        tried[fitted] = start
+        value, tried = _ascend(values, counts, tried, fitted, goal, rounds)
+        if value > best + 1e-12:
+            best, offsets = value, tried
+    unfitted = tuple(k for k in range(1, classes) if not labelled[k])
+    return Calibration(tuple(float(o) for o in offsets), objective, recall_floor, float(best), float(plain), unfitted)
+
+
+def _ascend(values: np.ndarray, counts: np.ndarray, offsets: np.ndarray, fitted: list[int], goal: _Goal,
+            rounds: int) -> tuple[float, np.ndarray]:
+    """Improve one offset at a time until none can be."""
+    best = goal(*_totals(values, counts, offsets))
+    for _ in range(rounds):
+        before = best
+        for k in fitted:
+            offset, value = _best_offset(values, counts, offsets, k, goal)
+            if value > best + 1e-12:
+                offsets[k], best = offset, value
+        if best <= before + 1e-9:
+            break
+    return best, offsets
+
+
+def binned_confusion(margins: np.ndarray, counts: np.ndarray, offsets: tuple[float, ...]) -> np.ndarray:
+    """Return the ``(K, K)`` confusion matrix (row = label) that offsets give on the table of a :class:`MarginCounter`."""
+    values = np.concatenate([np.zeros((len(margins), 1)), margins], 1)
+    chosen = (values + np.asarray(offsets)).argmax(1) if len(values) else np.zeros(0, int)
+    confusion = np.zeros((counts.shape[1], counts.shape[1]), np.int64)
+    np.add.at(confusion.T, chosen, counts)
+    return confusion
+
+
+class _Goal:
+    """The objective as a function of hits and predicted pixels per class, for many candidates at once."""
+
+    def __init__(self, objective: str, floor: float, labelled: np.ndarray, fitted: list[int]) -> None:
+        self.objective, self.floor, self.labelled, self.fitted = objective, floor, labelled[fitted], fitted
+
+    def __call__(self, hit: np.ndarray, predicted: np.ndarray) -> np.ndarray:
+        hit, predicted = hit[..., self.fitted], predicted[..., self.fitted]
+        if self.objective == 'F1':
+            return (2 * hit / (self.labelled + predicted)).mean(-1)
+        value = (hit / (self.labelled + predicted - hit)).mean(-1)
+        if self.objective == 'recall':  # an IoU is at most 1: missing recall weighs more than any IoU
+            value = value - 1e3 * np.maximum(0, self.floor - hit / self.labelled).sum(-1)
+        return value
+
+
+def _totals(values: np.ndarray, counts: np.ndarray, offsets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    confusion = binned_confusion(values[:, 1:], counts, tuple(offsets))
+    return np.diag(confusion).astype(np.float64), confusion.sum(0).astype(np.float64)
+
+
+def _best_offset(values: np.ndarray, counts: np.ndarray, offsets: np.ndarray, k: int, goal: _Goal) -> tuple[float, float]:
+    """Try every offset of class ``k`` while the others stay; return the best and its objective."""
+    classes = counts.shape[1]
+    moved = values + offsets
+    moved[:, k] = -np.inf
+    rival = moved.argmax(1)
+    needed = moved[np.arange(len(values)), rival] - values[:, k]  # offset above which the group goes to class k
+    order = np.argsort(needed, kind='stable')
+    needed, rival, sorted_counts = needed[order], rival[order], counts[order].astype(np.float64)
+    size = sorted_counts.sum(1)
+    hit, predicted = np.zeros((len(needed) + 1, classes)), np.zeros((len(needed) + 1, classes))
+    for j in range(classes):
+        lost = sorted_counts[:, j] * (rival == j) if j != k else -sorted_counts[:, k]
+        given = size * (rival == j) if j != k else -size
+        start = (lost.sum(), given.sum()) if j != k else (0.0, 0.0)
+        hit[:, j] = start[0] - np.concatenate([[0], np.cumsum(lost)])
+        predicted[:, j] = start[1] - np.concatenate([[0], np.cumsum(given)])
+    # Candidate i takes the first i groups; it exists where the needed offset changes.
+    edges = np.concatenate([[-LIMIT], np.clip(needed, -LIMIT, LIMIT), [LIMIT]])
+    exists = edges[1:] > edges[:-1] + 1e-9
+    low, high = edges[:-1], edges[1:]
+    # The middle, or a little beyond the inner edge where nothing bounds the other side.
+    middle = np.clip((low + high) / 2, np.where(high >= LIMIT, -np.inf, high - _STEP_OUT), np.where(
+        low <= -LIMIT, np.inf, low + _STEP_OUT))
+    objective = np.where(exists, goal(hit, predicted), -np.inf)
+    best = np.flatnonzero(objective >= objective.max() - 1e-12)
+    choice = best[np.argmin(np.abs(middle[best]))]
+    return float(middle[choice]), float(objective[choice])

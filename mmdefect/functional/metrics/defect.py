@@ -1,0 +1,224 @@
+"""All defect metrics of a segmentation in one pass, as groups that can be left out."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mmdefect.functional.calibration import Calibration, binned_confusion, decide, fit_offsets
+from mmdefect.functional.metrics.components import SIZE_EDGES, SIZES, ComponentCounter
+from mmdefect.functional.metrics.counter import Counter
+from mmdefect.functional.metrics.image_level import image_ranking
+from mmdefect.functional.metrics.margin_counter import MarginCounter
+from mmdefect.functional.metrics.pixel import MEASURES, PixelCounter, any_defect, measures, nan_mean, summarize
+from mmdefect.functional.metrics.score_counter import ScoreCounter, ScoreKeeper
+from mmdefect.functional.metrics.scores import ScoreBins, log_odds, log_scores
+from mmdefect.functional.metrics.tolerant import TolerantCounter
+from mmdefect.functional.metrics.label_map import LabelMap, read_label, read_prediction
+
+GROUPS = ('pixel', 'tolerant', 'components', 'ranking', 'pro', 'image')
+NEED_SCORES = ('ranking', 'pro', 'image')
+PRO_LIMITS = {'AUPRO30': 0.3, 'AUPRO5': 0.05}
+
+
+class DefectCounters:
+    """Counters of the chosen groups; sees one image after the other.
+
+    Args:
+        classes: names, background first.
+        groups: some of ``pixel``, ``tolerant``, ``components`` (labels suffice), ``ranking``, ``pro``, ``image`` (need
+            scores). ``pixel`` is always counted.
+        ignore_index: label value that is left out.
+        kind: what the scores are, ``logits`` or ``probabilities``.
+        bins: bins of the scores, at most 32768.
+        exact: keep all scores instead of binning them; memory then grows with the images.
+        tolerance: radius of ``tolerant``, in pixels.
+        size_edges: areas in pixels where small, medium and large components begin.
+        min_coverage: share of a component that must be predicted for it to be found.
+        min_alarm_area: smallest predicted component that is an alarm, in pixels.
+        fit: objective of the calibration fitted on what is seen (``IoU``, ``F1``, ``recall``); ``None`` fits none.
+        recall_floor: see :func:`~mmdefect.functional.calibration.fit_offsets`.
+        offsets: ``(K,)`` offsets fitted elsewhere, to be applied; ``None`` applies none.
+    """
+
+    def __init__(self, classes: tuple[str, ...], groups: tuple[str, ...] = ('pixel', ), ignore_index: int = 255,
+                 kind: str = 'logits', bins: int = 32768, exact: bool = False, tolerance: float = 2.0,
+                 size_edges: tuple[int, int, int] = SIZE_EDGES, min_coverage: float = 0.25, min_alarm_area: int = 1,
+                 fit: str | None = None, recall_floor: float = 0.8, offsets: tuple[float, ...] | None = None) -> None:
+        check_groups(groups)
+        if offsets is not None and len(offsets) != len(classes):
+            raise ValueError(f'`offsets` must have one value for each of the classes {list(classes)}, got {len(offsets)}.')
+        self.classes, self.groups, self.ignore_index, self.kind = tuple(classes), set(groups), ignore_index, kind
+        self.fit, self.recall_floor, self.offsets = fit, recall_floor, offsets
+        count = len(self.classes)
+        self.pixel = PixelCounter(count)
+        self.tolerant = TolerantCounter(count, tolerance) if 'tolerant' in groups else None
+        self.components = ComponentCounter(count, size_edges, min_coverage, min_alarm_area) if 'components' in groups else None
+        self.scores = None
+        if {'ranking', 'pro'} & self.groups:
+            overlap = 'pro' in groups
+            self.scores = ScoreKeeper(count, overlap) if exact else ScoreCounter(count, ScoreBins(bins), overlap)
+        self.margins = MarginCounter(count) if fit is not None else None
+        self.decided = PixelCounter(count) if offsets is not None else None
+        self.images: list[dict] = []
+        self.calibration: Calibration | None = None
+
+    @property
+    def needs_scores(self) -> bool:
+        """Whether :meth:`update` needs scores."""
+        return bool(self.groups & set(NEED_SCORES)) or self.margins is not None or self.decided is not None
+
+    def counters(self) -> list[Counter]:
+        """Return the counters whose sums add up over shards, in a fixed order."""
+        every = (self.pixel, self.tolerant, self.components, self.scores, self.margins, self.decided)
+        return [counter for counter in every if isinstance(counter, Counter)]
+
+    def update(self, prediction: Tensor, label: Tensor, scores: Tensor | None = None) -> dict:
+        """Count one image.
+
+        Args:
+            prediction: ``(H, W)`` class ids, any number type.
+            label: ``(H, W)`` integer class ids, or the ignored value.
+            scores: ``(C, H, W)`` float, one channel a class or one for a single defect class; may be left out when no
+                group needs them.
+
+        Returns:
+            What is known of this image: ``confusion`` ``(K, K)``, ``defective`` (``None`` if all is ignored) and
+            where asked ``score`` (largest log-odds of any defect) and ``calibrated`` (confusion with the offsets).
+
+        Raises:
+            ValueError: if shapes differ, a class is unknown, scores are missing, or one is not a number.
+        """
+        truth = read_label(label, len(self.classes), self.ignore_index)
+        chosen = read_prediction(prediction, truth)
+        image = dict(confusion=self.pixel.update(chosen, truth), defective=bool(truth.defect.numel()) if truth.valid else None)
+        if self.tolerant is not None:
+            self.tolerant.update(chosen, truth)
+        if self.components is not None:
+            self.components.update(chosen, truth)
+        if self.needs_scores:
+            self._update_scores(scores, truth, image)
+        self.images.append({name: image[name] for name in ('defective', 'score') if name in image})
+        return image
+
+    def _update_scores(self, scores: Tensor | None, truth: LabelMap, image: dict) -> None:
+        scores = _checked(scores, truth.size_hw, len(self.classes), self.kind)
+        if self.groups & set(NEED_SCORES):
+            odds = log_odds(scores)
+            if self.scores is not None:
+                self.scores.update(odds, truth)
+            if 'image' in self.groups and truth.valid:
+                some = odds[-1]
+                if truth.ignored.numel():
+                    some = some.index_fill(0, truth.ignored.to(some.device), -torch.inf)
+                image['score'] = float(some.max())
+        if self.margins is not None:
+            self.margins.update(scores, truth)
+        if self.decided is not None:
+            decided = read_prediction(decide(scores, torch.tensor(self.offsets, dtype=torch.float64)), truth)
+            image['calibrated'] = self.decided.update(decided, truth)
+
+    def merge(self, other: DefectCounters) -> None:
+        """Add what counters of the same settings saw."""
+        for own, theirs in ((self.pixel, other.pixel), (self.tolerant, other.tolerant), (self.components, other.components),
+                            (self.scores, other.scores), (self.margins, other.margins), (self.decided, other.decided)):
+            if own is not None:
+                own.merge(theirs)
+        self.images += other.images
+
+    def compute(self) -> dict[str, float]:
+        """Return all metrics by key (docs/evaluation.md); shares in percent, NaN where nothing was counted."""
+        confusion = self.pixel.sums['confusion']
+        result = summarize(confusion)
+        result |= self._pixel_keys(confusion.numpy())
+        if self.tolerant is not None:
+            iou, f1 = self.tolerant.compute()
+            result |= self._class_keys('tIoU', iou) | self._class_keys('tF1', f1)
+        if self.components is not None:
+            result |= self._component_keys()
+        if self.scores is not None:
+            result |= self._score_keys()
+        if 'image' in self.groups:
+            seen = [i for i in self.images if i['defective'] is not None]
+            values = image_ranking(np.array([i['score'] for i in seen]), np.array([i['defective'] for i in seen], bool))
+            result |= {f'image_{name}': value * (1 if name == 'threshold' else 100) for name, value in values.items()}
+        return result | self._calibrated_keys()
+
+    def _pixel_keys(self, confusion: np.ndarray) -> dict[str, float]:
+        result = {}
+        both, rows, means = measures(any_defect(confusion)), measures(confusion), self.pixel.image_means()
+        for name in MEASURES:
+            result |= {f'{name}.{c}': 100 * float(v) for c, v in zip(self.classes, rows[name], strict=True)}
+            result[f'any_{name}'] = 100 * float(both[name][1])
+        result |= {f'fg_m{name}': 100 * nan_mean(rows[name][1:]) for name in ('Precision', 'F1')}
+        for name in MEASURES:
+            result |= self._class_keys(f'i{name}', means[name])
+        return result
+
+    def _class_keys(self, name: str, rows: np.ndarray) -> dict[str, float]:
+        """Keys of rows with any defect first: ``name.class``, ``fg_name``, ``any_name``, in percent."""
+        result = {f'{name}.{c}': 100 * float(v) for c, v in zip(self.classes[1:], rows[1:], strict=True)}
+        return result | {f'fg_{name}': 100 * nan_mean(np.asarray(rows[1:], float)), f'any_{name}': 100 * float(rows[0])}
+
+    def _component_keys(self) -> dict[str, float]:
+        found = self.components.compute()
+        result = {'cRecall': 100 * found['all']} | {f'cRecall_{s}': 100 * found[s] for s in SIZES}
+        result |= {f'cRecall.{c}': 100 * found[f'class.{k}'] for k, c in enumerate(self.classes) if k}
+        return result | {'FA_per_image': found['alarms_per_image'], 'FA_per_Mpx': found['alarms_per_megapixel'],
+                         'FA_images': 100 * found['alarm_images']}
+
+    def _score_keys(self) -> dict[str, float]:
+        curves = [self.scores.curve(k) for k in (None, *range(1, len(self.classes)))]
+        result = {}
+        if 'ranking' in self.groups:
+            values = [curve.ranking() for curve in curves]
+            for name in ('AP', 'AUROC', 'F1max', 'IoUmax'):
+                result |= self._class_keys(name, np.array([v[name] for v in values]))
+            result |= {f'threshold.{c}': v['threshold'] for c, v in zip(self.classes[1:], values[1:], strict=True)}
+            result['any_threshold'] = values[0]['threshold']
+        if 'pro' in self.groups:
+            for name, limit in PRO_LIMITS.items():
+                rows = [curve.aupro(limit) for curve in curves]
+                result |= {name: 100 * rows[0]} | {f'{name}.{c}': 100 * v for c, v in zip(self.classes[1:], rows[1:], strict=True)}
+        return result
+
+    def _calibrated_keys(self) -> dict[str, float]:
+        if self.margins is not None:
+            table = self.margins.table()
+            self.calibration = fit_offsets(*table, self.fit, self.recall_floor)
+            confusion, offsets = binned_confusion(*table, self.calibration.offsets), self.calibration.offsets
+        elif self.decided is not None:
+            confusion, offsets = self.decided.sums['confusion'].numpy(), self.offsets
+        else:
+            return {}
+        rows = measures(confusion)
+        result = {f'cal_{k}': v for k, v in summarize(torch.from_numpy(confusion)).items() if k != 'aAcc'}
+        result |= {f'cal_{name}.{c}': 100 * float(v) for name in MEASURES
+                   for c, v in zip(self.classes[1:], rows[name][1:], strict=True)}
+        result |= {f'cal_fg_m{name}': 100 * nan_mean(rows[name][1:]) for name in ('Precision', 'F1')}
+        result['cal_any_IoU'] = 100 * float(measures(any_defect(confusion))['IoU'][1])
+        return result | {f'offset.{c}': float(o) for c, o in zip(self.classes[1:], offsets[1:], strict=True)}
+
+
+def check_groups(groups: tuple[str, ...]) -> None:
+    """Refuse an unknown group."""
+    unknown = [group for group in groups if group not in GROUPS]
+    if isinstance(groups, str) or unknown:
+        raise ValueError(f'`groups` must be some of {GROUPS}, got {groups!r}.')
+
+
+def _checked(scores: Tensor | None, size_hw: tuple[int, int], classes: int, kind: str) -> Tensor:
+    if scores is None:
+        raise ValueError(f'the chosen groups need scores, got none; choose only groups of {[g for g in GROUPS if g not in NEED_SCORES]} '
+                         'and no calibration, or give the logits.')
+    if tuple(scores.shape[-2:]) != tuple(size_hw):
+        raise ValueError(f'`scores` must have the size of the label {tuple(size_hw)}, got {tuple(scores.shape)}; '
+                         'predict at the resolution of the label.')
+    if scores.ndim != 3 or scores.shape[0] not in (classes, *([1] if classes == 2 else [])):
+        raise ValueError(f'`scores` must have {classes} channels{" or 1" if classes == 2 else ""}, got {tuple(scores.shape)}.')
+    # One sum finds any NaN or infinity; only then every score is looked at.
+    if not bool(torch.isfinite(scores.sum())) and not bool(torch.isfinite(scores).all()):
+        raise ValueError(f'`scores` must be finite, but {int((~torch.isfinite(scores)).sum())} of {scores.numel()} are not; '
+                         'the network has diverged or overflowed in half precision.')
+    return log_scores(scores, kind)
