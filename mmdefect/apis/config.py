@@ -19,6 +19,8 @@ top-level key       where it goes
 ``class_weight``    ``class_weight`` of every head's loss
 ``own_optimizer``   what a transformer base needs instead of the schedule's: keys of ``optim_wrapper``
 ``own_transforms``  transforms a model base needs at the end of the training pipeline, before packing
+``synthesis``       transforms of the training pipelines and the sampler, see :mod:`mmdefect.apis.synthesis`
+``ema``, ...        hooks, sampler and transforms against class imbalance, see :mod:`mmdefect.apis.switches`
 ==================  =====================================================================================
 """
 
@@ -31,12 +33,13 @@ from pathlib import Path
 from mmengine.config import Config, ConfigDict
 
 from mmdefect import compat
+from mmdefect.apis.switches import SWITCHES, compose_switches
 
 LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
 RESIZES = ('Resize', 'RandomResize', 'ResizeToMultiple')
 #: Top-level keys that :func:`compose` spreads; an override of any other key is a last word and is applied again after it.
 SPREAD = ('data_root', 'split_file', 'classes', 'palette', 'num_classes', 'crop_size', 'image_scale', 'loss_decode',
-          'class_weight', 'own_optimizer', 'own_transforms')
+          'class_weight', 'own_optimizer', 'own_transforms', 'synthesis', *SWITCHES)
 #: Heads whose list of losses has roles: the places of the segmentation losses. The rest (edges) stays as it is.
 LOSS_ROLES = {'PIDHead': (0, 1, 3), 'DDRHead': (0, 1)}
 #: Heads that do not predict the classes: class count, loss and weights are their own.
@@ -84,6 +87,11 @@ def compose(cfg: Config) -> None:
                     for single in loss.get('losses', [loss]):
                         single['class_weight'] = list(cfg.class_weight)
     _compose_model_needs(cfg)
+    if cfg.get('synthesis') is not None:
+        from mmdefect.apis.synthesis import compose_synthesis  # needs the adapters, which compose() alone does not
+        compose_synthesis(cfg, list(_unwrap(cfg.train_dataloader.get('dataset'))))
+    if cfg.get('train_dataloader'):
+        compose_switches(cfg, list(_unwrap(cfg.train_dataloader.get('dataset'))))
 
 
 def iter_datasets(cfg: Config) -> Iterator[ConfigDict]:

@@ -17,7 +17,7 @@ from mmdefect.synthesis.types import BLENDS
 PLACES = ('even', 'density', 'source')
 LABEL_RULES = ('visible', 'mask')
 #: Operations that change colours only.
-SAME_SHAPE = dict(rotate=(0.0, 0.0), shear_x=(0.0, 0.0), shear_y=(0.0, 0.0), scale=(1.0, 1.0), flip_probability=0.0,
+SAME_SHAPE = dict(rotate=[0.0, 0.0], shear_x=[0.0, 0.0], shear_y=[0.0, 0.0], scale=[1.0, 1.0], flip_probability=0.0,
                   elastic_probability=0.0)
 
 
