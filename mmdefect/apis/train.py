@@ -26,7 +26,7 @@ def train(config: str | Path | Config,
         config: path of a leaf config, or a composed config.
         work_dir: where logs and checkpoints go; by default ``work_dirs/<config name>``.
         resume: continue from the last checkpoint in ``work_dir``.
-        amp: automatic mixed precision.
+        amp: automatic mixed precision; a config asks for it with ``amp = True``.
         cfg_options: overrides, with dotted keys.
         launcher: ``none``, ``pytorch``, ``slurm`` or ``mpi``.
 
@@ -57,7 +57,7 @@ def prepare_train_config(config: str | Path | Config,
         cfg.work_dir = str(work_dir)
     elif cfg.get('work_dir') is None:
         cfg.work_dir = str(Path('work_dirs') / Path(cfg.filename).stem)
-    if amp:
+    if amp or cfg.get('amp'):
         _use_amp(cfg)
     if not torch.cuda.is_available():
         _fit_to_cpu(cfg)
@@ -70,11 +70,11 @@ def _use_amp(cfg: Config) -> None:
     if wrapper not in ('OptimWrapper', 'AmpOptimWrapper'):
         raise ValueError(f'`--amp` needs `optim_wrapper.type` OptimWrapper or AmpOptimWrapper, got {wrapper}; '
                          'set mixed precision in that wrapper instead.')
+    if not torch.cuda.is_available():
+        raise ValueError("mixed precision (`--amp`, or `amp = True` in the config) needs a GPU, because mmengine's "
+                         'AmpOptimWrapper does, but torch finds none; leave it out, or set `--cfg-options amp=False`.')
     cfg.optim_wrapper.type = 'AmpOptimWrapper'
-    if torch.cuda.is_available():
-        cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
-    else:
-        cfg.optim_wrapper.setdefault('dtype', 'bfloat16')  # the only half precision a CPU trains in; needs no scaling
+    cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
 
 
 def _fit_to_cpu(cfg: Config) -> None:

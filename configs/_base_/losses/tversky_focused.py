@@ -1,0 +1,1 @@
+loss_decode = dict(type='TverskyFocalLoss', alpha=0.3, beta=0.7, gamma=0.75)

@@ -1,0 +1,129 @@
+"""The switches against class imbalance, from a base of one line to a running training."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.registry import init_default_scope
+
+from mmdefect.apis import compose, load_config
+from mmdefect.apis.config import iter_heads
+from mmdefect.apis.train import prepare_train_config
+from mmdefect.compat import config_root
+from mmdefect.registry import HOOKS, MODELS, TRANSFORMS
+from tests.helpers.data import write_wta
+
+ROOT = config_root('mmdefect')
+LOSSES = sorted((ROOT / '_base_' / 'losses').glob('*.py'))
+
+
+def leaf(tmp_path, *bases, text=''):
+    """Write a leaf on top of the Fast-SCNN one, with further bases."""
+    parts = ['models/fast_scnn', 'datasets/wta_256', 'schedules/schedule_2k', 'default_runtime', *bases]
+    if not any(b.startswith('losses/') for b in bases):
+        parts.append('losses/ce')
+    paths = [str(ROOT / '_base_' / f'{b}.py') for b in parts]
+    (tmp_path / 'leaf.py').write_text(f'_base_ = {paths!r}\n{text}')
+    return tmp_path / 'leaf.py'
+
+
+def hooks_of(cfg):
+    return [h['type'] for h in cfg.custom_hooks]
+
+
+def pipeline_of(cfg):
+    return [t['type'] for t in cfg.train_dataloader.dataset.pipeline]
+
+
+def test_every_switch_lands_in_its_place_and_composing_again_changes_nothing(tmp_path):
+    plain = load_config(leaf(tmp_path))
+    cfg = load_config(leaf(tmp_path, 'ema', 'amp', 'class_prior', 'class_aware', 'ignore_band'))
+    assert hooks_of(cfg) == [*hooks_of(plain), 'EMAHook', 'ClassPriorHook']
+    assert cfg.train_dataloader.sampler == dict(type='ClassAwareSampler', target_share=0.3)
+    assert pipeline_of(cfg) == [*pipeline_of(plain)[:-1], 'IgnoreBand', pipeline_of(plain)[-1]]
+    assert cfg.val_dataloader == plain.val_dataloader
+    once = json.dumps(cfg.to_dict(), sort_keys=True, default=str)
+    compose(cfg)
+    assert json.dumps(cfg.to_dict(), sort_keys=True, default=str) == once
+    assert not {'ema', 'class_prior', 'class_aware', 'ignore_band'} & set(cfg)
+    init_default_scope('mmseg')
+    for name in hooks_of(cfg):
+        assert HOOKS.get(name) is not None
+    assert TRANSFORMS.get('IgnoreBand') is not None
+
+
+def test_options_reach_a_switch_and_none_turns_it_off(tmp_path):
+    path = leaf(tmp_path, 'ema', 'ignore_band')
+    cfg = load_config(path, {'ema.momentum': 0.01, 'ignore_band': None})
+    assert cfg.custom_hooks[-1] == dict(type='EMAHook', momentum=0.01)
+    assert 'IgnoreBand' not in pipeline_of(cfg) and 'ema' not in cfg
+
+
+def test_mixed_precision_can_be_asked_for_in_a_config(tmp_path, monkeypatch):
+    path = leaf(tmp_path, 'amp')
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
+    wrapper = prepare_train_config(path).optim_wrapper
+    assert wrapper.type == 'AmpOptimWrapper' and wrapper.loss_scale == 'dynamic'
+    assert prepare_train_config(path, cfg_options=dict(amp=False)).optim_wrapper.type == 'OptimWrapper'
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: False)
+    with pytest.raises(ValueError, match='needs a GPU'):
+        prepare_train_config(path)
+
+
+def test_losses_that_ask_for_weights_get_their_hook_and_packing(tmp_path):
+    cfg = load_config(leaf(tmp_path, 'losses/weighted_focal'))
+    assert hooks_of(cfg)[-1] == 'LabelExtrasHook' and pipeline_of(cfg)[-1] == 'PackDefectInputs'
+    box = dict(type='WeakBoxLoss', mixed=True)
+    cfg = load_config(leaf(tmp_path, 'losses/weak_box', text=f'loss_decode = {box!r}\n'))
+    assert 'LabelExtrasHook' in hooks_of(cfg)
+    assert 'LabelExtrasHook' not in hooks_of(load_config(leaf(tmp_path, 'losses/weak_box')))
+
+
+def test_two_shares_for_one_sampler_are_refused(tmp_path):
+    text = "train_dataloader = dict(sampler=dict(type='MixingSampler', defective_share=0.5))\n"
+    with pytest.raises(ValueError, match='plain sampler'):
+        load_config(leaf(tmp_path, 'class_aware', text=text))
+
+
+@pytest.mark.parametrize('path', LOSSES, ids=lambda p: p.stem)
+def test_every_loss_base_reaches_the_heads_with_their_weights(tmp_path, path):
+    cfg = load_config(leaf(tmp_path, f'losses/{path.stem}'), {'class_weight': [0.2, 1.0, 1.0]})
+    own = Config.fromfile(str(path)).loss_decode
+    own = own if isinstance(own, list) else [own]
+    init_default_scope('mmseg')
+    for head, factor in zip(iter_heads(cfg), (1.0, 0.4, 0.4), strict=True):
+        losses = head.loss_decode if isinstance(head.loss_decode, list) else [head.loss_decode]
+        assert [loss.loss_weight for loss in losses] == pytest.approx(
+            [factor * loss.get('loss_weight', 1.0) for loss in own])
+        for loss in losses:
+            built = MODELS.build(loss)
+            assert built.loss_weight == pytest.approx(loss.loss_weight)
+            assert list(getattr(built, 'loss', built).class_weight) == [0.2, 1.0, 1.0]
+
+
+def test_the_published_recipe_is_one_file_beside_its_data():
+    cfg = Config.fromfile(str(ROOT / '_base_' / 'schedules' / 'system5.py'))
+    assert cfg.loss_decode.alpha == [0.1, 0.3, 0.6] and cfg.loss_decode.gamma == 2.0
+    assert cfg.optim_wrapper.optimizer.type == 'AdamW' and cfg.optim_wrapper.optimizer.lr == 1e-3
+    assert cfg.param_scheduler[0].end == 1500 and cfg.train_cfg.max_iters == 40000
+    data = Config.fromfile(str(ROOT / '_base_' / 'datasets' / 'wta_512_system5.py'))
+    steps = {t.type: t for t in data.train_dataloader.dataset.pipeline}
+    assert tuple(steps['RandomResize'].ratio_range) == (0.5, 3.0) and steps['RandomCrop'].cat_max_ratio == 0.75
+    assert data.train_dataloader.batch_size == 8 and tuple(data.crop_size) == (512, 512)
+
+
+@pytest.mark.slow
+def test_a_training_with_every_switch_runs(tmp_path):
+    from mmdefect.apis import train
+    write_wta(tmp_path / 'data', dict(train=6, val=3, test=3), size_hw=(64, 64))
+    bases = ('losses/weighted_focal', 'ema', 'class_prior', 'class_aware', 'ignore_band')
+    runner = train(leaf(tmp_path, *bases), work_dir=tmp_path / 'work', cfg_options={
+        'data_root': str(tmp_path / 'data'), 'crop_size': (64, 64), 'image_scale': (64, 64), 'train_cfg.max_iters': 2,
+        'train_cfg.val_interval': 2, 'train_dataloader.batch_size': 2, 'train_dataloader.num_workers': 0,
+        'train_dataloader.persistent_workers': False, 'val_dataloader.num_workers': 0,
+        'val_dataloader.persistent_workers': False, 'class_aware.target_share': 0.4})
+    assert runner.iter == 2
+    assert (tmp_path / 'work' / 'last_checkpoint').is_file()
