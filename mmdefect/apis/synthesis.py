@@ -18,8 +18,8 @@ A recipe is one top-level ``synthesis = dict(...)`` with these keys, all but ``t
 ``donors``
     arguments of :func:`mmdefect.datasets.donors.library_of`, such as the ``rule`` of cutting.
 ``where``
-    ``'worker'``: in the pipeline, after the last geometric transform and before photometric distortion, which then treats
-    defect and surface alike. ``'device'``: in the data preprocessor, for the whole batch, before normalising.
+    ``'worker'``: in the pipeline, after the last geometric transform and before photometric distortion, which then
+    treats defect and surface alike. ``'device'``: in the data preprocessor, for the whole batch, before normalising.
 """
 
 from __future__ import annotations
@@ -83,7 +83,8 @@ def mixing(ratio: dict | None, backgrounds: dict | None, probability: float) -> 
     if ratio is None:
         return None, dict(clean=probability, defective=probability)
     if set(ratio) != {'real', 'synthetic', 'clean'} or min(ratio.values()) < 0 or sum(ratio.values()) <= 0:
-        raise ValueError(f'`ratio` must give numbers >= 0, not all 0, for real, synthetic and clean, got {dict(ratio)}.')
+        raise ValueError('`ratio` must give numbers >= 0, not all 0, for real, synthetic and clean, got '
+                         f'{dict(ratio)}.')
     backgrounds = backgrounds or dict(clean=1.0, defective=0.0)
     if set(backgrounds) != {'clean', 'defective'} or min(backgrounds.values()) < 0 or sum(backgrounds.values()) <= 0:
         raise ValueError(f'`backgrounds` must give numbers >= 0, not all 0, for clean and defective, got '
@@ -111,8 +112,8 @@ def _with_step(pipeline: list, location: dict, step: dict, on_device: bool) -> l
     loads = [i for i, name in enumerate(types) if name in LOADS]
     behind = [i for i, name in enumerate(types) if name in BEHIND]
     if not loads or not behind:
-        raise ValueError(f'a training pipeline must load labels ({", ".join(LOADS[:2])}) and end in PackSegInputs to take '
-                         f'a `synthesis` recipe, got {types}.')
+        raise ValueError(f'a training pipeline must load labels ({", ".join(LOADS[:2])}) and end in PackSegInputs to '
+                         f'take a `synthesis` recipe, got {types}.')
     made = [] if on_device else [ConfigDict(type='SynthesizeDefects', **copy.deepcopy(step))]
     after = loads[-1] + 1
     pipeline = [*pipeline[:after], ConfigDict(type='LoadLocationMap', **location), *pipeline[after:behind[0]], *made,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
@@ -15,6 +14,8 @@ from mmdefect.registry import TRANSFORMS
 from mmdefect.synthesis.canvas import ArrayCanvas
 from mmdefect.synthesis.engine import Background
 from mmdefect.synthesis.location import location_codes
+from mmdefect.synthesis.records import record_of
+from mmdefect.synthesis.streams import stream_generator
 from mmdefect.synthesis.types import Instance
 
 #: After so many drawn defects the skipped ones are logged for the first time, then each time ten times as many.
@@ -60,7 +61,7 @@ class DefectTransform(BaseTransform):
         results['img'] = np.array(results['img'], order='C')
         results['gt_seg_map'] = np.array(results['gt_seg_map'], order='C')
         instances, skipped = self.write(ArrayCanvas(results['img'], results['gt_seg_map']), results, generator)
-        results['instances'] = [*results.get('instances', []), *map(record, instances)]
+        results['instances'] = [*results.get('instances', []), *map(record_of, instances)]
         results['synthesis_skipped'] = dict(Counter(results.get('synthesis_skipped', {})) + Counter(skipped))
         self._count(len(instances), skipped)
         return results
@@ -122,10 +123,7 @@ class SynthesizeDefects(BaseTransform):
 def generator_of(results: dict, name: str, stream: int) -> torch.Generator:
     """Return the generator of one transform for one sample."""
     seed = results.get('sample_seed')
-    if seed is None:
-        seed = int(np.random.randint(0, 2**31))
-    words = np.random.SeedSequence((seed, zlib.crc32(name.encode()), stream)).generate_state(2, np.uint32)
-    return torch.Generator().manual_seed((int(words[0]) << 31) ^ int(words[1]))
+    return stream_generator(int(np.random.randint(0, 2**31)) if seed is None else seed, name, stream)
 
 
 def background_of(results: dict) -> Background:
@@ -141,11 +139,3 @@ def codes_of(results: dict) -> np.ndarray:
     """Return the location codes of the picture; without a location map its whole frame is object."""
     codes = results.get('gt_location_map')
     return location_codes(results['gt_seg_map'].shape) if codes is None else codes
-
-
-def record(instance: Instance) -> dict:
-    """Return the JSON record of an instance, with the names that tools/browse_dataset.py draws."""
-    top, left, bottom, right = instance.box
-    return dict(box_xyxy=[left, top, right, bottom], class_index=instance.class_id, area=instance.area,
-                source=instance.source, generator=instance.generator, blend=instance.blend,
-                parameters=dict(instance.parameters))

@@ -11,9 +11,10 @@ from mmseg.models.data_preprocessor import SegDataPreProcessor
 from mmseg.utils import stack_batch
 from torch import Tensor
 
-from mmdefect.datasets.transforms.synthesize import SynthesizeDefects, generator_of, record
-from mmdefect.registry import MODELS
+from mmdefect.registry import MODELS, TRANSFORMS
 from mmdefect.synthesis.engine import Background
+from mmdefect.synthesis.records import record_of
+from mmdefect.synthesis.streams import stream_generator
 from mmdefect.synthesis.types import Synthesis
 
 #: Images ``(B, C, H, W)`` float in [0, 1] RGB, labels ``(B, H, W)`` int64, the meta information of each sample
@@ -63,7 +64,7 @@ class SynthesisDataPreProcessor(SegDataPreProcessor):
                                  for fact, sample in zip(facts, samples, strict=True)])
         for sample, label, instances in zip(samples, made.label, made.instances, strict=True):
             sample.gt_sem_seg.data = label[None]
-            sample.set_metainfo(dict(instances=[record(i) for i in instances]))
+            sample.set_metainfo(dict(instances=[record_of(i) for i in instances]))
         images = made.image * 255
         if self._enable_normalize:
             images = (images - self.mean) / self.std
@@ -83,21 +84,22 @@ class BatchSynthesis:
                  probability: Mapping[str, float] | None = None) -> None:
         other = [t['type'] for t in transforms if t['type'] != 'PasteDefects']
         if other:
-            raise ValueError(f'transforms of a batch must be PasteDefects, got {other}; make these in the pipeline, with '
-                             "`where='worker'`.")
-        self.recipe = SynthesizeDefects(transforms, weights, probability)
+            raise ValueError(f'transforms of a batch must be PasteDefects, got {other}; make these in the pipeline, '
+                             "with `where='worker'`.")
+        self.recipe = TRANSFORMS.build(
+            dict(type='SynthesizeDefects', transforms=transforms, weights=weights, probability=probability))
 
     def __call__(self, images: Tensor, labels: Tensor, metas: Sequence[Mapping], backgrounds: Sequence[Background]
                  ) -> Synthesis:
         """Make defects; see :data:`Synthesize`."""
         new_images, new_labels, all_instances = images.clone(), labels.clone(), []
         for index, (meta, background) in enumerate(zip(metas, backgrounds, strict=True)):
-            known = dict(meta, gt_seg_map=background.label)
+            known = dict(sample_seed=int(np.random.randint(0, 2**31))) | dict(meta, gt_seg_map=background.label)
             chosen = self.recipe.choose(known)
             if chosen is None:
                 all_instances.append([])
                 continue
-            generator = generator_of(known, type(chosen).__name__, chosen.stream)
+            generator = stream_generator(known['sample_seed'], type(chosen).__name__, chosen.stream)
             made = chosen.engine(images[index], labels[index], generator, background)
             new_images[index], new_labels[index] = made.image, made.label
             all_instances.append(made.instances)

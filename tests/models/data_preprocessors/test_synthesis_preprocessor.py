@@ -19,7 +19,8 @@ def scope():
 @pytest.fixture(scope='module')
 def step(tmp_path_factory):
     library = library_of_parts(tmp_path_factory.mktemp('library'), labelled_parts(6, outline=True))
-    paste = dict(type='PasteDefects', donors=str(library.folder), policy=dict(number={2: 1}, places=dict(even=1, source=1)))
+    paste = dict(type='PasteDefects', donors=str(library.folder),
+                 policy=dict(number={2: 1}, places=dict(even=1, source=1)))
     return dict(transforms=[paste], probability=dict(clean=1.0, defective=0.0))
 
 
@@ -31,12 +32,13 @@ def results_of(seed):
 
 
 def batch(seeds, transform=lambda r: r):
-    packed = [PackSynthesisInputs().transform(transform(results_of(seed) | dict(img_path=f'{seed}.png'))) for seed in seeds]
+    packed = [PackSynthesisInputs().transform(transform(results_of(seed))) for seed in seeds]
     return dict(inputs=[p['inputs'] for p in packed], data_samples=[p['data_samples'] for p in packed])
 
 
 def preprocessor(step=None, **kwargs):
-    return SynthesisDataPreProcessor(synthesis=step, mean=MEAN, std=STD, bgr_to_rgb=True, **(dict(size=FRAME_HW) | kwargs))
+    settings = dict(size=FRAME_HW) | kwargs
+    return SynthesisDataPreProcessor(synthesis=step, mean=MEAN, std=STD, bgr_to_rgb=True, **settings)
 
 
 def test_without_synthesis_it_is_the_stock_one():
@@ -55,7 +57,7 @@ def test_the_batch_gets_what_a_worker_would_have_made(step):
         # A worker rounds to 8 bits after each defect: half a grey level, 1/57 of which is left after normalising.
         assert (on_device['inputs'][i] - in_worker['inputs'][i]).abs().max() < 1.1 / 57
         differing = (one.gt_sem_seg.data != other.gt_sem_seg.data).sum()
-        assert differing <= 0.02 * (one.gt_sem_seg.data > 0).sum() + 2  # where a change is just as large as the tolerance
+        assert differing <= 0.02 * (one.gt_sem_seg.data > 0).sum() + 2  # changes just as large as the tolerance
         made = one.metainfo['instances']
         assert len(made) == len(other.metainfo.get('instances', []))
         assert bool(made) == (seed % 2 == 0)
