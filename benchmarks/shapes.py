@@ -196,8 +196,10 @@ def main() -> None:
     print(common.format_table(operations), '\n')
     versions = {'anomalib': anomalib_version(arguments.anomalib) if peer else 'not installed',
                 **{name: importlib.metadata.version(name) for name in ('pillow', 'torchvision')}}
-    print(common.write_record('shapes', {'against peers': rows, 'operations': operations}, {'peers': versions},
-                              arguments.out))
+    # the record travels: where the peer lies on this machine does not
+    command = ' '.join('SITE_PACKAGES' if word == str(arguments.anomalib) else word for word in ['python', *sys.argv])
+    print(common.write_record('shapes', {'against peers': rows, 'operations': operations},
+                              {'peers': versions, 'command': command}, arguments.out))
 
 
 if __name__ == '__main__':
