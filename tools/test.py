@@ -17,6 +17,8 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--out', help='folder for the predicted label maps (PNG of class ids)')
     parser.add_argument('--show-dir', help='folder for pictures of image, label and prediction')
     parser.add_argument('--tta', action='store_true', help='average over scales and flips')
+    parser.add_argument('--decision', choices=['argmax', 'calibrated'], default='argmax',
+                        help='whose label maps --out and --show-dir get; the metrics hold both (default: argmax)')
     parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE',
                         help='override settings of the config, for example data_root=/data/wta train_cfg.max_iters=200')
     parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none', help='job launcher')
@@ -29,7 +31,8 @@ def main() -> int:
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
     from mmdefect.apis import test
     try:
-        test(args.config, args.checkpoint, args.work_dir, args.out, args.show_dir, args.tta, args.cfg_options, args.launcher)
+        test(args.config, args.checkpoint, args.work_dir, args.out, args.show_dir, args.tta, args.cfg_options, args.launcher,
+             args.decision)
     except (ValueError, FileNotFoundError, PermissionError) as err:
         if os.environ.get('MMDEFECT_TRACEBACK'):
             raise

@@ -11,5 +11,5 @@ log_level = 'INFO'
 randomness = dict(seed=0)
 load_from = None
 resume = False
-tta_model = dict(type='SegTTAModel')
-custom_hooks = [dict(type='ClassCheckHook')]
+tta_model = dict(type='DefectTTAModel')
+custom_hooks = [dict(type='ClassCheckHook'), dict(type='CalibrationHook'), dict(type='SelectionCheckHook')]

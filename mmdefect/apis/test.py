@@ -22,7 +22,8 @@ def test(config: str | Path | Config,
          show_dir: str | Path | None = None,
          tta: bool = False,
          cfg_options: dict | None = None,
-         launcher: str = 'none') -> dict[str, float]:
+         launcher: str = 'none',
+         decision: str = 'argmax') -> dict[str, float]:
     """Evaluate a checkpoint on the test set.
 
     Args:
@@ -34,6 +35,8 @@ def test(config: str | Path | Config,
         tta: average over the scales and flips of the config's ``tta``.
         cfg_options: overrides, with dotted keys.
         launcher: ``none``, ``pytorch``, ``slurm`` or ``mpi``.
+        decision: whose label maps are written and drawn, ``argmax`` or ``calibrated`` (with the offsets that
+            validation fitted and the checkpoint holds). The metrics hold both.
 
     Returns:
         The metrics, in percent where they are shares.
@@ -58,8 +61,12 @@ def test(config: str | Path | Config,
     if show_dir is not None:
         sheet = dict(type='PredictionSheetHook', output_dir=str(show_dir), root=root)
         cfg.custom_hooks = [*cfg.get('custom_hooks', []), sheet]
+    if decision != 'argmax':
+        cfg.test_evaluator.update(decision=decision)
     if tta:
         _use_tta(cfg)
+        if cfg.test_evaluator.type == 'DefectMetric':
+            cfg.test_evaluator.scores = 'probabilities'  # the views are averaged as such
     return Runner.from_cfg(cfg).test()
 
 

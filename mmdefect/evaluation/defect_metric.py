@@ -2,31 +2,56 @@
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
-from mmengine.dist import all_reduce
+from mmengine.dist import all_gather_object, all_reduce, get_world_size, is_main_process
 from mmengine.evaluator import BaseMetric
 from mmengine.logging import MMLogger, print_log
 from PIL import Image
 from prettytable import PrettyTable
 
-from mmdefect.functional.metrics.pixel import confusion_matrix, iou_and_accuracy, summarize
+from mmdefect.functional.calibration import OBJECTIVES, decide
+from mmdefect.functional.metrics.components import SIZE_EDGES
+from mmdefect.functional.metrics.counter import pack, unpack
+from mmdefect.functional.metrics.defect import GROUPS, DefectCounters, check_groups
+from mmdefect.functional.metrics.scores import KINDS, log_scores
 from mmdefect.registry import METRICS
+
+CALIBRATIONS, DECISIONS = (None, 'fit', 'apply'), ('argmax', 'calibrated')
+#: Columns of the printed table, where their group is counted; the first two are those of mmseg.
+COLUMNS = ('IoU', 'Acc', 'Precision', 'F1', 'tIoU', 'AP', 'F1max', 'AUPRO30', 'cRecall', 'cal_IoU', 'cal_Acc')
 
 
 @METRICS.register_module()
 class DefectMetric(BaseMetric):
-    """Segmentation metrics of a defect data set in one streaming pass.
+    """Segmentation metrics of a defect data set in one streaming pass; docs/evaluation.md says what each key means.
 
-    Memory does not grow with the number of images: ranks add up their counts. Use a sampler without padding
-    (``round_up=False``) so that no image counts twice.
+    Memory does not grow with the number of images, but for one number an image: ranks add up their counts. Use a
+    sampler without padding (``round_up=False``) so that no image counts twice. Class 0 is the background.
 
     Args:
+        groups: some of ``pixel``, ``tolerant``, ``components``, ``ranking``, ``pro``, ``image``, or ``'all'``.
+        calibration: ``'fit'`` fits offsets on the images seen (validation) and reports ``cal_*`` with them;
+            ``'apply'`` reports ``cal_*`` with offsets fitted before, which
+            :class:`~mmdefect.engine.hooks.CalibrationHook` takes from the checkpoint; ``None`` does neither.
+        objective: what a fit maximises, ``IoU``, ``F1`` or ``recall``.
+        recall_floor: least recall of every class under ``recall``.
+        offsets: offsets by class name to apply instead of those of the checkpoint.
+        decision: whose label maps ``output_dir`` receives, ``'argmax'`` or ``'calibrated'``; the metrics hold both.
+        scores: what ``seg_logits`` holds, ``'logits'`` or ``'probabilities'``. mmseg applies the sigmoid of heads with
+            one channel itself: those are always taken as probabilities.
+        bins: bins of the scores, at most 32768.
+        exact: keep all scores instead of binning them; memory then grows with the images.
         ignore_index: label value that is left out.
-        background: class left out of ``fg_mIoU`` and ``fg_mAcc``.
+        tolerance: radius of ``tolerant``, in pixels.
+        size_edges: areas in pixels where small, medium and large components begin.
+        min_coverage: share of a component that must be predicted for it to be found.
+        min_alarm_area: smallest predicted component that is an alarm, in pixels.
+        per_image: CSV file for one line an image; ``None`` writes none.
         output_dir: folder for the predicted label maps, as PNG of class ids; ``None`` writes none.
         output_root: folder of the images that is replaced by ``output_dir`` in the names of the PNGs; ``None``
             uses the bare file name.
@@ -34,56 +59,141 @@ class DefectMetric(BaseMetric):
     """
 
     def __init__(self,
+                 groups: str | Sequence[str] = ('pixel', ),
+                 calibration: str | None = None,
+                 objective: str = 'IoU',
+                 recall_floor: float = 0.8,
+                 offsets: dict[str, float] | None = None,
+                 decision: str = 'argmax',
+                 scores: str = 'logits',
+                 bins: int = 32768,
+                 exact: bool = False,
                  ignore_index: int = 255,
-                 background: int | None = 0,
+                 tolerance: float = 2.0,
+                 size_edges: Sequence[int] = SIZE_EDGES,
+                 min_coverage: float = 0.25,
+                 min_alarm_area: int = 1,
+                 per_image: str | None = None,
                  output_dir: str | None = None,
                  output_root: str | None = None,
                  **kwargs) -> None:
         super().__init__(**kwargs)
-        self.ignore_index = ignore_index
-        self.background = background
-        self.output_dir = output_dir
-        self.output_root = output_root
-        self._confusion: torch.Tensor | None = None
+        self.groups = GROUPS if groups == 'all' else tuple(groups) if not isinstance(groups, str) else groups
+        check_groups(self.groups)
+        for name, value, choices in (('calibration', calibration, CALIBRATIONS), ('objective', objective, OBJECTIVES),
+                                     ('decision', decision, DECISIONS), ('scores', scores, KINDS)):
+            if value not in choices:
+                raise ValueError(f'`{name}` must be one of {choices}, got {value!r}.')
+        if calibration == 'fit' and (offsets is not None or decision == 'calibrated'):
+            raise ValueError('`calibration="fit"` knows its offsets only when all images are seen; `offsets` and '
+                             '`decision="calibrated"` need `calibration="apply"`.')
+        self.calibration_mode, self.objective, self.recall_floor = calibration, objective, recall_floor
+        self.offsets, self.decision, self.scores = offsets, decision, scores
+        self.settings = dict(ignore_index=ignore_index, bins=bins, exact=exact, tolerance=tolerance,
+                             size_edges=tuple(size_edges), min_coverage=min_coverage, min_alarm_area=min_alarm_area)
+        self.per_image, self.output_dir, self.output_root = per_image, output_dir, output_root
+        self.calibration: dict | None = None
+        self._counters: DefectCounters | None = None
+        self._rows: list[dict] = []
 
     def process(self, data_batch: dict, data_samples: Sequence[dict]) -> None:
         """Add the counts of one batch, and write its predictions if asked."""
-        classes = len(self.dataset_meta['classes'])
         for sample in data_samples:
-            prediction = sample['pred_sem_seg']['data'].squeeze(0)
-            label = sample['gt_sem_seg']['data'].squeeze(0)
+            prediction, label = (sample[name]['data'].squeeze(0) for name in ('pred_sem_seg', 'gt_sem_seg'))
+            scores = sample['seg_logits']['data'] if 'seg_logits' in sample else None
+            if self._counters is None:
+                self._counters = self._new_counters(scores)
             try:
-                counts = confusion_matrix(prediction, label, classes, self.ignore_index)
+                image = self._counters.update(prediction, label, scores if self._counters.needs_scores else None)
+                if self.output_dir is not None:
+                    self._write(sample['img_path'], self.decide(prediction, scores))
             except ValueError as err:
                 raise ValueError(f'{sample.get("img_path", "an image")}: {err}') from err
-            self._confusion = counts if self._confusion is None else self._confusion + counts
-            if self.output_dir is not None:
-                self._write(sample['img_path'], prediction)
+            if self.per_image is not None:
+                self._rows.append(self._row(sample, image))
 
     def evaluate(self, size: int) -> dict[str, float]:
-        """Reduce the counts over all ranks and return the metrics."""
-        classes = len(self.dataset_meta['classes'])
-        confusion = self._confusion if self._confusion is not None else torch.zeros(classes, classes, dtype=torch.int64)
-        all_reduce(confusion, op='sum')
-        self._confusion = None
-        metrics = self.compute_metrics(confusion)
+        """Reduce the counts over all ranks, print the table and return the metrics."""
+        counters = self._counters if self._counters is not None else self._new_counters(None)
+        rows = self._rows
+        self._counters, self._rows = None, []
+        if get_world_size() > 1:
+            vector = pack(counters.counters())
+            all_reduce(vector, op='sum')
+            unpack(vector, counters.counters())
+            counters.join(all_gather_object(counters.rest()))
+            rows = [row for part in all_gather_object(rows) for row in part]
+        metrics = self.compute_metrics(counters)
+        if self.per_image is not None and is_main_process():
+            write_rows(Path(self.per_image), rows)
         return {f'{self.prefix}/{k}': v for k, v in metrics.items()} if self.prefix else metrics
 
-    def compute_metrics(self, results: torch.Tensor) -> dict[str, float]:
-        """Return the metrics in percent and print the per-class table, from a confusion matrix."""
-        names = self.dataset_meta['classes']
-        iou, accuracy = (np.round(100 * values, 2) for values in iou_and_accuracy(results))
+    def keys(self) -> list[str]:
+        """Return the names of the metrics; they do not depend on the images."""
+        names = self._new_counters(None).compute()
+        return [f'{self.prefix}/{name}' if self.prefix else name for name in names]
+
+    def compute_metrics(self, results: DefectCounters) -> dict[str, float]:
+        """Return the metrics, shares in percent, and print the per-class table."""
+        metrics, names = results.compute(), self.dataset_meta['classes']
+        if results.calibration is not None:
+            self.calibration = {**results.calibration.to_dict(), 'classes': list(names)}
         table = PrettyTable()
-        for header, column in (('Class', names), ('IoU', iou), ('Acc', accuracy)):
-            table.add_column(header, list(column))
+        table.add_column('Class', list(names))
+        for column in COLUMNS:
+            if any(f'{column}.{name}' in metrics for name in names):
+                table.add_column(column, [np.round(metrics.get(f'{column}.{name}', np.nan), 2) for name in names])
         logger = MMLogger.get_current_instance()
         print_log('per class results:', logger)
         print_log('\n' + table.get_string(), logger=logger)
-        metrics = summarize(results, self.background)
-        for name, class_iou, class_accuracy in zip(names, *iou_and_accuracy(results), strict=True):
-            metrics[f'IoU.{name}'] = 100 * float(class_iou)
-            metrics[f'Acc.{name}'] = 100 * float(class_accuracy)
         return metrics
+
+    def decide(self, prediction: torch.Tensor, scores: torch.Tensor | None) -> torch.Tensor:
+        """Return the label map of the chosen decision.
+
+        Args:
+            prediction: ``(H, W)`` class ids by argmax.
+            scores: ``(C, H, W)`` float, the ``seg_logits`` of mmseg.
+
+        Raises:
+            ValueError: if the decision is calibrated and there are no offsets or no scores.
+        """
+        if self.decision == 'argmax':
+            return prediction
+        offsets = self._offset_tuple()
+        if offsets is None or scores is None:
+            raise ValueError(f'`decision="calibrated"` needs {"scores" if offsets else "offsets"}, but there are none; '
+                             'validate with `calibration="fit"` while training, or decide by argmax.')
+        return decide(log_scores(scores, self._kind(scores)), torch.tensor(offsets))
+
+    def _new_counters(self, scores: torch.Tensor | None) -> DefectCounters:
+        fit = self.objective if self.calibration_mode == 'fit' else None
+        offsets = self._offset_tuple() if self.calibration_mode == 'apply' else None
+        return DefectCounters(tuple(self.dataset_meta['classes']), self.groups, kind=self._kind(scores), fit=fit,
+                              recall_floor=self.recall_floor, offsets=offsets, **self.settings)
+
+    def _kind(self, scores: torch.Tensor | None) -> str:
+        return 'probabilities' if scores is not None and scores.shape[0] == 1 else self.scores
+
+    def _offset_tuple(self) -> tuple[float, ...] | None:
+        if self.offsets is None:
+            return None
+        names = self.dataset_meta['classes']
+        unknown = set(self.offsets) - set(names[1:])
+        if unknown:
+            raise ValueError(f'`offsets` must name defect classes, some of {list(names[1:])}, got {sorted(unknown)}.')
+        return (0.0, *(float(self.offsets.get(name, 0.0)) for name in names[1:]))
+
+    def _row(self, sample: dict, image: dict) -> dict:
+        counts, row = image['confusion'], {'image': sample['img_path'], 'defective': image['defective']}
+        if 'score' in image:
+            row['score'] = image['score']
+        for prefix, matrix in (('', counts), ('cal_', image.get('calibrated'))):
+            for k, name in enumerate(self.dataset_meta['classes'] if matrix is not None else ()):
+                row[f'{prefix}hit.{name}'] = int(matrix[k, k])
+                row[f'{prefix}predicted.{name}'] = int(matrix[:, k].sum())
+                row[f'labelled.{name}'] = int(matrix[k].sum())
+        return row
 
     def _write(self, image_path: str, prediction: torch.Tensor) -> None:
         source = Path(image_path)
@@ -91,3 +201,13 @@ class DefectMetric(BaseMetric):
         target = Path(self.output_dir) / relative.with_suffix('.png')
         target.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(prediction.cpu().numpy().astype(np.uint8)).save(target)
+
+
+def write_rows(path: Path, rows: list[dict]) -> None:
+    """Write one line an image, ordered by name: counts of pixels from which all pixel measures follow."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    columns = list(dict.fromkeys(name for row in rows for name in row)) or ['image']
+    with path.open('w', newline='', encoding='utf-8') as file:
+        writer = csv.DictWriter(file, columns)
+        writer.writeheader()
+        writer.writerows(sorted(rows, key=lambda row: row['image']))

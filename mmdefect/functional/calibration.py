@@ -14,6 +14,7 @@ argmax and from lower common offsets, takes the best end and never ends below ar
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -72,6 +73,22 @@ class Calibration:
     def to_dict(self) -> dict:
         """Return plain lists and numbers."""
         return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
+
+
+def read_offsets(record: dict, classes: Sequence[str]) -> dict[str, float]:
+    """Return the offsets by class name that ``meta['calibration']`` of a checkpoint holds.
+
+    Args:
+        record: ``offsets`` and ``classes``, one each a class.
+        classes: names of the model at hand, background first.
+
+    Raises:
+        ValueError: if the classes differ.
+    """
+    if list(record['classes']) != list(classes):
+        raise ValueError(f'the offsets of a checkpoint must be for the classes {list(classes)}, but they are for '
+                         f'{list(record["classes"])}; validate again with the data set at hand.')
+    return dict(zip(classes[1:], map(float, record['offsets'][1:]), strict=True))
 
 
 def fit_offsets(margins: np.ndarray, counts: np.ndarray, objective: str = 'IoU', recall_floor: float = 0.8,

@@ -1,3 +1,4 @@
 from .data_preprocessors import *  # noqa: F401,F403
 from .decode_heads import *  # noqa: F401,F403
 from .losses import *  # noqa: F401,F403
+from .tta import *  # noqa: F401,F403

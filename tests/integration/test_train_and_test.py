@@ -72,7 +72,7 @@ def test_testing_writes_label_maps_pictures_and_the_table(data, trained, tmp_pat
             assert prediction.shape == label.shape
             np.add.at(confusion, (label, prediction), 1)
     iou = np.diag(confusion) / (confusion.sum(0) + confusion.sum(1) - np.diag(confusion))
-    printed = float(re.findall(r'fg_mIoU: ([\d.]+)', done.stdout + done.stderr)[-1])
+    printed = float(re.findall(r'\bfg_mIoU: ([\d.]+)', done.stdout + done.stderr)[-1])
     assert printed == pytest.approx(100 * iou[1:].mean(), abs=1e-3)
     sheet = cv2.imread(str(tmp_path / 'show' / 'sheet.png'))
     assert sheet is not None and sheet.shape[1] > 3 * 56

@@ -39,6 +39,6 @@ test_dataloader = dict(
     sampler=dict(type='DefaultSampler', shuffle=False, round_up=False),
     dataset=dict(
         type='FolderDefectDataset', data_root=data_root, split_file=split_file, split='test', pipeline=test_pipeline))
-val_evaluator = dict(type='DefectMetric')
-test_evaluator = dict(type='DefectMetric')
+val_evaluator = dict(type='DefectMetric', groups=('pixel', 'ranking'), calibration='fit')
+test_evaluator = dict(type='DefectMetric', groups='all', calibration='apply')
 tta = dict(ratios=(0.5, 0.75, 1.0, 1.25, 1.5, 1.75), flip=True)

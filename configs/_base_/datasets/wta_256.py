@@ -48,6 +48,6 @@ test_dataloader = dict(
         data_root=data_root,
         data_prefix=dict(img_path='img_dir/test', seg_map_path='ann_dir/test'),
         pipeline=test_pipeline))
-val_evaluator = dict(type='DefectMetric')
-test_evaluator = dict(type='DefectMetric')
+val_evaluator = dict(type='DefectMetric', groups=('pixel', 'ranking'), calibration='fit')
+test_evaluator = dict(type='DefectMetric', groups='all', calibration='apply')
 tta = dict(ratios=(0.5, 0.75, 1.0, 1.25, 1.5, 1.75), flip=True)

@@ -9,6 +9,12 @@ default_hooks = dict(
     timer=dict(type='IterTimerHook'),
     logger=dict(type='LoggerHook', interval=50, log_metric_by_epoch=False),
     param_scheduler=dict(type='ParamSchedulerHook'),
-    checkpoint=dict(type='CheckpointHook', by_epoch=False, interval=4000),
+    checkpoint=dict(
+        type='CheckpointHook',
+        by_epoch=False,
+        interval=4000,
+        # Parts of the names of metrics, so that `save_best` knows whether large or small is good.
+        greater_keys=('IoU', 'Acc', 'Precision', 'F1', 'AP', 'AUROC', 'AUPRO', 'Recall'),
+        less_keys=('FA_', 'loss')),
     sampler_seed=dict(type='DistSamplerSeedHook'),
     visualization=dict(type='SegVisualizationHook'))

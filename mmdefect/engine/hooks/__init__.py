@@ -1,6 +1,11 @@
+from .calibration_hook import CalibrationHook
 from .class_check_hook import ClassCheckHook
 from .class_prior_hook import ClassPriorHook, set_class_prior
 from .label_extras_hook import LabelExtrasHook
 from .prediction_sheet_hook import PredictionSheetHook
+from .selection_check_hook import SelectionCheckHook
 
-__all__ = ['ClassCheckHook', 'ClassPriorHook', 'LabelExtrasHook', 'PredictionSheetHook', 'set_class_prior']
+__all__ = [
+    'CalibrationHook', 'ClassCheckHook', 'ClassPriorHook', 'LabelExtrasHook', 'PredictionSheetHook', 'SelectionCheckHook',
+    'set_class_prior'
+]

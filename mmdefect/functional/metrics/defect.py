@@ -127,6 +127,21 @@ class DefectCounters:
                 own.merge(theirs)
         self.images += other.images
 
+    def rest(self) -> dict:
+        """Return what does not add up in :meth:`counters`: one entry an image, kept scores, sparse margins."""
+        return dict(images=self.images, kept=getattr(self.scores, 'kept', None),
+                    margins=self.margins if self.margins is not None and not self.margins.dense else None)
+
+    def join(self, rests: list[dict]) -> None:
+        """Take over the :meth:`rest` of all shards, this one included; the sums of :meth:`counters` are added apart."""
+        self.images = [image for rest in rests for image in rest['images']]
+        if isinstance(self.scores, ScoreKeeper):
+            self.scores.kept = [entry for rest in rests for entry in rest['kept']]
+        if self.margins is not None and not self.margins.dense:
+            self.margins = MarginCounter(len(self.classes))
+            for rest in rests:
+                self.margins.merge(rest['margins'])
+
     def compute(self) -> dict[str, float]:
         """Return all metrics by key (docs/evaluation.md); shares in percent, NaN where nothing was counted."""
         confusion = self.pixel.sums['confusion']
