@@ -10,7 +10,7 @@ iterations = 2000
 val_interval = 200
 seeds = [0, 1, 2]
 selection = dict(metric='fg_mIoU', tie='last')
-metrics = ['fg_mIoU', 'fg_mAcc', 'IoU.attached', 'IoU.broken', 'mIoU']
+metrics = ['fg_mIoU', 'cal_fg_mIoU', 'fg_AP', 'fg_mAcc', 'IoU.attached', 'IoU.broken', 'cRecall', 'FA_per_image', 'mIoU']
 baseline = 'ce'
 
 _losses = 'configs/_base_/losses'

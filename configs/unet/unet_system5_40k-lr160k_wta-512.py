@@ -1,4 +1,4 @@
 _base_ = [
-    '../_base_/models/unet.py', '../_base_/datasets/wta_512.py', '../_base_/losses/focal_system5.py',
-    '../_base_/schedules/schedule_40k_lr160k.py', '../_base_/default_runtime.py'
+    '../_base_/models/unet.py', '../_base_/datasets/wta_512_system5.py', '../_base_/schedules/system5.py',
+    '../_base_/default_runtime.py'
 ]

@@ -1,0 +1,113 @@
+"""Every leaf config builds, trains a step and predicts, on two small images on the CPU."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import pytest
+import torch
+from mmengine.registry import init_default_scope
+from mmengine.structures import PixelData
+from mmseg.registry import MODELS
+from mmseg.structures import SegDataSample
+
+from mmdefect.apis.config import iter_heads, load_config
+from mmdefect.apis.train import _fit_to_cpu
+from mmdefect.compat import config_root
+
+ROOT = config_root('mmdefect')
+LEAVES = sorted(p for p in ROOT.glob('[!_]*/*.py') if p.parent.name != 'studies')
+QUICK = ('fast-scnn', 'bisenetv2', 'segformer-b0', 'lraspp', 'pidnet', 'ddrnet')
+CROP = 64
+_done: dict[str, None] = {}
+
+
+def leaf_cases():
+    for leaf in LEAVES:
+        marks = () if leaf.stem.startswith(QUICK) else (pytest.mark.slow, )
+        yield pytest.param(leaf, id=leaf.stem, marks=marks)
+
+
+def batch(num_classes):
+    generator = torch.Generator().manual_seed(0)
+    samples = []
+    for _ in range(2):
+        label = torch.zeros(1, CROP, CROP, dtype=torch.long)
+        label[:, 5:20, 5:30] = 1
+        label[:, 40:44, 40:44] = num_classes - 1
+        label[:, :, -3:] = 255
+        shape = (CROP, CROP)
+        sample = SegDataSample(metainfo=dict(img_shape=shape, ori_shape=shape, pad_shape=shape))
+        sample.gt_sem_seg = PixelData(data=label)
+        sample.gt_edge_map = PixelData(data=(label == 1).long())
+        samples.append(sample)
+    images = [torch.randint(0, 256, (3, CROP, CROP), dtype=torch.uint8, generator=generator) for _ in range(2)]
+    return dict(inputs=images, data_samples=samples)
+
+
+def drop_pretrained(node):
+    """Weights are not what is tested here, and downloading them is slow."""
+    if isinstance(node, dict):
+        if (node.get('init_cfg') or {}) and isinstance(node['init_cfg'], dict) and node['init_cfg'].get('type') == 'Pretrained':
+            node.pop('init_cfg')
+        for value in node.values():
+            drop_pretrained(value)
+    elif isinstance(node, (list, tuple)):
+        for value in node:
+            drop_pretrained(value)
+
+
+@pytest.mark.parametrize('leaf', leaf_cases())
+def test_leaf_trains_a_step_and_predicts(leaf):
+    cfg = load_config(leaf, {'crop_size': (CROP, CROP)})
+    cfg.model.pop('pretrained', None)
+    drop_pretrained(cfg.model)
+    _fit_to_cpu(cfg)
+    key = json.dumps(cfg.model.to_dict(), sort_keys=True, default=str)
+    if key in _done:
+        return  # the same network with the same loss has just run for another data set or schedule
+    init_default_scope('mmseg')
+    torch.manual_seed(0)
+    model = MODELS.build(cfg.model)
+    model.init_weights()
+    model.train()
+    data = batch(cfg.num_classes)
+    inputs = model.data_preprocessor(data, training=True)
+    loss, logged = model.parse_losses(model(**inputs, mode='loss'))
+    assert math.isfinite(loss.item()), dict(logged)
+    loss.backward()
+    gradients = [p.grad for p in model.decode_head.parameters() if p.grad is not None]
+    assert gradients and all(torch.isfinite(g).all() for g in gradients) and any(g.abs().sum() > 0 for g in gradients)
+    model.eval()
+    with torch.no_grad():
+        outputs = model.predict(inputs['inputs'], data['data_samples'])
+    assert outputs[0].seg_logits.data.shape == (cfg.num_classes, CROP, CROP)
+    _done[key] = None
+
+
+@pytest.mark.parametrize('leaf', [pytest.param(leaf, id=leaf.stem) for leaf in LEAVES])
+def test_leaf_states_its_parts_once(leaf):
+    body = [line for line in leaf.read_text().splitlines() if line.strip() and not line.startswith('#')]
+    assert len(body) <= 12
+    cfg = load_config(leaf)
+    assert all(head.num_classes == cfg.num_classes for head in iter_heads(cfg))
+    assert cfg.default_hooks.checkpoint.interval == cfg.train_cfg.val_interval
+
+
+def test_every_model_of_the_zoo_has_its_leaves():
+    models = {leaf.stem.split('_')[0] for leaf in LEAVES}
+    assert len(models) == 24
+    stems = {leaf.stem for leaf in LEAVES}
+    for model in models:
+        for data in ('wta-256', 'mvtec-256'):
+            assert {f'{model}_{recipe}_40k_{data}' for recipe in ('baseline', 'paste-poisson')} <= stems
+        assert f'{model}_system5_40k-lr160k_wta-512' in stems
+
+
+def test_transformers_keep_their_own_learning_rate_and_an_override_is_the_last_word():
+    leaf = ROOT / 'vit' / 'vit-upernet_system5_40k-lr160k_wta-512.py'
+    cfg = load_config(leaf)
+    assert cfg.optim_wrapper.optimizer.lr == 6e-5 and cfg.optim_wrapper.paramwise_cfg.custom_keys.pos_embed.decay_mult == 0
+    assert cfg.model.backbone.img_size == (512, 512)
+    assert load_config(leaf, {'optim_wrapper.optimizer.lr': 1e-3}).optim_wrapper.optimizer.lr == 1e-3
