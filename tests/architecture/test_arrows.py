@@ -11,6 +11,8 @@ from .layers import (ADAPTERS, FACES, FOUNDATION, MM_PACKAGES, PACKAGE, PURE, RO
 ALLOWED = {
     **{layer: {*PURE} for layer in PURE},
     **{layer: {*PURE, 'compat', 'registry'} for layer in ADAPTERS},
+    # Hooks and samplers act on the other adapters: labels of data sets, losses of models, counters of metrics.
+    'engine': {*PURE, 'datasets', 'models', 'evaluation', 'compat', 'registry'},
     'apis': {*PURE, *ADAPTERS, 'compat', 'registry', 'registration'},
     'compat': set(),
     'registry': set(),

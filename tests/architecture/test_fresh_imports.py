@@ -22,20 +22,21 @@ def loaded_after(*names: str) -> set[str]:
     return set(json.loads(done.stdout.splitlines()[-1]))
 
 
+def names_of(*layers: str) -> list[str]:
+    return [module_name(path) for path in modules(*layers) if path.name != '__main__.py']
+
+
 @pytest.mark.parametrize('name', ['mmdefect', 'mmdefect.compat', 'mmdefect.doctor', 'mmdefect.__main__'])
 def test_light_modules_load_nothing_heavy(name):
     heavy = loaded_after(name) & {*MM_PACKAGES, 'torch', 'torchvision', 'kornia', 'cv2', 'numpy', 'scipy', 'matplotlib'}
     assert not heavy
 
 
-@pytest.mark.parametrize('layer', PURE)
-def test_pure_package_loads_no_openmmlab(layer):
-    names = [module_name(path) for path in modules(layer) if path.name != '__main__.py']
-    assert not loaded_after(*names) & set(MM_PACKAGES)
+def test_pure_packages_load_no_openmmlab():
+    """All of them in one interpreter: what none of them loads together, none loads alone."""
+    assert not loaded_after(*names_of(*PURE)) & set(MM_PACKAGES)
 
 
-@pytest.mark.parametrize('layer', ['deployment', 'experiments'])
-def test_these_run_where_there_is_no_torch(layer):
+def test_these_run_where_there_is_no_torch():
     """The runtime on the line needs NumPy and ONNX Runtime; batches of models are commands and JSON."""
-    names = [module_name(path) for path in modules(layer)]
-    assert not loaded_after(*names) & {'torch', 'torchvision', 'kornia'}
+    assert not loaded_after(*names_of('deployment', 'experiments')) & {'torch', 'torchvision', 'kornia'}
