@@ -1,0 +1,134 @@
+"""Offsets travel from the validation into its own checkpoint and on into the test, in a real Runner."""
+
+from __future__ import annotations
+
+import json
+import uuid
+
+import pytest
+import torch
+
+import mmdefect.registration  # noqa: F401
+from mmdefect.engine.hooks.calibration_hook import add_to_checkpoint
+from tests.helpers.toy_segmentation import CLASSES, ToyData, toy_runner
+
+HOOK = dict(type='CalibrationHook')
+
+
+def runner(work_dir, **kwargs):
+    kwargs = {'hooks': [HOOK], **kwargs}
+    return toy_runner(work_dir, name=uuid.uuid4().hex, **kwargs)  # mmengine keeps one runner per name
+
+
+def load(path):
+    return torch.load(path, map_location='cpu', weights_only=False)
+
+
+@pytest.fixture(scope='module')
+def trained(tmp_path_factory):
+    work_dir = tmp_path_factory.mktemp('run')
+    runner(work_dir, checkpoint=dict(save_best='cal_fg_mIoU', rule='greater')).train()
+    return work_dir
+
+
+def test_every_checkpoint_holds_the_offsets_of_its_own_validation(trained):
+    logged = {}
+    for line in next(trained.glob('*/vis_data/scalars.json')).read_text().splitlines():
+        record = json.loads(line)
+        if 'cal_fg_mIoU' in record:
+            logged[record['step']] = record
+    assert sorted(logged) == [2, 4]
+    for step, values in logged.items():
+        checkpoint = load(trained / f'iter_{step}.pth')
+        record = checkpoint['meta']['calibration']
+        assert record['iter'] == checkpoint['meta']['iter'] == step and tuple(record['classes']) == CLASSES
+        assert record == json.loads((trained / 'calibration' / f'iter_{step}.json').read_text())
+        assert record['offsets'][1:] == pytest.approx([values['offset.attached'], values['offset.broken']])
+        assert record['metrics']['cal_fg_mIoU'] == pytest.approx(values['cal_fg_mIoU'])
+        assert values['cal_fg_mIoU'] > values['fg_mIoU'] and record['objective'] == 'IoU'
+        assert 'optimizer' in checkpoint
+    best = next(trained.glob('best_cal_fg_mIoU_iter_*.pth'))
+    chosen = max(logged, key=lambda step: logged[step]['cal_fg_mIoU'])
+    assert best.stem.endswith(f'iter_{chosen}') and load(best)['meta']['calibration']['iter'] == chosen
+
+
+def test_the_test_applies_the_offsets_and_reports_both(trained):
+    apply = dict(type='DefectMetric', groups='all', calibration='apply')
+    got = runner(trained / 'test', load_from=str(trained / 'iter_4.pth'), test_evaluator=apply).test()
+    checkpoint = load(trained / 'iter_4.pth')
+    offsets = torch.tensor(checkpoint['meta']['calibration']['offsets'])
+    hit = union = 0
+    weight, bias = (checkpoint['state_dict'][f'conv.{name}'] for name in ('weight', 'bias'))
+    for image, label in ToyData(seed=2).items:
+        logits = torch.nn.functional.conv2d(image[None], weight, bias, padding=1)[0] + offsets[:, None, None]
+        one, two = logits.argmax(0) == 1, label == 1
+        hit, union = hit + int((one & two).sum()), union + int((one | two).sum())
+    assert got['cal_IoU.attached'] == pytest.approx(100 * hit / union)
+    assert got['IoU.attached'] != got['cal_IoU.attached'] and got['offset.attached'] == pytest.approx(float(offsets[1]))
+
+
+def test_the_calibrated_decision_reaches_later_hooks(trained):
+    from mmengine.hooks import Hook
+    seen = []
+
+    class Look(Hook):
+
+        def after_test_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+            seen.extend((s.pred_sem_seg.data.clone(), s.seg_logits.data) for s in outputs)
+
+    for decision in ('argmax', 'calibrated'):
+        seen.clear()
+        metric = dict(type='DefectMetric', calibration='apply', decision=decision)
+        runner(trained / decision, load_from=str(trained / 'iter_4.pth'), test_evaluator=metric, hooks=[Look(), HOOK]).test()
+        offsets = torch.tensor(load(trained / 'iter_4.pth')['meta']['calibration']['offsets'])
+        offsets = offsets if decision == 'calibrated' else offsets * 0
+        for chosen, logits in seen:
+            assert chosen.shape == (1, 24, 24) and torch.equal(chosen[0], (logits + offsets[:, None, None]).argmax(0))
+
+
+def test_a_test_never_fits(trained):
+    with pytest.raises(ValueError, match='must not fit offsets'):
+        runner(trained / 'fit', load_from=str(trained / 'iter_4.pth'),
+               test_evaluator=dict(type='DefectMetric', calibration='fit')).test()
+
+
+def test_a_checkpoint_without_offsets_is_tested_by_argmax_only(trained, tmp_path):
+    checkpoint = load(trained / 'iter_4.pth')
+    del checkpoint['meta']['calibration']
+    torch.save(checkpoint, tmp_path / 'plain.pth')
+    metric = dict(type='DefectMetric', calibration='apply')
+    got = runner(tmp_path, load_from=str(tmp_path / 'plain.pth'), test_evaluator=metric).test()
+    assert 'fg_mIoU' in got and not [key for key in got if key.startswith('cal_')]
+    with pytest.raises(ValueError, match='needs offsets, but the checkpoint holds none'):
+        runner(tmp_path, load_from=str(tmp_path / 'plain.pth'), test_evaluator={**metric, 'decision': 'calibrated'}).test()
+
+
+def test_training_goes_on_from_a_rewritten_checkpoint(trained, tmp_path):
+    first = runner(tmp_path, max_iters=2)
+    first.train()
+    second = runner(tmp_path, max_iters=4, resume=True)
+    second.train()
+    whole = load(trained / 'iter_4.pth')
+    for name, value in load(tmp_path / 'iter_4.pth')['state_dict'].items():
+        assert torch.allclose(value, whole['state_dict'][name])
+    assert load(tmp_path / 'iter_4.pth')['meta']['calibration']['iter'] == 4
+
+
+def test_averaged_weights_are_what_is_validated_saved_and_resumed(tmp_path):
+    hooks = [HOOK, dict(type='EMAHook', momentum=0.3)]
+    runner(tmp_path / 'whole', hooks=hooks).train()
+    runner(tmp_path / 'parts', max_iters=2, hooks=hooks).train()
+    resumed = runner(tmp_path / 'parts', hooks=hooks, resume=True)
+    resumed.train()
+    whole, parts = (load(tmp_path / name / 'iter_4.pth') for name in ('whole', 'parts'))
+    for name, value in whole['state_dict'].items():
+        assert torch.allclose(value, parts['state_dict'][name], atol=1e-6)
+        assert not torch.allclose(value, whole['ema_state_dict'][f'module.{name}'])  # the weights that went on training
+    assert parts['meta']['calibration']['offsets'] == pytest.approx(whole['meta']['calibration']['offsets'], abs=1e-4)
+
+
+def test_a_checkpoint_of_another_iteration_is_left_alone(trained):
+    path = trained / 'iter_2.pth'
+    before = path.read_bytes()
+    assert not add_to_checkpoint(path, dict(iter=4))
+    assert path.read_bytes() == before and not list(trained.glob('*.calibrating'))
