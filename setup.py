@@ -15,7 +15,6 @@ HERE = Path(__file__).resolve().parent
 
 CORE = [
     'filelock>=3.12',
-    'kornia>=0.8',
     'matplotlib>=3.7',
     'numpy>=1.26',
     'opencv-python>=4.8',
@@ -39,7 +38,7 @@ EXTRAS = {
     'serve': [*RUNTIME, 'fastapi>=0.110', 'prometheus-client>=0.20', 'uvicorn>=0.27'],
     'ray': ['ray>=2.40'],
     'dev': [
-        'hypothesis>=6.100', 'packaging>=23', 'pytest>=8', 'pytest-xdist>=3.5', 'pyyaml>=6', 'scikit-learn>=1.4',
+        'hypothesis>=6.100', 'kornia>=0.8', 'packaging>=23', 'pytest>=8', 'pytest-xdist>=3.5', 'pyyaml>=6', 'scikit-learn>=1.4',
         'setuptools>=64', 'wheel>=0.41'
     ],
 }

@@ -81,7 +81,7 @@ def test_complete_upstream_environment_has_no_findings(bare):
     ({'mmengine': '0.10.7'}, 'error', 'mmengine comes from onedl-mmengine and mmengine',
      'uninstall -y onedl-mmengine mmengine && python -m pip install onedl-mmengine==0.10.12'),
     ({'onedl-mmpretrain': None}, 'warning', 'not installed: onedl-mmpretrain', 'install onedl-mmpretrain==1.3.6'),
-    ({'kornia': None, 'onedl-mmcv': None}, 'error', 'not installed: kornia, onedl-mmcv', 'install kornia==0.'),
+    ({'scipy': None, 'onedl-mmcv': None}, 'error', 'not installed: scipy, onedl-mmcv', 'install scipy==1.'),
     ({'onedl-mmcv': None, 'mmcv': '2.1.0'}, 'warning', 'mixture of two distributions', 'uninstall -y mmcv && '),
     ({'torch': '2.13.0+cpu'}, 'warning', 'built for torch == 2.12.1', PAIR),
     ({'torch': '2.12.1+cpu'}, 'warning', 'come from different builds', PAIR),
@@ -122,7 +122,7 @@ def test_upstream_environment_with_one_fault(bare, change, level, what, mend):
     ('mmseg', "ModuleNotFoundError: No module named 'prettytable.colors'", 'prettytable.colors', 'prettytable==3'),
     ('mmseg', 'AssertionError: MMCV==2.9.0 is used but incompatible. Please install mmcv>=2.0.0.', 'mmcv 2.9', 'mmcv'),
     ('torch', 'The NVIDIA driver on your system is too old (found version 11040).', 'not fit', 'update the driver'),
-    ('kornia', 'Traceback ...\nOSError: something new', 'OSError: something new', 'kornia==0.'),
+    ('scipy', 'Traceback ...\nOSError: something new', 'OSError: something new', 'scipy==1.'),
 ])
 def test_error_texts_are_recognised(name, error, what, mend):
     finding = explain(name, Outcome(False, error=error))

@@ -105,6 +105,14 @@ def test_every_third_party_import_is_declared(setup_arguments):
     assert not undeclared
 
 
+def test_every_core_requirement_is_used(setup_arguments):
+    """Nothing is asked for in vain; torchvision is what mmengine and mmseg import."""
+    files = [path for path in (ROOT / 'mmdefect').rglob('*.py') if path.parent.name != 'doctor']
+    text = '\n'.join(path.read_text(encoding='utf-8') for path in files)
+    imported = set(re.findall(r'^\s*(?:import|from) (\w+)', text, re.MULTILINE))
+    assert {IMPORTED_AS.get(n, n) for n in names(setup_arguments['install_requires'])} - imported == {'torchvision'}
+
+
 @pytest.fixture(scope='module')
 def sources(tmp_path_factory):
     """A copy of what goes into a distribution: building leaves files beside setup.py."""

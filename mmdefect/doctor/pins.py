@@ -8,8 +8,8 @@ from importlib import metadata
 from pathlib import Path
 
 #: What ``import mmdefect.registration`` needs beside OpenMMLab.
-CORE = ('torch', 'torchvision', 'kornia', 'numpy', 'opencv-python', 'scipy', 'pillow', 'matplotlib', 'prettytable',
-        'rich', 'filelock')
+CORE = ('torch', 'torchvision', 'numpy', 'opencv-python', 'scipy', 'pillow', 'matplotlib', 'prettytable', 'rich',
+        'filelock')
 
 #: Distributions of each optional part; equal to the extras of setup.py.
 PARTS = {

@@ -20,7 +20,7 @@ except RuntimeError as err:
     device['error'] = str(err)
 print(json.dumps(device))
 sys.stdout.flush()
-import cv2, filelock, kornia, matplotlib, numpy, PIL, prettytable, rich, scipy, torchvision
+import cv2, filelock, matplotlib, numpy, PIL, prettytable, rich, scipy, torchvision
 from mmdefect import compat
 compat.apply()
 with compat.quiet_imports():
@@ -47,7 +47,6 @@ DIAGNOSIS = {
     'opencv-python': 'import cv2',
     'scipy': 'import scipy.ndimage, scipy.sparse.linalg',
     'matplotlib': 'import matplotlib.figure',
-    'kornia': 'import kornia',
     'mmengine': 'import mmengine.runner',
     'mmcv': 'import mmcv.cnn, mmcv.transforms',
     'mmseg': 'from mmdefect import compat; compat.apply(); import mmseg.models, mmseg.datasets',
