@@ -4,7 +4,7 @@
     python tools/compare.py configs/studies/wta_losses.py
     python tools/compare.py base=runs/base_s0,runs/base_s1 new=runs/new_s0,runs/new_s1 --data-root data/wta512
 
-A study is compared from its records, without data. A group is NAME=FOLDER,FOLDER (one folder for each seed; NAME= may be
+A study is compared from its records, without data. A group is NAME=FOLDER,FOLDER (a folder for each seed; NAME= may be
 left away for one folder); its predictions and labels are read as tools/report.py does. The first arm is what others are
 compared with, unless --reference names another one. --published-rule also prints the selection of data sets by the
 published rule: drop each that lowers any metric, rank the rest.
@@ -35,7 +35,9 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('arms', nargs='+', metavar='STUDY|NAME=RUN,RUN')
     parser.add_argument('--reference', help='arm that the others are compared with')
-    parser.add_argument('--metrics', nargs='+', help='default: those of the study, or foreground means and IoU of classes')
+    parser.add_argument('--metrics',
+                        nargs='+',
+                        help='default: those of the study, or foreground means and IoU of classes')
     parser.add_argument('--factor-keys', nargs='+', default=[], help='patterns of settings in which arms may differ')
     parser.add_argument('--results', default=ROOT / 'docs' / 'results', type=Path, help='folder with records/')
     parser.add_argument('--data-root', type=Path, help='folder of the data set, for run folders')
@@ -52,8 +54,9 @@ def of_study(args: argparse.Namespace):
     study = replace(study, baseline=args.reference or study.baseline)
     comparison = compare_study(study, read_records(args.results / 'records'), args.metrics or ())
     if comparison is None:
-        raise ValueError(f'the reference arm {study.reference!r} must have a record in {args.results / "records"}, but has '
-                         'none; run tools/study.py first.')
+        raise ValueError(
+            f'the reference arm {study.reference!r} must have a record in {args.results / "records"}, but has '
+            'none; run tools/study.py first.')
     return comparison
 
 

@@ -20,14 +20,18 @@ import cv2
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from mmdefect.experiments.evidence.label_review import compare_folders, find_pairs, review_sheet, summary, to_csv  # noqa: E402
+from mmdefect.experiments.evidence.label_review import (compare_folders, find_pairs, review_sheet,  # noqa: E402
+                                                        summary, to_csv)
 from mmdefect.experiments.records import write_text  # noqa: E402
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('first', type=Path, help='folder of label maps')
-    parser.add_argument('second', type=Path, nargs='+', help='folder of the other label maps, or of each fold\'s predictions')
+    parser.add_argument('second',
+                        type=Path,
+                        nargs='+',
+                        help='folder of the other label maps, or of each fold\'s predictions')
     parser.add_argument('--images', type=Path, help='folder of the images, for the sheet')
     parser.add_argument('--tolerance', type=float, default=3.0, help='pixels (default: 3)')
     parser.add_argument('--binary', action='store_true', help='masks of 0 and 255 instead of class ids')

@@ -30,7 +30,9 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument('--images', type=Path, help='folder of the test images')
     parser.add_argument('--labels', type=Path, help='folder of their label maps')
     parser.add_argument('--classes', nargs='+', help='names of the classes, the background first')
-    parser.add_argument('--gallery', type=int, help='images of each kind in the gallery of a run (default: 8, 5 for several)')
+    parser.add_argument('--gallery',
+                        type=int,
+                        help='images of each kind in the gallery of a run (default: 8, 5 for several)')
     parser.add_argument('--markdown', action='store_true', help='also write a .md file, and figures/ as PNG and SVG')
     args = parser.parse_args(argv)
     if bool(args.images) != bool(args.labels):

@@ -31,7 +31,8 @@ def make_table(rows: list[Progress], title: str) -> Table:
         table.add_column(name, justify='right' if name in ('step', 'minutes') else 'left', overflow='fold')
     for r in rows:
         step = f'{r.step}/{r.total}' if r.total else str(r.step or '')
-        table.add_row(r.title, f'[{STYLES[r.status]}]{r.status}[/]', step, r.validation, f'{r.seconds / 60:.1f}', r.note)
+        table.add_row(r.title, f'[{STYLES[r.status]}]{r.status}[/]', step, r.validation, f'{r.seconds / 60:.1f}',
+                      r.note)
     return table
 
 

@@ -37,7 +37,8 @@ def parse_args(argv: list[str]) -> argparse.Namespace:
     parser.add_argument('--seeds', type=int, help='number of seeds, 0 .. n-1 (default: those of the study)')
     parser.add_argument('--arms', nargs='+', help='only these arms')
     parser.add_argument('--priority', type=int, help='only arms up to this priority')
-    parser.add_argument('--data-root', default=os.environ.get('MMDEFECT_DATA_ROOT'),
+    parser.add_argument('--data-root',
+                        default=os.environ.get('MMDEFECT_DATA_ROOT'),
                         help='folder of the data set (default: $MMDEFECT_DATA_ROOT, else that of the config)')
     parser.add_argument('--iterations', type=int, help='updates of each run instead of the study\'s')
     parser.add_argument('--val-interval', type=int, help='updates between validations instead of the study\'s')
@@ -64,8 +65,14 @@ def make_study(args: argparse.Namespace):
     seeds = tuple(range(args.seeds)) if args.seeds else study.seeds
     iterations = args.iterations or study.iterations
     val_interval = args.val_interval or min(study.val_interval, iterations)
-    return replace(study, seeds=seeds, iterations=iterations, val_interval=val_interval,
-                   overrides={**study.overrides, **parse_overrides(args.set)})
+    return replace(study,
+                   seeds=seeds,
+                   iterations=iterations,
+                   val_interval=val_interval,
+                   overrides={
+                       **study.overrides,
+                       **parse_overrides(args.set)
+                   })
 
 
 def local_options(args: argparse.Namespace) -> dict:
@@ -99,9 +106,14 @@ def say(line: str) -> None:
 
 def command_text(argv: list[str]) -> str:
     """The command for the page, without the places of this machine."""
-    hidden = {'--data-root': 'DATA', '--work-dir': 'WORK_DIR', '--results': 'RESULTS', '--python': 'python'}
-    parts = [hidden.get(before, part) for before, part in zip(['', *argv], argv, strict=False)]
-    parts = [os.path.relpath(part, ROOT) if part.startswith(str(ROOT)) else part for part in parts]
+    parts, skip = [], False
+    for part in argv:
+        if skip or part in ('--work-dir', '--results', '--python'):
+            skip = not skip
+            continue
+        inside = part.startswith(f'{ROOT}/')
+        place = os.path.relpath(part, ROOT) if inside else Path(part).name if part.startswith('/') else part
+        parts.append('DATA' if parts and parts[-1] == '--data-root' else place)
     return shlex.join(['python', 'tools/study.py', *parts])
 
 
@@ -126,7 +138,8 @@ def main(argv: list[str] | None = None) -> int:
         if gpus and not count_gpus(args.python):
             raise ValueError(f'`--gpus` must name devices that torch sees, got {args.gpus} and torch sees none.')
         slots = Slots(args.slots or max(1, len(gpus)), args.threads, gpus)
-        tools = Tools(ROOT / 'tools' / 'train.py', ROOT / 'tools' / 'test.py', ROOT / 'bash' / 'find_best.py', args.python)
+        tools = Tools(ROOT / 'tools' / 'train.py', ROOT / 'tools' / 'test.py', ROOT / 'bash' / 'find_best.py',
+                      args.python)
         from mmdefect.apis.study import load_truth
         with stop_signals():
             states = run_study(study, runs, places, tools, slots, load_truth, command, say)

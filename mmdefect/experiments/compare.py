@@ -4,52 +4,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from fnmatch import fnmatch
-from typing import Any
 
 import numpy as np
 
-from mmdefect.experiments import settings as st
 from mmdefect.experiments import statistics
-from mmdefect.experiments.evidence.counts import Counts
+from mmdefect.experiments.comparison_warnings import warn
 from mmdefect.experiments.evidence.counts import metrics as count_metrics
 from mmdefect.experiments.statistics import Interval
+from mmdefect.experiments.tested_run import Evidence
 
 BETTER, WORSE, SAME, UNKNOWN = 'better', 'worse', 'not distinguishable', 'unknown'
 #: Metrics of which less is better.
 LOWER_IS_BETTER = ('*loss*', '*false_alarm*', 'FA*', '*FPR*', '*fpr*', '*_error*')
 #: Percentage points by which a metric recomputed from counts may miss the logged one (logs are rounded).
 LOG_TOLERANCE = 0.02
-
-
-@dataclass(frozen=True)
-class Evidence:
-    """What one finished run brings to a comparison.
-
-    Attributes:
-        name: of the run, for messages.
-        seed: its random seed; ``None`` if unknown.
-        test: metrics on the test set, in percent.
-        counts: counts of each test image, if there are any.
-        settings: flat settings that can change a result; empty if unknown.
-        budget: ``iterations``, ``batch_size``, ``val_interval``.
-        tests: see ``JobState.tests``.
-        leaks: test images that donors were cut from; ``None`` if unknown.
-        source: ``data``, ``commit``, ``versions``, ``hardware`` of the run.
-        key: identity of the training.
-    """
-
-    name: str
-    seed: int | None
-    test: Mapping[str, float | None]
-    counts: Counts | None = None
-    settings: Mapping[str, Any] = field(default_factory=dict)
-    budget: Mapping[str, Any] = field(default_factory=dict)
-    tests: Sequence[Mapping[str, Any]] = ()
-    leaks: Sequence[str] | None = None
-    source: Mapping[str, Any] = field(default_factory=dict)
-    key: str = ''
 
 
 @dataclass(frozen=True)
@@ -92,17 +62,12 @@ class Comparison:
     warnings: list[str]
 
 
-def from_record(record: Mapping[str, Any]) -> Evidence:
-    """Return the evidence of a record of :mod:`mmdefect.experiments.study_records`."""
-    counts = Counts.from_json(record['counts']) if 'counts' in record else None
-    source = {key: record[key] for key in ('data', 'commit', 'modified', 'versions', 'hardware') if key in record}
-    return Evidence(f'{record["key"]} (seed {record["seed"]})', record['seed'], record['test'], counts,
-                    {key: value[1] for key, value in record['diff'].items()}, record['budget'], record['tests'],
-                    record.get('leaks'), source, record['key'])
-
-
-def compare(arms: Mapping[str, Sequence[Evidence]], reference: str, metrics: Sequence[str],
-            factor_keys: Sequence[str] = (), level: float = 0.95, draws: int = 4000) -> Comparison:
+def compare(arms: Mapping[str, Sequence[Evidence]],
+            reference: str,
+            metrics: Sequence[str],
+            factor_keys: Sequence[str] = (),
+            level: float = 0.95,
+            draws: int = 4000) -> Comparison:
     """Compare every arm with the reference.
 
     A metric that follows from the counts gets an interval over seeds and test images; another one, such as a
@@ -127,19 +92,33 @@ def compare(arms: Mapping[str, Sequence[Evidence]], reference: str, metrics: Seq
     notes = warn(arms, reference, factor_keys)
     if not counted:
         notes.append('no counts of the same test images for all runs: intervals cover the seeds only.')
-    values = {name: {metric: [_value(run, metric, counted, notes) for run in runs] for metric in metrics}
-              for name, runs in arms.items()}
-    notes += [f'`{metric}` is zero in every run: nothing was learned, so nothing can be compared.' for metric in metrics
-              if all(value == 0 for row in values.values() for value in row[metric])]
+    values = {
+        name: {
+            metric: [_value(run, metric, counted, notes) for run in runs]
+            for metric in metrics
+        }
+        for name, runs in arms.items()
+    }
+    notes += [
+        f'`{metric}` is zero in every run: nothing was learned, so nothing can be compared.' for metric in metrics
+        if all(value == 0 for row in values.values() for value in row[metric])
+    ]
     differences: dict[str, dict[str, Difference]] = {name: {} for name in arms if name != reference}
     for metric in metrics:
-        found = {name: _interval(arms[reference], arms[name], values[reference][metric], values[name][metric], metric,
-                                 counted, level, draws) for name in differences}
+        found = {
+            name:
+            _interval(arms[reference], arms[name], values[reference][metric], values[name][metric], metric, counted,
+                      level, draws)
+            for name in differences
+        }
         adjusted = statistics.holm([interval.p for interval, _ in found.values()])
         for (name, (interval, basis)), p in zip(found.items(), adjusted, strict=True):
             differences[name][metric] = Difference(metric, interval, p, _verdict(interval, p, metric, level), basis)
     images = len(next(iter(arms.values()))[0].counts.names) if counted else 0
-    return Comparison(reference, values, differences, images, {n: [r.seed for r in runs] for n, runs in arms.items()}, notes)
+    return Comparison(reference, values, differences, images, {
+        n: [r.seed for r in runs]
+        for n, runs in arms.items()
+    }, notes)
 
 
 def lower_is_better(metric: str) -> bool:
@@ -167,70 +146,16 @@ def published_rule(values: Mapping[str, Mapping[str, float]], reference: str,
     for name, row in values.items():
         if name == reference:
             continue
-        worse = [m for m in metrics if (row[m] > values[reference][m] if lower_is_better(m) else row[m] < values[reference][m])]
+        worse = [
+            m for m in metrics
+            if (row[m] > values[reference][m] if lower_is_better(m) else row[m] < values[reference][m])
+        ]
         if worse:
             dropped[name] = worse
         else:
             kept.append(name)
     sign = 1 if lower_is_better(metrics[0]) else -1
     return sorted(kept, key=lambda name: sign * values[name][metrics[0]]), dropped
-
-
-def warn(arms: Mapping[str, Sequence[Evidence]], reference: str, factor_keys: Sequence[str] = ()) -> list[str]:
-    """Return what makes a comparison less than it seems, one sentence each."""
-    notes: list[str] = []
-    seeds = {name: [run.seed for run in runs] for name, runs in arms.items()}
-    longest = max(len(found) for found in seeds.values())
-    for name, found in seeds.items():
-        if len(found) < longest:
-            notes.append(f'seeds missing: `{name}` has {len(found)} of {longest} ({found}).')
-    if longest < 3:
-        notes.append(f'{longest} seed(s): at least three are needed to tell an effect from the luck of one training.')
-    first = arms[reference][0]
-    for name, runs in arms.items():
-        if name == reference:
-            continue
-        notes += _setting_warnings(name, first, runs[0], factor_keys)
-        shared = {run.key for run in runs} & {run.key for run in arms[reference]} - {''}
-        if shared:
-            notes.append(f'`{name}` and `{reference}` share {len(shared)} run(s): the same settings, seed and data.')
-    for name, runs in arms.items():
-        inside = {key for run in runs for key in st.difference(runs[0].settings, run.settings)}
-        if inside:
-            notes.append(f'the runs of `{name}` differ among themselves in {_some(inside)}.')
-        for run in runs:
-            tested = {entry['checkpoint'] for entry in run.tests}
-            if len(tested) > 1:
-                notes.append(f'`{name}`, {run.name}: the test set was read {len(run.tests)} times with {len(tested)} '
-                             'checkpoints; choosing among those would be selection on test.')
-            if run.leaks:
-                notes.append(f'`{name}`, {run.name}: {len(run.leaks)} donor(s) come from test images, the first is '
-                             f'{run.leaks[0]}; its test result does not count.')
-    for what in ('data', 'commit', 'versions', 'hardware'):
-        if len({st.digest(run.source[what]) for runs in arms.values() for run in runs if what in run.source}) > 1:
-            notes.append(f'the runs differ in {what}.')
-    return notes
-
-
-def _setting_warnings(name: str, first: Evidence, other: Evidence, factor_keys: Sequence[str]) -> list[str]:
-    notes = []
-    for key in ('iterations', 'batch_size'):
-        if first.budget.get(key) != other.budget.get(key):
-            notes.append(f'unequal budget: `{name}` has {key} {other.budget.get(key)}, the reference '
-                         f'{first.budget.get(key)}.')
-    budget_keys = ('train_cfg.max_iters', 'train_dataloader.batch_size')
-    changed = [key for key in st.difference(first.settings, other.settings)
-               if not any(fnmatch(key, pattern) for pattern in factor_keys) and key not in budget_keys]
-    if changed and factor_keys:
-        notes.append(f'`{name}` differs in more than the factor: {_some(changed)}.')
-    elif changed:
-        notes.append(f'`{name}` differs from the reference in {_some(changed)}; no factor was named.')
-    return notes
-
-
-def _some(keys: Sequence[str] | set[str], most: int = 6) -> str:
-    listed = sorted(keys)
-    return ', '.join(f'`{key}`' for key in listed[:most]) + (f' and {len(listed) - most} more' if len(listed) > most else '')
 
 
 def _same_images(arms: Mapping[str, Sequence[Evidence]]) -> bool:
@@ -253,15 +178,16 @@ def _value(run: Evidence, metric: str, counted: bool, notes: list[str]) -> float
     return float(exact)
 
 
-def _interval(first: Sequence[Evidence], second: Sequence[Evidence], values_1: Sequence[float], values_2: Sequence[float],
-              metric: str, counted: bool, level: float, draws: int) -> tuple[Interval, str]:
+def _interval(first: Sequence[Evidence], second: Sequence[Evidence], values_1: Sequence[float],
+              values_2: Sequence[float], metric: str, counted: bool, level: float, draws: int) -> tuple[Interval, str]:
     seeds = [[run.seed for run in runs] for runs in (first, second)]
     paired = seeds[0] == seeds[1] and None not in seeds[0]
     if not counted or metric not in count_metrics(first[0].counts.values.sum(0), first[0].counts.classes):
         return statistics.compare_values(values_1, values_2, paired, level), 'seeds'
     stacks = [np.stack([run.counts.values for run in runs]) for runs in (first, second)]
     classes = first[0].counts.classes
-    interval = statistics.compare_counts(*stacks, lambda summed: count_metrics(summed, classes)[metric], paired, draws, level)
+    interval = statistics.compare_counts(*stacks, lambda summed: count_metrics(summed, classes)[metric], paired, draws,
+                                         level)
     return interval, 'seeds and images' if max(map(len, seeds)) > 1 else 'images'
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mmdefect.experiments import settings as st
-from mmdefect.experiments.compare import Evidence
+from mmdefect.experiments.tested_run import Evidence
 from mmdefect.experiments.evidence.report import SearchPlaces
 from mmdefect.experiments.evidence.run import RunEvidence, find_runs, load_run
 from mmdefect.experiments.states import STATE_NAME, read_state
@@ -60,8 +60,9 @@ def load_evidence(folder: Path, places: SearchPlaces, read_settings: Callable[[P
     config = next(iter(sorted((folder / 'train').glob('*.py'))), None)
     settings = read_settings(config) if config is not None else {}
     seed = st.flatten(settings).get(st.SEED)
-    return Evidence(run.name, seed, run.test, run.counts, st.with_effect(settings) if settings else {}, budget(settings),
-                    tested(run), donor_leaks(folder, truths[0] if truths else None))
+    return Evidence(run.name, seed, run.test, run.counts,
+                    st.with_effect(settings) if settings else {}, budget(settings), tested(run),
+                    donor_leaks(folder, truths[0] if truths else None))
 
 
 def tested(run: RunEvidence) -> list[dict[str, Any]]:
@@ -71,5 +72,7 @@ def tested(run: RunEvidence) -> list[dict[str, Any]]:
     for name in ('test/test_log.txt', 'test_log.txt'):
         path = run.folder / name
         if path.is_file():
-            return [{'checkpoint': found} for found in _CHECKPOINT.findall(path.read_text(encoding='utf-8', errors='replace'))]
+            return [{
+                'checkpoint': found
+            } for found in _CHECKPOINT.findall(path.read_text(encoding='utf-8', errors='replace'))]
     return []

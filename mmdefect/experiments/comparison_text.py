@@ -13,8 +13,11 @@ def markdown_table(header: Sequence[str], lines: Iterable[Sequence[str]], left: 
     """Return an aligned Markdown table; the first ``left`` columns are text, the others numbers."""
     cells = [list(header), *map(list, lines)]
     widths = [max(len(line[k]) for line in cells) for k in range(len(header))]
-    out = ['| ' + ' | '.join(c.ljust(w) if k < left else c.rjust(w) for k, (c, w) in enumerate(zip(line, widths, strict=True)))
-           + ' |' for line in cells]
+    out = [
+        '| ' +
+        ' | '.join(c.ljust(w) if k < left else c.rjust(w)
+                   for k, (c, w) in enumerate(zip(line, widths, strict=True))) + ' |' for line in cells
+    ]
     out.insert(1, '|' + '|'.join('-' * (w + 1) + ('-' if k < left else ':') for k, w in enumerate(widths)) + '|')
     return '\n'.join(out) + '\n'
 
@@ -50,8 +53,10 @@ def values_table(comparison: Comparison, notes: Mapping[str, str] | None = None)
 
 def differences_table(comparison: Comparison) -> str:
     """Return one row an arm and metric: difference, interval, p, verdict."""
-    lines = [[name, d.metric, d.verdict, format_difference(d), '–' if math.isnan(d.adjusted_p) else f'{d.adjusted_p:.3f}',
-              d.basis] for name, row in comparison.differences.items() for d in row.values()]
+    lines = [[
+        name, d.metric, d.verdict,
+        format_difference(d), '–' if math.isnan(d.adjusted_p) else f'{d.adjusted_p:.3f}', d.basis
+    ] for name, row in comparison.differences.items() for d in row.values()]
     return markdown_table(['arm', 'metric', 'verdict', 'difference [95 %]', 'p (Holm)', 'interval over'], lines, left=3)
 
 
@@ -60,19 +65,30 @@ def verdict_sentences(comparison: Comparison, metric: str) -> list[str]:
     sentences = []
     for name, row in comparison.differences.items():
         d = row[metric]
-        words = {'better': f'better than `{comparison.reference}`', 'worse': f'worse than `{comparison.reference}`',
-                 'not distinguishable': f'not distinguishable from `{comparison.reference}`',
-                 'unknown': f'cannot be compared with `{comparison.reference}`: it takes several seeds or counts of images'}
+        words = {
+            'better': f'better than `{comparison.reference}`',
+            'worse': f'worse than `{comparison.reference}`',
+            'not distinguishable': f'not distinguishable from `{comparison.reference}`',
+            'unknown': f'cannot be compared with `{comparison.reference}`: it takes several seeds or counts of images'
+        }
         sentences.append(f'`{name}` is {words[d.verdict]} in {metric} ({format_difference(d)}).')
     return sentences
 
 
 def published_sentences(comparison: Comparison) -> str:
     """Return what the published selection rule says about the arms, and that it knows no noise."""
-    values = {name: {metric: mean_and_sd(found)[0] for metric, found in row.items()} for name, row in comparison.values.items()}
+    values = {
+        name: {
+            metric: mean_and_sd(found)[0]
+            for metric, found in row.items()
+        }
+        for name, row in comparison.values.items()
+    }
     metrics = list(next(iter(values.values())))
     kept, dropped = published_rule(values, comparison.reference, metrics)
-    lines = [f'Published rule (drop what lowers any of {", ".join(metrics)}, rank by {metrics[0]}; it knows no noise):\n']
+    lines = [
+        f'Published rule (drop what lowers any of {", ".join(metrics)}, rank by {metrics[0]}; it knows no noise):\n'
+    ]
     lines += [f'{k}. `{name}`' for k, name in enumerate(kept, start=1)] or ['Nothing is kept.']
     lines += [''] + [f'- dropped `{name}`: lower {", ".join(worse)}' for name, worse in dropped.items()]
     return '\n'.join(lines) + '\n'
@@ -83,11 +99,15 @@ def render(comparison: Comparison, notes: Mapping[str, str] | None = None) -> st
     parts = [values_table(comparison, notes)]
     if comparison.differences:
         first = next(iter(next(iter(comparison.differences.values()))))
-        parts += ['\n'.join(f'- {line}' for line in verdict_sentences(comparison, first)) + '\n',
-                  f'Difference to `{comparison.reference}`:\n', differences_table(comparison)]
+        parts += [
+            '\n'.join(f'- {line}' for line in verdict_sentences(comparison, first)) + '\n',
+            f'Difference to `{comparison.reference}`:\n',
+            differences_table(comparison)
+        ]
     if comparison.warnings:
         parts.append('Warnings:\n\n' + '\n'.join(f'- {line}' for line in comparison.warnings) + '\n')
     scope = f'{comparison.images} test images. ' if comparison.images else ''
-    parts.append(f'{scope}Values are percent, mean ± standard deviation over seeds. Intervals: bootstrap over seeds and test '
-                 'images with Student quantiles (docs/studies.md); p is adjusted for the number of arms.\n')
+    parts.append(
+        f'{scope}Values are percent, mean ± standard deviation over seeds. Intervals: bootstrap over seeds and test '
+        'images with Student quantiles (docs/studies.md); p is adjusted for the number of arms.\n')
     return '\n'.join(parts)

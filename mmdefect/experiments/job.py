@@ -192,6 +192,7 @@ def _ask_find_best(batch: Batch, log: Path, show: Show) -> int:
     command = [batch.tools.python, str(batch.tools.find_best), '--json_log_path', str(log), '--metric', rule.metric,
                '--tie', rule.tie]
     command += ['--mode', rule.mode] if rule.mode != 'max' else []
+    command += ['--smooth', str(rule.smooth), '--average', rule.average] if rule.smooth != 1 else []
     command += ['--exclude-background'] if rule.exclude_background else []
     command += ['--background', rule.background] if rule.background is not None else []
     answer = subprocess.run(command, capture_output=True, text=True)

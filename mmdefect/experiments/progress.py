@@ -47,7 +47,8 @@ def read_progress(project: Path) -> list[Progress]:
     """
     found = read_states(project)
     if not found:
-        raise FileNotFoundError(f'{project} must be a project with jobs in exp/, but has none; see what lies in work_dirs.')
+        raise FileNotFoundError(
+            f'{project} must be a project with jobs in exp/, but has none; see what lies in work_dirs.')
     return [_progress(project / 'exp' / state.job, state) for state in found]
 
 
@@ -66,7 +67,7 @@ def _progress(folder: Path, state: JobState) -> Progress:
     if status == 'running' and state.phase == 'train':
         seconds += time.time() - state.heartbeat
     note = state.error or (f'best {state.best["checkpoint"]}' if state.best else state.phase)
-    return Progress(state.job, status, step, total, _last_validation(folder), seconds, note)
+    return Progress(states.read_title(folder, state.job), status, step, total, _last_validation(folder), seconds, note)
 
 
 def _last_validation(folder: Path) -> str:

@@ -3,18 +3,25 @@
 ``score`` is (aAcc + mAcc + mIoU) / 3, ``score2`` is (mAcc + mIoU) / 3; both include the background, which on
 defect images is nearly 100 %. With ``exclude_background`` the means run over the defect classes only and
 ``score`` becomes (fg_mAcc + fg_mIoU) / 2: aAcc is a share of all pixels and cannot be had without background.
+
+A validation set of some dozen images is noisy, and the best of many noisy values is lucky. ``smooth`` compares the
+running median (or mean) over neighbouring validations instead.
 """
 
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from mmdefect.experiments.records import report_to_stderr
 
 SCORES = {'score': ('aAcc', 'mAcc', 'mIoU'), 'score2': ('mAcc', 'mIoU')}
+#: Metrics in which the background counts; on defect images it is nearly all there is.
+WITH_BACKGROUND = ('score', 'score2', 'aAcc', 'mIoU', 'mAcc', 'cal_mIoU', 'cal_mAcc')
+AVERAGES = {'median': statistics.median, 'mean': statistics.fmean}
 _FOREGROUND_OF = {'mIoU': 'IoU', 'mAcc': 'Acc', 'fg_mIoU': 'IoU', 'fg_mAcc': 'Acc'}
 
 
@@ -33,6 +40,9 @@ class Rule:
         tie: which of equally good steps wins, ``first`` or ``last``.
         mode: whether large (``max``) or small (``min``) values are good.
         background: name of the background class; the first class of the log if not given.
+        smooth: how many neighbouring validations, the step itself in their middle, are averaged before they are
+            compared; odd, 1 for none. At both ends of the training there are fewer neighbours.
+        average: ``median`` or ``mean``.
     """
 
     metric: str = 'score'
@@ -40,20 +50,37 @@ class Rule:
     tie: str = 'last'
     mode: str = 'max'
     background: str | None = None
+    smooth: int = 1
+    average: str = 'median'
 
     def __post_init__(self) -> None:
-        for name, choices in (('tie', ('first', 'last')), ('mode', ('max', 'min'))):
+        for name, choices in (('tie', ('first', 'last')), ('mode', ('max', 'min')), ('average', tuple(AVERAGES))):
             if getattr(self, name) not in choices:
                 raise ValueError(f'`{name}` must be one of {choices}, got {getattr(self, name)!r}.')
+        if self.smooth < 1 or self.smooth % 2 == 0:
+            raise ValueError(f'`smooth` must be an odd number of validations, 1 for none, got {self.smooth}.')
+
+    @property
+    def counts_background(self) -> bool:
+        """Whether the background is part of what is compared."""
+        return self.metric in WITH_BACKGROUND and not self.exclude_background
 
 
 @dataclass(frozen=True)
 class Choice:
-    """The chosen step, its value, and the value of every candidate by step (not-a-number ones excluded)."""
+    """The chosen step, its own value, and what was compared.
+
+    Attributes:
+        step: the best.
+        value: its value, not smoothed.
+        candidates: the value of every candidate by step (not-a-number ones excluded), not smoothed.
+        compared: the same after smoothing; the largest (smallest) of these was chosen.
+    """
 
     step: int
     value: float
     candidates: dict[int, float]
+    compared: dict[int, float] = field(default_factory=dict)
 
 
 def value_of(metrics: dict[str, Any], rule: Rule) -> float:
@@ -74,9 +101,9 @@ def _value(metrics: dict[str, Any], key: str, rule: Rule) -> float:
     if kind is not None and (rule.exclude_background or key.startswith('fg_')):
         logged = metrics.get(f'fg_m{kind}')
         return float(logged) if logged is not None else _foreground_mean(metrics, kind, rule.background)
-    if rule.exclude_background and key.startswith(('m', 'aAcc')) and key in metrics:
+    if rule.exclude_background and key.startswith(('m', 'aAcc', 'cal_m')) and key in metrics:
         raise MissingMetric(f'`{key}` cannot be had without the background: only mIoU, mAcc, fg_mIoU, fg_mAcc and the '
-                            'scores can. Leave `--exclude-background` away or choose one of those.')
+                            'scores can (and cal_fg_mIoU, cal_fg_mAcc). Leave `--exclude-background` away or choose one of those.')
     value = metrics.get(key)
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         found = sorted(k for k, v in metrics.items() if isinstance(v, (int, float)))
@@ -132,9 +159,29 @@ def choose_best(validations: dict[int, dict[str, Any]], rule: Rule = Rule(),
     if not candidates:
         raise ValueError(f'`{rule.metric}` must be finite in at least one validation, but it is NaN or infinite in all '
                          f'{len(validations)}; choose another metric or look at the training.')
+    compared = smoothed(candidates, rule.smooth, rule.average)
     # Rounded, so that equal metrics added in another order still tie.
-    ranks = {step: round(value, 9) * (1 if rule.mode == 'max' else -1) for step, value in candidates.items()}
+    ranks = {step: round(value, 9) * (1 if rule.mode == 'max' else -1) for step, value in compared.items()}
     best = max(ranks.values())
     tied = [step for step, rank in ranks.items() if rank == best]
     step = tied[0] if rule.tie == 'first' else tied[-1]
-    return Choice(step, candidates[step], candidates)
+    if len(tied) > 1:
+        report(f'`{rule.metric}` is equal at the steps {tied}; the {rule.tie} is taken')
+    return Choice(step, candidates[step], candidates, compared)
+
+
+def smoothed(values: dict[int, float], width: int, average: str = 'median') -> dict[int, float]:
+    """Return the running median or mean over ``width`` neighbouring steps, fewer at the ends.
+
+    Args:
+        values: value by step, in order.
+        width: odd.
+        average: ``median`` or ``mean``.
+
+    Example:
+        >>> smoothed({1: 10.0, 2: 90.0, 3: 20.0, 4: 30.0}, 3)
+        {1: 50.0, 2: 20.0, 3: 30.0, 4: 25.0}
+    """
+    steps, reach = list(values), width // 2
+    return {step: AVERAGES[average]([values[s] for s in steps[max(0, i - reach):i + reach + 1]])
+            for i, step in enumerate(steps)} if width > 1 else dict(values)

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 #: Dotted keys that change no result of a run: where it lies, how it is logged, how many workers load its data.
-WITHOUT_EFFECT = ('work_dir', 'resume', 'launcher', 'log_level', 'log_processor*', 'vis_backends*', 'visualizer*', 'env_cfg*',
-                  'default_hooks.logger*', 'default_hooks.timer*', 'default_hooks.visualization*',
+WITHOUT_EFFECT = ('work_dir', 'resume', 'launcher', 'log_level', 'log_processor*', 'vis_backends*', 'visualizer*',
+                  'env_cfg*', 'default_hooks.logger*', 'default_hooks.timer*', 'default_hooks.visualization*',
                   'default_hooks.checkpoint.max_keep_ckpts', 'custom_imports*', 'tta*', '*_dataloader.num_workers',
                   '*_dataloader.persistent_workers', '*_dataloader.pin_memory', '*_dataloader.prefetch_factor',
                   '*_evaluator.output_dir', '*_evaluator.output_root')
@@ -67,8 +67,9 @@ def _index(node: Any, part: str, where: str, key: str) -> int:
     if isinstance(node, list) and part.isdigit() and int(part) < len(node):
         return int(part)
     kind = f'a list of {len(node)}' if isinstance(node, list) else repr(node)
-    raise ValueError(f'the override {key!r} must lead through dicts and list indices that exist, but {where!r} is {kind}; '
-                     'correct the key.')
+    raise ValueError(
+        f'the override {key!r} must lead through dicts and list indices that exist, but {where!r} is {kind}; '
+        'correct the key.')
 
 
 def parse_overrides(overrides: Mapping[str, Any] | list[str] | tuple[str, ...]) -> dict[str, Any]:
@@ -107,6 +108,8 @@ def set_budget(settings: dict[str, Any], iterations: int, val_interval: int) -> 
         for key in ('begin', 'end', 'T_max', 'total_iters'):
             if isinstance(schedule.get(key), int):
                 schedule[key] = round(schedule[key] * iterations / former)
+        if 'end' in schedule:  # a warm-up of a few updates may shrink to nothing, which no scheduler takes
+            schedule['end'] = max(schedule['end'], schedule.get('begin', 0) + 1)
         if isinstance(schedule.get('milestones'), list):
             schedule['milestones'] = [round(step * iterations / former) for step in schedule['milestones']]
     loop.update(max_iters=iterations, val_interval=val_interval)
@@ -117,7 +120,8 @@ def flatten(settings: Any, prefix: str = '') -> dict[str, Any]:
     """Return ``{dotted key: scalar}``; list items are numbered, an empty dict or list stays as a value."""
     if isinstance(settings, Mapping) and settings:
         items: Iterator = ((str(key), value) for key, value in settings.items())
-    elif isinstance(settings, (list, tuple)) and settings and any(isinstance(v, (Mapping, list, tuple)) for v in settings):
+    elif isinstance(settings,
+                    (list, tuple)) and settings and any(isinstance(v, (Mapping, list, tuple)) for v in settings):
         items = ((str(k), value) for k, value in enumerate(settings))
     else:
         return {prefix: list(settings) if isinstance(settings, tuple) else settings}
@@ -162,7 +166,8 @@ def hash_files(root: Path, known: dict[str, list] | None = None) -> str:
     known = {} if known is None else known
     root = root.resolve()
     files = [root] if root.is_file() else sorted(
-        p for p in root.rglob('*') if p.is_file() and not any(part.startswith('.') for part in p.relative_to(root).parts))
+        p for p in root.rglob('*')
+        if p.is_file() and not any(part.startswith('.') for part in p.relative_to(root).parts))
     total = hashlib.sha256()
     for path in files:
         stat, key = path.stat(), str(path)

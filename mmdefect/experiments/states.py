@@ -23,6 +23,8 @@ from mmdefect.experiments.records import read_json, write_json
 STALE_SECONDS = 120.0
 HEARTBEAT_SECONDS = 5.0
 STATE_NAME = 'state.json'
+#: A job whose folder is no name for readers leaves one here, such as the arm and seed of a study.
+TITLE_NAME = 'title.txt'
 
 
 @dataclass
@@ -84,6 +86,12 @@ def read_state(job_dir: Path) -> JobState | None:
         raise ValueError(f'{path} must be a job state with the keys {sorted(known)}, but is not; '
                          'it comes from another version: move the folder away or use another project name.')
     return JobState(**value)
+
+
+def read_title(job_dir: Path, default: str) -> str:
+    """Return the name of a job for readers."""
+    path = job_dir / TITLE_NAME
+    return path.read_text(encoding='utf-8').strip() if path.is_file() else default
 
 
 def write_state(job_dir: Path, state: JobState) -> None:

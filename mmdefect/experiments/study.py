@@ -147,8 +147,11 @@ def read_study(path: Path) -> Study:
     """
     if not path.is_file():
         raise FileNotFoundError(f'the study must be an existing file, but {path} is not; see configs/studies.')
-    values = {key: value for key, value in runpy.run_path(str(path)).items()
-              if not key.startswith('_') and not callable(value) and type(value).__name__ != 'module'}
+    values = {
+        key: value
+        for key, value in runpy.run_path(str(path)).items()
+        if not key.startswith('_') and not callable(value) and type(value).__name__ != 'module'
+    }
     factor, selection = values.pop('factor', {}), values.pop('selection', {})
     known = {f.name for f in fields(Study)} - {'rule', 'factor_keys'}
     if values.keys() - known or not {'name', 'base', 'arms'} <= values.keys():
@@ -175,12 +178,19 @@ def _arm(name: str, value: Any, path: Path) -> Arm:
     known = {f.name for f in fields(Arm)} - {'name'}
     if value.keys() - known:
         raise ValueError(f'{path}: the arm {name!r} may set {sorted(known)}, got {sorted(value.keys() - known)}.')
-    value = {**value, 'bases': tuple(value.get('bases', ())), 'overrides': st.parse_overrides(value.get('overrides', {}))}
+    value = {
+        **value, 'bases': tuple(value.get('bases', ())),
+        'overrides': st.parse_overrides(value.get('overrides', {}))
+    }
     return Arm(name, **value)
 
 
-def expand(study: Study, composer: Composer, root: Path, options: Mapping[str, Any] | None = None,
-           seeds: Sequence[int] | None = None, known_files: dict[str, list] | None = None) -> list[Run]:
+def expand(study: Study,
+           composer: Composer,
+           root: Path,
+           options: Mapping[str, Any] | None = None,
+           seeds: Sequence[int] | None = None,
+           known_files: dict[str, list] | None = None) -> list[Run]:
     """Return the runs of a study, in the order in which they should be trained.
 
     Args:
@@ -208,14 +218,18 @@ def expand(study: Study, composer: Composer, root: Path, options: Mapping[str, A
             flat = st.with_effect(composed)
             inputs = _hash_inputs(composed, hashes, known_files)
             # A file named in the settings counts by its content and not by its place.
-            content = {key: inputs.get(value, value) if isinstance(value, str) else value for key, value in flat.items()}
+            content = {
+                key: inputs.get(value, value) if isinstance(value, str) else value
+                for key, value in flat.items()
+            }
             roots = sorted({inputs[value] for value in _roots(composed) if value in inputs})
             key = st.digest([content, roots, seed + arm.seed_offset])
             runs.append(Run(key, arm, seed + arm.seed_offset, composed, text, st.difference(base_flat, flat), inputs))
     position = {arm.name: k for k, arm in enumerate(study.arms)}
     first = min(run.seed - run.arm.seed_offset for run in runs)
     # One seed of every arm of a priority, then the next seed: a study that is stopped has its arms equally far.
-    return sorted(runs, key=lambda run: (run.arm.priority, run.seed - run.arm.seed_offset - first, position[run.arm.name]))
+    return sorted(runs,
+                  key=lambda run: (run.arm.priority, run.seed - run.arm.seed_offset - first, position[run.arm.name]))
 
 
 def _with(settings: dict[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
@@ -226,11 +240,15 @@ def _with(settings: dict[str, Any], overrides: Mapping[str, Any]) -> dict[str, A
 
 
 def _roots(settings: dict[str, Any]) -> set[str]:
-    return {value for key, value in st.flatten(settings).items()
-            if isinstance(value, str) and (key == 'data_root' or key.endswith('.data_root'))}
+    return {
+        value
+        for key, value in st.flatten(settings).items()
+        if isinstance(value, str) and (key == 'data_root' or key.endswith('.data_root'))
+    }
 
 
-def _hash_inputs(settings: dict[str, Any], hashes: dict[str, str], known_files: dict[str, list] | None) -> dict[str, str]:
+def _hash_inputs(settings: dict[str, Any], hashes: dict[str, str],
+                 known_files: dict[str, list] | None) -> dict[str, str]:
     """Hash everything on disk that the settings name: roots of data, split files, donor libraries, weights."""
     paths = set()
     texts = {v for k, v in st.flatten(settings).items() if isinstance(v, str) and k != 'work_dir' and '/' in v}

@@ -6,17 +6,19 @@ import json
 import math
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from mmdefect.experiments import environment
 from mmdefect.experiments.evidence.truth import Truth, count_predictions
 from mmdefect.experiments.records import read_json, read_validations, training_logs, write_text
+from mmdefect.experiments.settings import hash_files
 from mmdefect.experiments.states import JobState
 from mmdefect.experiments.study import Run, Study
 
 VERSION = 1
+_LIBRARY = re.compile(r'library of defects in (.+):$', re.MULTILINE)
 
 
 def record_path(folder: Path, key: str) -> Path:
@@ -24,7 +26,12 @@ def record_path(folder: Path, key: str) -> Path:
     return folder / f'{key}.json'
 
 
-def make_record(study: Study, run: Run, state: JobState, job_dir: Path, truth: Truth | None, root: Path,
+def make_record(study: Study,
+                run: Run,
+                state: JobState,
+                job_dir: Path,
+                truth: Truth | None,
+                root: Path,
                 command: str = '') -> dict[str, Any]:
     """Collect what a finished run proves.
 
@@ -43,18 +50,44 @@ def make_record(study: Study, run: Run, state: JobState, job_dir: Path, truth: T
     best = state.best or {}
     names = _hidden_places(run, root)
     record = {
-        'version': VERSION, 'key': run.key, 'used_by': [], 'base': study.base, 'seed': run.seed,
-        'diff': {key: [_hide(v, names) for v in values] for key, values in run.diff.items()},
-        'data': {names.get(path, Path(path).name): value for path, value in run.data.items()},
-        'budget': budget(run.settings), 'rule': state.rule, 'best': best,
+        'version': VERSION,
+        'key': run.key,
+        'used_by': [],
+        'base': study.base,
+        'seed': run.seed,
+        'diff': {
+            key: [_hide(v, names) for v in values]
+            for key, values in run.diff.items()
+        },
+        'data': {
+            names.get(path,
+                      Path(path).name): value
+            for path, value in run.data.items()
+        },
+        'budget': budget(run.settings),
+        'rule': state.rule,
+        'best': best,
         'validation': _numbers(validations.get(best.get('iter'), {})),
-        'curve': {str(step): _numbers({k: v for k, v in values.items() if k in {*study.metrics, study.rule.metric}})
-                  for step, values in validations.items()},
-        'test': _numbers({**_per_class(state.classes), **state.metrics}), 'tests': state.tests,
+        'curve': {
+            str(step): _numbers({
+                k: v
+                for k, v in values.items() if k in {*study.metrics, study.rule.metric}
+            })
+            for step, values in validations.items()
+        },
+        'test': _numbers({
+            **_per_class(state.classes),
+            **state.metrics
+        }),
+        'tests': state.tests,
         'command': command,
-        'train_seconds': round(state.train_seconds, 1), 'attempts': len(state.attempts),
-        'finished': time.strftime('%Y-%m-%d %H:%M'), 'versions': environment.versions(),
-        'hardware': environment.hardware(log), **environment.commit(root), 'leaks': donor_leaks(job_dir, truth),
+        'train_seconds': round(state.train_seconds, 1),
+        'attempts': len(state.attempts),
+        'finished': time.strftime('%Y-%m-%d %H:%M'),
+        'versions': environment.versions(),
+        'hardware': environment.hardware(log),
+        **environment.commit(root),
+        'leaks': donor_leaks(job_dir, truth, run.data),
     }
     if truth is not None:
         counts, matrix = count_predictions(job_dir / 'test', truth)
@@ -89,9 +122,11 @@ def claim_records(folder: Path, study: Study, runs: Sequence[Run]) -> None:
     """Note in each record which cells of the study it fills, and take back cells that other records filled before."""
     cells = {(run.arm.name, run.seed): run.key for run in runs}
     for key, record in read_records(folder).items():
-        kept = [use for use in record['used_by']
-                if use['study'] != study.name or cells.get((use['arm'], use['seed']), key) == key
-                and use['arm'] in {arm.name for arm in study.arms}]
+        kept = [
+            use for use in record['used_by'] if use['study'] != study.name or cells.get(
+                (use['arm'], use['seed']), key) == key and use['arm'] in {arm.name
+                                                                          for arm in study.arms}
+        ]
         for run in runs:
             use = {'study': study.name, 'arm': run.arm.name, 'seed': run.seed}
             if run.key == key and use not in kept:
@@ -113,20 +148,34 @@ def records_of(study_name: str, records: Mapping[str, dict[str, Any]]) -> dict[s
 def budget(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Return what must be equal for a fair comparison: updates, images of each update, validations."""
     loop, loader = settings.get('train_cfg') or {}, settings.get('train_dataloader') or {}
-    return {'iterations': loop.get('max_iters'), 'val_interval': loop.get('val_interval'),
-            'batch_size': loader.get('batch_size')}
+    return {
+        'iterations': loop.get('max_iters'),
+        'val_interval': loop.get('val_interval'),
+        'batch_size': loader.get('batch_size')
+    }
 
 
-def donor_leaks(job_dir: Path, truth: Truth | None) -> list[str] | None:
-    """Return the test images that donors of the training were cut from; ``None`` if the run does not list its donors.
+def donor_leaks(job_dir: Path, truth: Truth | None, folders: Iterable[str] = ()) -> list[str] | None:
+    """Return the test images that donors of the training were cut from; ``None`` if no list of donors is found.
 
-    A run lists them in ``train/donors.json``: ``{"sources": [path, ...]}``.
+    Lists are ``donors.json`` and ``library.json`` below ``train/``, and ``library.json`` in the given folders and in
+    those that the training log names; each names its pictures in ``sources``. Pictures are compared by path, and by
+    content where the file is still there.
     """
-    path = job_dir / 'train' / 'donors.json'
-    if truth is None or not path.is_file():
+    logs = (job_dir / 'train').glob('train_log_*.txt')
+    logged = {name for log in logs for name in _LIBRARY.findall(log.read_text(encoding='utf-8', errors='replace'))}
+    found = [
+        *(job_dir / 'train').rglob('donors.json'), *(job_dir / 'train').rglob('library.json'),
+        *(Path(folder) / 'library.json' for folder in {*folders, *logged})
+    ]
+    found = [path for path in found if path.is_file()]
+    if truth is None or not found:
         return None
-    sources = {Path(source).resolve() for source in read_json(path)['sources']}
-    return sorted(sample.name for sample in truth.samples if sample.image.resolve() in sources)
+    sources = {Path(source) for path in found for source in read_json(path)['sources']}
+    places = {source.resolve() for source in sources}
+    contents = {hash_files(source) for source in sources if source.is_file()}
+    return sorted(sample.name for sample in truth.samples
+                  if sample.image.resolve() in places or hash_files(sample.image) in contents)
 
 
 def _per_class(classes: Mapping[str, Mapping[str, float | None]]) -> dict[str, float | None]:
@@ -134,8 +183,10 @@ def _per_class(classes: Mapping[str, Mapping[str, float | None]]) -> dict[str, f
 
 
 def _numbers(values: Mapping[str, Any]) -> dict[str, float | None]:
-    return {key: (round(float(value), 4) if value is not None and math.isfinite(value) else None)
-            for key, value in values.items() if value is None or isinstance(value, (int, float))}
+    return {
+        key: (round(float(value), 4) if value is not None and math.isfinite(value) else None)
+        for key, value in values.items() if value is None or isinstance(value, (int, float))
+    }
 
 
 def _hidden_places(run: Run, root: Path) -> dict[str, str]:

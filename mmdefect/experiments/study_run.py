@@ -68,8 +68,13 @@ def make_batch(study: Study, jobs: Sequence[Job], places: Places, tools: Tools) 
     return Batch(places.work_dir, PROJECT, tuple(jobs), 0, tools, study.rule)
 
 
-def run_study(study: Study, runs: Sequence[Run], places: Places, tools: Tools, slots: Slots,
-              load_truth: Callable[[dict[str, Any]], Truth], command: str,
+def run_study(study: Study,
+              runs: Sequence[Run],
+              places: Places,
+              tools: Tools,
+              slots: Slots,
+              load_truth: Callable[[dict[str, Any]], Truth],
+              command: str,
               show: Callable[[str], None] = print) -> dict[str, JobState]:
     """Train, select and test what has no record yet; write a record and the study's page after every run.
 
@@ -123,6 +128,7 @@ def _write_config(batch: Batch, job: Job, text: str) -> None:
     state = states.read_state(batch.job_dir(job))
     if state is None or not state.attempts or not job.config.is_file():  # what was begun goes on as it began
         write_text(job.config, text)
+    write_text(batch.job_dir(job) / states.TITLE_NAME, job.label + '\n')
 
 
 def _summary(study: Study, state: JobState) -> str:

@@ -6,12 +6,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mmdefect.experiments.compare import Comparison, compare, from_record
+from mmdefect.experiments.compare import Comparison, compare
 from mmdefect.experiments.comparison_text import markdown_table, render
 from mmdefect.experiments.records import write_text
 from mmdefect.experiments.statistics import mean_and_sd
 from mmdefect.experiments.study import Study
 from mmdefect.experiments.study_records import read_records, records_of
+from mmdefect.experiments.tested_run import from_record
 
 
 def compare_study(study: Study, records: Mapping[str, Any], metrics: Sequence[str] = ()) -> Comparison | None:
@@ -81,9 +82,12 @@ def _runs_table(study: Study, found: Mapping[str, Mapping[int, Any]]) -> str:
     for arm in study.arms:
         for seed, r in found.get(arm.name, {}).items():
             values = [_cell([r['test'].get(metric)]) for metric in study.metrics[:1]]
-            lines.append([arm.name, f'[`{r["key"]}`](records/{r["key"]}.json)', str(seed), *values,
-                          str(r['budget']['iterations']), f'{r["train_seconds"] / 60:.1f}', str(r.get('commit', ''))
-                          + ('*' if r.get('modified') else '')])
+            lines.append([
+                arm.name, f'[`{r["key"]}`](records/{r["key"]}.json)',
+                str(seed), *values,
+                str(r['budget']['iterations']), f'{r["train_seconds"] / 60:.1f}',
+                str(r.get('commit', '')) + ('*' if r.get('modified') else '')
+            ])
     return markdown_table(['arm', 'record', 'seed', study.metrics[0], 'updates', 'minutes', 'commit'], lines, left=2)
 
 
@@ -97,8 +101,9 @@ def _cell(values: Sequence[float | None]) -> str:
 
 def _origin(found: Mapping[str, Mapping[int, Any]]) -> str:
     records = [record for seeds in found.values() for record in seeds.values()]
-    hardware = sorted({', '.join(str(v) + (' cores' if k == 'cores' else '') for k, v in r['hardware'].items())
-                       for r in records})
+    hardware = sorted(
+        {', '.join(str(v) + (' cores' if k == 'cores' else '') for k, v in r['hardware'].items())
+         for r in records})
     torch = sorted({r['versions'].get('torch', '?') for r in records})
     data = sorted({f'{name} {value}' for r in records for name, value in r['data'].items()})
     return (f'Hardware: {"; ".join(hardware)}. torch {", ".join(torch)}. Data (hash of all files): {", ".join(data)}. '

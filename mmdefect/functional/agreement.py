@@ -97,8 +97,9 @@ def compare_labels(first: ndarray, second: ndarray, tolerance: float = 3.0) -> A
         (0.333, 1.0, 'within tolerance')
     """
     if first.ndim != 2 or first.shape != second.shape:
-        raise ValueError(f'both label maps must be (H, W) of one size, got {first.shape} and {second.shape}; compare them '
-                         'at the native resolution of the image.')
+        raise ValueError(
+            f'both label maps must be (H, W) of one size, got {first.shape} and {second.shape}; compare them '
+            'at the native resolution of the image.')
     if tolerance < 0:
         raise ValueError(f'`tolerance` must be a distance in pixels, 0 or more, got {tolerance}.')
     known = (first != IGNORE) & (second != IGNORE)

@@ -20,7 +20,10 @@ TOOLS = Tools(HERE / 'stand_ins' / 'train.py', HERE / 'stand_ins' / 'evaluate_im
 
 
 def read(path: Path) -> dict:
-    return {key: value for key, value in runpy.run_path(str(path)).items() if not key.startswith('_') and not callable(value)}
+    return {
+        key: value
+        for key, value in runpy.run_path(str(path)).items() if not key.startswith('_') and not callable(value)
+    }
 
 
 def compose(settings: dict, path: Path) -> tuple[dict, str]:

@@ -103,3 +103,44 @@ def test_the_choice_is_the_extreme_finite_value(values, tie):
         return
     best = [step for step, value in finite.items() if value == max(finite.values())]
     assert choose_best(metrics, Rule('mIoU', tie=tie), silent).step == (min(best) if tie == 'first' else max(best))
+
+
+def test_smoothing_passes_over_a_lucky_validation():
+    lucky = {step: {'fg_AP': value} for step, value in zip(range(1, 8), (10, 60, 12, 30, 32, 31, 20), strict=True)}
+    assert choose_best(lucky, Rule('fg_AP')).step == 2
+    choice = choose_best(lucky, Rule('fg_AP', smooth=3))
+    assert (choice.step, choice.value) == (5, 32) and choice.candidates[2] == 60
+    assert choice.compared == {1: 35, 2: 12, 3: 30, 4: 30, 5: 31, 6: 31, 7: 25.5} or choice.step == 6
+    assert choose_best(lucky, Rule('fg_AP', smooth=3, average='mean')).compared[2] == pytest.approx(82 / 3)
+    assert choose_best(lucky, Rule('fg_AP', smooth=3, mode='min')).step == 2
+
+
+def test_smoothing_skips_what_is_not_a_number():
+    values = {1: {'x': 1.0}, 2: {'x': float('nan')}, 3: {'x': 5.0}, 4: {'x': 3.0}}
+    assert choose_best(values, Rule('x', smooth=3), lambda line: None).compared == {1: 3.0, 3: 3.0, 4: 4.0}
+
+
+@pytest.mark.parametrize('width', [0, 2, -1])
+def test_an_even_window_is_refused(width):
+    with pytest.raises(ValueError, match='odd number of validations'):
+        Rule(smooth=width)
+
+
+def test_ties_are_said():
+    lines = []
+    choose_best({1: {'x': 2.0}, 2: {'x': 2.0}}, Rule('x'), lines.append)
+    assert lines == ['`x` is equal at the steps [1, 2]; the last is taken']
+
+
+@pytest.mark.parametrize(('rule', 'expected'), [
+    (Rule(), True), (Rule('mIoU'), True), (Rule('cal_mIoU'), True), (Rule('mIoU', exclude_background=True), False),
+    (Rule('fg_mIoU'), False), (Rule('fg_AP'), False), (Rule('cal_fg_mIoU'), False)])
+def test_what_counts_the_background_is_known(rule, expected):
+    assert rule.counts_background is expected
+
+
+def test_a_calibrated_mean_without_background_has_its_own_key():
+    values = {'cal_mIoU': 60.0, 'cal_fg_mIoU': 20.0}
+    assert value_of(values, Rule('cal_fg_mIoU', exclude_background=True)) == 20
+    with pytest.raises(MissingMetric, match='cal_fg_mIoU'):
+        value_of(values, Rule('cal_mIoU', exclude_background=True))

@@ -30,8 +30,9 @@ arms = dict(low={}, high=dict(bases=['high.py'], priority=2), more=['quality=0.9
 def place(tmp_path):
     """A folder with data, configs and a study file."""
     helpers.write_data(tmp_path / 'data')
-    (tmp_path / 'base.py').write_text(f"data_root = {str(tmp_path / 'data')!r}\nquality = 0.5\nrandomness = dict(seed=9)\n"
-                                      "train_cfg = dict(max_iters=6)\ntrain_dataloader = dict(batch_size=2)\n")
+    (tmp_path / 'base.py').write_text(
+        f"data_root = {str(tmp_path / 'data')!r}\nquality = 0.5\nrandomness = dict(seed=9)\n"
+        "train_cfg = dict(max_iters=6)\ntrain_dataloader = dict(batch_size=2)\n")
     (tmp_path / 'high.py').write_text('quality = 0.9\n')
     (tmp_path / 'study.py').write_text(STUDY)
     return tmp_path
@@ -41,16 +42,16 @@ def run(place, study, **kwargs):
     runs = expand(study, helpers.COMPOSER, place)
     places = Places(place / 'work', place / 'results', place)
     slots = kwargs.pop('slots', Slots(3))
-    states = run_study(study, runs, places, kwargs.pop('tools', helpers.TOOLS), slots, lambda settings: helpers.truth(
-        place / 'data'), 'python tools/study.py study.py', print)
+    states = run_study(study, runs, places, kwargs.pop('tools', helpers.TOOLS), slots,
+                       lambda settings: helpers.truth(place / 'data'), 'python tools/study.py study.py', print)
     return runs, states, places
 
 
 def test_arms_and_seeds_become_runs_in_order_of_priority(place):
     study = read_study(place / 'study.py')
     runs = expand(study, helpers.COMPOSER, place)
-    assert [(r.arm.name, r.seed) for r in runs] == [
-        ('low', 0), ('more', 0), ('low', 1), ('more', 1), ('low', 2), ('more', 2), ('high', 0), ('high', 1), ('high', 2)]
+    assert [(r.arm.name, r.seed) for r in runs] == [('low', 0), ('more', 0), ('low', 1), ('more', 1), ('low', 2),
+                                                    ('more', 2), ('high', 0), ('high', 1), ('high', 2)]
     assert [r.settings['quality'] for r in runs[:2]] + [runs[-1].settings['quality']] == [0.5, 0.95, 0.9]
     assert runs[1].diff == {'quality': [0.5, 0.95]} and runs[0].diff == {}
     assert len({r.key for r in runs}) == 9
@@ -69,7 +70,8 @@ def test_the_key_sees_settings_seed_and_data_and_nothing_else(place):
 
 def test_an_arm_of_two_studies_has_one_key_and_an_offset_gives_new_ones(place):
     study = read_study(place / 'study.py')
-    arms = (dataclasses.replace(study.arms[0], name='again'), dataclasses.replace(study.arms[0], name='other', seed_offset=50))
+    arms = (dataclasses.replace(study.arms[0],
+                                name='again'), dataclasses.replace(study.arms[0], name='other', seed_offset=50))
     other = dataclasses.replace(study, name='second', arms=arms)
     first = {r.key for r in expand(study, helpers.COMPOSER, place) if r.arm.name == 'low'}
     runs = expand(other, helpers.COMPOSER, place)
@@ -99,7 +101,7 @@ def test_a_study_leaves_records_and_a_page(place):
 def short(place):
     """The study with one seed and two arms."""
     study = read_study(place / 'study.py')
-    return dataclasses.replace(study, seeds=(0,), arms=study.arms[:2])
+    return dataclasses.replace(study, seeds=(0, ), arms=study.arms[:2])
 
 
 def test_what_has_a_record_is_not_run_again_even_without_its_folder(place):
@@ -146,9 +148,12 @@ def test_the_same_settings_under_two_names_are_not_distinguishable(place):
 
 
 @pytest.mark.parametrize(('text', 'words'), [
-    (STUDY.replace('arms =', 'arm ='), 'arms'), (STUDY + 'speed = 3\n', 'speed'),
-    (STUDY.replace('low={}', 'low=dict(base=[])'), "'low'"), (STUDY + "baseline = 'none'\n", 'baseline'),
-    (STUDY.replace('[0, 1, 2]', '[0, 0]'), 'seeds'), (STUDY.replace("mIoU')", "mIoU', tie='both')"), 'tie'),
+    (STUDY.replace('arms =', 'arm ='), 'arms'),
+    (STUDY + 'speed = 3\n', 'speed'),
+    (STUDY.replace('low={}', 'low=dict(base=[])'), "'low'"),
+    (STUDY + "baseline = 'none'\n", 'baseline'),
+    (STUDY.replace('[0, 1, 2]', '[0, 0]'), 'seeds'),
+    (STUDY.replace("mIoU')", "mIoU', tie='both')"), 'tie'),
 ])
 def test_a_wrong_study_file_is_told_in_one_sentence(tmp_path, text, words):
     (tmp_path / 'study.py').write_text(text)
@@ -169,5 +174,11 @@ def test_donors_from_test_images_are_found(place):
     (job / 'train').mkdir(parents=True)
     truth = helpers.truth(place / 'data')
     assert study_records.donor_leaks(job, truth) is None
-    (job / 'train' / 'donors.json').write_text(json.dumps({'sources': [str(truth.samples[2].image), '/elsewhere/a.png']}))
+    (job / 'train' / 'donors.json').write_text(
+        json.dumps({'sources': [str(truth.samples[2].image), '/elsewhere/a.png']}))
     assert study_records.donor_leaks(job, truth) == ['part.2']
+    copy = place / 'copy.png'
+    copy.write_bytes(truth.samples[4].image.read_bytes())
+    (place / 'library').mkdir()
+    (place / 'library' / 'library.json').write_text(json.dumps({'sources': [str(copy)]}))
+    assert study_records.donor_leaks(job, truth, [str(place / 'library')]) == ['part.2', 'part.4']

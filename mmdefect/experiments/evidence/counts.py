@@ -35,13 +35,20 @@ class Counts:
 
     def __post_init__(self) -> None:
         if self.values.shape != (len(self.names), len(self.classes), 3):
-            raise ValueError(f'`values` must be {(len(self.names), len(self.classes), 3)} for the names and classes, got '
-                             f'{self.values.shape}.')
+            raise ValueError(
+                f'`values` must be {(len(self.names), len(self.classes), 3)} for the names and classes, got '
+                f'{self.values.shape}.')
 
     def to_json(self) -> dict[str, Any]:
         """Return plain data; the union is predicted + labelled - intersection."""
-        return {'classes': list(self.classes), 'columns': ['intersection', 'predicted', 'labelled'],
-                'images': {name: row.reshape(-1).tolist() for name, row in zip(self.names, self.values, strict=True)}}
+        return {
+            'classes': list(self.classes),
+            'columns': ['intersection', 'predicted', 'labelled'],
+            'images': {
+                name: row.reshape(-1).tolist()
+                for name, row in zip(self.names, self.values, strict=True)
+            }
+        }
 
     @staticmethod
     def from_json(value: dict[str, Any]) -> Counts:
@@ -76,13 +83,15 @@ def count_image(prediction: ndarray, label: ndarray, num_classes: int) -> ndarra
 def confusion(prediction: ndarray, label: ndarray, num_classes: int) -> ndarray:
     """Return ``(num_classes, num_classes)`` int64, row = label, column = prediction; see :func:`count_image`."""
     if prediction.shape != label.shape:
-        raise ValueError(f'prediction and label must have one size, got {prediction.shape} and {label.shape}; predict at '
-                         'the resolution of the label.')
+        raise ValueError(
+            f'prediction and label must have one size, got {prediction.shape} and {label.shape}; predict at '
+            'the resolution of the label.')
     keep = label != IGNORE
     predicted, labelled = prediction[keep].astype(np.int64), label[keep].astype(np.int64)
     for kind, values in (('prediction', predicted), ('label', labelled)):
         if values.size and values.max() >= num_classes:
-            raise ValueError(f'a {kind} must hold values below {num_classes}, got {values.max()}; check the class list.')
+            raise ValueError(
+                f'a {kind} must hold values below {num_classes}, got {values.max()}; check the class list.')
     return np.bincount(labelled * num_classes + predicted, minlength=num_classes**2).reshape(num_classes, num_classes)
 
 
@@ -113,12 +122,21 @@ def metrics(values: ndarray, classes: Sequence[str]) -> dict[str, ndarray]:
     """
     hit, predicted, labelled = (values[..., k].astype(np.float64) for k in (INTERSECTION, PREDICTED, LABELLED))
     with np.errstate(invalid='ignore', divide='ignore'):
-        columns = {'IoU': 100 * hit / (predicted + labelled - hit), 'Acc': 100 * hit / labelled,
-                   'Precision': 100 * hit / predicted, 'F1': 200 * hit / (predicted + labelled)}
+        columns = {
+            'IoU': 100 * hit / (predicted + labelled - hit),
+            'Acc': 100 * hit / labelled,
+            'Precision': 100 * hit / predicted,
+            'F1': 200 * hit / (predicted + labelled)
+        }
         overall = 100 * hit.sum(-1) / labelled.sum(-1)
-    out = {'aAcc': overall, 'mIoU': _nan_mean(columns['IoU']), 'mAcc': _nan_mean(columns['Acc']),
-           'fg_mIoU': _nan_mean(columns['IoU'][..., 1:]), 'fg_mAcc': _nan_mean(columns['Acc'][..., 1:]),
-           'fg_mF1': _nan_mean(columns['F1'][..., 1:])}
+    out = {
+        'aAcc': overall,
+        'mIoU': _nan_mean(columns['IoU']),
+        'mAcc': _nan_mean(columns['Acc']),
+        'fg_mIoU': _nan_mean(columns['IoU'][..., 1:]),
+        'fg_mAcc': _nan_mean(columns['Acc'][..., 1:]),
+        'fg_mF1': _nan_mean(columns['F1'][..., 1:])
+    }
     for k, name in enumerate(classes):
         out.update({f'{kind}.{name}': column[..., k] for kind, column in columns.items()})
     return out

@@ -22,17 +22,40 @@ COLOURS = ('#2f7ed8', '#e07b16', '#1f9e78', '#c2468f', '#8a6fd1', '#a08a00', '#d
 #: Drawn in these, so that a page can put its own colours in their place.
 INK, LINE = '#1b2330', '#c9d0da'
 _STYLE = {
-    'svg.fonttype': 'none', 'svg.hashsalt': 'mmdefect', 'font.size': 9.0, 'font.family': 'sans-serif', 'text.color': INK,
-    'axes.edgecolor': LINE, 'axes.labelcolor': INK, 'xtick.color': INK, 'ytick.color': INK, 'axes.grid': True,
-    'grid.color': LINE, 'grid.linewidth': 0.6, 'axes.spines.top': False, 'axes.spines.right': False, 'axes.titlesize': 9.5,
-    'axes.titleweight': 'bold', 'axes.titlelocation': 'left', 'legend.frameon': False, 'legend.fontsize': 8.0,
-    'xtick.labelsize': 8.0, 'ytick.labelsize': 8.0, 'lines.linewidth': 1.6, 'figure.dpi': 100,
+    'svg.fonttype': 'none',
+    'svg.hashsalt': 'mmdefect',
+    'font.size': 9.0,
+    'font.family': 'sans-serif',
+    'text.color': INK,
+    'axes.edgecolor': LINE,
+    'axes.labelcolor': INK,
+    'xtick.color': INK,
+    'ytick.color': INK,
+    'axes.grid': True,
+    'grid.color': LINE,
+    'grid.linewidth': 0.6,
+    'axes.spines.top': False,
+    'axes.spines.right': False,
+    'axes.titlesize': 9.5,
+    'axes.titleweight': 'bold',
+    'axes.titlelocation': 'left',
+    'legend.frameon': False,
+    'legend.fontsize': 8.0,
+    'xtick.labelsize': 8.0,
+    'ytick.labelsize': 8.0,
+    'lines.linewidth': 1.6,
+    'figure.dpi': 100,
 }
 Curve = Sequence[tuple[float, float]]
 
 
-def line_figure(curves: Mapping[str, Curve], title: str, x_label: str, y_label: str = '', log_y: bool = False,
-                marks: Mapping[str, tuple[float, float]] | None = None, unit_square: bool = False) -> Figure:
+def line_figure(curves: Mapping[str, Curve],
+                title: str,
+                x_label: str,
+                y_label: str = '',
+                log_y: bool = False,
+                marks: Mapping[str, tuple[float, float]] | None = None,
+                unit_square: bool = False) -> Figure:
     """Draw named curves.
 
     Args:
@@ -40,7 +63,7 @@ def line_figure(curves: Mapping[str, Curve], title: str, x_label: str, y_label: 
         title: above the axes.
         x_label: below.
         y_label: to the left.
-        log_y: logarithmic values.
+        log_y: logarithmic values, if they span enough.
         marks: ``{name: (x, y)}`` points on a curve, such as the chosen checkpoint.
         unit_square: both axes from 0 to 1.
     """
@@ -49,12 +72,17 @@ def line_figure(curves: Mapping[str, Curve], title: str, x_label: str, y_label: 
         for k, (name, points) in enumerate(curves.items()):
             points = [(x, y) for x, y in points if math.isfinite(y)]
             colour = COLOURS[k % len(COLOURS)]
-            axes.plot([x for x, _ in points], [y for _, y in points], color=colour, label=name, markersize=2.6,
-                      marker='o' if len(points) < 20 else None, linestyle='-' if k < len(COLOURS) else '--')
+            axes.plot([x for x, _ in points], [y for _, y in points],
+                      color=colour,
+                      label=name,
+                      markersize=2.6,
+                      marker='o' if len(points) < 20 else None,
+                      linestyle='-' if k < len(COLOURS) else '--')
             if marks and name in marks:
                 axes.plot(*marks[name], 'o', color=colour, markersize=7, markerfacecolor='none', markeredgewidth=1.6)
         axes.set(title=title, xlabel=x_label, ylabel=y_label)
-        if log_y:
+        values = [y for points in curves.values() for _, y in points if math.isfinite(y)]
+        if log_y and min(values, default=0) > 0 and max(values) > 8 * min(values):
             axes.set_yscale('log')
         if unit_square:
             axes.set(xlim=(0, 1), ylim=(0, 1.02))
@@ -84,14 +112,24 @@ def bar_figure(bars: Mapping[str, Mapping[str, Interval]], title: str, x_label: 
             start = position
             for row, interval in values.items():
                 value = interval.value if math.isfinite(interval.value) else 0.0
-                axes.barh(position, value, height=0.78, color=COLOURS[rows.index(row) % len(COLOURS)], alpha=0.85,
+                axes.barh(position,
+                          value,
+                          height=0.78,
+                          color=COLOURS[rows.index(row) % len(COLOURS)],
+                          alpha=0.85,
                           label=row if group == next(iter(bars)) else None)
                 if math.isfinite(interval.low):
-                    axes.plot([interval.low, interval.high], [position] * 2, color=INK, linewidth=1.3, solid_capstyle='butt')
+                    axes.plot([interval.low, interval.high], [position] * 2,
+                              color=INK,
+                              linewidth=1.3,
+                              solid_capstyle='butt')
                     axes.plot([interval.low, interval.high], [position] * 2, '|', color=INK, markersize=5)
                 text = f'{interval.value:.1f}' if math.isfinite(interval.value) else 'undefined'
                 axes.annotate(text, (max(value, interval.high if math.isfinite(interval.high) else 0.0), position),
-                              xytext=(4, 0), textcoords='offset points', va='center', fontsize=7.5)
+                              xytext=(4, 0),
+                              textcoords='offset points',
+                              va='center',
+                              fontsize=7.5)
                 position += 1.0
             ticks.append(((start + position - 1) / 2, group))
             position += 0.8

@@ -98,7 +98,8 @@ def make_cards(run: RunEvidence, truth: Truth, each: int) -> list[Card]:
         label, prediction = sample.load_label(), read_labels(prediction_file(run.predictions, sample))
         if image.shape[:2] != label.shape:
             image = cv2.resize(image, label.shape[::-1], interpolation=cv2.INTER_AREA)
-        cards.append(Card(rows[sample.name], chosen[sample.name], tuple(draw_panels(image, label, prediction, truth.palette))))
+        cards.append(
+            Card(rows[sample.name], chosen[sample.name], tuple(draw_panels(image, label, prediction, truth.palette))))
     return cards
 
 
@@ -161,7 +162,8 @@ def draw_error(image: ndarray, label: ndarray, prediction: ndarray) -> ndarray:
     out = (0.6 * grey + 90).clip(0, 255).astype(np.uint8)
     known = label != IGNORE
     masks = (((label == prediction) & (label > 0), HIT), ((label > 0) & (prediction == 0), MISS),
-             ((label == 0) & (prediction > 0), FALSE), ((label > 0) & (prediction > 0) & (label != prediction), CONFUSED))
+             ((label == 0) & (prediction > 0), FALSE), ((label > 0) & (prediction > 0) & (label != prediction),
+                                                        CONFUSED))
     for mask, colour in masks:
         out[mask & known] = colour
     return out

@@ -19,8 +19,8 @@ from mmdefect.experiments.evidence.truth import PICTURES
 from mmdefect.functional.agreement import Agreement, compare_labels, total
 from mmdefect.visualization.sheet import contact_sheet, legend
 
-COLUMNS = ('image', 'kind', 'unconfirmed', 'iou', 'coverage_first', 'coverage_second', 'class_agreement', 'first', 'second',
-           'both', 'first_alone', 'second_alone')
+COLUMNS = ('image', 'kind', 'unconfirmed', 'iou', 'coverage_first', 'coverage_second', 'class_agreement', 'first',
+           'second', 'both', 'first_alone', 'second_alone')
 
 
 @dataclass(frozen=True)
@@ -55,13 +55,15 @@ def find_pairs(first: Path, seconds: Sequence[Path]) -> tuple[list[tuple[str, Pa
     for folder in seconds:
         for name, path in _names(folder).items():
             if name in others:
-                raise ValueError(f'an image must be predicted by one fold only, but {name} is in {others[name].parent} and '
-                                 f'{path.parent}; predict it with the model that did not train on it.')
+                raise ValueError(
+                    f'an image must be predicted by one fold only, but {name} is in {others[name].parent} and '
+                    f'{path.parent}; predict it with the model that did not train on it.')
             others[name] = path
     pairs = [(name, path, others[name]) for name, path in known.items() if name in others]
     if not pairs:
-        raise FileNotFoundError(f'{first} and {", ".join(map(str, seconds))} must hold label maps of the same names, but have '
-                                f'none in common; the first ones are {sorted(known)[:1]} and {sorted(others)[:1]}.')
+        raise FileNotFoundError(
+            f'{first} and {", ".join(map(str, seconds))} must hold label maps of the same names, but have '
+            f'none in common; the first ones are {sorted(known)[:1]} and {sorted(others)[:1]}.')
     return pairs, [name for name in known if name not in others]
 
 
@@ -91,7 +93,9 @@ def to_csv(results: Sequence[Compared]) -> str:
     writer.writerow(COLUMNS)
     for r in results:
         values = [getattr(r.agreement, key) for key in COLUMNS[2:]]
-        cells = ['' if isinstance(v, float) and math.isnan(v) else round(v, 4) if isinstance(v, float) else v for v in values]
+        cells = [
+            '' if isinstance(v, float) and math.isnan(v) else round(v, 4) if isinstance(v, float) else v for v in values
+        ]
         writer.writerow([r.name, r.agreement.kind(), *cells])
     return out.getvalue()
 
@@ -106,10 +110,13 @@ def summary(results: Sequence[Compared], tolerance: float) -> str:
     ious = [r.agreement.iou for r in defective]
     median = f'{np.median(ious):.2f}' if ious else 'undefined'
     listed = ', '.join(f'{number} {kind}' for kind, number in sorted(kinds.items(), key=lambda item: -item[1]))
-    return (f'{len(results)} images, {len(defective)} with a defect in either. Any defect: IoU {whole.iou:.3f} over all pixels '
-            f'({whole.first:,} and {whole.second:,}), median {median} over images. Within {tolerance:g} px the second confirms '
-            f'{whole.coverage_first:.2f} of the first, and the first {whole.coverage_second:.2f} of the second. '
-            f'Same class where both see a defect: {whole.class_agreement:.2f}. Images: {listed}.')
+    return (
+        f'{len(results)} images, {len(defective)} with a defect in either. Any defect: IoU {whole.iou:.3f} over all '
+        'pixels '
+        f'({whole.first:,} and {whole.second:,}), median {median} over images. Within {tolerance:g} px the second '
+        'confirms '
+        f'{whole.coverage_first:.2f} of the first, and the first {whole.coverage_second:.2f} of the second. '
+        f'Same class where both see a defect: {whole.class_agreement:.2f}. Images: {listed}.')
 
 
 def review_sheet(results: Sequence[Compared], images: Path | None, binary: bool, count: int) -> ndarray:
@@ -132,7 +139,12 @@ def review_sheet(results: Sequence[Compared], images: Path | None, binary: bool,
         part = (slice(top, top + side), slice(left, left + side))
         crop, first, second = (cv2.resize(a[part], (224, 224), interpolation=cv2.INTER_NEAREST) for a in (image, *maps))
         nothing = np.zeros_like(first)
-        rows.append([crop, draw_error(crop, first, nothing), draw_error(crop, nothing, second), draw_error(crop, first, second)])
+        rows.append([
+            crop,
+            draw_error(crop, first, nothing),
+            draw_error(crop, nothing, second),
+            draw_error(crop, first, second)
+        ])
         a = r.agreement
         captions.append([r.name, f'{a.first} px', f'{a.second} px', a.kind()])
     if not rows:

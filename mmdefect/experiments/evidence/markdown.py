@@ -50,9 +50,15 @@ def render_markdown(title: str, results: Results, lead: str, pictures: Mapping[s
         if run.counts is None:
             continue
         rows = sorted(image_rows(run.counts), key=lambda row: -(row.missed + row.false))[:5]
-        table = [[row.name, str(row.labelled), str(row.missed), str(row.false), '–' if row.iou != row.iou else f'{row.iou:.1f}']
-                 for row in rows]
-        parts += [f'<details><summary>{run.name}: the five images with most wrong pixels</summary>\n',
-                  markdown_table(['image', 'defect px', 'missed', 'false', 'IoU'], table), '</details>\n']
+        table = [[
+            row.name,
+            str(row.labelled),
+            str(row.missed),
+            str(row.false), '–' if row.iou != row.iou else f'{row.iou:.1f}'
+        ] for row in rows]
+        parts += [
+            f'<details><summary>{run.name}: the five images with most wrong pixels</summary>\n',
+            markdown_table(['image', 'defect px', 'missed', 'false', 'IoU'], table), '</details>\n'
+        ]
     parts += [f'![{name}]({path.relative_to(folder).as_posix()})\n' for name, path in pictures.items()]
     return '\n'.join(parts)

@@ -6,14 +6,17 @@ import html
 import math
 import time
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 
 from mmdefect.experiments.evidence import plots
 from mmdefect.experiments.evidence.gallery import KINDS, Card, Row, image_rows
-from mmdefect.experiments.evidence.page_assets import SCRIPT, STYLE
 from mmdefect.experiments.evidence.results import Results, foreground_keys, result_columns
 from mmdefect.experiments.evidence.run import RunEvidence
+
+#: Style and script of the page; nothing is fetched, so it opens from disk without a network.
+STYLE, SCRIPT = (Path(__file__).with_name(name).read_text(encoding='utf-8') for name in ('page.css', 'page.js'))
 
 
 def esc(value: object) -> str:
@@ -35,7 +38,8 @@ def render_page(title: str, results: Results, galleries: dict[str, list[Card]]) 
         galleries: cards of each run, by name.
     """
     runs = results.runs
-    sections = [('results', 'Results', _results(results)), ('classes', 'Classes', _figures(plots.class_figures(results))),
+    sections = [('results', 'Results', _results(results)),
+                ('classes', 'Classes', _figures(plots.class_figures(results))),
                 ('curves', 'Learning curves', _curves(runs)), ('ranking', 'PR and PRO curves', _ranking(runs)),
                 ('confusion', 'Confusion', _confusions(runs)), ('gallery', 'Gallery', _galleries(runs, galleries)),
                 ('images', 'All images', _images(runs)), ('setup', 'Config and environment', _setup(runs))]
@@ -43,12 +47,16 @@ def render_page(title: str, results: Results, galleries: dict[str, list[Card]]) 
     nav = ''.join(f'<a href="#{key}">{name}</a>' for key, name, _ in sections)
     body = ''.join(f'<section id="{key}"><h2>{name}</h2>{content}</section>' for key, name, content in sections)
     made = time.strftime('%Y-%m-%d %H:%M')
-    return (f'<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, '
-            f'initial-scale=1"><meta name="color-scheme" content="light dark"><title>{esc(title)}</title>'
-            f'<style>{STYLE}</style></head><body><header><div class="top"><h1>{esc(title)}</h1>'
-            f'<button id="theme" type="button" aria-label="switch light and dark">Dark</button></div>'
-            f'<p class="lead">{esc(lead(results))}</p></header><nav><div>{nav}</div></nav><main>{_tiles(results)}'
-            f'{body}<footer>Made {made} by mmdefect. Values are percent.</footer></main><script>{SCRIPT}</script></body></html>')
+    return (
+        '<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" '
+        'content="width=device-width, '
+        f'initial-scale=1"><meta name="color-scheme" content="light dark"><title>{esc(title)}</title>'
+        f'<style>{STYLE}</style></head><body><header><div class="top"><h1>{esc(title)}</h1>'
+        f'<button id="theme" type="button" aria-label="switch light and dark">Dark</button></div>'
+        f'<p class="lead">{esc(lead(results))}</p></header><nav><div>{nav}</div></nav><main>{_tiles(results)}'
+        f'{body}<footer>Made {made} by mmdefect. Values are '
+        f'percent.</footer></main><script>{SCRIPT}</script></body></html>'
+    )
 
 
 def lead(results: Results) -> str:
@@ -60,8 +68,10 @@ def lead(results: Results) -> str:
         return text + '; no predictions of single images.'
     defective = int((counted.values[:, 1:, 2].sum(1) > 0).sum())
     pixels = counted.values[:, 1:, 2].sum() / max(1, counted.values[:, :, 2].sum())
-    return (f'{text} on {len(counted.names)} test images, {defective} of them with defects, which cover {100 * pixels:.3f} % '
-            'of the pixels. Intervals: 95 %, bootstrap over the test images.')
+    return (
+        f'{text} on {len(counted.names)} test images, {defective} of them with defects, which cover '
+        f'{100 * pixels:.3f} % '
+        'of the pixels. Intervals: 95 %, bootstrap over the test images.')
 
 
 def _tiles(results: Results) -> str:
@@ -74,7 +84,8 @@ def _tiles(results: Results) -> str:
     for key in ('fg_mIoU', 'fg_mAcc', *(f'IoU.{name}' for name in run.classes[1:]))[:4]:
         interval, value = results.intervals.get(best, {}).get(key), results.value(run, key)
         reach = f'{number(interval.low, 1)} to {number(interval.high, 1)}' if interval is not None else 'as logged'
-        tiles.append(f'<div class="tile"><span>{esc(plots.spoken(key))}</span><b>{number(value)}</b><span>{reach}</span></div>')
+        tiles.append(
+            f'<div class="tile"><span>{esc(plots.spoken(key))}</span><b>{number(value)}</b><span>{reach}</span></div>')
     return f'{whose}<div class="tiles">{"".join(tiles)}</div>'
 
 
@@ -88,16 +99,19 @@ def _results(results: Results) -> str:
         for key in columns:
             interval = results.intervals.get(run.name, {}).get(key)
             value = interval.value if interval is not None else run.test.get(key)
-            reach = (f'<br><small>{number(interval.low, 1)} – {number(interval.high, 1)}</small>'
-                     if interval is not None and math.isfinite(interval.low) and key in foreground_keys(results) else '')
+            reach = (f'<br><small>{number(interval.low, 1)} – {number(interval.high, 1)}</small>' if
+                     interval is not None and math.isfinite(interval.low) and key in foreground_keys(results) else '')
             cells.append(f'<td data-v="{value if value is not None else ""}">{number(value)}{reach}</td>')
         cells.append(f'<td>{run.best if run.best is not None else "–"}</td>')
         mark = ' class="best"' if run.name == best and len(results.runs) > 1 else ''
         rows.append(f'<tr{mark}>{"".join(cells)}</tr>')
     notes = ''.join(f'<p class="warn">{esc(note)}</p>' for note in results.notes)
-    return (f'{notes}<div class="scroll"><table class="sortable"><thead><tr><th>run</th>{head}<th>iteration</th></tr></thead>'
-            f'<tbody>{"".join(rows)}</tbody></table></div><p class="muted">fg: mean over the defect classes. mIoU, mAcc and '
-            'aAcc include the background, which is nearly 100 % and hides the defects.</p>')
+    return (
+        f'{notes}<div class="scroll"><table '
+        f'class="sortable"><thead><tr><th>run</th>{head}<th>iteration</th></tr></thead>'
+        f'<tbody>{"".join(rows)}</tbody></table></div><p class="muted">fg: mean over the defect classes. mIoU, mAcc '
+        'and '
+        'aAcc include the background, which is nearly 100 % and hides the defects.</p>')
 
 
 def _figures(svgs: Sequence[str]) -> str:
@@ -110,7 +124,8 @@ def _curves(runs: Sequence[RunEvidence]) -> str:
 
 def _ranking(runs: Sequence[RunEvidence]) -> str:
     return _figures(plots.ranking_figures(runs)) or (
-        '<p class="muted">No score histograms were recorded by these tests (<code>test/curves.json</code>), so there are no '
+        '<p class="muted">No score histograms were recorded by these tests (<code>test/curves.json</code>), so '
+        'there are no '
         'precision-recall and per-region-overlap curves: label maps alone hold one threshold.</p>')
 
 
@@ -125,8 +140,9 @@ def _confusions(runs: Sequence[RunEvidence]) -> str:
             total = int(row.sum())
             cells = ''.join(_heat(int(count), total) for count in row)
             lines.append(f'<tr><th>{esc(name)}</th>{cells}</tr>')
-        blocks.append(f'<div><h3>{esc(run.name)}</h3><div class="scroll"><table class="matrix"><thead><tr><th></th>{head}</tr>'
-                      f'</thead><tbody>{"".join(lines)}</tbody></table></div></div>')
+        blocks.append(
+            f'<div><h3>{esc(run.name)}</h3><div class="scroll"><table class="matrix"><thead><tr><th></th>{head}</tr>'
+            f'</thead><tbody>{"".join(lines)}</tbody></table></div></div>')
     if not blocks:
         return ''
     return ('<p class="muted">Row: label; column: prediction; share of the row, and pixels. The first class is the '
@@ -136,8 +152,8 @@ def _confusions(runs: Sequence[RunEvidence]) -> str:
 
 def _heat(count: int, total: int) -> str:
     share = count / total if total else 0.0
-    strength = 0.6 * math.sqrt(share)
-    return (f'<td style="background:rgba(var(--heat),{strength:.2f})">{100 * share:.{2 if share > 0.9995 or share < 0.01 else 1}f} %'
+    digits = 2 if share > 0.9995 or share < 0.01 else 1
+    return (f'<td style="background:rgba(var(--heat),{0.6 * math.sqrt(share):.2f})">{100 * share:.{digits}f} %'
             f'<small>{count:,}</small></td>')
 
 
@@ -148,35 +164,44 @@ def _galleries(runs: Sequence[RunEvidence], galleries: dict[str, list[Card]]) ->
         if not cards:
             continue
         opened = ' open' if not blocks else ''
-        blocks.append(f'<details class="run"{opened}><summary>{esc(run.name)} <small>{len(cards)} images</small></summary>'
-                      f'{_gallery(cards)}</details>')
+        blocks.append(
+            f'<details class="run"{opened}><summary>{esc(run.name)} <small>{len(cards)} images</small></summary>'
+            f'{_gallery(cards)}</details>')
     if not blocks:
         return '<p class="muted">No predictions or no test images were found, so there is nothing to show.</p>'
     keys = (('hit', 'hit'), ('miss', 'missed'), ('false', 'false alarm'), ('mixed', 'other class'))
     legend = ''.join(f'<span class="key" style="background:var(--{key})"></span>{word}' for key, word in keys)
-    return f'<p class="muted">The frame in the first picture is enlarged in the others. Error:{legend}</p>{"".join(blocks)}'
+    return (f'<p class="muted">The frame in the first picture is enlarged in the others. '
+            f'Error:{legend}</p>{"".join(blocks)}')
 
 
 def _gallery(cards: Sequence[Card]) -> str:
-    shown = ''.join(f'<button type="button" data-kind="{kind}" aria-pressed="{str(not kind).lower()}">{kind or "all"}</button>'
-                    for kind in ('', *KINDS))
+    shown = ''.join(
+        f'<button type="button" data-kind="{kind}" aria-pressed="{str(not kind).lower()}">{kind or "all"}</button>'
+        for kind in ('', *KINDS))
     keys = (('missed', 'missed px'), ('false', 'false px'), ('labelled', 'defect px'), ('iou', 'IoU'), ('name', 'name'))
-    sort = ''.join(f'<button type="button" data-key="{key}" aria-pressed="{str(key == "missed").lower()}">{word}</button>'
-                   for key, word in keys)
+    sort = ''.join(
+        f'<button type="button" data-key="{key}" aria-pressed="{str(key == "missed").lower()}">{word}</button>'
+        for key, word in keys)
     ordered = sorted(cards, key=lambda card: -card.row.missed)
-    return (f'<div class="gallery"><div class="tools"><span>show</span>{shown}<span class="gap"></span><span>sort by</span>{sort}'
-            f'</div><div class="cards">{"".join(_card(card) for card in ordered)}</div></div>')
+    return (
+        f'<div class="gallery"><div class="tools"><span>show</span>{shown}<span class="gap"></span><span>sort '
+        f'by</span>{sort}'
+        f'</div><div class="cards">{"".join(_card(card) for card in ordered)}</div></div>')
 
 
 def _card(card: Card) -> str:
     row = card.row
-    panels = ''.join(f'<figure><img loading="lazy" alt="{title} of {esc(row.name)}" src="{uri}"><figcaption>{title}</figcaption>'
-                     '</figure>' for title, uri in card.panels)
+    panels = ''.join(
+        f'<figure><img loading="lazy" alt="{title} of {esc(row.name)}" src="{uri}"><figcaption>{title}</figcaption>'
+        '</figure>' for title, uri in card.panels)
     tags = ''.join(f'<span class="tag">{kind}</span>' for kind in card.kinds)
     data = (f'data-name="{esc(row.name)}" data-missed="{row.missed}" data-false="{row.false}" data-iou="{row.iou:.4f}" '
             f'data-labelled="{row.labelled}" data-kinds="{"|".join(card.kinds)}"')
-    return (f'<div class="card" {data}><p><b>{esc(row.name)}</b><i>IoU {number(row.iou, 1)}</i><i>defect {row.labelled:,} px</i>'
-            f'<i>missed {row.missed:,}</i><i>false {row.false:,}</i>{tags}</p><div class="panels">{panels}</div></div>')
+    return (
+        f'<div class="card" {data}><p><b>{esc(row.name)}</b><i>IoU {number(row.iou, 1)}</i><i>defect '
+        f'{row.labelled:,} px</i>'
+        f'<i>missed {row.missed:,}</i><i>false {row.false:,}</i>{tags}</p><div class="panels">{panels}</div></div>')
 
 
 def _images(runs: Sequence[RunEvidence]) -> str:
@@ -185,15 +210,17 @@ def _images(runs: Sequence[RunEvidence]) -> str:
         if run.counts is None:
             continue
         lines = ''.join(_image_line(row) for row in image_rows(run.counts))
-        blocks.append(f'<details class="run"><summary>{esc(run.name)} <small>{len(run.counts.names)} images</small></summary>'
-                      '<div class="scroll"><table class="sortable"><thead><tr><th>image</th><th>defect px</th><th>predicted px'
-                      f'</th><th>hit</th><th>missed</th><th>false</th><th>IoU</th></tr></thead><tbody>{lines}</tbody></table>'
-                      '</div></details>')
+        blocks.append(
+            f'<details class="run"><summary>{esc(run.name)} <small>{len(run.counts.names)} images</small></summary>'
+            '<div class="scroll"><table class="sortable"><thead><tr><th>image</th><th>defect px</th><th>predicted px'
+            f'</th><th>hit</th><th>missed</th><th>false</th><th>IoU</th></tr></thead><tbody>{lines}</tbody></table>'
+            '</div></details>')
     return ''.join(blocks)
 
 
 def _image_line(row: Row) -> str:
-    cells = ''.join(f'<td data-v="{v}">{v:,}</td>' for v in (row.labelled, row.predicted, row.hit, row.missed, row.false))
+    cells = ''.join(f'<td data-v="{v}">{v:,}</td>'
+                    for v in (row.labelled, row.predicted, row.hit, row.missed, row.false))
     iou = '' if np.isnan(row.iou) else row.iou
     return f'<tr><td>{esc(row.name)}</td>{cells}<td data-v="{iou}">{number(row.iou, 1)}</td></tr>'
 
@@ -201,8 +228,10 @@ def _image_line(row: Row) -> str:
 def _setup(runs: Sequence[RunEvidence]) -> str:
     blocks = []
     for run in runs:
-        parts = [f'<dl>{"".join(f"<dt>{esc(k)}</dt><dd>{esc(v)}</dd>" for k, v in run.environment.items())}</dl>'
-                 if run.environment else '<p class="muted">No training log was found: versions and hardware are unknown.</p>']
+        parts = [
+            f'<dl>{"".join(f"<dt>{esc(k)}</dt><dd>{esc(v)}</dd>" for k, v in run.environment.items())}</dl>'
+            if run.environment else '<p class="muted">No training log was found: versions and hardware are unknown.</p>'
+        ]
         parts.append(f'<pre>{esc(run.config)}</pre>' if run.config else '<p class="muted">No config was found.</p>')
         parts += [f'<p class="warn">{esc(note)}</p>' for note in run.notes]
         blocks.append(f'<details class="run"><summary>{esc(run.name)}</summary>{"".join(parts)}</details>')

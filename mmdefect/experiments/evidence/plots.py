@@ -22,21 +22,33 @@ def spoken(key: str) -> str:
 
 
 def class_bars(results: Results) -> Iterator[tuple[str, Figure]]:
-    """Yield ``(name, figure)``: for one run all metrics of a class, for several the IoU, recall and precision of each."""
+    """Yield ``(name, figure)``: one run: all metrics of a class; several: IoU, recall and precision of each."""
     counted = [run for run in results.runs if run.name in results.intervals]
     classes = defect_classes(results)
     if not counted or not classes:
         return
     if len(counted) == 1:
         table = results.intervals[counted[0].name]
-        bars = {name: {_WORDS.get(kind, kind): table[f'{kind}.{name}'] for kind in ('IoU', 'F1', 'Precision', 'Acc')}
-                for name in classes if f'IoU.{name}' in table}
+        bars = {
+            name: {
+                _WORDS.get(kind, kind): table[f'{kind}.{name}']
+                for kind in ('IoU', 'F1', 'Precision', 'Acc')
+            }
+            for name in classes if f'IoU.{name}' in table
+        }
         yield 'classes', figures.bar_figure(bars, 'Per class, with 95 % intervals')
         return
     for kind in ('IoU', 'Acc', 'Precision'):
-        bars = {run.name: {name: results.intervals[run.name][f'{kind}.{name}'] for name in run.classes[1:]} for run in counted}
-        yield f'classes_{kind.lower()}', figures.bar_figure(bars, f'{_WORDS.get(kind, kind).capitalize() if kind != "IoU" else kind}'
-                                                                  ' per class, with 95 % intervals')
+        bars = {
+            run.name: {
+                name: results.intervals[run.name][f'{kind}.{name}']
+                for name in run.classes[1:]
+            }
+            for run in counted
+        }
+        yield f'classes_{kind.lower()}', figures.bar_figure(
+            bars, f'{_WORDS.get(kind, kind).capitalize() if kind != "IoU" else kind}'
+            ' per class, with 95 % intervals')
 
 
 def learning_curves(runs: Sequence[RunEvidence]) -> Iterator[tuple[str, Figure]]:
@@ -46,10 +58,16 @@ def learning_curves(runs: Sequence[RunEvidence]) -> Iterator[tuple[str, Figure]]
         yield 'loss', figures.line_figure(losses, 'Training loss (running mean)', 'iteration', log_y=True)
     for key in validation_keys(runs):
         curves = {run.name: run.validation[key] for run in runs if key in run.validation}
-        marks = {run.name: (run.best, dict(run.validation[key])[run.best]) for run in runs
-                 if run.best is not None and run.best in dict(run.validation.get(key, []))}
+        marks = {
+            run.name: (run.best, dict(run.validation[key])[run.best])
+            for run in runs if run.best is not None and run.best in dict(run.validation.get(key, []))
+        }
         note = ' (with background)' if key in ('mIoU', 'mAcc', 'aAcc') else ''
-        yield f'validation_{key}', figures.line_figure(curves, f'Validation {spoken(key)}{note}', 'iteration', '%', marks=marks)
+        yield f'validation_{key}', figures.line_figure(curves,
+                                                       f'Validation {spoken(key)}{note}',
+                                                       'iteration',
+                                                       '%',
+                                                       marks=marks)
     rates = {run.name: _thin(run.training['lr']) for run in runs if run.training.get('lr')}
     if rates and len({tuple(points) for points in rates.values()}) == 1:
         rates = {'all runs': next(iter(rates.values()))} if len(rates) > 1 else rates
@@ -72,8 +90,11 @@ def ranking_curves(runs: Sequence[RunEvidence]) -> Iterator[tuple[str, Figure]]:
     names = list(dict.fromkeys(name for run in runs for name in run.curves.get('classes', {})))
     for kind, x, y, title in kinds:
         for name in names:
-            curves = {run.name: list(zip(c[x], c[y], strict=True)) for run in runs
-                      for c in [run.curves.get('classes', {}).get(name, {})] if x in c and y in c}
+            curves = {
+                run.name: list(zip(c[x], c[y], strict=True))
+                for run in runs
+                for c in [run.curves.get('classes', {}).get(name, {})] if x in c and y in c
+            }
             if curves:
                 yield f'{kind}_{name}', figures.line_figure(curves, f'{title}, {name}', x, y, unit_square=kind == 'pr')
 

@@ -13,6 +13,7 @@ from mmdefect.experiments.evidence.results import make_results
 from mmdefect.experiments.evidence.run import find_runs, load_run
 from mmdefect.experiments.evidence.truth import Truth, paired_folders
 from mmdefect.experiments.records import write_text
+from mmdefect.experiments.states import read_title
 from mmdefect.visualization.overlay import default_palette
 
 
@@ -53,12 +54,17 @@ class SearchPlaces:
             return None
         names = self.classes or classes
         if not names:
-            raise ValueError(f'the class names must be known to read {labels}, but neither a config nor a test log has them; '
-                             'give --classes, the background first.')
+            raise ValueError(
+                f'the class names must be known to read {labels}, but neither a config nor a test log has them; '
+                'give --classes, the background first.')
         return paired_folders(images, labels, names, default_palette(len(names)))
 
 
-def write_report(folder: Path, page: Path, places: SearchPlaces, title: str | None = None, gallery: int | None = None,
+def write_report(folder: Path,
+                 page: Path,
+                 places: SearchPlaces,
+                 title: str | None = None,
+                 gallery: int | None = None,
                  markdown: bool = False) -> list[Path]:
     """Write the page, and the Markdown version with figures if asked; return what was written.
 
@@ -74,14 +80,15 @@ def write_report(folder: Path, page: Path, places: SearchPlaces, title: str | No
     truths: dict[str, Truth | None] = {}
     runs = []
     for path in found:
-        name = path.relative_to(folder).as_posix() if path != folder else folder.resolve().name
+        name = path.relative_to(folder).as_posix().removeprefix('exp/') if path != folder else folder.resolve().name
+        name = read_title(path, name)
 
         def truth_of(config: Path, classes: tuple[str, ...], name: str = name) -> Truth | None:
             truths[name] = places.find(config, classes)
             return truths[name]
 
-        runs.append(load_run(path, name.removeprefix('exp/'), truth_of))
-        truths[runs[-1].name] = truths.pop(name, None)
+        runs.append(load_run(path, name, truth_of))
+    runs.sort(key=lambda run: run.name)
     results = make_results(runs)
     each = gallery if gallery is not None else 8 if len(runs) == 1 else 5
     cards = {run.name: make_cards(run, truths[run.name], each) for run in runs if run.counts is not None and each}

@@ -97,12 +97,14 @@ def count_predictions(folder: Path, truth: Truth) -> tuple[Counts, ndarray]:
     """
     missing = [s.name for s in truth.samples if not prediction_file(folder, s).is_file()]
     if missing:
-        raise FileNotFoundError(f'{folder} must hold a prediction NAME.png of each of the {len(truth.samples)} test images, '
-                                f'but {len(missing)} are missing, the first is {missing[0]}.png; test with --out.')
+        raise FileNotFoundError(
+            f'{folder} must hold a prediction NAME.png of each of the {len(truth.samples)} test images, '
+            f'but {len(missing)} are missing, the first is {missing[0]}.png; test with --out.')
     matrices = []
     for sample in truth.samples:
         try:
-            matrices.append(confusion(read_labels(prediction_file(folder, sample)), sample.load_label(), len(truth.classes)))
+            matrices.append(
+                confusion(read_labels(prediction_file(folder, sample)), sample.load_label(), len(truth.classes)))
         except ValueError as err:
             raise ValueError(f'{prediction_file(folder, sample)}: {err}') from err
     stack = np.stack(matrices)

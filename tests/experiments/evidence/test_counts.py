@@ -45,9 +45,9 @@ def test_counts_survive_json():
     assert (again.names, again.classes) == (counts.names, counts.classes) and (again.values == counts.values).all()
 
 
-@pytest.mark.parametrize(('prediction', 'label', 'words'), [
-    (np.zeros((2, 3), int), np.zeros((3, 2), int), 'one size'), (np.full((1, 1), 2), np.zeros((1, 1), int), 'below 2'),
-    (np.zeros((1, 1), int), np.full((1, 1), 7), 'below 2')])
+@pytest.mark.parametrize(('prediction', 'label', 'words'), [(np.zeros((2, 3), int), np.zeros((3, 2), int), 'one size'),
+                                                            (np.full((1, 1), 2), np.zeros((1, 1), int), 'below 2'),
+                                                            (np.zeros((1, 1), int), np.full((1, 1), 7), 'below 2')])
 def test_wrong_maps_are_refused(prediction, label, words):
     with pytest.raises(ValueError, match=words):
         confusion(prediction, label, 2)
@@ -63,8 +63,10 @@ def test_a_missing_prediction_and_a_coloured_one_are_named(tmp_path):
 
 
 PUBLISHED = {  # IoU and Acc of attached and broken in the logs of the six runs
-    'bisenetv1_origin': (30.84, 50.58, 22.94, 23.94), 'fastfcn_origin': (43.96, 56.81, 27.42, 30.12),
-    'deeplabv3_aug': (41.44, 50.54, 22.28, 23.61)}
+    'bisenetv1_origin': (30.84, 50.58, 22.94, 23.94),
+    'fastfcn_origin': (43.96, 56.81, 27.42, 30.12),
+    'deeplabv3_aug': (41.44, 50.54, 22.28, 23.61)
+}
 
 
 @pytest.mark.parametrize('name', PUBLISHED)

@@ -63,14 +63,16 @@ def runs(tmp_path_factory):
 
 @pytest.fixture(scope='module')
 def page(runs):
-    path, *others = write_report(runs / 'runs', runs / 'out' / 'report.html', SearchPlaces(runs / 'data'), markdown=True)
+    path, *others = write_report(runs / 'runs',
+                                 runs / 'out' / 'report.html',
+                                 SearchPlaces(runs / 'data'),
+                                 markdown=True)
     assert all(other.is_file() for other in others)
     return path
 
 
 class Checker(HTMLParser):
     """Collects opened tags, ids and addresses, and sees that tags are closed in order."""
-
     def __init__(self):
         super().__init__()
         self.stack, self.ids, self.links, self.sources = [], [], [], []
@@ -176,7 +178,8 @@ const click=s=>document.querySelector(s).click();
 click('#results th:nth-child(2)');click('#results th:nth-child(2)');
 click('button[data-kind="best"]');click('#theme');
 const cards=[...document.querySelectorAll('#gallery .card')];
-document.body.dataset.probe=JSON.stringify({order:[...document.querySelectorAll('#results tbody tr')].map(r=>r.cells[0].textContent),
+const rows=[...document.querySelectorAll('#results tbody tr')];
+document.body.dataset.probe=JSON.stringify({order:rows.map(r=>r.cells[0].textContent),
  shown:cards.filter(c=>!c.hidden).every(c=>c.closest('details')!==document.querySelector('#gallery details')||
  c.dataset.kinds.includes('best')),hidden:cards.filter(c=>c.hidden).length,theme:document.documentElement.dataset.theme,
  broken:[...document.images].filter(i=>i.complete&&!i.naturalWidth).length,
@@ -190,9 +193,14 @@ def in_chromium(page, tmp_path, width=390):
         pytest.skip('no chromium here: install it to check the page in a browser')
     probe = tmp_path / 'probe.html'
     probe.write_text(page.read_text().replace('</body>', PROBE))
-    done = subprocess.run([CHROMIUM, '--headless', '--no-sandbox', '--disable-gpu', f'--user-data-dir={tmp_path / "profile"}',
-                           f'--window-size={width},844', '--virtual-time-budget=4000', '--dump-dom', probe.as_uri()],
-                          capture_output=True, text=True, timeout=120)
+    done = subprocess.run([
+        CHROMIUM, '--headless', '--no-sandbox', '--disable-gpu', f'--user-data-dir={tmp_path / "profile"}',
+        f'--window-size={width},844', '--virtual-time-budget=4000', '--dump-dom',
+        probe.as_uri()
+    ],
+                          capture_output=True,
+                          text=True,
+                          timeout=120)
     found = re.search(r'data-probe="([^"]*)"', done.stdout)
     assert found, done.stderr[-2000:]
     return json.loads(html.unescape(found[1]))
