@@ -47,6 +47,7 @@ fi
 
 options=(--project "$PROJECT_NAME" --gpu-count "$GPU_COUNT" --candidates "$(printf '%s\n' "${TEST_CANDI[@]:-}")"
   --config-root "${MODEL_CONFIG_PATH:-configs}" --work-dir "${WORK_DIR:-work_dirs}"
-  --find-best "${FIND_BEST_DIR:-$here/bash}/find_best.py" --metric "${METRIC:-score}" --tie "${TIE:-last}")
+  --find-best "${FIND_BEST_DIR:-$here/bash}/find_best.py" --metric "${METRIC:-score}" --tie "${TIE:-last}"
+  --smooth "${SMOOTH:-1}")
 case "${EXCLUDE_BACKGROUND:-0}" in 1 | true | yes) options+=(--exclude-background) ;; esac
 exec "$PYTHON" "$here/tools/run_batch.py" "${options[@]}" "$@"

@@ -42,6 +42,8 @@ def parse_args(argv: list[str]) -> argparse.Namespace:
     parser.add_argument('--tie', choices=('first', 'last'), default='last')
     parser.add_argument('--mode', choices=('max', 'min'), default='max')
     parser.add_argument('--background', help='name of the background class')
+    parser.add_argument('--smooth', type=int, default=1, metavar='N', help='see bash/find_best.py')
+    parser.add_argument('--average', choices=('median', 'mean'), default='median', help='see bash/find_best.py')
     parser.add_argument('--dry-run', action='store_true', help='check everything and print the commands only')
     cfg_options: list[str] = []
     if '--' in argv:
@@ -55,7 +57,7 @@ def make_batch(args: argparse.Namespace) -> Batch:
     jobs = find_jobs(entries, list(dict.fromkeys([args.config_root, ROOT / 'configs'])))
     # Absolute paths: checkpoints name each other by path, and a later run may start from another folder.
     tools = Tools(args.train_tool.absolute(), args.test_tool.absolute(), args.find_best.absolute(), args.python)
-    rule = Rule(args.metric, args.exclude_background, args.tie, args.mode, args.background)
+    rule = Rule(args.metric, args.exclude_background, args.tie, args.mode, args.background, args.smooth, args.average)
     return Batch(args.work_dir.absolute(), args.project, jobs, args.gpu_count, tools, rule, tuple(args.cfg_options))
 
 

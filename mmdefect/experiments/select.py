@@ -21,7 +21,7 @@ from mmdefect.experiments.records import report_to_stderr
 SCORES = {'score': ('aAcc', 'mAcc', 'mIoU'), 'score2': ('mAcc', 'mIoU')}
 #: Metrics in which the background counts; on defect images it is nearly all there is.
 WITH_BACKGROUND = ('score', 'score2', 'aAcc', 'mIoU', 'mAcc', 'cal_mIoU', 'cal_mAcc')
-AVERAGES = {'median': statistics.median, 'mean': statistics.fmean}
+AVERAGES = ('median', 'mean')
 _FOREGROUND_OF = {'mIoU': 'IoU', 'mAcc': 'Acc', 'fg_mIoU': 'IoU', 'fg_mAcc': 'Acc'}
 
 
@@ -54,7 +54,7 @@ class Rule:
     average: str = 'median'
 
     def __post_init__(self) -> None:
-        for name, choices in (('tie', ('first', 'last')), ('mode', ('max', 'min')), ('average', tuple(AVERAGES))):
+        for name, choices in (('tie', ('first', 'last')), ('mode', ('max', 'min')), ('average', AVERAGES)):
             if getattr(self, name) not in choices:
                 raise ValueError(f'`{name}` must be one of {choices}, got {getattr(self, name)!r}.')
         if self.smooth < 1 or self.smooth % 2 == 0:
@@ -159,7 +159,7 @@ def choose_best(validations: dict[int, dict[str, Any]], rule: Rule = Rule(),
     if not candidates:
         raise ValueError(f'`{rule.metric}` must be finite in at least one validation, but it is NaN or infinite in all '
                          f'{len(validations)}; choose another metric or look at the training.')
-    compared = smoothed(candidates, rule.smooth, rule.average)
+    compared = smoothed(candidates, rule.smooth, rule.average, rule.mode)
     # Rounded, so that equal metrics added in another order still tie.
     ranks = {step: round(value, 9) * (1 if rule.mode == 'max' else -1) for step, value in compared.items()}
     best = max(ranks.values())
@@ -170,18 +170,23 @@ def choose_best(validations: dict[int, dict[str, Any]], rule: Rule = Rule(),
     return Choice(step, candidates[step], candidates, compared)
 
 
-def smoothed(values: dict[int, float], width: int, average: str = 'median') -> dict[int, float]:
+def smoothed(values: dict[int, float], width: int, average: str = 'median', mode: str = 'max') -> dict[int, float]:
     """Return the running median or mean over ``width`` neighbouring steps, fewer at the ends.
+
+    Where two values are in the middle (at the ends) the median is the worse of them, so that one lucky validation
+    does not lift its neighbour.
 
     Args:
         values: value by step, in order.
         width: odd.
         average: ``median`` or ``mean``.
+        mode: whether large (``max``) or small (``min``) values are good.
 
     Example:
         >>> smoothed({1: 10.0, 2: 90.0, 3: 20.0, 4: 30.0}, 3)
-        {1: 50.0, 2: 20.0, 3: 30.0, 4: 25.0}
+        {1: 10.0, 2: 20.0, 3: 30.0, 4: 20.0}
     """
+    median = statistics.median_low if mode == 'max' else statistics.median_high
+    middle = median if average == 'median' else statistics.fmean
     steps, reach = list(values), width // 2
-    return {step: AVERAGES[average]([values[s] for s in steps[max(0, i - reach):i + reach + 1]])
-            for i, step in enumerate(steps)} if width > 1 else dict(values)
+    return {step: middle([values[s] for s in steps[max(0, i - reach):i + reach + 1]]) for i, step in enumerate(steps)}

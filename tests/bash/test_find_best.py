@@ -75,3 +75,11 @@ def test_errors_leave_stdout_empty(log, tmp_path):
                              ([log, '--metric', 'mDice'], "['IoU.chip', 'IoU.normal', 'aAcc', 'mAcc', 'mIoU']")):
         answer = find_best('--json_log_path', *arguments)
         assert (answer.returncode, answer.stdout) == (1, '') and words in answer.stderr
+
+
+def test_the_background_in_a_mean_is_said_and_smoothing_is_shown(log):
+    assert 'mIoU counts the background' in find_best('--json_log_path', log, '--metric', 'mIoU').stderr
+    assert 'counts the background' not in find_best('--json_log_path', log, '--metric', 'IoU.chip').stderr
+    answer = find_best('--json_log_path', log, '--metric', 'IoU.chip', '--smooth', '3', '--verbose')
+    assert answer.stdout == '200\n' and '(median of 3: 9.0000)  <- best' in answer.stderr
+    assert find_best('--json_log_path', log, '--smooth', '2').returncode == 1
