@@ -36,10 +36,9 @@ _STYLE = {
     'grid.linewidth': 0.6,
     'axes.spines.top': False,
     'axes.spines.right': False,
-    'axes.titlesize': 9.5,
-    'axes.titleweight': 'bold',
-    'axes.titlelocation': 'left',
-    'legend.frameon': False,
+    'figure.titlesize': 9.5,
+    'figure.titleweight': 'bold',
+        'legend.frameon': False,
     'legend.fontsize': 8.0,
     'xtick.labelsize': 8.0,
     'ytick.labelsize': 8.0,
@@ -74,13 +73,14 @@ def line_figure(curves: Mapping[str, Curve],
             colour = COLOURS[k % len(COLOURS)]
             axes.plot([x for x, _ in points], [y for _, y in points],
                       color=colour,
-                      label=name,
+                      label=short(name),
                       markersize=2.6,
                       marker='o' if len(points) < 20 else None,
                       linestyle='-' if k < len(COLOURS) else '--')
             if marks and name in marks:
                 axes.plot(*marks[name], 'o', color=colour, markersize=7, markerfacecolor='none', markeredgewidth=1.6)
-        axes.set(title=title, xlabel=x_label, ylabel=y_label)
+        _title(figure, title)
+        axes.set(xlabel=x_label, ylabel=y_label)
         values = [y for points in curves.values() for _, y in points if math.isfinite(y)]
         if log_y and min(values, default=0) > 0 and max(values) > 8 * min(values):
             axes.set_yscale('log')
@@ -133,9 +133,10 @@ def bar_figure(bars: Mapping[str, Mapping[str, Interval]], title: str, x_label: 
                 position += 1.0
             ticks.append(((start + position - 1) / 2, group))
             position += 0.8
-        axes.set_yticks([place for place, _ in ticks], [name for _, name in ticks])
+        axes.set_yticks([place for place, _ in ticks], [short(name) for _, name in ticks])
         axes.tick_params(axis='y', length=0)
-        axes.set(title=title, xlabel=x_label)
+        _title(figure, title)
+        axes.set(xlabel=x_label)
         axes.grid(visible=False, axis='y')
         axes.set_axisbelow(True)
         axes.invert_yaxis()
@@ -144,6 +145,16 @@ def bar_figure(bars: Mapping[str, Mapping[str, Interval]], title: str, x_label: 
         if len(rows) > 1:
             figure.legend(loc='outside lower center', ncols=2 if max(map(len, rows)) > 14 else min(4, len(rows)))
         return figure
+
+
+def short(name: str, most: int = 22) -> str:
+    """Return a name cut in its middle: figures are as narrow as a phone."""
+    return name if len(name) <= most else f'{name[:most // 2]}…{name[-(most // 2 - 1):]}'
+
+
+def _title(figure: Figure, title: str) -> None:
+    # Above the whole figure: above the axes, long names to their left would push it out.
+    figure.suptitle(title, x=0.01, ha='left')
 
 
 def to_svg(figure: Figure, themed: bool) -> str:

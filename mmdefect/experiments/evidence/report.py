@@ -60,6 +60,16 @@ class SearchPlaces:
         return paired_folders(images, labels, names, default_palette(len(names)))
 
 
+def run_names(found: list[Path], folder: Path) -> list[str]:
+    """Return a name for each run: its title if it has one, else its path without the part that all share."""
+    if found == [folder]:
+        return [read_title(folder, folder.resolve().name)]
+    parents = {path.parent for path in found}
+    start = parents.pop() if len(parents) == 1 else folder
+    names = [read_title(path, path.relative_to(start).as_posix().removeprefix('exp/')) for path in found]
+    return names if len(set(names)) == len(names) else [path.relative_to(folder).as_posix() for path in found]
+
+
 def write_report(folder: Path,
                  page: Path,
                  places: SearchPlaces,
@@ -79,9 +89,7 @@ def write_report(folder: Path,
     found = find_runs(folder)
     truths: dict[str, Truth | None] = {}
     runs = []
-    for path in found:
-        name = path.relative_to(folder).as_posix().removeprefix('exp/') if path != folder else folder.resolve().name
-        name = read_title(path, name)
+    for path, name in zip(found, run_names(found, folder), strict=True):
 
         def truth_of(config: Path, classes: tuple[str, ...], name: str = name) -> Truth | None:
             truths[name] = places.find(config, classes)

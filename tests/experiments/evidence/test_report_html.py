@@ -16,7 +16,7 @@ import pytest
 
 from mmdefect.experiments.evidence import gallery
 from mmdefect.experiments.evidence.counts import Counts
-from mmdefect.experiments.evidence.report import SearchPlaces, write_report
+from mmdefect.experiments.evidence.report import SearchPlaces, run_names, write_report
 from mmdefect.experiments.evidence.run import find_runs
 from tests.experiments import study_helpers as helpers
 from tests.helpers.realdata import real_data
@@ -147,6 +147,17 @@ def test_predictions_of_another_test_are_pointed_out(runs, tmp_path):
 def test_a_folder_without_runs_is_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match='must hold runs'):
         find_runs(tmp_path)
+
+
+def test_runs_are_named_by_title_or_by_what_tells_them_apart(tmp_path):
+    found = [tmp_path / 'exp' / 'net' / key for key in ('a1', 'b2')]
+    for path in found:
+        path.mkdir(parents=True)
+    assert run_names(found, tmp_path) == ['a1', 'b2'] and run_names(found[:1], found[0]) == ['a1']
+    for path in found:
+        (path / 'title.txt').write_text('focal seed 0\n')
+    assert run_names(found[:1], found[0]) == ['focal seed 0']
+    assert run_names(found, tmp_path) == ['exp/net/a1', 'exp/net/b2']  # two of one title would be one run on the page
 
 
 def test_the_gallery_takes_the_worst_and_the_best():
