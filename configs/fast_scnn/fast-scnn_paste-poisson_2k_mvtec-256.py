@@ -4,5 +4,11 @@ synthesis = dict(
     transforms=[
         dict(
             type='PasteDefects',
-            policy=dict(number={1: 3, 2: 2, 3: 1}, places=dict(even=1), blends=dict(poisson=1), label='mask'))
+            policy=dict(
+                number={1: 3, 2: 2, 3: 1},
+                places=dict(even=1),
+                blends=dict(poisson=1),
+                max_extent=0.25,
+                label='mask',
+                tolerance=0.024))
     ])

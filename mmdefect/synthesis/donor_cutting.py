@@ -84,15 +84,10 @@ def cut_defects(image: ndarray, label: ndarray, rule: CuttingRule, object_mask: 
     for class_id in np.unique(label).tolist():
         if class_id in (0, IGNORE_LABEL):
             continue
-        mask = (label == class_id).view(np.uint8)
-        others = ((label != class_id) & (label > 0) & (label != IGNORE_LABEL)).view(np.uint8)
-        _, other_parts, other_stats, _ = cv2.connectedComponentsWithStats(others, connectivity=8)
-        # Area of the largest defect of another class that touches a pixel.
-        touched = cv2.dilate(np.where(others > 0, other_stats[other_parts, cv2.CC_STAT_AREA], 0).astype(np.float32),
-                             np.ones((3, 3), np.uint8))
+        mask = _without_rims((label == class_id).view(np.uint8), label, skipped)
         for part, box in _parts(mask, rule):
             top, left, bottom, right = box
-            reason = _reason_to_skip(part, touched[top:bottom, left:right], image.shape, rule)
+            reason = _reason_to_skip(part, image.shape, rule)
             if reason:
                 skipped[reason] = skipped.get(reason, 0) + 1
                 continue
@@ -105,8 +100,31 @@ def cut_defects(image: ndarray, label: ndarray, rule: CuttingRule, object_mask: 
                             _share_inside(around))
 
 
+def _without_rims(mask: ndarray, label: ndarray, skipped: dict[str, int]) -> ndarray:
+    """Return the mask of a class without the pixels strewn along larger defects of other classes.
+
+    Resizing a label that was drawn in colours leaves them; pasted alone they are a dotted outline of nothing.
+    """
+    others = ((mask == 0) & (label > 0) & (label != IGNORE_LABEL)).view(np.uint8)
+    if not others.any():
+        return mask
+    _, other_parts, other_stats, _ = cv2.connectedComponentsWithStats(others, connectivity=8)
+    areas = np.where(others > 0, other_stats[other_parts, cv2.CC_STAT_AREA], 0).astype(np.float32)
+    touched = cv2.dilate(areas, np.ones((3, 3), np.uint8))  # area of the largest other defect that touches a pixel
+    count, parts, stats, _ = cv2.connectedComponentsWithStats(mask, connectivity=8)
+    own = stats[:, cv2.CC_STAT_AREA]
+    beside = np.bincount(parts[(mask > 0) & (touched > own[parts])], minlength=count)
+    rim = beside > 0.5 * own
+    rim[0] = False
+    if rim.any():
+        skipped['rim of another class'] = skipped.get('rim of another class', 0) + int(rim.sum())
+    return np.where(rim[parts], np.uint8(0), mask)
+
+
 def _parts(mask: ndarray, rule: CuttingRule) -> Iterator[tuple[ndarray, tuple[int, int, int, int]]]:
     """Yield the pixels of every defect inside its bounding box, and the box."""
+    if not mask.any():
+        return
     if rule.whole_mask:
         yield _tight(mask, (0, 0, *mask.shape))
         return
@@ -129,16 +147,10 @@ def _tight(part: ndarray, box: tuple[int, int, int, int]) -> tuple[ndarray, tupl
                                                                box[1] + right)
 
 
-def _reason_to_skip(part: ndarray, touched: ndarray, shape: tuple, rule: CuttingRule) -> str | None:
-    area = np.count_nonzero(part)
-    if area < rule.min_area:
+def _reason_to_skip(part: ndarray, shape: tuple, rule: CuttingRule) -> str | None:
+    if np.count_nonzero(part) < rule.min_area:
         return 'too small'
-    if max(part.shape) > rule.max_extent_fraction * max(shape[:2]):
-        return 'too long'
-    # Pixels of one class strewn around a defect of another are what resizing a coloured label leaves, no defect.
-    if np.count_nonzero((part > 0) & (touched > area)) > 0.5 * area:
-        return 'rim of another class'
-    return None
+    return 'too long' if max(part.shape) > rule.max_extent_fraction * max(shape[:2]) else None
 
 
 def _window(image: ndarray, box: tuple[int, int, int, int], margin: int) -> ndarray:

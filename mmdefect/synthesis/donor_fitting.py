@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import cv2
 import numpy as np
@@ -13,8 +13,10 @@ from numpy import ndarray
 from torch import Tensor
 
 from mmdefect.synthesis.augment import VALUES, Operations, apply_operations, harden
+from mmdefect.synthesis.color import adjust_color
 from mmdefect.synthesis.donors import Donor
 from mmdefect.synthesis.elastic import CONTROLS
+from mmdefect.synthesis.warp import canvas_halves, inverse_matrix, warp
 
 
 @dataclass(frozen=True)
@@ -112,14 +114,18 @@ def grown(mask: ndarray, pixels: int) -> ndarray:
 
 
 def _operate(patch: Tensor, mask: Tensor, operations: Operations) -> tuple[Tensor, Tensor]:
-    """Apply operations; a fourth channel is warped but keeps its values."""
+    """Apply operations; a fourth channel is warped with the colours but keeps its values."""
     if len(patch) == 3:
         return apply_operations(patch, mask, operations)
-    colours, soft = apply_operations(patch[:3], mask, operations)
-    values = operations.values.clone()
-    values[:, 5:] = torch.tensor([1, 1, 1, 0], dtype=values.dtype)
-    shown, _ = apply_operations(patch[3:], mask, replace(operations, values=values))
-    return torch.cat([colours, shown]), soft
+    soft = mask[None]
+    colours = adjust_color(patch[None, :3].flatten(2), operations.values[:, 5:], soft.flatten(1), clip=False)
+    inverse = inverse_matrix(operations.values[:, :5], operations.flips)
+    bends = bool(operations.elastic.any())
+    halves = canvas_halves(inverse, tuple(patch.shape[1:]), operations.elastic if bends else None)
+    control = operations.control * operations.elastic.view(-1, 1, 1, 1) if bends else None
+    both = torch.cat([colours.view(1, 3, *patch.shape[1:]), patch[None, 3:]], 1)
+    warped, soft = warp(both, soft, inverse, halves, control)
+    return warped[0], soft[0]
 
 
 def _with_ring(patch: Tensor, mask: Tensor, ring: int) -> tuple[Tensor, Tensor]:

@@ -25,7 +25,7 @@ from mmdefect.synthesis.foreground import find_foreground
 from mmdefect.synthesis.types import IGNORE_LABEL
 
 #: Raise it when the content of a library folder changes.
-VERSION = 1
+VERSION = 2
 #: Rows and columns of the grid on which the places of defects are counted.
 GRID = 32
 #: Longer side at which the foreground is looked for: the outline of the object must be right to a pixel or two.

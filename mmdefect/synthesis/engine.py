@@ -135,7 +135,7 @@ class PasteEngine:
         """
         instances, skipped = [], Counter(draw.skipped)
         for paste in draw.pastes:
-            written = self._write(canvas, paste)
+            written = self.write(canvas, paste)
             if written is None:
                 skipped[INVISIBLE] += 1
             else:
@@ -180,7 +180,7 @@ class PasteEngine:
         if background.codes is not None:
             allowed &= background.codes >= FIRST_CODE
         mask = _trimmed(fitted.region, corner, allowed)
-        return self._write(canvas, Paste(donor, instance.class_id, corner, fitted.patch, torch.from_numpy(mask),
+        return self.write(canvas, Paste(donor, instance.class_id, corner, fitted.patch, torch.from_numpy(mask),
                                          torch.from_numpy(fitted.core), instance.blend, dict(numbers)))
 
     def _batch(self, image: Tensor, label: Tensor, generators: Sequence[torch.Generator],
@@ -227,7 +227,8 @@ class PasteEngine:
         return Paste(choice.donor, donor.class_id, corner, fitted.patch, torch.from_numpy(shape),
                      torch.from_numpy(fitted.core), policy.outline_blend if on_outline else choice.blend, parameters)
 
-    def _write(self, canvas: ArrayCanvas | TensorCanvas, paste: Paste) -> Instance | None:
+    def write(self, canvas: ArrayCanvas | TensorCanvas, paste: Paste) -> Instance | None:
+        """Write one drawn defect; ``None`` when too little of it can be seen, and then nothing is changed."""
         policy = self.policy
         # The patch has a ring of one pixel around the defect; what leaves the frame was cut off the mask before.
         frame, part = overlap(paste.mask.shape, paste.corner, canvas.size_hw)

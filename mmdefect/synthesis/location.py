@@ -91,15 +91,16 @@ def frame_affine(codes: ndarray, stride: int = 1) -> ndarray | None:
     here = np.nonzero(on_object)
     if len(here[0]) < 16:
         return None
-    source = np.stack([rows[here], columns[here]], 1).astype(np.float64)
-    mean = source.mean(0)
-    centred = source - mean
-    spread = centred.T @ centred
-    if np.linalg.matrix_rank(spread) < 2:
+    source = np.stack([rows[on_object], columns[on_object]]).astype(np.float64)
+    target = np.stack(here).astype(np.float64) * stride
+    source_mean, target_mean = source.mean(1), target.mean(1)
+    source -= source_mean[:, None]
+    (yy, yx), (_, xx) = source @ source.T
+    determinant = yy * xx - yx * yx
+    if determinant <= 1e-9 * yy * xx:  # all on one line
         return None
-    target = np.stack(here, 1).astype(np.float64) * stride
-    linear = np.linalg.solve(spread, centred.T @ (target - target.mean(0))).T
-    return np.concatenate([linear, (target.mean(0) - linear @ mean)[:, None]], 1)
+    linear = target @ source.T @ np.array([[xx, -yx], [-yx, yy]]) / determinant
+    return np.concatenate([linear, (target_mean - linear @ source_mean)[:, None]], 1)
 
 
 def empirical_density(counts: ndarray, smoothing: float = 1.0, floor: float = 0.02) -> ndarray:

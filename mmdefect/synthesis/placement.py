@@ -51,7 +51,7 @@ class PlaceSearch:
     @cached_property
     def affine(self) -> ndarray | None:
         """How the frame of the file lies in the picture, see :func:`~mmdefect.synthesis.location.frame_affine`."""
-        return frame_affine(self.codes, self.stride)
+        return frame_affine(self.codes, 2 * self.stride)
 
     def draw(self, mask: ndarray, density_class: int | None, uniforms: Sequence[Sequence[float]]
              ) -> tuple[int, int] | str:

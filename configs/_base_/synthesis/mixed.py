@@ -9,7 +9,9 @@ synthesis = dict(
                 number={1: 3, 2: 2, 3: 1},
                 places=dict(density=1, source=1),
                 blends=dict(poisson=3, feather=1),
-                label='mask')),
+                max_extent=0.25,
+                label='mask',
+                tolerance=0.024)),
         dict(type='CutPaste', kind='scar', class_id=1),
         dict(type='PerlinAnomaly', class_id=1)
     ],

@@ -1,0 +1,260 @@
+"""Time of pasting defects online: alone, beside seamlessClone, and inside a training; memory of the library.
+
+    python benchmarks/synthesis.py                     # everything, and the table of all benchmarks of the engine
+    python benchmarks/synthesis.py --only paste        # one part: paste, memory, training or table
+
+Without ``--data`` (a folder in the layout of the WTA set) demo pictures are rendered. The table takes what
+``benchmarks/poisson.py`` and ``benchmarks/shapes.py`` recorded.
+"""
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import tempfile
+import time
+from pathlib import Path
+
+import common  # first: it sets the number of threads
+import cv2
+import numpy as np
+import torch
+
+from mmdefect.synthesis.canvas import ArrayCanvas
+from mmdefect.synthesis.donor_cutting import CuttingRule
+from mmdefect.synthesis.donors import DefectLibrary, LabelledImage, open_library
+from mmdefect.synthesis.engine import Background, PasteEngine
+from mmdefect.synthesis.foreground import find_foreground
+from mmdefect.synthesis.location import location_codes
+
+ROOT = Path(__file__).resolve().parents[1]
+#: Longest side of a defect before the operations, in pixels.
+SIDES = (16, 32, 64, 96)
+#: All eight at once; the scale is even, so that the sides above stay what they say.
+OPERATIONS = dict(probability=1.0, scale=(0.9, 1.1))
+PASTES = 200
+#: Untimed iterations of each training.
+WARM_UP = 8
+
+
+def read_pair(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Return a picture, RGB, and its label map."""
+    label = cv2.imread(str(path).replace('img_dir', 'ann_dir'), cv2.IMREAD_UNCHANGED)
+    return cv2.imread(str(path))[..., ::-1], label
+
+
+def open_donors(data: Path, folder: Path) -> tuple[DefectLibrary, list[Path]]:
+    """Return the library of the training split, and its clean pictures."""
+    paths = sorted((data / 'img_dir' / 'train').glob('*.png'))
+    images = [LabelledImage(str(p), lambda p=p: read_pair(p), str(p.stat().st_size)) for p in paths]
+    library = open_library(images, CuttingRule(), folder)
+    return library, [p for p, shows in zip(paths, library.defective, strict=True) if not shows]
+
+
+def backgrounds_of(paths: list[Path], size: int) -> list[tuple[np.ndarray, Background]]:
+    """Return clean pictures and their location codes at one size."""
+    made = []
+    for path in paths[:16]:
+        image = cv2.imread(str(path))
+        codes = location_codes(image.shape[:2], find_foreground(image, 384))
+        codes = cv2.resize(codes, (size, size), interpolation=cv2.INTER_NEAREST)
+        label = np.zeros((size, size), np.uint8)
+        made.append((cv2.resize(image, (size, size)), Background(label, codes, image.shape[:2])))
+    return made
+
+
+def library_of_side(side: int, clean: list[Path], folder: Path) -> DefectLibrary:
+    """Return ragged defects of one size: thresholded noise, bright on a clean picture."""
+    rng, pairs = np.random.default_rng(side), []
+    for path in clean[:8]:
+        image, label = cv2.imread(str(path))[..., ::-1].copy(), None
+        label = np.zeros(image.shape[:2], np.uint8)
+        noise = cv2.GaussianBlur(rng.normal(0, 1, (side, side)), (0, 0), max(1, side / 8))
+        blob = (noise > -0.3 * noise.std()).view(np.uint8)
+        blob[side // 4:-side // 4, side // 2 - 1:side // 2 + 1] = blob[side // 2, :] = 1  # one piece, of full width
+        blob[:, side // 2] = 1
+        row, column = (n * 2 // 5 - side // 2 for n in label.shape)
+        window = slice(row, row + side), slice(column, column + side)
+        label[window] = blob
+        texture = np.clip(150 + rng.normal(0, 20, (side, side, 3)), 0, 255).astype(np.uint8)
+        image[window][blob > 0] = texture[blob > 0]
+        pairs.append((image, label))
+    images = [LabelledImage(f'{side}-{i}', lambda pair=pair: pair, f'{side}-{i}') for i, pair in enumerate(pairs)]
+    return open_library(images, CuttingRule(), folder)
+
+
+def bench_paste(clean: list[Path], folder: Path) -> list[dict]:
+    """Time the whole paste (draw, eight operations, place, blend, label) and seamlessClone of the same patch."""
+    rows = []
+    for size, bar in ((256, 2.0), (512, 5.0)):
+        pictures = backgrounds_of(clean, size)
+        for _, background in pictures:  # defects keep their size in pixels, whatever that of the file
+            background.file_hw = None
+        for side in SIDES:
+            library = library_of_side(side, clean, folder)
+            engine = PasteEngine(library, dict(places=dict(even=1), blends=dict(poisson=1), max_extent=1.0, min_inside=0,
+                                               min_overlap=0.5, operations=OPERATIONS))
+            rows.append(_race(engine, pictures, side, size, bar))
+            print(rows[-1])
+    return rows
+
+
+def _race(engine: PasteEngine, pictures: list, side: int, size: int, bar: float) -> dict:
+    ours, theirs, extents = [], [], []
+    for seed in range(-10, PASTES):
+        image, background = pictures[seed % len(pictures)]
+        picture, label = image.copy(), background.label.copy()
+        start, start_cpu = time.perf_counter(), time.thread_time()
+        draw = engine.draw(background, torch.Generator().manual_seed(seed + 1000))
+        engine.apply(ArrayCanvas(picture, label), draw)
+        wall, cpu = time.perf_counter() - start, time.thread_time() - start_cpu
+        if not draw.pastes:
+            continue
+        paste = draw.pastes[0]
+        clone = _seamless_clone(image, paste)
+        if seed >= 0 and clone is not None:
+            ours.append((1e3 * wall, 1e3 * cpu))
+            theirs.append(clone)
+            extents.append(max(paste.core.shape) - 2)
+    mine, clones = common.summarize([wall for wall, _ in ours]), common.summarize([wall for wall, _ in theirs])
+    cpu, clone_cpu = (float(np.median([c for _, c in times])) for times in (ours, theirs))
+    return dict(work='paste', picture=size, defect_px=side, after_operations_px=float(np.median(extents)),
+                pastes=len(ours), wall_ms=mine['median_ms'], spread_ms=mine['spread_ms'], cpu_ms=cpu, bar_ms=bar,
+                clone_wall_ms=clones['median_ms'], clone_cpu_ms=clone_cpu, times_faster=clone_cpu / cpu,
+                under_bar=bool(cpu < bar), beats_clone=bool(cpu < clone_cpu))
+
+
+def _seamless_clone(image: np.ndarray, paste) -> tuple[float, float] | None:
+    """Return milliseconds, wall and processor, of seamlessClone for a prepared patch, moved into the frame if need be."""
+    patch = np.ascontiguousarray((paste.patch * 255).byte().numpy().transpose(1, 2, 0)[..., ::-1])
+    mask = paste.mask.numpy().astype(np.uint8) * 255
+    height, width = mask.shape
+    if height > image.shape[0] - 2 or width > image.shape[1] - 2 or not mask.any():
+        return None
+    row = int(np.clip(paste.corner[0] + height // 2, height // 2 + 1, image.shape[0] - math.ceil(height / 2) - 1))
+    column = int(np.clip(paste.corner[1] + width // 2, width // 2 + 1, image.shape[1] - math.ceil(width / 2) - 1))
+    copy = mask.copy()  # seamlessClone writes into its mask
+    start, start_cpu = time.perf_counter(), time.thread_time()
+    cv2.seamlessClone(patch, image, copy, (column, row), cv2.NORMAL_CLONE)
+    return 1e3 * (time.perf_counter() - start), 1e3 * (time.thread_time() - start_cpu)
+
+
+def bench_memory(library: DefectLibrary, clean: list[Path]) -> list[dict]:
+    """Measure the process's own memory after each epoch of pastes that touches every donor."""
+    pictures = backgrounds_of(clean, 256)
+    engine = PasteEngine(library, dict(places=dict(density=1, source=1), number={2: 1}))
+    rows = []
+    for epoch in range(1, 6):
+        for seed in range(len(library)):
+            image, background = pictures[seed % len(pictures)]
+            canvas = ArrayCanvas(image.copy(), background.label.copy())
+            engine.apply(canvas, engine.draw(background, torch.Generator().manual_seed(epoch * 100000 + seed)))
+            library[seed].image.sum()
+        rows.append(dict(work='memory', epoch=epoch, own_mib=_own_memory()))
+        print(rows[-1])
+    return rows
+
+
+def _own_memory() -> float:
+    """Return resident memory in MiB without pages of files: those of the maps can be dropped at any time."""
+    fields = dict(line.split(':') for line in Path('/proc/self/status').read_text().splitlines() if 'kB' in line)
+    return int(fields['RssAnon'].split()[0]) / 1024
+
+
+def bench_training(data: Path, iterations: int, size: int = 512) -> list[dict]:
+    """Time iterations of Fast-SCNN with and without the recipe, taking turns in one process."""
+    from mmengine.registry import init_default_scope
+    from mmengine.runner import Runner
+
+    from mmdefect.apis import load_config
+    from mmdefect.apis.train import prepare_train_config
+    from mmdefect.registry import MODELS
+
+    options = {'data_root': str(data), 'crop_size': (size, size), 'image_scale': (size, size),
+               'train_dataloader.batch_size': 8, 'train_dataloader.num_workers': 2,
+               # Few pictures, so that each worker has found the foreground of each before the clock starts.
+               'train_dataloader.dataset.indices': 24}
+    contestants = {}
+    for name in ('baseline', 'paste-poisson'):
+        leaf = ROOT / f'configs/fast_scnn/fast-scnn_{name}_2k_wta-256.py'
+        cfg = prepare_train_config(load_config(leaf, options), tempfile.gettempdir())
+        init_default_scope('mmseg')
+        model = MODELS.build(cfg.model).train()
+        optimizer = torch.optim.SGD(model.parameters(), 0.01)
+        contestants[name] = model, optimizer, iter(Runner.build_dataloader(cfg.train_dataloader, seed=0))
+    times: dict[str, list[float]] = {name: [] for name in contestants}
+    for step in range(iterations + WARM_UP):
+        for name in (list(contestants), list(contestants)[::-1])[step % 2]:
+            model, optimizer, batches = contestants[name]
+            start = time.perf_counter()
+            data_batch = model.data_preprocessor(next(batches), True)
+            losses = model(**data_batch, mode='loss')
+            model.parse_losses(losses)[0].backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            if step >= WARM_UP:
+                times[name].append(1e3 * (time.perf_counter() - start))
+    summary = {name: common.summarize(values) for name, values in times.items()}
+    ratio = summary['paste-poisson']['median_ms'] / summary['baseline']['median_ms']
+    row = dict(work='training', model='Fast-SCNN', size=size, batch=8, workers=2, device='cpu', iterations=iterations,
+               baseline_ms=summary['baseline']['median_ms'], with_synthesis_ms=summary['paste-poisson']['median_ms'],
+               spread_ms=summary['baseline']['spread_ms'], ratio=ratio, bar=1.05, within_bar=bool(ratio <= 1.05))
+    print(row)
+    return [row]
+
+
+def render_table() -> str:
+    """Return the rows of all records of the engine as Markdown, one table a record and kind of work."""
+    parts = []
+    for name in ('synthesis', 'poisson', 'shapes'):
+        path = common.RESULTS / f'{name}.json'
+        if not path.is_file():
+            parts.append(f'### {name}\n\nnot measured: run `python benchmarks/{name}.py`')
+            continue
+        record = json.loads(path.read_text())
+        facts = record['metadata']
+        parts.append(f'### {name}\n\n`{facts["command"]}`, commit {facts["commit"]}, {facts["processor"]}, '
+                     f'{facts["cores"]} cores, {facts["threads"]} thread, load {facts["load_average_1min"]}')
+        groups: dict[tuple, list[dict]] = {}
+        results = record['results']
+        rows = results if isinstance(results, list) else [row for part in results.values() for row in part]
+        for row in rows:
+            groups.setdefault(tuple(row), []).append(row)
+        parts += [common.format_table(rows) for rows in groups.values()]
+    return '\n\n'.join(parts)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('--data', type=Path, help='pictures in the layout of the WTA set; rendered by default')
+    parser.add_argument('--only', choices=('paste', 'memory', 'training', 'table'))
+    parser.add_argument('--iterations', type=int, default=12, help='of each training (default: 12)')
+    args = parser.parse_args()
+    if args.only == 'table':
+        print(render_table())
+        return
+    common.use_one_thread()
+    with tempfile.TemporaryDirectory() as folder:
+        data = args.data
+        if data is None:
+            from mmdefect.demo.write import write_demo_dataset
+            write_demo_dataset(Path(folder) / 'demo', ('wta', ), 120, (512, 512))
+            data = Path(folder) / 'demo' / 'wta'
+        os.environ['MMDEFECT_CACHE'] = str(Path(folder) / 'cache')
+        library, clean = open_donors(data, Path(folder) / 'donors')
+        print(library.census())
+        rows = []
+        if args.only in (None, 'paste'):
+            rows += bench_paste(clean, Path(folder) / 'donors')
+        if args.only in (None, 'memory'):
+            rows += bench_memory(library, clean)
+        if args.only in (None, 'training'):
+            rows += bench_training(data, args.iterations)
+    if args.only is None:
+        common.write_record('synthesis', rows, dict(data=args.data.name if args.data else 'demo 512x512'))
+        print(render_table())
+
+
+if __name__ == '__main__':
+    main()
