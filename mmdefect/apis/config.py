@@ -17,6 +17,8 @@ top-level key       where it goes
 ``image_scale``     ``(w, h)``: ``scale`` of every resizing transform
 ``loss_decode``     the loss of every head, times the head's own ``loss_weight``
 ``class_weight``    ``class_weight`` of every head's loss
+``bn_momentum``     ``momentum`` of every batch norm of the model: mmseg's 0.01 for Fast-SCNN needs some hundred updates
+                    before a validation means anything
 ``own_optimizer``   what a transformer base needs instead of the schedule's: keys of ``optim_wrapper``
 ``own_transforms``  transforms a model base needs at the end of the training pipeline, before packing
 ``synthesis``       transforms of the training pipelines and the sampler, see :mod:`mmdefect.apis.synthesis`
@@ -39,7 +41,7 @@ LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
 RESIZES = ('Resize', 'RandomResize', 'ResizeToMultiple')
 #: Top-level keys that :func:`compose` spreads; an override of any other key is a last word and is applied again after it.
 SPREAD = ('data_root', 'split_file', 'classes', 'palette', 'num_classes', 'crop_size', 'image_scale', 'loss_decode',
-          'class_weight', 'own_optimizer', 'own_transforms', 'synthesis', *SWITCHES)
+          'class_weight', 'bn_momentum', 'own_optimizer', 'own_transforms', 'synthesis', *SWITCHES)
 #: Heads whose list of losses has roles: the places of the segmentation losses. The rest (edges) stays as it is.
 LOSS_ROLES = {'PIDHead': (0, 1, 3), 'DDRHead': (0, 1)}
 #: Heads that do not predict the classes: class count, loss and weights are their own.
@@ -159,6 +161,8 @@ def _compose_sizes(cfg: Config, datasets: list[ConfigDict]) -> None:
 
 
 def _compose_model_needs(cfg: Config) -> None:
+    if cfg.get('bn_momentum') is not None:
+        _set_bn_momentum(cfg.get('model'), cfg.bn_momentum)
     if cfg.get('own_optimizer') is not None and cfg.get('optim_wrapper') is not None:
         cfg.optim_wrapper.update(copy.deepcopy(cfg.own_optimizer))
     if cfg.get('own_transforms') and cfg.get('train_dataloader'):
@@ -171,6 +175,16 @@ def _compose_model_needs(cfg: Config) -> None:
         if 'mmpretrain.models' not in imports:
             imports.append('mmpretrain.models')
         import mmpretrain.models  # noqa: F401
+
+
+def _set_bn_momentum(node, momentum: float) -> None:
+    if isinstance(node, dict):
+        if node.get('type') in ('BN', 'BN2d', 'SyncBN'):
+            node['momentum'] = momentum
+        node = list(node.values())
+    if isinstance(node, (list, tuple)):
+        for value in node:
+            _set_bn_momentum(value, momentum)
 
 
 def _set_loss(head: ConfigDict, loss_decode: ConfigDict | list) -> None:

@@ -54,6 +54,18 @@ def test_class_weights_reach_every_loss():
     assert all(h.loss_decode.class_weight == [0.1, 1.0, 3.0] for h in iter_heads(cfg))
 
 
+def test_short_schedules_have_running_statistics_that_keep_up():
+    def momenta(node):
+        if isinstance(node, dict):
+            own = [node.get('momentum')] if node.get('type') in ('BN', 'SyncBN') else []
+            return own + [m for value in node.values() for m in momenta(value)]
+        return [m for value in node for m in momenta(value)] if isinstance(node, (list, tuple)) else []
+
+    assert set(momenta(load_config(LEAF).model)) == {0.1}
+    long = LEAF.parent / 'fast-scnn_baseline_40k_wta-256.py'
+    assert set(momenta(load_config(long).model)) == {0.01}
+
+
 def test_class_names_give_the_count_and_contradictions_are_refused():
     cfg = load_config(LEAF.parents[1] / 'fast_scnn' / 'fast-scnn_baseline_2k_mvtec-256.py')
     cfg.classes = ['normal', 'a', 'b', 'c']

@@ -8,3 +8,4 @@ param_scheduler = [
 ]
 train_cfg = dict(max_iters=2000, val_interval=200)
 default_hooks = dict(logger=dict(interval=20), checkpoint=dict(interval=200))
+bn_momentum = 0.1  # short runs need running statistics that keep up
