@@ -32,9 +32,9 @@ export MPLBACKEND=Agg PYTHONNOUSERSITE=1 PYTHONDONTWRITEBYTECODE=1
 # Temporary files and caches go to one short path (sockets of data loaders need that) that is removed at the end.
 scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
-export TMPDIR=$scratch XDG_CACHE_HOME=$scratch/cache MPLCONFIGDIR=$scratch/matplotlib
+export TMPDIR=$scratch XDG_CACHE_HOME=$scratch/cache XDG_CONFIG_HOME=$scratch/config MPLCONFIGDIR=$scratch/matplotlib
 export TORCH_HOME=$scratch/torch HF_HOME=$scratch/hf MMENGINE_HOME=$scratch/mmengine
 export PIP_CACHE_DIR=${PIP_CACHE_DIR:-$scratch/pip}
 
 echo "[tests] $workers processes"
-"$python" -m pytest -n "$workers" --dist loadfile -p no:cacheprovider ${arguments[@]+"${arguments[@]}"}
+"$python" -m pytest -n "$workers" --dist loadfile -p no:cacheprovider --basetemp="$scratch/t" ${arguments[@]+"${arguments[@]}"}

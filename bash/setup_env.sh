@@ -86,7 +86,7 @@ install torch torchvision
 say 'installing OpenMMLab, the other packages and mmdefect'
 install --use-pep517 -e '.[mm,dev]'
 say 'trying it out'
-if ! .venv/bin/python -m mmdefect doctor >.venv/doctor.txt 2>&1; then
+if ! MPLCONFIGDIR=$PWD/.venv/matplotlib .venv/bin/python -m mmdefect doctor >.venv/doctor.txt 2>&1; then
   cat .venv/doctor.txt >&2
   die 'everything is installed, but does not work together here; the lines above say what to do.'
 fi
