@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -31,7 +32,7 @@ class ComponentCounter(Counter):
             raise ValueError(f'`size_edges` must be three growing areas in pixels, got {size_edges}.')
         if not 0 < min_coverage <= 1:
             raise ValueError(f'`min_coverage` must be a share in (0, 1], got {min_coverage}.')
-        self.edges = torch.tensor(size_edges)
+        self.edges = np.array(size_edges)
         self.min_coverage, self.min_alarm_area = min_coverage, min_alarm_area
         # row 0 is any defect, row k is class k
         super().__init__(components=(num_classes, len(SIZES)), found=(num_classes, len(SIZES)), clean_images=(),
@@ -47,15 +48,19 @@ class ComponentCounter(Counter):
             self.sums['alarm_images'] += int(alarms > 0)
             return
         for class_id in [None, *truth.present]:
-            pixels = truth.pixels_of(class_id)
-            region, area = truth.regions_of(class_id)
-            found = prediction.values[pixels]
-            hit = found > 0 if class_id is None else found == class_id
-            covered = torch.bincount(region[hit], minlength=len(area)) / area.clamp_min(1)
-            size = torch.bucketize(area, self.edges, right=True)
-            row = class_id or 0
-            self.sums['components'][row] += torch.bincount(size, minlength=len(SIZES))
-            self.sums['found'][row] += torch.bincount(size[covered >= self.min_coverage], minlength=len(SIZES))
+            if class_id is None or truth.num_classes > 2:  # else the only class and any defect are the same
+                components, found = self._found(prediction, truth, class_id)
+            self.sums['components'][class_id or 0] += components
+            self.sums['found'][class_id or 0] += found
+
+    def _found(self, prediction: LabelMap, truth: LabelMap, class_id: int | None) -> tuple[Tensor, Tensor]:
+        region, area = (part.numpy() for part in truth.regions_of(class_id))
+        chosen = prediction.values.numpy()[truth.pixels_of(class_id).numpy()]
+        hit = chosen > 0 if class_id is None else chosen == class_id
+        covered = np.bincount(region[hit], minlength=len(area)) / np.maximum(area, 1)
+        size = np.searchsorted(self.edges, area, side='right')
+        return (torch.from_numpy(np.bincount(size, minlength=len(SIZES))),
+                torch.from_numpy(np.bincount(size[covered >= self.min_coverage], minlength=len(SIZES))))
 
     def compute(self) -> dict[str, float]:
         """Return recall (by size for any defect, per class as ``class.<k>``) and alarms; NaN where nothing was counted."""

@@ -184,19 +184,23 @@ class DefectCounters:
                          'FA_images': 100 * found['alarm_images']}
 
     def _score_keys(self) -> dict[str, float]:
-        curves = [self.scores.curve(k) for k in (None, *range(1, len(self.classes)))]
+        curves = [self.scores.curve(k) for k in (None, *range(2 if len(self.classes) == 2 else 1, len(self.classes)))]
         result = {}
         if 'ranking' in self.groups:
-            values = [curve.ranking() for curve in curves]
+            values = self._both([curve.ranking() for curve in curves])
             for name in ('AP', 'AUROC', 'F1max', 'IoUmax'):
                 result |= self._class_keys(name, np.array([v[name] for v in values]))
             result |= {f'threshold.{c}': v['threshold'] for c, v in zip(self.classes[1:], values[1:], strict=True)}
             result['any_threshold'] = values[0]['threshold']
         if 'pro' in self.groups:
             for name, limit in PRO_LIMITS.items():
-                rows = [curve.aupro(limit) for curve in curves]
+                rows = self._both([curve.aupro(limit) for curve in curves])
                 result |= {name: 100 * rows[0]} | {f'{name}.{c}': 100 * v for c, v in zip(self.classes[1:], rows[1:], strict=True)}
         return result
+
+    def _both(self, rows: list) -> list:
+        """A single defect class and any defect have one curve."""
+        return rows * 2 if len(self.classes) == 2 else rows
 
     def _calibrated_keys(self) -> dict[str, float]:
         if self.margins is not None:

@@ -135,13 +135,24 @@ class PixelCounter(Counter):
         """Count one image, given its prediction and its label; return its ``(K, K)`` int64 confusion matrix."""
         counts = image_confusion(prediction, truth)
         self.sums['confusion'] += torch.from_numpy(counts)
-        if counts[1:].any() or counts[:, 1:].any():
-            rows, both = measures(counts), measures(any_defect(counts))
-            values = np.stack([np.concatenate([both[name][1:], rows[name][1:]]) for name in MEASURES])
-            known = ~np.isnan(values)
-            self.sums['image_count'] += torch.from_numpy(known.astype(np.int64))
-            self.sums['image_sum'] += torch.from_numpy(np.rint(np.where(known, values, 0) * UNIT).astype(np.int64))
+        if truth.defect.numel() or prediction.defect.numel():
+            self._add_image(counts)
         return counts
+
+    def _add_image(self, counts: np.ndarray) -> None:
+        # Plain numbers: on a matrix of 2 x 2 or 3 x 3 they are six times as fast as arrays.
+        table = counts.tolist()
+        rows, columns = [sum(row) for row in table], [sum(column) for column in zip(*table, strict=True)]
+        defect = sum(rows[1:]) - sum(row[0] for row in table[1:])
+        cases = [(defect, sum(rows[1:]), sum(columns[1:])), *zip((table[k][k] for k in range(1, len(table))), rows[1:],
+                                                                columns[1:], strict=True)]
+        totals, images = self.sums['image_sum'].numpy(), self.sums['image_count'].numpy()  # views
+        for row, (hit, labelled, predicted) in enumerate(cases):
+            parts = ((hit, labelled + predicted - hit), (hit, labelled), (hit, predicted), (2 * hit, labelled + predicted))
+            for measure, (part, whole) in enumerate(parts):
+                if whole:
+                    totals[measure, row] += round(part / whole * UNIT)
+                    images[measure, row] += 1
 
     def image_means(self) -> dict[str, np.ndarray]:
         """Return each measure as its mean over the images that have it, ``(K,)`` with any defect first."""
