@@ -11,7 +11,7 @@ say() { printf '[quickstart %4ss] %s\n' "$SECONDS" "$*"; }
 
 bash bash/setup_env.sh
 export PYTHON=$PWD/.venv/bin/python PROJECT_NAME=quickstart GPU_COUNT=${GPU_COUNT:-0} WORK_DIR=work_dirs
-model=fast_scnn/fast-scnn_baseline_demo
+model=fast_scnn/fast-scnn_paste-poisson_demo
 config=configs/$model.py
 project=$WORK_DIR/$PROJECT_NAME
 
