@@ -220,7 +220,8 @@ def render_table() -> str:
         results = record['results']
         rows = results if isinstance(results, list) else [row for part in results.values() for row in part]
         for row in rows:
-            groups.setdefault(tuple(row), []).append(row)
+            shown = {head: value for head, value in row.items() if not isinstance(value, dict)}
+            groups.setdefault(tuple(shown), []).append(shown)
         parts += [common.format_table(rows) for rows in groups.values()]
     return '\n\n'.join(parts)
 

@@ -16,7 +16,7 @@ BASES = (
     'mmdefect::_base_/default_runtime.py',
 )
 #: Further bases of the recommended recipe, after the ones above.
-RECOMMENDED_BASES: tuple[str, ...] = ()
+RECOMMENDED_BASES: tuple[str, ...] = ('mmdefect::_base_/synthesis/paste_poisson.py', )
 
 
 def render_config(name: str, data_root: str, classes: Sequence[str], census: Census, recommended: bool) -> str:
@@ -44,4 +44,8 @@ def render_config(name: str, data_root: str, classes: Sequence[str], census: Cen
     if recommended:
         lines += [f'crop_size = {census.suggestion.crop_size_hw!r}  # height, width',
                   f'class_weight = {list(census.suggestion.class_weight)!r}']
+        if census.clean == 0:
+            lines += ['# There are no clean pictures: defects are pasted beside those that are there.',
+                      'synthesis = dict(ratio=dict(real=1, synthetic=1, clean=0), '
+                      'backgrounds=dict(clean=0, defective=1))']
     return '\n'.join([*lines, f"work_dir = 'work_dirs/{name}_fast-scnn_{recipe}'"]) + '\n'

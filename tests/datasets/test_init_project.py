@@ -70,7 +70,10 @@ def test_configs_compose_and_their_data_load(tmp_path):
     assert all(head.loss_decode.class_weight == list(recommended.class_weight) for head in iter_heads(recommended))
     assert all('class_weight' not in head.loss_decode or head.loss_decode.class_weight is None
                for head in iter_heads(baseline))
-    assert recommended.train_dataloader.dataset.pipeline[3].crop_size == (64, 96)
+    crops = [t for t in recommended.train_dataloader.dataset.pipeline if t.type == 'RandomCrop']
+    assert [t.crop_size for t in crops] == [(64, 96)]
+    steps = [[t.type for t in cfg.train_dataloader.dataset.pipeline] for cfg in (baseline, recommended)]
+    assert ['SynthesizeDefects' in names for names in steps] == [False, True]
     loaders = ('train_dataloader', 'val_dataloader', 'test_dataloader')
     sizes = [len(DATASETS.build(recommended[name].dataset)) for name in loaders]
     assert sum(sizes) == 14 and min(sizes) >= 2
@@ -78,9 +81,19 @@ def test_configs_compose_and_their_data_load(tmp_path):
     assert item['inputs'].shape[1] <= 64 and item['inputs'].shape[2] <= 96  # the preprocessor pads to the crop
 
 
+def test_without_clean_pictures_defects_go_beside_those_that_are_there(tmp_path):
+    project = init_project(write_photographs(tmp_path / 'photos'), 'mypart', tmp_path / 'configs',
+                           class_names=['pit', 'cut'])
+    recommended = load_config(project.configs[1])
+    step = next(t for t in recommended.train_dataloader.dataset.pipeline if t.type == 'SynthesizeDefects')
+    assert step.probability == dict(clean=0.0, defective=0.5)
+    assert recommended.train_dataloader.sampler.defective_share == 1.0
+
+
 def test_every_base_of_the_leaf_exists():
     from mmdefect import compat
-    for base in BASES:
+    from mmdefect.datasets.project_config import RECOMMENDED_BASES
+    for base in BASES + RECOMMENDED_BASES:
         module, path = base.split('::')
         assert (compat.config_root(module) / path).is_file(), base
 
