@@ -37,4 +37,5 @@ export TORCH_HOME=$scratch/torch HF_HOME=$scratch/hf MMENGINE_HOME=$scratch/mmen
 export PIP_CACHE_DIR=${PIP_CACHE_DIR:-$scratch/pip}
 
 echo "[tests] $workers processes"
-"$python" -m pytest -n "$workers" --dist loadfile -p no:cacheprovider --basetemp="$scratch/t" ${arguments[@]+"${arguments[@]}"}
+"$python" -m pytest -n "$workers" --dist loadfile -p no:cacheprovider --basetemp="$scratch/t" \
+  ${arguments[@]+"${arguments[@]}"}
