@@ -85,9 +85,13 @@ def anomalib_aupro(data: list) -> float:
 def judge(seconds: float) -> list[dict]:
     """The first table."""
     data, three = maps(100, 256, 2), maps(100, 256, 3)
-    contestants = {'all groups': lambda: ours(data, GROUPS), 'all groups and a fit': lambda: ours(data, GROUPS, fit='IoU'),
-                   'AUPRO only': lambda: ours(data, ('pro', )), 'all groups, 3 classes': lambda: ours(three, GROUPS),
-                   'AUPRO by sorting': lambda: sorted_aupro(data)}
+    contestants = {
+        'all groups': lambda: ours(data, GROUPS),
+        'all groups and a fit': lambda: ours(data, GROUPS, fit='IoU'),
+        'AUPRO only': lambda: ours(data, ('pro', )),
+        'all groups, 3 classes': lambda: ours(three, GROUPS),
+        'AUPRO by sorting': lambda: sorted_aupro(data)
+    }
     if importlib.util.find_spec('anomalib') is not None:
         contestants['anomalib AUPRO'] = lambda: anomalib_aupro(data)
     values = {'all groups': ours(data, GROUPS)['AUPRO30'] / 100, 'AUPRO by sorting': sorted_aupro(data)}
@@ -143,8 +147,8 @@ def validate(seconds: float) -> list[dict]:
         contestants |= {name: lambda m=m: m.process({}, [result]) for name, m in metrics.items()}
         times = common.race(contestants, seconds, warm_up=3)
         # once a validation, spread over 60 images: the numbers from the counts, and the fit of the offsets
-        ends = common.race({name: lambda m=m: _finish(m, result) for name, m in metrics.items() if name != 'mmseg IoUMetric'},
-                           seconds / 2, warm_up=1)
+        ending = {name: lambda m=m: _finish(m, result) for name, m in metrics.items() if name != 'mmseg IoUMetric'}
+        ends = common.race(ending, seconds / 2, warm_up=1)
         for name, entry in times.items():
             once = ends[name]['median_ms'] / 60 if name in ends else 0.0
             rows.append({'network input': size, 'part': name, 'ms an image': entry['median_ms'] + once,

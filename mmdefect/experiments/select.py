@@ -102,8 +102,9 @@ def _value(metrics: dict[str, Any], key: str, rule: Rule) -> float:
         logged = metrics.get(f'fg_m{kind}')
         return float(logged) if logged is not None else _foreground_mean(metrics, kind, rule.background)
     if rule.exclude_background and key.startswith(('m', 'aAcc', 'cal_m')) and key in metrics:
-        raise MissingMetric(f'`{key}` cannot be had without the background: only mIoU, mAcc, fg_mIoU, fg_mAcc and the '
-                            'scores can (and cal_fg_mIoU, cal_fg_mAcc). Leave `--exclude-background` away or choose one of those.')
+        raise MissingMetric(
+            f'`{key}` cannot be had without the background: only mIoU, mAcc, fg_mIoU, fg_mAcc and the '
+            'scores can (and cal_fg_mIoU, cal_fg_mAcc). Leave `--exclude-background` away or choose one of those.')
     value = metrics.get(key)
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         found = sorted(k for k, v in metrics.items() if isinstance(v, (int, float)))

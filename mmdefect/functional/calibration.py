@@ -5,7 +5,7 @@ cut at the wrong place. The calibrated decision is ``argmax_k(logit_k + offset_k
 offsets maximise a chosen objective over the validation set. A class without a labelled pixel there keeps offset 0.
 
 The fit streams: of every pixel only the bins of its margins ``logit_k - logit_0`` are counted, together with its
-label (:class:`~mmdefect.functional.metrics.margin_counter.MarginCounter`). So a fitted value is that of the binned validation set; applied to the same pixels,
+label (``metrics/margin_counter.py``). So a fitted value is that of the binned validation set; applied to the same pixels,
 the offsets give the same up to the width of a bin (.06 in log-odds at probability .5 for three classes).
 Then coordinate ascent: for one class at a time, all offsets are tried at once by sorting the bins, and the best is
 taken, in the middle of its interval; of equally good intervals the one nearest to no offset. It starts from plain
@@ -143,7 +143,7 @@ def _ascend(values: np.ndarray, counts: np.ndarray, offsets: np.ndarray, fitted:
 
 
 def binned_confusion(margins: np.ndarray, counts: np.ndarray, offsets: tuple[float, ...]) -> np.ndarray:
-    """Return the ``(K, K)`` confusion matrix (row = label) that offsets give on the table of a :class:`MarginCounter`."""
+    """Return the ``(K, K)`` confusion matrix (row = label) that offsets give on the table of a margin counter."""
     values = np.concatenate([np.zeros((len(margins), 1)), margins], 1)
     chosen = (values + np.asarray(offsets)).argmax(1) if len(values) else np.zeros(0, int)
     confusion = np.zeros((counts.shape[1], counts.shape[1]), np.int64)
@@ -172,7 +172,8 @@ def _totals(values: np.ndarray, counts: np.ndarray, offsets: np.ndarray) -> tupl
     return np.diag(confusion).astype(np.float64), confusion.sum(0).astype(np.float64)
 
 
-def _best_offset(values: np.ndarray, counts: np.ndarray, offsets: np.ndarray, k: int, goal: _Goal) -> tuple[float, float]:
+def _best_offset(values: np.ndarray, counts: np.ndarray, offsets: np.ndarray, k: int,
+                 goal: _Goal) -> tuple[float, float]:
     """Try every offset of class ``k`` while the others stay; return the best and its objective."""
     classes = counts.shape[1]
     moved = values + offsets

@@ -97,7 +97,8 @@ def test_all_groups_and_a_fit_at_once():
     for item in samples(0):
         ours.process({}, [item])
     got = ours.evaluate(5)
-    for key in ('fg_AP', 'AUPRO30', 'AUPRO5.broken', 'tIoU.attached', 'cRecall_tiny', 'FA_per_Mpx', 'image_AUROC', 'cal_fg_mIoU'):
+    for key in ('fg_AP', 'AUPRO30', 'AUPRO5.broken', 'tIoU.attached', 'cRecall_tiny', 'FA_per_Mpx', 'image_AUROC',
+                'cal_fg_mIoU'):
         assert 0 <= got[key], key
     assert list(got) == ours.keys() and ours.calibration['classes'] == list(META['classes'])
     assert ours.calibration['offsets'][1] == got['offset.attached']

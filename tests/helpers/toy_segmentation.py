@@ -64,9 +64,13 @@ def toy_runner(work_dir, max_iters=4, evaluator=None, hooks=(), checkpoint=None,
                test_evaluator=None, name='toy'):
     """Return a Runner that trains ``max_iters`` iterations and validates every second one."""
     torch.manual_seed(0)
-    loader = lambda seed: dict(dataset=ToyData(seed=seed), batch_size=2, num_workers=0,  # noqa: E731
-                               sampler=dict(type='DefaultSampler', shuffle=False), collate_fn=dict(type='pseudo_collate'))
-    testing = {} if test_evaluator is None else dict(test_dataloader=loader(2), test_evaluator=test_evaluator, test_cfg=dict())
+    def loader(seed):
+        return dict(dataset=ToyData(seed=seed), batch_size=2, num_workers=0,
+                    sampler=dict(type='DefaultSampler', shuffle=False), collate_fn=dict(type='pseudo_collate'))
+
+    testing = {}
+    if test_evaluator is not None:
+        testing = dict(test_dataloader=loader(2), test_evaluator=test_evaluator, test_cfg=dict())
     return Runner(
         ToySegmenter(), str(work_dir), train_dataloader=loader(0), val_dataloader=loader(1),
         optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.3)),

@@ -25,6 +25,7 @@ class SelectionCheckHook(Hook):
                 for key in hook.save_best or ():
                     if key != 'auto' and key not in known:
                         near = difflib.get_close_matches(key, known, n=4, cutoff=0.4)
-                        raise ValueError(f'`save_best` must be a key of the validation, got {key!r}; near ones are {near}. '
-                                         f'All {len(known)}: {", ".join(known)}. More come with other `groups` or '
-                                         '`calibration="fit"` of the DefectMetric in `val_evaluator`.')
+                        raise ValueError(
+                            f'`save_best` must be a key of the validation, got {key!r}; near ones are {near}. '
+                            f'All {len(known)}: {", ".join(known)}. More come with other `groups` or '
+                            '`calibration="fit"` of the DefectMetric in `val_evaluator`.')

@@ -63,7 +63,7 @@ class ComponentCounter(Counter):
                 torch.from_numpy(np.bincount(size[covered >= self.min_coverage], minlength=len(SIZES))))
 
     def compute(self) -> dict[str, float]:
-        """Return recall (by size for any defect, per class as ``class.<k>``) and alarms; NaN where nothing was counted."""
+        """Return recall (by size for any defect, per class as ``class.<k>``) and alarms; NaN where none was counted."""
         components, found = self.sums['components'].double(), self.sums['found'].double()
         result = {'all': _ratio(found[0].sum(), components[0].sum())}
         result |= {name: _ratio(found[0, i], components[0, i]) for i, name in enumerate(SIZES)}

@@ -48,13 +48,15 @@ class DefectCounters:
                  fit: str | None = None, recall_floor: float = 0.8, offsets: tuple[float, ...] | None = None) -> None:
         check_groups(groups)
         if offsets is not None and len(offsets) != len(classes):
-            raise ValueError(f'`offsets` must have one value for each of the classes {list(classes)}, got {len(offsets)}.')
+            raise ValueError(
+                f'`offsets` must have one value for each of the classes {list(classes)}, got {len(offsets)}.')
         self.classes, self.groups, self.ignore_index, self.kind = tuple(classes), set(groups), ignore_index, kind
         self.fit, self.recall_floor, self.offsets = fit, recall_floor, offsets
         count = len(self.classes)
         self.pixel = PixelCounter(count)
         self.tolerant = TolerantCounter(count, tolerance) if 'tolerant' in groups else None
-        self.components = ComponentCounter(count, size_edges, min_coverage, min_alarm_area) if 'components' in groups else None
+        self.components = ComponentCounter(count, size_edges, min_coverage,
+                                           min_alarm_area) if 'components' in groups else None
         self.scores = None
         if {'ranking', 'pro'} & self.groups:
             overlap = 'pro' in groups
@@ -92,7 +94,8 @@ class DefectCounters:
         """
         truth = read_label(label, len(self.classes), self.ignore_index)
         chosen = read_prediction(prediction, truth)
-        image = dict(confusion=self.pixel.update(chosen, truth), defective=bool(truth.defect.numel()) if truth.valid else None)
+        image = dict(confusion=self.pixel.update(chosen, truth),
+                     defective=bool(truth.defect.numel()) if truth.valid else None)
         if self.tolerant is not None:
             self.tolerant.update(chosen, truth)
         if self.components is not None:
@@ -121,7 +124,8 @@ class DefectCounters:
 
     def merge(self, other: DefectCounters) -> None:
         """Add what counters of the same settings saw."""
-        for own, theirs in ((self.pixel, other.pixel), (self.tolerant, other.tolerant), (self.components, other.components),
+        for own, theirs in ((self.pixel, other.pixel), (self.tolerant, other.tolerant),
+                            (self.components, other.components),
                             (self.scores, other.scores), (self.margins, other.margins), (self.decided, other.decided)):
             if own is not None:
                 own.merge(theirs)
@@ -195,7 +199,8 @@ class DefectCounters:
         if 'pro' in self.groups:
             for name, limit in PRO_LIMITS.items():
                 rows = self._both([curve.aupro(limit) for curve in curves])
-                result |= {name: 100 * rows[0]} | {f'{name}.{c}': 100 * v for c, v in zip(self.classes[1:], rows[1:], strict=True)}
+                result[name] = 100 * rows[0]
+                result |= {f'{name}.{c}': 100 * v for c, v in zip(self.classes[1:], rows[1:], strict=True)}
         return result
 
     def _both(self, rows: list) -> list:
@@ -229,15 +234,18 @@ def check_groups(groups: tuple[str, ...]) -> None:
 
 def _checked(scores: Tensor | None, size_hw: tuple[int, int], classes: int, kind: str) -> Tensor:
     if scores is None:
-        raise ValueError(f'the chosen groups need scores, got none; choose only groups of {[g for g in GROUPS if g not in NEED_SCORES]} '
-                         'and no calibration, or give the logits.')
+        raise ValueError(
+            f'the chosen groups need scores, got none; choose only groups other than '
+            f'{NEED_SCORES} and no calibration, or give the logits.')
     if tuple(scores.shape[-2:]) != tuple(size_hw):
         raise ValueError(f'`scores` must have the size of the label {tuple(size_hw)}, got {tuple(scores.shape)}; '
                          'predict at the resolution of the label.')
     if scores.ndim != 3 or scores.shape[0] not in (classes, *([1] if classes == 2 else [])):
-        raise ValueError(f'`scores` must have {classes} channels{" or 1" if classes == 2 else ""}, got {tuple(scores.shape)}.')
+        raise ValueError(
+            f'`scores` must have {classes} channels{" or 1" if classes == 2 else ""}, got {tuple(scores.shape)}.')
     # One sum finds any NaN or infinity; only then every score is looked at.
     if not bool(torch.isfinite(scores.sum())) and not bool(torch.isfinite(scores).all()):
-        raise ValueError(f'`scores` must be finite, but {int((~torch.isfinite(scores)).sum())} of {scores.numel()} are not; '
-                         'the network has diverged or overflowed in half precision.')
+        raise ValueError(
+            f'`scores` must be finite, but {int((~torch.isfinite(scores)).sum())} of {scores.numel()} are not; '
+            'the network has diverged or overflowed in half precision.')
     return log_scores(scores, kind)

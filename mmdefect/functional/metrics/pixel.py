@@ -47,8 +47,9 @@ def confusion_matrix(prediction: Tensor, label: Tensor, num_classes: int, ignore
     prediction, label = prediction[keep].long(), label[keep].long()
     for name, values in (('prediction', prediction), ('label', label)):
         if values.numel() and (int(values.min()) < 0 or int(values.max()) >= num_classes):
-            raise ValueError(f'`{name}` must lie in 0..{num_classes - 1}, got {int(values.min())}..{int(values.max())}; '
-                             'check the class list of the data set.')
+            raise ValueError(
+                f'`{name}` must lie in 0..{num_classes - 1}, got {int(values.min())}..{int(values.max())}; '
+                'check the class list of the data set.')
     return torch.bincount(label * num_classes + prediction, minlength=num_classes**2).view(num_classes, num_classes)
 
 
@@ -148,7 +149,8 @@ class PixelCounter(Counter):
                                                                 columns[1:], strict=True)]
         totals, images = self.sums['image_sum'].numpy(), self.sums['image_count'].numpy()  # views
         for row, (hit, labelled, predicted) in enumerate(cases):
-            parts = ((hit, labelled + predicted - hit), (hit, labelled), (hit, predicted), (2 * hit, labelled + predicted))
+            both = labelled + predicted
+            parts = ((hit, both - hit), (hit, labelled), (hit, predicted), (2 * hit, both))
             for measure, (part, whole) in enumerate(parts):
                 if whole:
                     totals[measure, row] += round(part / whole * UNIT)

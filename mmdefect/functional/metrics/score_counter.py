@@ -86,8 +86,9 @@ class ScoreCounter(Counter):
         with np.errstate(invalid='ignore', divide='ignore'):
             place = np.where(tied | (positive == 0), 0.5, 1 - (sums['place'] / positive + 0.5) / _STEPS)
         edges = self.bins.log_odds_at(np.arange(self.bins.count))
-        return Curve(positive[::-1], (sums['pixels'] - sums['positives'])[::-1].astype(np.float64), tied[::-1], place[::-1], edges[::-1],
-                     sums['overlap'][::-1] / UNIT if self.overlap else None, int(sums.get('regions', 0)))
+        return Curve(positive[::-1], (sums['pixels'] - sums['positives'])[::-1].astype(np.float64), tied[::-1],
+                     place[::-1], edges[::-1], sums['overlap'][::-1] / UNIT if self.overlap else None,
+                     int(sums.get('regions', 0)))
 
 
 class ScoreKeeper:
@@ -132,8 +133,8 @@ class ScoreKeeper:
                                 for name in ('odds', 'label', 'overlap'))
         values, group = np.unique(-odds, return_inverse=True)
         sums = [np.bincount(group, weights, len(values)) for weights in (label, ~label, overlap)]
-        return Curve(sums[0], sums[1], np.ones(len(values), bool), np.full(len(values), 0.5), -values, sums[2] if self.overlap else None,
-                     sum(int(entry['regions'][row]) for entry in self.kept))
+        return Curve(sums[0], sums[1], np.ones(len(values), bool), np.full(len(values), 0.5), -values,
+                     sums[2] if self.overlap else None, sum(int(entry['regions'][row]) for entry in self.kept))
 
 
 class Curve:
@@ -155,7 +156,7 @@ class Curve:
         self.overlap, self.regions = overlap, regions
 
     def ranking(self) -> dict[str, float]:
-        """Return ``AP``, ``AUROC``, ``F1max``, ``IoUmax`` in [0, 1] and ``threshold``, the probability of the latter two."""
+        """Return ``AP``, ``AUROC``, ``F1max``, ``IoUmax`` in [0, 1], and ``threshold``, the probability of these two."""
         f1, best = best_f1(self.positive, self.negative)
         return dict(AP=average_precision(self.positive, self.negative, self.tied, self.place),
                     AUROC=auroc(self.positive, self.negative, self.place),

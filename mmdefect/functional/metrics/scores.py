@@ -93,8 +93,9 @@ class ScoreBins:
 
     def __post_init__(self) -> None:
         if not 2 <= self.count <= 32768 or self.count % 2:
-            raise ValueError(f'`bins` must be an even number in 2..32768, got {self.count}; take the exact mode when that '
-                             'is not enough.')
+            raise ValueError(
+                f'`bins` must be an even number in 2..32768, got {self.count}; take the exact mode when that '
+                'is not enough.')
 
     def position(self, log_odds: Tensor) -> Tensor:
         """Return where log-odds lie on the axis of the bins: a float in ``[0, count)`` whose floor is the bin."""

@@ -26,7 +26,7 @@ class TolerantCounter(Counter):
         if radius < 0:
             raise ValueError(f'`radius` must be 0 or more pixels, got {radius}.')
         self.radius = radius
-        super().__init__(right=(num_classes, ), found=(num_classes, ), predicted=(num_classes, ), labelled=(num_classes, ))
+        super().__init__(**{name: (num_classes, ) for name in ('right', 'found', 'predicted', 'labelled')})
 
     def update(self, prediction: LabelMap, truth: LabelMap) -> None:
         """Count one image, given its prediction and its label."""
@@ -37,11 +37,12 @@ class TolerantCounter(Counter):
                 right = found = 0
                 if own.numel() and labelled.numel():
                     right, found = within(own.numpy(), labelled.numpy(), truth.size_hw, self.radius)
-            for name, value in (('predicted', own.numel()), ('labelled', labelled.numel()), ('right', right), ('found', found)):
+            counted = dict(predicted=own.numel(), labelled=labelled.numel(), right=right, found=found)
+            for name, value in counted.items():
                 self.sums[name][class_id or 0] += value
 
     def compute(self) -> tuple[np.ndarray, np.ndarray]:
-        """Return tolerant IoU and F1 in [0, 1], ``(num_classes,)`` each with any defect first; NaN where nothing was."""
+        """Return tolerant IoU and F1 in [0, 1], ``(num_classes,)`` each with any defect first; NaN for nothing."""
         sums = {name: value.double().numpy() for name, value in self.sums.items()}
         with np.errstate(invalid='ignore', divide='ignore'):
             f1 = (sums['right'] + sums['found']) / (sums['predicted'] + sums['labelled'])
@@ -67,7 +68,9 @@ def within(first: np.ndarray, second: np.ndarray, size_hw: tuple[int, int], radi
         mask[rows - top, columns - left] = 1
         masks.append(mask)
     disc = _disc(radius)
-    grown = masks if margin == 0 else [cv2.dilate(mask, disc, borderType=cv2.BORDER_CONSTANT, borderValue=0) for mask in masks]
+    grown = masks if margin == 0 else [
+        cv2.dilate(mask, disc, borderType=cv2.BORDER_CONSTANT, borderValue=0) for mask in masks
+    ]
     return int(np.count_nonzero(masks[0] & grown[1])), int(np.count_nonzero(masks[1] & grown[0]))
 
 

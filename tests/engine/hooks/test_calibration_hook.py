@@ -79,7 +79,8 @@ def test_the_calibrated_decision_reaches_later_hooks(trained):
     for decision in ('argmax', 'calibrated'):
         seen.clear()
         metric = dict(type='DefectMetric', calibration='apply', decision=decision)
-        runner(trained / decision, load_from=str(trained / 'iter_4.pth'), test_evaluator=metric, hooks=[Look(), HOOK]).test()
+        hooks = [Look(), HOOK]
+        runner(trained / decision, load_from=str(trained / 'iter_4.pth'), test_evaluator=metric, hooks=hooks).test()
         offsets = torch.tensor(load(trained / 'iter_4.pth')['meta']['calibration']['offsets'])
         offsets = offsets if decision == 'calibrated' else offsets * 0
         for chosen, logits in seen:
@@ -100,7 +101,8 @@ def test_a_checkpoint_without_offsets_is_tested_by_argmax_only(trained, tmp_path
     got = runner(tmp_path, load_from=str(tmp_path / 'plain.pth'), test_evaluator=metric).test()
     assert 'fg_mIoU' in got and not [key for key in got if key.startswith('cal_')]
     with pytest.raises(ValueError, match='needs offsets, but the checkpoint holds none'):
-        runner(tmp_path, load_from=str(tmp_path / 'plain.pth'), test_evaluator={**metric, 'decision': 'calibrated'}).test()
+        calibrated = {**metric, 'decision': 'calibrated'}
+        runner(tmp_path, load_from=str(tmp_path / 'plain.pth'), test_evaluator=calibrated).test()
 
 
 def test_training_goes_on_from_a_rewritten_checkpoint(trained, tmp_path):

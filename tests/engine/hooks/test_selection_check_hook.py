@@ -29,7 +29,8 @@ def test_the_rule_of_every_key_is_inferred():
 
 
 def test_a_key_that_no_validation_reports_is_refused_before_training(tmp_path):
-    runner = toy_runner(tmp_path, hooks=[HOOK], checkpoint=dict(save_best='cal_fg_IoU', rule='greater'), name=uuid.uuid4().hex)
+    checkpoint = dict(save_best='cal_fg_IoU', rule='greater')
+    runner = toy_runner(tmp_path, hooks=[HOOK], checkpoint=checkpoint, name=uuid.uuid4().hex)
     with pytest.raises(ValueError, match="got 'cal_fg_IoU'; near ones are .*'cal_fg_mIoU'"):
         runner.train()
     assert runner.iter == 0 and not list(tmp_path.glob('*.pth'))
@@ -37,5 +38,6 @@ def test_a_key_that_no_validation_reports_is_refused_before_training(tmp_path):
 
 @pytest.mark.parametrize('key', ['fg_AP', 'AP.attached', 'cal_fg_mIoU', 'auto'])
 def test_a_known_key_passes_and_chooses(tmp_path, key):
-    toy_runner(tmp_path, max_iters=2, hooks=[HOOK], checkpoint=dict(save_best=key, rule='greater'), name=uuid.uuid4().hex).train()
+    checkpoint = dict(save_best=key, rule='greater')
+    toy_runner(tmp_path, max_iters=2, hooks=[HOOK], checkpoint=checkpoint, name=uuid.uuid4().hex).train()
     assert len(list(tmp_path.glob('best_*iter_2.pth'))) == 1

@@ -52,7 +52,8 @@ def test_equals_scipy(seed, coverage, least):
     rng = np.random.default_rng(seed)
     pairs = []
     for density in (0.05, 0.3, 0.0):
-        label = rng.choice([0, 1, 2, 255], (20, 31), p=[0.9 - density, density, 0.05 if density else 0, 0.05 if density else 0.1])
+        label = rng.choice([0, 1, 2, 255], (20, 31),
+                           p=[0.9 - density, density, 0.05 if density else 0, 0.05 if density else 0.1])
         pairs.append((rng.choice([0, 1, 2], (20, 31), p=[.8, .15, .05]), label))
     edges = (3, 6, 12)
     found, total, clean, pixels, alarms = oracle(pairs, edges, coverage, least)
@@ -93,7 +94,8 @@ def test_false_alarms_by_hand():
 
 def test_shards_equal_the_whole():
     rng = np.random.default_rng(0)
-    pairs = [(rng.choice([0, 1, 2], (9, 9), p=[.8, .1, .1]), rng.choice([0, 1, 2], (9, 9), p=[.8, .1, .1])) for _ in range(6)]
+    pairs = [(rng.choice([0, 1, 2], (9, 9), p=[.8, .1, .1]), rng.choice([0, 1, 2], (9, 9), p=[.8, .1, .1]))
+             for _ in range(6)]
     whole, merged = counted(pairs), counted(pairs[4:])
     merged.merge(counted(pairs[:4]))
     assert all(torch.equal(value, merged.sums[name]) for name, value in whole.sums.items())

@@ -85,7 +85,8 @@ def test_the_size_of_the_state_does_not_grow():
 def test_probabilities_give_what_logits_give():
     maps = random_maps(9, ignore=True)
     as_probabilities = [(p, label, logits.double().softmax(0).float()) for p, label, logits in maps]
-    expected, got = counted(maps, fit='IoU').compute(), counted(as_probabilities, fit='IoU', kind='probabilities').compute()
+    expected = counted(maps, fit='IoU').compute()
+    got = counted(as_probabilities, fit='IoU', kind='probabilities').compute()
     assert got == pytest.approx(expected, abs=0.3, nan_ok=True)  # a pixel on the edge of a bin may change sides
 
 
@@ -133,7 +134,7 @@ def test_keys_do_not_depend_on_the_data():
 
 
 @pytest.mark.parametrize(('spoil', 'words'), [
-    (lambda p, t, s: (p, t, s.index_fill(0, torch.tensor([1]), float('nan'))), 'must be finite, but 3072 of 9216 are not'),
+    (lambda p, t, s: (p, t, s.index_fill(0, torch.tensor([1]), np.nan)), 'must be finite, but 3072 of 9216 are not'),
     (lambda p, t, s: (p, t, s / 0), 'must be finite'),
     (lambda p, t, s: (p, t, None), 'need scores, got none'),
     (lambda p, t, s: (p, t, s[:2]), 'must have 3 channels'),

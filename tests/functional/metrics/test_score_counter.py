@@ -117,7 +117,8 @@ def test_equal_scores_count_at_once_as_in_scikit_learn(seed, levels):
 def test_saturated_probabilities_of_exactly_0_and_1():
     label = torch.tensor([[0, 0, 1, 1, 0, 1]])
     counter = ScoreCounter(2)
-    counter.update(log_odds(log_scores(torch.tensor([[[0., 1., 1., 1., .5, 0.]]]), 'probabilities')), read_label(label, 2))
+    counter.update(log_odds(log_scores(torch.tensor([[[0., 1., 1., 1., .5, 0.]]]), 'probabilities')),
+                   read_label(label, 2))
     got = counter.curve(1).ranking()
     score = [0, 1, 1, 1, .5, 0]
     assert got['AP'] == pytest.approx(average_precision_score(label[0].numpy(), score))

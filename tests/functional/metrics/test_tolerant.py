@@ -39,8 +39,8 @@ def brute_force(pairs, radius, select):
 @given(st.integers(0, 2**31), st.sampled_from([0, 1, 1.5, 2, 3, 4.3]))
 def test_equals_all_pairs(seed, radius):
     rng = np.random.default_rng(seed)
-    pairs = [(rng.choice([0, 1, 2], (17, 23), p=[.95, .03, .02]), rng.choice([0, 1, 2, 255], (17, 23), p=[.93, .03, .02, .02]))
-             for _ in range(3)]
+    draw = lambda values, p: rng.choice(values, (17, 23), p=p)  # noqa: E731
+    pairs = [(draw([0, 1, 2], [.95, .03, .02]), draw([0, 1, 2, 255], [.93, .03, .02, .02])) for _ in range(3)]
     pairs.append((np.zeros((5, 5), int), np.eye(5, dtype=int)))
     iou, f1 = counted(pairs, radius).compute()
     for row, select in enumerate([lambda m: m > 0, lambda m: m == 1, lambda m: m == 2]):
@@ -51,7 +51,8 @@ def test_radius_0_is_the_plain_iou():
     rng = np.random.default_rng(1)
     a, b = rng.integers(0, 2, (9, 9)), rng.integers(0, 2, (9, 9))
     iou, f1 = counted([(a, b)], 0, classes=2).compute()
-    assert iou[1] == pytest.approx((a & b).sum() / (a | b).sum()) and f1[1] == pytest.approx(2 * (a & b).sum() / (a.sum() + b.sum()))
+    assert iou[1] == pytest.approx((a & b).sum() / (a | b).sum())
+    assert f1[1] == pytest.approx(2 * (a & b).sum() / (a.sum() + b.sum()))
 
 
 def test_a_line_drawn_two_pixels_off_is_right_within_two():
