@@ -5,8 +5,8 @@ cut at the wrong place. The calibrated decision is ``argmax_k(logit_k + offset_k
 offsets maximise a chosen objective over the validation set. A class without a labelled pixel there keeps offset 0.
 
 The fit streams: of every pixel only the bins of its margins ``logit_k - logit_0`` are counted, together with its
-label (``metrics/margin_counter.py``). So a fitted value is that of the binned validation set; applied to the same pixels,
-the offsets give the same up to the width of a bin (.06 in log-odds at probability .5 for three classes).
+label (``metrics/margin_counter.py``). So a fitted value is that of the binned validation set; applied to the same
+pixels, the offsets give the same up to the width of a bin (.06 in log-odds at probability .5 for three classes).
 Then coordinate ascent: for one class at a time, all offsets are tried at once by sorting the bins, and the best is
 taken, in the middle of its interval; of equally good intervals the one nearest to no offset. It starts from plain
 argmax and from lower common offsets, takes the best end and never ends below argmax (in the binned set).

@@ -124,7 +124,8 @@ def read_prediction(prediction: Tensor, truth: LabelMap) -> LabelMap:
     counts = torch.ones_like(seen.values, dtype=torch.bool)
     counts[truth.ignored] = False
     keep = counts[seen.defect]
-    return replace(seen, defect=seen.defect[keep], defect_class=seen.defect_class[keep], ignored=truth.ignored, _cache={})
+    defect, defect_class = seen.defect[keep], seen.defect_class[keep]
+    return replace(seen, defect=defect, defect_class=defect_class, ignored=truth.ignored, _cache={})
 
 
 def regions(pixels: Tensor, size_hw: tuple[int, int]) -> tuple[Tensor, Tensor]:

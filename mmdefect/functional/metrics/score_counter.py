@@ -156,7 +156,7 @@ class Curve:
         self.overlap, self.regions = overlap, regions
 
     def ranking(self) -> dict[str, float]:
-        """Return ``AP``, ``AUROC``, ``F1max``, ``IoUmax`` in [0, 1], and ``threshold``, the probability of these two."""
+        """Return ``AP``, ``AUROC``, ``F1max``, ``IoUmax`` in [0, 1] and ``threshold``, a probability, of these."""
         f1, best = best_f1(self.positive, self.negative)
         return dict(AP=average_precision(self.positive, self.negative, self.tied, self.place),
                     AUROC=auroc(self.positive, self.negative, self.place),
