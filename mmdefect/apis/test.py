@@ -61,6 +61,8 @@ def test(config: str | Path | Config,
     if show_dir is not None:
         sheet = dict(type='PredictionSheetHook', output_dir=str(show_dir), root=root)
         cfg.custom_hooks = [*cfg.get('custom_hooks', []), sheet]
+    if cfg.test_evaluator.get('type') == 'DefectMetric':
+        cfg.test_evaluator.setdefault('curves', str(Path(cfg.work_dir) / 'curves.json'))
     if decision != 'argmax':
         cfg.test_evaluator.update(decision=decision)
     if tta:

@@ -14,6 +14,7 @@ from mmengine.logging import MMLogger, print_log
 from PIL import Image
 from prettytable import PrettyTable
 
+from mmdefect.experiments.records import write_json
 from mmdefect.functional.calibration import OBJECTIVES, decide
 from mmdefect.functional.metrics.components import SIZE_EDGES
 from mmdefect.functional.metrics.counter import pack, unpack
@@ -52,6 +53,7 @@ class DefectMetric(BaseMetric):
         min_coverage: share of a component that must be predicted for it to be found.
         min_alarm_area: smallest predicted component that is an alarm, in pixels.
         per_image: CSV file for one line an image; ``None`` writes none.
+        curves: JSON file for the precision-recall and overlap curves of each class; ``None`` writes none.
         output_dir: folder for the predicted label maps, as PNG of class ids; ``None`` writes none.
         output_root: folder of the images that is replaced by ``output_dir`` in the names of the PNGs; ``None``
             uses the bare file name.
@@ -74,6 +76,7 @@ class DefectMetric(BaseMetric):
                  min_coverage: float = 0.25,
                  min_alarm_area: int = 1,
                  per_image: str | None = None,
+                 curves: str | None = None,
                  output_dir: str | None = None,
                  output_root: str | None = None,
                  **kwargs) -> None:
@@ -91,7 +94,8 @@ class DefectMetric(BaseMetric):
         self.offsets, self.decision, self.scores = offsets, decision, scores
         self.settings = dict(ignore_index=ignore_index, bins=bins, exact=exact, tolerance=tolerance,
                              size_edges=tuple(size_edges), min_coverage=min_coverage, min_alarm_area=min_alarm_area)
-        self.per_image, self.output_dir, self.output_root = per_image, output_dir, output_root
+        self.per_image, self.curves = per_image, curves
+        self.output_dir, self.output_root = output_dir, output_root
         self.calibration: dict | None = None
         self._counters: DefectCounters | None = None
         self._rows: list[dict] = []
@@ -126,6 +130,8 @@ class DefectMetric(BaseMetric):
         metrics = self.compute_metrics(counters)
         if self.per_image is not None and is_main_process():
             write_rows(Path(self.per_image), rows)
+        if self.curves is not None and is_main_process():
+            write_json(Path(self.curves), {'classes': counters.curves()})
         return {f'{self.prefix}/{k}': v for k, v in metrics.items()} if self.prefix else metrics
 
     def keys(self) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -77,6 +78,8 @@ def test_testing_writes_label_maps_pictures_and_the_table(data, trained, tmp_pat
     sheet = cv2.imread(str(tmp_path / 'show' / 'sheet.png'))
     assert sheet is not None and sheet.shape[1] > 3 * 56
     assert {p.name for p in (tmp_path / 'show').glob('*.png')} == {*names, 'sheet.png'}
+    curves = json.loads((tmp_path / 'curves.json').read_text())['classes']
+    assert set(curves) == {'attached', 'broken'} and all(c['recall'][-1] == 1 for c in curves.values())
 
 
 def test_test_time_augmentation_runs(data, trained, tmp_path):

@@ -203,6 +203,12 @@ class DefectCounters:
                 result |= {f'{name}.{c}': 100 * v for c, v in zip(self.classes[1:], rows[1:], strict=True)}
         return result
 
+    def curves(self) -> dict[str, dict[str, list[float]]]:
+        """Return the points of the precision-recall and overlap curves by class; empty without scores."""
+        if self.scores is None:
+            return {}
+        return {name: self.scores.curve(k).points() for k, name in enumerate(self.classes) if k}
+
     def _both(self, rows: list) -> list:
         """A single defect class and any defect have one curve."""
         return rows * 2 if len(self.classes) == 2 else rows

@@ -166,3 +166,34 @@ class Curve:
     def aupro(self, limit: float) -> float:
         """Return AUPRO up to a false positive rate; NaN without a region or a negative."""
         return aupro(self.overlap, self.regions, self.negative, limit)
+
+    def points(self, count: int = 300, fpr_limit: float = 0.3) -> dict[str, list[float]]:
+        """Return the curves to draw, thinned to about ``count`` points of even spacing along each axis.
+
+        Returns:
+            ``recall`` and ``precision``; with overlap also ``fpr`` (up to ``fpr_limit``) and ``pro``. Empty without a
+            positive.
+        """
+        if not self.positive.sum():
+            return {}
+        found, false = np.cumsum(self.positive), np.cumsum(self.negative)
+        used = found + false > 0
+        recall, precision = (found / found[-1])[used], (found[used] / (found + false)[used])
+        keep = _thin(recall, count)
+        result = dict(recall=recall[keep], precision=precision[keep])
+        if self.overlap is not None and self.regions and false[-1]:
+            fpr, pro = false / false[-1], np.cumsum(self.overlap) / self.regions
+            near = fpr <= fpr_limit
+            keep = _thin(fpr[near], count)
+            result |= dict(fpr=fpr[near][keep], pro=pro[near][keep])
+        return {name: [round(float(v), 6) for v in values] for name, values in result.items()}
+
+
+def _thin(values: np.ndarray, count: int) -> np.ndarray:
+    """Places of a rising sequence that are at least a ``count``-th of its range apart, and its last."""
+    if not len(values):
+        return np.zeros(0, np.int64)
+    step = max((values[-1] - values[0]) / count, 1e-12)
+    bins = np.floor((values - values[0]) / step)
+    first = np.flatnonzero(np.diff(bins, prepend=-1))
+    return np.union1d(first, [len(values) - 1])

@@ -190,3 +190,20 @@ def test_threshold_axis_is_its_own_inverse():
     odds = torch.tensor([-30., -5., -0.01, 0., 2., 19.])
     assert bins.log_odds_at(bins.position(odds).double().numpy()) == pytest.approx(odds.numpy(), rel=1e-2, abs=1e-4)
     assert float(bins.position(torch.tensor([0.]))) == bins.count / 2
+
+
+@pytest.mark.parametrize('class_id', [1, 2])
+def test_the_points_to_draw_lie_on_the_curves(class_id):
+    maps = random_maps(4, count=6)
+    points = count(maps, 3, ScoreKeeper(3)).curve(class_id).points(count=50)
+    labels, scores = flatten(maps, class_id)
+    precision, recall, _ = precision_recall_curve(labels, scores)
+    known = {(round(float(r), 6), round(float(p), 6)) for r, p in zip(recall, precision, strict=True)}
+    drawn = list(zip(points['recall'], points['precision'], strict=True))
+    assert set(drawn) <= known and 20 < len(drawn) <= 60 and drawn[-1][0] == 1
+    area = np.trapezoid(points['pro'], points['fpr']) / 0.3
+    assert points['fpr'][-1] <= 0.3 and area == pytest.approx(brute_force_aupro(maps, class_id, 0.3), abs=0.03)
+
+
+def test_a_class_without_pixels_has_no_points():
+    assert ScoreCounter(3).curve(1).points() == {}
