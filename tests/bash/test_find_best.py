@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from tests.helpers.realdata import real_data_root
+
 SCRIPT = Path(__file__).parents[2] / 'bash' / 'find_best.py'
-GOLDEN = Path(os.environ.get('MMDEFECT_DATA', 'absent')) / 'wta512_golden'
+GOLDEN = (real_data_root() or Path('absent')) / 'wta512_golden'
 # What the published programs answer on their own logs: score, score2, mIoU.
 ANSWERS = {
     'bisenetv1_aug': (32000, 32000, 32000),

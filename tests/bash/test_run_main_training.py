@@ -13,8 +13,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.helpers.realdata import real_data_root
+
 ROOT = Path(__file__).parents[2]
-DATA = Path(os.environ.get('MMDEFECT_DATA', 'absent')) / 'wta512'
+DATA = (real_data_root() or Path('absent')) / 'wta512'
 MODEL = 'fast_scnn/fast-scnn_baseline_2k_wta-256'
 
 

@@ -40,7 +40,8 @@ class TestWTA:
     @pytest.mark.parametrize('pipeline', [TRAIN, TEST], ids=['train', 'test'])
     def test_pipelines(self, pipeline):
         dataset = BladeWTADataset(data_root=str(real_data('wta512')), split='val', pipeline=pipeline)
-        values = {v for i in range(0, 60, 6) for v in dataset[i]['data_samples'].gt_sem_seg.data.unique().tolist()}
+        dataset.set_draw_seed(0)  # random crops may miss every defect
+        values = {v for i in range(0, 60, 3) for v in dataset[i]['data_samples'].gt_sem_seg.data.unique().tolist()}
         assert {0, 1} <= values <= {0, 1, 2, 255}
 
 

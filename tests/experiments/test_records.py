@@ -12,8 +12,9 @@ import pytest
 
 from mmdefect.experiments.records import (parse_test_log, read_json, read_scalars, read_validations, training_logs,
                                           validations, write_json)
+from tests.helpers.realdata import real_data_root
 
-GOLDEN = Path(os.environ.get('MMDEFECT_DATA', 'absent')) / 'wta512_golden'
+GOLDEN = (real_data_root() or Path('absent')) / 'wta512_golden'
 GOLDEN_RUNS = sorted(path.name for path in GOLDEN.glob('*')) if GOLDEN.is_dir() else []
 
 
