@@ -144,14 +144,12 @@ class DefectMetric(BaseMetric):
         metrics, names = results.compute(), self.dataset_meta['classes']
         if results.calibration is not None:
             self.calibration = {**results.calibration.to_dict(), 'classes': list(names)}
-        table = PrettyTable()
-        table.add_column('Class', list(names))
-        for column in COLUMNS:
-            if any(f'{column}.{name}' in metrics for name in names):
-                table.add_column(column, [np.round(metrics.get(f'{column}.{name}', np.nan), 2) for name in names])
         logger = MMLogger.get_current_instance()
-        print_log('per class results:', logger)
-        print_log('\n' + table.get_string(), logger=logger)
+        more = [c for c in COLUMNS if any(f'{c}.{name}' in metrics for name in names)]
+        if len(more) > 2:
+            print_log('all measures per class:\n' + per_class_table(metrics, names, more), logger=logger)
+        print_log('per class results:', logger)  # the table and the line after it are those of mmseg
+        print_log('\n' + per_class_table(metrics, names, COLUMNS[:2]), logger=logger)
         return metrics
 
     def decide(self, prediction: torch.Tensor, scores: torch.Tensor | None) -> torch.Tensor:
@@ -207,6 +205,15 @@ class DefectMetric(BaseMetric):
         target = Path(self.output_dir) / relative.with_suffix('.png')
         target.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(prediction.cpu().numpy().astype(np.uint8)).save(target)
+
+
+def per_class_table(metrics: dict[str, float], names: Sequence[str], columns: Sequence[str]) -> str:
+    """Return a text table with one line a class; NaN where a class has no such measure."""
+    table = PrettyTable()
+    table.add_column('Class', list(names))
+    for column in columns:
+        table.add_column(column, [np.round(metrics.get(f'{column}.{name}', np.nan), 2) for name in names])
+    return table.get_string()
 
 
 def write_rows(path: Path, rows: list[dict]) -> None:
