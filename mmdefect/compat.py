@@ -9,6 +9,7 @@ Each shim states what it mends, when it can be deleted and the test that holds i
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import sys
 from collections.abc import Iterator
@@ -92,6 +93,12 @@ def apply() -> None:
     _accept_mmcv_2_2()
     _resolve_bases_by_module()
     _load_checkpoints_with_allowlist()
+
+
+def mend_mmseg() -> None:
+    """Mend what cannot be mended before ``mmseg.models`` is imported; imports it. Safe to call more than once."""
+    _weighted_cross_entropy_with_ignored_pixels()
+    _one_name_for_channel_conversion()
 
 
 @contextmanager
@@ -212,6 +219,43 @@ def _accept_mmcv_2_2() -> None:
         import mmseg  # noqa: F401
     finally:
         mmcv.__version__ = version
+
+
+def _weighted_cross_entropy_with_ignored_pixels() -> None:
+    """Let mmseg's cross entropy take class weights where pixels are ignored.
+
+    The mean of the weighted loss divides by the sum of the weights of the labelled pixels. mmsegmentation <= 1.2.2
+    looks up a weight for the ignored label, too, and fails; onedl-mmsegmentation <= 1.4.2 fails with
+    ``avg_non_ignore=True``. The divisor is handed over instead; both settings then give what ``torch`` gives. Delete it
+    when both distributions do. Test: ``tests/test_compat.py::test_weighted_cross_entropy_equals_torch``.
+    """
+    from mmseg.models.losses import cross_entropy_loss
+
+    original = cross_entropy_loss.cross_entropy
+    if getattr(original, 'mmdefect_shim', False):
+        return
+
+    @functools.wraps(original)
+    def cross_entropy(pred, label, weight=None, class_weight=None, reduction='mean', avg_factor=None, ignore_index=-100,
+                      avg_non_ignore=False):
+        if class_weight is not None and avg_factor is None and reduction == 'mean':
+            avg_factor = class_weight[label[label != ignore_index]].sum()
+        return original(pred, label, weight, class_weight, reduction, avg_factor, ignore_index, avg_non_ignore)
+
+    cross_entropy.mmdefect_shim = True
+    cross_entropy_loss.cross_entropy = cross_entropy
+
+
+def _one_name_for_channel_conversion() -> None:
+    """Give upstream's ``SegDataPreProcessor`` the attribute under which onedl says whether it swaps red and blue.
+
+    mmsegmentation <= 1.2.2 calls it ``channel_conversion``. Delete it with the support of mmsegmentation 1.2.2. Test:
+    ``tests/test_compat.py::test_channel_conversion_has_one_name``.
+    """
+    from mmseg.models.data_preprocessor import SegDataPreProcessor
+
+    if installed_distributions('mmseg').keys() <= {'mmsegmentation'}:
+        SegDataPreProcessor._channel_conversion = property(lambda self: self.channel_conversion)
 
 
 def _stand_in_for_missing_ops() -> None:

@@ -155,6 +155,30 @@ class TestMissingOps:
         assert collect_env()['MMCV Compiler'] == 'n/a'
 
 
+@pytest.mark.parametrize('avg_non_ignore', [False, True])
+def test_weighted_cross_entropy_equals_torch(avg_non_ignore):
+    compat.mend_mmseg()
+    from mmseg.models.losses import CrossEntropyLoss
+    generator = torch.Generator().manual_seed(0)
+    logits, label = torch.randn(2, 3, 5, 4, generator=generator), torch.randint(0, 3, (2, 5, 4), generator=generator)
+    label[:, :2] = 255
+    loss = CrossEntropyLoss(class_weight=[.2, 1., 2.], avg_non_ignore=avg_non_ignore)
+    expected = torch.nn.functional.cross_entropy(logits, label, torch.tensor([.2, 1., 2.]), ignore_index=255)
+    torch.testing.assert_close(loss(logits, label, ignore_index=255), expected)
+
+
+@pytest.mark.parametrize('swaps', [False, True])
+def test_channel_conversion_has_one_name(swaps):
+    compat.mend_mmseg()
+    from mmseg.models import SegDataPreProcessor
+    preprocessor = SegDataPreProcessor(mean=[0, 0, 0], std=[1, 1, 1], bgr_to_rgb=swaps, size=(2, 2))
+    assert preprocessor._channel_conversion is swaps
+    image = torch.arange(12, dtype=torch.uint8).reshape(3, 2, 2)
+    from mmseg.structures import SegDataSample
+    out = preprocessor(dict(inputs=[image], data_samples=[SegDataSample()]), training=True)['inputs'][0]
+    assert torch.equal(out, image.flip(0).float() if swaps else image.float())
+
+
 class OneWeight(BaseModel):
     """The smallest thing a Runner can train."""
 
