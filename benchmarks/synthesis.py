@@ -106,8 +106,8 @@ def _race(engine: PasteEngine, pictures: list, side: int, size: int, bar: float)
         image, background = pictures[seed % len(pictures)]
         picture, label = image.copy(), background.label.copy()
         start, start_cpu = time.perf_counter(), time.thread_time()
-        draw = engine.draw(background, torch.Generator().manual_seed(seed + 1000))
-        engine.apply(ArrayCanvas(picture, label), draw)
+        draw = engine.draw(background, torch.Generator().manual_seed(seed + 1000), 'numpy')
+        engine.apply(ArrayCanvas(picture, label), draw, 'numpy')
         wall, cpu = time.perf_counter() - start, time.thread_time() - start_cpu
         if not draw.pastes:
             continue
@@ -149,7 +149,8 @@ def bench_memory(library: DefectLibrary, clean: list[Path]) -> list[dict]:
         for seed in range(len(library)):
             image, background = pictures[seed % len(pictures)]
             canvas = ArrayCanvas(image.copy(), background.label.copy())
-            engine.apply(canvas, engine.draw(background, torch.Generator().manual_seed(epoch * 100000 + seed)))
+            engine.apply(canvas, engine.draw(background, torch.Generator().manual_seed(epoch * 100000 + seed), 'numpy'),
+                         'numpy')
             library[seed].image.sum()
         rows.append(dict(work='memory', epoch=epoch, own_mib=_own_memory()))
         print(rows[-1])

@@ -26,7 +26,7 @@ _LIMITS = torch.tensor([[-180, -60, -60, 0.1, 0.1, 0, 0, 0, -0.5], [180, 60, 60,
                        dtype=torch.float64)
 _COLUMNS = [0, 1, 2, 3, 3, 4, 5, 6, 7]
 #: A warped mask whose peak falls below this share of the peak it had is gone.
-_VANISHED = 0.05
+VANISHED_SHARE = 0.05
 
 Range = 'tuple[float, float] | Tensor'
 
@@ -185,7 +185,7 @@ def _keep_peak(mask: Tensor, peak: Tensor) -> Tensor:
     if bool((share > 0.999).all()):
         return mask
     lift = torch.where(share > 0.999, 1.0, peak / new_peak.clamp_min(1e-12))
-    return (mask * torch.where(share > _VANISHED, lift, 0)).clamp_(0, 1)
+    return (mask * torch.where(share > VANISHED_SHARE, lift, 0)).clamp_(0, 1)
 
 
 def harden(mask: Tensor, threshold: float = 0.5) -> Tensor:

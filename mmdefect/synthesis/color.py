@@ -11,7 +11,9 @@ import math
 from collections.abc import Sequence
 from functools import lru_cache
 
+import numpy as np
 import torch
+from numpy import ndarray
 from torch import Tensor
 
 _LUMA = (0.299, 0.587, 0.114)
@@ -61,6 +63,26 @@ def adjust_color(image: Tensor,
     matrices = (coefficients @ _basis(image.dtype, image.device)).view(batch, 2, 3, 3)
     result = torch.baddbmm(matrices[:, 1] @ mean, matrices[:, 0], image)
     return result.clamp_(0, 1) if clip else result
+
+
+def color_matrix(values: Sequence[float], mean: ndarray, scale: float = 1.0) -> ndarray:
+    """Return the same change for one defect as one affine map of its colours.
+
+    Args:
+        values: brightness, contrast and saturation factors, hue as a fraction of a turn.
+        mean: ``(3,)`` colour whose grey contrast keeps, in [0, 1].
+        scale: factor that brings the colours to [0, 1].
+
+    Returns:
+        ``(3, 4)`` float64: matrix and offset.
+    """
+    pixel, grey = (_coefficients(values)[0].numpy() @ _numpy_basis()).reshape(2, 3, 3)
+    return np.concatenate([pixel * scale, (grey @ mean)[:, None]], 1)
+
+
+@lru_cache(maxsize=1)
+def _numpy_basis() -> ndarray:
+    return _basis(torch.float64, torch.device('cpu')).numpy()
 
 
 def _coefficients(values: Tensor | Sequence[float]) -> Tensor:

@@ -121,6 +121,10 @@ class DefectLibrary:
                      int(row['area']), self.sources[row['source']], (int(row['top']), int(row['left'])),
                      (int(row['source_height']), int(row['source_width'])), float(row['inside']))
 
+    def source_of(self, index: int) -> str:
+        """Return the picture a defect was cut from."""
+        return self.sources[self.table['source'][index]]
+
     def __reduce__(self) -> tuple:
         return DefectLibrary, (str(self.folder), )
 

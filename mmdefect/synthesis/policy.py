@@ -35,6 +35,10 @@ class PolicySpec:
         blends: weight of each blend, see :data:`~mmdefect.synthesis.types.BLENDS`.
         outline_blend: blend of donors that were found on the outline of the object and return to it. Poisson blends fail
             there: the outlines of two parts never agree to the pixel, and the step between them bleeds into the defect.
+        max_boundary_shade: largest departure of the step in brightness between donor and picture, at a pixel of the
+            outline of a Poisson paste, from the median along the outline; of [0, 1]. What is beyond is limited, see
+            :func:`~mmdefect.synthesis.blending.boundary.limit_step`; 2 switches it off.
+        max_boundary_cast: the same for the colour of the step.
         operations: settings of :class:`~mmdefect.synthesis.augment.OperationRanges`.
         source_operations: the same for defects that return to their own place on the outline, which another shape would
             not fit.
@@ -60,6 +64,8 @@ class PolicySpec:
     source_jitter: float = 1.0
     blends: Mapping[str, float] = field(default_factory=lambda: {'poisson': 1.0})
     outline_blend: str = 'feather'
+    max_boundary_shade: float = 0.1
+    max_boundary_cast: float = 0.02
     operations: Mapping[str, Any] = field(default_factory=dict)
     source_operations: Mapping[str, Any] = field(default_factory=lambda: dict(SAME_SHAPE))
     grow: int = 1
@@ -88,6 +94,9 @@ class PolicySpec:
         if min(self.number) < 0 or self.tries < 1 or min(self.clearance, self.grow) < 0:
             raise ValueError('`number`, `clearance` and `grow` must not be negative and `tries` at least 1, got '
                              f'{dict(self.number)}, {self.clearance}, {self.grow} and {self.tries}.')
+        if min(self.max_boundary_shade, self.max_boundary_cast) < 0:
+            raise ValueError('`max_boundary_shade` and `max_boundary_cast` must not be negative, got '
+                             f'{self.max_boundary_shade} and {self.max_boundary_cast}; 2 limits nothing.')
         if self.outline_blend not in BLENDS:
             raise ValueError(f'`outline_blend` must be one of {", ".join(BLENDS)}, got {self.outline_blend!r}.')
         if self.label not in LABEL_RULES:

@@ -53,11 +53,12 @@ def canvas_halves(inverse: Tensor, size_hw: tuple[int, int], fraction: Tensor | 
     for ((a, b), (c, d)), more in zip(inverse.detach().tolist(), grow, strict=True):  # plain numbers: 5 times faster
         scale = more / (2 * abs(a * d - b * c))
         vertical, horizontal = (abs(c) * width + abs(a) * height) * scale, (abs(d) * width + abs(b) * height) * scale
-        halves.append((_whole(vertical, height), _whole(horizontal, width)))
+        halves.append((whole_half(vertical, height), whole_half(horizontal, width)))
     return torch.tensor(halves, dtype=torch.float64)
 
 
-def _whole(half: float, size: int) -> float:
+def whole_half(half: float, size: int) -> float:
+    """Return half of a side of the canvas: it holds ``half`` and a soft edge, and is odd or even as the patch is."""
     odd = size % 2 / 2
     return math.ceil(half + 1 - 1e-6 - odd) + odd
 

@@ -27,10 +27,11 @@ class PasteDefects(DefectTransform):
             of a config fills in the training data set, and validation and test set as ``held_out``.
         policy: settings of :class:`~mmdefect.synthesis.policy.PolicySpec`.
         stream: separates several of these in one pipeline.
+        backend: how a worker computes, 'numpy' or 'torch', see the engine; the batch on a device takes 'torch'.
     """
 
     def __init__(self, donors: DefectLibrary | str | Mapping[str, Any], policy: Mapping[str, Any] | None = None,
-                 stream: int = 0) -> None:
+                 stream: int = 0, backend: str = 'numpy') -> None:
         super().__init__(stream)
         if isinstance(donors, Mapping):
             if 'dataset' not in donors:
@@ -39,10 +40,11 @@ class PasteDefects(DefectTransform):
             donors = library_of(**donors)
         library = donors if isinstance(donors, DefectLibrary) else DefectLibrary(donors)
         self.engine = PasteEngine(library, PolicySpec.from_dict(policy or {}))
+        self.backend = backend
 
     def write(self, canvas: ArrayCanvas, results: dict, generator: torch.Generator) -> tuple[list, Mapping[str, int]]:
         """Draw and write."""
-        return self.engine.apply(canvas, self.engine.draw(background_of(results), generator))
+        return self.engine.apply(canvas, self.engine.draw(background_of(results), generator, self.backend), self.backend)
 
     def __repr__(self) -> str:
         return f'{self.__class__.__name__}(donors={str(self.engine.library.folder)!r}, policy={self.engine.policy})'

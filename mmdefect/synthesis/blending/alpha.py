@@ -45,11 +45,11 @@ def feather(mask: Tensor, width: float) -> Tensor:
     support = mask if mask.dtype == torch.bool else mask >= MASK_THRESHOLD
     soft = mask if mask.is_floating_point() else support.float()
     planes = support.detach().cpu().numpy().reshape(-1, *mask.shape[-2:])
-    rise = np.stack([_rise(plane, width) for plane in planes]).reshape(mask.shape)
-    return soft * torch.from_numpy(rise).to(soft)
+    risen = np.stack([rise(plane, width) for plane in planes]).reshape(mask.shape)
+    return soft * torch.from_numpy(risen).to(soft)
 
 
-def _rise(support: np.ndarray, width: float) -> np.ndarray:
+def rise(support: np.ndarray, width: float) -> np.ndarray:
     """``(h, w)`` float32: 0 outside, 1 / (width + 1) on the outermost pixels, 1 from ``width`` pixels inwards on."""
     if support.all():
         return np.ones(support.shape, dtype=np.float32)

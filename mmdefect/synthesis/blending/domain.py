@@ -94,6 +94,11 @@ class PoissonFactor:
         """Number of pixels beside the mask whose values are prescribed."""
         return len(self._flat[1])
 
+    @property
+    def places(self) -> tuple[np.ndarray, np.ndarray]:
+        """Positions of domain and boundary in the flattened crop, as arrays."""
+        return self._flat
+
     def indices(self, device: torch.device) -> tuple[Tensor, Tensor]:
         """Positions of domain and boundary in the flattened crop: ``(n,)`` and ``(m,)`` int64."""
         if device not in self._index:
