@@ -56,6 +56,9 @@ class CutPasteRanges:
             raise ValueError(f'`jitter` must be in [0, 0.5], got {self.jitter}. 0 keeps the colours, 0.1 is the paper.')
 
 
+_DEFAULT_RANGES = CutPasteRanges()
+
+
 @dataclass(frozen=True)
 class CutPasteDraw:
     """One drawn patch: the same draw on the same image gives the same pixels."""
@@ -90,7 +93,7 @@ def sample_cutpaste(size_hw: tuple[int, int],
     """Draw one patch for an image; it always lies inside the image, before and after its rotation."""
     if kind not in KINDS:
         raise ValueError(f'`kind` must be one of {", ".join(KINDS)}, got {kind!r}.')
-    ranges = ranges or CutPasteRanges()
+    ranges = ranges or _DEFAULT_RANGES
     draws = torch.rand(12, generator=generator, dtype=torch.float64).tolist()
     scar = kind == 'scar' or (kind == 'union' and draws[0] < 0.5)
     if scar:

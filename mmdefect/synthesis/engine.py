@@ -142,7 +142,8 @@ class PasteEngine:
                 drawn.pastes.append(result)
         return drawn
 
-    def apply(self, canvas: ArrayCanvas | TensorCanvas, draw: Draw, backend: str = 'torch') -> tuple[list[Instance], Counter]:
+    def apply(self, canvas: ArrayCanvas | TensorCanvas, draw: Draw, backend: str = 'torch'
+              ) -> tuple[list[Instance], Counter]:
         """Write drawn defects into a picture and its label map.
 
         Returns:
@@ -308,7 +309,7 @@ def _visible(target: Tensor, pixels: Tensor, mask: Tensor, core: Tensor, policy:
 
 def _limit(target: Tensor, source: Tensor, factor: PoissonFactor, limits: tuple[float, float]
            ) -> tuple[Tensor, float]:
-    """Return the source with a limited step to the target beside the mask, and the share of pixels that were limited."""
+    """Return the source with a limited step to the target beside the mask, and the share of limited pixels."""
     arrays = (np.ascontiguousarray(t.detach().cpu().numpy().transpose(1, 2, 0)) for t in (target, source))
     limited, share = limit_source(*arrays, factor, limits)
     return (torch.from_numpy(limited.transpose(2, 0, 1)).to(source) if share else source), share

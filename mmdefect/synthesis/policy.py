@@ -33,8 +33,8 @@ class PolicySpec:
             was found, for parts that always lie the same way.
         source_jitter: standard deviation, in pixels, of the distance to that place.
         blends: weight of each blend, see :data:`~mmdefect.synthesis.types.BLENDS`.
-        outline_blend: blend of donors that were found on the outline of the object and return to it. Poisson blends fail
-            there: the outlines of two parts never agree to the pixel, and the step between them bleeds into the defect.
+        outline_blend: blend of donors that were found on the outline of the object and return to it. Poisson blends
+            fail there: the outlines of two parts never agree to the pixel, and the step between them bleeds into the defect.
         max_boundary_shade: largest departure of the step in brightness between donor and picture, at a pixel of the
             outline of a Poisson paste, from the median along the outline; of [0, 1]. What is beyond is limited, see
             :func:`~mmdefect.synthesis.blending.boundary.limit_step`; 2 switches it off.

@@ -19,8 +19,8 @@ def limit_step(step: ndarray, max_shade: float, max_cast: float) -> tuple[ndarra
         max_cast: largest departure, in any channel, of what remains without that mean.
 
     Returns:
-        The limited step, shape and dtype of ``step``, bit-identical at pixels within the limits; and the share of pixels
-        that were limited.
+        The limited step, shape and dtype of ``step``, bit-identical at pixels within the limits; and the share of
+        pixels that were limited.
     """
     if len(step) == 0:
         return step, 0.0
