@@ -4,7 +4,7 @@ _base_ = [
     '../_base_/default_runtime.py'
 ]
 image_scale = (384, 384)
-train_cfg = dict(max_iters=500, val_interval=100)
+train_cfg = dict(max_iters=300, val_interval=100)
 optim_wrapper = dict(optimizer=dict(lr=0.002))
-param_scheduler = [dict(type='PolyLR', eta_min=1e-5, power=0.9, begin=0, end=500, by_epoch=False)]
+param_scheduler = [dict(type='PolyLR', eta_min=1e-5, power=0.9, begin=0, end=300, by_epoch=False)]
 default_hooks = dict(checkpoint=dict(interval=100))
