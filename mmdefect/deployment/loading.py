@@ -1,0 +1,30 @@
+"""Open a model of any form as a predictor."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from mmdefect.deployment.types import Predictor
+
+
+def load_predictor(model_path: str | Path, **options) -> Predictor:
+    """Open a model.
+
+    Args:
+        model_path: an exported ``.onnx`` file, which runs on ONNX Runtime without PyTorch, or a checkpoint, which
+            needs PyTorch and mmseg (and the option ``config``, unless one config lies beside the checkpoint).
+        **options: of the backend: ``threads``, ``providers`` for a file; ``config``, ``device`` for a checkpoint.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+    """
+    path = Path(model_path)
+    if not path.is_file():
+        raise FileNotFoundError(f'a model must be an exported .onnx file or a checkpoint, but there is no file {path}; '
+                                'make one with tools/export.py or tools/train.py.')
+    if path.suffix.lower() == '.onnx':
+        from mmdefect.deployment.runtime import OnnxPredictor
+        return OnnxPredictor(path, **options)
+    # Not a plain import: the pure layer knows adapters by name only, and only where somebody asked for one.
+    from importlib import import_module
+    return import_module('mmdefect.inference').DefectInferencer(path, **options)
