@@ -8,7 +8,7 @@
 # TEST_WORKERS  parallel processes (default: the number of cores, at most 8; 0 runs all tests in one process)
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
-bash bash/setup_env.sh
+EXTRAS=pretrain,generation,export,serve,ray bash bash/setup_env.sh  # so that no optional part is skipped
 python=$PWD/.venv/bin/python
 
 arguments=() all=

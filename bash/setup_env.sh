@@ -3,6 +3,7 @@
 #
 #   bash bash/setup_env.sh                        finds a Python >= 3.10
 #   PYTHON=python3.12 bash bash/setup_env.sh      takes that one
+#   EXTRAS=serve,ray bash bash/setup_env.sh       also brings these extras of setup.py (always: mm, dev); they stay
 #
 # Run again: nothing happens while constraints.txt and setup.py are unchanged; otherwise .venv is brought up to date.
 # After an interruption it starts afresh. A .venv that you made yourself (say, with another torch build) is completed,
@@ -47,11 +48,16 @@ install() {  # pip shows its progress on a terminal and keeps quiet in a log
   .venv/bin/python -m pip install $quiet -c constraints.txt "$@"
 }
 
-fingerprint() {
-  { cat constraints.txt setup.py bash/setup_env.sh; .venv/bin/python -VV; pwd; } | cksum
+stamp=.venv/.mmdefect-complete made=.venv/.mmdefect-made installed=.venv/.mmdefect-extras
+
+extras() {  # what is asked for and what an earlier set-up brought, in one order
+  { echo "mm,dev,${EXTRAS:-}" | tr ',' '\n'; cat $installed 2>/dev/null || true; } | sed '/^ *$/d' | sort -u | paste -sd, -
 }
 
-stamp=.venv/.mmdefect-complete made=.venv/.mmdefect-made
+fingerprint() {
+  { cat constraints.txt setup.py bash/setup_env.sh; extras; .venv/bin/python -VV; pwd; } | cksum
+}
+
 if [ -x .venv/bin/python ] && [ -f $stamp ] && [ "$(cat $stamp)" = "$(fingerprint)" ]; then
   say '.venv is complete'
   exit 0
@@ -84,7 +90,9 @@ rm -f $stamp
 say 'installing torch and torchvision (the longest download)'
 install torch torchvision
 say 'installing OpenMMLab, the other packages and mmdefect'
-install --use-pep517 -e '.[mm,dev]'
+wanted=$(extras)
+install --use-pep517 -e ".[$wanted]"
+tr ',' '\n' <<<"$wanted" >$installed
 say 'trying it out'
 if ! MPLCONFIGDIR=$PWD/.venv/matplotlib .venv/bin/python -m mmdefect doctor >.venv/doctor.txt 2>&1; then
   cat .venv/doctor.txt >&2
