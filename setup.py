@@ -32,7 +32,7 @@ RUNTIME = ['onnxruntime>=1.17']
 EXTRAS = {
     'mm': MM,
     'pretrain': ['scikit-learn>=1.4'],
-    'generation': ['accelerate>=1.0', 'diffusers>=0.32', 'safetensors>=0.4', 'transformers>=4.48'],
+    'generation': ['accelerate>=1.0', 'diffusers>=0.32', 'pyyaml>=6', 'safetensors>=0.4', 'transformers>=4.48'],
     'runtime': RUNTIME,
     'export': [*RUNTIME, 'onnx>=1.16', 'onnxscript>=0.5'],
     'serve': [*RUNTIME, 'fastapi>=0.110', 'prometheus-client>=0.20', 'uvicorn>=0.27'],

@@ -14,7 +14,7 @@ CORE = ('torch', 'torchvision', 'numpy', 'opencv-python', 'scipy', 'pillow', 'ma
 #: Distributions of each optional part; equal to the extras of setup.py.
 PARTS = {
     'pretrain': ('scikit-learn', ),
-    'generation': ('accelerate', 'diffusers', 'safetensors', 'transformers'),
+    'generation': ('accelerate', 'diffusers', 'pyyaml', 'safetensors', 'transformers'),
     'runtime': ('onnxruntime', ),
     'export': ('onnxruntime', 'onnx', 'onnxscript'),
     'serve': ('onnxruntime', 'fastapi', 'prometheus-client', 'uvicorn'),

@@ -1,0 +1,1 @@
+"""The subcommands of ``tools/generate.py``: arguments, and one call."""
