@@ -13,6 +13,8 @@ A recipe is one top-level ``synthesis = dict(...)`` with these keys, all but ``t
     ``dict(clean=..., defective=...)``: which pictures get the synthetic defects of a ``ratio``; clean ones by default.
 ``probability``
     of a picture to get a synthetic defect, when ``ratio`` is ``None``.
+``fade``
+    ``dict(begin=0.6, end=0.8)``: shares of the training between which synthetic defects become fewer, down to none.
 ``location``
     arguments of ``LoadLocationMap``: where the object is.
 ``donors``
@@ -30,7 +32,7 @@ from mmengine.config import Config, ConfigDict
 
 from mmdefect.datasets.donors import without_pipeline
 
-KEYS = ('transforms', 'weights', 'ratio', 'backgrounds', 'probability', 'location', 'donors', 'where')
+KEYS = ('transforms', 'weights', 'ratio', 'backgrounds', 'probability', 'fade', 'location', 'donors', 'where')
 LOADS = ('LoadDefectAnnotations', 'LoadAnnotations', 'LoadObjectMask')
 #: Transforms before which defects are made; the first of them in a pipeline decides.
 BEHIND = ('PhotoMetricDistortion', 'IgnoreBand', 'GenerateEdge', 'PackSegInputs', 'PackSynthesisInputs')
@@ -67,6 +69,8 @@ def compose_synthesis(cfg: Config, datasets: list[ConfigDict]) -> None:
         if transform['type'] == 'PasteDefects':
             transform.setdefault('donors', copy.deepcopy(donors))
     step = dict(transforms=transforms, weights=recipe.get('weights'), probability=probability)
+    if recipe.get('fade'):
+        step['fade'] = fading(recipe['fade'], cfg.train_cfg.get('max_iters'), cfg.train_dataloader.batch_size)
     on_device = recipe.get('where', 'worker') == 'device'
     for dataset in datasets:
         dataset.pipeline = _with_step(list(dataset.pipeline), dict(recipe.get('location') or {}), step, on_device)
@@ -94,6 +98,20 @@ def mixing(ratio: dict | None, backgrounds: dict | None, probability: float) -> 
     on_clean, on_defective = (synthetic * backgrounds[k] / parts for k in ('clean', 'defective'))
     changed = [on / (on + kept) if on else 0.0 for on, kept in ((on_clean, clean), (on_defective, real))]
     return real + on_defective, dict(clean=changed[0], defective=changed[1])
+
+
+def fading(fade: dict, max_iters: int | None, batch_size: int) -> list[int]:
+    """Return the draws of one rank between which synthetic defects become fewer.
+
+    Raises:
+        ValueError: if the shares are not in order, or the training has no number of iterations.
+    """
+    if set(fade) != {'begin', 'end'} or not 0 <= fade['begin'] <= fade['end'] <= 1:
+        raise ValueError(f'`fade` of a synthesis recipe must be dict(begin=..., end=...) with 0 <= begin <= end <= 1, got '
+                         f'{dict(fade)}; they are shares of the training.')
+    if not max_iters:
+        raise ValueError('`fade` of a synthesis recipe needs `train_cfg.max_iters`, which the config does not have.')
+    return [round(fade[key] * max_iters * batch_size) for key in ('begin', 'end')]
 
 
 def _set_sampler(loader: ConfigDict, share: float | None) -> None:

@@ -39,27 +39,32 @@ class NumberedDraws:
     """
 
     _draw_seed: int | None = None
-    _sample_seed: int | None = None  # of the draw being made
+    _ranks: int = 1
+    _draw: dict | None = None  # what transforms learn of the draw being made
 
-    def set_draw_seed(self, seed: int) -> None:
-        """Take numbered draws from now on; the sampler calls this before the workers start."""
+    def set_draw_seed(self, seed: int, ranks: int = 1) -> None:
+        """Take numbered draws from now on; the sampler calls this before the workers start.
+
+        Args:
+            seed: seed of the stream.
+            ranks: processes that share the stream.
+        """
         self._draw_seed = int(seed)
+        self._ranks = ranks
 
     def __getitem__(self, draw: int) -> dict:
-        """Return one sample; transforms find its seed under ``sample_seed``."""
+        """Return one sample; transforms find its seed under ``sample_seed``, how many came before under ``draws``."""
         if self._draw_seed is None:
             return super().__getitem__(draw)
         position, index = divmod(draw, len(self))
-        self._sample_seed = sample_seed(self._draw_seed, position, index)
+        seed = sample_seed(self._draw_seed, position, index)
+        self._draw = dict(sample_seed=seed, draws=position // self._ranks)
         try:
-            with seeded_globals(self._sample_seed):
+            with seeded_globals(seed):
                 return super().__getitem__(index)
         finally:
-            self._sample_seed = None
+            self._draw = None
 
     def get_data_info(self, index: int) -> dict:
-        """Return the record of one image, with the seed of the draw being made."""
-        info = super().get_data_info(index)
-        if self._sample_seed is not None:
-            info['sample_seed'] = self._sample_seed
-        return info
+        """Return the record of one image, with seed and number (of this rank) of the draw being made."""
+        return super().get_data_info(index) | (self._draw or {})

@@ -5,7 +5,7 @@ from mmengine.config import Config
 
 from mmdefect.apis import load_config
 from mmdefect.apis.config import compose, iter_transforms
-from mmdefect.apis.synthesis import mixing
+from mmdefect.apis.synthesis import fading, mixing
 from tests.helpers.data import write_wta
 
 REPO = Path(__file__).resolve().parents[2]
@@ -57,6 +57,21 @@ def test_the_device_takes_the_recipe(tmp_path):
     assert names[-1] == 'PackSynthesisInputs' and 'SynthesizeDefects' not in names
     assert cfg.model.data_preprocessor.type == 'SynthesisDataPreProcessor'
     assert cfg.model.data_preprocessor.synthesis.probability.clean == pytest.approx(2 / 3)
+
+
+@pytest.mark.parametrize('where', ['worker', 'device'])
+def test_a_fade_becomes_draws(tmp_path, where):
+    write_wta(tmp_path)
+    cfg = load_config(REPO / 'configs/fast_scnn/fast-scnn_paste-poisson_2k_wta-256.py',
+                      {'data_root': str(tmp_path), 'synthesis.where': where, 'synthesis.fade': dict(begin=0.5, end=0.75),
+                       'train_dataloader.batch_size': 4})
+    step = cfg.model.data_preprocessor.synthesis if where == 'device' else next(
+        t for t in cfg.train_dataloader.dataset.pipeline if t['type'] == 'SynthesizeDefects')
+    assert list(step['fade']) == [4000, 6000]
+    with pytest.raises(ValueError, match='shares of the training'):
+        fading(dict(begin=0.8, end=0.5), 100, 2)
+    with pytest.raises(ValueError, match='max_iters'):
+        fading(dict(begin=0.5, end=0.8), None, 2)
 
 
 def tiny(**synthesis):

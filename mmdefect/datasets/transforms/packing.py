@@ -9,7 +9,7 @@ from mmseg.datasets.transforms import PackSegInputs
 from mmdefect.registry import TRANSFORMS
 
 #: Keys of the record that become meta information of the sample.
-META_KEYS = ('sample_seed', 'shows_defect', 'location_density', 'instances')
+META_KEYS = ('sample_seed', 'draws', 'shows_defect', 'location_density', 'instances')
 
 
 @TRANSFORMS.register_module()

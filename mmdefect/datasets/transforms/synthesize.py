@@ -85,10 +85,12 @@ class SynthesizeDefects(BaseTransform):
         transforms: the transforms.
         weights: how often each is taken; equally often by default.
         probability: of a picture to get a defect: ``clean`` for pictures without, ``defective`` for those with one.
+        fade: ``(first, last)``: from draw ``first`` of a rank to draw ``last`` the probability falls to 0, where it
+            stays, so that a training ends on pictures as they are. Needs a sampler that numbers its draws.
     """
 
     def __init__(self, transforms: Sequence[dict], weights: Sequence[float] | None = None,
-                 probability: Mapping[str, float] | None = None) -> None:
+                 probability: Mapping[str, float] | None = None, fade: Sequence[int] | None = None) -> None:
         self.transforms = [TRANSFORMS.build(t) for t in transforms]
         weights = [1.0] * len(self.transforms) if weights is None else list(weights)
         if not self.transforms or len(weights) != len(self.transforms) or min(weights) < 0 or sum(weights) <= 0:
@@ -98,6 +100,9 @@ class SynthesizeDefects(BaseTransform):
         self.probability = {'clean': 1.0, 'defective': 1.0, **(probability or {})}
         if set(self.probability) != {'clean', 'defective'} or not all(0 <= p <= 1 for p in self.probability.values()):
             raise ValueError(f'`probability` must give numbers in [0, 1] for clean and defective, got {probability}.')
+        if fade is not None and not (len(fade) == 2 and 0 <= fade[0] <= fade[1]):
+            raise ValueError(f'`fade` must be two numbers of draws with 0 <= first <= last, got {fade}.')
+        self.fade = fade
 
     def choose(self, results: dict) -> BaseTransform | None:
         """Draw which transform a picture gets; ``None`` for none."""
@@ -107,9 +112,23 @@ class SynthesizeDefects(BaseTransform):
         if shows is None:
             label = results['gt_seg_map']
             shows = bool(((label > 0) & (label != 255)).any())
-        if changed >= self.probability['defective' if shows else 'clean']:
+        if changed >= self.probability['defective' if shows else 'clean'] * self.strength(results):
             return None
         return self.transforms[min(int(np.searchsorted(self.bounds, choice, 'right')), len(self.transforms) - 1)]
+
+    def strength(self, results: dict) -> float:
+        """Return what is left of the probabilities at this draw, in [0, 1].
+
+        Raises:
+            ValueError: if they fade but the draw has no number.
+        """
+        if self.fade is None:
+            return 1.0
+        if 'draws' not in results:
+            raise ValueError('a synthesis that fades needs numbered draws, but the sample has none; use the sampler '
+                             'DefectSampler, MixingSampler or ClassAwareSampler.')
+        first, last = self.fade
+        return float(np.clip((last - results['draws']) / max(last - first, 1), 0, 1))
 
     def transform(self, results: dict) -> dict | None:
         """Apply what is drawn."""

@@ -37,7 +37,7 @@ class DefectSampler(Sampler):
         self.size = len(dataset)
         self.numbered = hasattr(dataset, 'set_draw_seed')
         if self.numbered:
-            dataset.set_draw_seed(self.seed)
+            dataset.set_draw_seed(self.seed, self.world_size)
         self.start = 0
 
     def indices_of_pass(self, generator: torch.Generator) -> list[int]:

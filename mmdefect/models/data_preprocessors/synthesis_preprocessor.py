@@ -78,16 +78,18 @@ class BatchSynthesis:
         transforms: configs of ``PasteDefects``.
         weights: how often each is taken.
         probability: of ``clean`` and ``defective`` pictures to be changed.
+        fade: draws of a rank between which the probabilities fall to 0.
     """
 
     def __init__(self, transforms: Sequence[Mapping], weights: Sequence[float] | None = None,
-                 probability: Mapping[str, float] | None = None) -> None:
+                 probability: Mapping[str, float] | None = None, fade: Sequence[int] | None = None) -> None:
         other = [t['type'] for t in transforms if t['type'] != 'PasteDefects']
         if other:
             raise ValueError(f'transforms of a batch must be PasteDefects, got {other}; make these in the pipeline, '
                              "with `where='worker'`.")
         self.recipe = TRANSFORMS.build(
-            dict(type='SynthesizeDefects', transforms=transforms, weights=weights, probability=probability))
+            dict(type='SynthesizeDefects', transforms=transforms, weights=weights, probability=probability,
+                 fade=fade))
 
     def __call__(self, images: Tensor, labels: Tensor, metas: Sequence[Mapping], backgrounds: Sequence[Background]
                  ) -> Synthesis:

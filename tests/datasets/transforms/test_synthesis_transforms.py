@@ -101,6 +101,25 @@ def test_probability_by_kind_of_picture(library, shows):
     assert changed / 200 == pytest.approx(0.75 if shows else 0.25, abs=0.1)
 
 
+def test_synthesis_fades_with_the_number_of_the_draw():
+    step = SynthesizeDefects([dict(type='CutPaste', ranges=dict(area_fraction_range=(0.01, 0.03)))], fade=(100, 200))
+    shares = {draws: sum(step.choose(results_of(seed, shows_defect=False, draws=draws)) is not None
+                         for seed in range(300)) / 300 for draws in (0, 100, 150, 175, 200, 10**6)}
+    assert shares[0] == shares[100] == 1 and shares[200] == shares[10**6] == 0
+    assert shares[150] == pytest.approx(0.5, abs=0.1) and shares[175] == pytest.approx(0.25, abs=0.1)
+    with pytest.raises(ValueError, match='numbered draws'):
+        step.choose(results_of(0, shows_defect=False))
+    with pytest.raises(ValueError, match='fade'):
+        SynthesizeDefects([dict(type='CutPaste')], fade=(2, 1))
+
+
+def test_draws_are_counted_by_rank(dataset):
+    dataset.set_draw_seed(0, ranks=2)
+    numbers = [dataset[position * len(dataset)]['data_samples'].metainfo['draws'] for position in (0, 1, 6, 7)]
+    dataset.set_draw_seed(0)
+    assert numbers == [0, 0, 3, 3]
+
+
 def test_location_map_of_every_kind(tmp_path):
     image = draw_part(np.random.default_rng(0))
     truth = np.zeros(FRAME_HW, np.uint8)
