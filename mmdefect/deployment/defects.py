@@ -1,0 +1,174 @@
+"""The table of defects: connected regions of a label map, gathered band by band.
+
+An image larger than memory comes in bands of rows. Regions that meet at the border of two bands are joined, so the
+table does not depend on the bands. Of each region only sums and the outline are kept, and its pixels as long as they
+are fewer than the minimum area, since it may have to be erased.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import cv2
+import numpy as np
+from numpy import ndarray
+
+from mmdefect.deployment.types import Defect
+
+CONNECTIVITY = 8
+
+
+def find_defects(label_map: ndarray, probabilities: ndarray, classes: Sequence[str], min_area_px: int = 0,
+                 mm_per_pixel: float | None = None) -> list[Defect]:
+    """Measure the regions of a label map and erase those that are too small.
+
+    Args:
+        label_map: ``(H, W)`` uint8 class ids; regions below the minimum area are set to 0 in it.
+        probabilities: ``(K + 1, H, W)`` float32 in [0, 1], normal first.
+        classes: names, normal first.
+        min_area_px: regions of fewer pixels are dropped.
+        mm_per_pixel: side of a pixel in millimetres, if lengths are wanted in millimetres too.
+
+    Returns:
+        The defects, largest score first.
+    """
+    gatherer = DefectGatherer(classes, label_map.shape, min_area_px)
+    gatherer.add(0, label_map, probabilities)
+    return gatherer.finish(label_map, mm_per_pixel)
+
+
+@dataclass
+class _Region:
+    """Sums of a region; coordinates are those of the image."""
+
+    class_id: int
+    area: int
+    sum_x: float
+    sum_y: float
+    score: float
+    box: tuple[int, int, int, int]
+    hull: ndarray  # (N, 2) int32 corners of pixels
+    pixels: list[ndarray] | None = field(default=None)  # (n, 2) rows and columns, while the region is small
+
+    def join(self, other: _Region, keep_below: int) -> None:
+        """Add another region of the same class."""
+        a, b = self.box, other.box
+        self.box = (min(a[0], b[0]), min(a[1], b[1]), max(a[2], b[2]), max(a[3], b[3]))
+        self.area += other.area
+        self.sum_x, self.sum_y, self.score = (self.sum_x + other.sum_x, self.sum_y + other.sum_y, self.score + other.score)
+        self.hull = _hull(np.concatenate([self.hull, other.hull]))
+        self.pixels = None if self.area >= keep_below else [*self.pixels, *other.pixels]
+
+
+class DefectGatherer:
+    """Gathers regions from the bands of one image, top to bottom.
+
+    Args:
+        classes: names, normal first.
+        size_hw: of the image.
+        min_area_px: regions of fewer pixels are dropped.
+    """
+
+    def __init__(self, classes: Sequence[str], size_hw: tuple[int, int], min_area_px: int = 0) -> None:
+        if min_area_px < 0:
+            raise ValueError(f'`min_area_px` must be 0 or a number of pixels, got {min_area_px}.')
+        self.classes, self.size_hw, self.min_area_px = tuple(classes), size_hw, min_area_px
+        self._regions: list[_Region] = []
+        self._joined: list[int] = []  # of each region, the one it became part of
+        self._edge: ndarray | None = None  # region of each pixel of the last row, -1 for none
+
+    def add(self, top: int, labels: ndarray, probabilities: ndarray) -> None:
+        """Take the next band.
+
+        Args:
+            top: row of the image at which it starts.
+            labels: ``(h, W)`` uint8 class ids.
+            probabilities: ``(K + 1, h, W)`` float32.
+        """
+        above, first = self._edge, np.full(labels.shape[1], -1)
+        self._edge = np.full(labels.shape[1], -1)
+        present = np.flatnonzero(np.bincount(labels.ravel(), minlength=1)[1:]) + 1 if labels.any() else ()
+        for class_id in present:
+            self._add_class(int(class_id), top, (labels == class_id).view(np.uint8), probabilities[class_id], first)
+        if above is not None:
+            self._join_rows(above, first)
+
+    def finish(self, label_map: ndarray | None = None, mm_per_pixel: float | None = None) -> list[Defect]:
+        """Return the defects, largest score first; erase the small regions in the label map of the whole image."""
+        if mm_per_pixel is not None and not mm_per_pixel > 0:
+            raise ValueError(f'`mm_per_pixel` must be a positive length, got {mm_per_pixel}.')
+        kept = []
+        for index, region in enumerate(self._regions):
+            if self._joined[index] != index:
+                continue
+            if region.area >= self.min_area_px:
+                kept.append(self._measure(region, mm_per_pixel))
+            elif label_map is not None:
+                for rows, columns in region.pixels:
+                    label_map[rows, columns] = 0
+        return sorted(kept, key=lambda d: (-d.score, -d.area_px, d.box_xyxy))
+
+    def _add_class(self, class_id: int, top: int, mask: ndarray, probability: ndarray, first: ndarray) -> None:
+        left, upper, width, height = cv2.boundingRect(mask)
+        window = slice(upper, upper + height), slice(left, left + width)
+        count, marks, stats, centroids = cv2.connectedComponentsWithStats(mask[window], None, CONNECTIVITY, cv2.CV_32S)
+        scores = np.bincount(marks.ravel(), probability[window].ravel().astype(np.float64), count)
+        start = len(self._regions)
+        for mark in range(1, count):
+            x, y, w, h, area = (int(v) for v in stats[mark])
+            own = marks[y:y + h, x:x + w] == mark
+            x, y = x + left, y + upper + top
+            pixels = None
+            if area < self.min_area_px:
+                rows, columns = np.nonzero(own)
+                pixels = [np.stack([rows + y, columns + x])]
+            self._regions.append(_Region(
+                class_id, area, area * (float(centroids[mark, 0]) + left), area * (float(centroids[mark, 1]) + upper + top),
+                float(scores[mark]), (x, y, x + w, y + h), _hull(_corners(own) + np.int32([x, y])), pixels))
+            self._joined.append(len(self._joined))
+        columns = slice(left, left + width)
+        for row, edge in ((0, first), (len(mask) - 1, self._edge)):
+            if upper <= row < upper + height:
+                line = marks[row - upper]
+                edge[columns] = np.where(line > 0, line - 1 + start, edge[columns])
+
+    def _join_rows(self, above: ndarray, below: ndarray) -> None:
+        """Join what touches across two neighbouring rows, also at a corner."""
+        for shift in (-1, 0, 1):
+            a, b = above[max(0, -shift):len(above) - max(0, shift)], below[max(0, shift):len(below) + min(0, shift)]
+            touching = (a >= 0) & (b >= 0)
+            for one, two in np.unique(np.stack([a[touching], b[touching]], 1), axis=0):
+                if self._regions[one].class_id == self._regions[two].class_id:
+                    one, two = self._root(int(one)), self._root(int(two))
+                    if one != two:
+                        self._regions[one].join(self._regions[two], self.min_area_px)
+                        self._regions[two].pixels, self._joined[two] = None, one
+
+    def _root(self, index: int) -> int:
+        while self._joined[index] != index:
+            self._joined[index] = self._joined[self._joined[index]]
+            index = self._joined[index]
+        return index
+
+    def _measure(self, region: _Region, mm_per_pixel: float | None) -> Defect:
+        sides = sorted(cv2.minAreaRect(region.hull.astype(np.float32))[1], reverse=True)
+        length, width = float(sides[0]), float(sides[1])
+        mm = mm_per_pixel
+        return Defect(
+            class_name=self.classes[region.class_id], class_id=region.class_id, score=region.score / region.area,
+            area_px=region.area, area_percent=100.0 * region.area / (self.size_hw[0] * self.size_hw[1]),
+            box_xyxy=region.box, centroid_xy=(region.sum_x / region.area, region.sum_y / region.area), length_px=length,
+            width_px=width, length_mm=mm and length * mm, width_mm=mm and width * mm, area_mm2=mm and region.area * mm * mm)
+
+
+def _corners(mask: ndarray) -> ndarray:
+    """Return ``(4 h, 2)`` int32 corners of the first and last pixel of each row; they span the convex hull."""
+    rows = np.flatnonzero(mask.any(1))
+    first = mask[rows].argmax(1)
+    after = mask.shape[1] - mask[rows, ::-1].argmax(1)
+    return np.concatenate([np.stack([x, y], 1) for x in (first, after) for y in (rows, rows + 1)]).astype(np.int32)
+
+
+def _hull(points: ndarray) -> ndarray:
+    return cv2.convexHull(np.ascontiguousarray(points, np.int32))[:, 0]
