@@ -93,6 +93,7 @@ def apply() -> None:
     _accept_mmcv_2_2()
     _resolve_bases_by_module()
     _load_checkpoints_with_allowlist()
+    _distribute_without_gpu()
 
 
 def mend_mmseg() -> None:
@@ -198,6 +199,51 @@ def load_from_local(filename: str, map_location=None) -> dict:
         allowed += [(function, f'numpy.{core}.multiarray.{function.__name__}') for core in ('core', '_core')]
     with torch.serialization.safe_globals(allowed):
         return torch.load(path, map_location=map_location, weights_only=True)
+
+
+def _distribute_without_gpu() -> None:
+    """Let the launchers of mmengine start several processes on a machine without a GPU, with gloo.
+
+    mmengine <= 0.10.12 selects a CUDA device in every process, whatever the backend, and hands ``device_ids`` to the
+    wrapper of a model on the CPU, which torch refuses. Without CUDA no device is selected, and a model on the CPU is
+    wrapped without ``device_ids``. Delete it when mmengine does both. Test:
+    ``tests/integration/test_distributed.py::test_the_launcher_starts_without_a_gpu``.
+    """
+    from mmengine.dist import utils as launchers
+    from mmengine.model.wrappers import MMDistributedDataParallel
+
+    if getattr(launchers._init_dist_pytorch, 'mmdefect_shim', False):
+        return
+    for name in ('_init_dist_pytorch', '_init_dist_mpi', '_init_dist_slurm'):
+        setattr(launchers, name, _without_device_selection(getattr(launchers, name)))
+    original = MMDistributedDataParallel.__init__
+
+    @functools.wraps(original)
+    def init(self, module, *args, **kwargs):
+        if all(parameter.device.type == 'cpu' for parameter in module.parameters()):
+            kwargs.pop('device_ids', None)
+            kwargs.pop('output_device', None)
+        original(self, module, *args, **kwargs)
+
+    MMDistributedDataParallel.__init__ = init
+
+
+def _without_device_selection(launch):
+    """Wrap a launcher of mmengine so that it selects a CUDA device only where there is one."""
+    import torch
+
+    @functools.wraps(launch)
+    def launch_anywhere(*args, **kwargs):
+        select = torch.cuda.set_device
+        if not torch.cuda.is_available():
+            torch.cuda.set_device = lambda device: None
+        try:
+            launch(*args, **kwargs)
+        finally:
+            torch.cuda.set_device = select
+
+    launch_anywhere.mmdefect_shim = True
+    return launch_anywhere
 
 
 def _accept_mmcv_2_2() -> None:

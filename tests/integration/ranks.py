@@ -1,0 +1,124 @@
+"""What the tests of several processes run in each of them, and in the test itself as the single process to compare with.
+
+As a program: ``python -m tests.integration.ranks FOLDER DATA``, with the variables of a launcher (RANK, WORLD_SIZE, ...);
+every rank leaves ``FOLDER/rank<r>.json``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import sys
+from pathlib import Path
+
+import torch
+from mmengine.dist import init_dist
+from mmengine.registry import init_default_scope
+from mmengine.runner import Runner
+
+import mmdefect.registration  # noqa: F401
+from mmdefect.apis import load_config
+from mmdefect.engine.samplers import ClassAwareSampler, DefectSampler, MixingSampler
+from mmdefect.evaluation import DefectMetric
+from mmdefect.registry import DATASETS
+from mmdefect.synthesis import donors
+from tests.helpers.toy_segmentation import CLASSES, ToyData, ToySegmenter
+
+REPO = Path(__file__).resolve().parents[2]
+LEAF = 'configs/fast_scnn/fast-scnn_paste-poisson_2k_wta-256.py'
+SMALL = {'crop_size': (64, 64), 'image_scale': (120, 96), 'train_dataloader.batch_size': 2,
+         'train_dataloader.num_workers': 0, 'train_dataloader.persistent_workers': False,
+         'val_dataloader.num_workers': 0, 'val_dataloader.persistent_workers': False}
+DRAWS = 12
+
+
+def metric_of_shard(rank: int, world_size: int, images: int, folder: Path) -> dict[str, str]:
+    """Feed every ``world_size``-th of some images to the metric and return what it says, all digits."""
+    metric = DefectMetric('all', calibration='fit', per_image=str(folder / f'images_{images}.csv'),
+                          curves=str(folder / f'curves_{images}.json'))
+    metric.dataset_meta = dict(classes=CLASSES)
+    data = ToyData(images, seed=3)
+    for index in range(rank, images, world_size):
+        image, label = data.items[index]
+        logits = torch.cat([torch.zeros_like(image), image, -image]) + 0.1 * index
+        metric.process({}, [dict(pred_sem_seg=dict(data=logits.argmax(0, keepdim=True)), seg_logits=dict(data=logits),
+                                 gt_sem_seg=dict(data=label[None]), img_path=f'{index}.png')])
+    return {name: repr(float(value)) for name, value in metric.evaluate(images).items()}
+
+
+def train_toy(work_dir: Path, batch_size: int, launcher: str) -> tuple[dict[str, list], dict[str, str]]:
+    """Train a toy without batch norm; return its weights, and the metrics of a validation of five images."""
+
+    class UnweightedToy(ToySegmenter):
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = None  # a mean over classes of one half of a batch is none of the whole
+
+    torch.manual_seed(0)
+    runner = Runner(
+        UnweightedToy(), str(work_dir), launcher=launcher,
+        train_dataloader=dict(dataset=ToyData(7), batch_size=batch_size, num_workers=0,
+                              sampler=dict(type='DefectSampler', seed=5), collate_fn=dict(type='pseudo_collate')),
+        val_dataloader=dict(dataset=ToyData(5, seed=1), batch_size=1, num_workers=0,
+                            sampler=dict(type='DefaultSampler', shuffle=False, round_up=False),
+                            collate_fn=dict(type='pseudo_collate')),
+        optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.3, momentum=0.9)),
+        train_cfg=dict(type='IterBasedTrainLoop', max_iters=6, val_interval=6), val_cfg=dict(),
+        val_evaluator=dict(type='DefectMetric', groups=('pixel', 'ranking'), calibration='fit'),
+        default_hooks=dict(logger=dict(type='LoggerHook', interval=1, log_metric_by_epoch=False),
+                           checkpoint=dict(type='CheckpointHook', by_epoch=False, interval=3)),
+        custom_hooks=[dict(type='CalibrationHook')], default_scope='mmseg', experiment_name='toy',
+        log_processor=dict(by_epoch=False), randomness=dict(seed=0), env_cfg=dict(dist_cfg=dict(backend='gloo')),
+        cfg=dict(work_dir=str(work_dir)))
+    runner.train()
+    model = getattr(runner.model, 'module', runner.model)
+    metrics = runner.val_loop.run()
+    return ({name: value.tolist() for name, value in model.state_dict().items()},
+            {name: repr(float(value)) for name, value in metrics.items()})
+
+
+def hashes_of_draws(data_root: Path, count: int) -> list[str]:
+    """Return a hash of picture and label of the next draws of this rank, with their synthetic defects."""
+    cfg = load_config(REPO / LEAF, {'data_root': str(data_root), **SMALL})
+    init_default_scope('mmseg')
+    dataset = DATASETS.build(cfg.train_dataloader.dataset)
+    sampler = iter(DefectSampler(dataset, seed=11))
+    found = []
+    for _ in range(count):
+        sample = dataset[next(sampler)]
+        label = sample['data_samples'].gt_sem_seg.data
+        found.append(hashlib.sha256(sample['inputs'].numpy().tobytes() + label.numpy().tobytes()).hexdigest())
+    return found
+
+
+def positions(data_root: Path, count: int) -> dict[str, list[int]]:
+    """Return the numbered draws of this rank from every sampler; the seed is the one that the ranks agree on."""
+    cfg = load_config(REPO / LEAF, {'data_root': str(data_root), 'synthesis': None, **SMALL})
+    init_default_scope('mmseg')
+    found = {}
+    for kind, arguments in ((DefectSampler, {}), (MixingSampler, dict(defective_share=0.25)),
+                            (ClassAwareSampler, dict(target_share=0.4))):
+        sampler = kind(DATASETS.build(cfg.train_dataloader.dataset), **arguments)
+        found[kind.__name__] = [sampler.seed, *(draw for _, draw in zip(range(count), sampler, strict=False))]
+    return found
+
+
+def main() -> None:
+    folder, data = Path(sys.argv[1]), Path(sys.argv[2])
+    rank, world_size = int(os.environ['RANK']), int(os.environ['WORLD_SIZE'])
+    built = []
+    build = donors.build_library
+    donors.build_library = lambda *arguments: (built.append(1), build(*arguments))[1]
+    init_dist('pytorch', backend='gloo')
+    result = {
+        'draws': hashes_of_draws(data, DRAWS // world_size), 'built': len(built),
+        'metrics': {images: metric_of_shard(rank, world_size, images, folder) for images in (5, 1)},
+        'positions': positions(data, 40), 'toy': train_toy(folder / 'toy', 2 // world_size, 'pytorch')
+    }
+    (folder / f'rank{rank}.json').write_text(json.dumps(result))
+
+
+if __name__ == '__main__':
+    main()
