@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -43,9 +44,10 @@ def prepare(donor: Donor, scale_yx: tuple[float, float], operations: Operations,
         donor: the donor at the resolution of its file.
         scale_yx: pixels of the picture per pixel of the file, down and across; negative: flipped.
         operations: what was drawn.
-        grow: pixels by which the pasted region exceeds the defect.
+        grow: pixels of the donor's file by which the pasted region exceeds the defect, see :func:`grown_pixels`.
         backend: 'torch', or 'numpy' for the same in less time, up to rounding.
     """
+    grow = grown_pixels(grow, scale_yx, operations)
     if backend == 'numpy':
         return _prepare_arrays(donor, scale_yx, operations, grow)
     image, mask, on_object = fit(donor.image, donor.mask, scale_yx)
@@ -118,6 +120,18 @@ def fit(image: ndarray, mask: ndarray, scale_yx: tuple[float, float]) -> tuple[n
     if on_object is not None:
         on_object = cv2.resize(on_object, (width, height), interpolation=method)
     return small, core, on_object
+
+
+def grown_pixels(grow: int, scale_yx: tuple[float, float], operations: Operations) -> int:
+    """Return by how many pixels of the picture the pasted region exceeds the defect: at least one, unless none is asked.
+
+    It grows with the defect: a rim that lies one pixel outside of the mask in the file lies two outside when the donor
+    is enlarged twice, and gradients that start on the rim give the inside the opposite colour.
+    """
+    if grow < 1:
+        return 0
+    scale_x, scale_y = operations.values[0, 3:5].tolist()
+    return max(1, round(grow * math.sqrt(abs(scale_yx[0] * scale_yx[1]) * scale_x * scale_y)))
 
 
 def middle_of(donor: Donor) -> tuple[float, float]:

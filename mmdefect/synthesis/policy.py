@@ -42,8 +42,9 @@ class PolicySpec:
         operations: settings of :class:`~mmdefect.synthesis.augment.OperationRanges`.
         source_operations: the same for defects that return to their own place on the outline, which another shape would
             not fit.
-        grow: pixels by which the pasted region exceeds the defect: masks often end on the rim of a defect, and the
-            gradients must start on sound surface.
+        grow: pixels of the donor's file, enlarged with the donor, by which the pasted region exceeds the defect: masks
+            often end on the rim of a defect, and the gradients must start on sound surface. At least one pixel of the
+            picture unless 0.
         min_overlap: fraction of the defect that must lie on the object; the rest of it is not pasted.
         max_existing_overlap: fraction of the defect that may cover defects that are there already.
         clearance: pixels to the outline of the object, except for places of kind ``'source'``.
@@ -68,7 +69,7 @@ class PolicySpec:
     max_boundary_cast: float = 0.02
     operations: Mapping[str, Any] = field(default_factory=dict)
     source_operations: Mapping[str, Any] = field(default_factory=lambda: dict(SAME_SHAPE))
-    grow: int = 1
+    grow: int = 2
     min_overlap: float = 0.95
     max_existing_overlap: float = 0.1
     clearance: int = 2

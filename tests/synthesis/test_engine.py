@@ -294,3 +294,22 @@ def test_engine_needs_no_openmmlab():
 
 def test_policy_spec_and_mapping_are_the_same(library):
     assert PasteEngine(library, PolicySpec()).policy == PasteEngine(library, {}).policy
+
+
+@pytest.mark.parametrize('backend', ['torch', 'numpy'])
+@pytest.mark.parametrize('scale', [1.0, 2.0, 3.0])
+def test_the_inside_of_a_ring_keeps_its_colour_when_it_is_enlarged(tmp_path, backend, scale):
+    # The annotator drew along the middle of a yellow rim two pixels wide: its outer half lies outside of the mask.
+    # Gradients that start on the rim would make the grey inside blue.
+    image = draw_part(np.random.default_rng(0))
+    image[30:54, 40:64], image[32:52, 42:62] = (130, 95, 45), 95
+    label = np.zeros(FRAME_HW, np.uint8)
+    label[31:53, 41:63] = 1
+    engine = PasteEngine(library_of_parts(tmp_path, [(image, label)]), dict(
+        places=dict(even=1), operations=SAME_SHAPE | dict(probability=0.0), max_extent=1.0))
+    new, found = np.full((160, 160, 3), 80, np.uint8), np.zeros((160, 160), np.uint8)
+    known = Background(found.copy(), scale_yx=(scale, scale))
+    (instance, ), _ = engine.apply(ArrayCanvas(new, found), engine.draw(known, generator(1), backend), backend)
+    top, left, bottom, right = instance.box
+    inside = new[(top + bottom) // 2 - 3:(top + bottom) // 2 + 3, (left + right) // 2 - 3:(left + right) // 2 + 3]
+    np.testing.assert_allclose(inside, 85, atol=6)
