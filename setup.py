@@ -35,7 +35,8 @@ EXTRAS = {
     'generation': ['accelerate>=1.0', 'diffusers>=0.32', 'pyyaml>=6', 'safetensors>=0.4', 'transformers>=4.48'],
     'runtime': RUNTIME,
     'export': [*RUNTIME, 'onnx>=1.16', 'onnxscript>=0.5'],
-    'serve': [*RUNTIME, 'fastapi>=0.110', 'prometheus-client>=0.20', 'uvicorn>=0.27'],
+    'serve': [*RUNTIME, 'fastapi>=0.110', 'prometheus-client>=0.20', 'python-multipart>=0.0.20',
+              'uvicorn>=0.27'],
     'ray': ['ray>=2.40'],
     'dev': [
         'hypothesis>=6.100', 'kornia>=0.8', 'packaging>=23', 'pytest>=8', 'pytest-xdist>=3.5', 'pyyaml>=6', 'scikit-learn>=1.4',

@@ -23,7 +23,8 @@ ROOT = Path(__file__).resolve().parents[1]
 SOURCES = ('mmdefect', 'configs', 'tools', 'setup.py', 'MANIFEST.in', 'README.md', 'constraints.txt')
 #: Import name of a distribution, where it is another one.
 IMPORTED_AS = {'opencv-python': 'cv2', 'pillow': 'PIL', 'scikit-learn': 'sklearn', 'pyyaml': 'yaml',
-               'prometheus-client': 'prometheus_client', 'onedl-mmcv': 'mmcv', 'onedl-mmengine': 'mmengine',
+               'prometheus-client': 'prometheus_client', 'python-multipart': 'python_multipart', 'onedl-mmcv': 'mmcv',
+               'onedl-mmengine': 'mmengine',
                'onedl-mmpretrain': 'mmpretrain', 'onedl-mmsegmentation': 'mmseg'}
 
 

@@ -17,7 +17,7 @@ PARTS = {
     'generation': ('accelerate', 'diffusers', 'pyyaml', 'safetensors', 'transformers'),
     'runtime': ('onnxruntime', ),
     'export': ('onnxruntime', 'onnx', 'onnxscript'),
-    'serve': ('onnxruntime', 'fastapi', 'prometheus-client', 'uvicorn'),
+    'serve': ('onnxruntime', 'fastapi', 'prometheus-client', 'python-multipart', 'uvicorn'),
     'ray': ('ray', ),
 }
 

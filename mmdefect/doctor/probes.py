@@ -58,7 +58,7 @@ OPTIONAL = {
                   'from transformers import CLIPTextModel',
     'runtime': 'import onnxruntime; onnxruntime.get_available_providers()',
     'export': 'import onnx, onnxscript, onnxruntime, torch.onnx',
-    'serve': 'import fastapi, uvicorn, prometheus_client, onnxruntime',
+    'serve': 'import fastapi, uvicorn, prometheus_client, python_multipart, onnxruntime',
     'ray': 'import ray',
     'compiled operators': 'import torch; from mmcv.ops import get_compiler_version; get_compiler_version()',
 }

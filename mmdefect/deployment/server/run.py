@@ -1,0 +1,108 @@
+"""Serve a predictor until a signal says stop."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import numpy as np
+
+from mmdefect.deployment.server.app import create_app
+from mmdefect.deployment.server.packages import require_packages
+from mmdefect.deployment.server.settings import ServerSettings
+from mmdefect.deployment.types import Predictor
+
+WARM_UP_SIZE_HW = (256, 256)
+
+
+def serve(predictor: Predictor, settings: ServerSettings, on_ready: Callable[[str], None] | None = None,
+          access_log: bool = False) -> None:
+    """Answer requests until SIGINT or SIGTERM, then answer what was accepted and return.
+
+    A second SIGINT stops at once. The predictor is closed at the end.
+
+    Args:
+        predictor: a model.
+        settings: address, limits and so on.
+        on_ready: called with the address once requests are answered.
+        access_log: whether to log a line per request.
+
+    Raises:
+        ImportError: naming the extra ``serve``, if a package is missing.
+        OSError: if the address cannot be listened on.
+        ValueError: if the model fails on a grey image.
+    """
+    require_packages()
+    import uvicorn
+
+    listener = _listen(settings)
+    with listener:
+        _warm_up(predictor)
+        url = _url(listener)
+        app = create_app(predictor, settings, (lambda: on_ready(url)) if on_ready else None)
+        config = uvicorn.Config(
+            app, log_level='info' if access_log else 'warning', access_log=access_log, server_header=False,
+            # A bound on connections, beside that on requests: who only connects costs memory, too.
+            limit_concurrency=4 * settings.queue_size + 64, timeout_graceful_shutdown=_whole(settings.shutdown_timeout_s))
+        with _signals_end_normally():
+            uvicorn.Server(config).run(sockets=[listener])
+
+
+@contextmanager
+def _signals_end_normally() -> Iterator[None]:
+    """Uvicorn raises a signal again after it has stopped; by then all is done, and the process may end as it likes."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, lambda *_: None) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _listen(settings: ServerSettings) -> socket.socket:
+    try:
+        address = socket.getaddrinfo(settings.host, settings.port, type=socket.SOCK_STREAM)[0]
+        listener = socket.socket(address[0], socket.SOCK_STREAM)
+        try:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind(address[4])
+        except OSError:
+            listener.close()
+            raise
+    except OSError as err:
+        raise OSError(f'the server must be able to listen on {settings.host} port {settings.port}, but that fails '
+                      f'({err.strerror}); stop who uses it or choose another --port.') from err
+    return listener
+
+
+def _warm_up(predictor: Predictor) -> None:
+    """Predict once, so that a model that cannot run is known before the first client comes."""
+    size_hw = predictor.info.input_size_hw or WARM_UP_SIZE_HW
+    try:
+        predictor.predict_batch([np.full((*size_hw, 3), 127, np.uint8)])
+    except Exception as err:
+        raise ValueError(f'the model must predict a grey image of {size_hw[1]} x {size_hw[0]} pixels, but it fails '
+                         f'({err}); export or train it anew.') from err
+
+
+def _url(listener: socket.socket) -> str:
+    host, port = listener.getsockname()[:2]
+    return f'http://[{host}]:{port}' if ':' in host else f'http://{host}:{port}'
+
+
+def _whole(seconds: float) -> int:
+    return max(1, round(seconds))
+
+
+def warn_about_exposure(settings: ServerSettings) -> None:
+    """Log what is open to whom, where that is more than this machine."""
+    if not settings.is_loopback and settings.token is None:
+        logging.getLogger('mmdefect.server').warning(
+            'everybody who reaches %s may ask for predictions; set a token, or listen on 127.0.0.1.', settings.host)

@@ -1,0 +1,76 @@
+"""Limits and addresses of the server, checked once."""
+
+from __future__ import annotations
+
+import ipaddress
+import math
+from dataclasses import dataclass, field
+
+#: Names under which a server on loopback may be addressed; other names reach it through DNS rebinding only.
+LOOPBACK_HOSTS = ('localhost', '127.0.0.1', '[::1]')
+
+
+@dataclass(frozen=True)
+class ServerSettings:
+    """How the server behaves.
+
+    Attributes:
+        host: address to listen on.
+        port: port to listen on; 0 lets the system choose.
+        max_body_bytes: longest upload.
+        max_pixels: largest image, known from its header before anything is decoded.
+        memory_bytes: what uploads, decoded images and answers of all requests together may hold, by estimate.
+        queue_size: requests accepted and not yet answered; more are refused with 503.
+        max_batch: images that the model gets at once.
+        max_delay_s: longest time that an image waits for others to share its batch.
+        decode_threads: images decoded, and answers encoded, at the same time.
+        body_timeout_s: time for an upload to arrive.
+        shutdown_timeout_s: time for accepted requests to be answered after a signal to stop.
+        token: what clients must send as ``Authorization: Bearer``; ``None`` asks for nothing.
+        allowed_hosts: values of the header ``Host`` that are answered; empty means those of loopback while listening
+            there, and any elsewhere.
+    """
+
+    host: str = '127.0.0.1'
+    port: int = 8000
+    max_body_bytes: int = 32 * 2**20
+    max_pixels: int = 25_000_000
+    memory_bytes: int = 2**30
+    queue_size: int = 64
+    max_batch: int = 8
+    max_delay_s: float = 0.005
+    decode_threads: int = 2
+    body_timeout_s: float = 30.0
+    shutdown_timeout_s: float = 30.0
+    token: str | None = field(default=None, repr=False)
+    allowed_hosts: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.port <= 65535:
+            raise ValueError(f'`port` must be 0 (the system chooses) to 65535, got {self.port}.')
+        for name in ('max_body_bytes', 'max_pixels', 'memory_bytes', 'queue_size', 'max_batch', 'decode_threads'):
+            if getattr(self, name) < 1:
+                raise ValueError(f'`{name}` must be at least 1, got {getattr(self, name)}.')
+        for name in ('max_delay_s', 'body_timeout_s', 'shutdown_timeout_s'):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f'`{name}` must be a number of seconds, at least 0, got {getattr(self, name)}.')
+        if self.token is not None and (not self.token or not self.token.isascii() or not self.token.isprintable()
+                                       or ' ' in self.token):
+            raise ValueError('`token` must be printable ASCII without blanks, as a header can carry; got another one.')
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether only this machine can reach the server."""
+        if self.host == 'localhost':
+            return True
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return False
+
+    @property
+    def answered_hosts(self) -> tuple[str, ...]:
+        """Values of ``Host`` without port that are answered; empty means any."""
+        if self.allowed_hosts or not self.is_loopback:
+            return self.allowed_hosts
+        return tuple(dict.fromkeys([*LOOPBACK_HOSTS, self.host]))
