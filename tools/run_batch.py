@@ -1,8 +1,14 @@
 #!/usr/bin/env python3
-"""Train, select and test a list of models, one after the other; what bash/run_main.sh calls.
+"""Train, select and test a list of models, one after the other or side by side; what bash/run_main.sh calls.
 
 Models are configs, or paths below --config-root with or without .py. What follows ``--`` goes to training and test
-as --cfg-options. Run it again in the same project to go on after an interruption.
+as --cfg-options. Run it again in the same project to go on after an interruption, also on another engine.
+
+    python tools/run_batch.py --project p --gpu-count 1 --gpus 0,1,2,3 CONFIG ...         # a queue on four GPUs
+    python tools/run_batch.py --project p --gpu-count 0 --slots 2 --threads 1 CONFIG ...  # two at a time on the CPU
+    python tools/run_batch.py --project p --gpu-count 1 --engine ray CONFIG ...           # RAY_ADDRESS, or a Ray here
+    python tools/run_batch.py --project p --gpu-count 1 --engine slurm --dry-run CONFIG ...
+
 Exit code: 0 all models done, 1 some not, 2 wrong input, 130 stopped.
 """
 
@@ -16,10 +22,13 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from mmdefect.experiments.job import plan_commands  # noqa: E402
-from mmdefect.experiments.process import Interrupted, stop_signals  # noqa: E402
+from mmdefect.experiments.engine_options import add_engine_options, engine_of  # noqa: E402
+from mmdefect.experiments.job import check_job, plan_commands  # noqa: E402
+from mmdefect.experiments.pool import Slots  # noqa: E402
+from mmdefect.experiments.process import stop_signals  # noqa: E402
 from mmdefect.experiments.run import check_batch, run_batch  # noqa: E402
 from mmdefect.experiments.select import Rule  # noqa: E402
+from mmdefect.experiments.slurm import SlurmArray  # noqa: E402
 from mmdefect.experiments.spec import Batch, Tools, candidates, find_jobs  # noqa: E402
 
 
@@ -29,7 +38,7 @@ def parse_args(argv: list[str]) -> argparse.Namespace:
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('configs', nargs='*', metavar='CONFIG')
     parser.add_argument('--project', required=True, help='name of the folder below --work-dir')
-    parser.add_argument('--gpu-count', required=True, type=int, help='0 = CPU, 1, or the number of torchrun processes')
+    parser.add_argument('--gpu-count', required=True, type=int, help='devices of a job: 0 = CPU, 1, or n torchrun processes')
     parser.add_argument('--candidates', default='', help='models as one text, used if no CONFIG is given')
     parser.add_argument('--config-root', default='configs', type=Path)
     parser.add_argument('--work-dir', default='work_dirs', type=Path)
@@ -45,6 +54,7 @@ def parse_args(argv: list[str]) -> argparse.Namespace:
     parser.add_argument('--smooth', type=int, default=1, metavar='N', help='see bash/find_best.py')
     parser.add_argument('--average', choices=('median', 'mean'), default='median', help='see bash/find_best.py')
     parser.add_argument('--dry-run', action='store_true', help='check everything and print the commands only')
+    add_engine_options(parser)
     cfg_options: list[str] = []
     if '--' in argv:
         cut = argv.index('--')
@@ -65,25 +75,36 @@ def say(line: str) -> None:
     print(line, flush=True)
 
 
+def show_plan(batch: Batch, engine) -> None:
+    """Print what would be done."""
+    if isinstance(engine, SlurmArray):  # may be looked at where there is no Slurm
+        for job in batch.jobs:
+            check_job(batch, job)
+        say(engine.script(batch, batch.jobs, batch.project_dir / 'slurm' / 'TIME'))
+    else:
+        check_batch(batch, engine)
+    for job in batch.jobs:
+        for command in plan_commands(batch, job).values():
+            say(shlex.join(command))
+
+
 def main(argv: list[str] | None = None) -> int:
     args = parse_args(sys.argv[1:] if argv is None else argv)
     try:
         batch = make_batch(args)
+        engine = engine_of(args, batch.gpu_count)
         if args.dry_run:
-            check_batch(batch)
-            for job in batch.jobs:
-                for command in plan_commands(batch, job).values():
-                    say(shlex.join(command))
+            show_plan(batch, engine)
             return 0
         with stop_signals():
-            states = run_batch(batch, say)
-    except (OSError, ValueError, RuntimeError) as err:
+            states = run_batch(batch, say, None if engine == Slots() else engine)
+    except (OSError, ValueError, RuntimeError, ModuleNotFoundError) as err:
         print(f'run_batch: error: {err}', file=sys.stderr)
         return 2
-    except Interrupted:
+    except KeyboardInterrupt:
         return 130
     say(f'\n{(batch.project_dir / "results.md").read_text()}\nresults: {batch.project_dir / "results.csv"}')
-    return 0 if all(state.status == 'done' for state in states) else 1
+    return 0 if args.no_wait or all(state.status == 'done' for state in states) else 1
 
 
 if __name__ == '__main__':

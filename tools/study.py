@@ -20,8 +20,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from mmdefect.experiments.pool import Slots  # noqa: E402
-from mmdefect.experiments.process import Interrupted, count_gpus, stop_signals  # noqa: E402
+from mmdefect.experiments.engine_options import add_engine_options, engine_of  # noqa: E402
+from mmdefect.experiments.process import stop_signals  # noqa: E402
 from mmdefect.experiments.records import read_json, write_json  # noqa: E402
 from mmdefect.experiments.settings import parse_overrides  # noqa: E402
 from mmdefect.experiments.spec import Tools  # noqa: E402
@@ -42,14 +42,13 @@ def parse_args(argv: list[str]) -> argparse.Namespace:
                         help='folder of the data set (default: $MMDEFECT_DATA_ROOT, else that of the config)')
     parser.add_argument('--iterations', type=int, help='updates of each run instead of the study\'s')
     parser.add_argument('--val-interval', type=int, help='updates between validations instead of the study\'s')
-    parser.add_argument('--slots', type=int, help='runs at the same time (default: 1, or one for each GPU)')
-    parser.add_argument('--threads', type=int, default=0, help='threads of each run on the CPU (default: as they are)')
-    parser.add_argument('--gpus', default='', help='devices such as 0,1; empty trains on the CPU')
+    parser.add_argument('--gpu-count', type=int, help='devices of each run (default: 1 with --gpus, else 0 = CPU)')
     parser.add_argument('--workers', type=int, help='loader processes of each run; 0 loads in the training process')
     parser.add_argument('--set', nargs='+', default=[], metavar='KEY=VALUE', help='overrides of all arms')
     parser.add_argument('--work-dir', default='work_dirs', type=Path)
     parser.add_argument('--results', default=ROOT / 'docs' / 'results', type=Path, help='pages, and records/ below')
     parser.add_argument('--python', default=sys.executable, help='interpreter that runs the tools')
+    add_engine_options(parser)
     parser.add_argument('--dry-run', action='store_true', help='print the runs and what is open, start nothing')
     parser.add_argument('--table-only', action='store_true', help='write the page from the records and stop')
     return parser.parse_args(argv)
@@ -134,21 +133,19 @@ def main(argv: list[str] | None = None) -> int:
                 done = record_path(places.records, run.key).is_file()
                 say(f'{run.key}  {run.arm.name:20s} seed {run.seed:<4d} {"recorded" if done else "to do"}')
             return 0
-        gpus = tuple(filter(None, args.gpus.split(',')))
-        if gpus and not count_gpus(args.python):
-            raise ValueError(f'`--gpus` must name devices that torch sees, got {args.gpus} and torch sees none.')
-        slots = Slots(args.slots or max(1, len(gpus)), args.threads, gpus)
+        gpu_count = args.gpu_count if args.gpu_count is not None else int(bool(args.gpus))
+        engine = engine_of(args, gpu_count)
         tools = Tools(ROOT / 'tools' / 'train.py', ROOT / 'tools' / 'test.py', ROOT / 'bash' / 'find_best.py',
                       args.python)
         from mmdefect.apis.study import load_truth
         with stop_signals():
-            states = run_study(study, runs, places, tools, slots, load_truth, command, say)
-    except (OSError, ValueError, RuntimeError) as err:
+            states = run_study(study, runs, places, tools, engine, load_truth, command, say, gpu_count)
+    except (OSError, ValueError, RuntimeError, ModuleNotFoundError) as err:
         if os.environ.get('MMDEFECT_TRACEBACK'):
             raise
         print(f'error: {err}', file=sys.stderr)
         return 2
-    except Interrupted:
+    except KeyboardInterrupt:
         return 130
     say(str(args.results / f'{study.name}.md'))
     return 0 if all(state.status == 'done' for state in states.values()) else 1

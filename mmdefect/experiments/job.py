@@ -16,7 +16,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from mmdefect.experiments import checkpoints, process, states
+from mmdefect.experiments import checkpoints, claims, process, states
 from mmdefect.experiments.records import (parse_test_log, read_scalars, read_validations, training_logs, validations,
                                           write_json, write_text)
 from mmdefect.experiments.select import choose_best
@@ -83,6 +83,12 @@ def plan_commands(batch: Batch, job: Job, resume: bool = False, checkpoint: str 
     return {'train': [tools.python, *train, *options], 'test': [tools.python, *test, *options]}
 
 
+def is_done(batch: Batch, job: Job) -> bool:
+    """Tell whether nothing is left to do, by the rule of this batch."""
+    state = states.read_state(batch.job_dir(job))
+    return state is not None and state.status == 'done' and state.rule == asdict(batch.rule)
+
+
 def claim(batch: Batch, job: Job) -> tuple[JobState, bool]:
     """Take a job unless it is done or another living process has it.
 
@@ -90,12 +96,17 @@ def claim(batch: Batch, job: Job) -> tuple[JobState, bool]:
         The state, and whether the caller owns the job now.
     """
     folder = batch.job_dir(job)
-    with states.locked(folder / '.lock'):
+    with states.locked(folder / '.lock'):  # spares planners of one machine the race; the claim decides on all
         state = states.read_state(folder) or JobState(job.name)
         rule = asdict(batch.rule)
         if state.status == 'running' and states.is_alive(state.owner, state.heartbeat):
             return state, False
         if state.status == 'done' and state.rule == rule:
+            return state, False
+        owner = states.process_record(os.getpid())
+        number = claims.take(folder, owner)
+        if number is None:
+            state.status, state.owner = 'running', claims.holder(folder)
             return state, False
         if state.child is not None:  # a tool that outlived its killed planner still writes into the folder
             states.stop_group(state.child)
@@ -105,9 +116,26 @@ def claim(batch: Batch, job: Job) -> tuple[JobState, bool]:
             state.phase, state.metrics, state.classes = 'select', {}, {}
         state.status, state.error, state.error_tail, state.child = 'running', '', [], None
         state.fingerprint = fingerprint(job.config, batch.cfg_options)
-        state.owner, state.heartbeat = states.process_record(os.getpid()), time.time()
+        state.owner, state.heartbeat = {**owner, 'claim': number}, time.time()
         states.write_state(folder, state)
     return state, True
+
+
+def disown(batch: Batch, job: Job, error: str = '') -> None:
+    """Free a job whose owner is known to be dead, for who cannot see that for himself: it ran on another machine.
+
+    Args:
+        batch, job: the job.
+        error: leaves the job ``failed`` with this line instead of ``pending``.
+    """
+    folder = batch.job_dir(job)
+    with states.locked(folder / '.lock'):
+        state = states.read_state(folder)
+        if state is not None and state.status == 'running':
+            number = (state.owner or {}).get('claim', 0)
+            state.status, state.owner, state.error = 'failed' if error else 'pending', None, error
+            states.write_state(folder, state)
+            claims.release(folder, number)
 
 
 def run_job(batch: Batch, job: Job, show: Show) -> JobState:
@@ -119,25 +147,37 @@ def run_job(batch: Batch, job: Job, show: Show) -> JobState:
     state, mine = claim(batch, job)
     if not mine:
         return state
-    folder = batch.job_dir(job)
+    folder, number = batch.job_dir(job), state.owner['claim']
     steps = {'train': _train, 'select': _select, 'test': _test}
     try:
         while state.phase in steps:
+            claims.check_last(folder, number)
             steps[state.phase](batch, job, state, show)
+            claims.check_last(folder, number)
             states.write_state(folder, state)
         state.status = 'done'
+    except claims.Superseded as err:
+        show(f'left alone: {err}')
+        return states.read_state(folder) or state
     except KeyboardInterrupt:
         state.status = 'pending'
+        _give_back(folder, state)
         raise
     except JobFailed as err:
         state.status, state.error, state.error_tail = 'failed', f'{state.phase}: {err}', err.lines
     except Exception as err:  # recorded with its traceback: one broken model must not stop the others
         state.status, state.error = 'failed', f'{state.phase}: {type(err).__name__}: {err}'
         state.error_tail = traceback.format_exc().splitlines()[-process.TAIL_LINES:]
-    finally:
+    _give_back(folder, state)
+    return state
+
+
+def _give_back(folder: Path, state: JobState) -> None:
+    number = state.owner['claim']
+    if claims.last_number(folder) == number:
         state.owner = state.child = None
         states.write_state(folder, state)
-    return state
+        claims.release(folder, number)
 
 
 def _train(batch: Batch, job: Job, state: JobState, show: Show) -> None:
@@ -236,6 +276,7 @@ def _run_tool(batch: Batch, job: Job, state: JobState, show: Show, command: list
 
     def beat() -> None:
         if time.time() - state.heartbeat >= states.HEARTBEAT_SECONDS:
+            claims.check_last(folder, state.owner['claim'])
             account()
             states.write_state(folder, state)
 

@@ -1,4 +1,4 @@
-"""Jobs side by side: a number of slots, each a process of its own, on CPU threads or on a queue of GPUs."""
+"""The local engine: a number of slots, each a process of its own, on CPU threads or on a queue of GPUs."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ _POLL_SECONDS = 0.1
 
 @dataclass(frozen=True)
 class Slots:
-    """Where jobs run.
+    """The local engine, see :class:`mmdefect.experiments.engine.Engine`.
 
     Attributes:
         count: jobs at the same time.
         threads: threads of the libraries in each; 0 leaves them as they are.
-        gpus: device of each slot, taken in turn; empty trains on the CPU.
+        gpus: devices of each slot, taken in turn, such as ``'0'`` or ``'0,1'``; empty trains on the CPU.
     """
 
     count: int = 1
@@ -40,50 +40,60 @@ class Slots:
 
     def environment(self, slot: int) -> dict[str, str]:
         """Return the variables of the tools in one slot."""
-        values = {name: str(self.threads) for name in _THREADS} if self.threads else {}
+        values = thread_variables(self.threads)
         if self.gpus:
             values['CUDA_VISIBLE_DEVICES'] = self.gpus[slot % len(self.gpus)]
         return values
 
+    def check(self, batch: Batch) -> None:
+        """Raise if torch does not see as many GPUs as are asked for."""
+        named = {device for group in self.gpus for device in group.split(',')}
+        wanted = max(batch.gpu_count, len(named))
+        if not wanted:
+            return
+        present = process.count_gpus(batch.tools.python)
+        if wanted > present:
+            raise ValueError(f'`gpu_count` must be at most the number of GPUs that torch sees, {present}, got '
+                             f'{wanted}; take {present or "0 (CPU)"}, or look at CUDA_VISIBLE_DEVICES and the '
+                             'torch build.')
 
-def run_jobs(batch: Batch, jobs: Sequence[Job], slots: Slots, show: Callable[[str], None],
-             finished: Callable[[Job, JobState], None]) -> None:
-    """Run jobs in order, ``slots.count`` at a time; those that another process runs are left to it.
+    def run(self, batch: Batch, jobs: Sequence[Job], show: Callable[[str], None],
+            finished: Callable[[Job, JobState], None]) -> None:
+        """Run jobs in order, ``count`` at a time."""
+        context = multiprocessing.get_context('spawn')
+        waiting, running = list(jobs), {}
+        try:
+            while waiting or running:
+                for slot in range(self.count):
+                    if slot not in running and waiting:
+                        job = waiting.pop(0)
+                        worker = context.Process(target=work, args=(self._of_slot(batch, slot), job, show),
+                                                 name=job.label)
+                        worker.start()
+                        running[slot] = worker, job
+                for slot, (worker, job) in list(running.items()):
+                    if not worker.is_alive():
+                        worker.join()
+                        del running[slot]
+                        finished(job, state_of(batch, job, f'its process ended with exit code {worker.exitcode}'))
+                time.sleep(_POLL_SECONDS)
+        except BaseException:
+            _stop([worker for worker, _ in running.values()])
+            raise
 
-    Args:
-        batch: tools, rule and folder of the project; its own jobs do not matter here.
-        jobs: what to run.
-        slots: see :class:`Slots`.
-        show: gets every line of output; called in the slot's process, so it should print.
-        finished: called here after each job with its state.
-
-    Raises:
-        KeyboardInterrupt: if asked to stop; the running jobs are stopped and can be resumed.
-    """
-    context = multiprocessing.get_context('spawn')
-    waiting, running = list(jobs), {}
-    try:
-        while waiting or running:
-            for slot in range(slots.count):
-                if slot not in running and waiting:
-                    job = waiting.pop(0)
-                    environment = {**batch.environment, **slots.environment(slot)}
-                    mine = replace(batch, environment=environment, gpu_count=1 if slots.gpus else 0)
-                    worker = context.Process(target=_work, args=(mine, job, show), name=job.label)
-                    worker.start()
-                    running[slot] = worker, job
-            for slot, (worker, job) in list(running.items()):
-                if not worker.is_alive():
-                    worker.join()
-                    del running[slot]
-                    finished(job, _state(batch, job, worker))
-            time.sleep(_POLL_SECONDS)
-    except BaseException:
-        _stop([worker for worker, _ in running.values()])
-        raise
+    def _of_slot(self, batch: Batch, slot: int) -> Batch:
+        environment = {**batch.environment, **self.environment(slot)}
+        count = len(self.gpus[slot % len(self.gpus)].split(',')) if self.gpus else batch.gpu_count
+        return replace(batch, environment=environment, gpu_count=count)
 
 
-def _work(batch: Batch, job: Job, show: Callable[[str], None]) -> None:
+def thread_variables(threads: int) -> dict[str, str]:
+    """Return the variables that limit the libraries to so many threads; 0 sets none."""
+    return {name: str(threads) for name in _THREADS} if threads else {}
+
+
+def work(batch: Batch, job: Job, show: Callable[[str], None]) -> None:
+    """Run one job in a process made for it."""
     with process.stop_signals():
         try:
             run_job(batch, job, lambda line: show(f'{job.label} | {line}'))
@@ -91,11 +101,15 @@ def _work(batch: Batch, job: Job, show: Callable[[str], None]) -> None:
             raise SystemExit(128 + err.number) from None
 
 
-def _state(batch: Batch, job: Job, worker: BaseProcess) -> JobState:
+def state_of(batch: Batch, job: Job, what_happened: str) -> JobState:
+    """Return the state that a job was left in.
+
+    Raises:
+        RuntimeError: if there is none.
+    """
     state = states.read_state(batch.job_dir(job))
     if state is None:
-        raise RuntimeError(f'the process of {job.name} must leave a state, but ended with exit code {worker.exitcode}; '
-                           'see its output above.')
+        raise RuntimeError(f'{job.name} must leave a state, but {what_happened}; see its output above.')
     return state
 
 

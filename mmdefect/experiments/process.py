@@ -7,6 +7,7 @@ import os
 import re
 import signal
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -47,8 +48,9 @@ def run_logged(command: Sequence[str], log: Path, environment: dict[str, str], s
                started: Callable[[int], None], beat: Callable[[], None]) -> int:
     """Run a command with stdout and stderr in ``log``, passing every line to ``show`` as it comes.
 
-    The child writes to the file itself: its output stays complete when this process dies. It gets a process group
-    of its own, which is stopped when this process is interrupted.
+    The child writes to the file itself: what it said is complete when this process dies. It gets a process group of
+    its own, which is stopped when this process is interrupted. When this process is killed, the system ends the child
+    (on Linux): on another machine nobody else could, and it would write into the folder of a job that goes on there.
 
     Args:
         command: program and arguments.
@@ -63,7 +65,7 @@ def run_logged(command: Sequence[str], log: Path, environment: dict[str, str], s
     """
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open('wb') as sink:
-        child = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=sink, stderr=subprocess.STDOUT,
+        child = subprocess.Popen([*_tied(), *command], stdin=subprocess.DEVNULL, stdout=sink, stderr=subprocess.STDOUT,
                                  env=environment, start_new_session=True)
     with log.open('rb') as source:
         reader = _LineReader(source, show)
@@ -79,6 +81,20 @@ def run_logged(command: Sequence[str], log: Path, environment: dict[str, str], s
         finally:
             reader.pass_on(end=True)
     return child.returncode
+
+
+def _tied() -> list[str]:
+    """Return what to put before a command so that it gets SIGTERM when this process dies; it becomes the command.
+
+    Not ``preexec_fn``, which may deadlock in a process with threads, such as a worker of Ray.
+    """
+    if not sys.platform.startswith('linux'):
+        return []
+    return [sys.executable, '-I', '-S', '-c', _TIE, str(os.getpid())]
+
+
+_TIE = (f'import ctypes, os, sys; ctypes.CDLL(None).prctl(1, {int(signal.SIGTERM)}); '  # 1: PR_SET_PDEATHSIG
+        'os.getppid() == int(sys.argv[1]) or sys.exit("error: the planner died"); os.execvp(sys.argv[2], sys.argv[2:])')
 
 
 class _LineReader:

@@ -1,4 +1,4 @@
-"""The local engine: the jobs of a batch one after the other on this machine."""
+"""Run a batch: one job after the other in this process, or side by side on an engine; tables after every job."""
 
 from __future__ import annotations
 
@@ -7,46 +7,70 @@ from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
-from mmdefect.experiments import process, states
+from mmdefect.experiments import states
+from mmdefect.experiments.engine import Engine
 from mmdefect.experiments.job import check_job, run_job
+from mmdefect.experiments.pool import Slots
 from mmdefect.experiments.records import read_json, write_json
 from mmdefect.experiments.report import write_results
-from mmdefect.experiments.spec import Batch
+from mmdefect.experiments.spec import Batch, Job
 from mmdefect.experiments.states import JobState
 
 PLAN_NAME = 'plan.json'
 LOG_NAME = 'exp_log.txt'
 
 
-def check_batch(batch: Batch) -> None:
+def check_batch(batch: Batch, engine: Engine | None = None) -> None:
     """Raise what can be known to be wrong before the first training.
 
     Raises:
-        ValueError: if more GPUs are asked for than there are, or a folder holds the work of another config.
+        ValueError, RuntimeError, ModuleNotFoundError: if the engine has not what is asked for, or a folder holds the
+            work of another config.
     """
-    if batch.gpu_count:
-        present = process.count_gpus(batch.tools.python)
-        if batch.gpu_count > present:
-            raise ValueError(f'`gpu_count` must be at most the number of GPUs that torch sees, {present}, got '
-                             f'{batch.gpu_count}; take {present or "0 (CPU)"}, or look at CUDA_VISIBLE_DEVICES and the '
-                             'torch build.')
+    (engine or Slots()).check(batch)
     for job in batch.jobs:
         check_job(batch, job)
 
 
-def run_batch(batch: Batch, show: Callable[[str], None] = print) -> list[JobState]:
+def run_batch(batch: Batch, show: Callable[[str], None] = print, engine: Engine | None = None) -> list[JobState]:
     """Run all jobs of a batch in order and return their states, in the same order.
 
     Jobs that are done are passed over, failed and interrupted ones go on where they stopped, jobs that another
     living process runs are left to it. ``results.csv`` and ``results.md`` are written after every job.
 
+    Args:
+        batch: the plan.
+        show: gets every line of output; with an engine it must be a function of a module.
+        engine: what runs the jobs side by side; without one they run one after the other in this process.
+
     Raises:
         ValueError: see :func:`check_batch`; nothing was started then.
         KeyboardInterrupt: if asked to stop; everything on disk can be resumed.
     """
-    check_batch(batch)
+    check_batch(batch, engine)
     order = _write_plan(batch)
     write_results(batch.project_dir, order)
+    if engine is None:
+        return _run_in_turn(batch, show, order)
+    numbers = {job.name: f'[{number}/{len(batch.jobs)}] {job.name}' for number, job in enumerate(batch.jobs, start=1)}
+    for job in batch.jobs:
+        _note(batch, show, f'{numbers[job.name]}: {_intent(states.read_state(batch.job_dir(job)), batch)}')
+
+    def finished(job: Job, state: JobState) -> None:
+        write_results(batch.project_dir, order)
+        _note(batch, show, f'{numbers[job.name]}: {_outcome(state)}')
+
+    try:
+        engine.run(batch, batch.jobs, show, finished)
+    except KeyboardInterrupt:
+        _note(batch, show, 'stopped; the same command goes on from the last checkpoints')
+        raise
+    finally:
+        write_results(batch.project_dir, order)
+    return [states.read_state(batch.job_dir(job)) for job in batch.jobs]
+
+
+def _run_in_turn(batch: Batch, show: Callable[[str], None], order: list[str]) -> list[JobState]:
     results = []
     for number, job in enumerate(batch.jobs, start=1):
         place = f'[{number}/{len(batch.jobs)}] {job.name}'
@@ -95,8 +119,9 @@ def _outcome(state: JobState) -> str:
                            if state.metrics.get(key) is not None)
         return f'done, {state.best["checkpoint"]}: {values}'
     if state.status == 'running':
-        return f'runs elsewhere (host {state.owner["host"]}, process {state.owner["pid"]}), left alone'
-    return f'{state.status}: {state.error}'
+        owner = state.owner or {}
+        return f'runs elsewhere (host {owner.get("host", "?")}, process {owner.get("pid", "?")}), left alone'
+    return f'{state.status}: {state.error}' if state.error else state.status
 
 
 def _note(batch: Batch, show: Callable[[str], None], line: str) -> None:

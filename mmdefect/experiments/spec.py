@@ -8,9 +8,10 @@ import hashlib
 import os
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from mmdefect.experiments.records import read_json, write_json
 from mmdefect.experiments.select import Rule
 
 
@@ -39,14 +40,21 @@ class Tools:
 
 @dataclass(frozen=True)
 class Job:
-    """One model of a batch: ``name`` is ``<folder of the config>/<config stem>`` and also its place in the tree."""
+    """One model of a batch.
+
+    Attributes:
+        name: ``<folder of the config>/<config stem>``, also its place in the tree.
+        config: its config file.
+        title: name for readers where the file name is none.
+    """
 
     name: str
     config: Path
+    title: str = ''
 
     @property
     def label(self) -> str:
-        return self.config.stem
+        return self.title or self.config.stem
 
 
 @dataclass(frozen=True)
@@ -98,6 +106,22 @@ class Batch:
 
     def job_dir(self, job: Job) -> Path:
         return self.project_dir / 'exp' / job.name
+
+
+def write_batch(path: Path, batch: Batch) -> None:
+    """Write a plan as JSON, for a process on another machine."""
+    write_json(path, asdict(batch) | {'work_dir': str(batch.work_dir), 'jobs': [
+        {'name': job.name, 'config': str(job.config), 'title': job.title} for job in batch.jobs],
+        'tools': {name: str(value) for name, value in asdict(batch.tools).items()}})
+
+
+def read_batch(path: Path) -> Batch:
+    """Read what :func:`write_batch` wrote."""
+    value = read_json(path)
+    tools = {name: text if name == 'python' else Path(text) for name, text in value.pop('tools').items()}
+    jobs = tuple(Job(job['name'], Path(job['config']), job['title']) for job in value.pop('jobs'))
+    return Batch(Path(value.pop('work_dir')), jobs=jobs, tools=Tools(**tools), rule=Rule(**value.pop('rule')),
+                 cfg_options=tuple(value.pop('cfg_options')), **value)
 
 
 def candidates(text: str) -> list[str]:

@@ -1,7 +1,8 @@
 """The state of each job on disk: pending, running, done or failed, in one small JSON file that is replaced whole.
 
-Any engine on any machine may look at it. A job is claimed under a file lock, so two planners never run it twice.
-A job whose owner died is free again: on the same machine at once, seen from another one when its heartbeat is old.
+Any engine on any machine may look at it. A job is claimed (:mod:`mmdefect.experiments.claims`), so two planners never
+run it twice. A job whose owner died is free again: on the same machine at once, seen from another one when its
+heartbeat is old.
 """
 
 from __future__ import annotations
@@ -36,8 +37,9 @@ class JobState:
         status: ``pending``, ``running``, ``done`` or ``failed``.
         phase: what is to be done next: ``train``, ``select``, ``test`` or ``done``.
         fingerprint: see :func:`mmdefect.experiments.spec.fingerprint`.
-        owner: process that runs the job: host, namespace, pid, start; ``None`` unless running.
-        child: process group of the tool in work, same keys.
+        owner: process that runs the job: host, namespace, pid, start, and the number of its claim; ``None`` unless
+            running.
+        child: process group of the tool in work: host, namespace, pid, start.
         heartbeat: time of the last sign of life, in seconds since 1970.
         attempts: one entry a training start: ``started``, ``resumed_from``, ``seconds``, ``command``.
         rule: selection rule that ``best`` was chosen by.

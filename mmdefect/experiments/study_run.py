@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from mmdefect.experiments import states
+from mmdefect.experiments.engine import Engine
 from mmdefect.experiments.evidence.truth import Truth
-from mmdefect.experiments.pool import Slots, run_jobs
 from mmdefect.experiments.records import write_text
 from mmdefect.experiments.spec import Batch, Job, Tools
 from mmdefect.experiments.states import JobState
@@ -19,17 +19,6 @@ from mmdefect.experiments.study_table import write_study_page
 
 #: All studies share one project, so that an arm of two studies has one folder.
 PROJECT = 'studies'
-
-
-@dataclass(frozen=True)
-class RunJob(Job):
-    """A run as a job of the planner; its folder is named by the key, its output by arm and seed."""
-
-    title: str = ''
-
-    @property
-    def label(self) -> str:
-        return self.title
 
 
 @dataclass(frozen=True)
@@ -51,31 +40,32 @@ class Places:
         return self.results / 'records'
 
 
-def make_jobs(study: Study, runs: Sequence[Run], places: Places) -> dict[str, RunJob]:
+def make_jobs(study: Study, runs: Sequence[Run], places: Places) -> dict[str, Job]:
     """Return a job for each different run, by key, in order; writes the config of each that has none yet."""
-    jobs: dict[str, RunJob] = {}
+    jobs: dict[str, Job] = {}
     for run in runs:
         if run.key in jobs:
             continue
         config = places.work_dir / PROJECT / 'configs' / f'{run.key}.py'
         folder = Path(study.base).stem
-        jobs[run.key] = RunJob(f'{folder}/{run.key}', config, f'{run.arm.name} seed {run.seed}')
+        jobs[run.key] = Job(f'{folder}/{run.key}', config, f'{run.arm.name} seed {run.seed}')
     return jobs
 
 
-def make_batch(study: Study, jobs: Sequence[Job], places: Places, tools: Tools) -> Batch:
+def make_batch(study: Study, jobs: Sequence[Job], places: Places, tools: Tools, gpu_count: int = 0) -> Batch:
     """Return the plan that the jobs of a study belong to."""
-    return Batch(places.work_dir, PROJECT, tuple(jobs), 0, tools, study.rule)
+    return Batch(places.work_dir, PROJECT, tuple(jobs), gpu_count, tools, study.rule)
 
 
 def run_study(study: Study,
               runs: Sequence[Run],
               places: Places,
               tools: Tools,
-              slots: Slots,
+              engine: Engine,
               load_truth: Callable[[dict[str, Any]], Truth],
               command: str,
-              show: Callable[[str], None] = print) -> dict[str, JobState]:
+              show: Callable[[str], None] = print,
+              gpu_count: int = 0) -> dict[str, JobState]:
     """Train, select and test what has no record yet; write a record and the study's page after every run.
 
     Args:
@@ -83,10 +73,11 @@ def run_study(study: Study,
         runs: of :func:`mmdefect.experiments.study.expand`.
         places: folders.
         tools: programs that do the work.
-        slots: what runs side by side.
+        engine: what runs them side by side.
         load_truth: gives the test set of a run's settings.
         command: printed on the page.
         show: gets every line of output; must be a plain function of a module (it is sent to other processes).
+        gpu_count: devices of each run, for engines that hand them out.
 
     Returns:
         The final states by key, of the runs that were not recorded before.
@@ -95,7 +86,7 @@ def run_study(study: Study,
     by_key = {run.key: run for run in reversed(runs)}
     open_keys = [key for key in jobs if not record_path(places.records, key).is_file()]
     show(f'{study.name}: {len(jobs)} runs, {len(jobs) - len(open_keys)} recorded before, {len(open_keys)} to do')
-    batch = make_batch(study, list(jobs.values()), places, tools)
+    batch = make_batch(study, list(jobs.values()), places, tools, gpu_count)
     for key in open_keys:
         _write_config(batch, jobs[key], by_key[key].text)
     results: dict[str, JobState] = {}
@@ -113,7 +104,9 @@ def run_study(study: Study,
         publish(study, runs, places, command)
 
     publish(study, runs, places, command)
-    run_jobs(batch, [jobs[key] for key in open_keys], slots, show, finished)
+    if open_keys:
+        engine.check(batch)
+        engine.run(batch, [jobs[key] for key in open_keys], show, finished)
     return results
 
 

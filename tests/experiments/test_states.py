@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import os
 import subprocess
 import sys
@@ -9,8 +11,8 @@ import time
 
 import pytest
 
-from mmdefect.experiments import states
-from mmdefect.experiments.job import claim
+from mmdefect.experiments import claims, states
+from mmdefect.experiments.job import claim, run_job
 from mmdefect.experiments.states import JobState, is_alive, process_record, read_state, stop_group, write_state
 
 
@@ -69,7 +71,9 @@ def test_claims(make_batch, make_config, owner, age, free):
     write_state(batch.job_dir(job), JobState(job.name, 'running', owner=record, heartbeat=time.time() - age))
     state, mine = claim(batch, job)
     assert mine is free and state.status == 'running'
-    assert (read_state(batch.job_dir(job)).owner == process_record(os.getpid())) is (free or owner == 'self')
+    held = read_state(batch.job_dir(job)).owner
+    assert (held.items() >= process_record(os.getpid()).items()) is (free or owner == 'self')
+    assert held.get('claim') == (1 if free else None)
 
 
 def test_a_tool_that_outlived_its_planner_is_ended_before_the_job_goes_on(make_batch, make_config, sleeper):
@@ -81,7 +85,7 @@ def test_a_tool_that_outlived_its_planner_is_ended_before_the_job_goes_on(make_b
     (folder / '.state.json.half').write_text('{')
     assert claim(batch, job)[1]
     assert sleeper.wait(5) != 0
-    assert sorted(path.name for path in folder.iterdir()) == ['.lock', 'state.json']
+    assert sorted(path.name for path in folder.iterdir()) == ['.lock', 'claims', 'state.json']
 
 
 def test_of_many_planners_one_gets_the_job(tmp_path, make_batch, make_config):
@@ -101,3 +105,44 @@ def test_of_many_planners_one_gets_the_job(tmp_path, make_batch, make_config):
     finally:
         for planner in planners:
             planner.communicate('')
+
+
+@pytest.mark.parametrize('last, age, number', [
+    (None, 0, 1), ('released', 0, 2), ('dead', 0, 2), ('elsewhere', 9999, 2), ('elsewhere', 5, None), ('self', 0, None),
+    ('half written', 0, None), ('half written', 9999, 2)])
+def test_a_claim_is_given_once(tmp_path, last, age, number):
+    owner, path = process_record(os.getpid()), tmp_path / 'claims' / '0001.json'
+    if last == 'half written':
+        path.parent.mkdir()
+        path.write_text('{"ho')
+        os.utime(path, (time.time() - age, ) * 2)
+    elif last is not None:
+        changes = {'released': {}, 'self': {}, 'dead': {'start': 1}, 'elsewhere': {'host': 'elsewhere'}}[last]
+        assert claims.take(tmp_path, {**owner, **changes}) == 1
+        path.write_text(json.dumps({**json.loads(path.read_text()), 'claimed': time.time() - age}))
+        if last == 'released':
+            claims.release(tmp_path, 1)
+    assert claims.take(tmp_path, owner) == number
+    assert claims.last_number(tmp_path) == (number or 1)
+
+
+def test_an_owner_that_was_taken_for_dead_stops_and_touches_nothing(make_batch, make_config):
+    """A machine slept: another one has claimed the job meanwhile."""
+    batch = make_batch(make_config('a/m', 'max_iters = 40\nseconds = 0.05\n'))
+    job, lines = batch.jobs[0], []
+    folder = batch.job_dir(job)
+    other = JobState(job.name, 'running', owner={**process_record(os.getpid()), 'host': 'elsewhere', 'claim': 2},
+                     heartbeat=time.time())
+
+    def take_over(line):
+        lines.append(line)
+        if line == 'Iter(train) [4/40]':
+            states.write_state(folder, dataclasses.replace(states.read_state(folder), heartbeat=0.0))
+            (folder / 'claims' / '0002.json').write_text(json.dumps({**other.owner, 'claimed': time.time()}))
+            write_state(folder, other)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(states, 'HEARTBEAT_SECONDS', 0.0)
+        assert run_job(batch, job, take_over) == other
+    assert read_state(folder) == other and 'taken over by claim 2' in lines[-1]
+    assert not (folder / 'train' / 'iter_40.pth').exists()  # the tool was stopped
