@@ -4,6 +4,7 @@
 #   bash bash/run_main.sh                                                 asks for what it needs
 #   PROJECT_NAME=x GPU_COUNT=0 bash bash/run_main.sh cfgA cfgB            asks nothing; 0 = CPU, n = torchrun
 #   ... bash/run_main.sh fast_scnn/fast-scnn_baseline_2k_wta-256 -- data_root=/data/wta train_cfg.max_iters=200
+#   ... ENGINE=ray SLOTS=4 THREADS=1 bash bash/run_main.sh ...            side by side: local, ray or slurm
 #
 # Variables (all optional but the first two, which are asked for on a terminal):
 #   PROJECT_NAME       folder of this batch below WORK_DIR; the same name goes on with a stopped batch
@@ -11,6 +12,7 @@
 #   TEST_CANDI         models to train when none are given as arguments: the list below, or a text, one a line
 #   MODEL_CONFIG_PATH  where configs lie (configs)       WORK_DIR  where results go (work_dirs)
 #   FIND_BEST_DIR      folder of find_best.py (bash)     PYTHON    interpreter
+#   ENGINE             local (default), ray, slurm: where jobs run       SLOTS, THREADS, GPUS  see run_batch.py --help
 #   METRIC, TIE        rule of find_best.py (score, last)           EXCLUDE_BACKGROUND=1  means without background
 # Arguments before `--` may also be options of tools/run_batch.py (see its --help).
 set -euo pipefail
@@ -49,5 +51,7 @@ options=(--project "$PROJECT_NAME" --gpu-count "$GPU_COUNT" --candidates "$(prin
   --config-root "${MODEL_CONFIG_PATH:-configs}" --work-dir "${WORK_DIR:-work_dirs}"
   --find-best "${FIND_BEST_DIR:-$here/bash}/find_best.py" --metric "${METRIC:-score}" --tie "${TIE:-last}"
   --smooth "${SMOOTH:-1}")
+options+=(--engine "${ENGINE:-local}" --threads "${THREADS:-0}" --gpus "${GPUS:-}")
+if [ -n "${SLOTS:-}" ]; then options+=(--slots "$SLOTS"); fi
 case "${EXCLUDE_BACKGROUND:-0}" in 1 | true | yes) options+=(--exclude-background) ;; esac
 exec "$PYTHON" "$here/tools/run_batch.py" "${options[@]}" "$@"

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Show the jobs of a project while they run: state, iteration, last validation, time.
+"""Show the jobs of a project while they run: state, iteration, last and best validation, time spent and left.
 
     python tools/status.py work_dirs/studies            # once
     python tools/status.py work_dirs/studies --watch 5  # again every 5 seconds, until Ctrl-C
@@ -19,21 +19,27 @@ from rich.table import Table
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from mmdefect.experiments.progress import Progress, read_progress  # noqa: E402
+from mmdefect.experiments.progress import Progress, read_progress, time_left  # noqa: E402
 
 STYLES = {'done': 'green', 'running': 'cyan', 'failed': 'red', 'lost': 'yellow', 'pending': 'dim'}
 
 
 def make_table(rows: list[Progress], title: str) -> Table:
     counts = ', '.join(f'{sum(r.status == s for r in rows)} {s}' for s in STYLES if any(r.status == s for r in rows))
-    table = Table(title=f'{title}: {counts}', title_justify='left')
-    for name in ('job', 'state', 'step', 'last validation', 'minutes', 'note'):
-        table.add_column(name, justify='right' if name in ('step', 'minutes') else 'left', overflow='fold')
+    left = time_left(rows)
+    about = f'; about {clock(left)} left at this pace' if left is not None else ''
+    table = Table(title=f'{title}: {counts}{about}', title_justify='left')
+    for name in ('job', 'state', 'step', 'last validation', 'best so far', 'time', 'left', 'note'):
+        table.add_column(name, justify='right' if name in ('step', 'time', 'left') else 'left', overflow='fold')
     for r in rows:
-        step = f'{r.step}/{r.total}' if r.total else str(r.step or '')
-        table.add_row(r.title, f'[{STYLES[r.status]}]{r.status}[/]', step, r.validation, f'{r.seconds / 60:.1f}',
-                      r.note)
+        step = f'{r.step}/{r.total} {100 * r.step // r.total:3d} %' if r.total else str(r.step or '')
+        table.add_row(r.title, f'[{STYLES[r.status]}]{r.status}[/]', step, r.validation, r.best,
+                      clock(r.seconds) if r.seconds else '', clock(r.left) if r.left is not None else '', r.note)
     return table
+
+
+def clock(seconds: float) -> str:
+    return f'{int(seconds) // 3600}:{int(seconds) // 60 % 60:02d}:{int(seconds) % 60:02d}'
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -16,7 +16,7 @@ SCRIPT = ROOT / 'bash' / 'run_main.sh'
 STAND_INS = ROOT / 'tests' / 'experiments' / 'stand_ins'
 TOOLS = ['--train-tool', STAND_INS / 'train.py', '--test-tool', STAND_INS / 'evaluate.py']
 VARIABLES = ('PROJECT_NAME', 'GPU_COUNT', 'TEST_CANDI', 'MODEL_CONFIG_PATH', 'WORK_DIR', 'FIND_BEST_DIR', 'METRIC',
-             'TIE', 'EXCLUDE_BACKGROUND')
+             'TIE', 'EXCLUDE_BACKGROUND', 'ENGINE', 'SLOTS', 'THREADS', 'GPUS')
 
 
 @pytest.fixture
