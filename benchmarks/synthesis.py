@@ -135,8 +135,8 @@ def _timed_paste(engine: PasteEngine, image: np.ndarray, background: Background,
 
 def _seamless_clone(image: np.ndarray, paste) -> tuple[float, float] | None:
     """Return milliseconds, wall and processor, of seamlessClone for a prepared patch, moved into the frame if need be."""
-    patch = np.ascontiguousarray((paste.patch * 255).byte().numpy().transpose(1, 2, 0)[..., ::-1])
-    mask = paste.mask.numpy().astype(np.uint8) * 255
+    patch = np.ascontiguousarray((paste.patch * 255).astype(np.uint8)[..., ::-1])
+    mask = paste.mask.astype(np.uint8) * 255
     height, width = mask.shape
     if height > image.shape[0] - 2 or width > image.shape[1] - 2 or not mask.any():
         return None

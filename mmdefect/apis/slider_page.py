@@ -8,13 +8,13 @@ import json
 
 import cv2
 import numpy as np
-import torch
 from numpy import ndarray
 
 from mmdefect.apis.browse import make_samples
 from mmdefect.synthesis.augment import OPERATIONS, VALUES
 from mmdefect.synthesis.canvas import ArrayCanvas
-from mmdefect.synthesis.donor_fitting import operations_from, prepare
+from mmdefect.synthesis.donor_fitting import prepare
+from mmdefect.synthesis.drawn_operations import operations_from
 from mmdefect.synthesis.engine import Paste, PasteEngine
 from mmdefect.visualization.synthesis_sheet import fit_cell, outline, window_around
 
@@ -39,7 +39,7 @@ def slider_page(dataset, step, seed: int = 0, side: int = 280) -> str:
             break
     else:
         raise ValueError('no defect of at least 40 pixels was made; choose another --seed.')
-    record, ranges = records[0], engine.ranges
+    record, ranges = records[0], engine.planner.ranges
     frames: dict[str, list[str]] = {}
     values: dict[str, list[float]] = {}
     for name in OPERATIONS:
@@ -60,8 +60,8 @@ def _render(engine: PasteEngine, sample, record: dict, name: str, value: float, 
     image = np.ascontiguousarray(sample.before[..., ::-1])
     label = np.zeros(sample.label.shape, np.uint8)
     engine.write(ArrayCanvas(image, label), Paste(
-        int(parameters['donor']), record['class_index'], corner, fitted.patch, torch.from_numpy(fitted.region),
-        torch.from_numpy(fitted.core), record['blend'], numbers))
+        int(parameters['donor']), record['class_index'], corner, fitted.patch, fitted.region, fitted.core,
+        record['blend'], numbers))
     window = window_around(record['box_xyxy'], label.shape)
     result, palette = image[..., ::-1], [(0, 0, 0)] + [(255, 0, 0)] * 254
     return _jpeg(np.concatenate([fit_cell(p[window], side) for p in (result, outline(result, label, palette))], 1))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
+from functools import cached_property
 
 import torch
 from torch import Generator, Tensor
@@ -22,7 +23,7 @@ OPERATIONS = ('rotate', 'shear_x', 'shear_y', 'scale', 'brightness', 'contrast',
 VALUES = ('rotate', 'shear_x', 'shear_y', 'scale_x', 'scale_y', 'brightness', 'contrast', 'saturation', 'hue')
 _IDENTITY = torch.tensor([0, 0, 0, 1, 1, 1, 1, 1, 0], dtype=torch.float64)
 #: Values are kept within these, also while the ranges are learned: no defect is scaled away or sheared flat.
-_LIMITS = torch.tensor([[-180, -60, -60, 0.1, 0.1, 0, 0, 0, -0.5], [180, 60, 60, 10, 10, 3, 3, 3, 0.5]],
+LIMITS = torch.tensor([[-180, -60, -60, 0.1, 0.1, 0, 0, 0, -0.5], [180, 60, 60, 10, 10, 3, 3, 3, 0.5]],
                        dtype=torch.float64)
 _COLUMNS = [0, 1, 2, 3, 3, 4, 5, 6, 7]
 #: A warped mask whose peak falls below this share of the peak it had is gone.
@@ -63,7 +64,7 @@ class OperationRanges:
     _fixed: Tensor | None = field(default=None, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        limits = _LIMITS[:, [0, 1, 2, 3, 5, 6, 7, 8]].T.tolist()
+        limits = LIMITS[:, [0, 1, 2, 3, 5, 6, 7, 8]].T.tolist()
         for name, (lowest, highest) in zip(OPERATIONS, limits, strict=True):
             value = getattr(self, name)
             value = value.tolist() if isinstance(value, Tensor) else value
@@ -84,6 +85,11 @@ class OperationRanges:
         return cls(shear_x=(-16.7, 16.7), shear_y=(-16.7, 16.7), scale=(0.1, 2.0), brightness=(0.1, 1.9),
                    contrast=(0.1, 1.9), saturation=(0.1, 1.9), hue=(0.0, 0.0),
                    flip_probability=0, elastic_probability=0)
+
+    @cached_property
+    def plain_bounds(self) -> list[tuple[float, float]]:
+        """Low and high in the order of ``VALUES`` as floats; without the gradient of tensor ranges."""
+        return [tuple(row) for row in self.bounds().detach().tolist()]
 
     def bounds(self) -> Tensor:
         """Return ``(9, 2)`` float64 low and high in the order of ``VALUES``; carries the gradient of tensor ranges."""
@@ -140,7 +146,7 @@ def sample_operations(generator: Generator | Sequence[Generator], ranges: Operat
         uniform[:, 4] = uniform[:, 3]
     bounds = ranges.bounds()
     values = bounds[:, 0] + (bounds[:, 1] - bounds[:, 0]) * uniform
-    values = torch.where(apply[:, _COLUMNS], values.clamp(_LIMITS[0], _LIMITS[1]), _IDENTITY)
+    values = torch.where(apply[:, _COLUMNS], values.clamp(LIMITS[0], LIMITS[1]), _IDENTITY)
     flips = torch.where(draws[:, 17:19] < ranges.flip_probability, -1.0, 1.0).double()
     low, high = ranges.elastic
     elastic = (low + (high - low) * draws[:, 19]) * (draws[:, 20] < ranges.elastic_probability)

@@ -76,13 +76,19 @@ def color_matrix(values: Sequence[float], mean: ndarray, scale: float = 1.0) -> 
     Returns:
         ``(3, 4)`` float64: matrix and offset.
     """
-    pixel, grey = (_coefficients(values)[0].numpy() @ _numpy_basis()).reshape(2, 3, 3)
-    return np.concatenate([pixel * scale, (grey @ mean)[:, None]], 1)
+    brightness, contrast, saturation, hue = values
+    gain = brightness * contrast
+    chroma, angle = gain * saturation * scale, 2 * math.pi * hue
+    grey, kept, turned = _numpy_basis()
+    matrix = np.empty((3, 4))
+    matrix[:, :3] = gain * scale * grey + chroma * math.cos(angle) * kept + chroma * math.sin(angle) * turned
+    matrix[:, 3] = (brightness - gain) * float(grey[0] @ mean)
+    return matrix
 
 
 @lru_cache(maxsize=1)
 def _numpy_basis() -> ndarray:
-    return _basis(torch.float64, torch.device('cpu')).numpy()
+    return _basis(torch.float64, torch.device('cpu')).numpy().reshape(3, 3, 3)
 
 
 def _coefficients(values: Tensor | Sequence[float]) -> Tensor:

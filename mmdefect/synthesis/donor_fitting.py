@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 
 import cv2
 import numpy as np
@@ -13,11 +13,11 @@ import torch.nn.functional as F
 from numpy import ndarray
 from torch import Tensor
 
-from mmdefect.synthesis.array_operations import operate
-from mmdefect.synthesis.augment import VALUES, Operations, apply_operations, harden
+from mmdefect.synthesis.augment import Operations, apply_operations, harden
+from mmdefect.synthesis.blending.membrane import Membrane
 from mmdefect.synthesis.color import adjust_color
 from mmdefect.synthesis.donors import Donor
-from mmdefect.synthesis.elastic import CONTROLS
+from mmdefect.synthesis.drawn_operations import DrawnOperations
 from mmdefect.synthesis.warp import canvas_halves, inverse_matrix, warp
 
 
@@ -26,18 +26,19 @@ class FittedDonor:
     """A donor as it is pasted, with some pixels around the defect.
 
     Attributes:
-        patch: ``(3, h, w)`` float32 in [0, 1], RGB.
+        patch: ``(h, w, 3)`` float32 in [0, 1], RGB.
         core: ``(h, w)`` bool, the defect.
         region: ``(h, w)`` bool, what is pasted: the defect and what was asked for around it that shows the object.
+        membrane: of the region, where it was made.
     """
 
-    patch: Tensor
+    patch: ndarray
     core: ndarray
     region: ndarray
+    membrane: Membrane | None = None
 
 
-def prepare(donor: Donor, scale_yx: tuple[float, float], operations: Operations, grow: int = 0,
-            backend: str = 'torch') -> FittedDonor:
+def prepare(donor: Donor, scale_yx: tuple[float, float], operations: DrawnOperations, grow: int = 0) -> FittedDonor:
     """Return a donor as it is pasted, with a ring of one pixel around the region.
 
     Args:
@@ -45,53 +46,20 @@ def prepare(donor: Donor, scale_yx: tuple[float, float], operations: Operations,
         scale_yx: pixels of the picture per pixel of the file, down and across; negative: flipped.
         operations: what was drawn.
         grow: pixels of the donor's file by which the pasted region exceeds the defect, see :func:`grown_pixels`.
-        backend: 'torch', or 'numpy' for the same in less time, up to rounding.
     """
-    grow = grown_pixels(grow, scale_yx, operations)
-    if backend == 'numpy':
-        return _prepare_arrays(donor, scale_yx, operations, grow)
+    grow, tensors = grown_pixels(grow, scale_yx, operations), operations.as_tensors()
     image, mask, on_object = fit(donor.image, donor.mask, scale_yx)
     patch = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))).float().mul_(1 / 255)
     if on_object is not None:  # an outline near the defect: it is warped as a fourth colour
         patch = torch.cat([patch, torch.from_numpy(on_object)[None]])
-    patch, soft = _operate(patch, torch.from_numpy(mask)[None], operations)
+    patch, soft = _operate(patch, torch.from_numpy(mask)[None], tensors)
     patch, core = _with_ring(patch, harden(soft)[0], grow + 1)
     core = core.numpy()
     region = grown(core, grow)
     if on_object is not None:
         patch, shown = patch[:3], patch[3].numpy() > 0.5
         region &= shown | core
-    return FittedDonor(patch, core, region)
-
-
-def _prepare_arrays(donor: Donor, scale_yx: tuple[float, float], operations: Operations, grow: int) -> FittedDonor:
-    colours, soft, shown = operate(*fit(donor.image, donor.mask, scale_yx), operations)
-    core = (soft >= 0.5 * soft.max()) & (soft > 0)
-    window = _window_with_ring(core, grow + 1)
-    if window is None:
-        return FittedDonor(torch.from_numpy(colours).permute(2, 0, 1), core, core)
-    patch = np.clip(_cut(colours, window, cv2.BORDER_REPLICATE), 0, 1)
-    core = _cut(core.view(np.uint8), window, cv2.BORDER_CONSTANT).view(bool)
-    region = grown(core, grow)
-    if shown is not None:
-        region &= (_cut(shown, window, cv2.BORDER_REPLICATE) > 0.5) | core
-    return FittedDonor(torch.from_numpy(patch).permute(2, 0, 1), core, region)
-
-
-def _window_with_ring(mask: ndarray, ring: int) -> tuple[int, int, int, int] | None:
-    """Return top, bottom, left and right of the set pixels and a ring around them; they may lie outside the array."""
-    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-    if not len(rows):
-        return None
-    return int(rows[0]) - ring, int(rows[-1]) + 1 + ring, int(columns[0]) - ring, int(columns[-1]) + 1 + ring
-
-
-def _cut(array: ndarray, window: tuple[int, int, int, int], border: int) -> ndarray:
-    """Return a contiguous part of an array; beyond it its border goes on, or zeros do."""
-    (height, width), (top, bottom, left, right) = array.shape[:2], window
-    inner = array[max(0, top):min(bottom, height), max(0, left):min(right, width)]
-    outside = max(0, -top), max(0, bottom - height), max(0, -left), max(0, right - width)
-    return cv2.copyMakeBorder(inner, *outside, border)
+    return FittedDonor(patch.permute(1, 2, 0).contiguous().numpy(), core, region)
 
 
 def fit(image: ndarray, mask: ndarray, scale_yx: tuple[float, float]) -> tuple[ndarray, ndarray, ndarray | None]:
@@ -122,7 +90,7 @@ def fit(image: ndarray, mask: ndarray, scale_yx: tuple[float, float]) -> tuple[n
     return small, core, on_object
 
 
-def grown_pixels(grow: int, scale_yx: tuple[float, float], operations: Operations) -> int:
+def grown_pixels(grow: int, scale_yx: tuple[float, float], operations: DrawnOperations) -> int:
     """Return by how many pixels of the picture the pasted region exceeds the defect: at least one, unless none is asked.
 
     It grows with the defect: a rim that lies one pixel outside of the mask in the file lies two outside when the donor
@@ -130,8 +98,7 @@ def grown_pixels(grow: int, scale_yx: tuple[float, float], operations: Operation
     """
     if grow < 1:
         return 0
-    scale_x, scale_y = operations.values[0, 3:5].tolist()
-    return max(1, round(grow * math.sqrt(abs(scale_yx[0] * scale_yx[1]) * scale_x * scale_y)))
+    return max(1, round(grow * math.sqrt(abs(scale_yx[0] * scale_yx[1])) * operations.mean_scale))
 
 
 def middle_of(donor: Donor) -> tuple[float, float]:
@@ -140,26 +107,16 @@ def middle_of(donor: Donor) -> tuple[float, float]:
     return (top + donor.mask.shape[0] / 2) / height, (left + donor.mask.shape[1] / 2) / width
 
 
-def numbers_of(operations: Operations) -> dict[str, float]:
-    """Return the operations of one sample as floats."""
-    return operations.parameters(0)
-
-
-def operations_from(numbers: Mapping[str, float]) -> Operations:
-    """Return the operations that :func:`numbers_of` wrote down."""
-    control = [numbers.get(f'control_{i}', 0.0) for i in range(2 * CONTROLS * CONTROLS)]
-    rows = [numbers[name] for name in VALUES], [numbers['flip_x'], numbers['flip_y']]
-    values, flips = (torch.tensor([row], dtype=torch.float64) for row in rows)
-    return Operations(values, flips, torch.tensor([numbers['elastic']], dtype=torch.float64),
-                      torch.tensor(control, dtype=torch.float64).view(1, 2, CONTROLS, CONTROLS))
-
-
 def grown(mask: ndarray, pixels: int) -> ndarray:
     """Return a bool mask that reaches so many pixels farther, in a new array."""
     if pixels < 1:
         return mask.copy()
-    disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * pixels + 1, 2 * pixels + 1))
-    return cv2.dilate(mask.view(np.uint8), disc).view(bool)
+    return cv2.dilate(mask.view(np.uint8), _disc(pixels)).view(bool)
+
+
+@lru_cache(maxsize=32)
+def _disc(radius: int) -> ndarray:
+    return cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * radius + 1, 2 * radius + 1))
 
 
 def _operate(patch: Tensor, mask: Tensor, operations: Operations) -> tuple[Tensor, Tensor]:

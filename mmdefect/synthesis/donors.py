@@ -103,6 +103,7 @@ class DefectLibrary:
         self.skipped: dict[str, int] = body['skipped']
         self.rule = CuttingRule(**body['rule'])
         self.table = np.load(self.folder / 'table.npy')
+        self._rows: list[tuple] = self.table.tolist()  # plain numbers: reading a row of the table takes longer
         self.density = np.load(self.folder / 'density.npy')
         self._pixels = _open_map(self.folder / 'pixels.bin')
         self._masks = _open_map(self.folder / 'masks.bin')
@@ -113,17 +114,14 @@ class DefectLibrary:
 
     def __getitem__(self, index: int) -> Donor:
         """Return a defect."""
-        row = self.table[index]
-        height, width = int(row['height']), int(row['width'])
-        pixel, mask = int(row['pixel_offset']), int(row['mask_offset'])
+        pixel, mask, height, width, class_id, area, source, top, left, *source_hw, inside = self._rows[index]
         return Donor(self._pixels[pixel:pixel + 3 * height * width].reshape(height, width, 3),
-                     self._masks[mask:mask + height * width].reshape(height, width), int(row['class_id']),
-                     int(row['area']), self.sources[row['source']], (int(row['top']), int(row['left'])),
-                     (int(row['source_height']), int(row['source_width'])), float(row['inside']))
+                     self._masks[mask:mask + height * width].reshape(height, width), class_id, area,
+                     self.sources[source], (top, left), tuple(source_hw), inside)
 
     def source_of(self, index: int) -> str:
         """Return the picture a defect was cut from."""
-        return self.sources[self.table['source'][index]]
+        return self.sources[self._rows[index][6]]
 
     def __reduce__(self) -> tuple:
         return DefectLibrary, (str(self.folder), )

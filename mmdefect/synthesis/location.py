@@ -26,7 +26,8 @@ from mmdefect.synthesis.donors import GRID
 FIRST_CODE = 256
 #: Rows and columns of the frame in location codes.
 SIDE = 2048
-_CELL = SIDE // GRID
+_CELL_SHIFT = (SIDE // GRID).bit_length() - 1
+_ROW_SHIFT = (SIDE * SIDE // GRID).bit_length() - 1
 
 
 def location_codes(size_hw: tuple[int, int], allowed: ndarray | None = None) -> ndarray:
@@ -70,10 +71,12 @@ def code_weights(codes: ndarray, density: ndarray | None) -> ndarray:
         codes: location codes of any shape.
         density: ``(GRID, GRID)``, not negative; the same everywhere when absent.
     """
-    on_object, rows, columns = decode(codes)
     if density is None:
-        return on_object.astype(np.float32)
-    return np.where(on_object, density[rows // _CELL, columns // _CELL], np.float32(0))
+        return (codes >= FIRST_CODE).astype(np.float32)
+    value = codes.astype(np.int32) - FIRST_CODE
+    # Codes and cells are powers of two: the cell of a code is what two shifts leave of it.
+    cells = (value >> _ROW_SHIFT) * GRID + ((value & (SIDE - 1)) >> _CELL_SHIFT)
+    return np.where(value >= 0, density.ravel().take(cells, mode='clip'), np.float32(0))
 
 
 def frame_affine(codes: ndarray, stride: int = 1) -> ndarray | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 
 import cv2
@@ -15,6 +15,8 @@ from mmdefect.synthesis.types import IGNORE_LABEL
 
 #: Places are looked for on a grid of about this many points a side, then moved to a pixel between them.
 _SEARCH_POINTS = 64
+#: Rows and columns of a part of the frame.
+Window = tuple[slice, slice]
 OFF_OBJECT, ON_DEFECT, NO_PLACE = 'off the object', 'on another defect', 'no place allowed'
 
 
@@ -33,20 +35,38 @@ class PlaceSearch:
 
     def __init__(self, codes: ndarray, label: ndarray, densities: Mapping[int, ndarray] | None = None,
                  min_overlap: float = 0.95, max_existing_overlap: float = 0.1, clearance: int = 2) -> None:
-        self.codes, self.densities = codes, densities or {}
-        self.allowed = (codes >= FIRST_CODE) & (label != IGNORE_LABEL)
-        self.occupied = (label > 0) & (label != IGNORE_LABEL)
+        self.codes, self.label, self.densities = codes, label, densities or {}
         self.min_overlap, self.max_existing_overlap, self.clearance = min_overlap, max_existing_overlap, clearance
         self.stride = max(1, min(codes.shape) // _SEARCH_POINTS)
         self._sums: dict[int | None, tuple[ndarray, int]] = {}
+        self._taken: ndarray | None = None
 
-    @cached_property
-    def cleared(self) -> ndarray:
-        """Allowed pixels that keep clear of the outline of the object."""
-        if self.clearance < 1 or self.allowed.all():
-            return self.allowed
-        square = np.ones((2 * self.clearance + 1, ) * 2, np.uint8)
-        return cv2.erode(self.allowed.view(np.uint8), square, borderType=cv2.BORDER_REPLICATE).view(bool)
+    # A frame has a hundred times the pixels of a defect, so each of these looks at one window alone.
+
+    def allowed(self, window: Window) -> ndarray:
+        """Return which pixels of a window of the frame lie on the object and are not ignored."""
+        return (self.codes[window] >= FIRST_CODE) & (self.label[window] != IGNORE_LABEL)
+
+    def occupied(self, window: Window) -> ndarray:
+        """Return which pixels of a window show a defect."""
+        label = self.label[window]
+        shown = (label > 0) & (label != IGNORE_LABEL)
+        return shown if self._taken is None else shown | self._taken[window]
+
+    def cleared(self, window: Window) -> ndarray:
+        """Return which allowed pixels of a window keep clear of the outline of the object."""
+        reach = self.clearance
+        if reach < 1:
+            return self.allowed(window)
+        wider, inner = [], []
+        for part, size in zip(window, self.codes.shape, strict=True):
+            wider.append(slice(max(0, part.start - reach), min(size, part.stop + reach)))
+            inner.append(slice(part.start - wider[-1].start, part.stop - wider[-1].start))
+        allowed = self.allowed(tuple(wider))
+        if not allowed.all():
+            square = np.ones((2 * reach + 1, ) * 2, np.uint8)
+            allowed = cv2.erode(allowed.view(np.uint8), square, borderType=cv2.BORDER_REPLICATE).view(bool)
+        return allowed[tuple(inner)]
 
     @cached_property
     def affine(self) -> ndarray | None:
@@ -71,7 +91,7 @@ class PlaceSearch:
             # Centre of the mask on the point, moved by less than one step of the search.
             corner = (min(row * stride + int(row_jitter * stride), self.codes.shape[0] - 1) - mask.shape[0] // 2,
                       min(column * stride + int(column_jitter * stride), self.codes.shape[1] - 1) - mask.shape[1] // 2)
-            refused = self.refuses(mask, corner, area, self.cleared)
+            refused = self._refuses(mask, corner, area, self.cleared)
             if refused is None:
                 return corner
             reason = refused
@@ -95,26 +115,30 @@ class PlaceSearch:
         for row, column in jitter_yx:
             corner = (round(centre[0] + row - (mask.shape[0] - 1) / 2),
                       round(centre[1] + column - (mask.shape[1] - 1) / 2))
-            refused = self.refuses(mask, corner, area, self.allowed)
+            refused = self._refuses(mask, corner, area, self.allowed)
             if refused is None:
                 return corner
             reason = refused
         return reason
 
-    def refuses(self, mask: ndarray, corner: tuple[int, int], area: int, allowed: ndarray) -> str | None:
+    def _refuses(self, mask: ndarray, corner: tuple[int, int], area: int, allowed: Callable[[Window], ndarray]
+                 ) -> str | None:
         """Return why a defect may not lie there, or ``None``."""
-        frame, part = overlap(mask.shape, corner, self.codes.shape)
+        window, part = overlap(mask.shape, corner, self.codes.shape)
         visible = mask[part]
-        if np.count_nonzero(visible & allowed[frame]) < max(1, self.min_overlap * area):
+        if not visible.size or np.count_nonzero(visible & allowed(window)) < max(1, self.min_overlap * area):
             return OFF_OBJECT
-        if np.count_nonzero(visible & self.occupied[frame]) > self.max_existing_overlap * area:
+        occupied = self.occupied(window)
+        if occupied.any() and np.count_nonzero(visible & occupied) > self.max_existing_overlap * area:
             return ON_DEFECT
         return None
 
     def occupy(self, mask: ndarray, corner: tuple[int, int]) -> None:
         """Note that a defect now lies there."""
-        frame, part = overlap(mask.shape, corner, self.codes.shape)
-        self.occupied[frame] |= mask[part]
+        if self._taken is None:
+            self._taken = np.zeros(self.codes.shape, bool)
+        window, part = overlap(mask.shape, corner, self.codes.shape)
+        self._taken[window] |= mask[part]
 
     def _cumulated(self, density_class: int | None) -> tuple[ndarray, int]:
         if density_class not in self._sums:

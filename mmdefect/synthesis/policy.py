@@ -42,6 +42,9 @@ class PolicySpec:
         operations: settings of :class:`~mmdefect.synthesis.augment.OperationRanges`.
         source_operations: the same for defects that return to their own place on the outline, which another shape would
             not fit.
+        variants: so many fixed shapes of each donor, the same in every process, in place of a fresh one each time; their
+            warp and their Poisson factor are kept and used again, colours and places stay fresh. 0 draws every shape.
+        variant_megabytes: memory of what is kept, in each process; the least recently used go first.
         grow: pixels of the donor's file, enlarged with the donor, by which the pasted region exceeds the defect: masks
             often end on the rim of a defect, and the gradients must start on sound surface. At least one pixel of the
             picture unless 0.
@@ -69,6 +72,8 @@ class PolicySpec:
     max_boundary_cast: float = 0.02
     operations: Mapping[str, Any] = field(default_factory=dict)
     source_operations: Mapping[str, Any] = field(default_factory=lambda: dict(SAME_SHAPE))
+    variants: int = 0
+    variant_megabytes: float = 128.0
     grow: int = 2
     min_overlap: float = 0.95
     max_existing_overlap: float = 0.1
@@ -95,6 +100,9 @@ class PolicySpec:
         if min(self.number) < 0 or self.tries < 1 or min(self.clearance, self.grow) < 0:
             raise ValueError('`number`, `clearance` and `grow` must not be negative and `tries` at least 1, got '
                              f'{dict(self.number)}, {self.clearance}, {self.grow} and {self.tries}.')
+        if min(self.variants, self.variant_megabytes) < 0:
+            raise ValueError('`variants` and `variant_megabytes` must not be negative, got '
+                             f'{self.variants} and {self.variant_megabytes}; 0 variants draw every shape freshly.')
         if min(self.max_boundary_shade, self.max_boundary_cast) < 0:
             raise ValueError('`max_boundary_shade` and `max_boundary_cast` must not be negative, got '
                              f'{self.max_boundary_shade} and {self.max_boundary_cast}; 2 limits nothing.')

@@ -2,12 +2,15 @@ import numpy as np
 import pytest
 import torch
 
-from mmdefect.synthesis.array_operations import operate
-from mmdefect.synthesis.array_writing import composed, visible
+from mmdefect.synthesis.array_fitting import warp_donor
+from mmdefect.synthesis.array_operations import sampling_of, warped_mask
+from mmdefect.synthesis.array_writing import composed, visible_pixels
 from mmdefect.synthesis.augment import OperationRanges, sample_operations
 from mmdefect.synthesis.blending import blend
+from mmdefect.synthesis.blending.membrane import Membrane
 from mmdefect.synthesis.canvas import ArrayCanvas, TensorCanvas
 from mmdefect.synthesis.donor_fitting import prepare
+from mmdefect.synthesis.drawn_operations import operations_at
 from mmdefect.synthesis.engine import Background, PasteEngine
 from mmdefect.synthesis.foreground import find_foreground
 from mmdefect.synthesis.location import location_codes
@@ -31,23 +34,22 @@ def generator(seed):
 def test_a_prepared_donor_is_that_of_the_tensors(library, ranges):
     differing = total = 0
     for seed in range(len(library)):
-        operations = sample_operations(generator(seed), ranges)
+        operations = operations_at(sample_operations(generator(seed), ranges))
         for scale in ((1.0, 1.0), (-0.6, 1.3)):
-            slow, fast = (prepare(library[seed], scale, operations, 1, backend) for backend in ('torch', 'numpy'))
+            slow = prepare(library[seed], scale, operations, 1)
+            fast = warp_donor(library[seed], scale, operations, 1).coloured(operations)
             assert slow.core.shape == fast.core.shape
             differing += np.count_nonzero(slow.core != fast.core) + np.count_nonzero(slow.region != fast.region)
             total += slow.core.size
-            torch.testing.assert_close(fast.patch, slow.patch, atol=1e-4, rtol=0)
+            np.testing.assert_allclose(fast.patch, slow.patch, atol=1e-4, rtol=0)
     assert differing <= 1e-4 * total  # a mask value may lie on the threshold
 
 
 def test_a_vanished_defect_is_empty_on_both_routes(library):
     donor = library[0]
-    image, core = np.zeros((9, 9, 3), np.uint8), np.zeros((9, 9), np.float32)
-    core[4, 4] = 0.0
-    operations = sample_operations(generator(0), ALL)
-    assert not operate(image, core, None, operations)[1].any()
-    assert prepare(donor, (1, 1), operations, 0, 'numpy').core.any()
+    operations = operations_at(sample_operations(generator(0), ALL))
+    assert not warped_mask(np.zeros((9, 9), np.float32), sampling_of(operations, (9, 9))).any()
+    assert warp_donor(donor, (1, 1), operations, 0).core.any()
 
 
 @pytest.mark.parametrize('method', ['alpha', 'feather', 'poisson', 'poisson-mixed', 'spectral'])
@@ -60,7 +62,7 @@ def test_composition_is_that_of_the_tensors(method, channels):
     mask[4:15, 3:20] = rng.random((11, 17)) > 0.3
     planes = [torch.from_numpy(a.transpose(2, 0, 1).copy()) for a in (target / np.float32(255), source)]
     expected = blend(*planes, torch.from_numpy(mask)[None], method).numpy().transpose(1, 2, 0)[mask] * 255
-    assert np.abs(composed(target, source, mask, method)[0] - expected).max() <= 0.51  # rounding, and solves in float32
+    assert np.abs(composed(target, source, Membrane(mask), method)[0] - expected).max() <= 0.51  # rounding, and solves in float32
 
 
 def test_visible_counts_grey_levels_and_radius():
@@ -69,11 +71,11 @@ def test_visible_counts_grey_levels_and_radius():
     old = np.full((9, 3), 100, np.uint8)
     new = old.copy()
     new[1, 2], new[4, 0], new[5, 1] = 102, 98, 101
-    exact = visible(old, new, mask, mask, PolicySpec())
+    exact = visible_pixels(old, new, Membrane(mask), mask, PolicySpec())
     np.testing.assert_array_equal(np.flatnonzero(exact[2]), [1, 4])
     core = mask.copy()
     core[2, 3] = False
-    wide = visible(old, new, mask, core, PolicySpec(label='mask', label_radius=1))
+    wide = visible_pixels(old, new, Membrane(mask), core, PolicySpec(label='mask', label_radius=1))
     np.testing.assert_array_equal(np.flatnonzero(wide[2]), [0, 1, 2, 4, 5])
 
 
@@ -100,7 +102,7 @@ def test_both_routes_draw_the_same_and_write_the_same(library, blend_name, label
             assert one.parameters == pytest.approx(other.parameters, abs=0.05)
         assert np.abs(slow.astype(int) - fast).max() <= 1
         labelled, differing = labelled + (slow_label > 0).sum(), differing + (slow_label != fast_label).sum()
-        assert (fast_label > 0)[np.abs(fast.astype(int) - image).max(2) > 1.5].all()
+        assert (fast_label > 0)[np.abs(fast.astype(int) - image).max(2) > 3 * 1.5].all()  # of up to three defects
     assert labelled and differing <= 2e-3 * labelled
 
 

@@ -22,21 +22,20 @@ def limit_step(step: ndarray, max_shade: float, max_cast: float) -> tuple[ndarra
         The limited step, shape and dtype of ``step``, bit-identical at pixels within the limits; and the share of
         pixels that were limited.
     """
-    if len(step) == 0:
+    if len(step) == 0 or min(max_shade, max_cast) >= 2:
         return step, 0.0
-    shade = step.mean(1, keepdims=True)
-    cast = step - shade
-    middle_shade, middle_cast = _median(shade), _median(cast)
-    shade_off, cast_off = shade - middle_shade, cast - middle_cast
-    beyond = ((np.abs(shade_off) > max_shade) | (np.abs(cast_off).max(1, keepdims=True) > max_cast))
-    count = np.count_nonzero(beyond)
+    parts = np.empty((step.shape[1] + 1, len(step)), step.dtype)
+    step.mean(1, out=parts[0])
+    np.subtract(step.T, parts[0], out=parts[1:])
+    middle = (len(step) - 1) // 2
+    medians = np.partition(parts, middle, axis=1)[:, middle:middle + 1]
+    off = parts - medians
+    far = np.abs(off)
+    beyond = (far[0] > max_shade) | (far[1:].max(0) > max_cast)
+    count = int(np.count_nonzero(beyond))
     if not count:
         return step, 0.0
-    limited = middle_shade + middle_cast + np.clip(shade_off, -max_shade, max_shade) + np.clip(
-        cast_off, -max_cast, max_cast)
-    return np.where(beyond, limited, step), count / len(step)
-
-
-def _median(values: ndarray) -> ndarray:
-    middle = (len(values) - 1) // 2
-    return np.partition(values, middle, axis=0)[middle]
+    limits = np.full((len(off), 1), max_cast, step.dtype)
+    limits[0] = max_shade
+    limited = np.minimum(np.maximum(off, -limits), limits) + medians
+    return np.where(beyond[:, None], (limited[1:] + limited[0]).T, step), count / len(step)

@@ -5,6 +5,7 @@ import torch
 from mmdefect.synthesis.array_writing import composed, limit_source
 from mmdefect.synthesis.blending import PoissonFactor, blend
 from mmdefect.synthesis.blending.boundary import limit_step
+from mmdefect.synthesis.blending.membrane import Membrane
 
 
 def test_an_even_step_is_kept_bit_by_bit_whatever_its_colour():
@@ -37,7 +38,7 @@ def test_a_yellow_spot_on_the_outline_does_not_turn_the_inside_blue():
     target, source, mask, inside = yellow_rim()
 
     def cast(limits):
-        values, share = composed(target, source, mask, 'poisson', limits)
+        values, share = composed(target, source, Membrane(mask), 'poisson', limits)
         result = target.copy()
         result[mask] = values
         return np.ptp(result[inside].astype(int), axis=1).max(), share
@@ -51,7 +52,7 @@ def test_a_yellow_spot_on_the_outline_does_not_turn_the_inside_blue():
 @pytest.mark.parametrize('method', ['poisson', 'poisson-mixed'])
 def test_both_routes_limit_alike(method):
     target, source, mask, _ = yellow_rim()
-    values, _ = composed(target, source, mask, method, (0.1, 0.02))
+    values, _ = composed(target, source, Membrane(mask), method, (0.1, 0.02))
     factor = PoissonFactor(mask)
     limited, _ = limit_source(target / np.float32(255), source, factor, (0.1, 0.02))
     planes = [torch.from_numpy(a.transpose(2, 0, 1).copy()) for a in (target / np.float32(255), limited)]

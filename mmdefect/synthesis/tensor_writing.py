@@ -1,0 +1,65 @@
+"""Write one defect into a picture with tensors, on any device; the route that the others are compared with."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy import ndarray
+from torch import Tensor
+
+from mmdefect.synthesis.array_writing import limit_source
+from mmdefect.synthesis.blending import PoissonFactor, blend
+from mmdefect.synthesis.canvas import ArrayCanvas, TensorCanvas
+from mmdefect.synthesis.geometry import overlap
+from mmdefect.synthesis.pastes import Paste, limits_of, record_paste
+from mmdefect.synthesis.policy import PolicySpec
+from mmdefect.synthesis.types import Instance
+
+
+def write_tensors(canvas: ArrayCanvas | TensorCanvas, paste: Paste, policy: PolicySpec, source_name: str
+                  ) -> Instance | None:
+    """Write one drawn defect; ``None`` when too little of it can be seen, and then nothing is changed.
+
+    Args:
+        canvas: the picture.
+        paste: what is written.
+        policy: limits of the blend, and the label rule.
+        source_name: of the donor.
+    """
+    # The patch has a ring of one pixel around the defect; what leaves the frame was cut off the mask before.
+    frame, part = overlap(paste.mask.shape, paste.corner, canvas.size_hw)
+    target = canvas.read(frame)
+    source = torch.from_numpy(np.ascontiguousarray(paste.patch[part].transpose(2, 0, 1)))
+    if target.shape[0] == 1:
+        source = source.mean(0, keepdim=True)
+    mask, core = (torch.from_numpy(array[part]).to(target.device) for array in (paste.mask, paste.core))
+    source, factor, limited = source.to(target), None, 0.0
+    if paste.blend.startswith('poisson'):
+        factor = PoissonFactor(mask)
+        source, limited = _limit(target, source, factor, limits_of(policy))
+    pixels = canvas.rounded(blend(target, source, mask[None], paste.blend, factor=factor))
+    visible = _visible(target, pixels, mask, core, policy)
+    if int(visible.sum()) < max(1, policy.min_visible * int((mask & core).sum())):
+        return None
+    canvas.write(frame, pixels, mask)
+    canvas.write_label(frame, paste.class_id, visible)
+    return record_paste(paste, frame, visible.cpu().numpy(), limited, source_name)
+
+
+def _visible(target: Tensor, pixels: Tensor, mask: Tensor, core: Tensor, policy: PolicySpec) -> Tensor:
+    """Return the pixels that get the label of the defect, ``(h, w)`` bool."""
+    changed = ((pixels - target).abs().amax(0) > policy.tolerance) & mask
+    if policy.label == 'visible' or policy.label_radius < 1:
+        return changed
+    size = 2 * policy.label_radius + 1
+    near = torch.nn.functional.max_pool2d(changed[None, None].float(), size, 1, policy.label_radius)[0, 0] > 0
+    return changed | (near & mask & core)
+
+
+def _limit(target: Tensor, source: Tensor, factor: PoissonFactor, limits: tuple[float, float]
+           ) -> tuple[Tensor, float]:
+    """Return the source with a limited step to the target beside the mask, and the share of limited pixels."""
+    arrays: tuple[ndarray, ...] = tuple(
+        np.ascontiguousarray(t.detach().cpu().numpy().transpose(1, 2, 0)) for t in (target, source))
+    limited, share = limit_source(*arrays, factor, limits)
+    return (torch.from_numpy(limited.transpose(2, 0, 1)).to(source) if share else source), share
