@@ -162,7 +162,7 @@ def _add_errors(app, desk: PredictionDesk) -> None:
     async def refuse(request: Request, refusal: Refusal):
         if request.url.path == '/predict':
             desk.metrics.count_refusal(refusal.status, refusal.reason)
-        await drain(request, 2 * desk.settings.max_body_bytes)
+        await drain(request)
         return JSONResponse({'error': refusal.sentence, 'reason': refusal.reason}, refusal.status, refusal.headers)
 
     @app.exception_handler(Refusal)

@@ -17,6 +17,7 @@ from mmdefect.deployment.server.settings import ServerSettings
 from mmdefect.deployment.types import Predictor
 
 WARM_UP_SIZE_HW = (256, 256)
+BACKLOG = 2048
 
 
 def serve(predictor: Predictor, settings: ServerSettings, on_ready: Callable[[str], None] | None = None,
@@ -73,6 +74,7 @@ def _listen(settings: ServerSettings) -> socket.socket:
         try:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             listener.bind(address[4])
+            listener.listen(BACKLOG)  # from here on clients wait instead of being turned away
         except OSError:
             listener.close()
             raise

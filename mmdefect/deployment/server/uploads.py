@@ -10,8 +10,10 @@ from mmdefect.deployment.server.refusals import Refusal, too_large, unreadable, 
 
 MAX_PARTS = 16
 MAX_PART_HEADER_BYTES = 8192
-#: What an error answer reads of a body that it does not want, so that the client sees the answer and no broken pipe.
+#: How long, and how much, an error answer reads of a body that nobody wants, so that the client, who is still sending,
+#: sees the answer and no broken connection.
 DRAIN_SECONDS = 5.0
+DRAIN_BYTES = 256 * 2**20
 
 
 async def read_upload(request: Any, max_body_bytes: int, timeout_s: float) -> bytes:
@@ -44,7 +46,7 @@ def declared_length(request: Any) -> int | None:
     return int(text) if text.isascii() and text.isdigit() else None
 
 
-async def drain(request: Any, max_bytes: int) -> None:
+async def drain(request: Any, max_bytes: int = DRAIN_BYTES) -> None:
     """Read and forget the rest of a body, within limits."""
     if getattr(request.state, 'body_read', False) or 'expect' in request.headers:
         return  # who expects a word before sending gets the answer right away
