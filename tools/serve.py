@@ -19,6 +19,7 @@ sys.path.insert(0, str(ROOT))
 from mmdefect.deployment import load_predictor  # noqa: E402
 from mmdefect.deployment.server.run import serve, warn_about_exposure  # noqa: E402
 from mmdefect.deployment.server.settings import ServerSettings  # noqa: E402
+from mmdefect.deployment.server.sizes import SizedPredictor  # noqa: E402
 
 TOKEN_VARIABLE = 'MMDEFECT_TOKEN'
 
@@ -30,6 +31,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument('--config', help='config of a checkpoint, unless one lies beside it')
     parser.add_argument('--device', help='of a checkpoint: cpu, cuda:0, ...')
     parser.add_argument('--threads', type=int, help='threads of the model (default: that of ONNX Runtime)')
+    parser.add_argument('--tile', type=int, default=2048, metavar='SIDE',
+                        help='larger images are predicted in tiles of this side, so that memory stays bounded, unless '
+                        'the model resizes them by itself; 0: never (default: 2048)')
     parser.add_argument('--host', default=default.host, help=f'address to listen on (default: {default.host})')
     parser.add_argument('--port', type=int, default=default.port, help=f'0: any free one (default: {default.port})')
     parser.add_argument('--token-file', type=Path, help='file with the token that clients must send; otherwise that of '
@@ -77,7 +81,7 @@ def main(argv: list[str] | None = None) -> int:
         settings = make_settings(args)
         warn_about_exposure(settings)
         options = {name: getattr(args, name) for name in ('config', 'device', 'threads') if getattr(args, name)}
-        predictor = load_predictor(args.model, **options)
+        predictor = SizedPredictor(load_predictor(args.model, **options), (args.tile, args.tile) if args.tile else None)
         name = predictor.info.name or Path(args.model).name
         serve(predictor, settings, lambda url: print(f'serving {name} at {url}', flush=True), args.access_log)
     except (ImportError, OSError, ValueError) as err:

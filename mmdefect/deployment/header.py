@@ -11,6 +11,8 @@ import struct
 from dataclasses import dataclass
 
 FORMATS = ('PNG', 'JPEG', 'BMP', 'TIFF', 'WebP')
+#: More parts of a file than this (chunks, segments) are not looked at: 32 MiB of empty ones would take seconds.
+MAX_PARTS = 100_000
 #: JPEG markers that start a frame: baseline, extended, progressive, lossless and their arithmetic-coded kin.
 _FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
 
@@ -104,7 +106,9 @@ def _read_png(data: bytes) -> ImageHeader | None:
     width, height, bits, color = struct.unpack('>IIBB', data[16:26])
     channels = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}[color]
     orientation, at = 1, 8
-    while at + 12 <= len(data):
+    for _ in range(MAX_PARTS):
+        if at + 12 > len(data):
+            break
         length, kind = struct.unpack('>I4s', data[at:at + 8])
         if kind == b'IEND':
             return ImageHeader('PNG', (height, width), channels, bits, orientation, color == 3)
@@ -116,7 +120,9 @@ def _read_png(data: bytes) -> ImageHeader | None:
 
 def _read_jpeg(data: bytes) -> ImageHeader | None:
     at, size, channels, bits, orientation = 2, None, 3, 8, 1
-    while at + 4 <= len(data):
+    for _ in range(MAX_PARTS):
+        if at + 4 > len(data):
+            break
         if data[at] != 0xFF:
             return None
         marker = data[at + 1]
@@ -161,7 +167,9 @@ def _read_webp(data: bytes) -> ImageHeader | None:
     if data[8:12] != b'WEBP' or len(data) < 8 + struct.unpack('<I', data[4:8])[0]:
         return None
     at, size, alpha, orientation = 12, None, False, 1
-    while at + 8 <= len(data):
+    for _ in range(MAX_PARTS):
+        if at + 8 > len(data):
+            break
         kind, length = struct.unpack('<4sI', data[at:at + 8])
         body = data[at + 8:at + 8 + length]
         if kind == b'VP8X':

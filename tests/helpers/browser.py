@@ -49,7 +49,8 @@ class Browser:
         self._rest = b''
         self.events: list[dict] = []
         target = self._call('Target.createTarget', {'url': 'about:blank'}, '')
-        self._session = self._call('Target.attachToTarget', {'targetId': target['targetId'], 'flatten': True}, '')['sessionId']
+        attached = self._call('Target.attachToTarget', {'targetId': target['targetId'], 'flatten': True}, '')
+        self._session = attached['sessionId']
         for domain in ('Page', 'Runtime', 'Network', 'Log', 'DOM'):
             self.call(f'{domain}.enable')
         if dark:
@@ -111,7 +112,8 @@ class Browser:
 
     def drop(self, name: str, data: bytes, kind: str) -> None:
         """Drop a file onto the page, as a hand does."""
-        self.run('(()=>{const bytes=Uint8Array.from(atob("' + base64.b64encode(data).decode() + '"),c=>c.charCodeAt(0));'
+        text = base64.b64encode(data).decode()
+        self.run('(()=>{const bytes=Uint8Array.from(atob("' + text + '"),c=>c.charCodeAt(0));'
                  'const t=new DataTransfer();t.items.add(new File([bytes],' + json.dumps(name) + ',{type:'
                  + json.dumps(kind) + '}));for(const e of ["dragover","drop"])document.dispatchEvent('
                  'new DragEvent(e,{dataTransfer:t,bubbles:true,cancelable:true}))})()')

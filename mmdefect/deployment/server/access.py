@@ -21,8 +21,8 @@ def check_token(request: Any, settings: ServerSettings) -> None:
     # Bytes: texts outside ASCII cannot be compared in constant time.
     equal = hmac.compare_digest(token.strip().encode('utf-8', 'replace'), settings.token.encode())
     if scheme.lower() != 'bearer' or not equal:
-        raise Refusal(401, 'no_token', 'a request must carry the token of this server as `Authorization: Bearer TOKEN`, '
-                      'but this one carries none or another one; ask who runs the server.')
+        raise Refusal(401, 'no_token', 'a request must carry the token of this server as `Authorization: Bearer '
+                      'TOKEN`, but this one carries none or another one; ask who runs the server.')
 
 
 def check_host(request: Any, settings: ServerSettings) -> None:

@@ -100,7 +100,8 @@ def _add_predict(app, desk: PredictionDesk, guards: list) -> None:
         content = await desk.answer(request, options, Wishes(mask, scores, preview, png))
         if isinstance(content, bytes):
             return Response(content, media_type='image/png')
-        return Response(json.dumps(content, ensure_ascii=False, allow_nan=False).encode(), media_type='application/json')
+        text = json.dumps(content, ensure_ascii=False, allow_nan=False)
+        return Response(text.encode(), media_type='application/json')
 
 
 def _prefers_png(accept: str) -> bool:
@@ -122,14 +123,16 @@ def _add_facts(app, desk: PredictionDesk, settings: ServerSettings) -> None:
         return JSONResponse({'status': 'ok' if alive else 'stopping', 'in_flight': desk.admission.in_flight},
                             200 if alive else 503)
 
-    @app.get('/model', dependencies=host_and_token, summary='Classes, thresholds and limits', response_class=JSONResponse,
-             responses={200: {'description': 'The model.', 'content': {'application/json': {'schema': schemas.MODEL}}}})
+    @app.get('/model', dependencies=host_and_token, summary='Classes, thresholds and limits',
+             response_class=JSONResponse, responses={
+                 200: {'description': 'The model.', 'content': {'application/json': {'schema': schemas.MODEL}}}})
     async def model():
         info = desk.info
         return JSONResponse({
             'name': info.name, 'kind': info.kind, 'classes': info.classes, 'palette': info.palette,
-            'thresholds': dict(zip(info.classes[1:], info.thresholds, strict=True)), 'input_size_hw': info.input_size_hw,
-            'max_body_bytes': settings.max_body_bytes, 'max_pixels': settings.max_pixels})
+            'thresholds': dict(zip(info.classes[1:], info.thresholds, strict=True)),
+            'input_size_hw': info.input_size_hw, 'max_body_bytes': settings.max_body_bytes,
+            'max_pixels': settings.max_pixels})
 
     @app.get('/metrics', dependencies=host_and_token, summary='Counters for Prometheus', response_class=Response)
     async def metrics():

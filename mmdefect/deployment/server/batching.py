@@ -31,8 +31,8 @@ class _Item:
 class MicroBatcher:
     """One thread that feeds a model.
 
-    An image waits at most ``max_delay_s`` for others, counted from its arrival, so a busy model adds no wait of its own;
-    and not at all when it is alone: no other request is arriving and the last batch had one image. Images with
+    An image waits at most ``max_delay_s`` for others, counted from its arrival, so a busy model adds no wait of its
+    own; and not at all when it is alone: no other request is arriving and the last batch had one image. Images with
     different keys (thresholds and so on) do not share a batch; order of arrival is kept within a key.
 
     Args:

@@ -82,5 +82,5 @@ def _check_tiff(data: bytes, max_pixels: int) -> None:
     strip = tags[_WIDTH] * (tags[_HEIGHT] if rows == 2**32 - 1 else rows)
     tile = tags.get(_TILE_WIDTH, 0) * tags.get(_TILE_HEIGHT, 0)
     if max(strip, tile) > max_pixels:
-        raise too_large(f'{_NAME} must have strips and tiles of at most {max_pixels} pixels, but those of this TIFF have '
-                        f'{max(strip, tile)}; save it in smaller ones.')
+        raise too_large(f'{_NAME} must have strips and tiles of at most {max_pixels} pixels, but those of this TIFF '
+                        f'have {max(strip, tile)}; save it in smaller ones.')

@@ -34,8 +34,8 @@ def read_thresholds(info: ModelInfo, threshold: float | None, thresholds: str | 
     for pair in (thresholds or '').split(',') if thresholds else ():
         name, _, text = pair.rpartition(':')
         if name.strip() not in info.classes[1:]:
-            raise _invalid(f'`thresholds` must be pairs of class and value of the classes {list(info.classes[1:])}, got '
-                           f'{pair[:80]!r}; write, for example, {info.classes[1]}:0.5.')
+            raise _invalid(f'`thresholds` must be pairs of class and value of the classes {list(info.classes[1:])}, '
+                           f'got {pair[:80]!r}; write, for example, {info.classes[1]}:0.5.')
         try:
             value = float(text)
         except ValueError:

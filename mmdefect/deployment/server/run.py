@@ -48,7 +48,8 @@ def serve(predictor: Predictor, settings: ServerSettings, on_ready: Callable[[st
         config = uvicorn.Config(
             app, log_level='info' if access_log else 'warning', access_log=access_log, server_header=False,
             # A bound on connections, beside that on requests: who only connects costs memory, too.
-            limit_concurrency=4 * settings.queue_size + 64, timeout_graceful_shutdown=_whole(settings.shutdown_timeout_s))
+            limit_concurrency=4 * settings.queue_size + 64,
+            timeout_graceful_shutdown=_whole(settings.shutdown_timeout_s))
         with _signals_end_normally():
             uvicorn.Server(config).run(sockets=[listener])
 

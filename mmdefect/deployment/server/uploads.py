@@ -29,8 +29,8 @@ async def read_upload(request: Any, max_body_bytes: int, timeout_s: float) -> by
     """
     length = declared_length(request)
     if length is not None and length > max_body_bytes:
-        raise too_large(f'an upload must have at most {max_body_bytes} bytes, but this one says {length}; send a smaller '
-                        'file.')
+        raise too_large(f'an upload must have at most {max_body_bytes} bytes, but this one says {length}; send a '
+                        'smaller file.')
     collector = _make_collector(request.headers.get('content-type', ''))
     try:
         await asyncio.wait_for(_collect(request, collector, max_body_bytes), timeout_s)
@@ -76,8 +76,8 @@ async def _collect(request: Any, collector: _Raw | _Form, max_body_bytes: int) -
         request.state.body_read = not message.get('more_body', False)
         count += len(chunk)
         if count > max_body_bytes:
-            raise too_large(f'an upload must have at most {max_body_bytes} bytes, but this one has more; send a smaller '
-                            'file.')
+            raise too_large(f'an upload must have at most {max_body_bytes} bytes, but this one has more; send a '
+                            'smaller file.')
         collector.write(chunk)
         if request.state.body_read:
             return
@@ -90,8 +90,8 @@ def _make_collector(content_type: str) -> _Raw | _Form:
         return _Form(content_type)
     if kind in ('', 'application/octet-stream') or kind.startswith('image/'):
         return _Raw()
-    raise unsupported(f'the Content-Type must be image/*, application/octet-stream or multipart/form-data, got {kind!r}; '
-                      'send the bytes of an image, or a form with one file.')
+    raise unsupported(f'the Content-Type must be image/*, application/octet-stream or multipart/form-data, got '
+                      f'{kind!r}; send the bytes of an image, or a form with one file.')
 
 
 class _Raw:
@@ -132,8 +132,8 @@ class _Form:
         try:
             self._parser.write(chunk)
         except MultipartParseError as err:
-            raise unreadable(f'a form must be valid, but this one is not ({str(err)[:120]}); let your HTTP library write '
-                             'it.') from err
+            raise unreadable(f'a form must be valid, but this one is not ({str(err)[:120]}); let your HTTP library '
+                             'write it.') from err
 
     def finish(self) -> bytes:
         if not self._ended:
@@ -158,8 +158,8 @@ class _Form:
     def _count_header(self, piece: bytes) -> bytes:
         self._header_bytes += len(piece)
         if self._header_bytes > MAX_PART_HEADER_BYTES:
-            raise unreadable(f'the head of a part must have at most {MAX_PART_HEADER_BYTES} bytes, but this one has more; '
-                             'send a plain form.')
+            raise unreadable(f'the head of a part must have at most {MAX_PART_HEADER_BYTES} bytes, but this one has '
+                             'more; send a plain form.')
         return piece
 
     def _end_header(self) -> None:

@@ -10,8 +10,8 @@ import numpy as np
 
 from mmdefect.deployment.types import Defect, ModelInfo, Prediction
 
-INFO = ModelInfo(classes=('good', 'dent', 'stain'), palette=((0, 0, 0), (255, 0, 0), (0, 200, 255)), thresholds=(0.5, 0.6),
-                 name='stand-in')
+INFO = ModelInfo(classes=('good', 'dent', 'stain'), palette=((0, 0, 0), (255, 0, 0), (0, 200, 255)),
+                 thresholds=(0.5, 0.6), name='stand-in')
 
 
 class StandIn:
@@ -59,7 +59,8 @@ def predict(image, thresholds, min_area_px=0, mm_per_pixel=None, return_probabil
     labels = np.where(gain.max(0) > 0, gain.argmax(0) + 1, 0).astype(np.uint8)
     defects = []
     for k in (1, 2):
-        count, regions, stats, centres = cv2.connectedComponentsWithStats((labels == k).astype(np.uint8), connectivity=8)
+        mask = (labels == k).astype(np.uint8)
+        count, regions, stats, centres = cv2.connectedComponentsWithStats(mask, connectivity=8)
         for i in range(1, count):
             x, y, w, h, area = (int(v) for v in stats[i])
             if area < min_area_px:
@@ -68,8 +69,8 @@ def predict(image, thresholds, min_area_px=0, mm_per_pixel=None, return_probabil
             length, width = max(w, h), min(w, h)
             scale = mm_per_pixel
             defects.append(Defect(
-                INFO.classes[k], k, float(p[k][regions == i].mean()), area, 100.0 * area / labels.size, (x, y, x + w, y + h),
-                (float(centres[i][0]), float(centres[i][1])), float(length), float(width),
+                INFO.classes[k], k, float(p[k][regions == i].mean()), area, 100.0 * area / labels.size,
+                (x, y, x + w, y + h), (float(centres[i][0]), float(centres[i][1])), float(length), float(width),
                 *((None, ) * 3 if scale is None else (length * scale, width * scale, area * scale**2))))
     defects.sort(key=lambda d: -d.score)
     return Prediction(labels, p if return_probabilities else None, defects, bool(defects), float(p[1:].max()))

@@ -50,7 +50,8 @@ def test_thresholds_of_a_request():
     assert read_thresholds(INFO, 0.3, ' dent : 0.9 ') == (0.9, 0.3)
 
 
-@pytest.mark.parametrize('text', ['good:0.5', 'dent', 'dent:', 'dent:1', 'dent:0', 'dent:nan', 'dent:0.5,,', 'x' * 4000])
+@pytest.mark.parametrize('text', ['good:0.5', 'dent', 'dent:', 'dent:1', 'dent:0', 'dent:nan', 'dent:0.5,,',
+                                  'x' * 4000])
 def test_wrong_thresholds_of_a_request(text):
     with pytest.raises(Refusal) as refusal:
         read_thresholds(INFO, None, text)

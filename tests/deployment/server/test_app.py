@@ -48,7 +48,8 @@ def check(value, schema) -> None:
         assert value in schema['enum']
         return
     names = schema['type'] if isinstance(schema['type'], list) else [schema['type']]
-    assert any(isinstance(value, kinds[n]) and (n == 'boolean' or not isinstance(value, bool)) for n in names), (value, schema)
+    fits = [isinstance(value, kinds[n]) and (n == 'boolean' or not isinstance(value, bool)) for n in names]
+    assert any(fits), (value, schema)
     if isinstance(value, list):
         assert schema.get('minItems', 0) <= len(value) <= schema.get('maxItems', 10**9)
         for item in value:
@@ -62,7 +63,8 @@ def check(value, schema) -> None:
 class TestPredict:
 
     def test_the_answer_is_the_prediction(self, client):
-        answer = client.post('/predict?threshold=0.3&min_area_px=50&mm_per_pixel=0.5', PNG, content_type='image/png').json()
+        query = 'threshold=0.3&min_area_px=50&mm_per_pixel=0.5'
+        answer = client.post('/predict?' + query, PNG, content_type='image/png').json()
         check(answer, schemas.PREDICTION)
         expected = predict(scene(), (0.3, 0.3), 50, 0.5)
         assert answer['defects'] == [defect.to_dict() for defect in expected.defects] and len(expected.defects) == 2
@@ -123,9 +125,9 @@ class TestPredict:
                 assert sentence.endswith('.') and not re.search(r'\.\s', sentence) and '\n' not in sentence
         assert client.post('/predict', PNG).status == 200
 
-    @pytest.mark.parametrize('query', ['threshold=0', 'threshold=1', 'threshold=nan', 'threshold=x', 'thresholds=good:0.5',
-                                       'thresholds=dent:2', 'min_area_px=-1', 'min_area_px=1e3', 'mm_per_pixel=0',
-                                       'mm_per_pixel=inf', 'mask=perhaps', 'format=gif', 'min_area_px=' + '9' * 5000])
+    @pytest.mark.parametrize('query', ['threshold=0', 'threshold=1', 'threshold=nan', 'threshold=x',
+                                       'thresholds=good:0.5', 'thresholds=dent:2', 'min_area_px=-1', 'min_area_px=1e3',
+                                       'mm_per_pixel=0', 'mm_per_pixel=inf', 'mask=perhaps', 'format=gif', 'min_area_px=' + '9' * 5000])
     def test_wrong_options(self, client, query):
         answer = client.post('/predict?' + query, PNG)
         assert answer.status == 422 and answer.json()['reason'] == 'invalid_options'
@@ -230,8 +232,8 @@ class TestBatches:
 
 class TestAccess:
 
-    @pytest.mark.parametrize('header', [None, 'Bearer', 'Bearer ', 'Bearer wrong', 'Basic s3cret', 's3cret', 'Bearer s3cret2',
-                                        'Bearer s3cre', 'Bearer \xe9'])
+    @pytest.mark.parametrize('header', [None, 'Bearer', 'Bearer ', 'Bearer wrong', 'Basic s3cret', 's3cret',
+                                        'Bearer s3cret2', 'Bearer s3cre', 'Bearer \xe9'])
     def test_without_the_token_nothing_is_told(self, header):
         with serve(token='s3cret') as client:
             headers = {} if header is None else {'authorization': header}
@@ -246,8 +248,9 @@ class TestAccess:
             assert client.post('/predict', PNG, authorization=f'{scheme} s3cret').status == 200
             assert client.get('/metrics', authorization=f'{scheme} s3cret').status == 200
 
-    @pytest.mark.parametrize('host, status', [('127.0.0.1:8000', 200), ('localhost', 200), ('[::1]:9', 200), ('LOCALHOST:1', 200),
-                                              ('evil.example', 421), ('localhost.evil.example', 421), ('', 421)])
+    @pytest.mark.parametrize('host, status', [('127.0.0.1:8000', 200), ('localhost', 200), ('[::1]:9', 200),
+                                              ('LOCALHOST:1', 200), ('evil.example', 421),
+                                              ('localhost.evil.example', 421), ('', 421)])
     def test_foreign_names_of_a_loopback_server(self, client, host, status):
         assert client.post('/predict', PNG, host=host).status == status
         assert client.get('/', host=host).status == status
@@ -344,8 +347,9 @@ class TestSettings:
     def test_a_token_is_not_printed(self):
         assert 's3cret' not in repr(ServerSettings(token='s3cret'))
 
-    @pytest.mark.parametrize('host, loopback', [('127.0.0.1', True), ('::1', True), ('localhost', True), ('127.9.9.9', True),
-                                                ('0.0.0.0', False), ('::', False), ('camera-pc', False)])
+    @pytest.mark.parametrize('host, loopback', [('127.0.0.1', True), ('::1', True), ('localhost', True),
+                                                ('127.9.9.9', True), ('0.0.0.0', False), ('::', False),
+                                                ('camera-pc', False)])
     def test_loopback(self, host, loopback):
         assert ServerSettings(host=host).is_loopback is loopback
 
@@ -359,8 +363,8 @@ class TestSettings:
 def test_no_web_package_is_imported_before_a_server_is_made():
     """So that the layer can be imported without the extra; other tests of this file have loaded them by now."""
     import subprocess
-    names = ('admission', 'access', 'answers', 'app', 'batching', 'desk', 'images', 'metrics', 'options', 'run', 'schemas',
-             'settings', 'uploads')
+    names = ('admission', 'access', 'answers', 'app', 'batching', 'desk', 'images', 'metrics', 'options', 'run',
+             'schemas', 'settings', 'sizes', 'uploads')
     code = ''.join(f'import mmdefect.deployment.server.{name}\n' for name in names)
     code += f'import sys; assert not set(sys.modules) & {{*{PACKAGES!r}}}'
     subprocess.run([sys.executable, '-c', code], check=True, timeout=60)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import tracemalloc
 
 import numpy as np
@@ -9,9 +10,10 @@ import pytest
 
 from mmdefect.deployment.server.images import decode_upload, read_upload_header
 from mmdefect.deployment.server.refusals import Refusal
-from tests.deployment.server.upload_cases import bomb, good_uploads, hostile_uploads, tiff
+from tests.deployment.server.upload_cases import bomb, chunk, good_uploads, hostile_uploads, png, tiff
 
 LIMIT = 4_000_000
+PNG_START = png(8, 8, b'').partition(b'\0\0\0\0IDAT')[0]
 
 
 def status_of(data: bytes) -> int:
@@ -50,6 +52,15 @@ def test_bombs_cost_nothing():
         assert tracemalloc.get_traced_memory()[1] < 2**20
     finally:
         tracemalloc.stop()
+
+
+@pytest.mark.parametrize('start, part', [(b'\xff\xd8', b'\xff\xfe\0\2'), (b'\xff\xd8', b'\xff'),
+                                         (PNG_START, chunk(b'tEXt', b'')), (b'RIFF\0\0\0\1WEBP', b'abcd\0\0\0\0')])
+def test_millions_of_parts_are_not_counted(start, part):
+    data = start + part * (2**25 // len(part))
+    begin = time.thread_time()
+    assert status_of(data) == 422
+    assert time.thread_time() - begin < 1.0  # several seconds without a limit
 
 
 def test_any_damage_is_refused_or_decoded():

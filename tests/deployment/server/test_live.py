@@ -135,7 +135,8 @@ def test_a_client_that_still_sends_sees_why_it_is_refused():
 
 def test_garbage_instead_of_http():
     with start_stand_in() as server:
-        for garbage in (b'\0' * 1000, b'GET / HTTP/9.9\r\n\r\n', b'POST /predict HTTP/1.1\r\nContent-Length: -5\r\n\r\n',
+        for garbage in (b'\0' * 1000, b'GET / HTTP/9.9\r\n\r\n',
+                        b'POST /predict HTTP/1.1\r\nContent-Length: -5\r\n\r\n',
                         b'POST /predict HTTP/1.1\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\n', b'X' * 200_000):
             with socket.create_connection((server.host, server.port), timeout=10) as raw:
                 try:

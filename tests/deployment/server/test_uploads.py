@@ -137,5 +137,6 @@ def test_draining_stops(chunks, limit, read_first):
 
 def test_who_waits_for_a_word_is_not_read():
     body = Body((b'x', ))
-    asyncio.run(drain(SimpleNamespace(headers={'expect': '100-continue'}, state=SimpleNamespace(), receive=body.receive), 9))
+    request = SimpleNamespace(headers={'expect': '100-continue'}, state=SimpleNamespace(), receive=body.receive)
+    asyncio.run(drain(request, 9))
     assert body.sent == 0
