@@ -39,6 +39,8 @@ def train(config: str | Path | Config,
         check_same_config(cfg, cfg.work_dir)
         check_data(cfg)
     runner = Runner.from_cfg(cfg)
+    if cfg.get('cpu_channels_last') and not torch.cuda.is_available():
+        runner.register_hook(dict(type='ChannelsLastHook'))
     runner.train()
     return runner
 

@@ -15,12 +15,13 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-#: Dotted keys that change no result of a run: where it lies, how it is logged, how many workers load its data.
+#: Dotted keys that change no result of a run: where it lies, how it is logged, how many workers load its data,
+#: in which order its numbers lie in memory.
 WITHOUT_EFFECT = ('work_dir', 'resume', 'launcher', 'log_level', 'log_processor*', 'vis_backends*', 'visualizer*',
                   'env_cfg*', 'default_hooks.logger*', 'default_hooks.timer*', 'default_hooks.visualization*',
                   'default_hooks.checkpoint.max_keep_ckpts', 'custom_imports*', 'tta*', '*_dataloader.num_workers',
                   '*_dataloader.persistent_workers', '*_dataloader.pin_memory', '*_dataloader.prefetch_factor',
-                  '*_evaluator.output_dir', '*_evaluator.output_root')
+                  '*_evaluator.output_dir', '*_evaluator.output_root', 'cpu_channels_last')
 #: Variables that a config file leaves behind once its loaders hold their content.
 LEFTOVERS = ('train_pipeline*', 'test_pipeline*', 'data_root')
 SEED = 'randomness.seed'

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import re
 import subprocess
@@ -24,6 +25,13 @@ QUICK = [
     'test_dataloader.num_workers=0', 'test_dataloader.persistent_workers=False', 'train_cfg.max_iters=2',
     'train_cfg.val_interval=2', 'default_hooks.checkpoint.interval=2', 'default_hooks.logger.interval=1'
 ]
+
+
+def literal(text):
+    try:
+        return ast.literal_eval(text)
+    except (SyntaxError, ValueError):
+        return text
 
 
 def tool(name, *arguments, options=()):
@@ -51,6 +59,20 @@ def test_training_logs_and_saves(trained):
     assert checkpoint['state_dict']['decode_head.conv_seg.weight'].shape[0] == 3
     log = next(trained.glob('*/vis_data/scalars.json')).read_text()
     assert '"fg_mIoU"' in log and '"decode.loss_ce"' in log
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason='the switch acts on the CPU only')
+def test_the_order_in_memory_changes_the_training_by_rounding_only(data, tmp_path):
+    weights = {}
+    for switch in (False, True):
+        options = dict(option.split('=', 1) for option in [*QUICK, f'data_root={data[0]}', f'cpu_channels_last={switch}'])
+        options = {key: literal(value) for key, value in options.items()} | {'randomness': dict(seed=0)}
+        model = train(REPO / LEAF, tmp_path / str(switch), cfg_options=options).model
+        weights[switch] = model.state_dict()
+        kernel = model.backbone.learning_to_downsample.conv.conv.weight
+        assert kernel.is_contiguous(memory_format=torch.channels_last) == switch
+    for name, value in weights[False].items():
+        torch.testing.assert_close(weights[True][name], value, atol=2e-3, rtol=1e-3)  # AdamW steps of 1e-6 .. 1e-3
 
 
 def test_resuming_goes_on_from_the_checkpoint(data, trained):
