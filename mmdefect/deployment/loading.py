@@ -12,7 +12,7 @@ def load_predictor(model_path: str | Path, **options) -> Predictor:
 
     Args:
         model_path: an exported ``.onnx`` file, which runs on ONNX Runtime without PyTorch, or a checkpoint, which
-            needs PyTorch and mmseg (and the option ``config``, unless one config lies beside the checkpoint).
+            needs PyTorch and mmseg.
         **options: of the backend: ``threads``, ``providers`` for a file; ``config``, ``device`` for a checkpoint.
 
     Raises:
@@ -25,6 +25,6 @@ def load_predictor(model_path: str | Path, **options) -> Predictor:
     if path.suffix.lower() == '.onnx':
         from mmdefect.deployment.runtime import OnnxPredictor
         return OnnxPredictor(path, **options)
-    # Not a plain import: the pure layer knows adapters by name only, and only where somebody asked for one.
+    # Not a plain import: the pure layer knows the others by name only, and only where somebody asked for them.
     from importlib import import_module
-    return import_module('mmdefect.inference').DefectInferencer(path, **options)
+    return import_module('mmdefect.apis.inference').open_checkpoint(path, **options)

@@ -1,1 +1,5 @@
+"""Prediction with PyTorch and export; what needs no PyTorch is in :mod:`mmdefect.deployment`."""
 
+from .predictor import DefectInferencer
+
+__all__ = ['DefectInferencer']

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import functools
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy import ndarray
-from PIL import Image, ImageDraw, ImageFont
+
+if TYPE_CHECKING:  # overlays without text are drawn where Pillow is not installed
+    from PIL import ImageFont
 
 Colour = tuple[int, int, int]
 
@@ -16,6 +19,7 @@ Colour = tuple[int, int, int]
 def font(size: int) -> ImageFont.FreeTypeFont:
     """Return DejaVu Sans with capitals about ``0.73 * size`` pixels high."""
     import matplotlib  # only its data folder is needed, and importing it costs a tenth of a second
+    from PIL import ImageFont
 
     return ImageFont.truetype(str(Path(matplotlib.get_data_path()) / 'fonts' / 'ttf' / 'DejaVuSans.ttf'), size)
 
@@ -45,6 +49,8 @@ def draw_text(image: ndarray, text: str, left_top_xy: tuple[int, int], size: int
         size: size of the font in pixels.
         colour: RGB in 0..255.
     """
+    from PIL import Image, ImageDraw
+
     canvas = Image.fromarray(image)
     ImageDraw.Draw(canvas).text(left_top_xy, text, fill=colour, font=font(size))
     return np.array(canvas)

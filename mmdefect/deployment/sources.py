@@ -1,0 +1,170 @@
+"""Where images come from: files, folders, patterns, lists and videos, decoded ahead of the network."""
+
+from __future__ import annotations
+
+import glob
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from mmdefect.deployment.decoding import DecodedImage, read_image
+from mmdefect.deployment.header import ImageError, ImageHeader
+
+IMAGES = ('.png', '.jpg', '.jpeg', '.bmp', '.tif', '.tiff', '.webp', '.npy')
+VIDEOS = ('.mp4', '.avi', '.mov', '.mkv', '.webm', '.m4v')
+#: Decoded pixels that may wait for the network, in bytes; one image always may.
+AHEAD_BYTES = 256 * 2**20
+
+
+@dataclass(frozen=True)
+class Source:
+    """One picture to predict.
+
+    Attributes:
+        path: of the file.
+        name: of its outputs, relative and without suffix.
+        frame: number of the frame of a video.
+    """
+
+    path: Path
+    name: str
+    frame: int | None = None
+
+    @property
+    def label(self) -> str:
+        """What tables call it."""
+        return str(self.path) if self.frame is None else f'{self.path}#{self.frame}'
+
+
+def find_sources(arguments: Sequence[str], lines: Iterable[str] = ()) -> list[Source]:
+    """List images and videos in order, each name once.
+
+    Args:
+        arguments: files, folders (searched through), patterns (``line3/*.png``, ``**`` for folders in folders), or ``-``
+            for the ``lines``.
+        lines: one file a line.
+
+    Raises:
+        FileNotFoundError: if an argument names nothing.
+        ValueError: if a file is neither an image nor a video, or two would write the same outputs.
+    """
+    found: list[Source] = []
+    for argument in arguments:
+        if argument == '-':
+            for line in lines:
+                if line.strip():
+                    found.append(_file(Path(line.strip())))
+        elif Path(argument).is_dir():
+            files = sorted(p for p in Path(argument).rglob('*') if p.suffix.lower() in (*IMAGES, *VIDEOS))
+            found += [Source(p, p.relative_to(argument).with_suffix('').as_posix()) for p in files]
+            if not files:
+                raise FileNotFoundError(f'the folder {argument} must hold images ({" ".join(IMAGES)}) or videos, but holds '
+                                        'none.')
+        elif Path(argument).is_file():
+            found.append(_file(Path(argument)))
+        else:
+            files = sorted(glob.glob(argument, recursive=True)) if glob.has_magic(argument) else []
+            if not files:
+                raise FileNotFoundError(f'{argument} must be a file, a folder or a pattern, but nothing is found there.')
+            found += [_file(Path(f)) for f in files if Path(f).is_file()]
+    taken: dict[str, Source] = {}
+    for source in found:
+        other = taken.setdefault(source.name, source)
+        if other.path != source.path:
+            raise ValueError(f'every image must have a name of its own, but {other.path} and {source.path} would both be '
+                             f'written as {source.name}; give their common folder, or predict them apart.')
+    return list(taken.values())
+
+
+def count_frames(sources: Sequence[Source]) -> int:
+    """Return the number of pictures; a video says how many frames it has (some say so wrongly)."""
+    return sum(_frames(s.path) if _is_video(s.path) else 1 for s in sources)
+
+
+def decode_ahead(sources: Iterable[Source], workers: int = 2, max_pixels: int = 2**30, skip: frozenset[str] = frozenset()
+                 ) -> Iterator[tuple[Source, DecodedImage | ImageError]]:
+    """Decode in threads and yield in order, never more than :data:`AHEAD_BYTES` ahead.
+
+    Args:
+        sources: images and videos; a video is yielded frame by frame.
+        workers: threads.
+        max_pixels: larger images become errors.
+        skip: labels of pictures that are left out.
+
+    Yields:
+        Each picture, or the error that reading it raised.
+    """
+    with ThreadPoolExecutor(max(1, workers), 'decode') as pool:
+        pending: deque[tuple[Source, Future, int]] = deque()
+        for source in sources:
+            if _is_video(source.path):
+                while pending:
+                    yield _take(pending)
+                yield from _read_frames(source, skip)
+                continue
+            if source.label in skip:
+                continue
+            # the size is unknown before it is read: ten bytes of pixels for each of a compressed file is plenty
+            size = 10 * source.path.stat().st_size if source.path.is_file() and source.path.suffix != '.npy' else 0
+            while pending and (len(pending) > 4 * workers or sum(p[2] for p in pending) + size > AHEAD_BYTES):
+                yield _take(pending)
+            pending.append((source, pool.submit(_read, source.path, max_pixels), size))
+        while pending:
+            yield _take(pending)
+
+
+def _take(pending: deque) -> tuple[Source, DecodedImage | ImageError]:
+    source, future, _ = pending.popleft()
+    return source, future.result()
+
+
+def _read(path: Path, max_pixels: int) -> DecodedImage | ImageError:
+    try:
+        return read_image(path, max_pixels)
+    except ImageError as err:
+        return err
+    except OSError as err:
+        return ImageError(f'{path} must be readable, but reading it fails ({err.strerror or err}); restore it.', 'broken')
+
+
+def _read_frames(source: Source, skip: frozenset[str]) -> Iterator[tuple[Source, DecodedImage | ImageError]]:
+    capture = cv2.VideoCapture(str(source.path))
+    try:
+        number = 0
+        while capture.grab():
+            frame = Source(source.path, f'{source.name}/frame_{number:06d}', number)
+            number += 1
+            if frame.label in skip:
+                continue
+            fine, pixels = capture.retrieve()
+            if fine:
+                pixels = np.ascontiguousarray(pixels[..., ::-1])
+                yield frame, DecodedImage(pixels, ImageHeader('video', pixels.shape[:2], 3, 8))
+        if number == 0:
+            yield source, ImageError(f'{source.path} must be a video that OpenCV can read, but it yields no frame; convert '
+                                     'it.', 'broken')
+    finally:
+        capture.release()
+
+
+def _frames(path: Path) -> int:
+    capture = cv2.VideoCapture(str(path))
+    try:
+        return max(1, int(capture.get(cv2.CAP_PROP_FRAME_COUNT)))
+    finally:
+        capture.release()
+
+
+def _is_video(path: Path) -> bool:
+    return path.suffix.lower() in VIDEOS
+
+
+def _file(path: Path) -> Source:
+    if path.suffix.lower() not in (*IMAGES, *VIDEOS):
+        raise ValueError(f'{path} must be an image ({" ".join(IMAGES)}) or a video ({" ".join(VIDEOS)}); convert it.')
+    return Source(path, path.stem)

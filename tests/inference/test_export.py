@@ -1,0 +1,184 @@
+"""Checkpoint, torch predictor and exported files say the same; and the torch predictor says what mmseg's own test says."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from mmcv.image.geometric import rescale_size
+from mmengine.registry import init_default_scope
+from torch.nn import functional
+
+from mmdefect.apis import load_config
+from mmdefect.deployment import load_predictor
+from mmdefect.deployment.decision import decide_labels
+from mmdefect.deployment.runtime import METADATA_KEY
+from mmdefect.functional.calibration import decide
+from mmdefect.inference.adaptation import pool_by_matrices
+from mmdefect.inference.export import export_model
+from mmdefect.inference.network import resize_images
+from mmdefect.inference.parity import compare_predictors
+from mmdefect.inference.preparation import Preparation
+from tests.helpers.deployment import CLASSES, LEAF, OFFSETS, pictures, write_checkpoint
+
+SCALE = dict(crop_size=(64, 64), image_scale=(96, 96))
+
+
+@pytest.fixture(scope='module')
+def checkpoint(tmp_path_factory):
+    return write_checkpoint(tmp_path_factory.mktemp('model') / 'iter_7.pth', options=SCALE)
+
+
+@pytest.fixture(scope='module')
+def predictor(checkpoint):
+    return load_predictor(checkpoint)
+
+
+@pytest.mark.parametrize('size_hw, tolerance', [((192, 192), 1e-5), ((96, 96), 1e-5), ((130, 201), 0.2)])
+def test_the_predictor_agrees_with_mmsegs_test(checkpoint, predictor, tmp_path, size_hw, tolerance):
+    """To the digit where the resize halves or does nothing; elsewhere OpenCV rounds pixels a grey level differently."""
+    import cv2
+    from mmseg.registry import MODELS, TRANSFORMS
+    image = pictures(1, *size_hw)[0]
+    cv2.imwrite(str(tmp_path / 'image.png'), image[..., ::-1])
+    init_default_scope('mmseg')
+    cfg = load_config(LEAF, SCALE)
+    model = MODELS.build(cfg.model).eval()
+    model.load_state_dict(torch.load(checkpoint, weights_only=False)['state_dict'])
+    sample = dict(img_path=str(tmp_path / 'image.png'))
+    for step in cfg.test_dataloader.dataset.pipeline:
+        sample = TRANSFORMS.build(step)(sample)
+    with torch.no_grad():
+        logits = model.test_step(dict(inputs=[sample['inputs']], data_samples=[sample['data_samples']]))[0].seg_logits.data
+    got = predictor.predict_batch([image], return_probabilities=True)[0]
+    difference = np.abs(got.probabilities - logits.softmax(0).numpy())
+    assert difference.max() < tolerance and difference.mean() < 2e-3
+    same = got.label_map == decide(logits, torch.tensor(OFFSETS)).numpy()
+    assert same.mean() > (0.9999 if tolerance < 1e-3 else 0.99)
+    assert min(np.bincount(got.label_map.ravel(), minlength=3)) > 0.02 * got.label_map.size
+
+
+@pytest.mark.parametrize('dynamic, batches', [
+    ('none', [(2, 150, 120), (3, 150, 120)]), ('batch', [(1, 150, 120), (5, 150, 120)]),
+    ('size', [(2, 150, 120), (1, 96, 96), (3, 192, 192), (1, 71, 203), (1, 333, 250)])
+])
+def test_onnx_agrees(predictor, tmp_path, dynamic, batches):
+    path = export_model(predictor.network, predictor.info, tmp_path / 'model.onnx', 'onnx', dynamic, (150, 120), 2)
+    exported = load_predictor(path)
+    assert exported.info == predictor.info
+    parity = compare_predictors(predictor, exported, [pictures(*b, seed=b[1]) for b in batches])
+    assert parity.holds, parity
+    assert list(tmp_path.iterdir()) == [path]
+    thresholds = (0.2, 0.9)  # other thresholds than those in the file
+    images = pictures(2, 150, 120)
+    labels, probabilities = exported.infer(images, thresholds)
+    assert labels.dtype == np.uint8 and probabilities.dtype == np.float32
+    np.testing.assert_array_equal(labels, np.stack([decide_labels(p, thresholds) for p in probabilities]))
+    assert (labels != exported.infer(images, exported.info.thresholds)[0]).mean() > 0.02
+
+
+def test_the_file_explains_itself_and_defaults_to_its_thresholds(predictor, tmp_path):
+    import onnxruntime
+    path = export_model(predictor.network, predictor.info, tmp_path / 'model.onnx')
+    metadata = {p.key: p.value for p in onnx.load(path).metadata_props}
+    facts = json.loads(metadata[METADATA_KEY])
+    assert tuple(facts['classes']) == CLASSES and facts['input_size_hw'] == [96, 96] and len(facts['palette']) == 3
+    assert facts['thresholds'] == pytest.approx([1 / (1 + np.exp(o)) for o in OFFSETS[1:]])
+    session = onnxruntime.InferenceSession(path, providers=['CPUExecutionProvider'])
+    images = pictures(1, 100, 80)
+    labels = session.run(['labels'], {'images': images})[0]
+    np.testing.assert_array_equal(labels, predictor.infer(images, predictor.info.thresholds)[0])
+
+
+@pytest.mark.parametrize('form, dynamic', [('torchscript', 'none'), ('torchscript', 'batch'),
+                                           pytest.param('program', 'batch', marks=pytest.mark.slow)])
+def test_torch_formats_agree_and_carry_the_metadata(predictor, tmp_path, form, dynamic):
+    path = export_model(predictor.network, predictor.info, tmp_path / 'model.bin', form, dynamic, (150, 120), 2)
+    extra = {'mmdefect.json': ''}
+    if form == 'torchscript':
+        loaded = torch.jit.load(path, _extra_files=extra)
+    else:
+        loaded = torch.export.load(path, extra_files=extra).module()
+    text = extra['mmdefect.json']
+    assert json.loads(text if isinstance(text, str) else text.decode())['classes'] == list(CLASSES)
+    images = pictures(2 if dynamic == 'none' else 3, 150, 120)
+    with torch.no_grad():
+        labels, probabilities = loaded(torch.from_numpy(images), torch.tensor(predictor.info.thresholds))
+    expected = predictor.infer(images, predictor.info.thresholds)
+    np.testing.assert_allclose(probabilities.numpy(), expected[1], atol=1e-5)
+    assert (labels.numpy() == expected[0]).mean() > 0.9999
+
+
+def test_what_cannot_be_is_said(predictor, tmp_path):
+    with pytest.raises(ValueError, match='a trace fixes the size'):
+        export_model(predictor.network, predictor.info, tmp_path / 'a.pt', 'torchscript', 'size', (96, 96))
+    with pytest.raises(ValueError, match='size_hw'):
+        export_model(predictor.network, predictor.info, tmp_path / 'a.onnx', 'onnx', 'batch')
+    with pytest.raises(ValueError, match='`form` must be'):
+        export_model(predictor.network, predictor.info, tmp_path / 'a.onnx', 'caffe')
+    assert not list(tmp_path.iterdir())
+    fixed = load_predictor(export_model(predictor.network, predictor.info, tmp_path / 'a.onnx', 'onnx', 'batch', (96, 96)))
+    with pytest.raises(ValueError, match='takes images of 96 x 96'):
+        fixed.predict_batch([pictures(1, 100, 96)[0]])
+    fixed.close()
+    with pytest.raises(ValueError, match='has been closed'):
+        fixed.predict_batch([pictures(1, 96, 96)[0]])
+    (tmp_path / 'broken.onnx').write_bytes(b'no model')
+    with pytest.raises(ValueError, match='ONNX Runtime can load'):
+        load_predictor(tmp_path / 'broken.onnx')
+    with pytest.raises(ValueError, match='`providers` must be among'):
+        load_predictor(tmp_path / 'a.onnx', providers=['Abacus'])
+    model = onnx.load(tmp_path / 'a.onnx')
+    del model.metadata_props[:]
+    onnx.save(model, tmp_path / 'foreign.onnx')
+    with pytest.raises(ValueError, match='no mmdefect metadata'):
+        load_predictor(tmp_path / 'foreign.onnx')
+
+
+def test_checkpoints_that_do_not_fit_are_refused(checkpoint, tmp_path):
+    content = torch.load(checkpoint, weights_only=False)
+    content['state_dict'].pop('decode_head.conv_seg.weight')
+    torch.save(content, tmp_path / 'short.pth')
+    with pytest.raises(ValueError, match='must hold all weights .*conv_seg'):
+        load_predictor(tmp_path / 'short.pth')
+    (tmp_path / 'text.pth').write_text('no checkpoint')
+    with pytest.raises(ValueError, match='torch can load'):
+        load_predictor(tmp_path / 'text.pth')
+    torch.save(dict(state_dict={}, meta={}), tmp_path / 'bare.pth')
+    with pytest.raises(ValueError, match='name the config'):
+        load_predictor(tmp_path / 'bare.pth')
+
+
+def test_without_calibration_it_is_argmax_and_a_leaf_config_serves(tmp_path):
+    path = write_checkpoint(tmp_path / 'plain.pth', options=SCALE, calibrated=False)
+    plain = load_predictor(path, config=LEAF)
+    assert plain.info.thresholds == (0.5, 0.5) and plain.info.extra['thresholds_from'] == 'argmax'
+    assert plain.info.input_size_hw == (256, 256)  # of the leaf; the checkpoint's own config says 96
+    labels, probabilities = plain.infer(pictures(1, 64, 64), plain.info.thresholds)
+    np.testing.assert_array_equal(labels, probabilities.argmax(1))
+
+
+@pytest.mark.parametrize('size_hw', [(8, 8), (7, 11), (5, 30), (1, 2)])
+@pytest.mark.parametrize('output', [1, 2, 3, 6, (2, 5), (None, 3), (1, 1)])
+def test_pooling_by_matrices_is_adaptive_pooling(size_hw, output):
+    inputs = torch.randn(2, 4, *size_hw, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(pool_by_matrices(inputs, output), functional.adaptive_avg_pool2d(inputs, output))
+
+
+@pytest.mark.parametrize('size_hw', [(512, 512), (300, 500), (500, 300), (33, 77), (1000, 31)])
+@pytest.mark.parametrize('scale_hw', [(256, 256), (96, 200), (200, 96)])
+def test_sizes_are_rounded_as_mmcv_does(size_hw, scale_hw):
+    expected = rescale_size(size_hw[::-1], scale_hw[::-1])[::-1]
+    assert Preparation(scale_hw, True, (0, ) * 3, (1, ) * 3).network_size(size_hw) == expected
+
+
+@pytest.mark.parametrize('new_hw', [(64, 50), (200, 171), (128, 100), (40, 300)])
+def test_resized_images_are_linear_interpolation(new_hw):
+    image = torch.from_numpy(pictures(1, 128, 100))
+    exact = functional.interpolate(image.permute(0, 3, 1, 2).double(), new_hw, mode='bilinear', align_corners=False)
+    got = resize_images(image, new_hw).permute(0, 3, 1, 2)
+    assert torch.equal(got, got.round()) and (got - exact).abs().max() < 0.75  # half a level, and weights of ten bits
+    assert abs((got - exact).mean()) < 0.15  # rounded, ties up as in OpenCV; cutting would shift by half a level
