@@ -4,7 +4,9 @@ Everything registers into scope ``mmseg``: a scope of our own would have to be i
 config is read, which is what breaks other plugins ("failed to search registry with scope ...").
 """
 
+from mmengine.registry import init_default_scope
 from mmseg.registry import (DATA_SAMPLERS, DATASETS, HOOKS, INFERENCERS, LOOPS, METRICS, MODELS, TRANSFORMS,
                             VISUALIZERS)
 
-__all__ = ['DATA_SAMPLERS', 'DATASETS', 'HOOKS', 'INFERENCERS', 'LOOPS', 'METRICS', 'MODELS', 'TRANSFORMS', 'VISUALIZERS']
+__all__ = ['DATA_SAMPLERS', 'DATASETS', 'HOOKS', 'INFERENCERS', 'LOOPS', 'METRICS', 'MODELS', 'TRANSFORMS', 'VISUALIZERS',
+           'init_default_scope']

@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from mmengine.config import Config
-from mmengine.registry import init_default_scope
 from torch import nn
 
 from mmdefect import compat
@@ -16,7 +15,7 @@ from mmdefect.deployment.types import ModelInfo
 from mmdefect.functional.calibration import read_offsets
 from mmdefect.inference.adaptation import fix_random_bases
 from mmdefect.inference.preparation import Preparation, read_preparation
-from mmdefect.registry import MODELS
+from mmdefect.registry import MODELS, init_default_scope
 
 
 def open_segmentor(path: str | Path, config: Config | None = None) -> tuple[nn.Module, Preparation, ModelInfo]:
