@@ -39,7 +39,7 @@ def draw_scratch(size_hw: tuple[int, int], generator: torch.Generator) -> ndarra
     length, breadth = max(size_hw), min(size_hw)
     draws = torch.rand(8, generator=generator, dtype=torch.float64).numpy()
     along = np.linspace(0, 1, 2 * length + 1)
-    bend = (draws[0] - 0.5) * along + (draws[1] - 0.5) * np.sin(math.pi * along) \
+    bend = 1.6 * (draws[0] - 0.5) * (2 * along - 1) + 2 * (draws[1] - 0.5) * np.sin(math.pi * along) \
         + 0.15 * (draws[2] - 0.5) * np.sin(2 * math.pi * (2 + 2 * draws[3]) * along + 2 * math.pi * draws[4])
     thick = max(1.0, breadth * (0.08 + 0.14 * draws[5]))
     room = max(0.0, (breadth - thick) / 2 - 0.5)

@@ -1,0 +1,194 @@
+"""Support sets: the few pictures that a defect type is learned from.
+
+A support set is a folder with ``support.json`` and, for each shot, ``TYPE/000.png`` (a copy of the picture, of any
+suffix) and ``TYPE/000_mask.png`` (0/255, the pixels of that type)::
+
+    {"format": "mmdefect-support/1", "seed": 0, "k": 3, "origin": {...},
+     "shots": [{"type", "class_id", "image", "mask", "source", "sha256"}, ...]}
+
+``source`` is the path within the data set and ``sha256`` that of the picture file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from numpy import ndarray
+
+from mmdefect.diffusion.pictures import read_mask, read_picture, write_bytes, write_picture
+
+FORMAT = 'mmdefect-support/1'
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A picture that shows a defect type.
+
+    Attributes:
+        type: defect type.
+        class_id: its class in label maps, if known.
+        path: picture file.
+        source: its path within the data set, with forward slashes.
+        sha256: of the picture file.
+    """
+
+    type: str
+    class_id: int | None
+    path: str
+    source: str
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Shot:
+    """One picture of a support set, see the module."""
+
+    type: str
+    class_id: int | None
+    image: str
+    mask: str
+    source: str
+    sha256: str
+
+
+@dataclass(frozen=True)
+class SupportSet:
+    """A support set on disk.
+
+    Attributes:
+        folder: where it is.
+        shots: of all types.
+        seed: of the choice.
+        origin: data set and split they come from.
+    """
+
+    folder: Path
+    shots: list[Shot]
+    seed: int
+    origin: dict
+
+    @property
+    def types(self) -> list[str]:
+        """Defect types in alphabetical order."""
+        return sorted({s.type for s in self.shots})
+
+    def load(self, defect_type: str) -> list[tuple[ndarray, ndarray]]:
+        """Return pictures ``(H, W, 3)`` uint8 RGB and masks ``(H, W)`` bool of one type.
+
+        Raises:
+            ValueError: if there is no such type, or a mask is empty or of another size.
+        """
+        shots = [s for s in self.shots if s.type == defect_type]
+        if not shots:
+            raise ValueError(f'`type` must be one of the support set {self.folder}, {self.types}, got {defect_type!r}.')
+        loaded = []
+        for shot in shots:
+            picture = read_picture(self.folder / shot.image)
+            mask = read_mask(self.folder / shot.mask, picture.shape[:2])
+            if not mask.any():
+                raise ValueError(f'the mask {self.folder / shot.mask} must show the defect, but it is empty; take the '
+                                 'shot out.')
+            loaded.append((picture, mask))
+        return loaded
+
+
+def choose_shots(candidates: Sequence[Candidate], k: int, seed: int,
+                 types: Sequence[str] | None = None) -> list[Candidate]:
+    """Choose ``k`` pictures of each type; the choice depends on seed and paths only, not on the order of files.
+
+    Raises:
+        ValueError: if a type has fewer pictures, or is not there.
+    """
+    if k < 1:
+        raise ValueError(f'`k` must be at least 1, got {k}.')
+    found = sorted({c.type for c in candidates})
+    chosen = []
+    for defect_type in types or found:
+        pool = {c.sha256: c for c in sorted(candidates, key=lambda c: c.source, reverse=True) if c.type == defect_type}
+        if len(pool) < k:
+            raise ValueError(f'each type must have {k} different pictures to choose from, but {defect_type!r} has '
+                             f'{len(pool)}; the types are {found}. Lower --k, or take other types.')
+        key = {c.sha256: hashlib.sha256(f'{seed}/{c.type}/{c.source}'.encode()).digest() for c in pool.values()}
+        chosen += sorted(pool.values(), key=lambda c: key[c.sha256])[:k]
+    if not chosen:
+        raise ValueError('the data set must show at least one defect to choose from, but it shows none.')
+    return chosen
+
+
+def check_held_out(chosen: Sequence[Candidate], held_out: Mapping[str, Mapping[str, str]]) -> None:
+    """Refuse shots that are also evaluated on.
+
+    Args:
+        chosen: shots.
+        held_out: for each evaluation split, the path of each picture by the SHA-256 of its file.
+
+    Raises:
+        ValueError: naming both files.
+    """
+    for shot in chosen:
+        for split, files in held_out.items():
+            if shot.sha256 in files:
+                raise ValueError(f'a support set may not overlap an evaluation split, but {shot.source} has the content '
+                                 f'of {files[shot.sha256]} ({split}); take shots from the training split.')
+
+
+def write_support(folder: str | os.PathLike, chosen: Sequence[Candidate], masks: Sequence[ndarray], seed: int,
+                  origin: dict) -> SupportSet:
+    """Write a support set: the whole folder or nothing.
+
+    Args:
+        folder: where; must not exist.
+        chosen: shots.
+        masks: for each shot ``(H, W)`` bool, the pixels of its type.
+        seed: of the choice.
+        origin: data set and split.
+
+    Raises:
+        FileExistsError: if the folder exists.
+    """
+    folder = Path(folder)
+    if folder.exists():
+        raise FileExistsError(f'{folder} must not exist yet, but it does; name another folder.')
+    unfinished = folder.with_name(f'.{folder.name}.unfinished-{os.getpid()}')
+    try:
+        shots, numbers = [], dict.fromkeys((c.type for c in chosen), 0)
+        for candidate, mask in zip(chosen, masks, strict=True):
+            stem = f'{candidate.type}/{numbers[candidate.type]:03d}'
+            numbers[candidate.type] += 1
+            image = f'{stem}{Path(candidate.path).suffix.lower()}'
+            (unfinished / image).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(candidate.path, unfinished / image)
+            write_picture(unfinished / f'{stem}_mask.png', mask)
+            shots.append(Shot(candidate.type, candidate.class_id, image, f'{stem}_mask.png', candidate.source,
+                              candidate.sha256))
+        body = dict(format=FORMAT, seed=seed, k=max(numbers.values()), origin=origin, shots=[asdict(s) for s in shots])
+        write_bytes(unfinished / 'support.json', (json.dumps(body, indent=1, ensure_ascii=False) + '\n').encode())
+        os.replace(unfinished, folder)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+    return SupportSet(folder, shots, seed, origin)
+
+
+def read_support(folder: str | os.PathLike) -> SupportSet:
+    """Read a support set.
+
+    Raises:
+        ValueError: if the folder holds none.
+    """
+    place = Path(folder) / 'support.json'
+    try:
+        body = json.loads(place.read_text(encoding='utf-8'))
+        shots = [Shot(**s) for s in body['shots']]
+    except (OSError, ValueError, KeyError, TypeError) as err:
+        raise ValueError(f'{folder} must be a support set with support.json, but that cannot be read ({err}); make it '
+                         'with `tools/generate.py support`.') from err
+    if body.get('format') != FORMAT or not shots:
+        raise ValueError(f'{place} must have format {FORMAT!r} and at least one shot, got {body.get("format")!r} with '
+                         f'{len(shots)}; make it again with `tools/generate.py support`.')
+    return SupportSet(Path(folder), shots, body['seed'], body['origin'])
