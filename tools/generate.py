@@ -22,6 +22,7 @@ COMMANDS = {
     'masks': ('mmdefect.diffusion.commands.masks', 'draw masks that say where a defect shall be'),
     'learn': ('mmdefect.diffusion.commands.learn', 'learn a token for each defect type'),
     'sample': ('mmdefect.diffusion.commands.sample', 'generate defects in the masks of clean pictures'),
+    'edit': ('mmdefect.diffusion.commands.edit', 'exchange a word of what pictures show'),
 }
 
 
