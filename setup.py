@@ -37,7 +37,7 @@ EXTRAS = {
     'export': [*RUNTIME, 'onnx>=1.16', 'onnxscript>=0.5'],
     'serve': [*RUNTIME, 'fastapi>=0.110', 'prometheus-client>=0.20', 'python-multipart>=0.0.20',
               'uvicorn>=0.27'],
-    'ray': ['ray>=2.40'],
+    'ray': ['pandas>=2.2', 'pyarrow>=17', 'ray>=2.40'],
     'dev': [
         'hypothesis>=6.100', 'kornia>=0.8', 'packaging>=23', 'pytest>=8', 'pytest-xdist>=3.5', 'pyyaml>=6', 'scikit-learn>=1.4',
         'setuptools>=64', 'wheel>=0.41'

@@ -18,7 +18,7 @@ PARTS = {
     'runtime': ('onnxruntime', ),
     'export': ('onnxruntime', 'onnx', 'onnxscript'),
     'serve': ('onnxruntime', 'fastapi', 'prometheus-client', 'python-multipart', 'uvicorn'),
-    'ray': ('ray', ),
+    'ray': ('pandas', 'pyarrow', 'ray'),
 }
 
 #: Upstream OpenMMLab is not in constraints.txt; these are the versions the test suite was run with.

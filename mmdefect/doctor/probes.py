@@ -59,7 +59,7 @@ OPTIONAL = {
     'runtime': 'import onnxruntime; onnxruntime.get_available_providers()',
     'export': 'import onnx, onnxscript, onnxruntime, torch.onnx',
     'serve': 'import fastapi, uvicorn, prometheus_client, python_multipart, onnxruntime',
-    'ray': 'import ray',
+    'ray': 'import ray.data',
     'compiled operators': 'import torch; from mmcv.ops import get_compiler_version; get_compiler_version()',
 }
 

@@ -1,0 +1,165 @@
+"""Bulk work: one function over many items, here, in several processes, or as a Ray Data pipeline; one code path.
+
+The work is described by a *maker*: called once in every worker, it loads what is needed (a model, a data set) and
+returns the function of one item. Results come back in the order of the items, whatever engine made them. A worker of
+Ray that is lost is replaced and its items are done again; so the function should leave files whole or not at all.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import pickle
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from mmdefect.experiments.pool import thread_variables
+from mmdefect.experiments.ray_cluster import connected
+
+Item = TypeVar('Item')
+Result = TypeVar('Result')
+#: Makes the function of one item. It is sent to other processes: a function of a module, or a ``functools.partial``.
+Maker = Callable[[], Callable[[Item], Result]]
+ENGINES = ('local', 'ray')
+
+
+@dataclass(frozen=True)
+class Workers:
+    """Who does the work.
+
+    Attributes:
+        engine: ``local`` or ``ray``.
+        count: workers; one local worker is this process itself.
+        threads: threads of the libraries in each, and cores that Ray reserves for it; 0 leaves them, and reserves one.
+        gpus: devices that Ray reserves for each; a part of one, such as 0.25, lets several share it.
+        address: Ray cluster; by default ``$RAY_ADDRESS``, else a Ray is started here.
+    """
+
+    engine: str = 'local'
+    count: int = 1
+    threads: int = 0
+    gpus: float = 0
+    address: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.engine not in ENGINES:
+            raise ValueError(f'`engine` must be one of {ENGINES}, got {self.engine!r}.')
+        if self.count < 1 or self.threads < 0 or self.gpus < 0:
+            raise ValueError('there must be at least one worker, and no negative number of threads or devices, got '
+                             f'{self.count}, {self.threads} and {self.gpus}.')
+
+
+def map_items(make: Maker, items: Sequence[Item], workers: Workers = Workers()) -> Iterator[Result]:
+    """Yield the results of all items, in their order.
+
+    Args:
+        make: see :data:`Maker`.
+        items: what to do; sent to the workers one by one, so they should be small (numbers, paths).
+        workers: who does it.
+
+    Raises:
+        Exception: the first one that the function raised, by order of the items, as in a plain loop.
+    """
+    if workers.engine == 'ray':
+        yield from _map_on_ray(make, items, workers)
+    elif workers.count == 1:
+        yield from map(make(), items)
+    else:
+        yield from _map_in_processes(make, items, workers)
+
+
+def chunks(items: Sequence[Item], count: int) -> list[Sequence[Item]]:
+    """Cut items into at most ``count`` runs of neighbours whose lengths differ by at most one."""
+    count = min(count, len(items))
+    bounds = [len(items) * k // count for k in range(count + 1)] if count else []
+    return [items[low:high] for low, high in zip(bounds, bounds[1:], strict=False)]
+
+
+def _map_in_processes(make: Maker, items: Sequence[Item], workers: Workers) -> Iterator[Result]:
+    context = multiprocessing.get_context('spawn')
+    with _variables(thread_variables(workers.threads)), \
+            ProcessPoolExecutor(workers.count, context, _prepare, (make, )) as pool:
+        waiting: deque[Future] = deque()
+        try:
+            for item in items:
+                waiting.append(pool.submit(_apply, item))
+                while len(waiting) >= 4 * workers.count:  # results are not made faster than they are used
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def _prepare(make: Maker) -> None:
+    global _function
+    _function = make()
+
+
+def _apply(item: Any) -> Any:
+    return _function(item)
+
+
+@contextlib.contextmanager
+def _variables(values: dict[str, str]) -> Iterator[None]:
+    """Set environment variables that processes started in the block inherit."""
+    former = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in former.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+def _map_on_ray(make: Maker, items: Sequence[Item], workers: Workers) -> Iterator[Result]:
+    if not items:
+        return
+    cores = max(1, workers.threads)
+    with _variables(thread_variables(workers.threads)), \
+            connected(workers.address, workers.count * cores, None if workers.gpus else 0):
+        import ray.data  # needs pandas and pyarrow, which the extra brings
+
+        context = ray.data.DataContext.get_current()
+        context.enable_progress_bars = False
+        context.execution_options.preserve_order = True
+        rows = [{'item': pickle.dumps(item)} for item in items]  # the same whatever Arrow makes of the type
+        data = ray.data.from_items(rows, override_num_blocks=min(len(rows), 16 * workers.count))
+        done = data.map(_RayWorker, fn_constructor_args=(make, ), num_cpus=cores, num_gpus=workers.gpus or None,
+                        compute=ray.data.ActorPoolStrategy(size=workers.count))
+        for row in done.iter_rows():
+            value, error = pickle.loads(row['result'])
+            if error is not None:
+                raise error
+            yield value
+
+
+class _RayWorker:
+    """Holds the function of one worker; an error travels as a result, so that it arrives as the type it has."""
+
+    def __init__(self, make: Maker) -> None:
+        self.function = make()
+
+    def __call__(self, row: dict[str, bytes]) -> dict[str, bytes]:
+        try:
+            result = self.function(pickle.loads(row['item'])), None
+        except Exception as err:  # raised where the results are used
+            result = None, err
+        return {'result': pickle.dumps(result)}
+
+
+def track(results: Iterable[Result], total: int, description: str) -> Iterator[Result]:
+    """Pass results on with a bar and the remaining time on a terminal."""
+    from rich.console import Console
+    from rich.progress import track as bar
+
+    console = Console(stderr=True)
+    yield from bar(results, description, total=total, console=console, transient=True, disable=not console.is_terminal)
