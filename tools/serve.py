@@ -86,7 +86,7 @@ def main(argv: list[str] | None = None) -> int:
         serve(predictor, settings, lambda url: print(f'serving {name} at {url}', flush=True), args.access_log)
     except (ImportError, OSError, ValueError) as err:
         print(f'error: {err}', file=sys.stderr)
-        return 1
+        return 2
     return 0
 
 

@@ -17,8 +17,16 @@ from mmdefect.deployment.types import ModelInfo, Prediction
 PNG_LEVEL = 1
 
 
-def make_answer(prediction: Prediction, options: PredictOptions, info: ModelInfo) -> dict[str, Any]:
-    """Return what ``POST /predict`` says about an image, without pictures."""
+def make_answer(prediction: Prediction, options: PredictOptions, info: ModelInfo, notes: tuple[str, ...]
+                ) -> dict[str, Any]:
+    """Return what ``POST /predict`` says about an image, without pictures.
+
+    Args:
+        prediction: of the image.
+        options: that it was made with.
+        info: of the model.
+        notes: what decoding changed.
+    """
     height, width = prediction.label_map.shape
     return {
         'is_defective': bool(prediction.is_defective),
@@ -30,6 +38,7 @@ def make_answer(prediction: Prediction, options: PredictOptions, info: ModelInfo
         'min_area_px': options.min_area_px,
         'mm_per_pixel': options.mm_per_pixel,
         'model': info.name,
+        'notes': list(notes),
     }
 
 

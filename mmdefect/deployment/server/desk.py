@@ -11,6 +11,7 @@ from typing import Any
 
 from numpy import ndarray
 
+from mmdefect.deployment.decoding import DecodedImage
 from mmdefect.deployment.server.admission import Admission, Ticket
 from mmdefect.deployment.server.answers import as_text, encode_mask, encode_preview, encode_scores, make_answer
 from mmdefect.deployment.server.batching import MicroBatcher
@@ -76,7 +77,7 @@ class PredictionDesk:
         start = time.perf_counter()
         with self.admission.admit() as ticket:
             image = await self._receive(request, ticket, options)
-            future = self.batcher.submit(image, options)
+            future = self.batcher.submit(image.pixels, options)
             ticket.queued()
             prediction = await self._wait(request, future)
             content = await self._in_thread(self._write, prediction, image, options, wishes)
@@ -86,7 +87,7 @@ class PredictionDesk:
                 content['seconds'] = round(seconds, 6)
             return content
 
-    async def _receive(self, request: Any, ticket: Ticket, options: PredictOptions) -> ndarray:
+    async def _receive(self, request: Any, ticket: Ticket, options: PredictOptions) -> DecodedImage:
         settings = self.settings
         length = declared_length(request)
         longest = settings.max_body_bytes if length is None else min(length, settings.max_body_bytes)
@@ -113,17 +114,17 @@ class PredictionDesk:
     async def _in_thread(self, function, *arguments):
         return await asyncio.get_running_loop().run_in_executor(self._threads, function, *arguments)
 
-    def _write(self, prediction: Prediction, image: ndarray, options: PredictOptions,
+    def _write(self, prediction: Prediction, image: DecodedImage, options: PredictOptions,
                wishes: Wishes) -> dict[str, Any] | bytes:
         if wishes.mask_only:
             return encode_mask(prediction.label_map, self.info.palette)
-        answer = make_answer(prediction, options, self.info)
+        answer = make_answer(prediction, options, self.info, image.header.notes)
         if wishes.mask:
             answer['mask_png'] = as_text(encode_mask(prediction.label_map, self.info.palette))
         if wishes.scores:
             answer['scores_png'] = as_text(encode_scores(prediction.probabilities))
         if wishes.preview:
-            answer['preview_jpeg'] = as_text(encode_preview(image))
+            answer['preview_jpeg'] = as_text(encode_preview(image.pixels))
         return answer
 
 

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import struct
 
-from numpy import ndarray
-
-from mmdefect.deployment.decoding import decode_image
+from mmdefect.deployment.decoding import DecodedImage, decode_image
 from mmdefect.deployment.header import ImageError, ImageHeader, read_header
 from mmdefect.deployment.server.refusals import Refusal, too_large, unreadable
 
@@ -47,14 +45,14 @@ def read_upload_header(data: bytes, max_pixels: int) -> ImageHeader:
     return header
 
 
-def decode_upload(data: bytes, max_pixels: int) -> ndarray:
-    """Return the image, ``(H, W, 3)`` uint8 RGB, upright.
+def decode_upload(data: bytes, max_pixels: int) -> DecodedImage:
+    """Return the image, upright, with what was changed to get it.
 
     Raises:
         Refusal: as :func:`read_upload_header`, and 422 if decoding fails.
     """
     try:
-        return decode_image(data, _NAME, max_pixels).pixels
+        return decode_image(data, _NAME, max_pixels)
     except ImageError as err:
         raise _refusal(err) from err
 

@@ -27,7 +27,8 @@ DEFECT = _object({
 PREDICTION = _object({
     'is_defective': _YES, 'image_score': _NUMBER, 'width': _WHOLE, 'height': _WHOLE, 'defects': _list(DEFECT),
     'thresholds': {'type': 'object', 'additionalProperties': _NUMBER}, 'min_area_px': _WHOLE,
-    'mm_per_pixel': {'type': ['number', 'null']}, 'model': _TEXT, 'seconds': _NUMBER,
+    'mm_per_pixel': {'type': ['number', 'null']}, 'model': _TEXT, 'notes': _list(_TEXT),
+    'seconds': _NUMBER,
     'mask_png': _base64('PNG whose pixel values are class ids'),
     'scores_png': _base64('PNG; red * 256 + green is 65535 times the score, blue the class of each pixel'),
     'preview_jpeg': _base64('the upright 8-bit image that the model saw'),

@@ -110,6 +110,8 @@ class TestPredict:
     def test_every_kind_of_image(self, client, name, data, image):
         answer = client.post('/predict', data, content_type='application/octet-stream').json()
         assert answer['is_defective']
+        words = {'turned': 'turned upright', '16-bit': '16 bits', 'cmyk': 'CMYK', 'alpha': 'alpha', 'grey': 'grey'}
+        assert any(words.get(name.split()[0], '') in note for note in answer['notes'] or [''])
         if image is not None:
             assert answer['defects'] == [d.to_dict() for d in predict(image, INFO.thresholds).defects]
 
@@ -127,7 +129,8 @@ class TestPredict:
 
     @pytest.mark.parametrize('query', ['threshold=0', 'threshold=1', 'threshold=nan', 'threshold=x',
                                        'thresholds=good:0.5', 'thresholds=dent:2', 'min_area_px=-1', 'min_area_px=1e3',
-                                       'mm_per_pixel=0', 'mm_per_pixel=inf', 'mask=perhaps', 'format=gif', 'min_area_px=' + '9' * 5000])
+                                       'mm_per_pixel=0', 'mm_per_pixel=inf', 'mask=perhaps', 'format=gif',
+                                       'min_area_px=' + '9' * 5000])
     def test_wrong_options(self, client, query):
         answer = client.post('/predict?' + query, PNG)
         assert answer.status == 422 and answer.json()['reason'] == 'invalid_options'

@@ -29,7 +29,7 @@ def status_of(data: bytes) -> int:
 @pytest.mark.parametrize('name, data, image', good_uploads(3), ids=lambda v: v if isinstance(v, str) else '')
 def test_good_uploads(name, data, image):
     read_upload_header(data, LIMIT)
-    got = decode_upload(data, LIMIT)
+    got = decode_upload(data, LIMIT).pixels
     assert got.dtype == np.uint8 and got.flags.c_contiguous
     if image is not None:
         assert np.array_equal(got, image)
