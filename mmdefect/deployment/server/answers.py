@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import io
 from typing import Any
 
 import cv2
@@ -40,21 +39,6 @@ def make_answer(prediction: Prediction, options: PredictOptions, info: ModelInfo
         'model': info.name,
         'notes': list(notes),
     }
-
-
-def encode_mask(label_map: ndarray, palette: tuple[tuple[int, int, int], ...]) -> bytes:
-    """Return a label map as a PNG whose pixel values are class ids and whose palette has the colours of the classes.
-
-    Args:
-        label_map: ``(H, W)`` uint8.
-        palette: RGB of each class.
-    """
-    from PIL import Image
-    picture = Image.fromarray(label_map).convert('P')
-    picture.putpalette([value for colour in palette for value in colour])
-    buffer = io.BytesIO()
-    picture.save(buffer, 'PNG', compress_level=PNG_LEVEL)
-    return buffer.getvalue()
 
 
 def encode_scores(probabilities: ndarray) -> bytes:

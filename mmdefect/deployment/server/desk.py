@@ -13,7 +13,7 @@ from numpy import ndarray
 
 from mmdefect.deployment.decoding import DecodedImage
 from mmdefect.deployment.server.admission import Admission, Ticket
-from mmdefect.deployment.server.answers import as_text, encode_mask, encode_preview, encode_scores, make_answer
+from mmdefect.deployment.server.answers import as_text, encode_preview, encode_scores, make_answer
 from mmdefect.deployment.server.batching import MicroBatcher
 from mmdefect.deployment.server.images import decode_upload, read_upload_header
 from mmdefect.deployment.server.metrics import ServerMetrics
@@ -22,6 +22,7 @@ from mmdefect.deployment.server.refusals import Refusal
 from mmdefect.deployment.server.settings import ServerSettings
 from mmdefect.deployment.server.uploads import declared_length, read_upload
 from mmdefect.deployment.types import Prediction, Predictor
+from mmdefect.deployment.writing import encode_label_png
 
 LOG = logging.getLogger('mmdefect.server')
 #: Bytes of float32 that a class probability takes, and times that an upload lies in memory while it is read.
@@ -117,10 +118,10 @@ class PredictionDesk:
     def _write(self, prediction: Prediction, image: DecodedImage, options: PredictOptions,
                wishes: Wishes) -> dict[str, Any] | bytes:
         if wishes.mask_only:
-            return encode_mask(prediction.label_map, self.info.palette)
+            return encode_label_png(prediction.label_map, self.info.palette)
         answer = make_answer(prediction, options, self.info, image.header.notes)
         if wishes.mask:
-            answer['mask_png'] = as_text(encode_mask(prediction.label_map, self.info.palette))
+            answer['mask_png'] = as_text(encode_label_png(prediction.label_map, self.info.palette))
         if wishes.scores:
             answer['scores_png'] = as_text(encode_scores(prediction.probabilities))
         if wishes.preview:

@@ -9,15 +9,16 @@ import pytest
 from PIL import Image
 
 from mmdefect.deployment.decision import decide_labels
-from mmdefect.deployment.server.answers import encode_mask, encode_preview, encode_scores
+from mmdefect.deployment.server.answers import encode_preview, encode_scores
 from mmdefect.deployment.server.options import read_thresholds
 from mmdefect.deployment.server.refusals import Refusal
+from mmdefect.deployment.writing import encode_label_png
 from tests.deployment.server.stand_in import INFO
 
 
 def test_a_mask_holds_ids_and_colours():
     labels = np.random.default_rng(0).integers(0, 3, (17, 23)).astype(np.uint8)
-    picture = Image.open(io.BytesIO(encode_mask(labels, INFO.palette)))
+    picture = Image.open(io.BytesIO(encode_label_png(labels, INFO.palette)))
     assert picture.mode == 'P' and np.array_equal(np.asarray(picture), labels)
     assert np.array_equal(np.asarray(picture.convert('RGB')), np.asarray(INFO.palette, np.uint8)[labels])
 
