@@ -18,6 +18,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 #: Command, and the module with its `DESCRIPTION`, `add_arguments(parser)` and `run(args)`; only the one used is loaded.
 COMMANDS = {
+    'random-model': ('mmdefect.diffusion.commands.random_model', 'write a tiny pipeline to try the commands with'),
     'support': ('mmdefect.apis.support_set', 'choose the few pictures that each defect type is learned from'),
     'masks': ('mmdefect.diffusion.commands.masks', 'draw masks that say where a defect shall be'),
     'learn': ('mmdefect.diffusion.commands.learn', 'learn a token for each defect type'),

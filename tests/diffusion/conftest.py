@@ -4,17 +4,14 @@ import numpy as np
 import pytest
 
 from mmdefect.diffusion.loading import load_model
-
-from .tiny import save_tiny
-
-KINDS = ('ldm', 'sd', 'sdxl')
+from mmdefect.diffusion.random_model import KINDS, save_pipeline
 
 
 @pytest.fixture(scope='session')
 def pipelines(tmp_path_factory):
     """Folders of the tiny pipelines, by kind."""
     root = tmp_path_factory.mktemp('pipelines')
-    return {kind: save_tiny(kind, root / kind) for kind in KINDS}
+    return {kind: save_pipeline(root / kind, kind) for kind in KINDS}
 
 
 @pytest.fixture(params=KINDS)

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from mmdefect.diffusion.loading import ModelOptions, load_model
+from mmdefect.diffusion.tokens import TokenBank, start_vectors
 
 
 def test_text_is_encoded_as_the_pipeline_does(model):
@@ -78,6 +79,34 @@ def test_attention_slicing_and_tiling_change_nothing_that_counts(pipelines):
         assert torch.allclose(plain.predict(latents, 500, condition), sliced.predict(latents, 500, condition), atol=1e-5)
     assert sliced.vae.use_tiling and sliced.vae.use_slicing
     assert 'Sliced' in type(next(iter(sliced.unet.attn_processors.values()))).__name__
+
+
+@pytest.mark.parametrize('kind', ['sd', 'sdxl'])
+def test_offloaded_layers_compute_the_same(pipelines, kind):
+    """What `--offload sequential` installs, with the CPU in the place of the GPU: weights come when a layer computes."""
+    from accelerate import cpu_offload
+    plain, offloaded = load_model(pipelines[kind]), load_model(pipelines[kind])
+    for module in (offloaded.unet, offloaded.vae, *offloaded.text_encoders):
+        cpu_offload(module, 'cpu')
+    assert all(p.device.type == 'meta' for p in offloaded.unet.parameters())
+    picture, latents = torch.rand(1, 3, 32, 32), torch.randn(1, 4, 16, 16)
+    bank = TokenBank({'<spot>': 1}, start_vectors(plain, 'crack', 1))
+    with torch.no_grad():
+        results = [(m.encode_pictures(picture), m.decode(latents),
+                    m.predict(latents, 400, m.encode_text(['a <spot>'], bank))) for m in (plain, offloaded)]
+    for one, two in zip(*results, strict=True):
+        assert torch.allclose(one, two, atol=1e-6)
+
+
+def test_offload_options_reach_the_pipeline(pipelines, monkeypatch):
+    from diffusers import StableDiffusionPipeline
+    asked = []
+    for name in ('model', 'sequential'):
+        monkeypatch.setattr(StableDiffusionPipeline, f'enable_{name}_cpu_offload',
+                            lambda self, device, name=name: asked.append((name, device)))
+        monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
+        load_model(pipelines['sd'], ModelOptions('cuda:0', offload=name))
+    assert asked == [('model', 'cuda:0'), ('sequential', 'cuda:0')]
 
 
 def test_bf16_runs(pipelines):
