@@ -24,6 +24,8 @@ COMMANDS = {
     'learn': ('mmdefect.diffusion.commands.learn', 'learn a token for each defect type'),
     'sample': ('mmdefect.diffusion.commands.sample', 'generate defects in the masks of clean pictures'),
     'edit': ('mmdefect.diffusion.commands.edit', 'exchange a word of what pictures show'),
+    'relabel': ('mmdefect.diffusion.commands.relabel', 'give edits labels of their own, from what changed'),
+    'pack': ('mmdefect.diffusion.commands.pack', 'write the result as a data set to train on'),
 }
 
 

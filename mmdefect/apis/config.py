@@ -21,6 +21,7 @@ top-level key       where it goes
                     before a validation means anything
 ``own_optimizer``   what a transformer base needs instead of the schedule's: keys of ``optim_wrapper``
 ``own_transforms``  transforms a model base needs at the end of the training pipeline, before packing
+``generated``       a packed set of generated pictures beside the training data, see :mod:`mmdefect.apis.generated`
 ``synthesis``       transforms of the training pipelines and the sampler, see :mod:`mmdefect.apis.synthesis`
 ``ema``, ...        hooks, sampler and transforms against class imbalance, see :mod:`mmdefect.apis.switches`
 ==================  =====================================================================================
@@ -41,7 +42,7 @@ LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
 RESIZES = ('Resize', 'RandomResize', 'ResizeToMultiple')
 #: Top-level keys that :func:`compose` spreads; an override of any other key is a last word and is applied again after it.
 SPREAD = ('data_root', 'split_file', 'classes', 'palette', 'num_classes', 'crop_size', 'image_scale', 'loss_decode',
-          'class_weight', 'bn_momentum', 'own_optimizer', 'own_transforms', 'synthesis', *SWITCHES)
+          'class_weight', 'bn_momentum', 'own_optimizer', 'own_transforms', 'generated', 'synthesis', *SWITCHES)
 #: Heads whose list of losses has roles: the places of the segmentation losses. The rest (edges) stays as it is.
 LOSS_ROLES = {'PIDHead': (0, 1, 3), 'DDRHead': (0, 1)}
 #: Heads that do not predict the classes: class count, loss and weights are their own.
@@ -70,6 +71,9 @@ def load_config(path: str | Path, cfg_options: dict | None = None) -> Config:
 
 def compose(cfg: Config) -> None:
     """Carry the top-level keys of the table above to their places, in place; composing twice changes nothing."""
+    if cfg.get('generated') is not None:
+        from mmdefect.apis.generated import compose_generated  # needs the adapters, which compose() alone does not
+        compose_generated(cfg)
     datasets = list(iter_datasets(cfg))
     for key in ('data_root', 'split_file'):
         if cfg.get(key) is not None:

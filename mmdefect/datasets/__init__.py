@@ -2,10 +2,11 @@ from .base import DefectDataset, defect_palette
 from .blade_wta import BladeWTADataset
 from .combined import CombinedDefectDataset
 from .folder import FolderDefectDataset
+from .generated import GeneratedDefectDataset, MixedDefectDataset
 from .mvtec import MVTecDataset
 from .transforms import *  # noqa: F401,F403
 
 __all__ = [
-    'BladeWTADataset', 'CombinedDefectDataset', 'DefectDataset', 'FolderDefectDataset', 'MVTecDataset',
-    'defect_palette'
+    'BladeWTADataset', 'CombinedDefectDataset', 'DefectDataset', 'FolderDefectDataset',
+    'GeneratedDefectDataset', 'MVTecDataset', 'MixedDefectDataset', 'defect_palette'
 ]

@@ -41,7 +41,8 @@ class RelabelSettings:
         min_area: smallest new defect in pixels.
         close_radius: gaps of a new defect up to twice this many pixels are closed.
         group_radius: new defects up to twice this many pixels apart share one class.
-        kept_share: share of the visible pixels that must be unchanged for a source defect to keep its mask.
+        faded: share of its visibility that a pixel of a source defect must keep to be still there.
+        kept_share: share of the visible pixels that must be still there for a source defect to keep its mask.
         vanished_share: share up to which it counts as gone.
         regrow: pixels around a source defect in which its redrawn mask may lie.
     """
@@ -54,12 +55,13 @@ class RelabelSettings:
     min_area: int = 6
     close_radius: int = 2
     group_radius: int = 8
+    faded: float = 0.4
     kept_share: float = 0.7
     vanished_share: float = 0.25
     regrow: int = 3
 
     def __post_init__(self) -> None:
-        for name in ('extent', 'peak_share', 'kept_share', 'vanished_share'):
+        for name in ('extent', 'peak_share', 'faded', 'kept_share', 'vanished_share'):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f'`{name}` must be in [0, 1], got {getattr(self, name)}.')
         if self.vanished_share > self.kept_share:
@@ -180,20 +182,22 @@ def _follow_source(label: np.ndarray, score: np.ndarray, seen: np.ndarray, seen_
                    result: np.ndarray, settings: RelabelSettings) -> list[Component]:
     """Decide what became of each source defect and draw what is left of it into ``result``."""
     numbers, classes = looks.component_classes(label)
+    seen_near = cv2.dilate(seen, np.ones((2 * settings.reach + 1, 2 * settings.reach + 1), np.uint8))
     components = []
     for number, class_id in classes.items():
         inside = numbers == number
         clear = inside & (seen_before >= max(looks.STANDS_OUT, 0.5 * np.quantile(seen_before[inside], 0.9)))
-        if not clear.any():
+        there = clear & (seen_near >= settings.faded * seen_before)
+        if not clear.any():  # nobody sees it in the source either: all that can be said is whether something changed
             clear = inside
-        there = clear & ((score < settings.change_high * settings.extent) | (seen >= 0.6 * seen_before))
+            there = inside & (score < settings.change_high * settings.extent)
         retained = float((there * seen_before).sum() / max((clear * seen_before).sum(), 1e-6))
         if retained >= settings.kept_share:
             result[inside] = label[inside]
             drawn, fate = inside, KEPT
         else:
             zone = cv2.dilate(inside.astype(np.uint8), _disc(settings.regrow)) > 0
-            alive = there | (fresh & zone) | (clear & (seen >= looks.STANDS_OUT) & (seen >= 0.5 * seen_before))
+            alive = there | (fresh & zone) | (clear & (seen >= np.maximum(settings.faded * seen_before, looks.STANDS_OUT)))
             drawn = _fill_holes(_close(alive, 2)) & zone & (result == 0)
             gone = retained <= settings.vanished_share and (fresh & zone).sum() < settings.min_area
             fate = VANISHED if gone or not drawn.any() else CHANGED

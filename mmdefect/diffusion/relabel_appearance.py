@@ -17,6 +17,8 @@ from mmdefect.diffusion.relabel_change import to_lab
 
 #: Lightness and colour contrast to the surface around, in Lab units, from which a pixel stands out.
 STANDS_OUT = 4.0
+#: Lightness by which the surface below a defect may leave the range of most source defects.
+SURFACE_MARGIN = 5.0
 
 
 @dataclass(frozen=True)
@@ -128,8 +130,8 @@ def learn_appearance(pairs: Iterable[tuple[np.ndarray, np.ndarray]], num_classes
         weight = len(values) / (len(values) + 10)  # shrink towards the common covariance: some classes have few defects
         own = np.cov(values.T) if len(values) > 1 else pooled
         precisions.append(np.linalg.inv(weight * own + (1 - weight) * pooled + np.eye(values.shape[1])))
-    low, high = np.quantile(below, [0.02, 0.95])
-    return Appearance(tuple(known), means, np.stack(precisions), (float(low) - 5.0, float(high)))
+    low, high = np.quantile(below, [0.05, 0.9])
+    return Appearance(tuple(known), means, np.stack(precisions), (float(low) - SURFACE_MARGIN, float(high) + SURFACE_MARGIN))
 
 
 def nearest_class(features: np.ndarray, appearance: Appearance) -> tuple[int, float]:

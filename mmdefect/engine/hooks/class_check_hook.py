@@ -50,6 +50,8 @@ def _classes_of(dataset) -> list[str] | None:
     """Class names of a built data set or of its config, without reading its files."""
     if hasattr(dataset, 'metainfo'):
         return dataset.metainfo.get('classes')
+    if 'datasets' in dataset or 'dataset' in dataset:  # a wrapper; its parts have the same classes
+        return _classes_of(dataset['datasets'][0] if 'datasets' in dataset else dataset['dataset'])
     from mmdefect.registry import DATASETS
     lazy = {**dataset, 'lazy_init': True, 'pipeline': []}
     return DATASETS.build(lazy).metainfo.get('classes')

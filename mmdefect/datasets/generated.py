@@ -1,0 +1,70 @@
+"""Packed sets of generated pictures, alone or beside a real data set."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from mmengine.dataset import ConcatDataset
+
+from mmdefect.datasets.base import DefectDataset
+from mmdefect.datasets.samples import Sample
+from mmdefect.diffusion.pack import read_pack
+from mmdefect.registry import DATASETS
+
+
+@DATASETS.register_module()
+class GeneratedDefectDataset(DefectDataset):
+    """Pictures that ``tools/generate.py pack`` wrote. They are for training: validation and test are real.
+
+    Args:
+        folder: the packed set. It is no ``data_root``, so a data root given for the real data does not move it.
+        metainfo: classes and palette; those of the packed set by default.
+        **kwargs: see :class:`~mmdefect.datasets.base.DefectDataset`.
+    """
+
+    METAINFO: dict = {}
+
+    def __init__(self, folder: str, metainfo: dict | None = None, **kwargs) -> None:
+        self.packed = read_pack(folder)
+        super().__init__(metainfo=metainfo or dict(classes=self.packed.classes), **kwargs)
+        if len(self.metainfo['classes']) != len(self.packed.classes):
+            raise ValueError(f'the packed set {folder} must have the classes of the training, {self.metainfo["classes"]}, got '
+                             f'{self.packed.classes}; pack it with --classes of that data set.')
+
+    def scan(self) -> list[Sample]:
+        """List the pictures of the packed set."""
+        folder = str(self.packed.folder)
+        return [Sample(f'{folder}/{image.image}', f'{folder}/{image.label}', own_split='train',
+                       extra=dict(generated_from=image.entry['source'])) for image in self.packed.images]
+
+
+@DATASETS.register_module()
+class MixedDefectDataset(ConcatDataset):
+    """Several data sets after one another, with the numbered draws of :class:`~mmdefect.datasets.DefectDataset` kept.
+
+    mmengine's ``ConcatDataset`` hands on plain indices; then the randomness of a sample would be its worker's.
+
+    Args:
+        datasets: settings of the parts, or the parts themselves.
+        **kwargs: see mmengine's ``ConcatDataset``.
+    """
+
+    _draw_seed: int | None = None
+
+    def __init__(self, datasets: Sequence[dict | DefectDataset], **kwargs) -> None:
+        # mmengine looks settings up in its own registry, which does not know the data sets of mmseg.
+        super().__init__([DATASETS.build(d) if isinstance(d, dict) else d for d in datasets], **kwargs)
+
+    def set_draw_seed(self, seed: int, *ranks: int) -> None:
+        """Take numbered draws from now on, and so does every part; see :class:`~mmdefect.datasets.draws.NumberedDraws`."""
+        self._draw_seed = int(seed)
+        for part in self.datasets:
+            part.set_draw_seed(seed, *ranks)
+
+    def __getitem__(self, draw: int) -> dict:
+        """Return one sample."""
+        if self._draw_seed is None:
+            return super().__getitem__(draw)
+        position, index = divmod(draw, len(self))
+        part, inside = self._get_ori_dataset_idx(index)
+        return self.datasets[part][position * len(self.datasets[part]) + inside]
