@@ -23,12 +23,16 @@ from __future__ import annotations
 
 import runpy
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 from mmdefect.experiments import settings as st
 from mmdefect.experiments.select import Rule
+
+
+#: How a checkpoint is chosen where a study does not say.
+USUAL_RULE = Rule('fg_mIoU')
 
 
 @dataclass(frozen=True)
@@ -82,7 +86,7 @@ class Study:
     factor: str = ''
     factor_keys: tuple[str, ...] = ()
     overrides: Mapping[str, Any] = field(default_factory=dict)
-    rule: Rule = Rule('fg_mIoU')
+    rule: Rule = USUAL_RULE
     metrics: tuple[str, ...] = ('fg_mIoU', 'fg_mAcc')
     baseline: str = ''
     title: str = ''
@@ -223,7 +227,9 @@ def expand(study: Study,
                 for key, value in flat.items()
             }
             roots = sorted({inputs[value] for value in _roots(composed) if value in inputs})
-            key = st.digest([content, roots, seed + arm.seed_offset])
+            # The checkpoint that is tested is part of the run; the usual rule is left out, so that known keys stay.
+            chosen_by = [] if study.rule == USUAL_RULE else [asdict(study.rule)]
+            key = st.digest([content, roots, seed + arm.seed_offset, *chosen_by])
             runs.append(Run(key, arm, seed + arm.seed_offset, composed, text, st.difference(base_flat, flat), inputs))
     position = {arm.name: k for k, arm in enumerate(study.arms)}
     first = min(run.seed - run.arm.seed_offset for run in runs)

@@ -9,6 +9,7 @@ import pytest
 
 from mmdefect.experiments import study_records
 from mmdefect.experiments.pool import Slots
+from mmdefect.experiments.select import Rule
 from mmdefect.experiments.study import expand, read_study
 from mmdefect.experiments.study_run import Places, run_study
 from mmdefect.experiments.study_table import compare_study, write_study_page
@@ -78,6 +79,13 @@ def test_an_arm_of_two_studies_has_one_key_and_an_offset_gives_new_ones(place):
     assert {r.key for r in runs if r.arm.name == 'again'} == first
     assert [r.seed for r in runs if r.arm.name == 'other'] == [50, 51, 52]
     assert not {r.key for r in runs if r.arm.name == 'other'} & first
+
+
+def test_another_choice_of_checkpoint_is_another_run(place):
+    study = read_study(place / 'study.py')
+    keys = {rule: {r.key for r in expand(dataclasses.replace(study, rule=rule), helpers.COMPOSER, place)}
+            for rule in (Rule('fg_mIoU'), Rule('fg_mIoU', tie='first'), Rule('cal_fg_mIoU'))}
+    assert len(set.union(*keys.values())) == 27
 
 
 def test_a_study_leaves_records_and_a_page(place):

@@ -1,0 +1,23 @@
+"""Does synthesis need a focal loss? Two losses, with and without pasted defects."""
+
+name = 'wta_interaction'
+title = 'Loss and synthesis together'
+text = ('The published system found that synthetic images made most networks worse under cross-entropy and better '
+        'under a focal loss. Fast-SCNN from random weights, crop 256, equal updates; the four arms differ in loss and '
+        'recipe only.')
+base = 'configs/fast_scnn/fast-scnn_baseline_2k_wta-256.py'
+factor = dict(name='loss and recipe', keys=['*loss_decode*', '*synthesis*', '*sampler*', '*dataset.pipeline*'])
+iterations = 2000
+val_interval = 200
+seeds = [0, 1, 2]
+selection = dict(metric='fg_mIoU', tie='last')
+metrics = ['fg_mIoU', 'cal_fg_mIoU', 'fg_AP', 'IoU.attached', 'IoU.broken', 'cRecall', 'FA_per_image']
+baseline = 'ce'
+
+_losses = 'configs/_base_/losses'
+_paste = 'configs/_base_/synthesis/paste_poisson.py'
+arms = dict(
+    ce=dict(bases=[f'{_losses}/ce.py'], note='no synthesis'),
+    focal=dict(bases=[f'{_losses}/focal_system5.py'], note='no synthesis'),
+    ce_paste=dict(bases=[f'{_losses}/ce.py', _paste], note='pasted defects'),
+    focal_paste=dict(bases=[f'{_losses}/focal_system5.py', _paste], note='pasted defects'))
