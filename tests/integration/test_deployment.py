@@ -70,7 +70,8 @@ def runtime(line):
     """What the exported file predicts where there is no PyTorch."""
     root, images = line
     arguments = [str(root / 'model.onnx'), str(images), '--out', str(root / 'runtime'), '--min-area', '4']
-    code = NO_TORCH + f'sys.argv[1:] = {arguments}\n' + "import runpy; runpy.run_path('tools/predict.py', run_name='__main__')"
+    code = NO_TORCH + f'sys.argv[1:] = {arguments}\n'
+    code += "import runpy; runpy.run_path('tools/predict.py', run_name='__main__')"
     done = subprocess.run([sys.executable, '-c', code], cwd=REPO, capture_output=True, text=True, timeout=300,
                           env={**os.environ, 'PYTHONPATH': str(REPO)})
     assert done.returncode == 0, done.stderr[-2000:]
