@@ -45,6 +45,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     limits.add_argument('--max-megapixels', type=float, default=default.max_pixels / 1e6)
     limits.add_argument('--memory-mb', type=float, default=default.memory_bytes / 2**20, metavar='MIB',
                         help='of all requests together, by estimate, without the model')
+    limits.add_argument('--max-regions', type=int, default=20_000,
+                        help='of one image, before small ones are dropped; more are an error (default: 20000)')
     limits.add_argument('--queue', type=int, default=default.queue_size,
                         help='requests accepted and not yet answered; more get 503')
     limits.add_argument('--body-timeout', type=float, default=default.body_timeout_s, metavar='SECONDS')
@@ -81,7 +83,8 @@ def main(argv: list[str] | None = None) -> int:
         settings = make_settings(args)
         warn_about_exposure(settings)
         options = {name: getattr(args, name) for name in ('config', 'device', 'threads') if getattr(args, name)}
-        predictor = SizedPredictor(load_predictor(args.model, **options), (args.tile, args.tile) if args.tile else None)
+        predictor = SizedPredictor(load_predictor(args.model, **options), (args.tile, args.tile) if args.tile else None,
+                                   args.max_regions)
         name = predictor.info.name or Path(args.model).name
         serve(predictor, settings, lambda url: print(f'serving {name} at {url}', flush=True), args.access_log)
     except (ImportError, OSError, ValueError) as err:

@@ -13,9 +13,14 @@ from mmdefect.deployment.types import ModelInfo, Prediction, check_thresholds
 
 
 class BatchPredictor(ABC):
-    """A predictor made of one function: label maps and probabilities of images of one size."""
+    """A predictor made of one function: label maps and probabilities of images of one size.
+
+    Attributes:
+        max_regions: of the label map of an image; more are an error. For those who take images from strangers.
+    """
 
     info: ModelInfo
+    max_regions: int | None = None
 
     @abstractmethod
     def infer(self, images: ndarray, thresholds: Sequence[float]) -> tuple[ndarray, ndarray]:
@@ -51,7 +56,8 @@ class BatchPredictor(ABC):
             stack = images[indices[0]][None] if len(indices) == 1 else np.stack([images[i] for i in indices])
             labels, probabilities = self.infer(stack, chosen)
             for index, label, probability in zip(indices, labels, probabilities, strict=True):
-                defects = find_defects(label, probability, self.info.classes, min_area_px, mm_per_pixel)
+                defects = find_defects(label, probability, self.info.classes, min_area_px, mm_per_pixel,
+                                       self.max_regions)
                 predictions[index] = Prediction(label, probability if return_probabilities else None, defects,
                                                 bool(defects), float(probability[1:].max()))
         return predictions

@@ -96,7 +96,8 @@ class TiledPredictor:
         size_hw, classes = image.shape[:2], self.info.classes
         label_map = np.zeros(size_hw, np.uint8)
         everything = np.zeros((len(classes), *size_hw), np.float32) if return_probabilities else None
-        gatherer, image_score = DefectGatherer(classes, size_hw, min_area_px), 0.0
+        most = getattr(self.predictor, 'max_regions', None)
+        gatherer, image_score = DefectGatherer(classes, size_hw, min_area_px, most), 0.0
         for top, probabilities in self.bands(image, thresholds):
             rows = slice(top, top + probabilities.shape[1])
             label_map[rows] = decide_labels(probabilities, thresholds)

@@ -12,6 +12,7 @@ from typing import Any
 from numpy import ndarray
 
 from mmdefect.deployment.decoding import DecodedImage
+from mmdefect.deployment.defects import TooManyRegions
 from mmdefect.deployment.server.admission import Admission, Ticket
 from mmdefect.deployment.server.answers import as_text, encode_preview, encode_scores, make_answer
 from mmdefect.deployment.server.batching import MicroBatcher
@@ -132,6 +133,8 @@ class PredictionDesk:
 def _result(future: asyncio.Future) -> Prediction:
     try:
         return future.result()
+    except TooManyRegions as err:
+        raise Refusal(422, 'too_many_defects', str(err)) from err
     except Exception as err:  # whatever a model raises; the batcher keeps running
         LOG.error('the model failed on an image', exc_info=err)
         raise Refusal(500, 'failed', 'the model must answer, but it failed on this image; the log of the server says '

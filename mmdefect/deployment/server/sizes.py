@@ -24,10 +24,13 @@ class SizedPredictor:
         predictor: the model.
         tile_hw: rows and columns of a tile; ``None`` lets the network see whole images. A file exported for one size
             always has tiles of that size.
+        max_regions: of an image; more are an error, since a noisy picture could have millions.
     """
 
-    def __init__(self, predictor: BatchPredictor, tile_hw: tuple[int, int] | None) -> None:
+    def __init__(self, predictor: BatchPredictor, tile_hw: tuple[int, int] | None, max_regions: int | None = None
+                 ) -> None:
         self.predictor = predictor
+        predictor.max_regions = max_regions
         self._fixed_hw = getattr(predictor, 'image_size_hw', None)
         self._tile_hw = self._fixed_hw or (None if predictor.info.input_size_hw is not None else tile_hw)
         self._tiled = None

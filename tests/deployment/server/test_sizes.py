@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from mmdefect.deployment.decision import decide_labels
+from mmdefect.deployment.defects import TooManyRegions
 from mmdefect.deployment.predictor import BatchPredictor
 from mmdefect.deployment.server.sizes import SizedPredictor
 from tests.deployment.server.stand_in import INFO, class_probabilities
@@ -41,6 +42,16 @@ def test_predictions_are_those_of_whole_images(model, tile_hw, largest):
         assert np.abs(one.probabilities - two.probabilities).max() < 1e-6  # weights of tiles sum to 1 in float32
         assert np.array_equal(one.label_map, two.label_map)
         assert [d.box_xyxy for d in one.defects] == [d.box_xyxy for d in two.defects]
+
+
+@pytest.mark.parametrize('tile_hw', [(64, 64), None])
+def test_noise_is_refused_before_it_is_measured(tile_hw):
+    image = np.full((120, 120, 3), 220, np.uint8)
+    image[::3, ::3] = 0
+    begin = SizedPredictor(Pixelwise(), tile_hw, 1600).predict_batch([image])[0]
+    assert len(begin.defects) == 1600
+    with pytest.raises(TooManyRegions, match='at most 1599 regions'):
+        SizedPredictor(Pixelwise(), tile_hw, 1599).predict_batch([image])
 
 
 def test_equal_sizes_still_share_a_batch():

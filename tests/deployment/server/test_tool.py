@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -33,7 +34,8 @@ def command(*arguments) -> list[str]:
 def test_predictions_of_an_exported_file_without_torch(model, tmp_path):
     token = tmp_path / 'token.txt'
     token.write_text('s3cret\n')
-    arguments = ('--port', 0, '--threads', 1, '--tile', 64, '--token-file', token, '--max-megapixels', 0.05)
+    arguments = ('--port', 0, '--threads', 1, '--tile', 64, '--token-file', token, '--max-megapixels', 0.05,
+                 '--max-regions', 800)
     with ServerProcess(command(model, *arguments)) as server:
         for seed, size in enumerate([(96, 128), (40, 50), (200, 210)]):  # the first and the last in tiles
             image = scene(seed, *size)
@@ -41,6 +43,11 @@ def test_predictions_of_an_exported_file_without_torch(model, tmp_path):
                                          Authorization='Bearer s3cret')
             got, expected = json.loads(body)['defects'], predict(image, INFO.thresholds, 3).defects
             assert status == 200 and {tuple(d['box_xyxy']) for d in got} == {d.box_xyxy for d in expected}
+        noise = np.full((90, 90, 3), 220, np.uint8)
+        noise[::3, ::3] = 0
+        status, _, body = server.ask('POST', '/predict', encode(Image.fromarray(noise), 'PNG'),
+                                     Authorization='Bearer s3cret')
+        assert status == 422 and json.loads(body)['reason'] == 'too_many_defects'
         assert server.ask('POST', '/predict', b'')[0] == 401
         large = encode(Image.new('RGB', (250, 201)), 'PNG')
         assert server.ask('POST', '/predict', large, Authorization='Bearer s3cret')[0] == 413
