@@ -17,13 +17,14 @@ from mmdefect.datasets.leakage import check_donors
 from mmdefect.datasets.samples import iter_data_infos
 from mmdefect.registry import DATASETS
 from mmdefect.synthesis.donor_cutting import CuttingRule
-from mmdefect.synthesis.donors import DefectLibrary, LabelledImage, open_library
+from mmdefect.synthesis.donors import CutAll, DefectLibrary, LabelledImage, cut_pictures, open_library
 
 _SHOWN: set[str] = set()
 
 
 def library_of(dataset: dict | Any, held_out: Mapping[str, dict | Any] | None = None,
-               rule: Mapping[str, Any] | None = None, folder: str | None = None) -> DefectLibrary:
+               rule: Mapping[str, Any] | None = None, folder: str | None = None,
+               cut_all: CutAll = cut_pictures) -> DefectLibrary:
     """Return the library of the defects of a data set, from the cache or built now; its census is printed once.
 
     Args:
@@ -31,6 +32,7 @@ def library_of(dataset: dict | Any, held_out: Mapping[str, dict | Any] | None = 
         held_out: validation and test data sets, or configs, by name: no donor may come from one of their images.
         rule: settings of :class:`~mmdefect.synthesis.donor_cutting.CuttingRule`.
         folder: where libraries are kept; by default ``donors`` in the cache folder (``$MMDEFECT_CACHE``).
+        cut_all: how the cutting is spread, see :func:`~mmdefect.synthesis.donors.build_library`.
 
     Raises:
         ValueError: if a donor comes from a held-out image (both files are named), or there is no defect.
@@ -38,7 +40,7 @@ def library_of(dataset: dict | Any, held_out: Mapping[str, dict | Any] | None = 
     built = _build(dataset)
     images = labelled_images(built)
     check_donors([i.name for i in images], {name: _build(other) for name, other in (held_out or {}).items()})
-    library = open_library(images, CuttingRule(**(rule or {})), folder or cache_folder() / 'donors')
+    library = open_library(images, CuttingRule(**(rule or {})), folder or cache_folder() / 'donors', cut_all)
     if str(library.folder) not in _SHOWN:
         _SHOWN.add(str(library.folder))
         classes = dict(enumerate(built.metainfo.get('classes') or ()))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 
+from mmdefect.experiments import bulk
 from mmdefect.experiments.engine import Engine
 from mmdefect.experiments.pool import Slots
 from mmdefect.experiments.ray_tasks import RayTasks
@@ -62,3 +63,18 @@ def _refuse_foreign_options(args: argparse.Namespace) -> None:
     if args.engine == 'slurm' and args.gpus:
         raise ValueError('`--gpus` is not for `--engine slurm`, which hands out devices itself; how many a job gets is said '
                          'by the number of GPUs of a job.')
+
+
+def add_worker_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of bulk work to a parser."""
+    group = parser.add_argument_group('who does the work')
+    group.add_argument('--engine', choices=bulk.ENGINES, default='local', help='default: local')
+    group.add_argument('--workers', type=int, default=1, help='processes, or actors of Ray (default: 1, this process)')
+    group.add_argument('--threads', type=int, default=0, help='threads of each (default: as they are)')
+    group.add_argument('--gpus-per-worker', type=float, default=0, help='ray: devices of each; 0.25 lets four share one')
+    group.add_argument('--ray-address', help='Ray cluster (default: $RAY_ADDRESS, else a Ray is started here)')
+
+
+def workers_of(args: argparse.Namespace) -> bulk.Workers:
+    """Return the workers that the options ask for."""
+    return bulk.Workers(args.engine, args.workers, args.threads, args.gpus_per_worker, args.ray_address)

@@ -18,6 +18,7 @@ def import_ray() -> ModuleType:
         ModuleNotFoundError: if it is not installed; the message names the extra.
     """
     os.environ.setdefault('RAY_USAGE_STATS_ENABLED', '0')  # otherwise Ray reports home
+    os.environ.setdefault('RAY_worker_niceness', '0')  # 15 by default: workers would starve beside any other program
     os.environ.setdefault('RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO', '0')  # tasks without GPUs keep CUDA_VISIBLE_DEVICES
     try:
         import ray

@@ -27,14 +27,14 @@ def report_to_stderr(message: str) -> None:
     print(message, file=sys.stderr)
 
 
-def write_text(path: str | Path, text: str) -> None:
-    """Replace ``path`` by ``text`` in one step: a reader sees the old content or the new one, never half."""
+def write_bytes(path: str | Path, content: bytes) -> None:
+    """Replace ``path`` by ``content`` in one step: a reader sees the old content or the new one, never half."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f'.{path.name}.')
     try:
-        with os.fdopen(handle, 'w', encoding='utf-8') as file:
-            file.write(text)
+        with os.fdopen(handle, 'wb') as file:
+            file.write(content)
             file.flush()
             os.fsync(file.fileno())
         os.chmod(temporary, 0o644)  # mkstemp makes files that only their owner can read
@@ -42,6 +42,11 @@ def write_text(path: str | Path, text: str) -> None:
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write a text in one step (see :func:`write_bytes`)."""
+    write_bytes(path, text.encode())
 
 
 def write_json(path: str | Path, value: Any) -> None:

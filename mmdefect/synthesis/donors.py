@@ -12,7 +12,8 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -20,7 +21,7 @@ import numpy as np
 from filelock import FileLock
 from numpy import ndarray
 
-from mmdefect.synthesis.donor_cutting import CuttingRule, cut_defects
+from mmdefect.synthesis.donor_cutting import CutDefect, CuttingRule, cut_defects
 from mmdefect.synthesis.foreground import find_foreground
 from mmdefect.synthesis.types import IGNORE_LABEL
 
@@ -158,19 +159,65 @@ def library_key(images: Iterable[LabelledImage], rule: CuttingRule) -> str:
     return digest.hexdigest()[:24]
 
 
-def open_library(images: list[LabelledImage], rule: CuttingRule, cache_folder: str | os.PathLike) -> DefectLibrary:
+@dataclass(frozen=True)
+class PictureCuts:
+    """What the library needs of one picture.
+
+    Attributes:
+        size_hw: of the picture.
+        cuts: its defects.
+        places: ``{class: (GRID, GRID) float64}``: pixels of each class by place.
+        skipped: what was left out, by reason.
+    """
+
+    size_hw: tuple[int, int]
+    cuts: tuple[CutDefect, ...]
+    places: Mapping[int, ndarray]
+    skipped: Mapping[str, int]
+
+
+#: Cuts all pictures, in order: :func:`cut_pictures`, or the same work done side by side.
+CutAll = Callable[[list[LabelledImage], CuttingRule], Iterable[PictureCuts]]
+
+
+def cut_picture(source: LabelledImage, rule: CuttingRule) -> PictureCuts:
+    """Load a picture and cut its defects out."""
+    image, label = source.load()
+    label = np.asarray(label)
+    found = (label > 0) & (label != IGNORE_LABEL)
+    skipped: dict[str, int] = {}
+    if not found.any():
+        return PictureCuts(label.shape, (), {}, skipped)
+    cuts = tuple(cut_defects(image, label, rule, find_foreground(image, DETAIL), skipped))
+    return PictureCuts(label.shape, cuts, _places(label, found), skipped)
+
+
+def cut_pictures(images: Iterable[LabelledImage], rule: CuttingRule) -> Iterator[PictureCuts]:
+    """Cut one picture after the other."""
+    return (cut_picture(image, rule) for image in images)
+
+
+def open_library(images: list[LabelledImage], rule: CuttingRule, cache_folder: str | os.PathLike,
+                 cut_all: CutAll = cut_pictures) -> DefectLibrary:
     """Return the library of these pictures from the cache; the first caller builds it while the others wait."""
     folder = Path(cache_folder) / library_key(images, rule)
     if not (folder / 'library.json').is_file():
         folder.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f'{folder}.lock'):
             if not (folder / 'library.json').is_file():
-                build_library(images, rule, folder)
+                build_library(images, rule, folder, cut_all)
     return DefectLibrary(folder)
 
 
-def build_library(images: Iterable[LabelledImage], rule: CuttingRule, folder: str | os.PathLike) -> None:
-    """Cut all defects and write the library; memory stays that of one picture and the table.
+def build_library(images: Iterable[LabelledImage], rule: CuttingRule, folder: str | os.PathLike,
+                  cut_all: CutAll = cut_pictures) -> None:
+    """Cut all defects and write the library; memory stays that of a few pictures and the table.
+
+    Args:
+        images: the pictures.
+        rule: what counts as one defect.
+        folder: of the library.
+        cut_all: how the cutting is spread; the library does not depend on it.
 
     Raises:
         ValueError: if no picture has a defect that fits the rule.
@@ -179,51 +226,51 @@ def build_library(images: Iterable[LabelledImage], rule: CuttingRule, folder: st
     unfinished = folder.with_name(f'{folder.name}.unfinished-{os.getpid()}')
     unfinished.mkdir(parents=True)
     try:
-        _write(images, rule, unfinished)
+        _write(list(images), rule, unfinished, cut_all)
         os.replace(unfinished, folder)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
 
 
-def _write(images: Iterable[LabelledImage], rule: CuttingRule, folder: Path) -> None:
-    rows, names, fingerprints, defective, skipped = [], [], [], [], {}
+def _write(images: list[LabelledImage], rule: CuttingRule, folder: Path, cut_all: CutAll) -> None:
+    rows, defective, skipped = [], [], Counter()
     density = np.zeros((IGNORE_LABEL, GRID, GRID))
     pixel_offset = mask_offset = 0
     with open(folder / 'pixels.bin', 'wb') as pixels, open(folder / 'masks.bin', 'wb') as masks:
-        for source in images:
-            image, label = source.load()
-            names.append(source.name)
-            fingerprints.append(source.fingerprint)
-            label = np.asarray(label)
-            found = (label > 0) & (label != IGNORE_LABEL)
-            defective.append(bool(found.any()))
-            if not defective[-1]:
-                continue
-            _count_places(label, found, density)
-            for cut in cut_defects(image, label, rule, find_foreground(image, DETAIL), skipped):
+        for number, picture in enumerate(cut_all(images, rule)):
+            defective.append(bool(picture.places))
+            skipped.update(picture.skipped)
+            for class_id, places in picture.places.items():
+                density[class_id] += places
+            for cut in picture.cuts:
                 height, width = cut.mask.shape
                 rows.append((pixel_offset, mask_offset, height, width, cut.class_id, np.count_nonzero(cut.mask == 1),
-                             len(names) - 1, *cut.top_left_rc, *label.shape, cut.inside))
+                             number, *cut.top_left_rc, *picture.size_hw, cut.inside))
                 pixels.write(cut.image.tobytes())
                 masks.write(cut.mask.tobytes())
                 pixel_offset += cut.image.size
                 mask_offset += cut.mask.size
     if not rows:
-        raise ValueError(f'the pictures must show at least one defect to paste, but none of {len(names)} does '
-                         f'({skipped or "all labels are empty"}); label some, or use a recipe that needs none '
+        raise ValueError(f'the pictures must show at least one defect to paste, but none of {len(images)} does '
+                         f'({dict(skipped) or "all labels are empty"}); label some, or use a recipe that needs none '
                          '(cutpaste, perlin).')
     table = np.array(rows, _ROW)
     np.save(folder / 'table.npy', table)
     np.save(folder / 'density.npy', density[:int(table['class_id'].max()) + 1])
-    body = dict(version=VERSION, rule=asdict(rule), sources=names, fingerprints=fingerprints, defective=defective,
-                skipped=skipped)
+    body = dict(version=VERSION, rule=asdict(rule), sources=[image.name for image in images],
+                fingerprints=[image.fingerprint for image in images], defective=defective, skipped=dict(skipped))
     (folder / 'library.json').write_text(json.dumps(body), encoding='utf-8')
 
 
-def _count_places(label: ndarray, found: ndarray, density: ndarray) -> None:
+def _places(label: ndarray, found: ndarray) -> dict[int, ndarray]:
+    """Count the pixels of each class on a grid over the frame."""
     rows, columns = np.nonzero(found)
-    np.add.at(density, (label[rows, columns].astype(np.int64), rows * GRID // label.shape[0],
-                        columns * GRID // label.shape[1]), 1.0)
+    classes = label[rows, columns].astype(np.int64)
+    places = {class_id: np.zeros((GRID, GRID)) for class_id in np.unique(classes).tolist()}
+    for class_id, counts in places.items():
+        of_class = classes == class_id
+        np.add.at(counts, (rows[of_class] * GRID // label.shape[0], columns[of_class] * GRID // label.shape[1]), 1.0)
+    return places
 
 
 def _open_map(path: Path) -> ndarray:
