@@ -37,6 +37,10 @@ def parse_args() -> argparse.Namespace:
     speed = parser.add_argument_group('speed')
     speed.add_argument('--batch', type=int, default=4, help='images, or tiles, of one call (default: 4)')
     speed.add_argument('--workers', type=int, default=2, help='threads that decode, and that write (default: 2)')
+    speed.add_argument('--processes', type=int, default=1, metavar='N',
+                       help='that predict parts of a large folder side by side, each with its own model (default: 1)')
+    speed.add_argument('--engine', choices=['local', 'ray'], default='local',
+                       help='where they run; ray: $RAY_ADDRESS, or a Ray started here')
     speed.add_argument('--threads', type=int, help='threads of one call of ONNX Runtime (default: all)')
     speed.add_argument('--device', help='of PyTorch, for a checkpoint (default: cpu)')
     parser.add_argument('--config', help='leaf config, for a checkpoint that does not hold its own')
@@ -54,7 +58,8 @@ def main() -> int:
             args.model, args.inputs, args.out, options, lines=sys.stdin, thresholds=args.threshold, min_area_px=args.min_area,
             mm_per_pixel=args.mm_per_pixel, overlay=args.overlay, probabilities=args.probabilities, batch=args.batch,
             workers=args.workers, max_pixels=args.max_pixels, tile=args.tile, split=args.split, overlap=args.overlap,
-            margin=args.margin, tile_multiple=args.tile_multiple, overwrite=args.overwrite)
+            margin=args.margin, tile_multiple=args.tile_multiple, overwrite=args.overwrite, engine=args.engine,
+            processes=args.processes)
     except (ValueError, OSError, ImportError) as err:
         if os.environ.get('MMDEFECT_TRACEBACK'):
             raise

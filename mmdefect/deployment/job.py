@@ -95,7 +95,7 @@ def predict_to_folder(predictor: Predictor, sources: Sequence[Source], out: str 
     out = Path(out)
     if settings.thresholds is not None:
         check_thresholds(settings.thresholds, predictor.info.classes)
-    _claim_folder(out, _facts(predictor, settings, model), overwrite)
+    claim_folder(out, facts_of(predictor, settings, model), overwrite)
     records = RecordFile(out / 'predictions.jsonl')
     summary = JobSummary(skipped=len(records.records))
     summary.defective = sum(bool(r.get('is_defective')) for r in records.records)
@@ -180,7 +180,7 @@ def _batches(decoded: Iterable[tuple[Source, DecodedImage | ImageError]], size: 
         yield group
 
 
-def _facts(predictor: Predictor, settings: JobSettings, model: str | Path | None) -> dict[str, Any]:
+def facts_of(predictor: Predictor, settings: JobSettings, model: str | Path | None) -> dict[str, Any]:
     """Return what the outputs depend on; batch and threads are not of it."""
     facts = {key: value for key, value in asdict(settings).items() if key not in ('batch', 'workers')}
     facts['thresholds'] = list(settings.thresholds or predictor.info.thresholds)
@@ -191,7 +191,7 @@ def _facts(predictor: Predictor, settings: JobSettings, model: str | Path | None
     return json.loads(json.dumps(facts))
 
 
-def _claim_folder(out: Path, facts: dict[str, Any], overwrite: bool) -> None:
+def claim_folder(out: Path, facts: dict[str, Any], overwrite: bool) -> None:
     path = out / 'settings.json'
     if overwrite and path.is_file():
         for name in ('labels', 'overlays', 'probabilities'):
