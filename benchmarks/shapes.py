@@ -28,16 +28,17 @@ import torch
 from PIL import Image
 from torchvision import transforms
 
+from mmdefect.synthesis.array_cutpaste import cut_paste_3way_array, cut_paste_array
 from mmdefect.synthesis.augment import OperationRanges, augment_defect
-from mmdefect.synthesis.cutpaste import cut_paste, cut_paste_3way
+from mmdefect.synthesis.cutpaste import cut_paste_3way
 from mmdefect.synthesis.perlin import PerlinRanges, perlin_anomaly, perlin_noise
 
 JITTER = transforms.ColorJitter(0.1, 0.1, 0.1, 0.1)
 TO_TENSOR = transforms.ToTensor()
 
 
-def pil_normal(image: Image.Image) -> Image.Image:
-    """Cut a rectangle, jitter its colours and paste it elsewhere, with PIL."""
+def pil_normal(image: Image.Image) -> tuple[Image.Image, tuple[int, int, int, int]]:
+    """Cut a rectangle, jitter its colours and paste it elsewhere, with PIL; return also where it went."""
     width, height = image.size
     area = random.uniform(0.02, 0.15) * width * height
     aspect = math.exp(random.uniform(math.log(0.3), -math.log(0.3)))
@@ -45,11 +46,12 @@ def pil_normal(image: Image.Image) -> Image.Image:
     left, top = random.randint(0, width - cut_w), random.randint(0, height - cut_h)
     patch = JITTER(image.crop((left, top, left + cut_w, top + cut_h)))
     result = image.copy()
-    result.paste(patch, (random.randint(0, width - cut_w), random.randint(0, height - cut_h)))
-    return result
+    left, top = random.randint(0, width - cut_w), random.randint(0, height - cut_h)
+    result.paste(patch, (left, top))
+    return result, (left, top, left + cut_w, top + cut_h)
 
 
-def pil_scar(image: Image.Image) -> Image.Image:
+def pil_scar(image: Image.Image) -> tuple[Image.Image, tuple[int, int, int, int]]:
     """Cut a thin strip, jitter its colours, rotate it with alpha and paste it elsewhere, with PIL."""
     width, height = image.size
     grow = math.sqrt(width * height) / 256
@@ -58,24 +60,41 @@ def pil_scar(image: Image.Image) -> Image.Image:
     patch = JITTER(image.crop((left, top, left + cut_w, top + cut_h))).convert('RGBA')
     patch = patch.rotate(random.uniform(-45, 45), expand=True)
     result = image.copy()
-    result.paste(patch, (random.randint(0, width - patch.width), random.randint(0, height - patch.height)),
-                 mask=patch.getchannel('A'))
-    return result
+    left, top = random.randint(0, width - patch.width), random.randint(0, height - patch.height)
+    result.paste(patch, (left, top), mask=patch.getchannel('A'))
+    return result, (left, top, left + patch.width, top + patch.height)
 
 
-def pil_label(new: Image.Image, old: Image.Image) -> torch.Tensor:
-    """Label what moved by more than one grey level."""
-    change = np.abs(np.asarray(new).astype(np.int16) - np.asarray(old))
-    largest = np.maximum(np.maximum(change[..., 0], change[..., 1]), change[..., 2])  # faster than over an axis
-    return torch.from_numpy((largest > 1).astype(np.int64))
+def pil_label(new: Image.Image, old: Image.Image, box: tuple[int, int, int, int] | None) -> np.ndarray:
+    """Label what moved by more than one grey level; only the box of the paste is looked at."""
+    label = np.zeros((old.height, old.width), np.uint8)
+    if box is not None:
+        change = np.abs(np.asarray(new.crop(box)).astype(np.int16) - np.asarray(old.crop(box)))
+        largest = np.maximum(np.maximum(change[..., 0], change[..., 1]), change[..., 2])  # faster than over an axis
+        label[box[1]:box[3], box[0]:box[2]] = largest > 1
+    return label
 
 
-def pil_3way(image: Image.Image, finish: bool) -> tuple:
-    """Three views; ``finish`` adds what training needs of each: a float tensor and an exact label."""
-    views = image, pil_normal(image), pil_scar(image)
-    if not finish:
+def pil_views(image: Image.Image) -> tuple:
+    """Return the three views with the boxes of their pastes."""
+    return (image, None), pil_normal(image), pil_scar(image)
+
+
+def pil_3way(image: Image.Image, finish: str) -> tuple:
+    """Return three views as PIL makes them, as arrays with exact labels, or as float tensors with int64 labels."""
+    views = pil_views(image)
+    if finish == 'pictures':
         return views
-    return tuple((TO_TENSOR(view), pil_label(view, image)) for view in views)
+    labels = [pil_label(view, image, box) for view, box in views]
+    if finish == 'arrays':
+        return tuple((np.asarray(view), label) for (view, _), label in zip(views, labels, strict=True))
+    return tuple((TO_TENSOR(view), torch.from_numpy(label).long()) for (view, _), label in zip(views, labels, strict=True))
+
+
+def pil_one(make: Callable, image: Image.Image) -> tuple:
+    """Return one view as an array with its label."""
+    view, box = make(image)
+    return np.asarray(view), pil_label(view, image, box)
 
 
 def cutpaste_rows(sizes: list[int], seconds: float) -> list[dict]:
@@ -87,14 +106,17 @@ def cutpaste_rows(sizes: list[int], seconds: float) -> list[dict]:
         tensor, generator = TO_TENSOR(picture), torch.Generator().manual_seed(0)
         random.seed(0)
         torch.manual_seed(0)  # ColorJitter draws from the global generator
-        races = [('3-way, to tensors and exact labels', lambda: cut_paste_3way(tensor, generator),
-                  lambda: pil_3way(picture, True)),
-                 ('3-way, PIL stops at pictures without labels', lambda: cut_paste_3way(tensor, generator),
-                  lambda: pil_3way(picture, False)),
-                 ('normal, tensor and label', lambda: cut_paste(tensor, generator, kind='normal'),
-                  lambda: (lambda view: (TO_TENSOR(view), pil_label(view, picture)))(pil_normal(picture))),
-                 ('scar, tensor and label', lambda: cut_paste(tensor, generator, kind='scar'),
-                  lambda: (lambda view: (TO_TENSOR(view), pil_label(view, picture)))(pil_scar(picture)))]
+        array = np.asarray(picture)
+        arrays = functools.partial(cut_paste_3way_array, array, generator, is_bgr=False)
+        races = [('3-way, 8-bit arrays and exact labels', arrays, lambda: pil_3way(picture, 'arrays')),
+                 ('3-way, float tensors and exact labels', lambda: cut_paste_3way(tensor, generator),
+                  lambda: pil_3way(picture, 'tensors')),
+                 ('3-way, 8-bit arrays and exact labels, PIL stops at pictures without labels', arrays,
+                  lambda: pil_3way(picture, 'pictures'))]
+        for kind, make in (('normal', pil_normal), ('scar', pil_scar)):
+            races.append((f'{kind}, 8-bit array and label',
+                          functools.partial(cut_paste_array, array, generator, kind=kind, is_bgr=False),
+                          functools.partial(pil_one, make, picture)))
         for work, ours, theirs in races:
             rows.append(compare(f'CutPaste {work}', size, ours, theirs, 'PIL', seconds))
     return rows

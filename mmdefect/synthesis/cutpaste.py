@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 import torch.nn.functional as F
@@ -76,14 +77,14 @@ class CutPasteDraw:
     saturation: float
     hue: float
 
-    @property
+    @cached_property
     def canvas_hw(self) -> tuple[int, int]:
         """Height and width after the rotation: what has to fit into the image."""
         return rotated_size((self.height, self.width), self.degrees)
 
     def parameters(self) -> dict[str, float]:
         """Return everything drawn as floats, for the record of the instance."""
-        return {key: float(value) for key, value in vars(self).items()}
+        return {name: float(getattr(self, name)) for name in self.__dataclass_fields__}
 
 
 def sample_cutpaste(size_hw: tuple[int, int],
@@ -143,6 +144,15 @@ def _corner(size: int, part: int, draw: float) -> int:
     return min(int(draw * (size - part + 1)), size - part)
 
 
+def check_inside(draw: CutPasteDraw, size_hw: tuple[int, int]) -> None:
+    """Raise when the source or the target of a draw leaves an image: the draw belongs to another size."""
+    for top, left, part_hw in ((draw.source_top, draw.source_left, (draw.height, draw.width)),
+                               (draw.target_top, draw.target_left, draw.canvas_hw)):
+        if not (0 <= top <= size_hw[0] - part_hw[0] and 0 <= left <= size_hw[1] - part_hw[1]):
+            raise ValueError(f'The patch of {part_hw[0]}x{part_hw[1]} at row {top}, column {left} must lie inside the '
+                             f'image of {size_hw[0]}x{size_hw[1]}. Draw with the size of this image.')
+
+
 def apply_cutpaste(image: Tensor, draw: CutPasteDraw) -> tuple[Tensor, Tensor]:
     """Return what the draw makes of the target part of the image.
 
@@ -156,12 +166,8 @@ def apply_cutpaste(image: Tensor, draw: CutPasteDraw) -> tuple[Tensor, Tensor]:
     Raises:
         ValueError: if the source or the target leaves the image: the draw belongs to another size.
     """
-    size_hw, (height, width) = image.shape[1:], draw.canvas_hw
-    for top, left, part_hw in ((draw.source_top, draw.source_left, (draw.height, draw.width)),
-                               (draw.target_top, draw.target_left, (height, width))):
-        if not (0 <= top <= size_hw[0] - part_hw[0] and 0 <= left <= size_hw[1] - part_hw[1]):
-            raise ValueError(f'The patch of {part_hw[0]}x{part_hw[1]} at row {top}, column {left} must lie inside the '
-                             f'image of {size_hw[0]}x{size_hw[1]}. Draw with the size of this image.')
+    check_inside(draw, tuple(image.shape[1:]))
+    height, width = draw.canvas_hw
     source = image[:, draw.source_top:draw.source_top + draw.height, draw.source_left:draw.source_left + draw.width]
     values = draw.brightness, draw.contrast, draw.saturation, draw.hue
     patch = adjust_color(source.reshape(1, len(image), -1), values).view(source.shape)

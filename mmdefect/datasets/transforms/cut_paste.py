@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,11 +11,13 @@ import torch
 
 from mmdefect.datasets.transforms.synthesize import DefectTransform, codes_of
 from mmdefect.registry import TRANSFORMS
+from mmdefect.synthesis.array_cutpaste import cutpaste_instance, cutpaste_part, target_crop
+from mmdefect.synthesis.array_writing import changed_pixels
 from mmdefect.synthesis.canvas import ArrayCanvas
-from mmdefect.synthesis.cutpaste import KINDS, CutPasteDraw, CutPasteRanges, apply_cutpaste, sample_cutpaste
+from mmdefect.synthesis.cutpaste import KINDS, CutPasteDraw, CutPasteRanges, sample_cutpaste
 from mmdefect.synthesis.location import FIRST_CODE
 from mmdefect.synthesis.shapes import VISIBLE_TOLERANCE
-from mmdefect.synthesis.types import Instance
+from mmdefect.synthesis.types import IGNORE_LABEL, Instance
 
 
 @TRANSFORMS.register_module()
@@ -61,30 +62,16 @@ class CutPaste(DefectTransform):
         return min(source.mean(), target.mean()) >= self.min_overlap
 
     def _write(self, canvas: ArrayCanvas, draw: CutPasteDraw, allowed: np.ndarray) -> Instance | None:
-        height, width = draw.canvas_hw
-        top, left = min(draw.source_top, draw.target_top), min(draw.source_left, draw.target_left)
-        bottom = max(draw.source_top + draw.height, draw.target_top + height)
-        right = max(draw.source_left + draw.width, draw.target_left + width)
-        # Only the part that holds source and target becomes float: a whole frame costs more than the paste.
-        window = canvas.read((slice(top, bottom), slice(left, right)))
-        part, alpha = apply_cutpaste(window, replace(
-            draw, source_top=draw.source_top - top, source_left=draw.source_left - left,
-            target_top=draw.target_top - top, target_left=draw.target_left - left))
-        crop = slice(draw.target_top, draw.target_top + height), slice(draw.target_left, draw.target_left + width)
-        pixels, target = canvas.rounded(part), canvas.read(crop)
-        pasted = (alpha > 0) & torch.from_numpy(allowed[crop])
-        visible = pasted & ((pixels - target).abs().amax(0) > self.tolerance)
-        visible &= torch.from_numpy(canvas.label[crop] != 255)
+        part, alpha = cutpaste_part(canvas.image, draw)
+        crop = target_crop(draw)
+        target, label, pasted = canvas.image[crop], canvas.label[crop], allowed[crop]
+        visible = changed_pixels(part, target, self.tolerance) & pasted & (label != IGNORE_LABEL)
         if not visible.any():
             return None
-        canvas.write(crop, pixels, pasted)
-        canvas.write_label(crop, self.class_id, visible)
-        rows, columns = torch.nonzero(visible.any(1))[:, 0], torch.nonzero(visible.any(0))[:, 0]
-        box = (crop[0].start + int(rows[0]), crop[1].start + int(columns[0]), crop[0].start + int(rows[-1]) + 1,
-               crop[1].start + int(columns[-1]) + 1)
-        return Instance(self.class_id, box, int(visible.sum()),
-                        f'background:{draw.source_top},{draw.source_left},{draw.height},{draw.width}',
-                        'cutpaste-scar' if draw.scar else 'cutpaste-normal', 'alpha', draw.parameters())
+        pasted = pasted if alpha is None else pasted & (alpha > 0)
+        np.copyto(target, part, where=pasted[..., None])
+        label[visible] = self.class_id
+        return cutpaste_instance(draw, visible, self.class_id)
 
     def __repr__(self) -> str:
         return f'{self.__class__.__name__}(kind={self.kind!r}, class_id={self.class_id}, ranges={self.ranges})'
