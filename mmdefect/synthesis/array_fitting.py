@@ -51,32 +51,32 @@ def warp_donor(donor: Donor, scale_yx: tuple[float, float], operations: DrawnOpe
     sampling = sampling_of(operations, core.shape)
     soft = warped_mask(core, sampling)
     hard = cv2.compare(soft, max(0.5 * float(soft.max()), 1e-12), cv2.CMP_GE) if soft.any() else soft > 0
-    window = _window(hard, grow + 1)
+    window = window_around(hard, grow + 1)
     image_32 = image.astype(np.float32)
     mean = masked_mean(image, core)
     if window is None:
         empty = np.zeros(sampling.size_hw, bool)
         return WarpedDonor(sampling.read(image_32, cv2.BORDER_REPLICATE), empty, empty, mean, Membrane(empty))
     patch = sampling.read(image_32, cv2.BORDER_REPLICATE, window)
-    core = (_cut(hard, window) > 0)
+    core = cut_window(hard, window, cv2.BORDER_CONSTANT) > 0
     region = grown(core, grow)
     if on_object is not None:
         region &= (sampling.read(on_object, cv2.BORDER_REPLICATE, window) > 0.5) | core
     return WarpedDonor(patch, core, region, mean, Membrane(region))
 
 
-def _window(mask: ndarray, ring: int) -> Window | None:
-    """Return the box of the set pixels and a ring around it."""
+def window_around(mask: ndarray, ring: int) -> Window | None:
+    """Return the box of the set pixels of a uint8 or bool mask and a ring around it, ``None`` without any."""
     left, top, width, height = cv2.boundingRect(mask.view(np.uint8))
     return None if not width else (top - ring, top + height + ring, left - ring, left + width + ring)
 
 
-def _cut(mask: ndarray, window: Window) -> ndarray:
-    """Return a window of a mask; beyond it there are zeros."""
-    (height, width), (top, bottom, left, right) = mask.shape, window
-    inner = mask[max(0, top):min(bottom, height), max(0, left):min(right, width)]
+def cut_window(array: ndarray, window: Window, border: int) -> ndarray:
+    """Return a window of an array; beyond the array there are zeros, or its border goes on, as OpenCV's ``border`` says."""
+    (height, width), (top, bottom, left, right) = array.shape, window
+    inner = array[max(0, top):min(bottom, height), max(0, left):min(right, width)]
     outside = max(0, -top), max(0, bottom - height), max(0, -left), max(0, right - width)
-    return cv2.copyMakeBorder(inner, *outside, cv2.BORDER_CONSTANT)
+    return cv2.copyMakeBorder(inner, *outside, border)
 
 
 class VariantCache:

@@ -107,15 +107,48 @@ def coloured(patch: ndarray, operations: DrawnOperations, mean: ndarray) -> ndar
     return np.minimum(colours, 1, out=colours)
 
 
-def sampling_of(operations: DrawnOperations, size_hw: tuple[int, int]) -> Sampling:
-    """Return where the points of the canvas are read in a patch of a size."""
-    (height, width), fraction, control = size_hw, operations.elastic, operations.control
-    a, b, c, d = _inverse(operations.values, operations.flips)
-    scale = (1 / (1 - 2 * fraction / (CONTROLS - 3))) / (2 * abs(a * d - b * c))
+@dataclass(frozen=True)
+class Canvas:
+    """The array that a warped patch fits into, and how its points lie in the patch.
+
+    Attributes:
+        inverse: matrix from offsets (x, y) from the middle of the canvas to those in the patch, row by row.
+        half_y, half_x: half of its height and width.
+        points: points a side that a pixel averages; more than one when the defect shrinks.
+    """
+
+    inverse: tuple[float, float, float, float]
+    half_y: float
+    half_x: float
+    points: int
+
+    @property
+    def size_hw(self) -> tuple[int, int]:
+        """Height and width in pixels."""
+        return round(2 * self.half_y), round(2 * self.half_x)
+
+    @property
+    def control_step(self) -> float:
+        """Pixels of the canvas between two control points of an elastic deformation, along the shorter side."""
+        return min(self.half_y, self.half_x) * 2 / (CONTROLS - 3)
+
+
+def canvas_of(operations: DrawnOperations, size_hw: tuple[int, int]) -> Canvas:
+    """Return the canvas of a patch of a size."""
+    height, width = size_hw
+    a, b, c, d = inverse = _inverse(operations.values, operations.flips)
+    scale = (1 / (1 - 2 * operations.elastic / (CONTROLS - 3))) / (2 * abs(a * d - b * c))
     half_y = whole_half((abs(c) * width + abs(a) * height) * scale, height)
     half_x = whole_half((abs(d) * width + abs(b) * height) * scale, width)
-    points = max(1, round(max(math.hypot(a, c), math.hypot(b, d)) - 0.01))
-    rows, columns = _line(round(2 * half_y), points), _line(round(2 * half_x), points)
+    return Canvas(inverse, half_y, half_x, max(1, round(max(math.hypot(a, c), math.hypot(b, d)) - 0.01)))
+
+
+def sampling_of(operations: DrawnOperations, size_hw: tuple[int, int]) -> Sampling:
+    """Return where the points of the canvas are read in a patch of a size."""
+    (height, width), control = size_hw, operations.control
+    canvas = canvas_of(operations, size_hw)
+    (a, b, c, d), points = canvas.inverse, canvas.points
+    rows, columns = (_line(side, points) for side in canvas.size_hw)
     # Both maps are sums of products of a column and a row: one small product of matrices writes each.
     terms = 2 if control is None else 2 + CONTROLS
     left = np.empty((2, len(rows), terms), np.float32)
@@ -123,9 +156,9 @@ def sampling_of(operations: DrawnOperations, size_hw: tuple[int, int]) -> Sampli
     left[0, :, 0], left[1, :, 0], left[:, :, 1] = rows * b + (width - 1) / 2, rows * d + (height - 1) / 2, 1
     right[:, 0], right[0, 1], right[1, 1] = 1, columns * a, columns * c
     if control is not None:
-        step = fraction * min(half_y, half_x) * 2 / (CONTROLS - 3)
+        step = operations.elastic * canvas.control_step
         mixed = np.array(((a * step, b * step), (c * step, d * step))) @ control.reshape(2, -1)
-        basis = _basis(np.concatenate([rows / (2 * half_y), columns / (2 * half_x)]) + 0.5)
+        basis = _basis(np.concatenate([rows / (2 * canvas.half_y), columns / (2 * canvas.half_x)]) + 0.5)
         left[:, :, 2:] = basis[:len(rows)] @ mixed.reshape(2, CONTROLS, CONTROLS)
         right[:, 2:] = basis[len(rows):].T
     across, down = left @ right

@@ -22,20 +22,39 @@ from mmdefect.synthesis.warp import canvas_halves, inverse_matrix, warp
 
 
 @dataclass(frozen=True)
+class StoredPatch:
+    """Where the pixels of a patch lie in the flat store of a batch.
+
+    Attributes:
+        base: place of the first pixel of its canvas.
+        pitch: pixels from one row of the canvas to the next.
+        canvas_hw: height and width of the canvas; beyond it its border goes on.
+        top_left_rc: row and column of the patch in the canvas; may be negative.
+    """
+
+    base: int
+    pitch: int
+    canvas_hw: tuple[int, int]
+    top_left_rc: tuple[int, int]
+
+
+@dataclass(frozen=True)
 class FittedDonor:
     """A donor as it is pasted, with some pixels around the defect.
 
     Attributes:
-        patch: ``(h, w, 3)`` float32 in [0, 1], RGB.
+        patch: ``(h, w, 3)`` float32 in [0, 1], RGB; ``None`` when the pixels stay on a device.
         core: ``(h, w)`` bool, the defect.
         region: ``(h, w)`` bool, what is pasted: the defect and what was asked for around it that shows the object.
         membrane: of the region, where it was made.
+        stored: where the pixels are, when they stay on a device.
     """
 
-    patch: ndarray
+    patch: ndarray | None
     core: ndarray
     region: ndarray
     membrane: Membrane | None = None
+    stored: StoredPatch | None = None
 
 
 def prepare(donor: Donor, scale_yx: tuple[float, float], operations: DrawnOperations, grow: int = 0) -> FittedDonor:

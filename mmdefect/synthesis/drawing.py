@@ -139,7 +139,7 @@ class Planner:
                           fit_y=float(plan.scale_yx[0]), fit_x=float(plan.scale_yx[1]))
         return Paste(choice.donor, donor.class_id, corner, fitted.patch, shape, fitted.core,
                      policy.outline_blend if on_outline else choice.blend, parameters,
-                     fitted.membrane if shape is fitted.region else None)
+                     fitted.membrane if shape is fitted.region else None, fitted.stored)
 
 
 def picture_scale(background: Background, search: PlaceSearch) -> tuple[float, float]:

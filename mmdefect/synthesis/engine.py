@@ -14,10 +14,12 @@ from torch import Tensor
 
 from mmdefect.synthesis.array_fitting import warp_donor
 from mmdefect.synthesis.array_writing import write_arrays
+from mmdefect.synthesis.batch_fitting import fit_batch
+from mmdefect.synthesis.batch_writing import write_batch
 from mmdefect.synthesis.canvas import ArrayCanvas, TensorCanvas
 from mmdefect.synthesis.donor_fitting import prepare
 from mmdefect.synthesis.donors import DefectLibrary
-from mmdefect.synthesis.drawing import NO_POSE, VANISHED, Planner, picture_scale, trimmed
+from mmdefect.synthesis.drawing import NO_POSE, VANISHED, Plan, Planner, picture_scale, trimmed
 from mmdefect.synthesis.drawn_operations import operations_from
 from mmdefect.synthesis.location import empirical_density, location_codes
 from mmdefect.synthesis.pastes import LIMITED, Background, Draw, Paste
@@ -65,19 +67,24 @@ class PasteEngine:
         """
         if backend not in BACKENDS:
             raise ValueError(f'`backend` must be one of {", ".join(BACKENDS)}, got {backend!r}.')
-        drawn, search = Draw(), None
-        count = self.planner.chooser.choose_number(float(uniforms(generator, 1)[0]))
-        for _ in range(count):
-            if search is None:
-                search = self.search(background)
-                scale_yx = picture_scale(background, search)
-            plan = self.planner.plan(search, scale_yx, background.file_hw, generator)
+        drawn = Draw()
+        search, plans = self._plan(background, generator)
+        for plan in plans:
             result = plan if isinstance(plan, str) else self.planner.place(search, plan, self.planner.fit(plan, backend))
             if isinstance(result, str):
                 drawn.skipped[result] += 1
             else:
                 drawn.pastes.append(result)
         return drawn
+
+    def _plan(self, background: Background, generator: torch.Generator) -> tuple[PlaceSearch | None, list[Plan | str]]:
+        """Draw everything but the places; their search is ``None`` when there is nothing to place."""
+        count = self.planner.chooser.choose_number(float(uniforms(generator, 1)[0]))
+        if not count:
+            return None, []
+        search = self.search(background)
+        scale_yx = picture_scale(background, search)
+        return search, [self.planner.plan(search, scale_yx, background.file_hw, generator) for _ in range(count)]
 
     def search(self, background: Background) -> PlaceSearch:
         """Return the search of places in one picture."""
@@ -114,7 +121,8 @@ class PasteEngine:
             backgrounds: what is known of each picture; its whole frame is object when absent.
 
         Returns:
-            New tensors; ``image`` keeps dtype and device.
+            New tensors; ``image`` keeps dtype and device. A batch is warped, blended and written together; a sample gets
+            the same whatever its batch mates are, and up to rounding what it gets alone.
         """
         if image.dim() == 4:
             return self._batch(image, label, generator, backgrounds)
@@ -155,8 +163,28 @@ class PasteEngine:
         if len(generators) != len(image):
             raise ValueError(f'`generator` must hold one generator for each sample, got {len(generators)} for '
                              f'{len(image)}; with a shared one batch mates would change a sample.')
-        samples = [self(one, one_label, generator, background) for one, one_label, generator, background in zip(
-            image, label, generators, backgrounds or [None] * len(image), strict=True)]
-        skipped = sum((Counter(s.skipped) for s in samples), Counter())
-        return Synthesis(torch.stack([s.image for s in samples]), torch.stack([s.label for s in samples]),
-                         [s.instances for s in samples], skipped=dict(skipped))
+        known = backgrounds or [Background(array) for array in label.cpu().numpy()]
+        plans, owners, searches, skipped = [], [], [], Counter()
+        for row, (background, generator) in enumerate(zip(known, generators, strict=True)):
+            search, own = self._plan(background, generator)
+            searches.append(search)
+            for plan in own:
+                if isinstance(plan, str):
+                    skipped[plan] += 1
+                else:
+                    plans.append(plan)
+                    owners.append(row)
+        fitted, store = fit_batch(plans, self.policy.grow, image.device)
+        pastes: list[list[Paste]] = [[] for _ in known]
+        for row, plan, donor in zip(owners, plans, fitted, strict=True):
+            paste = self.planner.place(searches[row], plan, donor)
+            if isinstance(paste, str):
+                skipped[paste] += 1
+            else:
+                pastes[row].append(paste)
+        new_image = image.clone(memory_format=torch.contiguous_format)
+        new_label = label.clone(memory_format=torch.contiguous_format)
+        instances, unseen = write_batch(new_image, new_label, pastes, store, self.policy, self.library.source_of)
+        if unseen:
+            skipped[INVISIBLE] += unseen
+        return Synthesis(new_image, new_label, instances, skipped=dict(skipped))

@@ -10,6 +10,7 @@ import numpy as np
 from numpy import ndarray
 
 from mmdefect.synthesis.blending.membrane import Membrane
+from mmdefect.synthesis.donor_fitting import StoredPatch
 from mmdefect.synthesis.policy import PolicySpec
 from mmdefect.synthesis.types import Instance
 
@@ -44,23 +45,25 @@ class Paste:
         donor: index in the library.
         class_id: its class.
         corner: row and column of the patch in the picture.
-        patch: ``(h, w, 3)`` float32 in [0, 1], RGB.
+        patch: ``(h, w, 3)`` float32 in [0, 1], RGB; ``None`` when the pixels stay on a device.
         mask: ``(h, w)`` bool: what is pasted, the defect and ``grow`` pixels around it, as far as allowed.
         core: ``(h, w)`` bool: the defect itself.
         blend: how it is composed.
         parameters: the numbers that make ``patch`` and ``mask`` again.
         membrane: of ``mask``, where its factor may be there already.
+        stored: where the pixels are, when they stay on a device.
     """
 
     donor: int
     class_id: int
     corner: tuple[int, int]
-    patch: ndarray
+    patch: ndarray | None
     mask: ndarray
     core: ndarray
     blend: str
     parameters: dict[str, float]
     membrane: Membrane | None = None
+    stored: StoredPatch | None = None
 
 
 @dataclass

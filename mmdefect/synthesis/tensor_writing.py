@@ -36,7 +36,7 @@ def write_tensors(canvas: ArrayCanvas | TensorCanvas, paste: Paste, policy: Poli
     source, factor, limited = source.to(target), None, 0.0
     if paste.blend.startswith('poisson'):
         factor = PoissonFactor(mask)
-        source, limited = _limit(target, source, factor, limits_of(policy))
+        source, limited = limit_on_device(target, source, factor, limits_of(policy))
     pixels = canvas.rounded(blend(target, source, mask[None], paste.blend, factor=factor))
     visible = _visible(target, pixels, mask, core, policy)
     if int(visible.sum()) < max(1, policy.min_visible * int((mask & core).sum())):
@@ -56,7 +56,7 @@ def _visible(target: Tensor, pixels: Tensor, mask: Tensor, core: Tensor, policy:
     return changed | (near & mask & core)
 
 
-def _limit(target: Tensor, source: Tensor, factor: PoissonFactor, limits: tuple[float, float]
+def limit_on_device(target: Tensor, source: Tensor, factor: PoissonFactor, limits: tuple[float, float]
            ) -> tuple[Tensor, float]:
     """Return the source with a limited step to the target beside the mask, and the share of limited pixels."""
     arrays: tuple[ndarray, ...] = tuple(

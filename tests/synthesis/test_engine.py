@@ -103,9 +103,9 @@ def test_a_sample_does_not_depend_on_its_batch(library, dtype):
     labels = torch.zeros(3, 64, 80, dtype=torch.int64)
     batch = engine(images, labels, [generator(i) for i in range(3)])
     for i in range(3):
-        alone = engine(images[i], labels[i], generator(i))
-        assert torch.equal(alone.image, batch.image[i]) and torch.equal(alone.label, batch.label[i])
-        assert alone.instances == batch.instances[i]
+        alone = engine(images[i:i + 1], labels[i:i + 1], [generator(i)])
+        assert torch.equal(alone.image[0], batch.image[i]) and torch.equal(alone.label[0], batch.label[i])
+        assert alone.instances[0] == batch.instances[i]
     assert batch.image.dtype == dtype
     with pytest.raises(ValueError, match='one generator for each sample'):
         engine(images, labels, [generator()])

@@ -72,7 +72,8 @@ class SynthesisDataPreProcessor(SegDataPreProcessor):
 
 
 class BatchSynthesis:
-    """A recipe of pastes for batches: draws on the CPU with the streams of the pipeline, writes where the batch is.
+    """A recipe of pastes for batches: draws on the CPU with the streams of the pipeline, makes and writes the defects of all
+    samples together where the batch is.
 
     Args:
         transforms: configs of ``PasteDefects``.
@@ -94,18 +95,25 @@ class BatchSynthesis:
     def __call__(self, images: Tensor, labels: Tensor, metas: Sequence[Mapping], backgrounds: Sequence[Background]
                  ) -> Synthesis:
         """Make defects; see :data:`Synthesize`."""
-        new_images, new_labels, all_instances = images.clone(), labels.clone(), []
-        for index, (meta, background) in enumerate(zip(metas, backgrounds, strict=True)):
+        new_images, new_labels = images.clone(), labels.clone()
+        instances: list[list] = [[] for _ in metas]
+        rows_of: dict[int, list[int]] = {}
+        generators, transforms = {}, {}
+        for row, (meta, background) in enumerate(zip(metas, backgrounds, strict=True)):
             known = dict(sample_seed=int(np.random.randint(0, 2**31))) | dict(meta, gt_seg_map=background.label)
             chosen = self.recipe.choose(known)
-            if chosen is None:
-                all_instances.append([])
-                continue
-            generator = stream_generator(known['sample_seed'], type(chosen).__name__, chosen.stream)
-            made = chosen.engine(images[index], labels[index], generator, background)
-            new_images[index], new_labels[index] = made.image, made.label
-            all_instances.append(made.instances)
-        return Synthesis(new_images, new_labels, all_instances)
+            if chosen is not None:
+                rows_of.setdefault(id(chosen), []).append(row)
+                transforms[id(chosen)] = chosen
+                generators[row] = stream_generator(known['sample_seed'], type(chosen).__name__, chosen.stream)
+        for key, rows in rows_of.items():  # all pictures with the same transform go together
+            where = torch.tensor(rows, device=images.device)
+            made = transforms[key].engine(images[where], labels[where], [generators[row] for row in rows],
+                                          [backgrounds[row] for row in rows])
+            new_images[where], new_labels[where] = made.image, made.label
+            for row, own in zip(rows, made.instances, strict=True):
+                instances[row] = own
+        return Synthesis(new_images, new_labels, instances)
 
 
 def _take_facts(sample) -> tuple[np.ndarray, np.ndarray | None]:
