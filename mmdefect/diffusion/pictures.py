@@ -30,6 +30,26 @@ def list_pictures(folder: str | os.PathLike) -> list[Path]:
     return found
 
 
+def list_clean(folder: str | os.PathLike, labels: str | os.PathLike | None = None) -> list[Path]:
+    """Return the pictures of a folder; with a folder of labels only those whose label, of the same stem, is all zero.
+
+    Raises:
+        ValueError: if a label is missing, or no picture is clean.
+    """
+    found = list_pictures(folder)
+    if labels is None:
+        return found
+    files = {path.stem: path for path in list_pictures(labels)}
+    missing = [path for path in found if path.stem not in files]
+    if missing:
+        raise ValueError(f'`labels` must hold the label of every picture, but {labels} has none for {missing[0]}; name the '
+                         'folder of their labels, or leave it out if all pictures are clean.')
+    clean = [path for path in found if not read_mask(files[path.stem]).any()]
+    if not clean:
+        raise ValueError(f'{folder} must hold a clean picture to generate in, but all labels in {labels} show defects.')
+    return clean
+
+
 def read_picture(path: str | os.PathLike) -> ndarray:
     """Return ``(H, W, 3)`` uint8 RGB.
 

@@ -16,7 +16,7 @@ from PIL import Image, ImageDraw
 from mmdefect.diffusion.boxes import BoxDraw, draw_box, fit_box, overlap_fraction, sample_box
 from mmdefect.diffusion.irregular import draw_blob, draw_scratch, place_shape
 from mmdefect.diffusion.mask_sets import MaskRule, draw_mask, read_list
-from mmdefect.diffusion.pictures import read_mask, write_picture
+from mmdefect.diffusion.pictures import list_clean, read_mask, write_picture
 from mmdefect.diffusion.ranges import BoxRange, find_range, read_ranges
 from mmdefect.synthesis.donor_cutting import CuttingRule
 from mmdefect.synthesis.donors import DefectLibrary, LabelledImage, build_library
@@ -192,6 +192,17 @@ def test_masks_on_the_foreground_of_pictures(tmp_path, kind):
     for entry in entries:
         mask = read_mask(tmp_path / 'a' / entry.file, (64, 96))
         assert mask.any() and (mask & (picture[..., 0] < 100)).sum() / mask.sum() > 0.6
+
+
+def test_pictures_with_a_defect_are_left_out(tmp_path):
+    for name, defective in (('a', False), ('b', True), ('c', False)):
+        write_picture(tmp_path / 'images' / f'{name}.png', np.zeros((8, 8, 3), np.uint8))
+        write_picture(tmp_path / 'labels' / f'{name}.png', np.full((8, 8), 2 * defective, np.uint8))
+    assert [p.stem for p in list_clean(tmp_path / 'images', tmp_path / 'labels')] == ['a', 'c']
+    assert len(list_clean(tmp_path / 'images')) == 3
+    (tmp_path / 'labels' / 'c.png').unlink()
+    with pytest.raises(ValueError, match='has none for .*c.png'):
+        list_clean(tmp_path / 'images', tmp_path / 'labels')
 
 
 def test_wrong_masks_commands_say_so(tmp_path, capsys):

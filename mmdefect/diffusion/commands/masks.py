@@ -31,6 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--class-id', type=int, help='class of the donors (default: all)')
     parser.add_argument('--template', type=Path, help='mask of the allowed region, for all pictures')
     parser.add_argument('--images', type=Path, help='folder of pictures that --foreground looks at')
+    parser.add_argument('--labels', type=Path, help='folder of their labels: pictures with a defect are left out')
     parser.add_argument('--foreground', action='store_true', help='allow the object that is found in each picture')
     parser.add_argument('--size', nargs=2, type=int, metavar=('H', 'W'), help='allow all of a frame of this size')
     parser.add_argument('--count', type=int, default=100, help='masks for each type (and picture); default 100')
@@ -80,7 +81,7 @@ def find_sizes(args: argparse.Namespace) -> dict:
 
 def make_regions(args: argparse.Namespace) -> list:
     from mmdefect.diffusion.mask_sets import full_frame
-    from mmdefect.diffusion.pictures import list_pictures, read_mask
+    from mmdefect.diffusion.pictures import list_clean, read_mask
     chosen = [bool(args.template), args.foreground, args.size is not None]
     if sum(chosen) != 1:
         raise ValueError('one of --template, --foreground and --size must say where masks may lie, got '
@@ -91,7 +92,7 @@ def make_regions(args: argparse.Namespace) -> list:
         return [(None, full_frame(tuple(args.size)))]
     if args.images is None:
         raise ValueError('`--foreground` must have pictures to look at; name their folder with --images.')
-    return _Foregrounds(list_pictures(args.images))
+    return _Foregrounds(list_clean(args.images, args.labels))
 
 
 class _Foregrounds:

@@ -19,6 +19,7 @@ work among N GPUs.
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--images', type=Path, required=True, help='folder of clean pictures')
+    parser.add_argument('--labels', type=Path, help='folder of their labels: pictures with a defect are left out')
     parser.add_argument('--masks', type=Path, required=True, help='set of masks')
     parser.add_argument('--out', type=Path, required=True, help='folder of the generated set')
     parser.add_argument('--tokens', type=Path, help='folder that `learn` wrote (default: the prompt is plain text)')
@@ -46,11 +47,11 @@ def run(args: argparse.Namespace) -> None:
     from mmdefect.diffusion.extras import need
     from mmdefect.diffusion.loading import load_model
     from mmdefect.diffusion.mask_sets import read_list
-    from mmdefect.diffusion.pictures import list_pictures
+    from mmdefect.diffusion.pictures import list_clean
     from mmdefect.diffusion.sample import plan_samples, sample
     settings = BlendSettings(args.steps, args.guidance, args.scheduler, args.eta, args.seam)
     prompt = args.prompt or ('a photo of {token}' if args.tokens else '{type}')
-    jobs = plan_samples(list_pictures(args.images), args.masks, read_list(args.masks), prompt, args.seed,
+    jobs = plan_samples(list_clean(args.images, args.labels), args.masks, read_list(args.masks), prompt, args.seed,
                         args.masks_per_image, args.samples, args.types)
     class_ids = read_class_ids(args.class_ids)
     state = need('accelerate').PartialState(cpu=args.device == 'cpu')
