@@ -1,0 +1,232 @@
+"""Hypergradients: how an outer loss changes with the settings of a training, behind one interface.
+
+Inner problem: ``w* = argmin L_in(w, policy)``. Outer problem: ``min L_out(w*(policy), policy)``. By the implicit function
+theorem, ``dL_out/dpolicy = direct - (d2 L_in / dpolicy dw) p`` with ``p = H^-1 v``, ``H`` the Hessian of the inner loss
+and ``v`` the gradient of the outer loss by the weights. The estimators differ in ``p`` only:
+
+* :class:`NeumannSeries`: a truncated series in the step of the inner optimiser (Lorraine et al., 2020);
+* :class:`ConjugateGradient`: solves the damped system (Rajeswaran et al., 2019);
+* :class:`OneStep`: what one inner step makes of the policy (Liu et al., "DARTS", 2019), the series without a term.
+
+Each takes products with second derivatives exactly, through a graph of the gradient, or as differences of gradients,
+which need no second-order graph. ``docs/derivations/bilevel.md`` has the equations; the names there are used here.
+Not covered: inner problems whose Hessian is indefinite at the solution; damping only hides that.
+"""
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from mmdefect.functional.bilevel_products import (PRODUCTS, DifferenceProducts, ExactProducts, Loss, Products, decayed, dot,
+                                                  gradients, moved)
+
+
+def keep(tensors: list[Tensor]) -> list[Tensor]:
+    """Average over one process: nothing to do."""
+    return tensors
+
+
+@dataclass(frozen=True)
+class BilevelProblem:
+    """Two losses at one point. Every call of a loss must see the same draw: it is a function of the leaves only.
+
+    Attributes:
+        weights: inner variables, leaf tensors with gradient.
+        policy: outer variables, leaf tensors with gradient.
+        inner_loss: scalar; reads weights and policy.
+        outer_loss: scalar; reads the weights, and the policy where it is penalised.
+        steps: for each weight the step of the inner optimiser per unit of gradient: a number, or a tensor of the shape
+            of the weight; see :func:`mmdefect.functional.bilevel_steps.inner_steps`.
+        decay: for each weight the factor of an L2 penalty that the optimiser adds; part of the Hessian.
+        curvature_loss: inner loss on fewer samples, for products with the Hessian; ``None`` takes ``inner_loss``.
+        average: mean over processes of a list of tensors, called in the same order in all of them.
+    """
+
+    weights: Sequence[Tensor]
+    policy: Sequence[Tensor]
+    inner_loss: Loss
+    outer_loss: Loss
+    steps: Sequence[float | Tensor] = ()
+    decay: Sequence[float] = ()
+    curvature_loss: Loss | None = None
+    average: Callable[[list[Tensor]], list[Tensor]] = keep
+
+    def __post_init__(self) -> None:
+        for name in ('weights', 'policy'):
+            leaves = getattr(self, name)
+            if not leaves or not all(t.is_leaf and t.requires_grad for t in leaves):
+                raise ValueError(f'`{name}` must be leaf tensors that require a gradient, at least one, got '
+                                 f'{len(leaves)} with {sum(not t.requires_grad for t in leaves)} that do not.')
+        for name in ('steps', 'decay'):
+            if len(getattr(self, name)) not in (0, len(self.weights)):
+                raise ValueError(f'`{name}` must hold one entry for each of {len(self.weights)} weights, got '
+                                 f'{len(getattr(self, name))}.')
+
+
+@dataclass(frozen=True)
+class Hypergradient:
+    """What an estimator returns.
+
+    Attributes:
+        gradient: one tensor for each outer variable, of its shape.
+        outer_loss: value of the outer loss, averaged.
+        response: ``p``, one tensor for each weight; the policy acts through it.
+    """
+
+    gradient: list[Tensor]
+    outer_loss: float
+    response: list[Tensor]
+
+
+@dataclass(frozen=True)
+class Estimator:
+    """Base of the estimators; a subclass says what ``p`` is.
+
+    Args:
+        products: 'exact', or 'difference' of gradients a short way apart.
+        radius: length of that way, in the norm of all weights together.
+    """
+
+    products: str = 'exact'
+    radius: float = 0.01
+
+    def __post_init__(self) -> None:
+        if self.products not in PRODUCTS:
+            raise ValueError(f'`products` must be one of {", ".join(PRODUCTS)}, got {self.products!r}.')
+        if self.radius <= 0:
+            raise ValueError(f'`radius` must be above 0, got {self.radius}; it is a length in the space of weights.')
+
+    def __call__(self, problem: BilevelProblem) -> Hypergradient:
+        """Return the hypergradient. No ``.grad`` is touched and the weights keep their bits."""
+        value, slopes, direct = self.outer_gradient(problem)
+        curvature = (ExactProducts if self.products == 'exact' else DifferenceProducts)(problem, self.radius)
+        response = self.respond(problem, slopes, curvature)
+        mixed = problem.average(curvature.mixed(response))
+        gradient = [a - b for a, b in zip(problem.average(direct), mixed, strict=True)]
+        return Hypergradient(gradient, value, response)
+
+    def outer_gradient(self, problem: BilevelProblem) -> tuple[float, list[Tensor], list[Tensor]]:
+        """Return value and gradient of the outer loss: by the weights, averaged, and by the policy, not averaged."""
+        loss = problem.outer_loss()
+        both = gradients(loss, [*problem.weights, *problem.policy])
+        value = problem.average([loss.detach().clone()])[0].item()
+        return value, problem.average(both[:len(problem.weights)]), both[len(problem.weights):]
+
+    def respond(self, problem: BilevelProblem, slopes: list[Tensor], curvature: Products) -> list[Tensor]:
+        """Return ``p`` for the gradient ``v`` of the outer loss."""
+        raise NotImplementedError(f'{type(self).__name__} must implement `respond`.')
+
+
+@dataclass(frozen=True)
+class NeumannSeries(Estimator):
+    """``p = sum_{j=0..terms} (I - A H)^j A v`` with ``A`` the steps of the inner optimiser.
+
+    It tends to ``H^-1 v`` while the spectrum of ``A H`` lies in (0, 2), and for finite ``terms`` equals what the last
+    ``terms + 1`` inner steps made of the policy. The published settings are 1 and 3 terms.
+
+    Args:
+        terms: products with the Hessian.
+    """
+
+    terms: int = 3
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.terms < 0:
+            raise ValueError(f'`terms` must be 0 or more, got {self.terms}.')
+
+    def respond(self, problem: BilevelProblem, slopes: list[Tensor], curvature: Products) -> list[Tensor]:
+        term = stepped(problem, slopes)
+        total = [t.clone() for t in term]
+        for _ in range(self.terms):
+            product = stepped(problem, curvature.hessian(term))
+            term = [t - h for t, h in zip(term, product, strict=True)]
+            total = [s + t for s, t in zip(total, term, strict=True)]
+        return total
+
+
+@dataclass(frozen=True)
+class OneStep(Estimator):
+    """``p = A v``: the policy acts through the next inner step only. No Hessian is needed.
+
+    Args:
+        lookahead: whether ``v`` is taken after that step, as DARTS does for its second-order variant; costs one more
+            gradient.
+    """
+
+    products: str = 'difference'
+    lookahead: bool = False
+
+    def outer_gradient(self, problem: BilevelProblem) -> tuple[float, list[Tensor], list[Tensor]]:
+        if not self.lookahead:
+            return super().outer_gradient(problem)
+        slopes = problem.average(gradients(problem.inner_loss(), problem.weights))
+        with moved(problem.weights, stepped(problem, decayed(problem, slopes, problem.weights)), -1.0):
+            return super().outer_gradient(problem)
+
+    def respond(self, problem: BilevelProblem, slopes: list[Tensor], curvature: Products) -> list[Tensor]:
+        return stepped(problem, slopes)
+
+
+@dataclass(frozen=True)
+class ConjugateGradient(Estimator):
+    """``p`` solves ``(H + damping) p = v``; independent of the inner optimiser.
+
+    Args:
+        iterations: at most so many products with the Hessian.
+        tolerance: of the residual, relative to ``v``.
+        damping: added to the diagonal. Where the curvature is still not positive, the iteration ends there.
+    """
+
+    iterations: int = 10
+    tolerance: float = 1e-6
+    damping: float = 0.0
+
+    def respond(self, problem: BilevelProblem, slopes: list[Tensor], curvature: Products) -> list[Tensor]:
+        solution = [torch.zeros_like(v) for v in slopes]
+        residual, direction = list(slopes), list(slopes)
+        power = dot(residual, residual)
+        goal = self.tolerance**2 * power
+        for _ in range(self.iterations):
+            if power <= goal or power == 0:
+                break
+            product = curvature.hessian(direction)
+            product = [h + self.damping * d for h, d in zip(product, direction, strict=True)]
+            bend = dot(direction, product)
+            if bend <= 0:
+                break
+            length = power / bend
+            solution = [s + length * d for s, d in zip(solution, direction, strict=True)]
+            residual = [r - length * h for r, h in zip(residual, product, strict=True)]
+            power, before = dot(residual, residual), power
+            direction = [r + power / before * d for r, d in zip(residual, direction, strict=True)]
+        return solution
+
+
+ESTIMATORS = dict(neumann=NeumannSeries, cg=ConjugateGradient, one_step=OneStep)
+
+
+def make_estimator(name: str, **settings) -> Estimator:
+    """Return an estimator by name, one of ``ESTIMATORS``.
+
+    Raises:
+        ValueError: if the name is unknown.
+    """
+    if name not in ESTIMATORS:
+        raise ValueError(f'`name` must be one of {", ".join(ESTIMATORS)}, got {name!r}.')
+    return ESTIMATORS[name](**settings)
+
+
+def stepped(problem: BilevelProblem, vector: list[Tensor]) -> list[Tensor]:
+    """Return ``A vector``.
+
+    Raises:
+        ValueError: if the problem does not say what the steps are.
+    """
+    if not problem.steps:
+        raise ValueError('`steps` must be given for this estimator: the step of the inner optimiser for each weight; '
+                         'see inner_steps.')
+    return [step * v for step, v in zip(problem.steps, vector, strict=True)]
