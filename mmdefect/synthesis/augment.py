@@ -41,7 +41,7 @@ class OperationRanges:
         scale: factor above 0, drawn for x and y on their own unless ``isotropic``.
         brightness, contrast, saturation: factors, 1 keeps.
         hue: fraction of a full turn.
-        probability: of every single operation.
+        probability: of every single operation; or one for each of the eight.
         flip_probability: of the mirror along x and of the one along y.
         elastic: fraction of the control spacing, below 0.25.
         elastic_probability: of the deformation.
@@ -56,7 +56,7 @@ class OperationRanges:
     contrast: Range = (0.7, 1.3)
     saturation: Range = (0.7, 1.3)
     hue: Range = (-0.03, 0.03)
-    probability: float = 0.5
+    probability: float | Sequence[float] = 0.5
     flip_probability: float = 0.5
     elastic: tuple[float, float] = (0.02, 0.15)
     elastic_probability: float = 0.5
@@ -72,8 +72,10 @@ class OperationRanges:
                 raise ValueError(f'`{name}` must satisfy {lowest:g} <= low <= high <= {highest:g}, got {value!r}. '
                                  'Angles are degrees, hue is a fraction of a turn, the others are factors.')
         for name in ('probability', 'flip_probability', 'elastic_probability'):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f'`{name}` must be in [0, 1], got {getattr(self, name)}.')
+            value = getattr(self, name)
+            each = list(value) if name == 'probability' and isinstance(value, Sequence) else [value]
+            if len(each) not in (1, len(OPERATIONS)) or not all(0 <= one <= 1 for one in each):
+                raise ValueError(f'`{name}` must be in [0, 1], got {value}.')
         check_fraction('elastic', self.elastic)
         if not any(isinstance(getattr(self, name), Tensor) for name in OPERATIONS):
             rows = [getattr(self, name) for name in OPERATIONS]
@@ -141,7 +143,7 @@ def sample_operations(generator: Generator | Sequence[Generator], ranges: Operat
     generators = [generator] if isinstance(generator, Generator) else generator
     count = 2 * CONTROLS * CONTROLS
     draws = torch.stack([torch.rand(21 + count, generator=one, dtype=torch.float64) for one in generators])
-    uniform, apply = draws[:, :9].clone(), draws[:, 9:17] < ranges.probability
+    uniform, apply = draws[:, :9].clone(), draws[:, 9:17] < torch.as_tensor(ranges.probability, dtype=draws.dtype)
     if ranges.isotropic:
         uniform[:, 4] = uniform[:, 3]
     bounds = ranges.bounds()

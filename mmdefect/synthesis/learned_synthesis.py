@@ -1,0 +1,187 @@
+"""Paste with a policy that is being learned: draw for a batch, and say how much each sample counts.
+
+The draws are those of :class:`~mmdefect.synthesis.engine.PasteEngine`, with ranges, probabilities and densities of the
+policy as they are now. The weight of a sample is the product of
+
+* the weight of its stream,
+* map over proposal at the place of its defect (:meth:`~mmdefect.synthesis.learned_location.Proposal.weight`),
+* the likelihood of its operations over the same number held fixed, which is 1 and has the gradient of a score function;
+  dividing by the mean of the batch subtracts the mean loss as a baseline.
+"""
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mmdefect.synthesis.augment import OPERATIONS
+from mmdefect.synthesis.canvas import TensorCanvas
+from mmdefect.synthesis.engine import Background, PasteEngine
+from mmdefect.synthesis.learned_location import ObjectCells
+from mmdefect.synthesis.learned_policy import CLEAN, NEUTRAL, REAL, LearnedPolicy
+from mmdefect.synthesis.location import location_codes
+from mmdefect.synthesis.streams import stream_generator
+from mmdefect.synthesis.types import IGNORE_LABEL, Instance, Synthesis
+
+#: After so many drawn defects in a row without a place, something is wrong with the maps or the objects.
+PATIENCE = 200
+
+
+@dataclass
+class WeightedBatch:
+    """What the last batch was made of.
+
+    Attributes:
+        weights: ``(B,)``, how much each sample counts; differentiable in the policy when asked for.
+        streams: name of the stream of each sample.
+        skipped: number of drawn defects that were not pasted, by reason.
+    """
+
+    weights: Tensor
+    streams: list[str]
+    skipped: Counter = field(default_factory=Counter)
+
+
+class LearnedSynthesis:
+    """Makes the defects of a batch; handed to ``SynthesisDataPreProcessor.set_synthesis``.
+
+    A sound picture becomes ``clean`` with ``clean_share``, else it gets one defect of a pasting stream, each as often
+    as the others; a picture with a real defect is of the stream ``image`` and stays as it is.
+
+    Args:
+        engine: library and settings of pasting; its numbers of defects, operations and densities are not used.
+        policy: the policy.
+        clean_share: of the sound pictures.
+        patience: see :data:`PATIENCE`.
+    """
+
+    def __init__(self, engine: PasteEngine, policy: LearnedPolicy, clean_share: float = 0.5,
+                 patience: int = PATIENCE) -> None:
+        if not 0 <= clean_share <= 1:
+            raise ValueError(f'`clean_share` must be in [0, 1], got {clean_share}.')
+        places = dict(engine.policy.places)
+        if policy.location is not None:
+            places = {'density': sum(w for p, w in places.items() if p != 'source'), **{
+                p: w for p, w in places.items() if p == 'source'}}
+        self.engine = PasteEngine(engine.library, replace(engine.policy, number={1: 1.0}, places=places))
+        if policy.location is not None and policy.location.per_class:
+            highest = max(engine.library.classes)
+            if len(policy.location.logits) < highest:
+                raise ValueError(f'`num_classes` of the location maps must be at least {highest}, the highest class of '
+                                 f'the donors, got {len(policy.location.logits)}.')
+        self.policy, self.clean_share, self.patience = policy, clean_share, patience
+        self.round, self.differentiable = 0, False
+        self.last: WeightedBatch | None = None
+        self._without_place = 0
+
+    def __call__(self, images: Tensor, labels: Tensor, metas: Sequence[Mapping[str, Any]],
+                 backgrounds: Sequence[Background]) -> Synthesis:
+        """Paste; ``last`` then holds the weights.
+
+        Args:
+            images: ``(B, 3, H, W)`` float in [0, 1], RGB.
+            labels: ``(B, H, W)`` int64.
+            metas: ``sample_seed``, and where known ``shows_defect`` and ``img_path``, of each sample.
+            backgrounds: what is known of each picture.
+
+        Returns:
+            New tensors; with ``differentiable`` the pictures carry the gradient of the ranges.
+
+        Raises:
+            ValueError: if no defect has found a place for long; the message names a picture.
+        """
+        with torch.set_grad_enabled(self.differentiable):
+            codes = [location_codes(b.label.shape) if b.codes is None else b.codes for b in backgrounds]
+            objects = [ObjectCells.of(one) for one in codes] if self.policy.location is not None else []
+            tables = self.policy.location.tables(images, codes, objects) if objects else None
+            made, skipped = [], Counter()
+            for i, (meta, background) in enumerate(zip(metas, backgrounds, strict=True)):
+                where = None if tables is None else (tables[i], objects[i])
+                made.append(self._one(images[i], labels[i], meta, background, where, skipped))
+            pictures, new_labels, instances, streams, factors, likelihoods = zip(*made, strict=True)
+            weights = self._weights(streams, factors, likelihoods, images)
+            self.last = WeightedBatch(weights, list(streams), skipped)
+            return Synthesis(torch.stack(pictures), torch.stack(new_labels), list(instances), skipped=dict(skipped))
+
+    def _weights(self, streams: Sequence[str], factors: Sequence, likelihoods: Sequence, images: Tensor) -> Tensor:
+        by_stream = dict(zip(self.policy.names, self.policy.stream_weights(), strict=True))
+        present = [one for one in likelihoods if one is not None]
+        baseline = torch.stack(present).mean() if present else None
+        weights = []
+        for stream, factor, likelihood in zip(streams, factors, likelihoods, strict=True):
+            weight = by_stream[stream]
+            weight = weight if factor is None else weight * factor
+            weights.append(weight if likelihood is None else weight * (likelihood / baseline))
+        return torch.stack([w.to(images.device, torch.float64 if w.dtype == torch.float64 else torch.float32)
+                            for w in weights])
+
+    def _one(self, image: Tensor, label: Tensor, meta: Mapping[str, Any], background: Background,
+             where: tuple[Tensor, ObjectCells] | None, skipped: Counter) -> tuple:
+        seed = meta['sample_seed'] if 'sample_seed' in meta else int(np.random.randint(0, 2**31))
+        generator = stream_generator(seed, type(self).__name__, self.round)
+        shows = meta.get('shows_defect')
+        if shows is None:
+            shows = bool(((background.label > 0) & (background.label != IGNORE_LABEL)).any())
+        stay, pick = torch.rand(2, generator=generator, dtype=torch.float64).tolist()
+        names = list(self.policy.streams)
+        if shows or stay < self.clean_share or not names:
+            return image, label, [], REAL if shows else CLEAN, None, None
+        stream = names[int(pick * len(names))]
+        canvas = TensorCanvas(image, label)
+        instance, factor, likelihood = self._paste(canvas, stream, generator, background, where, meta, skipped)
+        if instance is None:
+            return image, label, [], CLEAN, None, None
+        return canvas.image, canvas.label, [instance], stream, factor, likelihood
+
+    def _paste(self, canvas: TensorCanvas, stream: str, generator: torch.Generator, background: Background,
+               where: tuple[Tensor, ObjectCells] | None, meta: Mapping[str, Any], skipped: Counter
+               ) -> tuple[Instance | None, Tensor | None, Tensor | None]:
+        engine, name = self.engine, str(meta.get('img_path', 'a picture'))
+        engine.ranges = self.policy.ranges_of(stream)
+        densities: dict[int, np.ndarray] = {}
+        if where is not None:
+            background = replace(background, density=None)
+            table, objects = where
+            rows = {c: c - 1 if len(table) > 1 else 0 for c in engine.library.classes}
+            values = table.detach().cpu().float().numpy()
+            by_row = {row: self.policy.proposal.density(values[row], objects, name) for row in set(rows.values())}
+            densities = {c: by_row[row] for c, row in rows.items()}
+            engine.densities = densities
+        drawn = engine.draw(background, generator)
+        self._watch(drawn, name)
+        if not drawn.pastes:
+            skipped.update(drawn.skipped)
+            return None, None, None
+        paste = drawn.pastes[0]
+        instance = engine.write(canvas, paste)
+        if instance is None:
+            skipped['invisible'] += 1
+            return None, None, None
+        factor = None
+        if where is not None and not paste.parameters.get('at_source'):
+            cells = objects.under(paste.mask.numpy(), paste.corner)
+            factor = self.policy.proposal.weight(table[rows[paste.class_id]], densities[paste.class_id], objects, cells)
+        likelihood = None
+        if self.policy.raw_probabilities.requires_grad and self.differentiable:
+            log = self.policy.log_likelihood(stream, applied_operations(paste.parameters))
+            likelihood = torch.exp(log - log.detach())
+        return instance, factor, likelihood
+
+    def _watch(self, drawn, name: str) -> None:
+        self._without_place = 0 if drawn.pastes else self._without_place + 1
+        if self._without_place >= self.patience:
+            reasons = ', '.join(sorted(drawn.skipped)) or 'no reason'
+            raise ValueError(f'defects must find a place, but {self._without_place} in a row found none, the last one in '
+                             f'{name} ({reasons}); look at the object masks (`location` of the recipe) and at the '
+                             'learned maps.')
+
+
+def applied_operations(parameters: Mapping[str, float]) -> list[bool]:
+    """Tell from the record of a paste which of the eight operations were applied: those with another value than none."""
+    columns = {name: name if name != 'scale' else 'scale_x' for name in OPERATIONS}
+    return [parameters[columns[name]] != NEUTRAL[name] for name in OPERATIONS]
