@@ -20,6 +20,7 @@ top-level key       where it goes
 ``bn_momentum``     ``momentum`` of every batch norm of the model: mmseg's 0.01 for Fast-SCNN needs some hundred updates
                     before a validation means anything
 ``own_optimizer``   what a transformer base needs instead of the schedule's: keys of ``optim_wrapper``
+``bilevel``         learns the policy of ``synthesis``: loop, outer loader and hook, see :mod:`mmdefect.apis.bilevel`
 ``own_transforms``  transforms a model base needs at the end of the training pipeline, before packing
 ``generated``       a packed set of generated pictures beside the training data, see :mod:`mmdefect.apis.generated`
 ``synthesis``       transforms of the training pipelines and the sampler, see :mod:`mmdefect.apis.synthesis`
@@ -36,13 +37,15 @@ from pathlib import Path
 from mmengine.config import Config, ConfigDict
 
 from mmdefect import compat
+from mmdefect.apis.bilevel import compose_bilevel
 from mmdefect.apis.switches import SWITCHES, compose_switches
 
-LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
+LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader', 'outer_dataloader')
 RESIZES = ('Resize', 'RandomResize', 'ResizeToMultiple')
 #: Top-level keys that :func:`compose` spreads; an override of any other key is a last word and is applied again after it.
 SPREAD = ('data_root', 'split_file', 'classes', 'palette', 'num_classes', 'crop_size', 'image_scale', 'loss_decode',
-          'class_weight', 'bn_momentum', 'own_optimizer', 'own_transforms', 'generated', 'synthesis', *SWITCHES)
+          'class_weight', 'bn_momentum', 'own_optimizer', 'own_transforms', 'generated', 'synthesis', 'bilevel',
+          *SWITCHES)
 #: Heads whose list of losses has roles: the places of the segmentation losses. The rest (edges) stays as it is.
 LOSS_ROLES = {'PIDHead': (0, 1, 3), 'DDRHead': (0, 1)}
 #: Heads that do not predict the classes: class count, loss and weights are their own.
@@ -93,6 +96,7 @@ def compose(cfg: Config) -> None:
                     for single in loss.get('losses', [loss]):
                         single['class_weight'] = list(cfg.class_weight)
     _compose_model_needs(cfg)
+    compose_bilevel(cfg)
     if cfg.get('synthesis') is not None:
         from mmdefect.apis.synthesis import compose_synthesis  # needs the adapters, which compose() alone does not
         compose_synthesis(cfg, list(_unwrap(cfg.train_dataloader.get('dataset'))))
@@ -101,7 +105,7 @@ def compose(cfg: Config) -> None:
 
 
 def iter_datasets(cfg: Config) -> Iterator[ConfigDict]:
-    """Yield each dataset dict of the three loaders, wrapped ones (``ConcatDataset`` and the like) included."""
+    """Yield each dataset dict of the loaders, wrapped ones (``ConcatDataset`` and the like) included."""
     seen: set[int] = set()
     for name in LOADERS:
         loader = cfg.get(name)

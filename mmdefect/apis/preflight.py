@@ -54,7 +54,7 @@ def check_data(cfg: Config) -> None:
         ValueError, FileNotFoundError: naming the file and the mend.
     """
     built = {}
-    for split in ('train', 'val', 'test'):
+    for split in ('train', 'val', 'test', 'outer'):
         loader = cfg.get(f'{split}_dataloader')
         if loader:
             built[split] = DATASETS.build(_without_pipeline(loader['dataset']))

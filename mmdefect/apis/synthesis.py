@@ -62,7 +62,7 @@ def compose_synthesis(cfg: Config, datasets: list[ConfigDict]) -> None:
         dataset=without_pipeline(cfg.train_dataloader.dataset),
         held_out={
             name: without_pipeline(cfg[f'{name}_dataloader'].dataset)
-            for name in ('val', 'test') if cfg.get(f'{name}_dataloader')
+            for name in ('val', 'test', 'outer') if cfg.get(f'{name}_dataloader')
         }, **recipe.get('donors', {}))
     transforms = [copy.deepcopy(dict(t)) for t in recipe['transforms']]
     for transform in transforms:

@@ -43,6 +43,7 @@ class BilevelProblem:
         decay: for each weight the factor of an L2 penalty that the optimiser adds; part of the Hessian.
         curvature_loss: inner loss on fewer samples, for products with the Hessian; ``None`` takes ``inner_loss``.
         average: mean over processes of a list of tensors, called in the same order in all of them.
+        shared_policy: whether the outer variables are the same in all processes, and their gradient is averaged here.
     """
 
     weights: Sequence[Tensor]
@@ -53,6 +54,7 @@ class BilevelProblem:
     decay: Sequence[float] = ()
     curvature_loss: Loss | None = None
     average: Callable[[list[Tensor]], list[Tensor]] = keep
+    shared_policy: bool = True
 
     def __post_init__(self) -> None:
         for name in ('weights', 'policy'):
@@ -104,8 +106,8 @@ class Estimator:
         value, slopes, direct = self.outer_gradient(problem)
         curvature = (ExactProducts if self.products == 'exact' else DifferenceProducts)(problem, self.radius)
         response = self.respond(problem, slopes, curvature)
-        mixed = problem.average(curvature.mixed(response))
-        gradient = [a - b for a, b in zip(problem.average(direct), mixed, strict=True)]
+        gradient = [a - b for a, b in zip(direct, curvature.mixed(response), strict=True)]
+        gradient = problem.average(gradient) if problem.shared_policy else gradient
         return Hypergradient(gradient, value, response)
 
     def outer_gradient(self, problem: BilevelProblem) -> tuple[float, list[Tensor], list[Tensor]]:

@@ -93,6 +93,12 @@ class OperationRanges:
         """Low and high in the order of ``VALUES`` as floats; without the gradient of tensor ranges."""
         return [tuple(row) for row in self.bounds().detach().tolist()]
 
+    @cached_property
+    def chances(self) -> list[float]:
+        """Probability of each of the eight operations."""
+        each = self.probability
+        return list(each) if isinstance(each, Sequence) else [each] * len(OPERATIONS)
+
     def bounds(self) -> Tensor:
         """Return ``(9, 2)`` float64 low and high in the order of ``VALUES``; carries the gradient of tensor ranges."""
         if self._fixed is not None:
@@ -143,7 +149,7 @@ def sample_operations(generator: Generator | Sequence[Generator], ranges: Operat
     generators = [generator] if isinstance(generator, Generator) else generator
     count = 2 * CONTROLS * CONTROLS
     draws = torch.stack([torch.rand(21 + count, generator=one, dtype=torch.float64) for one in generators])
-    uniform, apply = draws[:, :9].clone(), draws[:, 9:17] < torch.as_tensor(ranges.probability, dtype=draws.dtype)
+    uniform, apply = draws[:, :9].clone(), draws[:, 9:17] < torch.tensor(ranges.chances, dtype=draws.dtype)
     if ranges.isotropic:
         uniform[:, 4] = uniform[:, 3]
     bounds = ranges.bounds()

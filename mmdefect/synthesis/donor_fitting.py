@@ -66,19 +66,32 @@ def prepare(donor: Donor, scale_yx: tuple[float, float], operations: DrawnOperat
         operations: what was drawn.
         grow: pixels of the donor's file by which the pasted region exceeds the defect, see :func:`grown_pixels`.
     """
-    grow, tensors = grown_pixels(grow, scale_yx, operations), operations.as_tensors()
+    patch, core, region = prepare_tensors(donor, scale_yx, operations.as_tensors(),
+                                          grown_pixels(grow, scale_yx, operations))
+    return FittedDonor(patch.permute(1, 2, 0).contiguous().numpy(), core, region)
+
+
+def prepare_tensors(donor: Donor, scale_yx: tuple[float, float], operations: Operations, grow: int
+                    ) -> tuple[Tensor, ndarray, ndarray]:
+    """Return patch ``(3, h, w)``, differentiable in the operations, defect and region of :func:`prepare`.
+
+    Args:
+        donor, scale_yx: as there.
+        operations: of one sample.
+        grow: pixels of the picture.
+    """
     image, mask, on_object = fit(donor.image, donor.mask, scale_yx)
     patch = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))).float().mul_(1 / 255)
     if on_object is not None:  # an outline near the defect: it is warped as a fourth colour
         patch = torch.cat([patch, torch.from_numpy(on_object)[None]])
-    patch, soft = _operate(patch, torch.from_numpy(mask)[None], tensors)
+    patch, soft = _operate(patch, torch.from_numpy(mask)[None], operations)
     patch, core = _with_ring(patch, harden(soft)[0], grow + 1)
     core = core.numpy()
     region = grown(core, grow)
     if on_object is not None:
         patch, shown = patch[:3], patch[3].numpy() > 0.5
         region &= shown | core
-    return FittedDonor(patch.permute(1, 2, 0).contiguous().numpy(), core, region)
+    return patch, core, region
 
 
 def fit(image: ndarray, mask: ndarray, scale_yx: tuple[float, float]) -> tuple[ndarray, ndarray, ndarray | None]:

@@ -137,6 +137,8 @@ class Planner:
         parameters = plan.operations.parameters()
         parameters.update(donor=float(choice.donor), top=float(corner[0]), left=float(corner[1]),
                           fit_y=float(plan.scale_yx[0]), fit_x=float(plan.scale_yx[1]))
+        if plan.at_source:
+            parameters['at_source'] = 1.0
         return Paste(choice.donor, donor.class_id, corner, fitted.patch, shape, fitted.core,
                      policy.outline_blend if on_outline else choice.blend, parameters,
                      fitted.membrane if shape is fitted.region else None, fitted.stored)

@@ -73,7 +73,7 @@ def draw_operations(uniforms: ndarray, ranges: OperationRanges) -> DrawnOperatio
         head[4] = head[3]
     values = []
     for column, (low, high) in enumerate(ranges.plain_bounds):
-        if head[9 + _SWITCH[column]] < ranges.probability:
+        if head[9 + _SWITCH[column]] < ranges.chances[_SWITCH[column]]:
             value = low + (high - low) * head[column]
             values.append(min(max(value, _LOWEST[column]), _HIGHEST[column]))
         else:

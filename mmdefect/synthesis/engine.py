@@ -90,8 +90,9 @@ class PasteEngine:
         """Return the search of places in one picture."""
         policy, label = self.policy, background.label
         codes = location_codes(label.shape) if background.codes is None else background.codes
-        densities = self.densities if background.density is None else dict.fromkeys(self.library.classes,
-                                                                                    background.density)
+        densities, learned = self.densities, background.density
+        if learned is not None:
+            densities = {c: learned if learned.ndim == 2 else learned[c] for c in self.library.classes}
         return PlaceSearch(codes, label, densities, policy.min_overlap, policy.max_existing_overlap, policy.clearance)
 
     def apply(self, canvas: ArrayCanvas | TensorCanvas, draw: Draw, backend: str = 'torch'

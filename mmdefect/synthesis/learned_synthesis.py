@@ -19,15 +19,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mmdefect.synthesis.augment import OPERATIONS
+from mmdefect.synthesis.augment import OPERATIONS, OperationRanges
 from mmdefect.synthesis.canvas import TensorCanvas
-from mmdefect.synthesis.engine import Background, PasteEngine
+from mmdefect.synthesis.donor_fitting import grown_pixels, prepare_tensors
+from mmdefect.synthesis.drawn_operations import operations_from
+from mmdefect.synthesis.engine import Background, Paste, PasteEngine
 from mmdefect.synthesis.learned_location import ObjectCells
 from mmdefect.synthesis.learned_policy import CLEAN, NEUTRAL, REAL, LearnedPolicy
 from mmdefect.synthesis.location import location_codes
 from mmdefect.synthesis.streams import stream_generator
 from mmdefect.synthesis.types import IGNORE_LABEL, Instance, Synthesis
 
+#: Operation of each column of ``VALUES``.
+COLUMNS = (0, 1, 2, 3, 3, 4, 5, 6, 7)
 #: After so many drawn defects in a row without a place, something is wrong with the maps or the objects.
 PATIENCE = 200
 
@@ -68,7 +72,7 @@ class LearnedSynthesis:
         if policy.location is not None:
             places = {'density': sum(w for p, w in places.items() if p != 'source'), **{
                 p: w for p, w in places.items() if p == 'source'}}
-        self.engine = PasteEngine(engine.library, replace(engine.policy, number={1: 1.0}, places=places))
+        self.engine = PasteEngine(engine.library, replace(engine.policy, number={1: 1.0}, places=places, variants=0))
         if policy.location is not None and policy.location.per_class:
             highest = max(engine.library.classes)
             if len(policy.location.logits) < highest:
@@ -77,6 +81,7 @@ class LearnedSynthesis:
         self.policy, self.clean_share, self.patience = policy, clean_share, patience
         self.round, self.differentiable = 0, False
         self.last: WeightedBatch | None = None
+        self.seen: tuple[Tensor, list[np.ndarray]] | None = None  # pictures and codes of the last batch
         self._without_place = 0
 
     def __call__(self, images: Tensor, labels: Tensor, metas: Sequence[Mapping[str, Any]],
@@ -97,6 +102,7 @@ class LearnedSynthesis:
         """
         with torch.set_grad_enabled(self.differentiable):
             codes = [location_codes(b.label.shape) if b.codes is None else b.codes for b in backgrounds]
+            self.seen = images.detach(), codes
             objects = [ObjectCells.of(one) for one in codes] if self.policy.location is not None else []
             tables = self.policy.location.tables(images, codes, objects) if objects else None
             made, skipped = [], Counter()
@@ -142,7 +148,8 @@ class LearnedSynthesis:
                where: tuple[Tensor, ObjectCells] | None, meta: Mapping[str, Any], skipped: Counter
                ) -> tuple[Instance | None, Tensor | None, Tensor | None]:
         engine, name = self.engine, str(meta.get('img_path', 'a picture'))
-        engine.ranges = self.policy.ranges_of(stream)
+        ranges = self.policy.ranges_of(stream)
+        engine.planner.ranges = ranges
         densities: dict[int, np.ndarray] = {}
         if where is not None:
             background = replace(background, density=None)
@@ -158,19 +165,36 @@ class LearnedSynthesis:
             skipped.update(drawn.skipped)
             return None, None, None
         paste = drawn.pastes[0]
+        if self.differentiable and self.policy.raw_ranges.requires_grad and not paste.parameters.get('at_source'):
+            paste = replace(paste, patch=self._differentiable_patch(paste, ranges))
         instance = engine.write(canvas, paste)
         if instance is None:
             skipped['invisible'] += 1
             return None, None, None
         factor = None
         if where is not None and not paste.parameters.get('at_source'):
-            cells = objects.under(paste.mask.numpy(), paste.corner)
+            cells = objects.under(paste.mask, paste.corner)
             factor = self.policy.proposal.weight(table[rows[paste.class_id]], densities[paste.class_id], objects, cells)
         likelihood = None
         if self.policy.raw_probabilities.requires_grad and self.differentiable:
             log = self.policy.log_likelihood(stream, applied_operations(paste.parameters))
             likelihood = torch.exp(log - log.detach())
         return instance, factor, likelihood
+
+    def _differentiable_patch(self, paste: Paste, ranges: OperationRanges) -> Tensor:
+        """Return the pixels of a drawn defect once more, ``(h, w, 3)``, as a function of the ranges."""
+        drawn = operations_from(paste.parameters)
+        values = drawn.as_tensors().values[0]
+        bounds = ranges.bounds()
+        low, high = bounds.detach().unbind(1)
+        share = (values - low) / (high - low).clamp_min(1e-9)  # what was drawn evenly
+        applied = torch.tensor(applied_operations(paste.parameters))[list(COLUMNS)] & (high > low)
+        values = torch.where(applied, bounds[:, 0] + (bounds[:, 1] - bounds[:, 0]) * share, values)
+        operations = replace(drawn.as_tensors(), values=values[None])
+        scale_yx = paste.parameters['fit_y'], paste.parameters['fit_x']
+        patch, _, _ = prepare_tensors(self.engine.library[paste.donor], scale_yx, operations,
+                                      grown_pixels(self.engine.policy.grow, scale_yx, drawn))
+        return patch.permute(1, 2, 0)
 
     def _watch(self, drawn, name: str) -> None:
         self._without_place = 0 if drawn.pastes else self._without_place + 1

@@ -27,7 +27,8 @@ class Background:
         codes: ``(H, W)`` float32 location codes; without them the whole frame is object and has no fixed pose.
         file_hw: height and width of the picture in its file; needed with ``codes``.
         scale_yx: pixels of this picture per pixel of the file, when there are no ``codes``.
-        density: ``(GRID, GRID)`` learned density of this picture; takes the place of the one found in training labels.
+        density: ``(GRID, GRID)`` learned density of this picture, or ``(K + 1, GRID, GRID)`` with one for each class; takes
+            the place of the one found in training labels.
     """
 
     label: ndarray
@@ -45,7 +46,8 @@ class Paste:
         donor: index in the library.
         class_id: its class.
         corner: row and column of the patch in the picture.
-        patch: ``(h, w, 3)`` float32 in [0, 1], RGB; ``None`` when the pixels stay on a device.
+        patch: ``(h, w, 3)`` float32 in [0, 1], RGB; a tensor where it carries the gradient of learned ranges; ``None`` when
+            the pixels stay on a device.
         mask: ``(h, w)`` bool: what is pasted, the defect and ``grow`` pixels around it, as far as allowed.
         core: ``(h, w)`` bool: the defect itself.
         blend: how it is composed.

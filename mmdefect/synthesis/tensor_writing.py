@@ -29,7 +29,7 @@ def write_tensors(canvas: ArrayCanvas | TensorCanvas, paste: Paste, policy: Poli
     # The patch has a ring of one pixel around the defect; what leaves the frame was cut off the mask before.
     frame, part = overlap(paste.mask.shape, paste.corner, canvas.size_hw)
     target = canvas.read(frame)
-    source = torch.from_numpy(np.ascontiguousarray(paste.patch[part].transpose(2, 0, 1)))
+    source = torch.as_tensor(paste.patch)[part].permute(2, 0, 1).contiguous()
     if target.shape[0] == 1:
         source = source.mean(0, keepdim=True)
     mask, core = (torch.from_numpy(array[part]).to(target.device) for array in (paste.mask, paste.core))
@@ -62,4 +62,8 @@ def limit_on_device(target: Tensor, source: Tensor, factor: PoissonFactor, limit
     arrays: tuple[ndarray, ...] = tuple(
         np.ascontiguousarray(t.detach().cpu().numpy().transpose(1, 2, 0)) for t in (target, source))
     limited, share = limit_source(*arrays, factor, limits)
-    return (torch.from_numpy(limited.transpose(2, 0, 1)).to(source) if share else source), share
+    if not share:
+        return source, share
+    limited = torch.from_numpy(limited.transpose(2, 0, 1)).to(source)
+    # The limit passes the gradient of the source on, for ranges that are learned through the pixels.
+    return (source + (limited - source.detach()) if source.requires_grad else limited), share

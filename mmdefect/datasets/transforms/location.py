@@ -30,7 +30,8 @@ class LoadLocationMap(BaseTransform):
     Required keys: ``img``; ``img_path``; with ``object='masks'`` and no folder ``object_mask_path``.
 
     Added keys: ``gt_location_map``, ``(H, W)`` float32 location codes, its name in ``seg_fields``; ``shows_defect``,
-    whether the whole label map has a defect; with ``density`` also ``location_density``, ``(GRID, GRID)`` float32.
+    whether the whole label map has a defect; with ``density`` also ``location_density``, ``(GRID, GRID)`` float32, or
+    ``(K + 1, GRID, GRID)`` with a map for each class.
 
     Args:
         object: where the object is. ``'frame'``: everywhere. ``'foreground'``: found in each picture. ``'masks'``: in a
@@ -39,7 +40,7 @@ class LoadLocationMap(BaseTransform):
         masks: folder of object masks, for ``object='masks'``.
         template: path of the picture, for ``object='template'``.
         density: learned map of likely places in the frame: an image or ``.npy`` for all pictures, or a folder with one
-            for each stem.
+            for each stem. An ``.npy`` of three dimensions holds a map for each class, row 0 (normal) is not used.
         cache_size: so many foregrounds are remembered in each worker, 18 kB each.
     """
 
@@ -120,7 +121,10 @@ def _template(path: str) -> ndarray:
 
 @lru_cache(maxsize=256)
 def _density(path: str) -> ndarray:
-    return map_density(np.load(path) if path.endswith('.npy') else _read(path, cv2.IMREAD_GRAYSCALE))
+    array = np.load(path) if path.endswith('.npy') else _read(path, cv2.IMREAD_GRAYSCALE)
+    if array.ndim == 3:
+        return np.stack([map_density(one) for one in array])
+    return map_density(array)
 
 
 def _read(path: str, flag: int) -> ndarray:

@@ -3,10 +3,11 @@ from .channels_last_hook import ChannelsLastHook
 from .class_check_hook import ClassCheckHook
 from .class_prior_hook import ClassPriorHook, set_class_prior
 from .label_extras_hook import LabelExtrasHook
+from .policy_hook import PolicyHook
 from .prediction_sheet_hook import PredictionSheetHook
 from .selection_check_hook import SelectionCheckHook
 
 __all__ = [
-    'CalibrationHook', 'ChannelsLastHook', 'ClassCheckHook', 'ClassPriorHook', 'LabelExtrasHook', 'PredictionSheetHook',
-    'SelectionCheckHook', 'set_class_prior'
+    'CalibrationHook', 'ChannelsLastHook', 'ClassCheckHook', 'ClassPriorHook', 'LabelExtrasHook', 'PolicyHook',
+    'PredictionSheetHook', 'SelectionCheckHook', 'set_class_prior'
 ]

@@ -1,1 +1,3 @@
+from .bilevel_loop import BilevelTrainLoop
 
+__all__ = ['BilevelTrainLoop']

@@ -1,0 +1,56 @@
+"""Take an outer-validation split, on which a policy is learned, out of the training images.
+
+Examples:
+    python tools/split_outer_val.py data/wta512 --layout wta --share 0.25
+    python tools/split_outer_val.py data/tiles --layout folder --from data/tiles/splits.json \\
+        --groups data/tiles/near_duplicate_groups.json --share 0.3
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+
+from mmengine.config import DictAction
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('data_root', help='folder of the data set; paths in the file are relative to it')
+    parser.add_argument('--layout', required=True,
+                        help='mvtec, visa, wta, combined, folder, or the name of a registered data set')
+    parser.add_argument('--dataset-options', nargs='+', action=DictAction, default={}, metavar='KEY=VALUE',
+                        help='further arguments of the data set class')
+    parser.add_argument('--share', type=float, default=0.25, help='share of the training images (default: 0.25)')
+    parser.add_argument('--from', dest='split_file', metavar='FILE',
+                        help='split file whose training split is divided (default: the folders of the layout)')
+    parser.add_argument('--seed', type=int, default=0, help='another seed draws other images (default: 0)')
+    parser.add_argument('--groups', metavar='FILE', help='JSON list of lists of images that must stay on one side')
+    parser.add_argument('--out', help='file to write (default: DATA_ROOT/outer_splits.json)')
+    parser.add_argument('--overwrite', action='store_true', help='replace the file if it exists')
+    return parser.parse_args()
+
+
+def main() -> int:
+    args = parse_args()
+    out = args.out or os.path.join(args.data_root, 'outer_splits.json')
+    try:
+        import mmdefect.registration  # noqa: F401
+        from mmdefect.datasets.layouts import build_layout
+        from mmdefect.datasets.outer_split import split_outer_val
+        split = split_outer_val(build_layout(args.layout, args.data_root, **args.dataset_options), args.share, out,
+                                args.seed, args.split_file, args.groups, args.overwrite)
+    except (ValueError, FileExistsError, PermissionError) as err:
+        if os.environ.get('MMDEFECT_TRACEBACK'):
+            raise
+        print(f'error: {err}', file=sys.stderr)
+        return 2
+    for name, counts in split.counts().items():
+        print(f'{name}: {sum(counts.values())} images ({", ".join(f"{n} {t}" for t, n in counts.items())})')
+    print(f'written: {out}')
+    return 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())
