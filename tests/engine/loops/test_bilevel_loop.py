@@ -12,6 +12,7 @@ from mmengine.runner import Runner
 from mmdefect.apis import compose
 from mmdefect.engine.loops.bilevel_loop import copy_batch
 from mmdefect.engine.loops.sample_losses import frozen_statistics, weighted_heads
+from mmdefect.functional.bilevel import make_estimator
 from mmdefect.registry import DATASETS, MODELS
 from tests.helpers.bilevel import leaves_of, tiny_config, write_parts
 
@@ -95,15 +96,23 @@ def test_resuming_without_the_state_of_the_policy_is_refused(trained, root, tmp_
         Runner.from_cfg(cfg).train()
 
 
-@pytest.mark.parametrize('estimator', [
-    dict(name='neumann', terms=1, products='difference'), dict(name='neumann', terms=3, products='exact'),
-    dict(name='cg', iterations=2, damping=1.0), dict(name='one_step'), dict(name='one_step', lookahead=True)
-], ids=['neumann', 'exact', 'cg', 'one step', 'lookahead'])
-def test_an_outer_step_changes_only_the_policy(root, tmp_path, estimator):
+ESTIMATORS = [dict(name='neumann', terms=1, products='difference'), dict(name='neumann', terms=3, products='exact'),
+              dict(name='cg', iterations=2, damping=1.0), dict(name='one_step'), dict(name='one_step', lookahead=True)]
+
+
+@pytest.fixture(scope='module')
+def ready(root, tmp_path_factory):
+    return prepared(root, tmp_path_factory.mktemp('ready'))
+
+
+@pytest.mark.parametrize('settings', ESTIMATORS, ids=['neumann', 'exact', 'cg', 'one step', 'lookahead'])
+def test_an_outer_step_changes_only_the_policy(ready, settings):
     """Weights, buffers, modes, gradients and the generator of torch stay bit by bit; batch norm counts nothing."""
-    loop, batch = prepared(root, tmp_path, estimator=estimator)
+    loop, batch = ready
+    loop.estimator = make_estimator(**settings)
     model = loop.module
     loop.run_iter(copy_batch(batch))
+    next(loop.outer_iterator)  # a loader draws a number when it starts
     before = {k: v.clone() for k, v in model.state_dict().items()}
     modes = [m.training for m in model.modules()]
     grads = [None if p.grad is None else p.grad.clone() for p in model.parameters()]
@@ -117,6 +126,24 @@ def test_an_outer_step_changes_only_the_policy(root, tmp_path, estimator):
     assert torch.equal(noise, torch.get_rng_state())
     assert np.abs(leaves_of(loop) - policy).max() > 0 and np.isfinite(leaves_of(loop)).all()
     assert loop.preprocessor._synthesize is loop.synthesis
+
+
+def test_ranges_get_their_gradient_through_the_pixels(ready):
+    """A higher brightness of the upper bound makes the pasted pixels brighter: the slope by differences of the picture."""
+    loop, batch = ready
+    made = []
+    for differentiable, change in ((True, 0.0), (False, 0.1), (False, -0.1)):
+        loop.synthesis.round, loop.synthesis.differentiable = 8, differentiable
+        with torch.no_grad():
+            loop.policy.raw_ranges[4, 1] += change
+        for sample in (again := copy_batch(batch))['data_samples']:
+            sample.set_metainfo(dict(shows_defect=False))
+        made.append(loop.preprocessor(again, True)['inputs'])
+        with torch.no_grad():
+            loop.policy.raw_ranges[4, 1] -= change
+    assert 'photometric' in loop.synthesis.last.streams and made[0].requires_grad
+    slope = torch.autograd.grad(made[0].sum(), loop.policy.raw_ranges)[0][4, 1].item()
+    assert slope == pytest.approx(((made[1] - made[2]).sum() / 0.2).item(), rel=0.05) and slope != 0
 
 
 def test_the_gradient_of_a_stream_weight_is_that_of_one_inner_step(root, tmp_path):
