@@ -1,17 +1,2 @@
-# python tools/split_dataset.py data/magnetic_tile --layout folder --protocol fractions \
-#     --fractions train=0.5 outer_val=0.15 val=0.15 test=0.2 --groups data/magnetic_tile/near_duplicate_groups.json
-_base_ = [
-    '../_base_/models/fast_scnn.py', '../_base_/datasets/folder_256.py', '../_base_/losses/tversky_focal.py',
-    '../_base_/synthesis/paste_poisson.py', '../_base_/bilevel/net.py', '../_base_/schedules/schedule_2k.py',
-    '../_base_/default_runtime.py'
-]
-data_root = 'data/magnetic_tile'
-num_classes = 2
-crop_size = (160, 160)
-image_scale = (160, 160)
-# A tile fills the picture and has no fixed pose.
-synthesis = dict(
-    where='device', location=dict(object='frame'),
-    transforms=[
-        dict(type='PasteDefects', policy=dict(places=dict(even=1), blends=dict(poisson=1), max_extent=0.5, label='mask'))
-    ])
+_base_ = ['./fast-scnn_baseline_2k_tiles-160.py', '../_base_/synthesis/paste_anywhere.py', '../_base_/bilevel/net.py']
+synthesis = dict(where='device')

@@ -3,7 +3,7 @@
 #     --fractions train=0.5 outer_val=0.2 val=0.15 test=0.15 --out data/demo/mvtec/carpet_splits.json
 _base_ = [
     '../_base_/models/fast_scnn.py', '../_base_/datasets/mvtec_256.py', '../_base_/losses/tversky_focal.py',
-    '../_base_/synthesis/paste_poisson.py', '../_base_/bilevel/net.py', '../_base_/schedules/schedule_2k.py',
+    '../_base_/synthesis/paste_anywhere.py', '../_base_/bilevel/net.py', '../_base_/schedules/schedule_2k.py',
     '../_base_/default_runtime.py'
 ]
 data_root = 'data/demo/mvtec'
@@ -14,8 +14,4 @@ train_cfg = dict(max_iters=400, val_interval=200)
 param_scheduler = [dict(type='PolyLR', eta_min=1e-5, power=0.9, begin=0, end=400, by_epoch=False)]
 default_hooks = dict(checkpoint=dict(interval=200))
 bilevel = dict(warm_up=100)
-synthesis = dict(
-    where='device', location=dict(object='frame'),
-    transforms=[
-        dict(type='PasteDefects', policy=dict(places=dict(even=1), blends=dict(poisson=1), max_extent=0.5, label='mask'))
-    ])
+synthesis = dict(where='device')

@@ -1,14 +1,10 @@
 _base_ = [
     '../_base_/models/fpn_r18.py', '../_base_/datasets/folder_256.py', '../_base_/losses/tversky_focal.py',
-    '../_base_/synthesis/paste_poisson.py', '../_base_/bilevel/net.py', '../_base_/schedules/schedule_2k.py',
+    '../_base_/synthesis/paste_anywhere.py', '../_base_/bilevel/net.py', '../_base_/schedules/schedule_2k.py',
     '../_base_/default_runtime.py'
 ]
 data_root = 'data/magnetic_tile'
 num_classes = 2
 crop_size = (160, 160)
 image_scale = (160, 160)
-synthesis = dict(
-    where='device', location=dict(object='frame'),
-    transforms=[
-        dict(type='PasteDefects', policy=dict(places=dict(even=1), blends=dict(poisson=1), max_extent=0.5, label='mask'))
-    ])
+synthesis = dict(where='device')

@@ -41,7 +41,7 @@ class Arm:
 
     Attributes:
         name: short word for tables.
-        bases: config files laid over the base config, in order.
+        bases: config files laid over the base config, in order; ``{seed}`` in a path stands for the seed of the run.
         overrides: ``{dotted key: value}``, applied last.
         priority: arms of a lower number are run first, all seeds of a number before the next.
         seed_offset: added to each seed; gives a second arm of the same settings runs of its own.
@@ -214,7 +214,7 @@ def expand(study: Study,
         for seed in seeds if seeds is not None else study.seeds:
             settings = _with(composer.read(base_file), study.overrides)
             for path in arm.bases:
-                settings = st.merge(settings, composer.read(root / path))
+                settings = st.merge(settings, composer.read(root / path.replace('{seed}', str(seed))))
             if study.iterations:
                 st.set_budget(settings, study.iterations, study.val_interval)
             settings = _with(settings, {**arm.overrides, **(options or {}), st.SEED: seed + arm.seed_offset})

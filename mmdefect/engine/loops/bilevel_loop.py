@@ -117,25 +117,31 @@ class BilevelTrainLoop(IterBasedTrainLoop):
 
     def run_iter(self, data_batch: dict) -> None:
         """Do one inner step, and an outer step when it is time."""
-        runner, model = self.runner, self.runner.model
+        runner = self.runner
         runner.call_hook('before_train_iter', batch_idx=self._iter, data_batch=data_batch)
         due = self._iter >= self.warm_up and (self._iter - self.warm_up + 1) % self.interval == 0
         again = copy_batch(data_batch) if due else None  # the preprocessor takes what it reads out of the samples
-        self.synthesis.round, self.synthesis.differentiable = 2 * self._iter, False
-        data = self.preprocessor(data_batch, True)
-        weights = self.synthesis.last.weights
-        # Dropout draws by the number of the step, so that a resumed run draws the same.
-        noise = (self.runner.seed * 1_000_003 + self._iter * get_world_size() + get_rank()) % 2**31
-        with runner.optim_wrapper.optim_context(model):
-            with fixed_noise(noise, weights.device), weighted_heads(self.module, weights):
-                losses = model(**data, mode='loss')
-            loss, outputs = self.module.parse_losses(losses)
-        runner.optim_wrapper.update_params(loss)
+        outputs = self.inner_step(data_batch)
         if due:
             self.outer_step(again)
             outputs['outer_loss'] = torch.tensor(self.history[-1]['outer_loss'])
         runner.call_hook('after_train_iter', batch_idx=self._iter, data_batch=data_batch, outputs=outputs)
         self._iter += 1
+
+    def inner_step(self, data_batch: dict) -> dict:
+        """Move the weights of the model against the weighted loss of this batch; return what is logged."""
+        model, wrapper = self.runner.model, self.runner.optim_wrapper
+        self.synthesis.round, self.synthesis.differentiable = 2 * self._iter, False
+        data = self.preprocessor(data_batch, True)
+        weights = self.synthesis.last.weights
+        # Dropout draws by the number of the step, so that a resumed run draws the same.
+        noise = (self.runner.seed * 1_000_003 + self._iter * get_world_size() + get_rank()) % 2**31
+        with wrapper.optim_context(model):
+            with fixed_noise(noise, weights.device), weighted_heads(self.module, weights):
+                losses = model(**data, mode='loss')
+            loss, outputs = self.module.parse_losses(losses)
+        wrapper.update_params(loss)
+        return outputs
 
     def outer_step(self, data_batch: dict) -> None:
         """Move the policy against the hypergradient, taken at the present weights with new draws on this batch."""
