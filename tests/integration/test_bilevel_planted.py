@@ -77,6 +77,7 @@ def learn(seed, folder, location, rates, inner_count=450, every=3, sparsity=0.0)
     net = Net()
     optimizer = torch.optim.Adam(net.parameters(), lr=0.004)
     outer_optimizer = torch.optim.Adam(policy.groups(rates), betas=(0.9, 0.99))
+    starts = [group['lr'] for group in outer_optimizer.param_groups]
     estimator = NeumannSeries(terms=1, products='difference')
     backgrounds, weights = [Background(np.zeros((SIDE, SIDE), np.uint8), CODES)] * 12, list(net.parameters())
 
@@ -97,17 +98,18 @@ def learn(seed, folder, location, rates, inner_count=450, every=3, sparsity=0.0)
             continue
         images, labels, sample_weights = batch(2 * step + 1, True)
         leaf = sample_weights.detach().clone().requires_grad_()
-        some = torch.from_numpy(np.random.default_rng((seed, step, 1)).permutation(len(outer[0]))[:16])
         steps, decay = inner_steps(optimizer, weights)
         problem = BilevelProblem(
             weights, [leaf], lambda: (sample_losses(net, images, labels) * leaf).mean(),
-            lambda: sample_losses(net, outer[0][some], outer[1][some]).mean(), steps, decay)
+            lambda: sample_losses(net, *outer).mean(), steps, decay)
         found = estimator(problem).gradient[0]
         for parameter, gradient in zip(policy.leaves(), torch.autograd.grad(
                 sample_weights, policy.leaves(), found, allow_unused=True), strict=True):
             parameter.grad = gradient
         if sparsity:
             (sparsity * policy.location.sparsity(images, [CODES] * 12)).backward()
+        for group, start in zip(outer_optimizer.param_groups, starts, strict=True):
+            group['lr'] = start * (1.2 - step / inner_count)
         outer_optimizer.step()
         policy.project()
     images, _ = tensors([draw_picture(rng, [])])
@@ -118,7 +120,7 @@ def learn(seed, folder, location, rates, inner_count=450, every=3, sparsity=0.0)
 @pytest.mark.slow
 @pytest.mark.parametrize('seed', [0, 1, 2])
 def test_the_net_finds_the_corner_and_the_distractor_loses(seed, tmp_path):
-    policy, places = learn(seed, tmp_path, dict(type='net', channels=8, side=16), dict(weights=0.05, location=0.02),
+    policy, places = learn(seed, tmp_path, dict(type='net', channels=8, side=32), dict(weights=0.05, location=0.02),
                            sparsity=0.001)
     edge = 32 * CORNER // SIDE
     mass = places[:edge, :edge].sum().item()
