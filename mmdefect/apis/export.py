@@ -17,7 +17,6 @@ from mmdefect.deployment.quantization import quantize
 from mmdefect.deployment.sources import find_sources
 from mmdefect.inference.export import export_model
 from mmdefect.inference.parity import MAX_DIFFERENCE, MIN_AGREEMENT, Parity, compare_predictors
-from mmdefect.inference.saved import SavedPredictor
 
 FORMS = {'.onnx': 'onnx', '.pt': 'torchscript', '.pt2': 'program'}
 
@@ -61,7 +60,7 @@ def export(checkpoint: str | Path, out: str | Path, config: str | Path | None = 
         if int8 is not None:
             used = quantize(floating, out, int8)
         images = _check_images(check or int8, size_hw or reference.info.input_size_hw or (256, 256), size_hw)
-        parity = _compare(reference, out, form, images)
+        parity = _compare(reference, out, images)
     text = f'{out}: {out.stat().st_size / 2**20:.1f} MiB, largest difference of a probability {parity.difference:.2g}, ' \
            f'{100 * parity.agreement:.4f} % of the labels equal ({len(images)} images)'
     if int8 is not None:
@@ -73,9 +72,8 @@ def export(checkpoint: str | Path, out: str | Path, config: str | Path | None = 
     return text
 
 
-def _compare(reference: BatchPredictor, out: Path, form: str, images: list[ndarray]) -> Parity:
-    exported = load_predictor(out) if form == 'onnx' else SavedPredictor(out)
-    return compare_predictors(reference, exported, [image[None] for image in images])
+def _compare(reference: BatchPredictor, out: Path, images: list[ndarray]) -> Parity:
+    return compare_predictors(reference, load_predictor(out), [image[None] for image in images])
 
 
 def _check_images(folder: str | Path | None, size_hw: tuple[int, int], fixed_hw: tuple[int, int] | None) -> list[ndarray]:

@@ -11,8 +11,8 @@ def load_predictor(model_path: str | Path, **options) -> Predictor:
     """Open a model.
 
     Args:
-        model_path: an exported ``.onnx`` file, which runs on ONNX Runtime without PyTorch, or a checkpoint, which
-            needs PyTorch and mmseg.
+        model_path: an exported ``.onnx`` file, which runs on ONNX Runtime without PyTorch; or what needs PyTorch: an
+            exported ``.pt`` or ``.pt2`` file, or a checkpoint.
         **options: of the backend: ``threads``, ``providers`` for a file; ``config``, ``device`` for a checkpoint.
 
     Raises:
@@ -27,4 +27,4 @@ def load_predictor(model_path: str | Path, **options) -> Predictor:
         return OnnxPredictor(path, **options)
     # Not a plain import: the pure layer knows the others by name only, and only where somebody asked for them.
     from importlib import import_module
-    return import_module('mmdefect.apis.inference').open_checkpoint(path, **options)
+    return import_module('mmdefect.apis.inference').open_model(path, **options)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy import ndarray
@@ -68,3 +68,23 @@ def check_rgb(image: ndarray) -> None:
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or image.size == 0:
         raise ValueError(f'an image must be (H, W, 3) uint8 RGB, got {image.shape} of {image.dtype}; read it with '
                          'mmdefect.deployment.decoding.')
+
+
+def check_size(name: str, size_hw: tuple[int, int] | None, images: ndarray) -> None:
+    """Raise ``ValueError`` if a file of fixed size gets images of another."""
+    if size_hw is not None and images.shape[1:3] != tuple(size_hw):
+        raise ValueError(f'{name} takes images of {size_hw[1]} x {size_hw[0]} (width x height), got {images.shape[2]} x '
+                         f'{images.shape[1]}; predict in tiles of that size, or export with a dynamic size.')
+
+
+def run_in_batches(run: Callable, images: ndarray, thresholds, batch_size: int | None) -> tuple[ndarray, ndarray]:
+    """Call ``run(images, thresholds)`` with exactly ``batch_size`` images each, the last ones repeated; ``None`` is any."""
+    if batch_size is None:
+        return run(images, thresholds)
+    parts = []
+    for start in range(0, len(images), batch_size):
+        part = images[start:start + batch_size]
+        missing = batch_size - len(part)
+        filled = part if not missing else np.concatenate([part, np.repeat(part[-1:], missing, 0)])
+        parts.append([out[:len(part)] for out in run(filled, thresholds)])
+    return parts[0] if len(parts) == 1 else tuple(np.concatenate(p) for p in zip(*parts, strict=True))

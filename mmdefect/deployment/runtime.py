@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from numpy import ndarray
 
-from mmdefect.deployment.predictor import BatchPredictor
+from mmdefect.deployment.predictor import BatchPredictor, check_size, run_in_batches
 from mmdefect.deployment.types import ModelInfo
 
 METADATA_KEY = 'mmdefect'
@@ -65,20 +65,8 @@ class OnnxPredictor(BatchPredictor):
         """Run the graph; see :meth:`BatchPredictor.infer`."""
         if self._session is None:
             raise ValueError(f'the model {self.path} must be open, but it has been closed; load it again.')
-        if self.image_size_hw is not None and images.shape[1:3] != self.image_size_hw:
-            raise ValueError(f'{self.path.name} takes images of {self.image_size_hw[1]} x {self.image_size_hw[0]} (width x '
-                             f'height), got {images.shape[2]} x {images.shape[1]}; predict in tiles of that size, or '
-                             'export with a dynamic size.')
-        factors = np.asarray(thresholds, np.float32)
-        if self.batch_size is None:
-            return self._run(images, factors)
-        parts = []
-        for start in range(0, len(images), self.batch_size):
-            part = images[start:start + self.batch_size]
-            missing = self.batch_size - len(part)
-            filled = part if not missing else np.concatenate([part, np.repeat(part[-1:], missing, 0)])
-            parts.append([out[:len(part)] for out in self._run(filled, factors)])
-        return parts[0] if len(parts) == 1 else tuple(np.concatenate(p) for p in zip(*parts, strict=True))
+        check_size(self.path.name, self.image_size_hw, images)
+        return run_in_batches(self._run, images, np.asarray(thresholds, np.float32), self.batch_size)
 
     def _run(self, images: ndarray, thresholds: ndarray) -> tuple[ndarray, ndarray]:
         feed = {'images': np.ascontiguousarray(images), 'thresholds': thresholds}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import os
 import warnings
-from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -19,6 +19,8 @@ OPSET = 17
 #: What may differ from call to call: nothing, the number of images, or their size as well.
 DYNAMIC = ('none', 'batch', 'size')
 FORMATS = ('onnx', 'torchscript', 'program')
+#: Where TorchScript and torch.export files keep the metadata.
+METADATA_FILE = 'mmdefect.json'
 
 
 def export_model(network: DeployedNetwork, info: ModelInfo, path: str | Path, form: str = 'onnx', dynamic: str = 'size',
@@ -101,28 +103,30 @@ def _torchscript(network: DeployedNetwork, info: ModelInfo, dynamic: str, size_h
                  ) -> bytes:
     if dynamic == 'size':
         raise ValueError('a trace fixes the size; take `dynamic` batch or none, or ONNX.')
-    images, thresholds = _example(info, size_hw, batch if dynamic == 'none' else 2)
-    network(images, thresholds)
+    images, thresholds, fixed = _example(info, size_hw, batch if dynamic == 'none' else None)
+    network(images, thresholds)  # whatever is made at the first call must be there before the trace
     traced = torch.jit.trace(network, (images, thresholds), check_trace=False)
     stream = io.BytesIO()
-    torch.jit.save(traced, stream, _extra_files={'mmdefect.json': info.to_json()})
+    torch.jit.save(traced, stream, _extra_files={METADATA_FILE: fixed.to_json()})
     return stream.getvalue()
 
 
 def _program(network: DeployedNetwork, info: ModelInfo, dynamic: str, size_hw: tuple[int, int] | None, batch: int) -> bytes:
     if dynamic == 'size':
         raise ValueError('a program is exported for one size; take `dynamic` batch or none, or ONNX.')
-    images, thresholds = _example(info, size_hw, batch if dynamic == 'none' else 2)
-    network(images, thresholds)
+    images, thresholds, fixed = _example(info, size_hw, batch if dynamic == 'none' else None)
+    network(images, thresholds)  # whatever is made at the first call must be there before the trace
     shapes = ({0: torch.export.Dim('N', min=1)}, {}) if dynamic == 'batch' else None
     program = torch.export.export(network, (images, thresholds), dynamic_shapes=shapes)
     stream = io.BytesIO()
-    torch.export.save(program, stream, extra_files={'mmdefect.json': info.to_json()})
+    torch.export.save(program, stream, extra_files={METADATA_FILE: fixed.to_json()})
     return stream.getvalue()
 
 
-def _example(info: ModelInfo, size_hw: tuple[int, int], batch: int) -> tuple[Tensor, Tensor]:
-    return torch.zeros(batch, *size_hw, 3, dtype=torch.uint8), torch.tensor(info.thresholds)
+def _example(info: ModelInfo, size_hw: tuple[int, int], batch: int | None) -> tuple[Tensor, Tensor, ModelInfo]:
+    """Return inputs to trace with, and the info that says which batch and size the file is fixed to."""
+    fixed = replace(info, extra={**info.extra, 'image_size_hw': list(size_hw), 'batch_size': batch})
+    return torch.zeros(batch or 2, *size_hw, 3, dtype=torch.uint8), torch.tensor(info.thresholds), fixed
 
 
 def _traced_size(network: DeployedNetwork, dynamic: str, size_hw: tuple[int, int] | None) -> tuple[int, int]:
@@ -131,5 +135,3 @@ def _traced_size(network: DeployedNetwork, dynamic: str, size_hw: tuple[int, int
         return network.preparation.network_size(size_hw)
     return network.preparation.scale_hw or size_hw or (256, 256)
 
-
-Exporter = Callable[[DeployedNetwork, ModelInfo, str, tuple[int, int] | None, int], bytes]
