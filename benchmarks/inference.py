@@ -227,7 +227,7 @@ def main() -> int:
         facts = common.environment(('torch', 'numpy', 'opencv-python', 'onnxruntime'))
         facts['command'] = f'python benchmarks/inference.py {args.part}'
         parts[args.part] = dict(rows=rows, metadata=facts)
-        common.write_record('inference', parts)
+        common.write_record('inference', parts, dict(command='python benchmarks/inference.py PART'))  # no path of a machine
     for name, part in parts.items():
         facts = part['metadata']
         print(f'\n### {name}\n\n`{facts["command"]}`, commit {facts["commit"]}, {facts["processor"]}, load '

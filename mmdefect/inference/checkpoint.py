@@ -95,4 +95,4 @@ def _without_sync_bn(node):
         if copied.get('type') == 'SyncBN':
             copied['type'] = 'BN'
         return copied
-    return [_without_sync_bn(value) for value in node] if isinstance(node, (list, tuple)) else node
+    return type(node)(_without_sync_bn(value) for value in node) if isinstance(node, (list, tuple)) else node
