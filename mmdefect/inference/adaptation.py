@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from unittest import mock
 
 import torch
+from mmseg.models.utils import Upsample
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -42,13 +43,62 @@ class _FixedBases:
 
 
 @contextmanager
-def exportable_operations() -> Iterator[None]:
-    """Replace adaptive average pooling by products with two small matrices, which export for every size.
+def exportable_operations(open_size: bool = True) -> Iterator[None]:
+    """Replace what does not export: adaptive pooling by products with two small matrices, for every size.
 
-    ONNX knows no adaptive pooling, and the exporter unrolls it only where the size is fixed and divides evenly.
+    ONNX knows no adaptive pooling, and the exporter unrolls it only where the size is fixed and divides evenly. Windows
+    of average pooling that follow the size of the input (LRASPP) are fixed to those of the traced one. PyTorch's
+    attention bakes the number of places into the trace; here it is written so that it stays open.
+
+    Args:
+        open_size: whether the exported file is to take any size; a window that follows it is an error then.
     """
-    with mock.patch.object(functional, 'adaptive_avg_pool2d', pool_by_matrices):
+    pool = functional.avg_pool2d
+
+    def pool_with_fixed_window(inputs: Tensor, kernel_size, *args, **kwargs) -> Tensor:
+        if not isinstance(kernel_size, int) and any(isinstance(side, Tensor) for side in kernel_size):
+            if open_size:
+                raise ValueError('the window of its average pooling depends on the size of the image; fix the size.')
+            kernel_size = tuple(int(side) for side in kernel_size)
+        return pool(inputs, kernel_size, *args, **kwargs)
+
+    with mock.patch.object(functional, 'adaptive_avg_pool2d', pool_by_matrices), \
+            mock.patch.object(functional, 'avg_pool2d', pool_with_fixed_window), \
+            mock.patch.object(functional, 'multi_head_attention_forward', _attend), \
+            mock.patch.object(Upsample, 'forward', _upsample):
         yield
+
+
+def _upsample(module: Upsample, inputs: Tensor) -> Tensor:
+    """Return what mmseg's ``Upsample`` (UNet) returns, without making the size of the trace a constant."""
+    factors = module.scale_factor if isinstance(module.scale_factor, tuple) else (module.scale_factor, ) * 2
+    size = module.size
+    if not size:
+        if any(float(f) != int(f) for f in factors):
+            raise ValueError(f'an upsampling must be by a whole factor to export, got {factors}.')
+        size = [side * int(f) for side, f in zip(inputs.shape[2:], factors, strict=True)]
+    return functional.interpolate(inputs, size, mode=module.mode, align_corners=module.align_corners)
+
+
+_attention = functional.multi_head_attention_forward
+
+
+def _attend(query: Tensor, key: Tensor, value: Tensor, width: int, heads: int, in_weight: Tensor | None,
+            in_bias: Tensor | None, bias_k, bias_v, add_zero: bool, dropout: float, out_weight: Tensor, out_bias: Tensor,
+            **options) -> tuple[Tensor, Tensor | None]:
+    """Return what PyTorch's attention returns, for ``(L, N, E)`` without masks; anything else is left to PyTorch."""
+    special = ('key_padding_mask', 'attn_mask', 'use_separate_proj_weight', 'is_causal')
+    if bias_k is not None or add_zero or in_weight is None or any(
+            options.get(name) is not None and options[name] is not False for name in special):
+        return _attention(query, key, value, width, heads, in_weight, in_bias, bias_k, bias_v, add_zero, dropout, out_weight,
+                          out_bias, **options)
+    biases = (None, ) * 3 if in_bias is None else in_bias.chunk(3)
+    queries, keys, values = (
+        functional.linear(x, w, b).unflatten(2, (heads, width // heads)).permute(1, 2, 0, 3)
+        for x, w, b in zip((query, key, value), in_weight.chunk(3), biases, strict=True))
+    weights = ((queries * (width // heads)**-0.5) @ keys.transpose(2, 3)).softmax(3)
+    mixed = (weights @ values).permute(2, 0, 1, 3).flatten(2)
+    return functional.linear(mixed, out_weight, out_bias), weights.mean(1)
 
 
 def pool_by_matrices(inputs: Tensor, output_size: int | tuple[int | None, int | None]) -> Tensor:

@@ -50,7 +50,7 @@ def export_model(network: DeployedNetwork, info: ModelInfo, path: str | Path, fo
                          "`dynamic='size'`.")
     write = {'onnx': _onnx, 'torchscript': _torchscript, 'program': _program}[form]
     try:
-        with warnings.catch_warnings(), exportable_operations(), torch.no_grad():
+        with warnings.catch_warnings(), exportable_operations(dynamic == 'size'), torch.no_grad():
             warnings.simplefilter('ignore')  # a tracer warns of every constant it takes; parity is checked instead
             content = write(network.eval(), info, dynamic, size_hw, batch)
     except Exception as err:  # exporters raise what they like; what is said is kept

@@ -59,11 +59,7 @@ class DeployedNetwork(nn.Module):
         logits = self.core(self.prepare(images))
         if logits.shape[2:] != size_hw:
             logits = functional.interpolate(logits, size_hw, mode='bilinear', align_corners=self.preparation.align_corners)
-        if self.preparation.sigmoid:
-            defect = logits.sigmoid()
-            probabilities = torch.cat([1 - defect, defect], 1)
-        else:
-            probabilities = logits.softmax(1)
+        probabilities = activate(logits, self.preparation.activation)
         return decide(probabilities, thresholds), probabilities
 
     def prepare(self, images: Tensor) -> Tensor:
@@ -75,6 +71,14 @@ class DeployedNetwork(nn.Module):
         if self.preparation.bgr:
             inputs = inputs.flip(1)
         return (inputs - self.mean) / self.std
+
+
+def activate(outputs: Tensor, activation: str) -> Tensor:
+    """Return ``(N, K + 1, H, W)`` probabilities of the outputs of a network; see :class:`Preparation`."""
+    if activation == 'softmax':
+        return outputs.softmax(1)
+    defect = outputs.sigmoid() if activation == 'sigmoid' else outputs / (1 + outputs)
+    return torch.cat([1 - defect, defect], 1)
 
 
 def resize_images(images: Tensor, size_hw: tuple[int, int]) -> Tensor:

@@ -155,11 +155,13 @@ def _decide(graph: GraphBuilder, logits: str, preparation: Preparation, info: Mo
         target = _image_size(graph) if size_hw is None else graph.constant(size_hw, np.int64)
         logits = _resize(graph, logits, target, preparation.align_corners)
     classes = len(info.classes)
-    if preparation.sigmoid:
-        defect = graph.add('Sigmoid', logits)
-        single = [graph.add('Sub', graph.constant(1, np.float32), defect), defect]
-    else:
+    if preparation.activation == 'softmax':
         single = _softmax(graph, logits, classes)
+    else:
+        one = graph.constant(1, np.float32)
+        odds = preparation.activation == 'odds'
+        defect = graph.add('Div', logits, graph.add('Add', logits, one)) if odds else graph.add('Sigmoid', logits)
+        single = [graph.add('Sub', one, defect), defect]
     graph.add('Concat', *single, axis=1, output='probabilities')
     factors = graph.add('Div', graph.add('Sub', graph.constant(1, np.float32), 'thresholds'), 'thresholds')
     best, chosen = single[0], None

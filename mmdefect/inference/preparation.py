@@ -20,7 +20,8 @@ class Preparation:
         mean, std: per channel, in the order that the network takes.
         bgr: whether the network takes the channels in the order blue, green, red.
         align_corners: of the resize of the logits.
-        sigmoid: whether the network has one channel, whose sigmoid is the probability of the defect.
+        activation: what makes probabilities of the outputs: ``softmax`` over the classes; of a single output, ``sigmoid``
+            is the probability of the defect, and ``odds`` takes it as the odds ``p / (1 - p)`` (heat of anomalies).
     """
 
     scale_hw: tuple[int, int] | None
@@ -29,7 +30,7 @@ class Preparation:
     std: tuple[float, ...]
     bgr: bool = False
     align_corners: bool = False
-    sigmoid: bool = False
+    activation: str = 'softmax'
 
     def network_size(self, image_hw: tuple[int, int]) -> tuple[int, int]:
         """Return the size at which the network sees an image, rounded as mmcv does it."""
@@ -76,4 +77,4 @@ def read_preparation(cfg: Mapping, model) -> Preparation:
         keep_ratio=bool(resize and resize.get('keep_ratio', False)),
         mean=tuple(float(v) for v in given.get('mean') or (0, 0, 0)),
         std=tuple(float(v) for v in given.get('std') or (1, 1, 1)), bgr=not flipped,
-        align_corners=bool(model.align_corners), sigmoid=head.out_channels == 1)
+        align_corners=bool(model.align_corners), activation='sigmoid' if head.out_channels == 1 else 'softmax')

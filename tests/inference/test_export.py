@@ -17,7 +17,7 @@ from mmdefect.deployment import load_predictor
 from mmdefect.deployment.decision import decide_labels
 from mmdefect.deployment.runtime import METADATA_KEY
 from mmdefect.functional.calibration import decide
-from mmdefect.inference.adaptation import pool_by_matrices
+from mmdefect.inference.adaptation import exportable_operations, pool_by_matrices
 from mmdefect.inference.export import export_model
 from mmdefect.inference.network import resize_images
 from mmdefect.inference.parity import compare_predictors
@@ -164,6 +164,19 @@ def test_without_calibration_it_is_argmax_and_a_leaf_config_serves(tmp_path):
 def test_pooling_by_matrices_is_adaptive_pooling(size_hw, output):
     inputs = torch.randn(2, 4, *size_hw, generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(pool_by_matrices(inputs, output), functional.adaptive_avg_pool2d(inputs, output))
+
+
+def test_attention_that_exports_is_attention():
+    torch.manual_seed(0)
+    layer = torch.nn.MultiheadAttention(24, 4).train().requires_grad_(False)  # not on the fast path of evaluation
+    query, other = torch.randn(9, 2, 24), torch.randn(5, 2, 24)
+    expected = layer(query, other, other)
+    with exportable_operations():
+        torch.testing.assert_close(layer(query, other, other), expected)
+        mask = torch.zeros(9, 5, dtype=torch.bool)
+        mask[:, 3:] = True
+        masked = layer(query, other, other, attn_mask=mask)
+    torch.testing.assert_close(masked, layer(query, other[:3], other[:3])[:1] + (masked[1], ))
 
 
 @pytest.mark.parametrize('size_hw', [(512, 512), (300, 500), (500, 300), (33, 77), (1000, 31)])
