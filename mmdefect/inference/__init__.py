@@ -1,5 +1,5 @@
 """Prediction with PyTorch and export; what needs no PyTorch is in :mod:`mmdefect.deployment`."""
 
-from .predictor import DefectInferencer
+from .predictor import AnomalyInferencer, DefectInferencer, TorchPredictor
 
-__all__ = ['DefectInferencer']
+__all__ = ['AnomalyInferencer', 'DefectInferencer', 'TorchPredictor']
