@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 from numpy import ndarray
 
-from mmdefect.apis.inference import open_checkpoint
+from mmdefect.apis.inference import open_model
 from mmdefect.deployment.decoding import read_image
 from mmdefect.deployment.loading import load_predictor
 from mmdefect.deployment.predictor import BatchPredictor
@@ -53,7 +53,9 @@ def export(checkpoint: str | Path, out: str | Path, config: str | Path | None = 
         if quantised_only:
             floating, reference = Path(checkpoint), load_predictor(checkpoint)
         else:
-            reference = open_checkpoint(checkpoint, config)
+            reference = open_model(checkpoint, config)
+            if not hasattr(reference, 'network') or not hasattr(reference.network, 'preparation'):
+                raise ValueError(f'{checkpoint} is exported already; give a checkpoint or a fitted detector.')
             floating = out if int8 is None else Path(scratch) / 'float.onnx'
             export_model(reference.network, reference.info, floating, form,
                          dynamic or ('size' if form == 'onnx' else 'batch'), size_hw, batch)

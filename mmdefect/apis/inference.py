@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import zipfile
 from pathlib import Path
 
 from mmdefect.apis.config import load_config
 from mmdefect.deployment.predictor import BatchPredictor
-from mmdefect.inference import DefectInferencer
+from mmdefect.inference import AnomalyInferencer, DefectInferencer
 from mmdefect.inference.saved import SavedPredictor, is_saved
 
 
 def open_model(path: str | Path, config: str | Path | None = None, device: str = 'cpu') -> BatchPredictor:
-    """Open a checkpoint, or a TorchScript or torch.export file of ``tools/export.py``.
+    """Open a checkpoint, a fitted anomaly detector, or a TorchScript or torch.export file of ``tools/export.py``.
 
     Args:
         path: of the file.
@@ -20,7 +21,19 @@ def open_model(path: str | Path, config: str | Path | None = None, device: str =
     """
     if is_saved(path):
         return SavedPredictor(path, device)
+    if is_detector(path):
+        from mmdefect.models.anomaly_detector import AnomalyDetector
+        return AnomalyInferencer(AnomalyDetector.load(path), path, device)
     return open_checkpoint(path, config, device)
+
+
+def is_detector(path: str | Path) -> bool:
+    """Whether a file is a detector of ``tools/anomaly.py fit``: its pickle names the format; nothing is unpickled."""
+    if not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as archive:
+        pickles = [name for name in archive.namelist() if name.endswith('data.pkl')]
+        return any(b'mmdefect-anomaly/' in archive.read(name) for name in pickles)
 
 
 def open_checkpoint(checkpoint: str | Path, config: str | Path | None = None, device: str = 'cpu') -> DefectInferencer:

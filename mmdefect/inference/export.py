@@ -71,7 +71,9 @@ def export_model(network: DeployedNetwork, info: ModelInfo, path: str | Path, fo
 def _onnx(network: DeployedNetwork, info: ModelInfo, dynamic: str, size_hw: tuple[int, int] | None, batch: int) -> bytes:
     from mmdefect.inference.onnx_graph import wrap_core
     network_hw = _traced_size(network, dynamic, size_hw)
-    core = export_core(network.core, network_hw, batch if dynamic == 'none' else None, open_size=dynamic == 'size')
+    # images of any size become one size inside where the aspect ratio is not kept
+    fixed_inside = network.preparation.scale_hw is not None and not network.preparation.keep_ratio
+    core = export_core(network.core, network_hw, batch if dynamic == 'none' else None, open_size=dynamic == 'size' and not fixed_inside)
     model = wrap_core(core, network.preparation, info, batch if dynamic == 'none' else None,
                       None if dynamic == 'size' else size_hw)
     return model.SerializeToString()
@@ -131,7 +133,7 @@ def _example(info: ModelInfo, size_hw: tuple[int, int], batch: int | None) -> tu
 
 def _traced_size(network: DeployedNetwork, dynamic: str, size_hw: tuple[int, int] | None) -> tuple[int, int]:
     """Return the size of the network's input to trace with."""
-    if dynamic != 'size':
-        return network.preparation.network_size(size_hw)
+    if dynamic != 'size' or not network.preparation.keep_ratio and network.preparation.scale_hw is not None:
+        return network.preparation.network_size(size_hw or (0, 0))
     return network.preparation.scale_hw or size_hw or (256, 256)
 
