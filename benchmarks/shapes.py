@@ -88,7 +88,8 @@ def pil_3way(image: Image.Image, finish: str) -> tuple:
     labels = [pil_label(view, image, box) for view, box in views]
     if finish == 'arrays':
         return tuple((np.asarray(view), label) for (view, _), label in zip(views, labels, strict=True))
-    return tuple((TO_TENSOR(view), torch.from_numpy(label).long()) for (view, _), label in zip(views, labels, strict=True))
+    return tuple((TO_TENSOR(view), torch.from_numpy(label).long())
+                 for (view, _), label in zip(views, labels, strict=True))
 
 
 def pil_one(make: Callable, image: Image.Image) -> tuple:

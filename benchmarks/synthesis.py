@@ -1,7 +1,7 @@
-"""Time of pasting defects online: alone, beside seamlessClone, and inside a training; memory of the library.
+"""Time of pasting defects online: beside seamlessClone, in a batch, in the loader and in a training; memory.
 
     python benchmarks/synthesis.py                     # everything, and the table of all benchmarks of the engine
-    python benchmarks/synthesis.py --only paste        # one part: paste, memory, training or table
+    python benchmarks/synthesis.py --only paste loader # some parts: paste, batch, memory, loader, training; or table
 
 Without ``--data`` (a folder in the layout of the WTA set) demo pictures are rendered. The table takes what
 ``benchmarks/poisson.py`` and ``benchmarks/shapes.py`` recorded.
@@ -20,6 +20,7 @@ import common  # first: it sets the number of threads
 import cv2
 import numpy as np
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from mmdefect.synthesis.canvas import ArrayCanvas
 from mmdefect.synthesis.donor_cutting import CuttingRule
@@ -29,11 +30,17 @@ from mmdefect.synthesis.foreground import find_foreground
 from mmdefect.synthesis.location import location_codes
 
 ROOT = Path(__file__).resolve().parents[1]
+PARTS = ('paste', 'batch', 'memory', 'loader', 'training')
 #: Longest side of a defect before the operations, in pixels.
 SIDES = (16, 32, 64, 96)
 #: All eight at once; the scale is even, so that the sides above stay what they say.
 OPERATIONS = dict(probability=1.0, scale=(0.9, 1.1))
-PASTES = 200
+PASTES = 150
+#: Shapes of each donor in the rows with kept ones.
+VARIANTS = 4
+BATCHES = (1, 4, 16, 64)
+#: Pictures of the loader and the training.
+LOADED = 24
 #: Untimed iterations of each training.
 WARM_UP = 8
 
@@ -89,39 +96,97 @@ def bench_paste(clean: list[Path], folder: Path) -> list[dict]:
     rows = []
     for size, bar in ((256, 2.0), (512, 5.0)):
         pictures = backgrounds_of(clean, size)
+        anywhere = [(image, Background(known.label, location_codes((size, size)))) for image, known in pictures]
         for _, background in pictures:  # defects keep their size in pixels, whatever that of the file
             background.file_hw = None
         for side in SIDES:
             library = library_of_side(side, clean, folder)
-            engine = PasteEngine(library, dict(places=dict(even=1), blends=dict(poisson=1), max_extent=1.0, min_inside=0,
-                                               min_overlap=0.5, operations=OPERATIONS))
-            rows.append(_race(engine, pictures, side, size, bar))
-            print(rows[-1])
+            for place, shapes, variants in (('part', 'fresh', 0), ('frame', 'fresh', 0), ('frame', 'kept', VARIANTS)):
+                policy = dict(places=dict(even=1), blends=dict(poisson=1), max_extent=1.0, min_inside=0,
+                              min_overlap=0.5, operations=OPERATIONS, variants=variants)
+                facts = dict(work='paste', picture=size, place=place, shapes=shapes, defect_px=side)
+                chosen = pictures if place == 'part' else anywhere
+                rows.append(facts | _race(PasteEngine(library, policy), chosen, bar))
+                print(rows[-1])
     return rows
 
 
-def _race(engine: PasteEngine, pictures: list, side: int, size: int, bar: float) -> dict:
+def _race(engine: PasteEngine, pictures: list, bar: float) -> dict:
     ours, tensors, theirs, extents = [], [], [], []
-    for seed in range(-10, PASTES):
+    policy = engine.policy
+    # What is kept must have been met once: each variant of each donor several times on average.
+    warm_up = 10 + 6 * policy.variants * len(engine.library)
+    for seed in range(-warm_up, PASTES):
         image, background = pictures[seed % len(pictures)]
-        tensor_cpu = _timed_paste(engine, image, background, seed + 1000, 'torch')[2]
         draw, wall, cpu = _timed_paste(engine, image, background, seed + 1000, 'numpy')
-        if not draw.pastes:
+        if seed < 0 or not draw.pastes:
             continue
         paste = draw.pastes[0]
         clone = _seamless_clone(image, paste)
-        if seed >= 0 and clone is not None:
-            ours.append((1e3 * wall, 1e3 * cpu))
-            tensors.append(1e3 * tensor_cpu)
-            theirs.append(clone)
-            extents.append(max(paste.core.shape) - 2)
-    mine, clones = common.summarize([wall for wall, _ in ours]), common.summarize([wall for wall, _ in theirs])
+        if clone is None:
+            continue
+        ours.append((1e3 * wall, 1e3 * cpu))
+        theirs.append(clone)
+        # The patch has a ring of one pixel around what is pasted, and that is larger than the defect.
+        extents.append(max(paste.core.shape) - 2 * (1 + policy.grow))
+        if not policy.variants:
+            tensors.append(1e3 * _timed_paste(engine, image, background, seed + 1000, 'torch')[2])
+    mine = common.summarize([wall for wall, _ in ours])
     cpu, clone_cpu = (float(np.median([c for _, c in times])) for times in (ours, theirs))
-    return dict(work='paste', picture=size, defect_px=side, after_operations_px=float(np.median(extents)),
-                pastes=len(ours), wall_ms=mine['median_ms'], spread_ms=mine['spread_ms'], cpu_ms=cpu, torch_cpu_ms=float(np.median(tensors)),
-                bar_ms=bar,
-                clone_wall_ms=clones['median_ms'], clone_cpu_ms=clone_cpu, times_faster=clone_cpu / cpu,
-                under_bar=bool(cpu < bar), beats_clone=bool(cpu < clone_cpu))
+    return dict(after_operations_px=float(np.median(extents)), pastes=len(ours), wall_ms=mine['median_ms'],
+                spread_ms=mine['spread_ms'], cpu_ms=cpu, tensors_cpu_ms=float(np.median(tensors)) if tensors else '',
+                bar_ms=bar, clone_cpu_ms=clone_cpu, times_faster=clone_cpu / cpu, under_bar=bool(cpu < bar),
+                beats_clone=bool(cpu < clone_cpu))
+
+
+def bench_batch(library: DefectLibrary, clean: list[Path]) -> list[dict]:
+    """Time a batch of float tensors, together and one by one, and count the operations that a device would get."""
+    pictures, rows = backgrounds_of(clean, 512), []
+    engine = PasteEngine(library, dict(places=dict(density=1), blends=dict(poisson=1)))
+    for count in BATCHES:
+        chosen = [pictures[i % len(pictures)] for i in range(count)]
+        images = torch.stack([torch.from_numpy(np.ascontiguousarray(image[..., ::-1].transpose(2, 0, 1))).float() / 255
+                              for image, _ in chosen])
+        labels, backgrounds = torch.zeros(count, 512, 512, dtype=torch.int64), [known for _, known in chosen]
+
+        def together(seed: int) -> None:
+            engine(images, labels, _generators(seed, count), backgrounds)
+
+        def one_by_one(seed: int) -> None:
+            for sample in zip(images, labels, _generators(seed, count), backgrounds, strict=True):
+                engine(*sample)
+
+        times: dict[str, list[float]] = {'together': [], 'one by one': []}
+        for seed in range(-1, max(3, 24 // count)):
+            for name, make in (('together', together), ('one by one', one_by_one)):
+                start = time.thread_time()
+                make(seed)
+                if seed >= 0:
+                    times[name].append(1e3 * (time.thread_time() - start) / count)
+        operations = []
+        for make in (together, one_by_one):
+            with _Counter() as counter:
+                make(0)
+            operations.append(counter.count)
+        rows.append(dict(work='batch', picture=512, batch=count, cpu_ms_a_sample=float(np.median(times['together'])),
+                         one_by_one_cpu_ms=float(np.median(times['one by one'])), tensor_operations=operations[0],
+                         one_by_one_operations=operations[1]))
+        print(rows[-1])
+    return rows
+
+
+class _Counter(TorchDispatchMode):
+    """Counts tensor operations, those on the CPU's own bookkeeping included."""
+
+    count = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.count += 1
+        return function(*args, **(kwargs or {}))
+
+
+def _generators(seed: int, count: int) -> list[torch.Generator]:
+    return [torch.Generator().manual_seed(1000 + seed * 100 + i) for i in range(count)]
 
 
 def _timed_paste(engine: PasteEngine, image: np.ndarray, background: Background, seed: int, backend: str):
@@ -134,7 +199,7 @@ def _timed_paste(engine: PasteEngine, image: np.ndarray, background: Background,
 
 
 def _seamless_clone(image: np.ndarray, paste) -> tuple[float, float] | None:
-    """Return milliseconds, wall and processor, of seamlessClone for a prepared patch, moved into the frame if need be."""
+    """Return milliseconds, wall and processor, of seamlessClone for a prepared patch, moved into the frame."""
     patch = np.ascontiguousarray((paste.patch * 255).astype(np.uint8)[..., ::-1])
     mask = paste.mask.astype(np.uint8) * 255
     height, width = mask.shape
@@ -171,23 +236,55 @@ def _own_memory() -> float:
     return int(fields['RssAnon'].split()[0]) / 1024
 
 
+def bench_loader(data: Path, size: int = 512) -> list[dict]:
+    """Measure the processor time of one sample of the training pipeline, with and without the recipe, in turns."""
+    from mmengine.registry import init_default_scope
+
+    from mmdefect.registry import DATASETS
+
+    init_default_scope('mmseg')
+    datasets = {name: DATASETS.build(_training_config(name, data, size).train_dataloader.dataset)
+                for name in ('baseline', 'paste-poisson')}
+    times: dict[str, list[float]] = {name: [] for name in datasets}
+    made = 0
+    for draw in range(-LOADED, 4 * LOADED):  # the first draws find the foreground of each picture
+        for name, dataset in datasets.items():
+            start = time.thread_time()
+            sample = dataset[(draw % LOADED) + len(dataset) * (draw + LOADED)]
+            if draw >= 0:
+                times[name].append(1e3 * (time.thread_time() - start))
+                made += bool(sample['data_samples'].metainfo.get('instances')) if name != 'baseline' else 0
+    mean = {name: float(np.mean(values)) for name, values in times.items()}
+    extra = mean['paste-poisson'] - mean['baseline']
+    row = dict(work='loader', size=size, samples=4 * LOADED, share_with_paste=made / (4 * LOADED),
+               baseline_cpu_ms=mean['baseline'], with_synthesis_cpu_ms=mean['paste-poisson'], extra_cpu_ms=extra,
+               extra_ms_a_worker_and_batch_of_8=8 * extra / 2)
+    print(row)
+    return [row]
+
+
+def _training_config(name: str, data: Path, size: int):
+    from mmdefect.apis import load_config
+    from mmdefect.apis.train import prepare_train_config
+
+    options = {'data_root': str(data), 'crop_size': (size, size), 'image_scale': (size, size),
+               'train_dataloader.batch_size': 8, 'train_dataloader.num_workers': 2,
+               # Few pictures, so that each worker has found the foreground of each before the clock starts.
+               'train_dataloader.dataset.indices': LOADED}
+    leaf = ROOT / f'configs/fast_scnn/fast-scnn_{name}_2k_wta-256.py'
+    return prepare_train_config(load_config(leaf, options), tempfile.gettempdir())
+
+
 def bench_training(data: Path, iterations: int, size: int = 512) -> list[dict]:
     """Time iterations of Fast-SCNN with and without the recipe, taking turns in one process."""
     from mmengine.registry import init_default_scope
     from mmengine.runner import Runner
 
-    from mmdefect.apis import load_config
-    from mmdefect.apis.train import prepare_train_config
     from mmdefect.registry import MODELS
 
-    options = {'data_root': str(data), 'crop_size': (size, size), 'image_scale': (size, size),
-               'train_dataloader.batch_size': 8, 'train_dataloader.num_workers': 2,
-               # Few pictures, so that each worker has found the foreground of each before the clock starts.
-               'train_dataloader.dataset.indices': 24}
     contestants = {}
     for name in ('baseline', 'paste-poisson'):
-        leaf = ROOT / f'configs/fast_scnn/fast-scnn_{name}_2k_wta-256.py'
-        cfg = prepare_train_config(load_config(leaf, options), tempfile.gettempdir())
+        cfg = _training_config(name, data, size)
         init_default_scope('mmseg')
         model = MODELS.build(cfg.model).train()
         optimizer = torch.optim.SGD(model.parameters(), 0.01)
@@ -216,10 +313,10 @@ def bench_training(data: Path, iterations: int, size: int = 512) -> list[dict]:
 def render_table() -> str:
     """Return the rows of all records of the engine as Markdown, one table a record and kind of work."""
     parts = []
-    for name in ('synthesis', 'poisson', 'shapes'):
+    for name in (*(f'synthesis-{part}' for part in PARTS), 'poisson', 'shapes'):
         path = common.RESULTS / f'{name}.json'
         if not path.is_file():
-            parts.append(f'### {name}\n\nnot measured: run `python benchmarks/{name}.py`')
+            parts.append(f'### {name}\n\nnot measured: run `python benchmarks/{name.split("-")[0]}.py`')
             continue
         record = json.loads(path.read_text())
         facts = record['metadata']
@@ -238,32 +335,31 @@ def render_table() -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--data', type=Path, help='pictures in the layout of the WTA set; rendered by default')
-    parser.add_argument('--only', choices=('paste', 'memory', 'training', 'table'))
+    parser.add_argument('--only', nargs='+', choices=(*PARTS, 'table'), help='these parts; all by default')
     parser.add_argument('--iterations', type=int, default=12, help='of each training (default: 12)')
     args = parser.parse_args()
-    if args.only == 'table':
+    if args.only == ['table']:
         print(render_table())
         return
     common.use_one_thread()
+    wanted = args.only or PARTS
     with tempfile.TemporaryDirectory() as folder:
         data = args.data
         if data is None:
             from mmdefect.demo.write import write_demo_dataset
-            write_demo_dataset(Path(folder) / 'demo', ('wta', ), 120, (512, 512))
+            write_demo_dataset(Path(folder) / 'demo', ('wta', ), 60, (512, 512))
             data = Path(folder) / 'demo' / 'wta'
         os.environ['MMDEFECT_CACHE'] = str(Path(folder) / 'cache')
         library, clean = open_donors(data, Path(folder) / 'donors')
         print(library.census())
-        rows = []
-        if args.only in (None, 'paste'):
-            rows += bench_paste(clean, Path(folder) / 'donors')
-        if args.only in (None, 'memory'):
-            rows += bench_memory(library, clean)
-        if args.only in (None, 'training'):
-            rows += bench_training(data, args.iterations)
-    if args.only is None:
-        common.write_record('synthesis', rows, dict(data=args.data.name if args.data else 'demo 512x512'))
-        print(render_table())
+        parts = {'paste': lambda: bench_paste(clean, Path(folder) / 'donors'),
+                 'batch': lambda: bench_batch(library, clean), 'memory': lambda: bench_memory(library, clean),
+                 'loader': lambda: bench_loader(data), 'training': lambda: bench_training(data, args.iterations)}
+        for name in PARTS:
+            if name in wanted:
+                facts = dict(data=args.data.name if args.data else 'demo 512x512')
+                common.write_record(f'synthesis-{name}', parts[name](), facts)
+    print(render_table())
 
 
 if __name__ == '__main__':

@@ -1,4 +1,4 @@
-"""CutPaste on 8-bit pictures with numpy and OpenCV: the draws of ``cutpaste``, its pixels to a grey level, in less time.
+"""CutPaste on 8-bit pictures in numpy and OpenCV: the draws of ``cutpaste``, its pixels to a grey level, in less time.
 
 Only the source and the target of the patch are touched; the rest of a new picture is one copy.
 """

@@ -2,8 +2,8 @@
 
 A hundred small tensor operations cost more than the pixels of a small defect. Here the mask is warped first, and the
 colours only where it went; the photometric operations come last, on what is left: they are affine, and so they commute
-with the warp. Colours differ from the tensor route by rounding alone where OpenCV samples in full precision (from version
-5), and by at most 1/32 of a pixel before.
+with the warp. Colours differ from the tensor route by rounding alone where OpenCV samples in full precision (from
+version 5), and by at most 1/32 of a pixel before.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Warp the donors of a whole batch on its device: a few groups of one size, one set of kernels each.
 
-A sample is laid into arrays whose size follows from its own size alone, at their top left corner: what it looks like does
-not depend on its batch mates. The pixels stay on the device in one flat store; only the masks come back, once a batch,
+A sample is laid into arrays whose size follows from its own size alone, at their top left corner: what it looks like
+does not depend on its batch mates. The pixels stay on the device in one flat store; only the masks come back, once a batch,
 for the search of places.
 """
 
@@ -140,13 +140,16 @@ def _grid(group: list[_Member], points: int, side: int, device: torch.device) ->
     to_grid = 2 / (side - 1)
     inverse = column([member.canvas.inverse for member in group]).view(-1, 2, 2) * to_grid
     centre = column([[1 + (member.core.shape[1] - 1) / 2, 1 + (member.core.shape[0] - 1) / 2] for member in group])
-    grid = (rows[:, :, None] * inverse[:, None, :, 1])[:, :, None] + (columns[:, :, None] * inverse[:, None, :, 0])[:, None]
+    down, across = rows[:, :, None] * inverse[:, None, :, 1], columns[:, :, None] * inverse[:, None, :, 0]
+    grid = down[:, :, None] + across[:, None]
     grid = grid + (centre * to_grid - 1)[:, None, None]
     if not any(member.operations.elastic for member in group):
         return grid
     steps = [member.operations.elastic * member.canvas.control_step for member in group]
-    control = np.stack([np.zeros((2, CONTROLS, CONTROLS)) if m.operations.control is None else m.operations.control * step
-                        for m, step in zip(group, steps, strict=True)])
+    control = np.zeros((len(group), 2, CONTROLS, CONTROLS))
+    for own, member, step in zip(control, group, steps, strict=True):
+        if step:
+            own[:] = member.operations.control * step
     moved = (inverse @ torch.from_numpy(control).float().to(device).flatten(2)).view(control.shape)
     lengths = column([[2 * member.canvas.half_y, 2 * member.canvas.half_x] for member in group])
     return displacement(moved, rows / lengths[:, :1] + 0.5, columns / lengths[:, 1:] + 0.5, grid)

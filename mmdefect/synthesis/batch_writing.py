@@ -1,8 +1,8 @@
 """Write the defects of a whole batch: crop, blend, label and scatter as tensors, a few groups of one size at a time.
 
-Defects of one picture go in one after the other, since the second may lie on the first; the n-th defects of all pictures
-go together. What a sample gets does not depend on its batch mates: sizes follow from the sample's own defect. Nothing is
-read back from the device until all is written; then one small table holds all records.
+Defects of one picture go in one after the other, since the second may lie on the first; the n-th defects of all
+pictures go together. What a sample gets does not depend on its batch mates: sizes follow from the sample's own defect.
+Nothing is read back from the device until all is written; then one small table holds all records.
 
 Mixed gradients and the spectral blend go one by one, through ``tensor_writing``.
 """
@@ -88,7 +88,7 @@ def _member(row: int, paste: Paste, frame_hw: tuple[int, int]) -> tuple[tuple, _
     side = side_for(max(paste.mask.shape))
     size_hw = tuple(min(side, length) for length in frame_hw)
     top, left = (min(place.start, length - size) for place, length, size in zip(frame, frame_hw, size_hw, strict=True))
-    inside = tuple(slice(place.start - start, place.stop - start) for place, start in zip(frame, (top, left), strict=True))
+    inside = (slice(frame[0].start - top, frame[0].stop - top), slice(frame[1].start - left, frame[1].stop - left))
     mask, core = np.zeros(size_hw, bool), np.zeros(size_hw, bool)
     mask[inside], core[inside] = paste.mask[part], paste.core[part]
     boundary, capacity, at_border = None, 0, False

@@ -12,6 +12,9 @@ from numpy import ndarray
 from mmdefect.synthesis.geometry import overlap
 from mmdefect.synthesis.types import IGNORE_LABEL
 
+#: Value of a donor's mask where its margin shows another defect: part of the object, and not pasted with this one.
+OTHER_DEFECT = 3
+
 
 @dataclass(frozen=True)
 class CuttingRule:
@@ -49,7 +52,8 @@ class CutDefect:
     Attributes:
         class_id: defect class, 1..K.
         image: ``(h, w, 3)`` uint8, colours in the order of the source; the border of the source is repeated beyond it.
-        mask: ``(h, w)`` uint8: 1 on the defect, 2 on its margin where that shows the object, 0 elsewhere.
+        mask: ``(h, w)`` uint8: 1 on the defect, 2 on its margin where that shows the object, 3 where it shows another
+            defect, 0 elsewhere.
         top_left_rc: row and column of the patch in the source; negative where the margin leaves it.
         inside: fraction of the pixels just around the defect that lie on the object of the source.
     """
@@ -80,11 +84,13 @@ def cut_defects(image: ndarray, label: ndarray, rule: CuttingRule, object_mask: 
                          'the resolution of the file.')
     skipped = {} if skipped is None else skipped
     on_object = np.ones(label.shape, bool) if object_mask is None else object_mask > 0
-    on_object = on_object | ((label > 0) & (label != IGNORE_LABEL))  # another defect is part of the object
-    for class_id in np.unique(label).tolist():
-        if class_id in (0, IGNORE_LABEL):
-            continue
-        mask = _without_rims((label == class_id).view(np.uint8), label, skipped)
+    on_object = on_object | ((label > 0) & (label != IGNORE_LABEL))
+    class_ids = [class_id for class_id in np.unique(label).tolist() if class_id not in (0, IGNORE_LABEL)]
+    masks = {class_id: _without_rims((label == class_id).view(np.uint8), label, skipped) for class_id in class_ids}
+    surroundings = np.uint8(2) * on_object
+    for mask in masks.values():
+        surroundings[mask > 0] = OTHER_DEFECT
+    for class_id, mask in masks.items():
         for part, box in _parts(mask, rule):
             top, left, bottom, right = box
             reason = _reason_to_skip(part, image.shape, rule)
@@ -94,7 +100,7 @@ def cut_defects(image: ndarray, label: ndarray, rule: CuttingRule, object_mask: 
             margin = rule.margin
             around = np.zeros((part.shape[0] + 2 * margin, part.shape[1] + 2 * margin), np.uint8)
             frame, inner = overlap(around.shape, (top - margin, left - margin), label.shape)
-            around[inner] = 2 * on_object[frame]
+            around[inner] = surroundings[frame]
             around[margin:-margin, margin:-margin][part > 0] = 1
             yield CutDefect(class_id, _window(image, box, margin), around, (top - margin, left - margin),
                             _share_inside(around))
@@ -166,4 +172,4 @@ def _share_inside(around: ndarray) -> float:
     """Share of the ring of two pixels around the defect that lies on the object and inside the frame."""
     core = (around == 1).view(np.uint8)
     ring = (cv2.dilate(core, np.ones((5, 5), np.uint8)) > 0) & (core == 0)
-    return float((around[ring] == 2).mean())
+    return float((around[ring] >= 2).mean())

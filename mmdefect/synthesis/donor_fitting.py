@@ -99,18 +99,19 @@ def fit(image: ndarray, mask: ndarray, scale_yx: tuple[float, float]) -> tuple[n
 
     Args:
         image: ``(h, w, 3)`` uint8.
-        mask: ``(h, w)`` uint8: 1 on the defect, 2 on the object around it.
+        mask: ``(h, w)`` uint8: 1 on the defect, 2 on the sound object around it.
         scale_yx: factors down and across; negative: flipped.
 
     Returns:
-        The picture, ``(h, w, 3)`` uint8; the defect, ``(h, w)`` float32 of 0 and 1; where the patch shows the object,
-        ``(h, w)`` float32, or ``None`` when it shows nothing else.
+        The picture, ``(h, w, 3)`` uint8; the defect, ``(h, w)`` float32 of 0 and 1; where the patch shows the object
+        and no other defect, ``(h, w)`` float32, or ``None`` when it shows nothing else.
     """
     step = (-1 if scale_yx[0] < 0 else 1, -1 if scale_yx[1] < 0 else 1)
     image, mask = image[::step[0], ::step[1]], mask[::step[0], ::step[1]]
     height, width = (max(3, round(n * abs(s))) for n, s in zip(mask.shape, scale_yx, strict=True))
     core = (mask == 1).astype(np.float32)
-    on_object = None if mask.all() else (mask > 0).astype(np.float32)
+    sound = (mask == 1) | (mask == 2)
+    on_object = None if sound.all() else sound.astype(np.float32)
     if (height, width) == mask.shape:
         return image, core, on_object
     method = cv2.INTER_AREA if height * width < mask.size else cv2.INTER_LINEAR
@@ -123,7 +124,7 @@ def fit(image: ndarray, mask: ndarray, scale_yx: tuple[float, float]) -> tuple[n
 
 
 def grown_pixels(grow: int, scale_yx: tuple[float, float], operations: DrawnOperations) -> int:
-    """Return by how many pixels of the picture the pasted region exceeds the defect: at least one, unless none is asked.
+    """Return by how many pixels of the picture the pasted region exceeds the defect; at least one unless none is asked.
 
     It grows with the defect: a rim that lies one pixel outside of the mask in the file lies two outside when the donor
     is enlarged twice, and gradients that start on the rim give the inside the opposite colour.

@@ -26,7 +26,7 @@ from mmdefect.synthesis.foreground import find_foreground
 from mmdefect.synthesis.types import IGNORE_LABEL
 
 #: Raise it when the content of a library folder changes.
-VERSION = 2
+VERSION = 3
 #: Rows and columns of the grid on which the places of defects are counted.
 GRID = 32
 #: Longer side at which the foreground is looked for: the outline of the object must be right to a pixel or two.
@@ -57,7 +57,8 @@ class Donor:
 
     Attributes:
         image: ``(h, w, 3)`` uint8 RGB, a read-only view of the map.
-        mask: ``(h, w)`` uint8: 1 on the defect, 2 on its margin where that shows the object, 0 elsewhere; a view too.
+        mask: ``(h, w)`` uint8: 1 on the defect, 2 on its margin where that shows the object, 3 where it shows another
+            defect, 0 elsewhere; a view too.
         class_id: defect class, 1..K.
         area: pixels of the defect.
         source: path of the picture it was cut from.

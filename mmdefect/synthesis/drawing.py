@@ -35,7 +35,7 @@ class Plan:
         donor: the donor.
         scale_yx: pixels of the picture per pixel of the file.
         operations: what is applied.
-        variant: number of the shape that ``operations`` take from the fixed ones of this donor; ``None``: drawn freshly.
+        variant: which of the donor's fixed shapes ``operations`` have; ``None``: a shape drawn freshly.
         at_source: whether it goes to its own place in the frame.
         tries: ``(T, 3)`` numbers in [0, 1) for the places to try.
     """

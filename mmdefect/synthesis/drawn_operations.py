@@ -1,4 +1,4 @@
-"""The operations drawn for one defect, as plain numbers: drawing a hundred tensor scalars costs more than a small paste."""
+"""The operations drawn for one defect, as plain numbers: a hundred tensor scalars cost more than a small paste."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class DrawnOperations:
 
 
 def draw_operations(uniforms: ndarray, ranges: OperationRanges) -> DrawnOperations:
-    """Turn uniform numbers into the operations that :func:`~mmdefect.synthesis.augment.sample_operations` makes of them.
+    """Turn uniform numbers into what :func:`~mmdefect.synthesis.augment.sample_operations` makes of them.
 
     Args:
         uniforms: ``(OPERATION_DRAWS,)`` float64 in [0, 1).

@@ -70,7 +70,9 @@ class PasteEngine:
         drawn = Draw()
         search, plans = self._plan(background, generator)
         for plan in plans:
-            result = plan if isinstance(plan, str) else self.planner.place(search, plan, self.planner.fit(plan, backend))
+            result = plan
+            if not isinstance(plan, str):
+                result = self.planner.place(search, plan, self.planner.fit(plan, backend))
             if isinstance(result, str):
                 drawn.skipped[result] += 1
             else:
@@ -122,8 +124,8 @@ class PasteEngine:
             backgrounds: what is known of each picture; its whole frame is object when absent.
 
         Returns:
-            New tensors; ``image`` keeps dtype and device. A batch is warped, blended and written together; a sample gets
-            the same whatever its batch mates are, and up to rounding what it gets alone.
+            New tensors; ``image`` keeps dtype and device. A batch is warped, blended and written together; a sample
+            gets the same whatever its batch mates are, and up to rounding what it gets alone.
         """
         if image.dim() == 4:
             return self._batch(image, label, generator, backgrounds)

@@ -95,5 +95,6 @@ def record_paste(paste: Paste, frame: tuple[slice, slice], visible: ndarray, lim
     left, top, width, height = cv2.boundingRect(visible.view(np.uint8))
     top, left = top + frame[0].start, left + frame[1].start
     parameters = {**paste.parameters, LIMITED: limited} if limited else paste.parameters
-    return Instance(paste.class_id, (top, left, top + height, left + width), int(np.count_nonzero(visible)), source_name,
-                    'paste', paste.blend, parameters)
+    area = int(np.count_nonzero(visible))
+    return Instance(paste.class_id, (top, left, top + height, left + width), area, source_name, 'paste', paste.blend,
+                    parameters)

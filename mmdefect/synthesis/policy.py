@@ -34,7 +34,8 @@ class PolicySpec:
         source_jitter: standard deviation, in pixels, of the distance to that place.
         blends: weight of each blend, see :data:`~mmdefect.synthesis.types.BLENDS`.
         outline_blend: blend of donors that were found on the outline of the object and return to it. Poisson blends
-            fail there: the outlines of two parts never agree to the pixel, and the step between them bleeds into the defect.
+            fail there: the outlines of two parts never agree to the pixel, and the step between them bleeds into the
+            defect.
         max_boundary_shade: largest departure of the step in brightness between donor and picture, at a pixel of the
             outline of a Poisson paste, from the median along the outline; of [0, 1]. What is beyond is limited, see
             :func:`~mmdefect.synthesis.blending.boundary.limit_step`; 2 switches it off.
@@ -42,8 +43,9 @@ class PolicySpec:
         operations: settings of :class:`~mmdefect.synthesis.augment.OperationRanges`.
         source_operations: the same for defects that return to their own place on the outline, which another shape would
             not fit.
-        variants: so many fixed shapes of each donor, the same in every process, in place of a fresh one each time; their
-            warp and their Poisson factor are kept and used again, colours and places stay fresh. 0 draws every shape.
+        variants: so many fixed shapes of each donor, the same in every process, in place of a fresh one each time;
+            their warp and their Poisson factor are kept and used again, colours and places stay fresh. 0 draws every
+            shape freshly.
         variant_megabytes: memory of what is kept, in each process; the least recently used go first.
         grow: pixels of the donor's file, enlarged with the donor, by which the pasted region exceeds the defect: masks
             often end on the rim of a defect, and the gradients must start on sound surface. At least one pixel of the
@@ -56,8 +58,8 @@ class PolicySpec:
         max_extent: longest side of a defect as a fraction of the shorter side of the picture.
         tries: places and donors that are tried before a defect is skipped and counted.
         tolerance: a pixel that changed by no more than this, of [0, 1], in every channel did not change visibly.
-        label: ``'visible'`` labels exactly the pixels that changed visibly; ``'mask'`` adds the pixels that the annotator
-            counted as defect with a visible change within ``label_radius`` pixels.
+        label: ``'visible'`` labels exactly the pixels that changed visibly; ``'mask'`` adds the pixels that the
+            annotator counted as defect with a visible change within ``label_radius`` pixels.
         label_radius: see ``label``.
         min_visible: a defect is skipped and counted when less than this fraction of it changed visibly.
     """

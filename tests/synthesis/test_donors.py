@@ -5,9 +5,12 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
+from mmdefect.synthesis.array_fitting import warp_donor
 from mmdefect.synthesis.donor_cutting import CuttingRule, cut_defects
+from mmdefect.synthesis.donor_fitting import prepare
 from mmdefect.synthesis.donors import DefectLibrary, LabelledImage, library_key, open_library
-from tests.helpers.defects import labelled_parts, library_of_parts
+from mmdefect.synthesis.drawn_operations import DrawnOperations
+from tests.helpers.defects import draw_part, labelled_parts, library_of_parts
 
 
 def test_every_component_is_cut_with_its_pixels_and_margin():
@@ -148,3 +151,21 @@ def test_mistakes_are_said(tmp_path):
         CuttingRule(margin=0)
     with pytest.raises(ValueError, match='size of `image`'):
         list(cut_defects(np.zeros((4, 5, 3), np.uint8), np.ones((5, 4), np.uint8), CuttingRule()))
+
+
+def test_the_surroundings_of_a_donor_hold_no_other_defect(tmp_path):
+    """A defect beside another one is pasted without a piece of it; the ring around it counts as object all the same."""
+    image = draw_part(np.random.default_rng(0))
+    label = np.zeros(image.shape[:2], np.uint8)
+    label[30:40, 40:50], label[30:40, 51:60] = 1, 2
+    image[label == 1], image[label == 2] = 150, 220
+    library = library_of_parts(tmp_path, [(image, label)])
+    donor = library[0]
+    assert donor.class_id == 1 and donor.inside == 1
+    top, left = donor.top_left_rc
+    own = label[top:top + donor.mask.shape[0], left:left + donor.mask.shape[1]]
+    np.testing.assert_array_equal(donor.mask == 3, own == 2)
+    keep = DrawnOperations((0, 0, 0, 1, 1, 1, 1, 1, 0), (1, 1), 0.0, None)
+    for fitted in (prepare(donor, (1, 1), keep, 3), warp_donor(donor, (1, 1), keep, 3).coloured(keep)):
+        assert fitted.patch[fitted.region].max() < 200 / 255
+        assert fitted.region.sum() > fitted.core.sum() == 100

@@ -35,7 +35,8 @@ class CutPaste(DefectTransform):
     """
 
     def __init__(self, kind: str = 'union', class_id: int = 1, ranges: Mapping[str, Any] | None = None,
-                 min_overlap: float = 0.95, tolerance: float = VISIBLE_TOLERANCE, tries: int = 20, stream: int = 0) -> None:
+                 min_overlap: float = 0.95, tolerance: float = VISIBLE_TOLERANCE, tries: int = 20,
+                 stream: int = 0) -> None:
         super().__init__(stream)
         if kind not in KINDS:
             raise ValueError(f'`kind` must be one of {", ".join(KINDS)}, got {kind!r}.')

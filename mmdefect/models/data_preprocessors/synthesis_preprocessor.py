@@ -72,8 +72,8 @@ class SynthesisDataPreProcessor(SegDataPreProcessor):
 
 
 class BatchSynthesis:
-    """A recipe of pastes for batches: draws on the CPU with the streams of the pipeline, makes and writes the defects of all
-    samples together where the batch is.
+    """A recipe of pastes for batches: draws on the CPU with the streams of the pipeline, writes all samples together
+    where the batch is.
 
     Args:
         transforms: configs of ``PasteDefects``.

@@ -102,7 +102,7 @@ class MembraneBatch:
         self._factor, self._pivots, _ = torch.linalg.lu_factor_ex(bordered)
 
     def extend(self, given: Tensor) -> Tensor:
-        """Return the membranes: ``(N, C, m)`` values beside the masks -> ``(N, C, h, w)``, right inside of the masks."""
+        """Return the membranes: ``(N, C, m)`` values beside the masks -> ``(N, C, h, w)``, right inside the masks."""
         columns = given.new_zeros(len(given), self._sources.shape[1], given.shape[1])
         columns[:, :given.shape[2]] = given.transpose(1, 2)
         columns = columns * self._gauge

@@ -1,9 +1,9 @@
 """The membrane of one mask in numpy and single precision: what a Poisson paste in a worker spends its time on.
 
-The method is that of :mod:`~mmdefect.synthesis.blending.lattice`: sources on the pixels around the mask, one system over
-them, one pair of transforms. Here the tables come in few sizes, half of the system is filled, and everything is float32:
-the condition of the system is about the number of pixels along the mask's side (18 to 130 were measured for masks of 16 to
-96 pixels), so that five digits of the membrane are right. Masks that touch the border of the picture, or are so large
+The method is that of :mod:`~mmdefect.synthesis.blending.lattice`: sources on the pixels around the mask, one system
+over them, one pair of transforms. Here the tables come in few sizes, half of the system is filled, and everything is
+float32: the condition of the system is about the number of pixels along the mask's side (18 to 130 were measured for
+masks of 16 to 96 pixels), so that five digits of the membrane are right. Masks that touch the border of the picture, or are so large
 that another solver is faster, go to :class:`~mmdefect.synthesis.blending.domain.PoissonFactor`.
 """
 from __future__ import annotations
@@ -26,8 +26,8 @@ MOST_BESIDE = 1200
 MOST_DIRECT = 40_000
 _CROSS = cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3))
 #: Sides of the torus, the few that all masks share the tables of; from 32 on each is about an eighth above the last.
-_SIDES = np.array([8, 10, 12, 15, 16, 18, 20, 24, 27, 30, 32, 36, 40, 45, 50, 54, 60, 64, 72, 80, 90, 100, 108, 120, 128,
-                   144, 160, 180, 200, 216, 240, 256, 288, 320, 360, 400, 432, 480, 512, 576, 640, 720, 800, 900, 1024])
+_SIDES = np.array([8, 10, 12, 15, 16, 18, 20, 24, 27, 30, 32, 36, 40, 45, 50, 54, 60, 64, 72, 80, 90, 100, 108, 120,
+                   128, 144, 160, 180, 200, 216, 240, 256, 288, 320, 360, 400, 432, 480, 512, 576, 640, 720, 800, 900, 1024])
 
 
 class Membrane:
