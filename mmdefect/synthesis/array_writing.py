@@ -77,7 +77,8 @@ def composed(target: ndarray, source: ndarray, membrane: Membrane, method: str,
     Returns:
         ``(n, C)`` uint8, and the share of the outline that was limited.
     """
-    channels, limited, order = target.shape[2], 0.0, -1 if source_is_rgb else 1
+    channels, limited = target.shape[2], 0.0
+    order = -1 if source_is_rgb and channels == 3 else 1
     rows, source_rows, inside = target.reshape(-1, channels), source.reshape(-1, channels), membrane.inside
     if method in ('alpha', 'feather', 'poisson'):
         values = source_rows[inside][:, ::order]

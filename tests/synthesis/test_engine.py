@@ -200,7 +200,8 @@ def test_no_allowed_place_leaves_the_picture_and_is_counted(library):
     np.testing.assert_array_equal(new, image)
 
 
-def test_defects_of_one_pixel(tmp_path):
+@pytest.mark.parametrize('backend', ['torch', 'numpy'])
+def test_defects_of_one_pixel(tmp_path, backend):
     from mmdefect.synthesis.donor_cutting import CuttingRule
     image = draw_part(np.random.default_rng(0))
     label = np.zeros(FRAME_HW, np.uint8)
@@ -213,7 +214,8 @@ def test_defects_of_one_pixel(tmp_path):
             new, found = clean.copy(), np.zeros(FRAME_HW, np.uint8)
             known = background(clean)
             known.file_hw, known.scale_yx, known.codes = None, (scale, scale), known.codes
-            instances, skipped = engine.apply(ArrayCanvas(new, found), engine.draw(known, generator(seed)))
+            instances, skipped = engine.apply(ArrayCanvas(new, found), engine.draw(known, generator(seed), backend),
+                                              backend)
             assert len(instances) == 1, skipped
             assert 1 <= (found == 1).sum() <= 40
 
@@ -313,3 +315,18 @@ def test_the_inside_of_a_ring_keeps_its_colour_when_it_is_enlarged(tmp_path, bac
     top, left, bottom, right = instance.box
     inside = new[(top + bottom) // 2 - 3:(top + bottom) // 2 + 3, (left + right) // 2 - 3:(left + right) // 2 + 3]
     np.testing.assert_allclose(inside, 85, atol=6)
+
+
+@pytest.mark.parametrize('blend', BLENDS)
+@pytest.mark.parametrize('channels', [1, 3])
+def test_labels_are_exact_at_the_border_of_the_picture_on_the_route_of_the_workers(library, blend, channels):
+    engine = PasteEngine(library, dict(places=dict(even=1), blends={blend: 1}, min_overlap=0.3, max_extent=1.0))
+    touched = 0
+    for seed in range(12):
+        image = np.random.default_rng(seed).integers(60, 120, (21, 33, channels), dtype=np.uint8)
+        new, label = image.copy(), np.zeros(image.shape[:2], np.uint8)
+        engine.apply(ArrayCanvas(new, label), engine.draw(Background(label.copy()), generator(seed), 'numpy'), 'numpy')
+        changed = np.abs(new.astype(int) - image).max(-1) > engine.policy.tolerance * 255
+        np.testing.assert_array_equal(changed, label > 0)
+        touched += bool(label[[0, -1]].any() or label[:, [0, -1]].any())
+    assert touched >= 3
