@@ -25,6 +25,7 @@ COMMANDS = {
     'sample': ('mmdefect.diffusion.commands.sample', 'generate defects in the masks of clean pictures'),
     'edit': ('mmdefect.diffusion.commands.edit', 'exchange a word of what pictures show'),
     'relabel': ('mmdefect.diffusion.commands.relabel', 'give edits labels of their own, from what changed'),
+    'pack-boxes': ('mmdefect.diffusion.commands.pack_boxes', 'write sampled pictures with their masks as weak labels'),
     'pack': ('mmdefect.diffusion.commands.pack', 'write the result as a data set to train on'),
 }
 

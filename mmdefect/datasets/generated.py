@@ -8,7 +8,7 @@ from mmengine.dataset import ConcatDataset
 
 from mmdefect.datasets.base import DefectDataset
 from mmdefect.datasets.samples import Sample
-from mmdefect.diffusion.pack import read_pack
+from mmdefect.diffusion.pack import BOXES, read_pack
 from mmdefect.registry import DATASETS
 
 
@@ -35,7 +35,7 @@ class GeneratedDefectDataset(DefectDataset):
         """List the pictures of the packed set."""
         folder = str(self.packed.folder)
         return [Sample(f'{folder}/{image.image}', f'{folder}/{image.label}', own_split='train',
-                       extra=dict(generated_from=image.entry['source'])) for image in self.packed.images]
+                       extra=dict(generated_from=image.entry['source'], box_labels=self.packed.labels == BOXES)) for image in self.packed.images]
 
 
 @DATASETS.register_module()

@@ -28,7 +28,7 @@ from mmdefect.experiments.records import read_json, write_json
 
 VERSION = 1
 FILE = 'pack.json'
-RELABELLED, COPIED = 'relabelled', 'copied'
+RELABELLED, COPIED, BOXES = 'relabelled', 'copied', 'boxes'
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class PackedSet:
     Attributes:
         folder: its place.
         classes: names, the normal class first.
-        labels: ``relabelled`` or ``copied``.
+        labels: ``relabelled``, ``copied``, or ``boxes`` (:mod:`mmdefect.diffusion.box_labels`).
         images: its pictures, paths relative to the folder.
     """
 
@@ -125,7 +125,7 @@ def pack_relabelled(relabelled: Path, out: Path, decisions: Mapping[str, Decisio
         items.append((pair, dict(decided_by=decided_by, accepted=True, automatic=entry['accepted'],
                                  corrected=corrected is not None, reasons=entry['reasons'], fates=entry['fates'],
                                  checks=entry['scores'], mask=entry['mask'], components=entry['components'])))
-    return _write(items, tuple(content['classes']), RELABELLED, out, progress)
+    return write_packed(items, tuple(content['classes']), RELABELLED, out, progress)
 
 
 def pack_copied(pairs: Sequence[Pair], classes: Sequence[str], out: Path, progress) -> PackedSet:
@@ -138,10 +138,12 @@ def pack_copied(pairs: Sequence[Pair], classes: Sequence[str], out: Path, progre
         progress: shows how far it is.
     """
     items = [(pair, dict(decided_by='nobody', mask=str(pair.mask) if pair.mask else None)) for pair in pairs]
-    return _write(items, tuple(classes), COPIED, out, progress)
+    return write_packed(items, tuple(classes), COPIED, out, progress)
 
 
-def _write(items: Sequence[tuple[Pair, dict]], classes: tuple[str, ...], labels: str, out: Path, progress) -> PackedSet:
+def write_packed(items: Sequence[tuple[Pair, dict]], classes: tuple[str, ...], labels: str, out: Path,
+                 progress) -> PackedSet:
+    """Write pairs, each with what its entry says beside, as a packed set: complete or not at all."""
     repeated = [name for name, count in Counter(pair.name for pair, _ in items).items() if count > 1]
     if repeated:
         raise ValueError(f'every edit must have a name of its own, but {repeated[0]!r} occurs twice; pack them separately.')

@@ -17,11 +17,15 @@ import os
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
+import numpy as np
 from numpy import ndarray
 
 from mmdefect.diffusion.pictures import read_mask, read_picture, write_bytes, write_picture
+from mmdefect.synthesis.donor_cutting import CuttingRule
+from mmdefect.synthesis.donors import DefectLibrary, LabelledImage, build_library
 
 FORMAT = 'mmdefect-support/1'
 
@@ -136,6 +140,25 @@ def check_held_out(chosen: Sequence[Candidate], held_out: Mapping[str, Mapping[s
             if shot.sha256 in files:
                 raise ValueError(f'a support set may not overlap an evaluation split, but {shot.source} has the content '
                                  f'of {files[shot.sha256]} ({split}); take shots from the training split.')
+
+
+def donor_library(support: SupportSet, folder: str | os.PathLike) -> DefectLibrary:
+    """Cut the defects of a support set into a library; the class of a donor is 1 + the place of its type in ``types``.
+
+    Raises:
+        ValueError: if no defect fits the rule of cutting.
+    """
+    images = []
+    for number, name in enumerate(support.types, 1):
+        shots = [s for s in support.shots if s.type == name]
+        for shot, (picture, mask) in zip(shots, support.load(name), strict=True):
+            images.append(LabelledImage(shot.source, partial(_labelled, picture, mask, number), shot.sha256))
+    build_library(images, CuttingRule(max_extent_fraction=1.0), folder)
+    return DefectLibrary(folder)
+
+
+def _labelled(picture: ndarray, mask: ndarray, class_id: int) -> tuple[ndarray, ndarray]:
+    return picture, mask.astype(np.uint8) * np.uint8(class_id)
 
 
 def write_support(folder: str | os.PathLike, chosen: Sequence[Candidate], masks: Sequence[ndarray], seed: int,

@@ -18,6 +18,7 @@ from mmdefect.diffusion.irregular import draw_blob, draw_scratch, place_shape
 from mmdefect.diffusion.mask_sets import MaskRule, draw_mask, read_list
 from mmdefect.diffusion.pictures import list_clean, read_mask, write_picture
 from mmdefect.diffusion.ranges import BoxRange, find_range, read_ranges
+from mmdefect.diffusion.support import Candidate, write_support
 from mmdefect.synthesis.donor_cutting import CuttingRule
 from mmdefect.synthesis.donors import DefectLibrary, LabelledImage, build_library
 
@@ -161,6 +162,28 @@ def test_donor_shapes_are_those_of_the_library(library):
     assert 27 <= np.ptp(rows) + 1 <= 30 and 27 <= np.ptp(columns) + 1 <= 30
     with pytest.raises(ValueError, match=r'must hold a defect of class 7, but it holds \[1, 2\]'):
         draw_mask(MaskRule(BoxRange(), 'donor', library=library, class_id=7), np.ones((50, 50), bool), generator())
+
+
+def test_donors_of_a_support_set(tmp_path, capsys):
+    chosen, masks = [], []
+    for name, (rows, columns) in dict(bar=(slice(30, 36), slice(10, 50)), block=(slice(20, 40), slice(20, 40))).items():
+        mask = np.zeros((64, 64), bool)
+        mask[rows, columns] = True
+        write_picture(tmp_path / f'{name}.png', np.random.default_rng(0).integers(0, 255, (64, 64, 3)).astype(np.uint8))
+        chosen.append(Candidate(name, None, str(tmp_path / f'{name}.png'), f'{name}.png', name))
+        masks.append(mask)
+    write_support(tmp_path / 'support', chosen, masks, 0, {})
+    options = ['--category', 'part', '--width', .5, .5, '--height', .5, .5, '--size', 64, 64, '--kind', 'donor', '--count', 2]
+    assert run('masks', *options, '--out', tmp_path / 'a', '--types', 'bar', 'block', '--support', tmp_path / 'support') == 0
+    for entry in read_list(tmp_path / 'a'):
+        rows, columns = read_mask(tmp_path / 'a' / entry.file).nonzero()
+        sides = sorted((np.ptp(rows) + 1, np.ptp(columns) + 1))
+        assert entry.donor == f'{entry.defect_type}.png' and sides[1] == 32
+        assert sides[0] == pytest.approx(5 if entry.defect_type == 'bar' else 32, abs=1)
+    assert run('masks', *options, '--out', tmp_path / 'b', '--types', 'bar') == 2
+    assert 'either --library or --support' in capsys.readouterr().err
+    assert run('masks', *options, '--out', tmp_path / 'b', '--types', 'dent', '--support', tmp_path / 'support') == 2
+    assert "types of the support set, ['bar', 'block'], got 'dent'" in capsys.readouterr().err
 
 
 def test_masks_command_writes_the_same_set_for_a_seed(tmp_path):

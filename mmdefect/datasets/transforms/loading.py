@@ -6,7 +6,7 @@ import numpy as np
 from mmcv.transforms import BaseTransform
 from mmengine import fileio
 
-from mmdefect.datasets.masks import decode_mask, image_size_hw, label_from_raw
+from mmdefect.datasets.masks import IGNORE, decode_mask, image_size_hw, label_from_raw
 from mmdefect.registry import TRANSFORMS
 
 
@@ -22,6 +22,7 @@ class LoadDefectAnnotations(BaseTransform):
     ``mask_encoding`` (default ``'index'``), ``class_id``, ``palette``, ``num_classes``, ``label_map``.
 
     Added keys: ``gt_seg_map``, ``(H, W)`` uint8 with 0 normal, 1..K defects and 255 ignore; its name in ``seg_fields``.
+    With a true ``box_labels`` in the input also ``gt_box_map``, 1 on its defects: they are boxes, for ``WeakBoxLoss``.
 
     Args:
         backend_args: file backend of mmengine; local files by default.
@@ -52,6 +53,10 @@ class LoadDefectAnnotations(BaseTransform):
                     'image.')
         results['gt_seg_map'] = _map_labels(label, results.get('label_map'))
         results.setdefault('seg_fields', []).append('gt_seg_map')
+        if results.get('box_labels'):
+            defect = (results['gt_seg_map'] > 0) & (results['gt_seg_map'] != IGNORE)
+            results['gt_box_map'] = defect.astype(np.uint8)
+            results['seg_fields'].append('gt_box_map')
         return results
 
     def _load(self, path: str, results: dict) -> np.ndarray:

@@ -29,6 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--kind', choices=['box', 'perlin', 'scratch', 'donor'], default='box', help='shape of the masks')
     parser.add_argument('--library', type=Path, help='folder of a defect library, for --kind donor')
     parser.add_argument('--class-id', type=int, help='class of the donors (default: all)')
+    parser.add_argument('--support', type=Path, help='support set whose defects are the donors, each type its own')
     parser.add_argument('--template', type=Path, help='mask of the allowed region, for all pictures')
     parser.add_argument('--images', type=Path, help='folder of pictures that --foreground looks at')
     parser.add_argument('--labels', type=Path, help='folder of their labels: pictures with a defect are left out')
@@ -59,9 +60,20 @@ def run(args: argparse.Namespace) -> None:
 def make_rules(args: argparse.Namespace) -> dict:
     from mmdefect.diffusion.mask_sets import MaskRule
     from mmdefect.synthesis.donors import DefectLibrary
+    sizes, class_ids = find_sizes(args), {}
+    if args.kind == 'donor' and (args.library is None) == (args.support is None):
+        raise ValueError('`--kind donor` must have donors: either --library or --support.')
     library = DefectLibrary(args.library) if args.library else None
-    return {name: MaskRule(size, args.kind, args.min_overlap, args.attempts, library, args.class_id)
-            for name, size in find_sizes(args).items()}
+    if args.support:
+        from mmdefect.diffusion.support import donor_library, read_support
+        support = read_support(args.support)
+        missing = sorted(set(sizes) - set(support.types))
+        if missing:
+            raise ValueError(f'`--types` must be types of the support set, {support.types}, got {missing[0]!r}.')
+        library = donor_library(support, args.out / 'donors')
+        class_ids = {name: 1 + support.types.index(name) for name in sizes}
+    return {name: MaskRule(size, args.kind, args.min_overlap, args.attempts, library,
+                           class_ids.get(name, args.class_id)) for name, size in sizes.items()}
 
 
 def find_sizes(args: argparse.Namespace) -> dict:
