@@ -1,4 +1,4 @@
-"""Memory and time of generation on full-size architectures with random weights: what a GPU must have, before a download.
+"""Memory and time of generation on full-size architectures with random weights: what a GPU must have.
 
 Run from the root of the repository, on a machine with a CUDA device::
 
@@ -60,11 +60,13 @@ def run_edit(model: LatentModel, batch: int, size_hw: tuple[int, int], steps: in
     edit_pictures(model, inversion, SOURCE, TARGET, plan, settings)
 
 
-def measure(model: LatentModel, work: str, batch: int, size_hw: tuple[int, int], steps: int, warm_up_steps: int = 2) -> dict:
+def measure(model: LatentModel, work: str, batch: int, size_hw: tuple[int, int], steps: int,
+            warm_up_steps: int = 2) -> dict:
     """Run one case and return a row; memory is the peak of torch on a CUDA device, otherwise empty."""
     call = {'sample': run_sample, 'edit': run_edit}[work]
     on_gpu = model.device.type == 'cuda'
-    row = dict(kind=model.kind, work=work, size=f'{size_hw[0]}x{size_hw[1]}', dtype=model.dtype_name, batch=batch, steps=steps)
+    row = dict(kind=model.kind, work=work, size=f'{size_hw[0]}x{size_hw[1]}', dtype=model.dtype_name, batch=batch,
+               steps=steps)
     try:
         call(model, batch, size_hw, warm_up_steps)
         if on_gpu:
@@ -91,7 +93,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument('--dtype', choices=sorted(DTYPES), default='bf16')
     parser.add_argument('--resolution', nargs=2, type=int, default=(512, 512), metavar=('H', 'W'))
     parser.add_argument('--steps', type=int, default=50, help='of the sampler; default 50')
-    parser.add_argument('--edit-steps', type=int, default=10, help='of DDIM in an edit; time grows in proportion; default 10')
+    parser.add_argument('--edit-steps', type=int, default=10,
+                        help='of DDIM in an edit; time grows in proportion; default 10')
     parser.add_argument('--device', default='cuda')
     parser.add_argument('--out', type=Path, default=common.RESULTS, help='folder of the JSON record')
     args = parser.parse_args(argv)

@@ -72,8 +72,8 @@ def make_support(data_root: str, layout: str, out: Path, k: int = 3, seed: int =
         ValueError: if the shots are evaluated on, or there are too few.
     """
     if split in EVALUATION and not from_test:
-        raise ValueError(f'shots must come from a training split, got {split!r}; if all defects lie there, --from-test takes '
-                         'them out of every later evaluation.')
+        raise ValueError(f'shots must come from a training split, got {split!r}; if all defects lie there, --from-test '
+                         'takes them out of every later evaluation.')
     if split in EVALUATION and split_file is None:
         raise ValueError('`--from-test` must have a split file to write into; make one with tools/split_dataset.py and '
                          'name it with --split-file.')
@@ -98,7 +98,8 @@ def take_out(split_file: Path, split: str, hashes: set[str], note: str) -> None:
     splits[split] = [e for e in splits[split] if e.sha256 not in hashes]
     splits['support'] = [*splits.get('support', []), *moved]
     notes = dict(division.notes)
-    notes['support'] = [*notes.get('support', []), dict(taken_from=split, images=[e.image for e in moved], used_by=note)]
+    notes['support'] = [*notes.get('support', []),
+                        dict(taken_from=split, images=[e.image for e in moved], used_by=note)]
     write_split(dataclasses.replace(division, splits=splits, notes=notes), split_file, overwrite=True)
 
 
@@ -144,7 +145,8 @@ def _evaluation_hashes(data_root: str, layout: str, split_file: Path | None, cat
     if split_file is not None:
         from mmdefect.datasets.split_file import read_split
         splits = read_split(split_file).splits
-        return {name: {e.sha256: e.image for e in splits[name]} for name in EVALUATION if name in splits and name != allowed}
+        return {name: {e.sha256: e.image for e in splits[name]}
+                for name in EVALUATION if name in splits and name != allowed}
     from mmdefect.datasets.file_facts import find_facts
     dataset = _build(data_root, layout, None, None, category)
     found = {name: [s.img_path for s in dataset.scan() if s.own_split == name] for name in EVALUATION}

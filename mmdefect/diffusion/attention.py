@@ -115,8 +115,8 @@ def site_of(name: str) -> AttentionSite:
     """Return the site of a processor of diffusers, whose name holds block and layer (``attn2`` sees the text)."""
     place = next((p for p in PLACES if name.startswith(f'{p}_block')), None)
     if place is None or ('attn1' in name) == ('attn2' in name):
-        raise ValueError(f'the network must consist of down, mid and up blocks with attn1 and attn2, but it has {name}; '
-                         'it is no UNet2DConditionModel with transformer blocks.')
+        raise ValueError(f'the network must consist of down, mid and up blocks with attn1 and attn2, but it has '
+                         f'{name}; it is no UNet2DConditionModel with transformer blocks.')
     return AttentionSite(name, place, 'attn2' in name)
 
 
@@ -133,8 +133,8 @@ def square_side(pixels: int, size_hw: tuple[int, int]) -> tuple[int, int]:
     factor = (size_hw[0] * size_hw[1] / pixels)**0.5
     height, width = round(size_hw[0] / factor), round(size_hw[1] / factor)
     if height * width != pixels:
-        raise ValueError(f'an attention map of {pixels} pixels must be a scaled copy of latents of {size_hw}, but no scale '
-                         'fits; compute a size that is a multiple of 64.')
+        raise ValueError(f'an attention map of {pixels} pixels must be a scaled copy of latents of {size_hw}, but no '
+                         'scale fits; compute a size that is a multiple of 64.')
     return height, width
 
 

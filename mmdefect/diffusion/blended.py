@@ -1,9 +1,10 @@
 """Generate inside a mask: blended latent diffusion, and the paste that leaves every other pixel as it was.
 
 Before each step the latents outside the mask are replaced by the noised latents of the picture, so that the network
-always sees the true surroundings (Avrahami et al., "Blended latent diffusion", 2023; Gui et al., "AnoGen", ECCV 2024). After
-the last step they are replaced once more, by the latents of the picture themselves; the published code leaves that out.
-The decoder still changes pixels everywhere, so the picture is pasted back outside the mask: those pixels are identical.
+always sees the true surroundings (Avrahami et al., "Blended latent diffusion", 2023; Gui et al., "AnoGen", ECCV 2024).
+After the last step they are replaced once more, by the latents of the picture themselves; the published code leaves
+that out. The decoder still changes pixels everywhere, so the picture is pasted back outside the mask:
+those pixels are identical.
 """
 
 from __future__ import annotations

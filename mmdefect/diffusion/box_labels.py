@@ -1,8 +1,8 @@
 """Pack a sampled set with its masks as labels: weak ones, for ``WeakBoxLoss``.
 
-``sample`` generates somewhere inside a mask, and nobody has said where. So the mask is the label and is marked as a box:
-training counts a pixel inside only when the network already sees a defect there. Sets relabelled by what changed have
-better labels; these cost nothing.
+``sample`` generates somewhere inside a mask, and nobody has said where. So the mask is the label and is marked as a
+box: training counts a pixel inside only when the network already sees a defect there. Sets relabelled by what changed
+have better labels; these cost nothing.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def pack_boxes(generated: Path, classes: Sequence[str], out: Path, progress,
         classes: names, the normal class first.
         out: folder of the packed set; must not exist.
         progress: shows how far it is: ``progress(items, text, total)``.
-        class_ids: class of each defect type; of types that are not in it, what the manifest says, or the class of that name.
+        class_ids: class of each defect type; of others what the manifest says, or the class of that name.
 
     Raises:
         ValueError: if a picture has no mask or its type no class, or ``out`` exists.
@@ -48,12 +48,12 @@ def pack_boxes(generated: Path, classes: Sequence[str], out: Path, progress,
 
 def _class_of(record: Record, generated: Path, classes: Sequence[str], class_ids: Mapping[str, int]) -> int:
     if record.mask is None:
-        raise ValueError(f'every picture of {generated} must have a mask to take as label, but {record.id} has none: it was '
-                         'edited, not sampled; use relabel and pack.')
+        raise ValueError(f'every picture of {generated} must have a mask to take as label, but {record.id} has none: '
+                         'it was edited, not sampled; use relabel and pack.')
     name = record.defect_type
     found = class_ids.get(name, record.class_id if record.class_id is not None else
                           classes.index(name) if name in classes else None)
     if found is None or not 0 < found < len(classes):
-        raise ValueError(f'each defect type must have a class in 1..{len(classes) - 1} of {list(classes)}, got {found} for '
-                         f'{name!r}; name it with --class-ids {name}=1.')
+        raise ValueError(f'each defect type must have a class in 1..{len(classes) - 1} of {list(classes)}, got {found} '
+                         f'for {name!r}; name it with --class-ids {name}=1.')
     return found

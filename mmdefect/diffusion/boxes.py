@@ -88,8 +88,8 @@ def fit_box(box_range: BoxRange, allowed: ndarray, generator: torch.Generator, m
             return box, share
         best = max(best, share)
     raise ValueError(f'a box of the range {box_range} must fit on {where} with more than {min_overlap:g} of its area, '
-                     f'but none of {attempts} did (best {best:.2f}; {allowed.mean():.0%} of the frame is allowed); give '
-                     'a smaller range, another template, or a lower --min-overlap.')
+                     f'but none of {attempts} did (best {best:.2f}; {allowed.mean():.0%} of the frame is allowed); '
+                     'give a smaller range, another template, or a lower --min-overlap.')
 
 
 def bounding_box(mask: ndarray) -> tuple[int, int, int, int]:

@@ -108,8 +108,8 @@ def edit_pictures(model: LatentModel, inversion: Inversion, source: str, target:
     """Return reconstruction and edit of inverted pictures, both ``(B, 3, H, W)`` float32 in [0, 1], RGB."""
     editor = make_editor(model, source, target, settings, len(steps), tuple(inversion.noise.shape[2:]))
     condition = model.encode_text([target] * len(inversion.noise))
-    same, edited = edit_latents(model, inversion.noise, inversion.condition, condition, inversion.empties, steps, editor,
-                                tick)
+    same, edited = edit_latents(model, inversion.noise, inversion.condition, condition, inversion.empties, steps,
+                                editor, tick)
     return model.decode(same), model.decode(edited)
 
 
@@ -217,8 +217,8 @@ def _find_labels(paths: Sequence[Path], labels: str | os.PathLike | None) -> dic
     files = {p.stem: str(p) for p in sorted(Path(labels).glob('*')) if p.is_file()}
     missing = [p for p in paths if p.stem not in files]
     if missing:
-        raise ValueError(f'`labels` must hold the label of every picture, but {labels} has none for {missing[0]}; name the '
-                         'folder of their labels, or leave it out.')
+        raise ValueError(f'`labels` must hold the label of every picture, but {labels} has none for {missing[0]}; name '
+                         'the folder of their labels, or leave it out.')
     return {p.stem: files[p.stem] for p in paths}
 
 
@@ -235,6 +235,7 @@ def _write(manifest: Manifest, path: Path, word: str, edited: Tensor, same: Tens
     if same is not None:
         save(f'reconstructions/{path.stem}.png', same)
     save(f'images/{path.stem}.png', edited)
-    manifest.append(Record(id=path.stem, image=f'images/{path.stem}.png', source=str(path), seed=0, prompt=plan.text(word),
-                           model=model.name, source_label=label, source_prompt=plan.text(plan.source_word),
-                           negative_prompt=negative, scores=scores, extra=dict(word=word)))
+    manifest.append(Record(id=path.stem, image=f'images/{path.stem}.png', source=str(path), seed=0,
+                           prompt=plan.text(word), model=model.name, source_label=label,
+                           source_prompt=plan.text(plan.source_word), negative_prompt=negative, scores=scores,
+                           extra=dict(word=word)))

@@ -42,5 +42,5 @@ def _explain(batch_size: int, dtype: str, what: str) -> OutOfMemory:
     if dtype == 'fp32':
         advice.append('--dtype bf16 (now fp32)')
     advice += ['--attention-slicing', '--offload model', 'a smaller --resolution']
-    return OutOfMemory(f'{what} must fit into memory, but it did not; try {", ".join(advice)}. What is finished is kept: '
-                       'the same command goes on from there.')
+    return OutOfMemory(f'{what} must fit into memory, but it did not; try {", ".join(advice)}. What is finished is '
+                       'kept: the same command goes on from there.')

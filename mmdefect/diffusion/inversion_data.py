@@ -79,7 +79,7 @@ class SupportPictures:
 
 
 def picture_tensor(picture: ndarray, size_hw: tuple[int, int]) -> Tensor:
-    """Return a picture, ``(H, W, 3)`` uint8 RGB, as ``(3, h, w)`` float32 in [0, 1]; its size only changes if it must."""
+    """Return a picture, ``(H, W, 3)`` uint8 RGB, as ``(3, h, w)`` float32 in [0, 1]."""
     if picture.shape[:2] != tuple(size_hw):
         smaller = picture.shape[0] > size_hw[0]
         picture = cv2.resize(picture, size_hw[::-1], interpolation=cv2.INTER_AREA if smaller else cv2.INTER_CUBIC)
@@ -87,7 +87,7 @@ def picture_tensor(picture: ndarray, size_hw: tuple[int, int]) -> Tensor:
 
 
 def mask_tensor(mask: ndarray, size_hw: tuple[int, int]) -> Tensor:
-    """Return a mask, ``(H, W)`` bool, as ``(1, h, w)`` bool; shrinking keeps every set pixel, so it never gets empty."""
+    """Return a mask, ``(H, W)`` bool, as ``(1, h, w)`` bool; shrinking never empties it."""
     if mask.shape != tuple(size_hw):
         shrunk = torch.nn.functional.adaptive_max_pool2d(torch.from_numpy(mask)[None, None].float(), size_hw)
         return shrunk[0] > 0

@@ -1,8 +1,9 @@
 r"""The loss of textual inversion inside a mask.
 
-With the squared error :math:`e` between predicted and true noise and the mask :math:`m` on the latent grid, the published
-form (Gui et al., "AnoGen", ECCV 2024) is the mean of :math:`m e` over *all* pixels, so that a defect of 0.1 % of the
-picture gets 0.1 % of the gradient. The area-normalised form divides by the masked pixels of each picture instead.
+With the squared error :math:`e` between predicted and true noise and the mask :math:`m` on the latent grid, the
+published form (Gui et al., "AnoGen", ECCV 2024) is the mean of :math:`m e` over *all* pixels, so that a defect of 0.1 %
+of the picture gets 0.1 % of the gradient. The area-normalised form divides by the masked pixels of each picture
+instead.
 """
 
 from __future__ import annotations

@@ -19,8 +19,8 @@ def check_unique(names: Sequence[str]) -> None:
     seen: set[str] = set()
     for name in names:
         if name in seen:
-            raise ValueError(f'each generated picture must have its own name, but {name!r} comes twice; pictures or masks '
-                             'of one name lie in several folders. Rename them, or make two sets.')
+            raise ValueError(f'each generated picture must have its own name, but {name!r} comes twice; pictures or '
+                             'masks of one name lie in several folders. Rename them, or make two sets.')
         seen.add(name)
 
 

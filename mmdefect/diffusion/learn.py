@@ -1,7 +1,7 @@
 """Textual inversion: learn the vectors of a token from a few pictures, with everything else frozen.
 
-Gal et al., "An image is worth one word", 2022, with the loss inside the mask (:mod:`mmdefect.diffusion.inversion_loss`).
-A run leaves in its folder::
+Gal et al., "An image is worth one word", 2022, with the loss inside the mask
+(:mod:`mmdefect.diffusion.inversion_loss`). A run leaves in its folder::
 
     token.safetensors     the learned token
     progress.csv          step and loss
@@ -75,8 +75,8 @@ class LearnSettings:
             if getattr(self, name) < 1:
                 raise ValueError(f'`{name}` must be at least 1, got {getattr(self, name)}.')
         if self.learning_rate <= 0 or self.weight_decay < 0:
-            raise ValueError(f'`learning_rate` must be positive and `weight_decay` at least 0, got {self.learning_rate} '
-                             f'and {self.weight_decay}.')
+            raise ValueError(f'`learning_rate` must be positive and `weight_decay` at least 0, got '
+                             f'{self.learning_rate} and {self.weight_decay}.')
         if self.normalise not in NORMALISATIONS:
             raise ValueError(f'`normalise` must be one of {", ".join(NORMALISATIONS)}, got {self.normalise!r}.')
         check_templates(self.templates)
@@ -117,8 +117,8 @@ class TokenInversion(nn.Module):
         return masked_noise_loss(predicted, target, mask, self.normalise)
 
 
-def learn_token(model: LatentModel, shots: Sequence[tuple[ndarray, ndarray]], defect_type: str, folder: str | os.PathLike,
-                settings: LearnSettings, accelerator=None, facts: dict | None = None,
+def learn_token(model: LatentModel, shots: Sequence[tuple[ndarray, ndarray]], defect_type: str,
+                folder: str | os.PathLike, settings: LearnSettings, accelerator=None, facts: dict | None = None,
                 preview: BlendSettings | None = None, say: Callable[[str], None] = print) -> Path:
     """Learn the token of a defect type; a run that was stopped goes on from its last checkpoint.
 
@@ -150,7 +150,8 @@ def learn_token(model: LatentModel, shots: Sequence[tuple[ndarray, ndarray]], de
         say(f'{defect_type}: learned already, {done}')
         return done
     token = token_name(defect_type)
-    inversion = TokenInversion(model, token, start_vectors(model, settings.init_word, settings.vectors), settings.normalise)
+    start = start_vectors(model, settings.init_word, settings.vectors)
+    inversion = TokenInversion(model, token, start, settings.normalise)
     optimizer = torch.optim.AdamW(inversion.parameters(), settings.learning_rate, weight_decay=settings.weight_decay)
     first = _restore(folder, inversion, optimizer, accelerator.is_main_process)
     inversion.to(accelerator.device)
@@ -247,8 +248,8 @@ def _restore(folder: Path, inversion: TokenInversion, optimizer, is_main: bool) 
     try:
         state = torch.load(place, map_location='cpu', weights_only=True)
     except (RuntimeError, EOFError, OSError, ValueError) as err:
-        raise ValueError(f'{place} must be a checkpoint of `tools/generate.py learn`, but it cannot be read ({err}); remove '
-                         'it to start anew.') from err
+        raise ValueError(f'{place} must be a checkpoint of `tools/generate.py learn`, but it cannot be read ({err}); '
+                         'remove it to start anew.') from err
     with torch.no_grad():
         for own, stored in zip(inversion.vectors, state['vectors'], strict=True):
             own.copy_(stored)

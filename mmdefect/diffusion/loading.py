@@ -1,5 +1,4 @@
-"""Load a pipeline in the format of diffusers, from a folder or the hub, and say exactly what is wrong when it cannot be.
-"""
+"""Load a pipeline in the format of diffusers, from a folder or the hub, and say what is wrong when it cannot be."""
 
 from __future__ import annotations
 
@@ -85,7 +84,7 @@ def load_model(name: str | os.PathLike, options: ModelOptions | None = None) -> 
         pipeline = getattr(diffusers, index['_class_name']).from_pretrained(name, **keywords)
     except (OSError, ValueError, RuntimeError, TypeError, KeyError) as err:
         raise ValueError(f'the weights of {name} must load as {index["_class_name"]}, but they do not: '
-                         f'{_first_lines(err)}; download them again, or check that all files are of one model.') from err
+                         f'{_first_lines(err)}; download them again, or check that all are of one model.') from err
     pipeline.set_progress_bar_config(disable=True)
     _check_channels(pipeline, kind, name)
     return _place(pipeline, kind, name, options)

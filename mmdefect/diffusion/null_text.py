@@ -1,8 +1,8 @@
 """Null-text inversion: the unconditional text of each step is optimised until guided DDIM goes back to the picture.
 
 Mokady et al., CVPR 2023. For SDXL the pooled embedding is optimised together with the tokens. Pictures of a batch are
-independent: each stops when it is close enough, and none can get worse than where it started, because the best text that
-was evaluated is kept.
+independent: each stops when it is close enough, and none can get worse than where it started, because the best text
+that was evaluated is kept.
 """
 
 from __future__ import annotations
@@ -65,8 +65,8 @@ def optimise_null_text(model: LatentModel, trajectory: list[Tensor], condition: 
     texts, current = [], TextCondition(empty.tokens.float(), None if empty.pooled is None else empty.pooled.float())
     for index, time in enumerate(steps.times):
         before, after = steps.alphas[index], steps.alphas[index + 1]
-        current = _optimise_step(model, latents, trajectory[-2 - index], condition, current, time, (before, after), index,
-                                 settings)
+        current = _optimise_step(model, latents, trajectory[-2 - index], condition, current, time, (before, after),
+                                 index, settings)
         texts.append(current)
         with torch.no_grad():
             noise = guided_noise(model, latents, time, before, condition, current, settings.guidance)
@@ -86,7 +86,8 @@ def _optimise_step(model: LatentModel, latents: Tensor, target: Tensor, conditio
         guided = as_noise(model, model.predict(latents, time, condition), latents, alphas[0])
     values = [t.detach().clone().requires_grad_() for t in (start.tokens, start.pooled) if t is not None]
     optimizer = torch.optim.Adam(values, rate)
-    best, best_loss = [v.detach().clone() for v in values], torch.full((len(latents), ), torch.inf, device=latents.device)
+    best = [v.detach().clone() for v in values]
+    best_loss = torch.full((len(latents), ), torch.inf, device=latents.device)
     for number in range(settings.inner_steps + 1):
         loss = _reconstruction_error(model, latents, target, guided, TextCondition(*values), time, alphas,
                                      settings.guidance)

@@ -42,8 +42,8 @@ def list_clean(folder: str | os.PathLike, labels: str | os.PathLike | None = Non
     files = {path.stem: path for path in list_pictures(labels)}
     missing = [path for path in found if path.stem not in files]
     if missing:
-        raise ValueError(f'`labels` must hold the label of every picture, but {labels} has none for {missing[0]}; name the '
-                         'folder of their labels, or leave it out if all pictures are clean.')
+        raise ValueError(f'`labels` must hold the label of every picture, but {labels} has none for {missing[0]}; name '
+                         'the folder of their labels, or leave it out if all pictures are clean.')
     clean = [path for path in found if not read_mask(files[path.stem]).any()]
     if not clean:
         raise ValueError(f'{folder} must hold a clean picture to generate in, but all labels in {labels} show defects.')

@@ -1,5 +1,4 @@
-"""Show how far a long run is: a moving bar on a terminal, a line now and then in a log; always the time left and the rate.
-"""
+"""Show how far a long run is, its rate and the time left: a bar on a terminal, a line now and then in a log."""
 
 from __future__ import annotations
 
@@ -41,8 +40,8 @@ class Meter:
         self.text, self.total, self.unit, self.count, self.first = text, total, unit, done, done
         console = Console(stderr=True)
         self._bar = Progress(TextColumn('{task.description}'), BarColumn(), MofNCompleteColumn(), _RateColumn(unit),
-                             TextColumn('ETA'), TimeRemainingColumn(), TextColumn('{task.fields[note]}'), console=console,
-                             transient=True, disable=not console.is_terminal)
+                             TextColumn('ETA'), TimeRemainingColumn(), TextColumn('{task.fields[note]}'),
+                             console=console, transient=True, disable=not console.is_terminal)
         self._logs = not console.is_terminal
 
     def __enter__(self) -> Meter:
@@ -67,8 +66,9 @@ class Meter:
         """Return the state in one line, after so many seconds of this run."""
         rate = (self.count - self.first) / max(seconds, 1e-9)
         left = (self.total - self.count) / max(rate, 1e-9)
-        return (f'{self.text}: {self.count}/{self.total}, {60 * rate:.3g} {self.unit}/min, '
-                f'ETA {int(left // 3600)}:{int(left % 3600 // 60):02d}:{int(left % 60):02d}{" " + note if note else ""}')
+        clock = f'{int(left // 3600)}:{int(left % 3600 // 60):02d}:{int(left % 60):02d}'
+        return (f'{self.text}: {self.count}/{self.total}, {60 * rate:.3g} {self.unit}/min, ETA {clock}'
+                f'{" " + note if note else ""}')
 
 
 def track(items: Iterable, text: str, total: int, unit: str = 'images') -> Iterator:

@@ -58,8 +58,8 @@ class EditSettings:
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f'`{name}` must be in [0, 1], got {getattr(self, name)}; it is a share.')
         if self.weight < 0 or self.guidance < 1 or self.blend_factor < 1 or self.self_pixels < 0:
-            raise ValueError('`weight` and `self_pixels` must be at least 0, `guidance` and `blend_factor` at least 1, got '
-                             f'{self.weight}, {self.self_pixels}, {self.guidance} and {self.blend_factor}.')
+            raise ValueError('`weight` and `self_pixels` must be at least 0, `guidance` and `blend_factor` at least 1, '
+                             f'got {self.weight}, {self.self_pixels}, {self.guidance} and {self.blend_factor}.')
         check_rli(self.alpha, self.places)
 
 
@@ -114,10 +114,9 @@ class PromptEditor:
         self._seen_factors.add(self.latent_hw[0] // height)
         if height * self.settings.blend_factor != self.latent_hw[0]:
             return
-        both = torch.stack([source[..., self.alignment.changed_source].mean((1, 3)) if
-                            self.alignment.changed_source.any() else source.new_zeros(source.shape[0], source.shape[2]),
-                            edited[..., self.alignment.changed_target].mean((1, 3)) if
-                            self.alignment.changed_target.any() else source.new_zeros(source.shape[0], source.shape[2])])
+        nothing = source.new_zeros(source.shape[0], source.shape[2])
+        both = torch.stack([maps[..., words].mean((1, 3)) if words.any() else nothing for maps, words in
+                            ((source, self.alignment.changed_source), (edited, self.alignment.changed_target))])
         self._attended = both if self._attended is None else self._attended + both
 
     def after_step(self, latents: Tensor) -> Tensor:

@@ -53,8 +53,8 @@ def build_pipeline(kind: str, size: str = 'tiny', seed: int = 0):
         ValueError: for another kind or size.
     """
     if kind not in KINDS or size not in SIZES:
-        raise ValueError(f'`kind` must be one of {", ".join(KINDS)} and `size` one of {", ".join(SIZES)}, got {kind!r} and '
-                         f'{size!r}.')
+        raise ValueError(f'`kind` must be one of {", ".join(KINDS)} and `size` one of {", ".join(SIZES)}, got {kind!r} '
+                         f'and {size!r}.')
     need('diffusers')
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -114,9 +114,9 @@ def _build_sdxl(size: str):
                 CLIPTextModelWithProjection(_text_config(second, size, 1)).eval())
     with torch.device('cpu'):
         scheduler = EulerDiscreteScheduler(timestep_spacing='leading', **_NOISE)
-    return StableDiffusionXLPipeline(vae=_build_vae(size, 0.13025), text_encoder=encoders[0], text_encoder_2=encoders[1],
-                                     tokenizer=tokenizer, tokenizer_2=second, unet=_build_unet('sdxl', size),
-                                     scheduler=scheduler)
+    return StableDiffusionXLPipeline(vae=_build_vae(size, 0.13025), text_encoder=encoders[0],
+                                     text_encoder_2=encoders[1], tokenizer=tokenizer, tokenizer_2=second,
+                                     unet=_build_unet('sdxl', size), scheduler=scheduler)
 
 
 def _build_tokenizer(pad_token: str):

@@ -1,4 +1,4 @@
-"""How large the masks of each defect type are: read from YAML, with what AnoGen used for MVTec AD inside the package."""
+"""How large the masks of each defect type are: read from YAML; the package has what AnoGen used for MVTec AD."""
 
 from __future__ import annotations
 

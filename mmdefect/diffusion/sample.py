@@ -66,7 +66,8 @@ def plan_samples(pictures: Sequence[str | os.PathLike], mask_folder: str | os.Pa
         ValueError: if a type has no masks, or nothing is left to do.
     """
     if masks_per_picture < 1 or samples < 1:
-        raise ValueError(f'`masks_per_picture` and `samples` must be at least 1, got {masks_per_picture} and {samples}.')
+        raise ValueError('`masks_per_picture` and `samples` must be at least 1, got '
+                         f'{masks_per_picture} and {samples}.')
     by_type: dict[str, list[MaskEntry]] = {}
     for entry in masks:
         by_type.setdefault(entry.defect_type, []).append(entry)
@@ -82,8 +83,8 @@ def plan_samples(pictures: Sequence[str | os.PathLike], mask_folder: str | os.Pa
                     jobs.append(SampleJob(name, str(picture), str(Path(mask_folder) / entry.file), entry,
                                           fill_prompt(prompt, kind), seed_of(seed, name)))
     if not jobs:
-        raise ValueError(f'the masks of {mask_folder} must fit the pictures, but each was drawn for a picture that is not '
-                         'among them; give the pictures they were drawn for, or draw masks for these.')
+        raise ValueError(f'the masks of {mask_folder} must fit the pictures, but each was drawn for a picture that is '
+                         'not among them; give the pictures they were drawn for, or draw masks for these.')
     check_unique([job.id for job in jobs])
     return jobs
 
@@ -99,8 +100,9 @@ def check_prompts(jobs: Sequence[SampleJob], bank: TokenBank | None) -> None:
     for job in jobs:
         token = token_name(job.entry.defect_type)
         if token in job.text and token not in known:
-            raise ValueError(f'the token {token} must have been learned, but the tokens given are {sorted(known) or "none"}'
-                             '; name its folder with --tokens, or write a prompt without {token}.')
+            raise ValueError(f'the token {token} must have been learned, but the tokens given are '
+                             f'{sorted(known) or "none"}; name its folder with --tokens, or write a prompt without '
+                             '{token}.')
         if bank is not None and not bank.names_in(job.text):
             raise ValueError(f'the prompt must hold {{token}} where tokens are given, got {job.text!r}.')
 
@@ -185,6 +187,7 @@ def _write(manifest: Manifest, job: SampleJob, picture: np.ndarray, mask: np.nda
     write_picture(manifest.folder / mask_file, mask)
     write_picture(manifest.folder / image_file, picture)
     manifest.append(Record(
-        id=job.id, image=image_file, source=job.picture, seed=job.seed, prompt=job.text, model=model.name, mask=mask_file,
-        mask_kind=job.entry.kind, defect_type=job.entry.defect_type, class_id=class_ids.get(job.entry.defect_type),
-        negative_prompt=negative, extra=dict(mask_overlap=job.entry.overlap, mask_donor=job.entry.donor)))
+        id=job.id, image=image_file, source=job.picture, seed=job.seed, prompt=job.text, model=model.name,
+        mask=mask_file, mask_kind=job.entry.kind, defect_type=job.entry.defect_type,
+        class_id=class_ids.get(job.entry.defect_type), negative_prompt=negative,
+        extra=dict(mask_overlap=job.entry.overlap, mask_donor=job.entry.donor)))

@@ -27,8 +27,8 @@ def psnr(first: Tensor, second: Tensor) -> Tensor:
 def ssim(first: Tensor, second: Tensor) -> Tensor:
     """Return the structural similarity, ``(B,)``, mean over pixels and channels.
 
-    Wang et al., IEEE Trans. Image Processing 13 (2004): Gaussian window of 11 pixels, sigma 1.5, K = 0.01 and 0.03. Only
-    windows that lie within the picture count.
+    Wang et al., IEEE Trans. Image Processing 13 (2004): Gaussian window of 11 pixels, sigma 1.5, K = 0.01 and 0.03.
+    Only windows that lie within the picture count.
 
     Args:
         first: ``(B, C, H, W)`` float in [0, 1], at least 11 pixels high and wide.
@@ -74,7 +74,8 @@ class Lpips:
             raise ValueError(f'the weights of LPIPS must be at {path}, but there is no such file; save '
                              "`lpips.LPIPS(net='vgg').state_dict()` there, or leave LPIPS out.") from err
         except (KeyError, TypeError, RuntimeError, EOFError) as err:
-            raise ValueError(f"{path} must hold the state dict of `lpips.LPIPS(net='vgg')`, but it does not ({err}); save "
+            raise ValueError(f"{path} must hold the state dict of `lpips.LPIPS(net='vgg')`, but it does not ({err}); "
+                             "save "
                              'it with torch.save.') from err
 
     @torch.no_grad()

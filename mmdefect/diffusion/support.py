@@ -138,8 +138,8 @@ def check_held_out(chosen: Sequence[Candidate], held_out: Mapping[str, Mapping[s
     for shot in chosen:
         for split, files in held_out.items():
             if shot.sha256 in files:
-                raise ValueError(f'a support set may not overlap an evaluation split, but {shot.source} has the content '
-                                 f'of {files[shot.sha256]} ({split}); take shots from the training split.')
+                raise ValueError(f'a support set may not overlap an evaluation split, but {shot.source} has the '
+                                 f'content of {files[shot.sha256]} ({split}); take shots from the training split.')
 
 
 def donor_library(support: SupportSet, folder: str | os.PathLike) -> DefectLibrary:

@@ -161,7 +161,8 @@ def start_vectors(model, init_word: str, count: int) -> list[Tensor]:
 def save_tokens(path: str | os.PathLike, bank: TokenBank, kind: str) -> None:
     """Write the tokens of one type as safetensors, in one step."""
     names = _KEYS[kind]
-    tensors = {key: vectors.detach().float().cpu().contiguous() for key, vectors in zip(names, bank.vectors, strict=True)}
+    tensors = {key: vectors.detach().float().cpu().contiguous()
+               for key, vectors in zip(names, bank.vectors, strict=True)}
     facts = dict(bank.facts, format=FORMAT, kind=kind, counts=bank.counts)
     write_bytes(path, need('safetensors.torch').save(tensors, metadata={'mmdefect': json.dumps(facts)}))
 

@@ -114,7 +114,8 @@ def test_nothing_outside_the_mask_teaches(pipelines, shots):
 def test_a_stopped_run_ends_where_the_whole_one_does(pipelines, shots, tmp_path, monkeypatch):
     import mmdefect.diffusion.learn as learn_module
     settings = LearnSettings(**QUICK)
-    whole = learn_token(load_model(pipelines['sd']), shots, 'crack', tmp_path / 'whole', settings, say=lambda line: None)
+    whole = learn_token(load_model(pipelines['sd']), shots, 'crack', tmp_path / 'whole', settings,
+                        say=lambda line: None)
     real = learn_module._update
 
     def stop(*arguments):
@@ -159,7 +160,7 @@ def test_batches_are_a_function_of_seed_and_number(shots):
     one, same, other = (data.draw(0, n, 3, (4, 16, 16), 1000) for n in (7, 7, 8))
     assert torch.equal(one.noise, same.noise) and one.texts == same.texts and torch.equal(one.pictures, same.pictures)
     assert not torch.equal(one.noise, other.noise)
-    for picture, mask in zip(one.pictures, one.masks, strict=True):  # bright spots lie in their masks, also when flipped
+    for picture, mask in zip(one.pictures, one.masks, strict=True):  # spots stay in their masks when flipped
         assert picture[:, mask[0]].mean() > picture[:, ~mask[0]].mean() + 0.2
     assert all(text.count('<crack>') == 1 for text in one.texts)
 
@@ -191,7 +192,7 @@ def options(support, pipelines, kind='sd'):
                              '--resolution', 32, 32, '--device', 'cpu')]
 
 
-@pytest.mark.parametrize('kind', ['ldm', 'sdxl'])
+@pytest.mark.parametrize('kind', [pytest.param('ldm', marks=pytest.mark.slow), 'sdxl'])
 def test_learn_then_sample_by_command(support, pipelines, tmp_path, pictures, kind):
     assert run('learn', *options(support, pipelines, kind), '--out', tmp_path / 'tokens', '--preview-every', 1,
                '--preview-steps', 2, '--vectors', 2) == 0
@@ -202,8 +203,8 @@ def test_learn_then_sample_by_command(support, pipelines, tmp_path, pictures, ki
     write_picture(tmp_path / 'clean' / 'a.png', pictures[0][3])
     assert run('masks', '--out', tmp_path / 'masks', '--category', 'part', '--types', 'crack', '--width', .2, .4,
                '--height', .2, .4, '--size', 32, 32, '--count', 2) == 0
-    assert run('sample', '--model', pipelines[kind], '--images', tmp_path / 'clean', '--masks', tmp_path / 'masks', '--out',
-               tmp_path / 'made', '--tokens', tmp_path / 'tokens', '--steps', 2, '--device', 'cpu') == 0
+    assert run('sample', '--model', pipelines[kind], '--images', tmp_path / 'clean', '--masks', tmp_path / 'masks',
+               '--out', tmp_path / 'made', '--tokens', tmp_path / 'tokens', '--steps', 2, '--device', 'cpu') == 0
     records = [json.loads(line) for line in (tmp_path / 'made' / 'manifest.jsonl').read_text().splitlines()]
     assert [r['prompt'] for r in records] == ['a photo of <crack>'] * 2
 
@@ -220,7 +221,7 @@ def test_learn_command_names_wrong_input(support, pipelines, tmp_path, capsys):
 
 @pytest.mark.slow
 def test_two_processes_learn_one_token(support, pipelines, tmp_path):
-    """Real processes that accelerate joins; the gradients of both are averaged. (Its launcher starts one on the CPU.)"""
+    """Real processes that accelerate joins; gradients are averaged. (Its launcher starts only one on the CPU.)"""
     command = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node', '2',
                str(Path(ROOT) / 'tools' / 'generate.py'), 'learn', *options(support, pipelines), '--out',
                str(tmp_path / 'tokens'), '--preview-every', '0']

@@ -76,14 +76,15 @@ def test_attention_slicing_and_tiling_change_nothing_that_counts(pipelines):
     sliced = load_model(pipelines['sd'], ModelOptions(attention_slicing=True, vae_tiling=True))
     latents, condition = torch.randn(2, 4, 16, 16), plain.encode_text(['a crack', 'rust'])
     with torch.no_grad():
-        assert torch.allclose(plain.predict(latents, 500, condition), sliced.predict(latents, 500, condition), atol=1e-5)
+        one, two = (m.predict(latents, 500, condition) for m in (plain, sliced))
+    assert torch.allclose(one, two, atol=1e-5)
     assert sliced.vae.use_tiling and sliced.vae.use_slicing
     assert 'Sliced' in type(next(iter(sliced.unet.attn_processors.values()))).__name__
 
 
 @pytest.mark.parametrize('kind', ['sd', 'sdxl'])
 def test_offloaded_layers_compute_the_same(pipelines, kind):
-    """What `--offload sequential` installs, with the CPU in the place of the GPU: weights come when a layer computes."""
+    """What `--offload sequential` installs, with the CPU in the place of the GPU."""
     from accelerate import cpu_offload
     plain, offloaded = load_model(pipelines[kind]), load_model(pipelines[kind])
     for module in (offloaded.unet, offloaded.vae, *offloaded.text_encoders):
@@ -136,7 +137,8 @@ def broken(pipelines, tmp_path):
 def test_other_pipelines_are_named_with_those_that_work(broken):
     index = json.loads((broken / 'model_index.json').read_text())
     (broken / 'model_index.json').write_text(json.dumps(dict(index, _class_name='FluxPipeline')))
-    with pytest.raises(ValueError, match='LDMTextToImagePipeline, StableDiffusionPipeline, StableDiffusionXLPipeline, but '
+    with pytest.raises(ValueError, match='LDMTextToImagePipeline, StableDiffusionPipeline, StableDiffusionXLPipeline, '
+                                         'but '
                        '.* holds FluxPipeline'):
         load_model(broken)
 

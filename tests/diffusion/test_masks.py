@@ -173,8 +173,10 @@ def test_donors_of_a_support_set(tmp_path, capsys):
         chosen.append(Candidate(name, None, str(tmp_path / f'{name}.png'), f'{name}.png', name))
         masks.append(mask)
     write_support(tmp_path / 'support', chosen, masks, 0, {})
-    options = ['--category', 'part', '--width', .5, .5, '--height', .5, .5, '--size', 64, 64, '--kind', 'donor', '--count', 2]
-    assert run('masks', *options, '--out', tmp_path / 'a', '--types', 'bar', 'block', '--support', tmp_path / 'support') == 0
+    options = ['--category', 'part', '--width', .5, .5, '--height', .5, .5, '--size', 64, 64, '--kind', 'donor',
+               '--count', 2]
+    assert run('masks', *options, '--out', tmp_path / 'a', '--types', 'bar', 'block', '--support',
+               tmp_path / 'support') == 0
     for entry in read_list(tmp_path / 'a'):
         rows, columns = read_mask(tmp_path / 'a' / entry.file).nonzero()
         sides = sorted((np.ptp(rows) + 1, np.ptp(columns) + 1))

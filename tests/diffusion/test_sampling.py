@@ -134,14 +134,14 @@ def folders(tmp_path, pictures):
     """Clean pictures on disk and two boxes for each of two types."""
     for index, picture in enumerate(pictures[0]):
         write_picture(tmp_path / 'clean' / f'{index}.png', picture)
-    assert run('masks', '--out', tmp_path / 'masks', '--category', 'part', '--types', 'crack', 'dent', '--width', .2, .4,
-               '--height', .2, .4, '--size', 32, 32, '--count', 5) == 0
+    assert run('masks', '--out', tmp_path / 'masks', '--category', 'part', '--types', 'crack', 'dent', '--width', .2,
+               .4, '--height', .2, .4, '--size', 32, 32, '--count', 5) == 0
     return tmp_path
 
 
 def command(folders, pipelines, out, *more, kind='sd'):
-    return run('sample', '--model', pipelines[kind], '--images', folders / 'clean', '--masks', folders / 'masks', '--out',
-               folders / out, '--steps', 2, '--guidance', 3, '--device', 'cpu', *more)
+    return run('sample', '--model', pipelines[kind], '--images', folders / 'clean', '--masks', folders / 'masks',
+               '--out', folders / out, '--steps', 2, '--guidance', 3, '--device', 'cpu', *more)
 
 
 def pictures_of(folder):
@@ -197,7 +197,8 @@ def test_a_stopped_run_goes_on_without_doing_anything_twice(folders, pipelines, 
     assert all((folders / 'stopped' / 'images' / n).stat().st_mtime_ns == t for n, t in before.items())
     lines = (folders / 'stopped' / 'manifest.jsonl').read_text().splitlines()
     assert len(lines) == 8 and len({json.loads(line)['id'] for line in lines}) == 8
-    assert command(folders, pipelines, 'stopped', '--types', 'crack') == 0 and 'written: 0 pictures' in capsys.readouterr().out
+    assert command(folders, pipelines, 'stopped', '--types', 'crack') == 0
+    assert 'written: 0 pictures' in capsys.readouterr().out
     assert command(folders, pipelines, 'stopped', '--types', 'crack', '--guidance', 4) == 2
     assert '`guidance` was 3.0 and is 4.0 now' in capsys.readouterr().err
 
@@ -212,7 +213,8 @@ def test_a_lost_picture_is_made_again(folders, pipelines):
 
 def test_two_processes_share_the_work_and_the_manifest(folders, pipelines):
     model = load_model(pipelines['sd'])
-    jobs = plan_samples(sorted((folders / 'clean').iterdir()), folders / 'masks', read_list(folders / 'masks'), '{type}', 0)
+    jobs = plan_samples(sorted((folders / 'clean').iterdir()), folders / 'masks', read_list(folders / 'masks'),
+                        '{type}', 0)
     settings = BlendSettings(1, 1.0)
     made = [sample(model, jobs, folders / 'shared', settings, process=(rank, 2)) for rank in range(2)]
     assert made == [8, 8] and {r.id for r in Manifest(folders / 'shared').records()} == {j.id for j in jobs}

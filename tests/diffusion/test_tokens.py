@@ -18,7 +18,8 @@ def bank_of(model, count=2, name='<spot>', seed=0):
 def test_a_token_that_equals_a_word_encodes_as_the_word(model):
     """The vectors of `crack` under another name give the text with `crack`: places, end mark and pooling are right."""
     bank = TokenBank({'<spot>': 1}, start_vectors(model, 'crack', 1))
-    learned, plain = model.encode_text(['photo of a <spot> on metal'], bank), model.encode_text(['photo of a crack on metal'])
+    learned = model.encode_text(['photo of a <spot> on metal'], bank)
+    plain = model.encode_text(['photo of a crack on metal'])
     assert torch.equal(learned.tokens, plain.tokens)
     assert plain.pooled is None or torch.equal(learned.pooled, plain.pooled)
 

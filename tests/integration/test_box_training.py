@@ -37,7 +37,8 @@ def generated(tmp_path):
         mask = np.zeros((64, 80), bool)
         mask[10 + number:30, 20:44] = True
         write_picture(tmp_path / 'clean' / f'{number}.png', random.integers(0, 255, (64, 80, 3)).astype(np.uint8))
-        write_picture(tmp_path / 'made' / 'images' / f'g{number}.png', random.integers(0, 255, (64, 80, 3)).astype(np.uint8))
+        write_picture(tmp_path / 'made' / 'images' / f'g{number}.png',
+                      random.integers(0, 255, (64, 80, 3)).astype(np.uint8))
         write_picture(tmp_path / 'made' / 'masks' / f'g{number}.png', mask)
         manifest.append(Record(f'g{number}', f'images/g{number}.png', str(tmp_path / 'clean' / f'{number}.png'), number,
                                'a photo', 'model', mask=f'masks/g{number}.png', mask_kind='box',
@@ -89,6 +90,7 @@ def test_boxes_move_with_crops_and_only_they_are_boxes(generated, tmp_path):
     assert seen
 
 
+@pytest.mark.slow
 def test_the_leaf_trains(generated, tmp_path):
     assert pack(generated, tmp_path / 'boxes', '--class-ids', 'chip=2') == 0
     write_wta(tmp_path / 'real', dict(train=4, val=2, test=2), size_hw=(64, 80))

@@ -12,8 +12,8 @@ DESCRIPTION = """Edit pictures by exchanging a word of their description: null-t
     python tools/generate.py edit --model models/sdxl --images data/wta/img_dir/train --labels data/wta/ann_dir/train \\
         --source-word crack --words scratch rust dent --out generated/edits --resolution 512 512 --dtype bf16
 
-Each word makes a set below --out, with report.csv: PSNR, SSIM (and LPIPS) of reconstruction and edit. Labels are recorded,
-not copied: defects move, so make new ones with `relabel`. A stopped run goes on with the same command.
+Each word makes a set below --out, with report.csv: PSNR, SSIM (and LPIPS) of reconstruction and edit. Labels are
+recorded, not copied: defects move, so make new ones with `relabel`. A stopped run goes on with the same command.
 """
 
 
@@ -34,12 +34,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--no-local-blend', action='store_true', help='let all of the picture change')
     parser.add_argument('--blend-threshold', type=float, default=0.3)
     parser.add_argument('--blend-start', type=float, default=0.2)
-    parser.add_argument('--blend-factor', type=int, default=2, help='side of the latents over side of the maps; default 2')
+    parser.add_argument('--blend-factor', type=int, default=2,
+                        help='side of the latents over side of the maps; default 2')
     parser.add_argument('--alpha', type=float, default=0.1, help='of RLI; 0 switches it off')
     parser.add_argument('--places', nargs='+', default=['up'], help='blocks in which RLI acts: down, mid, up')
     parser.add_argument('--guidance', type=float, default=5.0)
     parser.add_argument('--steps', type=int, default=50, help='of DDIM; default 50')
-    parser.add_argument('--inner-steps', type=int, default=10, help='updates of the null text in each; 0: plain inversion')
+    parser.add_argument('--inner-steps', type=int, default=10,
+                        help='updates of the null text in each; 0: plain inversion')
     parser.add_argument('--learning-rate', type=float, default=1e-2, help='of the null text')
     parser.add_argument('--gradient-checkpointing', action='store_true', help='less memory for the null text, slower')
     parser.add_argument('--resolution', nargs=2, type=int, metavar=('H', 'W'),
@@ -59,9 +61,10 @@ def run(args: argparse.Namespace) -> None:
     from mmdefect.diffusion.prompt_edit import EditSettings
     from mmdefect.diffusion.similarity import Lpips
     settings = EditSettings(mode=args.mode, cross_replace=args.cross_replace, self_replace=args.self_replace,
-                            weight=args.weight, local_blend=not args.no_local_blend, blend_threshold=args.blend_threshold,
-                            blend_start=args.blend_start, blend_factor=args.blend_factor, guidance=args.guidance,
-                            alpha=args.alpha, places=tuple(args.places))
+                            weight=args.weight, local_blend=not args.no_local_blend,
+                            blend_threshold=args.blend_threshold, blend_start=args.blend_start,
+                            blend_factor=args.blend_factor, guidance=args.guidance, alpha=args.alpha,
+                            places=tuple(args.places))
     null_text = NullTextSettings(args.inner_steps, args.learning_rate, guidance=args.guidance)
     plan = EditPlan(args.prompt, args.source_word, tuple(args.words), args.steps,
                     args.resolution and tuple(args.resolution))
@@ -70,6 +73,6 @@ def run(args: argparse.Namespace) -> None:
     model = load_model(args.model, read_model_options(args, str(state.device)))
     if args.gradient_checkpointing:
         model.unet.enable_gradient_checkpointing()
-    made = edit(model, pictures, args.out, plan, settings, null_text, args.negative_prompt, args.batch_size, args.labels,
-                lpips, (state.process_index, state.num_processes), args.keep_reconstructions)
+    made = edit(model, pictures, args.out, plan, settings, null_text, args.negative_prompt, args.batch_size,
+                args.labels, lpips, (state.process_index, state.num_processes), args.keep_reconstructions)
     print(f'written: {made} pictures in {args.out}, {len(pictures) * len(plan.words)} in all')

@@ -19,9 +19,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--out', type=Path, required=True, help='folder; each type gets one below it')
     parser.add_argument('--types', nargs='+', help='only these types (default: all of the support set)')
     parser.add_argument('--steps', type=int, default=6100, help='updates; default 6100')
-    parser.add_argument('--batch-size', type=int, default=4, help='pictures of a process in a part of an update; default 4')
+    parser.add_argument('--batch-size', type=int, default=4,
+                        help='pictures of a process in a part of an update; default 4')
     parser.add_argument('--accumulate', type=int, default=1, help='parts of an update; default 1')
-    parser.add_argument('--learning-rate', type=float, default=5e-3, help='default 0.005; the published code ends at 0.02')
+    parser.add_argument('--learning-rate', type=float, default=5e-3,
+                        help='default 0.005; the published code ends at 0.02')
     parser.add_argument('--weight-decay', type=float, default=0.0, help='default 0; the published code has 0.01')
     parser.add_argument('--vectors', type=int, default=1, help='vectors of a token; default 1')
     parser.add_argument('--init-word', default='defect', help='word whose vectors learning starts from')
@@ -64,6 +66,6 @@ def make_settings(args: argparse.Namespace):
     if args.templates:
         options['templates'] = tuple(line.strip() for line in args.templates.read_text(encoding='utf-8').splitlines()
                                      if line.strip())
-    return LearnSettings(args.steps, args.batch_size, args.accumulate, args.learning_rate, args.weight_decay, args.vectors,
-                         args.init_word, args.normalise, not args.no_flip, tuple(args.resolution), args.seed,
-                         args.preview_every, args.checkpoint_every, **options)
+    return LearnSettings(args.steps, args.batch_size, args.accumulate, args.learning_rate, args.weight_decay,
+                         args.vectors, args.init_word, args.normalise, not args.no_flip, tuple(args.resolution),
+                         args.seed, args.preview_every, args.checkpoint_every, **options)

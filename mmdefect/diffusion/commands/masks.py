@@ -12,8 +12,8 @@ in the frame (--size). How large: --category with --types looks sizes up in the 
 --width and --height give them.
 
     python tools/generate.py masks --out masks/bottle --category bottle --template ring.png --count 100
-    python tools/generate.py masks --out masks/wta --category insert --types attached --width 0.02 0.1 --height 0.02 0.1 \\
-        --images data/wta/img_dir/train --foreground --kind perlin --count 2
+    python tools/generate.py masks --out masks/wta --category insert --types attached --width 0.02 0.1 \\
+        --height 0.02 0.1 --images data/wta/img_dir/train --foreground --kind perlin --count 2
 """
 
 
@@ -26,7 +26,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--height', nargs=2, type=float, metavar=('LOW', 'HIGH'), help='fraction of the picture')
     parser.add_argument('--rotate', action=argparse.BooleanOptionalAction, default=None,
                         help='turn the masks at random (default: as the range says)')
-    parser.add_argument('--kind', choices=['box', 'perlin', 'scratch', 'donor'], default='box', help='shape of the masks')
+    parser.add_argument('--kind', choices=['box', 'perlin', 'scratch', 'donor'], default='box',
+                        help='shape of the masks')
     parser.add_argument('--library', type=Path, help='folder of a defect library, for --kind donor')
     parser.add_argument('--class-id', type=int, help='class of the donors (default: all)')
     parser.add_argument('--support', type=Path, help='support set whose defects are the donors, each type its own')

@@ -9,7 +9,7 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     """Add ``--model`` and how it is held in memory."""
     group = parser.add_argument_group('model')
     group.add_argument('--model', required=True,
-                       help='folder in the format of diffusers, or hub id: LDM text-to-image, Stable Diffusion 1/2, SDXL')
+                       help='folder in the format of diffusers, or hub id: LDM text-to-image, Stable Diffusion, SDXL')
     group.add_argument('--revision', help='of a hub id')
     group.add_argument('--variant', help='of the weight files, such as fp16')
     group.add_argument('--device', help='default: the GPU of this process, or the CPU where there is none')

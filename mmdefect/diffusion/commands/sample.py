@@ -7,13 +7,13 @@ from pathlib import Path
 
 from mmdefect.diffusion.commands.model_options import add_model_arguments, read_model_options
 
-DESCRIPTION = """Generate defects in the masks of clean pictures. Outside its mask a picture stays as it was, bit for bit.
+DESCRIPTION = """Generate defects in the masks of clean pictures; outside its mask a picture stays as it was.
 
     python tools/generate.py sample --model models/sd15 --images data/bottle/train/good --masks masks/bottle \\
         --tokens tokens/bottle --out generated/bottle --resolution 512 512 --batch-size 8 --dtype bf16
 
-A stopped run goes on with the same command. `accelerate launch --num_processes N tools/generate.py sample ...` shares the
-work among N GPUs.
+A stopped run goes on with the same command. `accelerate launch --num_processes N tools/generate.py sample ...` shares
+the work among N GPUs.
 """
 
 
@@ -24,9 +24,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--out', type=Path, required=True, help='folder of the generated set')
     parser.add_argument('--tokens', type=Path, help='folder that `learn` wrote (default: the prompt is plain text)')
     parser.add_argument('--types', nargs='+', help='only these defect types (default: all of the masks)')
-    parser.add_argument('--class-ids', nargs='+', default=[], metavar='TYPE=ID', help='class of each type in label maps')
-    parser.add_argument('--prompt', help='{token}: learned token, {type}: name of the type (default: "a photo of {token}", '
-                        'or "{type}" without tokens)')
+    parser.add_argument('--class-ids', nargs='+', default=[], metavar='TYPE=ID',
+                        help='class of each type in label maps')
+    parser.add_argument('--prompt', help='{token}: learned token, {type}: name of the type (default: "a photo of '
+                        '{token}", or "{type}" without tokens)')
     parser.add_argument('--negative-prompt', default='')
     parser.add_argument('--masks-per-image', type=int, default=2, help='for each type; default 2')
     parser.add_argument('--samples', type=int, default=1, help='pictures for each mask; default 1')
@@ -59,7 +60,8 @@ def run(args: argparse.Namespace) -> None:
     bank = load_banks(args.tokens, sorted({job.entry.defect_type for job in jobs}), model) if args.tokens else None
     facts = dict(prompt=prompt, seed=args.seed, tokens=bank and bank.facts)
     made = sample(model, jobs, args.out, settings, bank, args.negative_prompt, args.batch_size,
-                  args.resolution and tuple(args.resolution), facts, class_ids, (state.process_index, state.num_processes))
+                  args.resolution and tuple(args.resolution), facts, class_ids,
+                  (state.process_index, state.num_processes))
     print(f'written: {made} pictures in {args.out}, {len(jobs)} in all')
 
 
