@@ -1,0 +1,85 @@
+"""A dense grid of patches, and scores of that grid spread back over the pixels.
+
+Upsampling by receptive field: every patch gives its score to its pixels with a Gaussian weight around its centre (Liznerski
+et al., Explainable deep one-class classification, ICLR 2021). A pixel gets the weighted mean of the patches that cover
+it; with ``normalize=False`` the weighted sum of the paper, whose borders are dim because fewer patches reach them.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+
+def grid_shape(size_hw: tuple[int, int], patch: int, stride: int) -> tuple[int, int]:
+    """Return rows and columns of the grid of patches.
+
+    Raises:
+        ValueError: if the grid would leave a rim of the image uncovered.
+    """
+    for name, value in (('patch', patch), ('stride', stride)):
+        if value < 1:
+            raise ValueError(f'`{name}` must be at least 1 pixel, got {value}.')
+    for size in size_hw:
+        if size < patch or (size - patch) % stride:
+            fitting = patch + max(0, math.ceil((size - patch) / stride)) * stride
+            raise ValueError(f'image sides must be {patch} plus a multiple of the stride {stride}, got {size_hw[0]}x'
+                             f'{size_hw[1]}; resize to {fitting}, or take another patch or stride.')
+    return (size_hw[0] - patch) // stride + 1, (size_hw[1] - patch) // stride + 1
+
+
+def unfold_patches(image: Tensor, patch: int, stride: int) -> Tensor:
+    """Return every patch of the grid, row by row.
+
+    Args:
+        image: ``(B, C, H, W)``, any type.
+
+    Returns:
+        ``(B, rows, columns, C, patch, patch)``, a view: patch ``[b, i, j]`` is the crop of image ``b`` at row ``i * stride``
+        and column ``j * stride``.
+    """
+    grid_shape(tuple(image.shape[-2:]), patch, stride)
+    return image.unfold(2, patch, stride).unfold(3, patch, stride).permute(0, 2, 3, 1, 4, 5)
+
+
+def default_std(patch: int) -> float:
+    """Return the standard deviation of the weights in pixels: 10 from 32 pixels on, else it shrinks with the patch."""
+    return 10.0 if patch >= 32 else math.log10(0.45 * patch + 1) + 0.25
+
+
+def upsample_scores(scores: Tensor, patch: int, stride: int, std: float | None = None, normalize: bool = True) -> Tensor:
+    """Spread scores of patches over the pixels.
+
+    Args:
+        scores: ``(B, rows, columns)`` float.
+        patch: side of a patch in pixels.
+        stride: distance of neighbouring patches in pixels.
+        std: of the Gaussian weights in pixels; :func:`default_std` if None.
+        normalize: divide by the sum of the weights, so that equal scores give an even map.
+
+    Returns:
+        ``(B, H, W)`` with ``H = (rows - 1) * stride + patch``.
+    """
+    if scores.ndim != 3:
+        raise ValueError(f'`scores` must be (B, rows, columns), got {tuple(scores.shape)}.')
+    std = default_std(patch) if std is None else std
+    if not std > 0:
+        raise ValueError(f'`std` must be positive, got {std}.')
+    # The weights are a product of rows and columns, so a transposed convolution is two small matrix products.
+    down, across = (_weights(count, patch, stride, std, normalize).to(scores.device, scores.dtype)
+                    for count in scores.shape[1:])
+    return down @ scores @ across.T
+
+
+@lru_cache(maxsize=32)
+def _weights(count: int, patch: int, stride: int, std: float, normalize: bool) -> Tensor:
+    """Return ``(pixels, count)``: the weight of each patch at each pixel of one axis."""
+    pixels = torch.arange((count - 1) * stride + patch, dtype=torch.float64)[:, None]
+    starts = torch.arange(count, dtype=torch.float64)[None] * stride
+    offset = pixels - starts
+    weights = torch.exp(-0.5 * ((offset - (patch - 1) / 2) / std)**2)
+    weights = torch.where((offset >= 0) & (offset < patch), weights, 0.0)
+    return weights / (weights.sum(1, keepdim=True) if normalize else 1.0)

@@ -1,0 +1,165 @@
+"""Gaussian and kernel densities against scikit-learn, SciPy and plain sums."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import multivariate_normal
+from sklearn.covariance import LedoitWolf
+from sklearn.neighbors import KernelDensity as PeerKernelDensity
+
+from mmdefect.functional.density import Gaussian, fit_gaussian, ledoit_wolf_shrinkage, normalize_rows
+from mmdefect.functional.density_kernel import KernelDensity, fit_kernel_density
+from mmdefect.functional.density_moments import Moments
+from mmdefect.functional.score_scale import fit_scale, fold_of
+
+
+def embeddings(count: int, width: int, seed: int = 0, dtype=torch.float64) -> torch.Tensor:
+    """Correlated, off the origin, and of unequal variances."""
+    generator = torch.Generator().manual_seed(seed)
+    mix = torch.randn(width, width, generator=generator, dtype=torch.float64) / width**0.5
+    x = torch.randn(count, width, generator=generator, dtype=torch.float64) @ mix + torch.arange(width) * 0.1
+    return x.to(dtype)
+
+
+@pytest.mark.parametrize('count, width', [(30, 64), (300, 64), (40, 300), (9, 1)])
+@pytest.mark.parametrize('dtype', [torch.float64, torch.float32])
+def test_shrinkage_equals_scikit_learn(count, width, dtype):
+    x = embeddings(count, width, dtype=dtype)
+    peer = LedoitWolf().fit(x.double().numpy())
+    ours = fit_gaussian(x)
+    assert ours.shrinkage == pytest.approx(peer.shrinkage_, abs=1e-6)
+    assert np.abs(ours.covariance.numpy() - peer.covariance_).max() < 1e-6 * np.abs(peer.covariance_).max()
+    if dtype == torch.float64:
+        expected = np.sqrt(peer.mahalanobis(x.numpy()))
+        np.testing.assert_allclose(ours.distance(x).numpy(), expected, rtol=1e-6)
+
+
+def test_normalised_features_of_a_backbone_keep_the_accuracy():
+    """L2-normalised and all positive, as after a ReLU: the mean is large beside the spread; here in float32."""
+    x = normalize_rows(embeddings(400, 128, dtype=torch.float32).abs() + 1)
+    peer = LedoitWolf().fit(x.double().numpy())
+    ours = fit_gaussian(x)
+    assert ours.shrinkage == pytest.approx(peer.shrinkage_, rel=1e-6, abs=1e-6)
+    expected = np.sqrt(peer.mahalanobis(x.double().numpy()))
+    np.testing.assert_allclose(ours.distance(x).numpy(), expected, rtol=2e-4)  # scored in float32
+
+
+def test_full_covariance_equals_numpy():
+    x = embeddings(200, 20)
+    ours = fit_gaussian(x, 'none')
+    np.testing.assert_allclose(ours.covariance.numpy(), np.cov(x.numpy().T, bias=True), atol=1e-12)
+    assert ours.shrinkage == 0
+
+
+def test_log_density_equals_scipy():
+    x = embeddings(100, 8)
+    ours = fit_gaussian(x)
+    peer = multivariate_normal(ours.mean.numpy(), ours.covariance.numpy())
+    np.testing.assert_allclose(ours.log_density(x).numpy(), peer.logpdf(x.numpy()), rtol=1e-9)
+
+
+@pytest.mark.parametrize('sizes', [(1, 1, 5), (50, 3, 200), (7, ) * 20])
+def test_one_pass_in_batches_equals_the_whole(sizes):
+    x = embeddings(sum(sizes), 33)
+    stream = Moments.empty(33)
+    for batch in x.split(sizes):
+        stream.update(batch)
+    z = x - x.mean(0)
+    square = z.square().sum(1)
+    assert stream.count == len(x)
+    torch.testing.assert_close(stream.mean, x.mean(0))
+    torch.testing.assert_close(stream.scatter, z.T @ z)
+    torch.testing.assert_close(stream.third, square @ z, atol=1e-9, rtol=1e-9)
+    torch.testing.assert_close(stream.fourth, square.square().sum())
+
+
+def test_folds_add_up():
+    x = embeddings(90, 12)
+    parts = [Moments.of(part) for part in x.chunk(3)]
+    without_first = parts[1].merge(parts[2])
+    torch.testing.assert_close(fit_gaussian(without_first).covariance, fit_gaussian(x[30:]).covariance)
+
+
+def _reduce_rank(rank: int, world: int, folder: str) -> None:
+    torch.distributed.init_process_group('gloo', init_method=f'file://{folder}/rendezvous', rank=rank, world_size=world)
+    reduced = Moments.of(embeddings(101, 10)[rank::world]).all_reduce()
+    torch.save(vars(reduced), f'{folder}/{rank}.pt')
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.slow
+def test_ranks_add_up(tmp_path):
+    torch.multiprocessing.spawn(_reduce_rank, args=(2, str(tmp_path)), nprocs=2)
+    whole = Moments.of(embeddings(101, 10))
+    for rank in range(2):
+        reduced = Moments(**torch.load(tmp_path / f'{rank}.pt'))
+        assert reduced.count == 101
+        assert ledoit_wolf_shrinkage(reduced) == pytest.approx(ledoit_wolf_shrinkage(whole), abs=1e-12)
+        torch.testing.assert_close(reduced.scatter, whole.scatter)
+
+
+def test_without_processes_nothing_is_reduced():
+    moments = Moments.of(embeddings(5, 3))
+    assert moments.all_reduce() is moments
+
+
+def test_state_goes_round():
+    x = embeddings(60, 6)
+    ours = fit_gaussian(x)
+    torch.testing.assert_close(Gaussian.from_state(ours.state()).distance(x), ours.distance(x))
+    kernel = fit_kernel_density(x)
+    torch.testing.assert_close(KernelDensity.from_state(kernel.state()).distance(x), kernel.distance(x))
+
+
+def test_too_few_embeddings_are_named():
+    with pytest.raises(ValueError, match='3 embeddings of width 8 do not span'):
+        fit_gaussian(embeddings(3, 8), 'none')
+    with pytest.raises(ValueError, match='at least two'):
+        fit_gaussian(embeddings(1, 8))
+    with pytest.raises(ValueError, match='finite'):
+        Moments.of(torch.full((4, 2), float('nan')))
+    with pytest.raises(ValueError, match='one width'):
+        Moments.of(embeddings(4, 2)).merge(Moments.of(embeddings(4, 3)))
+    with pytest.raises(ValueError, match=r'\(N, 8\)'):
+        fit_gaussian(embeddings(9, 8)).distance(embeddings(9, 7))
+    with pytest.raises(ValueError, match='ledoit_wolf, none'):
+        fit_gaussian(embeddings(9, 8), 'oas')
+
+
+@pytest.mark.parametrize('bandwidth', [0.2, 1.0, 5.0])
+def test_kernel_density_equals_scikit_learn(bandwidth):
+    x, query = embeddings(50, 5), embeddings(20, 5, seed=1)
+    ours = fit_kernel_density(x, bandwidth)
+    peer = PeerKernelDensity(bandwidth=bandwidth).fit(ours.points.double().numpy())
+    np.testing.assert_allclose(ours.log_density(query).numpy(), peer.score_samples(query.numpy()), rtol=1e-6)
+
+
+def test_kernel_distance_from_one_place_is_the_distance():
+    ours = KernelDensity(torch.tensor([[3.0, 4.0]]), 0.5)
+    assert ours.distance(torch.zeros(1, 2)).item() == pytest.approx(5.0, rel=1e-5)
+
+
+def test_kernel_density_draws_the_same_points_again():
+    x = embeddings(40, 3)
+    first, second = (fit_kernel_density(x, max_points=10, generator=torch.Generator().manual_seed(4)) for _ in range(2))
+    assert torch.equal(first.points, second.points)
+    with pytest.raises(ValueError, match='generator'):
+        fit_kernel_density(x, max_points=10)
+
+
+def test_scale_ends_at_the_farthest_normal_image():
+    scale = fit_scale(torch.tensor([4.0, 2.0, 3.0]))
+    assert scale.normalize(torch.tensor([2.0, 4.0, 6.0])).tolist() == [0.0, 1.0, 2.0]
+    assert scale.decide(torch.tensor([4.0, 4.1])).tolist() == [False, True]
+    with pytest.raises(ValueError, match='two different scores'):
+        fit_scale(torch.tensor([1.0, 1.0]))
+
+
+def test_folds_are_even_and_hold_everyone_out_once():
+    folds = fold_of(23, 5, seed=3)
+    assert sorted(torch.bincount(folds).tolist()) == [4, 4, 5, 5, 5]
+    assert torch.equal(folds, fold_of(23, 5, seed=3)) and not torch.equal(folds, fold_of(23, 5, seed=4))
+    with pytest.raises(ValueError, match='folds'):
+        fold_of(3, 5)
