@@ -31,7 +31,7 @@ MM = [
 RUNTIME = ['onnxruntime>=1.17']
 EXTRAS = {
     'mm': MM,
-    'pretrain': ['scikit-learn>=1.4'],
+    'pretrain': ['scikit-learn>=1.4', 'tensorboard>=2.15', 'timm>=1.0'],
     'generation': ['accelerate>=1.0', 'diffusers>=0.32', 'pyyaml>=6', 'safetensors>=0.4', 'transformers>=4.48'],
     'runtime': RUNTIME,
     'export': [*RUNTIME, 'onnx>=1.16', 'onnxscript>=0.5'],

@@ -6,7 +6,7 @@ config is read, which is what breaks other plugins ("failed to search registry w
 
 from mmengine.registry import init_default_scope
 from mmseg.registry import (DATA_SAMPLERS, DATASETS, HOOKS, INFERENCERS, LOOPS, METRICS, MODELS, TRANSFORMS,
-                            VISUALIZERS)
+                            VISUALIZERS, WEIGHT_INITIALIZERS)
 
 __all__ = ['DATA_SAMPLERS', 'DATASETS', 'HOOKS', 'INFERENCERS', 'LOOPS', 'METRICS', 'MODELS', 'TRANSFORMS', 'VISUALIZERS',
-           'init_default_scope']
+           'WEIGHT_INITIALIZERS', 'init_default_scope']

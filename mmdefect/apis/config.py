@@ -23,6 +23,8 @@ top-level key       where it goes
 ``bilevel``         learns the policy of ``synthesis``: loop, outer loader and hook, see :mod:`mmdefect.apis.bilevel`
 ``own_transforms``  transforms a model base needs at the end of the training pipeline, before packing
 ``generated``       a packed set of generated pictures beside the training data, see :mod:`mmdefect.apis.generated`
+``category``        ``category`` of every dataset that has one
+``variant``, ...    views and classes of CutPaste training, see :mod:`mmdefect.apis.cutpaste`
 ``synthesis``       transforms of the training pipelines and the sampler, see :mod:`mmdefect.apis.synthesis`
 ``ema``, ...        hooks, sampler and transforms against class imbalance, see :mod:`mmdefect.apis.switches`
 ==================  =====================================================================================
@@ -38,14 +40,15 @@ from mmengine.config import Config, ConfigDict
 
 from mmdefect import compat
 from mmdefect.apis.bilevel import compose_bilevel
+from mmdefect.apis.cutpaste import compose_cutpaste
 from mmdefect.apis.switches import SWITCHES, compose_switches
 
 LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader', 'outer_dataloader')
 RESIZES = ('Resize', 'RandomResize', 'ResizeToMultiple')
 #: Top-level keys that :func:`compose` spreads; an override of any other key is a last word and is applied again after it.
-SPREAD = ('data_root', 'split_file', 'classes', 'palette', 'num_classes', 'crop_size', 'image_scale', 'loss_decode',
-          'class_weight', 'bn_momentum', 'own_optimizer', 'own_transforms', 'generated', 'synthesis', 'bilevel',
-          *SWITCHES)
+SPREAD = ('data_root', 'split_file', 'category', 'variant', 'patch', 'classes', 'palette', 'num_classes', 'crop_size',
+          'image_scale', 'loss_decode', 'class_weight', 'bn_momentum', 'own_optimizer', 'own_transforms', 'generated',
+          'synthesis', 'bilevel', *SWITCHES)
 #: Heads whose list of losses has roles: the places of the segmentation losses. The rest (edges) stays as it is.
 LOSS_ROLES = {'PIDHead': (0, 1, 3), 'DDRHead': (0, 1)}
 #: Heads that do not predict the classes: class count, loss and weights are their own.
@@ -78,7 +81,7 @@ def compose(cfg: Config) -> None:
         from mmdefect.apis.generated import compose_generated  # needs the adapters, which compose() alone does not
         compose_generated(cfg)
     datasets = list(iter_datasets(cfg))
-    for key in ('data_root', 'split_file'):
+    for key in ('data_root', 'split_file', 'category'):
         if cfg.get(key) is not None:
             for dataset in datasets:
                 if key in dataset:
@@ -97,6 +100,7 @@ def compose(cfg: Config) -> None:
                         single['class_weight'] = list(cfg.class_weight)
     _compose_model_needs(cfg)
     compose_bilevel(cfg)
+    compose_cutpaste(cfg, datasets)
     if cfg.get('synthesis') is not None:
         from mmdefect.apis.synthesis import compose_synthesis  # needs the adapters, which compose() alone does not
         compose_synthesis(cfg, list(_unwrap(cfg.train_dataloader.get('dataset'))))

@@ -3,10 +3,11 @@ from .blade_wta import BladeWTADataset
 from .combined import CombinedDefectDataset
 from .folder import FolderDefectDataset
 from .generated import GeneratedDefectDataset, MixedDefectDataset
+from .good_images import GoodImageDataset
 from .mvtec import MVTecDataset
 from .transforms import *  # noqa: F401,F403
 
 __all__ = [
     'BladeWTADataset', 'CombinedDefectDataset', 'DefectDataset', 'FolderDefectDataset',
-    'GeneratedDefectDataset', 'MVTecDataset', 'MixedDefectDataset', 'defect_palette'
+    'GeneratedDefectDataset', 'GoodImageDataset', 'MVTecDataset', 'MixedDefectDataset', 'defect_palette'
 ]

@@ -13,7 +13,7 @@ CORE = ('torch', 'torchvision', 'numpy', 'opencv-python', 'scipy', 'pillow', 'ma
 
 #: Distributions of each optional part; equal to the extras of setup.py.
 PARTS = {
-    'pretrain': ('scikit-learn', ),
+    'pretrain': ('scikit-learn', 'tensorboard', 'timm'),
     'generation': ('accelerate', 'diffusers', 'pyyaml', 'safetensors', 'transformers'),
     'runtime': ('onnxruntime', ),
     'export': ('onnxruntime', 'onnx', 'onnxscript'),

@@ -1,4 +1,5 @@
 from .cut_paste import CutPaste
+from .cutpaste_views import PackCutPasteViews
 from .defect_crop import DefectCrop
 from .ignore_band import IgnoreBand
 from .loading import LoadDefectAnnotations, LoadObjectMask
@@ -11,5 +12,5 @@ from .synthesize import SynthesizeDefects
 
 __all__ = [
     'CutPaste', 'DefectCrop', 'IgnoreBand', 'LoadDefectAnnotations', 'LoadLocationMap', 'LoadObjectMask',
-    'PackDefectInputs', 'PackSynthesisInputs', 'PasteDefects', 'PerlinAnomaly', 'SynthesizeDefects'
+    'PackCutPasteViews', 'PackDefectInputs', 'PackSynthesisInputs', 'PasteDefects', 'PerlinAnomaly', 'SynthesizeDefects'
 ]

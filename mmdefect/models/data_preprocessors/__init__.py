@@ -1,3 +1,4 @@
 from .synthesis_preprocessor import SynthesisDataPreProcessor
+from .view_preprocessor import ViewDataPreProcessor
 
-__all__ = ['SynthesisDataPreProcessor']
+__all__ = ['SynthesisDataPreProcessor', 'ViewDataPreProcessor']

@@ -1,0 +1,68 @@
+"""Images without defects, to learn the normal appearance from: MVTec AD's ``train/good`` or any folder of images."""
+
+from __future__ import annotations
+
+import os
+
+from mmengine.dataset import BaseDataset
+
+from mmdefect.datasets.draws import NumberedDraws
+from mmdefect.datasets.mvtec import find_categories
+from mmdefect.datasets.samples import GOOD, list_images
+from mmdefect.functional.score_scale import fold_of
+from mmdefect.registry import DATASETS
+
+PARTS = ('all', 'fit', 'held_out')
+
+
+def good_folder(root: str, category: str | None = None) -> str:
+    """Return the folder of the good training images.
+
+    Args:
+        root: folder of categories, one category, or a folder of images.
+        category: name of a category below ``root``.
+
+    Raises:
+        ValueError: if it is not there; the message lists the categories that are.
+    """
+    if not os.path.isdir(root):
+        raise ValueError(f'`data_root` must be a folder, but {root} does not exist; correct the path.')
+    base = root if category is None else os.path.join(root, category)
+    for folder in (os.path.join(base, 'train', GOOD), os.path.join(base, GOOD), base):
+        if os.path.isdir(folder) and list_images(folder):
+            return folder
+    found = ', '.join(find_categories(root)) or 'none'
+    raise ValueError(f'{base} must be a folder of images, or hold train/{GOOD}/ with images, but it does neither; set '
+                     f'`category` to one of those in {root}: {found}.')
+
+
+@DATASETS.register_module()
+class GoodImageDataset(NumberedDraws, BaseDataset):
+    """Good images only.
+
+    Args:
+        data_root: see :func:`good_folder`.
+        category: see there.
+        part: ``'all'``; ``'fit'`` and ``'held_out'`` divide the images, the same way for the same ``folds`` and seed.
+        folds: one of this many parts is held out.
+        split_seed: of the division.
+        **kwargs: arguments of mmengine's ``BaseDataset``.
+    """
+
+    METAINFO = dict(classes=('normal', ), palette=[[0, 0, 0]])
+
+    def __init__(self, data_root: str, category: str | None = None, part: str = 'all', folds: int = 10,
+                 split_seed: int = 0, **kwargs) -> None:
+        if part not in PARTS:
+            raise ValueError(f'`part` must be one of {", ".join(PARTS)}, got {part!r}.')
+        self.category, self.part, self.folds, self.split_seed = category, part, folds, split_seed
+        self.folder = good_folder(data_root, category)
+        super().__init__(data_root=data_root, **kwargs)
+
+    def load_data_list(self) -> list[dict]:
+        """List the images of the part."""
+        paths = list_images(self.folder)
+        if self.part != 'all':
+            held_out = fold_of(len(paths), self.folds, self.split_seed) == 0
+            paths = [p for p, out in zip(paths, held_out.tolist(), strict=True) if out == (self.part == 'held_out')]
+        return [dict(img_path=p, seg_map_path=None, defect_type=GOOD, category=self.category) for p in paths]

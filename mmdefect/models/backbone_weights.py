@@ -1,0 +1,163 @@
+"""Put the backbone of a checkpoint into a network, and say exactly what fitted.
+
+Names differ between libraries only by what stands in front: ``backbone.`` in a classifier, ``timm_model.`` in a
+wrapper, ``context_path.backbone.`` inside BiSeNetV1. The prefixes that fit the most parameters are taken. A stem of
+another form (three 3x3 convolutions of ResNetV1c against one 7x7) cannot be carried over and is reported.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from mmengine.runner.checkpoint import CheckpointLoader
+from torch import Tensor, nn
+
+from mmdefect.registry import WEIGHT_INITIALIZERS
+
+
+@dataclass(frozen=True)
+class LoadReport:
+    """What fitted.
+
+    Attributes:
+        source: checkpoint.
+        matched: names in the network that were loaded.
+        missing: parameters and buffers of the network that the checkpoint has not.
+        mismatched: names with the shape in the checkpoint and in the network.
+        unused: names in the checkpoint that the network has not.
+        share: loaded share of the parameters of the network, by number of elements.
+        notes: differences that have a name.
+    """
+
+    source: str
+    matched: list[str]
+    missing: list[str]
+    mismatched: list[tuple[str, tuple, tuple]]
+    unused: list[str]
+    share: float
+    notes: list[str]
+
+    def text(self) -> str:
+        """Return the report in lines."""
+        lines = [f'backbone weights from {self.source}: {100 * self.share:.1f} % of the parameters loaded',
+                 f'  matched ({len(self.matched)}): {_by_part(self.matched)}',
+                 f'  missing ({len(self.missing)}): {", ".join(self.missing) or "none"}',
+                 f'  other shape ({len(self.mismatched)}): '
+                 + (', '.join(f'{n} {a} -> {b}' for n, a, b in self.mismatched) or 'none'),
+                 f'  unused ({len(self.unused)}): {_by_part(self.unused)}']
+        return '\n'.join([*lines, *(f'  note: {note}' for note in self.notes)])
+
+
+def load_backbone(network: nn.Module, checkpoint: str, min_share: float = 0.9) -> LoadReport:
+    """Load the backbone of a checkpoint.
+
+    Args:
+        network: backbone, or a network that holds one inside.
+        checkpoint: file of mmengine, or a plain dict of weights such as torchvision's; half precision is fine.
+        min_share: least share of the parameters of ``network`` that must fit, in [0, 1].
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if less fits; nothing is loaded then.
+    """
+    if not 0 <= min_share <= 1:
+        raise ValueError(f'`min_share` must lie in [0, 1], got {min_share}.')
+    weights = read_weights(checkpoint)
+    own = network.state_dict()
+    before, into = _best_prefixes(weights, own)
+    renamed = {into + name[len(before):]: value for name, value in weights.items() if name.startswith(before)}
+    fitting = {n: v for n, v in renamed.items() if n in own and v.shape == own[n].shape}
+    parameters = {n: p.numel() for n, p in network.named_parameters()}
+    share = sum(parameters.get(n, 0) for n in fitting) / max(1, sum(parameters.values()))
+    report = LoadReport(
+        checkpoint, sorted(fitting), [n for n in own if n not in renamed],
+        [(n, tuple(v.shape), tuple(own[n].shape)) for n, v in renamed.items() if n in own and n not in fitting],
+        [n for n in renamed if n not in own], share, _notes(renamed, own, into))
+    if share < min_share:
+        raise ValueError(f'at least {100 * min_share:.0f} % of the backbone must be loaded (`min_share`), but '
+                         f'{100 * share:.1f} % fits; take the same backbone, or lower `min_share`.\n{report.text()}')
+    with torch.no_grad():
+        for name, value in fitting.items():
+            own[name].copy_(value)
+    return report
+
+
+def read_weights(checkpoint: str) -> dict[str, Tensor]:
+    """Return the backbone's weights in a checkpoint; those of a whole model without the rest of it."""
+    content = CheckpointLoader.load_checkpoint(checkpoint, map_location='cpu', logger='silent')
+    weights = content.get('state_dict', content) if isinstance(content, Mapping) else {}
+    weights = {n.removeprefix('module.'): v for n, v in weights.items() if isinstance(v, Tensor)}
+    if not weights:
+        raise ValueError(f'{checkpoint} must hold weights, but no tensor was found in it; give a checkpoint of '
+                         'tools/train.py or a state dict.')
+    only = {n: v for n, v in weights.items() if n.startswith('backbone.')}
+    return only or weights
+
+
+def _best_prefixes(weights: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> tuple[str, str]:
+    """Return the prefix to take off the checkpoint's names and the one to put before them."""
+    votes: Counter[tuple[str, str]] = Counter()
+    places: dict[tuple[str, str], list[str]] = {}
+    for name in own:
+        places.setdefault(_tail(name), []).append(name)
+    for name, value in weights.items():
+        for other in places.get(_tail(name), []):
+            if own[other].shape == value.shape:
+                votes[_split(name, other)] += value.numel()
+    if not votes:
+        return ('backbone.' if all(n.startswith('backbone.') for n in weights) else ''), ''
+    return votes.most_common(1)[0][0]
+
+
+def _tail(name: str) -> tuple[str, str]:
+    return tuple(name.split('.')[-2:])  # the part and its parameter
+
+
+def _split(name: str, other: str) -> tuple[str, str]:
+    """Return what stands before the longest common end of two names."""
+    a, b = name.split('.'), other.split('.')
+    while a and b and a[-1] == b[-1]:
+        a.pop()
+        b.pop()
+    return ''.join(f'{p}.' for p in a), ''.join(f'{p}.' for p in b)
+
+
+def _notes(renamed: Mapping[str, Tensor], own: Mapping[str, Tensor], into: str) -> list[str]:
+    notes = []
+    if f'{into}conv1.weight' in renamed and f'{into}conv1.weight' not in own and any(
+            n.startswith(f'{into}stem.') for n in own):
+        notes.append('the stem differs: the checkpoint has one 7x7 convolution (conv1, bn1), the network three of 3x3 '
+                     '(ResNetV1c); the stem keeps its own initialisation. Set the type of the backbone to ResNet to load '
+                     'all of it.')
+    return notes
+
+
+def _by_part(names: list[str]) -> str:
+    """Return names as counts of their first two parts."""
+    counts = Counter('.'.join(n.split('.')[:-1][:2]) or n for n in names)
+    return ', '.join(f'{part} ({count})' for part, count in counts.items()) or 'none'
+
+
+@WEIGHT_INITIALIZERS.register_module(name='CutPasteBackbone')
+class CutPasteBackboneInit:
+    """``init_cfg=dict(type='CutPasteBackbone', checkpoint=..., min_share=0.9)`` of a backbone."""
+
+    def __init__(self, checkpoint: str, min_share: float = 0.9) -> None:
+        self.checkpoint, self.min_share = checkpoint, min_share
+
+    def __call__(self, module: nn.Module) -> None:
+        """Load, and keep the parts of the module from initialising themselves afterwards."""
+        from mmengine.logging import print_log
+        report = load_backbone(module, self.checkpoint, self.min_share)
+        loaded = {n.rsplit('.', 1)[0] for n in report.matched}
+        for name, part in module.named_modules():
+            inside = [n for n in loaded if n == name or n.startswith(f'{name}.')]
+            if name and inside and hasattr(part, 'init_cfg'):
+                part.init_cfg = None
+        print_log(report.text(), logger='current')
+
+    def _get_init_info(self) -> str:
+        return f'{type(self).__name__}: load from {self.checkpoint}'
