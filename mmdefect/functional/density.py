@@ -145,5 +145,6 @@ def _lower_product_norm(z: Tensor, lower: Tensor, block: int = 128) -> Tensor:
     total = torch.zeros(len(z), dtype=z.dtype, device=z.device)
     for start in range(0, width, block):
         stop = min(start + block, width)
-        total += (z[:, :stop] @ lower[start:stop, :stop].T).square_().sum(1)
+        part = z[:, :stop] @ lower[start:stop, :stop].T
+        total += (part * part).sum(1)
     return total.sqrt_()

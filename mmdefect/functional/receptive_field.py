@@ -74,6 +74,33 @@ def upsample_scores(scores: Tensor, patch: int, stride: int, std: float | None =
     return down @ scores @ across.T
 
 
+def upsample_cells(scores: Tensor, size_hw: tuple[int, int], patch: int, std: float | None = None) -> Tensor:
+    """Spread scores of evenly spaced cells, as those of a feature map, over the pixels.
+
+    Args:
+        scores: ``(B, rows, columns)`` float; cell ``i`` of ``n`` has its centre at ``(i + 1/2) / n`` of the side.
+        size_hw: height and width of the map.
+        patch: pixels that a cell describes.
+        std: of the Gaussian weights in pixels; :func:`default_std` if None.
+
+    Returns:
+        ``(B, H, W)``: weighted means of the cells whose patches cover a pixel.
+    """
+    std = default_std(patch) if std is None else std
+    down, across = (_cell_weights(count, size, patch, std).to(scores.device, scores.dtype)
+                    for count, size in zip(scores.shape[1:], size_hw, strict=True))
+    return down @ scores @ across.T
+
+
+@lru_cache(maxsize=32)
+def _cell_weights(count: int, size: int, patch: int, std: float) -> Tensor:
+    centres = (torch.arange(count, dtype=torch.float64)[None] + 0.5) * (size / count) - 0.5
+    offset = torch.arange(size, dtype=torch.float64)[:, None] - centres
+    reach = max(patch / 2, size / count)  # every pixel has a cell
+    weights = torch.where(offset.abs() <= reach, torch.exp(-0.5 * (offset / std)**2), 0.0)
+    return weights / weights.sum(1, keepdim=True)
+
+
 @lru_cache(maxsize=32)
 def _weights(count: int, patch: int, stride: int, std: float, normalize: bool) -> Tensor:
     """Return ``(pixels, count)``: the weight of each patch at each pixel of one axis."""

@@ -1,0 +1,257 @@
+"""Anomaly detection by density: fit, test, predict, localise, explain. What ``tools/anomaly.py`` calls."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+from torch import Tensor
+
+from mmdefect.apis.anomaly_eval import (UNTRAINED_AVERAGE, Tested, choose_categories, run_test, test_images)
+from mmdefect.apis.anomaly_fit import detector_of_config, fit_detector, iter_batches, read_image
+from mmdefect.apis.anomaly_report import (category_figures, embedding_figure, heat_pictures, write_page, write_tables,
+                                          write_text)
+from mmdefect.apis.config import load_config
+from mmdefect.datasets.good_images import good_folder
+from mmdefect.datasets.samples import IMAGE_SUFFIXES, list_images
+from mmdefect.functional.score_scale import ScoreScale
+from mmdefect.models.anomaly_detector import AnomalyDetector, stack_images
+from mmdefect.visualization.anomaly_figures import overlay_heat
+
+UNTRAINED = 'untrained backbone'
+TRAINED = 'CutPaste'
+
+
+def fit_anomaly(config: str | Path, data_root: str | Path | None = None, category: str | None = None,
+                checkpoint: str | None = None, cfg_options: dict | None = None, seed: int = 0,
+                settings: dict | None = None, **fit) -> AnomalyDetector:
+    """Fit a detector on the good training images.
+
+    Args:
+        config: CutPaste config: backbone, size, mean and deviation.
+        data_root: folder of categories, a category, or a folder of good images; the config's if None.
+        category: below it.
+        checkpoint: of the training; None takes the backbone as training would find it.
+        cfg_options: overrides of the config, with dotted keys.
+        seed: of random weights, folds and drawn points.
+        settings: fields of :class:`~mmdefect.models.anomaly_detector.DetectorSettings`.
+        **fit: arguments of :func:`~mmdefect.apis.anomaly_fit.fit_detector`.
+    """
+    cfg = load_config(config, cfg_options)
+    root = str(data_root or cfg.data_root)
+    paths = list_images(good_folder(root, category or cfg.get('category')))
+    facts = dict(category=category or cfg.get('category'), arm=TRAINED if checkpoint else UNTRAINED,
+                 config=Path(config).name, checkpoint=None if checkpoint is None else Path(checkpoint).name)
+    detector = detector_of_config(cfg, checkpoint, seed, facts=facts, **(settings or {}))
+    return fit_detector(detector, paths, seed=seed, **fit)
+
+
+def evaluate_anomaly(config: str | Path, data_root: str | Path, categories: Sequence[str], out: str | Path,
+                     checkpoint: str | None = None, layer: str | None = None, precision: str = 'fp32',
+                     report: bool = True, **fit) -> list[dict[str, object]]:
+    """Fit and test categories, each test image read once by each arm; the untrained backbone is always one of them.
+
+    Args:
+        config: see :func:`fit_anomaly`.
+        data_root: folder of the categories.
+        categories: names, or ``['all']``.
+        out: folder for tables, figures, page and the fitted detectors.
+        checkpoint: path with ``{category}`` in it where each has its own; None tests the untrained backbone alone.
+        layer: for Grad-CAM.
+        precision: of the backbone in the test.
+        report: also make figures and the page.
+        **fit: arguments of :func:`fit_anomaly`.
+
+    Returns:
+        The rows of the table.
+    """
+    out = Path(out)
+    names = choose_categories(str(data_root), categories)
+    checkpoints = {name: None if checkpoint is None else checkpoint.format(category=name) for name in names}
+    missing = [path for path in checkpoints.values() if path is not None and not Path(path).is_file()]
+    if missing:
+        raise FileNotFoundError(f'`--checkpoint` must exist for each category, but {missing[0]} does not; write '
+                                '{category} where the name of the category stands, and train the missing ones.')
+    samples = {name: test_images(str(data_root), name) for name in names}  # before hours of work, not after
+    results: list[Tested] = []
+    figures: dict[str, bytes] = {}
+    galleries: dict[str, list] = {}
+    for name in names:
+        own, detector = [], None
+        for arm, path in ((UNTRAINED, None), (TRAINED, checkpoints[name])):
+            if arm == TRAINED and path is None:
+                continue
+            detector = fit_anomaly(config, data_root, name, path, progress=f'{name}: {arm}', **fit)
+            detector.save(out / 'models' / f'{name}_{"cutpaste" if path else "untrained"}.pth')
+            own.append(run_test(detector, samples[name], name, arm, precision=precision))
+        results += [replace(r, heat=None) for r in own]  # heat maps of all categories would fill the memory
+        write_tables(results, out)
+        if report:
+            figures |= category_figures(own, detector.scales['score'].threshold)
+            normal = list_images(good_folder(str(data_root), name))
+            figures[f'{name}_tsne'] = embedding_figure(detector, own[-1], normal)
+            galleries[name] = heat_pictures(detector, own[-1], layer)
+    rows = write_tables(results, out)
+    if report:
+        write_page(results, rows, figures, galleries, notes_of(checkpoint), out)
+    return rows
+
+
+def notes_of(checkpoint: str | None) -> list[str]:
+    """Return what must be said below a table."""
+    notes = [f'"{UNTRAINED}" is the same backbone, density and score without any CutPaste training. An ImageNet ResNet-18 '
+             f'without it reaches {UNTRAINED_AVERAGE} % image AUROC on average over MVTec AD; a claim must beat that row.',
+             'paper: image AUROC of CutPaste 3-way (Li et al., CVPR 2021).']
+    if checkpoint is None:
+        notes.append('No checkpoint was given: there is no CutPaste row.')
+    return notes
+
+
+def list_inputs(inputs: Sequence[str | Path]) -> list[str]:
+    """Return image files of files and folders (with their subfolders), sorted.
+
+    Raises:
+        ValueError: if something is neither, or nothing is found.
+    """
+    found: list[str] = []
+    for item in map(Path, inputs):
+        if item.is_dir():
+            found += sorted(str(p) for p in item.rglob('*') if p.suffix.lower() in IMAGE_SUFFIXES)
+        elif item.is_file():
+            found.append(str(item))
+        else:
+            raise ValueError(f'inputs must be image files or folders, but {item} does not exist; correct the path.')
+    if not found:
+        raise ValueError(f'inputs must hold images ({", ".join(IMAGE_SUFFIXES)}), but none was found in '
+                         f'{", ".join(map(str, inputs))}.')
+    return found
+
+
+def iter_predictions(detector: AnomalyDetector, paths: Sequence[str], mode: str | None = None, precision: str = 'fp32',
+                     batch: int = 16, title: str | None = 'predicting') -> Iterator[tuple[str, float, float, bool, Tensor | None]]:
+    """Yield path, raw score, score on the scale, decision and heat map on its scale of each image."""
+    for start, images in iter_batches(paths, detector.settings.size_hw, batch, title):
+        scores, heat = detector.score_images(images, mode, precision)
+        scale = detector.scales['score']
+        values, decisions = scale.normalize(scores).tolist(), scale.decide(scores).tolist()
+        if heat is not None:
+            heat = detector.scales['heat'].normalize(heat)
+        for i in range(len(images)):
+            yield (paths[start + i], float(scores[i]), values[i], decisions[i], None if heat is None else heat[i])
+
+
+def predict_anomaly(model: str | Path, inputs: Sequence[str | Path], out: str | Path, mode: str | None = None,
+                    precision: str = 'fp32', threshold: float | None = None) -> list[dict[str, object]]:
+    """Score files or folders: ``predictions.csv`` and a picture with the heat map for each image.
+
+    Args:
+        model: file of a fitted detector.
+        inputs: image files and folders.
+        out: folder.
+        mode: ``'exact'`` or ``'fast'`` heat maps.
+        precision: of the backbone.
+        threshold: in place of the detector's own, on its scale.
+    """
+    detector = _with_threshold(AnomalyDetector.load(model), threshold)
+    paths, out = list_inputs(inputs), Path(out)
+    names = _names(paths)
+    rows = []
+    for path, score, value, decision, heat in iter_predictions(detector, paths, mode, precision):
+        row = dict(image=path, score=round(score, 6), normalized=round(value, 4), anomaly=int(decision), heat_map='')
+        if heat is not None:
+            image = read_image(path, detector.settings.size_hw)
+            row['heat_map'] = f'heat/{names[path]}.png'
+            _write_picture(out / row['heat_map'], overlay_heat(image, heat.numpy(), 0.3, 1.5)[..., ::-1])
+        rows.append(row)
+    _write_csv(out / 'predictions.csv', rows)
+    return rows
+
+
+def localize_anomaly(model: str | Path, inputs: Sequence[str | Path], out: str | Path, mode: str | None = None,
+                     precision: str = 'fp32', threshold: float = 1.0, pseudo_labels: bool = True) -> list[dict[str, object]]:
+    """Write heat maps and, for segmentation training, label maps made of them.
+
+    ``heat/*.png`` are 16-bit, 10,000 for heat 1, at the size of the image file. ``ann_dir/*.png`` hold 1 where the heat is
+    above the threshold and 0 elsewhere: class ids, as ``FolderDefectDataset`` and the WTA layout read them.
+
+    Args:
+        model: file of a fitted detector with heat maps.
+        inputs: image files and folders.
+        out: folder.
+        mode: ``'exact'`` or ``'fast'``.
+        precision: of the backbone.
+        threshold: heat; 1 is the hottest pixel of the farthest held-out normal image.
+        pseudo_labels: write the label maps.
+    """
+    detector = AnomalyDetector.load(model)
+    if detector.mode is None:
+        raise ValueError(f'{model} must have heat maps to localise; fit it with --localize fast or exact.')
+    paths, out = list_inputs(inputs), Path(out)
+    names = _names(paths)
+    rows = []
+    for path, _, value, _, heat in iter_predictions(detector, paths, mode, precision, title='localising'):
+        height, width = cv2.imread(path, cv2.IMREAD_GRAYSCALE).shape
+        full = cv2.resize(heat.numpy(), (width, height), interpolation=cv2.INTER_LINEAR)
+        _write_picture(out / 'heat' / f'{names[path]}.png', np.clip(np.round(1e4 * full), 0, 65535).astype(np.uint16))
+        label = (full > threshold).astype(np.uint8)
+        if pseudo_labels:
+            _write_picture(out / 'ann_dir' / f'{names[path]}.png', label)
+        rows.append(dict(image=path, normalized=round(value, 4), hottest=round(float(full.max()), 4),
+                         defect_pixels=int(label.sum())))
+    _write_csv(out / 'localization.csv', rows)
+    return rows
+
+
+def explain_anomaly(model: str | Path, inputs: Sequence[str | Path], layer: str, out: str | Path) -> list[str]:
+    """Write for each image the picture with the Grad-CAM of a layer; return the files."""
+    detector, out = AnomalyDetector.load(model), Path(out)
+    paths, written = list_inputs(inputs), []
+    names = _names(paths)
+    for start, images in iter_batches(paths, detector.settings.size_hw, 8, 'explaining'):
+        for path, cam in zip(paths[start:start + len(images)], detector.explain(images, layer), strict=True):
+            picture = overlay_heat(read_image(path, detector.settings.size_hw), cam.numpy(), 0.15, 1.0)
+            file = out / f'{names[path]}_{layer}.png'
+            _write_picture(file, picture[..., ::-1])
+            written.append(str(file))
+    return written
+
+
+def _with_threshold(detector: AnomalyDetector, threshold: float | None) -> AnomalyDetector:
+    if threshold is not None:
+        detector.scales['score'] = ScoreScale(**{**detector.scales['score'].state(), 'threshold': float(threshold)})
+    return detector
+
+
+def _names(paths: Sequence[str]) -> dict[str, str]:
+    """Return a name for what is written of each image: its path below their common folder, without suffix."""
+    folders = [Path(p).parent for p in paths]
+    common = folders[0]
+    while not all(common == f or common in f.parents for f in folders):
+        common = common.parent
+    names = {p: Path(p).relative_to(common).with_suffix('').as_posix() for p in paths}
+    if len(set(names.values())) < len(names):
+        names = {p: Path(p).relative_to(common).as_posix().replace('.', '_') for p in paths}
+    return names
+
+
+def _write_picture(path: Path, picture: np.ndarray) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if not cv2.imwrite(str(path), picture):
+        raise OSError(f'{path} must be a picture that can be written; choose another folder.')
+
+
+def _write_csv(path: Path, rows: Sequence[dict]) -> None:
+    out = io.StringIO()
+    writer = csv.DictWriter(out, list(rows[0]), lineterminator='\n')
+    writer.writeheader()
+    writer.writerows(rows)
+    write_text(path, out.getvalue())
+
+
+__all__ = ['evaluate_anomaly', 'explain_anomaly', 'fit_anomaly', 'iter_predictions', 'localize_anomaly', 'predict_anomaly',
+           'stack_images']

@@ -1,0 +1,166 @@
+"""Test anomaly detectors: image and pixel metrics of a category, the untrained backbone always beside the trained one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+
+from mmdefect.apis.anomaly_fit import iter_batches
+from mmdefect.datasets.masks import decode_mask
+from mmdefect.datasets.mvtec import find_categories, scan_mvtec
+from mmdefect.datasets.samples import Sample
+from mmdefect.functional.metrics.image_level import image_ranking
+from mmdefect.functional.metrics.label_map import read_label
+from mmdefect.functional.metrics.score_counter import ScoreKeeper
+from mmdefect.models.anomaly_detector import AnomalyDetector
+
+#: Published image AUROC of CutPaste 3-way (Li et al., CVPR 2021), and of an ImageNet ResNet-18 without CutPaste.
+PAPER = dict(bottle=98.3, cable=80.6, capsule=96.2, carpet=93.1, grid=99.9, hazelnut=97.3, leather=100.0, metal_nut=99.3,
+             pill=92.4, screw=86.3, tile=93.4, toothbrush=98.3, transistor=95.5, wood=98.6, zipper=99.4)
+UNTRAINED_AVERAGE = 90.8
+METRICS = ('AUROC', 'AP', 'pixel_AUROC', 'pixel_AP', 'AUPRO')
+
+
+@dataclass(frozen=True)
+class Tested:
+    """What a detector gave on the test images of a category.
+
+    Attributes:
+        category: name.
+        arm: name of the detector, such as ``'untrained backbone'``.
+        samples: test images.
+        scores: ``(N,)`` float64 on the scale of the detector.
+        heat: ``(N, H, W)`` float16 on its scale, or None.
+        metrics: in percent, those of :data:`METRICS` that could be had; ``found`` and ``false_alarms``: shares of the
+            defective and of the good images above the threshold.
+    """
+
+    category: str
+    arm: str
+    samples: list[Sample]
+    scores: np.ndarray
+    heat: np.ndarray | None
+    metrics: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def defective(self) -> np.ndarray:
+        """``(N,)`` bool."""
+        return np.array([not s.is_clean for s in self.samples])
+
+
+def choose_categories(root: str, wanted: Sequence[str]) -> list[str]:
+    """Return category names; ``all`` means every one found.
+
+    Raises:
+        ValueError: if one is not there; the message lists those that are.
+    """
+    found = find_categories(root)
+    if list(wanted) == ['all']:
+        if not found:
+            raise ValueError(f'{root} must hold categories with train/good and test, but holds none; correct the path.')
+        return list(found)
+    missing = [c for c in wanted if c not in found]
+    if missing:
+        raise ValueError(f'`categories` must be in {root}, but {missing[0]!r} is not; found: {", ".join(found) or "none"}.')
+    return list(wanted)
+
+
+def test_images(root: str, category: str) -> list[Sample]:
+    """Return the test images of a category, good and defective.
+
+    Raises:
+        ValueError: if it has not both.
+    """
+    samples = [s for s in scan_mvtec(root, [category]) if s.own_split == 'test']
+    if len({s.is_clean for s in samples}) != 2:
+        raise ValueError(f'{root}/{category}/test must hold good and defective images, got {len(samples)} images of one '
+                         'kind; without both there is no AUROC.')
+    return samples
+
+
+def run_test(detector: AnomalyDetector, samples: Sequence[Sample], category: str, arm: str, mode: str | None = None,
+             precision: str = 'fp32', batch: int = 16, show: Callable | None = None) -> Tested:
+    """Score test images once and compute the metrics."""
+    scores, maps = [], []
+    title = f'{category}: {arm}' if show is None else None
+    for _, images in iter_batches([s.img_path for s in samples], detector.settings.size_hw, batch, title):
+        raw, heat = detector.score_images(images, mode, precision)
+        scores.append(detector.scales['score'].normalize(raw))
+        if heat is not None:
+            maps.append(detector.scales['heat'].normalize(heat).half())
+    values = torch.cat(scores).double().numpy()
+    defective = np.array([not s.is_clean for s in samples])
+    ranking = image_ranking(values, defective)
+    metrics = {'AUROC': 100 * ranking['AUROC'], 'AP': 100 * ranking['AP']}
+    above = values > detector.scales['score'].threshold
+    metrics['found'], metrics['false_alarms'] = 100 * above[defective].mean(), 100 * above[~defective].mean()
+    heat = torch.cat(maps).numpy() if maps else None
+    if heat is not None and all(s.is_clean or s.seg_map_path for s in samples):
+        metrics.update(pixel_metrics(heat, samples))
+    return Tested(category, arm, list(samples), values, heat, {k: float(v) for k, v in metrics.items()})
+
+
+def pixel_metrics(heat: np.ndarray, samples: Sequence[Sample]) -> dict[str, float]:
+    """Return pixel AUROC, AP and AUPRO (up to 30 % false positives) in percent, exactly, at the size of the masks.
+
+    Args:
+        heat: ``(N, H, W)`` float.
+        samples: the images; masks of another size than the heat map have it resized to theirs.
+    """
+    import cv2
+    keeper = ScoreKeeper(2)
+    for own, sample in zip(heat, samples, strict=True):
+        own = own.astype(np.float32)
+        if sample.seg_map_path is None:
+            mask = np.zeros(own.shape, np.uint8)
+        else:
+            with open(sample.seg_map_path, 'rb') as file:
+                mask = (decode_mask(file.read(), 'binary', sample.seg_map_path) != 0).astype(np.uint8)
+        if own.shape != mask.shape:
+            own = cv2.resize(own, mask.shape[::-1], interpolation=cv2.INTER_LINEAR)
+        keeper.update(torch.from_numpy(own).view(1, -1), read_label(torch.from_numpy(mask), 2))
+    curve = keeper.curve(1)
+    ranking = curve.ranking()
+    return {'pixel_AUROC': 100 * ranking['AUROC'], 'pixel_AP': 100 * ranking['AP'], 'AUPRO': 100 * curve.aupro(0.3)}
+
+
+def roc_points(scores: np.ndarray, defective: np.ndarray) -> list[tuple[float, float]]:
+    """Return false and true positive rates from the highest score down."""
+    order = np.argsort(-scores, kind='stable')
+    hit = np.cumsum(defective[order])
+    last = np.append(np.diff(scores[order]) != 0, True)  # equal scores come at once
+    total, wrong = max(1, int(defective.sum())), max(1, int((~defective).sum()))
+    return [(0.0, 0.0), *((float(n + 1 - h) / wrong, float(h) / total)
+                          for n, h, end in zip(range(len(hit)), hit, last, strict=True) if end)]
+
+
+def rows_of(results: Sequence[Tested]) -> list[dict[str, object]]:
+    """Return the table: a row for each category and arm, then the average of each arm."""
+    arms = list(dict.fromkeys(r.arm for r in results))
+    names = [m for m in (*METRICS, 'found', 'false_alarms') if any(m in r.metrics for r in results)]
+    rows = [dict(category=r.category, arm=r.arm, images=len(r.samples), **{m: r.metrics.get(m) for m in names},
+                 paper=PAPER.get(r.category)) for r in results]
+    for arm in arms:
+        own = [r for r in results if r.arm == arm]
+        known = [PAPER.get(r.category) for r in own]
+        rows.append(dict(
+            category='average', arm=arm, images=sum(len(r.samples) for r in own),
+            **{m: float(np.mean([r.metrics[m] for r in own])) if all(m in r.metrics for r in own) else None
+               for m in names},
+            paper=float(np.mean(known)) if None not in known else None))
+    return rows
+
+
+def markdown_table(rows: Sequence[dict[str, object]]) -> str:
+    """Return rows as a Markdown table; numbers with two decimals, a dash for none."""
+    heads = list(rows[0])
+
+    def cell(value: object) -> str:
+        return '–' if value is None else f'{value:.2f}' if isinstance(value, float) else str(value)
+
+    lines = ['| ' + ' | '.join(h.replace('_', ' ') for h in heads) + ' |', '| ' + ' | '.join(
+        '---' if h in ('category', 'arm') else '---:' for h in heads) + ' |']
+    return '\n'.join([*lines, *('| ' + ' | '.join(cell(row[h]) for h in heads) + ' |' for row in rows)]) + '\n'

@@ -1,0 +1,171 @@
+"""Fit an anomaly detector on normal images: two passes, in memory that does not grow with the data set.
+
+The first pass sums moments for each fold of images (or keeps a few points of each image for a kernel density). The
+second scores every image with the density of the other folds: from these held-out scores come the scales. The density
+that is kept is that of all folds together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from mmengine.config import Config
+from rich.progress import track
+from torch import Tensor
+
+from mmdefect.functional.density import fit_gaussian
+from mmdefect.functional.density_kernel import fit_kernel_density
+from mmdefect.functional.density_moments import Moments
+from mmdefect.functional.score_scale import fit_scale, fold_of
+from mmdefect.models.anomaly_detector import AnomalyDetector, DetectorSettings, build_backbone, stack_images
+
+_FIT_STRIDE = 16  # exact mode: neighbouring patches are nearly equal, so the fit takes every fourth of a stride of 4
+
+
+def read_image(path: str | Path, size_hw: tuple[int, int]) -> np.ndarray:
+    """Return an image file as ``(H, W, 3)`` uint8 RGB, resized.
+
+    Raises:
+        ValueError: if it cannot be read as an image.
+    """
+    image = cv2.imread(str(path), cv2.IMREAD_COLOR)
+    if image is None:
+        raise ValueError(f'{path} must be an image that OpenCV reads, but it is not; remove or repair the file.')
+    if image.shape[:2] != tuple(size_hw):
+        image = cv2.resize(image, (size_hw[1], size_hw[0]), interpolation=cv2.INTER_LINEAR)
+    return np.ascontiguousarray(image[..., ::-1])
+
+
+def iter_batches(paths: Sequence[str], size_hw: tuple[int, int], batch: int, title: str | None = None
+                 ) -> Iterator[tuple[int, Tensor]]:
+    """Yield the number of the first image and ``(B, 3, H, W)`` uint8 RGB, with a progress bar where there is a title."""
+    starts = range(0, len(paths), batch)
+    for start in track(starts, title, transient=True) if title else starts:
+        yield start, stack_images([read_image(p, size_hw) for p in paths[start:start + batch]])
+
+
+def detector_of_config(cfg: Config, checkpoint: str | None = None, seed: int = 0, **settings) -> AnomalyDetector:
+    """Build a detector without densities from a CutPaste config.
+
+    Args:
+        cfg: composed config.
+        checkpoint: of its training; None gives the backbone as the training finds it: the untrained baseline.
+        seed: of random weights, where the config names none.
+        settings: fields of :class:`DetectorSettings` that differ from the config's.
+    """
+    import mmdefect.registration  # noqa: F401
+    from mmdefect.models.backbone_weights import load_backbone
+    from mmdefect.models.cutpaste_classifier import backbone_config
+
+    backbone = backbone_config(cfg.model.backbone)
+    network = build_backbone(backbone, seed)
+    if checkpoint is not None:
+        load_backbone(network, checkpoint, min_share=1.0)
+    plain = {k: v for k, v in Config(dict(backbone=backbone)).to_dict()['backbone'].items() if k != 'init_cfg'}
+    preprocessor = cfg.model.get('data_preprocessor') or {}
+    known = {k: tuple(preprocessor[k]) for k in ('mean', 'std') if k in preprocessor}
+    if cfg.get('image_scale') is not None:
+        known['size_hw'] = (cfg.image_scale[1], cfg.image_scale[0])
+    if cfg.get('patch') is not None:
+        known['patch'] = cfg.patch
+    return AnomalyDetector(DetectorSettings(backbone=plain, **{**known, **settings}), network)
+
+
+def fit_detector(detector: AnomalyDetector, paths: Sequence[str], localize: str | None = None, folds: int = 5,
+                 seed: int = 0, threshold: float = 1.0, batch: int = 16, max_points: int = 4096,
+                 bandwidth: float | None = None, calibrate: int = 64, progress: str | None = 'fitting') -> AnomalyDetector:
+    """Fit densities and scales.
+
+    Args:
+        detector: without densities; stays as it is.
+        paths: normal images.
+        localize: ``'fast'`` or ``'exact'`` heat maps, or None.
+        folds: parts of the images, each of which is scored by the density of the others for the scales.
+        seed: of the division into folds, and of the points of a kernel density.
+        threshold: on the scale on which 1 is the farthest held-out normal image.
+        batch: images at a time.
+        max_points: of a kernel density.
+        bandwidth: of a kernel density; None chooses it.
+        calibrate: images that exact heat maps are calibrated on, because each costs seconds on a CPU; other modes take
+            all.
+        progress: title of the progress bar; None shows none.
+    """
+    spaces = ['image', *([localize] if localize else [])]
+    folds = min(folds, len(paths))
+    fold = fold_of(len(paths), folds, seed)
+    kept = _first_pass(detector, paths, spaces, fold, batch, max_points, seed, progress)
+
+    def density(space: str, without: int | None = None):
+        parts = [part for number, part in enumerate(kept[space]) if number != without]
+        if detector.settings.density == 'kde':
+            points = torch.cat(parts)
+            return fit_kernel_density(points, bandwidth, max_points, torch.Generator().manual_seed(seed))
+        total = parts[0]
+        for part in parts[1:]:
+            total = total.merge(part)
+        return fit_gaussian(total.all_reduce(), 'none' if detector.settings.density == 'full' else 'ledoit_wolf')
+
+    densities = {space: density(space) for space in spaces}
+    held_out: dict[str, list[Tensor]] = {'score': [], 'heat': []}
+    chosen = range(len(paths)) if localize != 'exact' else _spread(len(paths), calibrate)
+    for number in range(folds):
+        own = [paths[i] for i in chosen if int(fold[i]) == number]
+        part = AnomalyDetector(detector.settings, detector.features.backbone, {s: density(s, number) for s in spaces})
+        title = f'{progress}: held-out part {number + 1} of {folds}' if progress else None
+        for _, images in iter_batches(own, detector.settings.size_hw, batch, title):
+            scores, heat = part.score_images(images)
+            held_out['score'].append(scores)
+            if heat is not None:
+                held_out['heat'].append(heat.amax((1, 2)))
+    scales = {name: fit_scale(torch.cat(values), threshold) for name, values in held_out.items() if values}
+    facts = dict(detector.settings.facts, normal_images=len(paths))
+    return AnomalyDetector(replace(detector.settings, facts=facts), detector.features.backbone, densities, scales)
+
+
+def _first_pass(detector: AnomalyDetector, paths: Sequence[str], spaces: Sequence[str], fold: Tensor, batch: int,
+                max_points: int, seed: int, progress: str | None) -> dict[str, list]:
+    """Return for each space and fold the moments of its embeddings, or for a kernel density some of them."""
+    kernel = detector.settings.density == 'kde'
+    generator = torch.Generator().manual_seed(seed)
+    share = -(-2 * max_points // max(1, len(paths)))  # twice as many, so that each fold can be left out
+    kept: dict[str, list] = {space: [None] * (int(fold.max()) + 1) for space in spaces}
+    for start, images in iter_batches(paths, detector.settings.size_hw, batch, progress):
+        for space in spaces:
+            rows = detector.embeddings(images, space, stride=max(_FIT_STRIDE, detector.settings.stride))
+            for i, own in enumerate(rows.reshape(len(images), -1, rows.shape[-1])):
+                number = int(fold[start + i])
+                if kernel:
+                    own = own[torch.randperm(len(own), generator=generator)[:share]]
+                    kept[space][number] = own if kept[space][number] is None else torch.cat([kept[space][number], own])
+                elif kept[space][number] is None:
+                    kept[space][number] = [own]
+                else:
+                    kept[space][number].append(own)
+        if not kernel:
+            _sum_up(kept, last=start + batch >= len(paths))
+    return kept
+
+
+def _sum_up(kept: dict[str, list], last: bool, least: int = 4096) -> None:
+    """Turn rows that have come together into moments; rows of few images wait for more, because each sum costs the same."""
+    for parts in kept.values():
+        for number, part in enumerate(parts):
+            if not isinstance(part, list):
+                continue
+            moments = part[0] if isinstance(part[0], Moments) else None
+            rows = part[1:] if moments is not None else part
+            if rows and (last or sum(map(len, rows)) >= least):
+                new = Moments.of(torch.cat(rows))
+                moments = new if moments is None else moments.merge(new)
+                rows = []
+            parts[number] = moments if last else ([moments] if moments is not None else []) + rows
+
+
+def _spread(count: int, most: int) -> list[int]:
+    """Return at most so many numbers below ``count``, evenly spread."""
+    return sorted({round(i * (count - 1) / max(1, most - 1)) for i in range(most)}) if count > most else list(range(count))

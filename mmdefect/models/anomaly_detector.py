@@ -1,0 +1,218 @@
+"""A fitted anomaly detector: backbone, densities of normal embeddings, scales, threshold. One file holds all of it."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mmdefect.functional.density import Gaussian
+from mmdefect.functional.density_kernel import KernelDensity
+from mmdefect.functional.grad_cam import grad_cam
+from mmdefect.functional.receptive_field import upsample_cells, upsample_scores
+from mmdefect.functional.score_scale import ScoreScale
+from mmdefect.models.backbone_features import BackboneFeatures
+
+#: Where a density lies: the pooled image, the cells of the feature map of one pass, patches seen one by one.
+SPACES = ('image', 'fast', 'exact')
+FORMAT = 'mmdefect-anomaly/1'
+_DENSITIES = {'gaussian': Gaussian, 'kernel': KernelDensity}
+_AUTOCAST = {'fp32': None, 'fp16': torch.float16, 'bf16': torch.bfloat16}
+
+
+@dataclass(frozen=True)
+class DetectorSettings:
+    """What a detector is, apart from its weights and densities.
+
+    Attributes:
+        backbone: config of the backbone, without ``init_cfg``.
+        layers: parts of the backbone that are read; none means its output.
+        size_hw: height and width images are resized to.
+        mean: per channel, RGB, of pixels in 0..255.
+        std: per channel.
+        normalize: scale embeddings to length 1.
+        density: ``'ledoit_wolf'``, ``'full'`` or ``'kde'``.
+        score: ``'image'``: the distance of the pooled embedding; ``'heat'``: the maximum of the heat map.
+        patch: side of a patch in pixels, for heat maps.
+        stride: of the grid of patches in pixels.
+        facts: where it comes from: category, checkpoint and the like; plain values.
+    """
+
+    backbone: dict
+    layers: tuple[str, ...] = ()
+    size_hw: tuple[int, int] = (256, 256)
+    mean: tuple[float, ...] = (123.675, 116.28, 103.53)
+    std: tuple[float, ...] = (58.395, 57.12, 57.375)
+    normalize: bool = True
+    density: str = 'ledoit_wolf'
+    score: str = 'image'
+    patch: int = 32
+    stride: int = 4
+    facts: dict = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name, choices in (('density', ('ledoit_wolf', 'full', 'kde')), ('score', ('image', 'heat'))):
+            if getattr(self, name) not in choices:
+                raise ValueError(f'`{name}` must be one of {", ".join(choices)}, got {getattr(self, name)!r}.')
+
+
+class AnomalyDetector(nn.Module):
+    """Scores images by how far they lie from normal ones.
+
+    Args:
+        settings: what it is.
+        backbone: network.
+        densities: of some of :data:`SPACES`.
+        scales: of image scores (``'score'``) and of heat maps (``'heat'``).
+    """
+
+    def __init__(self, settings: DetectorSettings, backbone: nn.Module, densities: dict[str, Any] | None = None,
+                 scales: dict[str, ScoreScale] | None = None) -> None:
+        super().__init__()
+        self.settings = settings
+        self.features = BackboneFeatures(backbone, settings.layers, settings.mean, settings.std, settings.normalize)
+        self.densities, self.scales = densities or {}, scales or {}
+        self.requires_grad_(False)
+
+    @property
+    def mode(self) -> str | None:
+        """How heat maps are made: ``'exact'`` if a density of patches was fitted, else ``'fast'``, else ``None``."""
+        return next((space for space in ('exact', 'fast') if space in self.densities), None)
+
+    @torch.inference_mode()
+    def embeddings(self, images: Tensor, space: str, precision: str = 'fp32', stride: int | None = None) -> Tensor:
+        """Return embeddings of ``(B, 3, H, W)`` uint8 RGB: ``(B, D)``, or ``(B, rows, columns, D)`` of a heat map."""
+        if precision not in _AUTOCAST:
+            raise ValueError(f'`precision` must be one of {", ".join(_AUTOCAST)}, got {precision!r}.')
+        half = _AUTOCAST[precision]
+        with nullcontext() if half is None else torch.autocast(images.device.type, half):
+            if space == 'image':
+                return self.features.embed(self.features.prepare(images))
+            if space == 'fast':
+                return self.features.embed_map(images, self.settings.patch)
+            return self.features.embed_patches(images, self.settings.patch, stride or self.settings.stride)
+
+    def heat_maps(self, images: Tensor, mode: str | None = None, density=None, precision: str = 'fp32') -> Tensor:
+        """Return how far each pixel's surroundings lie from normal ones, ``(B, H, W)`` float32, raw distances."""
+        mode = mode or self.mode
+        density = density if density is not None else self.densities.get(mode)
+        if density is None:
+            raise ValueError(f'heat maps of mode {mode!r} need a density of that kind, but the detector has '
+                             f'{", ".join(self.densities) or "none"}; fit it with --localize {mode or "fast"}.')
+        cells = self.embeddings(images, mode, precision)
+        scores = density.distance(cells.flatten(0, 2)).view(cells.shape[:3])
+        if mode == 'fast':
+            return upsample_cells(scores, tuple(images.shape[2:]), self.settings.patch)
+        return upsample_scores(scores, self.settings.patch, self.settings.stride)
+
+    def score_images(self, images: Tensor, mode: str | None = None, precision: str = 'fp32'
+                     ) -> tuple[Tensor, Tensor | None]:
+        """Score a batch; a pure function of the images.
+
+        Args:
+            images: ``(B, 3, H, W)`` uint8 RGB of the size ``settings.size_hw``, on the device of the detector.
+            mode: ``'exact'`` or ``'fast'`` heat maps; by default the more exact one that was fitted.
+            precision: ``'fp32'``, ``'bf16'`` or ``'fp16'`` of the backbone; distances stay in float32.
+
+        Returns:
+            scores: ``(B,)`` float32, raw; ``scales['score']`` puts them on the scale with the threshold.
+            heat maps: ``(B, H, W)`` float32, raw, for ``scales['heat']``; None if no heat map was fitted.
+        """
+        if images.dtype != torch.uint8 or tuple(images.shape[1:]) != (3, *self.settings.size_hw):
+            raise ValueError(f'`images` must be (B, 3, {self.settings.size_hw[0]}, {self.settings.size_hw[1]}) uint8 RGB, '
+                             f'got {tuple(images.shape)} {images.dtype}; resize them first.')
+        heat = self.heat_maps(images, mode, precision=precision) if self.mode or mode else None
+        if self.settings.score == 'heat':
+            if heat is None:
+                raise ValueError('scores from heat maps need one; fit the detector with --localize fast or exact.')
+            return heat.amax((1, 2)), heat
+        return self.densities['image'].distance(self.embeddings(images, 'image', precision)), heat
+
+    def explain(self, images: Tensor, layer: str) -> Tensor:
+        """Return by Grad-CAM which places of a layer raise the distance of the image, ``(B, H, W)`` in [0, 1]."""
+        def score(inputs: Tensor) -> Tensor:
+            return self.densities['image'].distance(self.features.embed(inputs))
+
+        return grad_cam(self.features.backbone, layer, self.features.prepare(images), score)
+
+    def save(self, path: str | os.PathLike) -> None:
+        """Write one file of plain values and tensors; through a temporary file, so that none is half written."""
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        content = dict(format=FORMAT, settings=asdict(self.settings), backbone=self.features.backbone.state_dict(),
+                       densities={s: dict(kind=_kind(d), **d.state()) for s, d in self.densities.items()},
+                       scales={name: scale.state() for name, scale in self.scales.items()})
+        temporary = path.with_name(f'.{path.name}.tmp')
+        torch.save(content, temporary)
+        os.replace(temporary, path)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike) -> AnomalyDetector:
+        """Read a file of :meth:`save`; nothing but plain values and tensors is unpickled.
+
+        Raises:
+            ValueError: if the file is something else.
+        """
+        if not Path(path).is_file():
+            raise FileNotFoundError(f'{path} must be a fitted detector, but there is no such file; make one with '
+                                    'tools/anomaly.py fit.')
+        content = torch.load(path, map_location='cpu', weights_only=True)
+        if not isinstance(content, dict) or content.get('format') != FORMAT:
+            raise ValueError(f'{path} must be a fitted detector ({FORMAT}), but it is another file; make one with '
+                             'tools/anomaly.py fit.')
+        settings = DetectorSettings(**{k: tuple(v) if isinstance(v, list) else v for k, v in content['settings'].items()})
+        backbone = build_backbone(settings.backbone)
+        backbone.load_state_dict(content['backbone'])
+        densities = {space: _DENSITIES[state.pop('kind')].from_state(state)
+                     for space, state in content['densities'].items()}
+        scales = {name: ScoreScale(**state) for name, state in content['scales'].items()}
+        return cls(settings, backbone, densities, scales)
+
+
+def build_backbone(config: dict | str, seed: int = 0) -> nn.Module:
+    """Build a backbone in evaluation mode, with the weights that its ``init_cfg`` names.
+
+    Without one its random weights depend on the seed alone.
+
+    Raises:
+        FileNotFoundError: if there are no such weights: a baseline must not become a random one unnoticed.
+    """
+    from mmengine.registry import init_default_scope
+
+    from mmdefect.models.backbone_weights import load_backbone
+    from mmdefect.models.cutpaste_classifier import backbone_config
+    from mmdefect.registry import MODELS
+    init_default_scope('mmseg')
+    config = backbone_config(config)
+    init = config.get('init_cfg') or {}
+    if isinstance(init, dict) and init.get('type') == 'Pretrained':
+        config = {k: v for k, v in config.items() if k != 'init_cfg'}
+    logging.disable(logging.INFO)  # mmengine lists every parameter
+    try:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            backbone = MODELS.build(config)
+            if hasattr(backbone, 'init_weights'):
+                backbone.init_weights()
+    finally:
+        logging.disable(logging.NOTSET)
+    if 'init_cfg' not in config and init:
+        load_backbone(backbone, init['checkpoint'])
+    backbone.eval()
+    return backbone
+
+
+def _kind(density) -> str:
+    return next(name for name, kind in _DENSITIES.items() if isinstance(density, kind))
+
+
+def stack_images(images: Sequence) -> Tensor:
+    """Return ``(B, 3, H, W)`` uint8 of ``(H, W, 3)`` uint8 RGB arrays of one size."""
+    return torch.stack([torch.from_numpy(image.transpose(2, 0, 1).copy()) for image in images])

@@ -1,0 +1,129 @@
+"""Embeddings of images, of single patches, and of the places of a feature map, from any backbone."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mmdefect.functional.density import normalize_rows
+from mmdefect.functional.grad_cam import find_layer
+from mmdefect.functional.receptive_field import unfold_patches
+from mmdefect.models.projection_head import pool
+
+
+class BackboneFeatures(nn.Module):
+    """A backbone whose layers are read.
+
+    Args:
+        backbone: network; put into evaluation mode.
+        layers: dotted names of parts whose outputs are read; none means what the backbone puts out.
+        mean: per channel, RGB, of pixels in 0..255.
+        std: per channel.
+        normalize: scale the embedding of each layer to length 1.
+    """
+
+    def __init__(self, backbone: nn.Module, layers: Sequence[str] = (), mean: Sequence[float] = (123.675, 116.28, 103.53),
+                 std: Sequence[float] = (58.395, 57.12, 57.375), normalize: bool = True) -> None:
+        super().__init__()
+        backbone.eval()  # backbones of OpenMMLab return nothing here
+        self.backbone, self.layers, self.normalize = backbone, tuple(layers), normalize
+        self.register_buffer('mean', torch.tensor(mean, dtype=torch.float32).view(-1, 1, 1), persistent=False)
+        self.register_buffer('std', torch.tensor(std, dtype=torch.float32).view(-1, 1, 1), persistent=False)
+        object.__setattr__(self, '_fast', None)  # made on first use
+        for name in self.layers:
+            find_layer(self.backbone, name)
+
+    def prepare(self, images: Tensor) -> Tensor:
+        """Return ``(B, 3, H, W)`` uint8 RGB as the network takes it."""
+        return (images.float() - self.mean) / self.std
+
+    def read(self, inputs: Tensor, network: nn.Module | None = None) -> list[Tensor]:
+        """Return the output of each layer for prepared inputs."""
+        network = network or self.backbone
+        if not self.layers:
+            output = network(inputs)
+            return [output[-1] if isinstance(output, (tuple, list)) else output]
+        kept: dict[str, Tensor] = {}
+
+        def keep(name: str):
+            def hook(_module, _inputs, output) -> None:
+                kept[name] = output[-1] if isinstance(output, (tuple, list)) else output
+            return hook
+
+        handles = [find_layer(network, name).register_forward_hook(keep(name)) for name in self.layers]
+        try:
+            network(inputs)
+        finally:
+            for handle in handles:
+                handle.remove()
+        return [kept[name] for name in self.layers]
+
+    def embed(self, inputs: Tensor, network: nn.Module | None = None) -> Tensor:
+        """Return one embedding for each prepared input, ``(B, D)`` float32; differentiable."""
+        return torch.cat([self._scaled(pool(output).float()) for output in self.read(inputs, network)], 1)
+
+    @torch.inference_mode()
+    def embed_patches(self, images: Tensor, patch: int, stride: int, batch: int = 256) -> Tensor:
+        """Return an embedding for each patch of the grid, each seen by itself.
+
+        Args:
+            images: ``(B, 3, H, W)`` uint8 RGB.
+            patch: side in pixels.
+            stride: of the grid in pixels.
+            batch: patches seen at a time; it changes nothing but time and memory.
+
+        Returns:
+            ``(B, rows, columns, D)`` float32.
+        """
+        patches = unfold_patches(self.prepare(images), patch, stride)
+        shape = patches.shape[:3]
+        network = self._fused()
+        rows = max(1, batch // shape[2])  # whole rows: the copy out of the view is one block a row
+        flat = patches.flatten(0, 1)
+        done = []
+        for start in range(0, len(flat), rows):
+            piece = flat[start:start + rows].flatten(0, 1).contiguous(memory_format=torch.channels_last)
+            done.append(self.embed(piece, network))
+        return torch.cat(done).view(*shape, -1)
+
+    @torch.inference_mode()
+    def embed_map(self, images: Tensor, patch: int) -> Tensor:
+        """Return an embedding for each cell of the finest map read, from one pass over the whole image.
+
+        Each map is averaged over the ``patch`` pixels around a cell. A cell therefore sees what lies around its patch,
+        and no border of zeros, which is how it differs from :meth:`embed_patches`.
+
+        Returns:
+            ``(B, rows, columns, D)`` float32.
+        """
+        maps = [m.float() for m in self.read(self.prepare(images).contiguous(memory_format=torch.channels_last),
+                                             self._fused())]
+        if any(m.ndim != 4 for m in maps):
+            raise ValueError('a heat map needs layers that put out maps (B, C, h, w); name such `layers`.')
+        size = max((tuple(m.shape[2:]) for m in maps))
+        cells = []
+        for m in maps:
+            window = max(1, round(patch * m.shape[2] / images.shape[2]))
+            if window > 1:
+                window += 1 - window % 2  # odd, so that the window is centred on its cell
+                m = F.avg_pool2d(m, window, 1, window // 2, count_include_pad=False)
+            if tuple(m.shape[2:]) != size:
+                m = F.interpolate(m, size, mode='bilinear', align_corners=False)
+            cells.append(self._scaled(m.permute(0, 2, 3, 1).flatten(0, 2)))
+        return torch.cat(cells, 1).view(len(images), *size, -1)
+
+    def _scaled(self, rows: Tensor) -> Tensor:
+        return normalize_rows(rows) if self.normalize else rows
+
+    def _fused(self) -> nn.Module:
+        """Return the backbone with its batch norms folded into the convolutions, channels last; made once."""
+        if self._fast is None or next(self._fast.parameters()).device != next(self.backbone.parameters()).device:
+            from mmcv.cnn.utils import fuse_conv_bn
+            fused = fuse_conv_bn(copy.deepcopy(self.backbone)).to(memory_format=torch.channels_last)
+            fused.eval()
+            object.__setattr__(self, '_fast', fused)  # no part of the module: it is not saved
+        return self._fast

@@ -1,0 +1,118 @@
+"""Detect anomalies by how far an image lies from normal ones.
+
+    python tools/anomaly.py fit configs/cutpaste/resnet18-l3_3way_256_mvtec-256.py --data-root data/mvtec_ad --category screw \
+        --checkpoint work_dirs/screw/iter_256.pth --out screw.pth
+    python tools/anomaly.py eval configs/cutpaste/resnet18-l3_3way_256_mvtec-256.py --data-root data/mvtec_ad \
+        --categories all --checkpoint 'work_dirs/{category}/iter_256.pth' --out work_dirs/anomaly
+    python tools/anomaly.py predict screw.pth photos/ --out predictions
+    python tools/anomaly.py localize screw.pth photos/ --out labels
+    python tools/anomaly.py explain screw.pth photos/ --layer layer3 --out cams
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+
+from mmengine.config import DictAction
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest='command', required=True)
+    fit = commands.add_parser('fit', help='fit a detector on good images and write it to one file')
+    fit.add_argument('config', help='CutPaste config')
+    fit.add_argument('--data-root', help='folder of categories, a category, or a folder of good images')
+    fit.add_argument('--category', help='name of a category below it')
+    fit.add_argument('--checkpoint', help='of the CutPaste training; without it the backbone stays untrained')
+    fit.add_argument('--out', default='detector.pth', help='file to write (default: detector.pth)')
+    test = commands.add_parser('eval', help='fit and test categories, the untrained backbone beside')
+    test.add_argument('config', help='CutPaste config')
+    test.add_argument('--data-root', required=True, help='folder of categories')
+    test.add_argument('--categories', nargs='+', default=['all'], help='names, or all (default)')
+    test.add_argument('--checkpoint', help="of each training, such as 'work_dirs/{category}/iter_256.pth'")
+    test.add_argument('--out', default='work_dirs/anomaly', help='folder for tables, figures, page and detectors')
+    test.add_argument('--layer', help='also show the Grad-CAM of this layer')
+    test.add_argument('--no-report', action='store_true', help='tables only')
+    for command in (fit, test):
+        command.add_argument('--density', choices=['ledoit_wolf', 'full', 'kde'], default='ledoit_wolf')
+        command.add_argument('--bandwidth', type=float, help='of kde (default: from the data)')
+        command.add_argument('--layers', nargs='+', default=[], help='parts of the backbone to read (default: its output)')
+        command.add_argument('--no-normalize', action='store_true', help='keep the length of embeddings')
+        command.add_argument('--localize', choices=['fast', 'exact'], help='also fit heat maps')
+        command.add_argument('--score', choices=['image', 'heat'], default='image',
+                             help='distance of the pooled image, or maximum of the heat map')
+        command.add_argument('--patch', type=int, default=32, help='side of a patch in pixels (default: 32)')
+        command.add_argument('--stride', type=int, default=4, help='of exact patches in pixels (default: 4)')
+        command.add_argument('--threshold', type=float, default=1.0, help='1 is the farthest held-out normal image')
+        command.add_argument('--folds', type=int, default=5, help='each held out once for the scale (default: 5)')
+        command.add_argument('--seed', type=int, default=0)
+        command.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE')
+    for name, text in (('predict', 'score, decision and heat map of files or folders'),
+                       ('localize', 'heat maps and label maps for segmentation training'),
+                       ('explain', 'Grad-CAM of a layer')):
+        command = commands.add_parser(name, help=text)
+        command.add_argument('model', help='file of a fitted detector')
+        command.add_argument('inputs', nargs='+', help='image files or folders')
+        command.add_argument('--out', default=name, help=f'folder (default: {name})')
+        if name == 'explain':
+            command.add_argument('--layer', required=True, help='part of the backbone, such as layer3')
+            continue
+        command.add_argument('--mode', choices=['fast', 'exact'], help='of heat maps (default: what was fitted)')
+        if name == 'predict':
+            command.add_argument('--threshold', type=float, help="in place of the detector's own")
+        else:
+            command.add_argument('--threshold', type=float, default=1.0, help='heat of a defect pixel (default: 1)')
+            command.add_argument('--no-labels', action='store_true', help='heat maps only')
+    for command in (test, commands.choices['predict'], commands.choices['localize']):
+        command.add_argument('--precision', choices=['fp32', 'bf16', 'fp16'], default='fp32')
+    return parser.parse_args()
+
+
+def fit_arguments(args: argparse.Namespace) -> dict:
+    settings = dict(density=args.density, layers=tuple(args.layers), normalize=not args.no_normalize, score=args.score,
+                    patch=args.patch, stride=args.stride)
+    return dict(settings=settings, localize=args.localize, threshold=args.threshold, folds=args.folds, seed=args.seed,
+                bandwidth=args.bandwidth, cfg_options=args.cfg_options)
+
+
+def run(args: argparse.Namespace) -> None:
+    from mmdefect.apis import anomaly
+    from mmdefect.apis.anomaly_eval import markdown_table
+    if args.command == 'fit':
+        detector = anomaly.fit_anomaly(args.config, args.data_root, args.category, args.checkpoint, **fit_arguments(args))
+        detector.save(args.out)
+        scale = detector.scales['score']
+        print(f'{args.out}: {detector.settings.facts["normal_images"]} normal images, distances of held-out ones '
+              f'{scale.minimum:.3f} to {scale.maximum:.3f}, threshold {scale.threshold:g}')
+    elif args.command == 'eval':
+        rows = anomaly.evaluate_anomaly(args.config, args.data_root, args.categories, args.out, args.checkpoint, args.layer,
+                                        args.precision, not args.no_report, **fit_arguments(args))
+        print(markdown_table(rows))
+        print(args.out)
+    elif args.command == 'predict':
+        rows = anomaly.predict_anomaly(args.model, args.inputs, args.out, args.mode, args.precision, args.threshold)
+        print(f'{sum(row["anomaly"] for row in rows)} of {len(rows)} images are anomalies: {args.out}/predictions.csv')
+    elif args.command == 'localize':
+        rows = anomaly.localize_anomaly(args.model, args.inputs, args.out, args.mode, args.precision, args.threshold,
+                                        not args.no_labels)
+        print(f'{sum(row["defect_pixels"] > 0 for row in rows)} of {len(rows)} images have defect pixels: {args.out}')
+    else:
+        print('\n'.join(anomaly.explain_anomaly(args.model, args.inputs, args.layer, args.out)))
+
+
+def main() -> int:
+    args = parse_args()
+    try:
+        run(args)
+    except (ValueError, OSError) as err:
+        if os.environ.get('MMDEFECT_TRACEBACK'):
+            raise
+        print(f'error: {err}', file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())
