@@ -85,7 +85,7 @@ def fit_detector(detector: AnomalyDetector, paths: Sequence[str], localize: str 
         detector: without densities; stays as it is.
         paths: normal images.
         localize: ``'fast'`` or ``'exact'`` heat maps, or None.
-        folds: parts of the images, each of which is scored by the density of the others for the scales.
+        folds: parts of the images, each of which is scored by the density of the others for the scales; 0 makes no scales.
         seed: of the division into folds, and of the points of a kernel density.
         threshold: on the scale on which 1 is the farthest held-out normal image.
         batch: images at a time.
@@ -97,7 +97,7 @@ def fit_detector(detector: AnomalyDetector, paths: Sequence[str], localize: str 
     """
     spaces = ['image', *([localize] if localize else [])]
     folds = min(folds, len(paths))
-    fold = fold_of(len(paths), folds, seed)
+    fold = fold_of(len(paths), folds, seed) if folds else torch.zeros(len(paths), dtype=torch.int64)
     kept = _first_pass(detector, paths, spaces, fold, batch, max_points, seed, progress)
 
     def density(space: str, without: int | None = None):

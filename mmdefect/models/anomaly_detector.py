@@ -184,11 +184,9 @@ def build_backbone(config: dict | str, seed: int = 0) -> nn.Module:
     Raises:
         FileNotFoundError: if there are no such weights: a baseline must not become a random one unnoticed.
     """
-    from mmengine.registry import init_default_scope
-
     from mmdefect.models.backbone_weights import load_backbone
     from mmdefect.models.cutpaste_classifier import backbone_config
-    from mmdefect.registry import MODELS
+    from mmdefect.registry import MODELS, init_default_scope
     init_default_scope('mmseg')
     config = backbone_config(config)
     init = config.get('init_cfg') or {}

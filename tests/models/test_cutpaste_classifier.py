@@ -1,0 +1,98 @@
+"""The classifier over several backbones: widths, classes, and errors that say what to set."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from mmengine.structures import BaseDataElement
+from torch.nn import functional as F
+
+import mmdefect.registration  # noqa: F401
+from mmdefect.apis import load_config
+from mmdefect.models.cutpaste_classifier import BACKBONES, backbone_config
+from mmdefect.models.projection_head import ProjectionHead, pool
+from mmdefect.registry import MODELS, init_default_scope
+
+CONFIGS = Path(__file__).resolve().parents[2] / 'configs' / 'cutpaste'
+
+
+def build(backbone, hidden=(512, 128), num_classes=3):
+    init_default_scope('mmseg')
+    return MODELS.build(dict(type='CutPasteClassifier', backbone=backbone, head=dict(
+        type='ProjectionHead', hidden=hidden, num_classes=num_classes)))
+
+
+@pytest.mark.parametrize('backbone, width', [('resnet18', 512), ('mobilenet_v2', 1280), ('efficientnet_b4', 1792),
+                                             (dict(type='mmpretrain.ResNet', depth=18, num_stages=3, strides=(1, 2, 2),
+                                                   dilations=(1, 1, 1), out_indices=(2, )), 256)])
+def test_the_head_has_the_width_of_the_backbone(backbone, width):
+    model = build(backbone, hidden=(512, 512, 128))
+    linear = [m for m in model.head.projection if isinstance(m, torch.nn.Linear)]
+    assert [(m.in_features, m.out_features) for m in linear] == [(width, 512), (512, 512), (512, 128)]
+    assert model.head.classifier.in_features == 128
+    assert sum(isinstance(m, torch.nn.BatchNorm1d) for m in model.head.projection) == 3
+    model.eval()
+    assert model(torch.zeros(2, 3, 64, 64)).shape == (2, 3)
+
+
+def test_backbones_of_timm_by_name():
+    pytest.importorskip('timm')
+    assert build('timm/regnety_002').head.projection[0].in_features == 368
+
+
+def test_unknown_backbones_are_named():
+    assert backbone_config('ConvNeXt') == dict(type='mmpretrain.ConvNeXt')
+    with pytest.raises(ValueError, match='resnet18, .*timm/<model>.*ResNeet'):
+        backbone_config('ResNeet')
+    assert 'resnet18' in BACKBONES
+
+
+def samples(labels):
+    return [BaseDataElement(gt_label=torch.tensor(label)) for label in labels]
+
+
+def test_loss_is_cross_entropy_of_the_logits():
+    head = ProjectionHead(8, 3, (6, )).eval()
+    features, labels = torch.randn(4, 8, 2, 2), [0, 1, 2, 1]
+    losses = head.loss((features, ), samples(labels))
+    torch.testing.assert_close(losses['loss'], F.cross_entropy(head(features.mean((2, 3))), torch.tensor(labels)))
+    predicted = head.predict((features, ), samples(labels))
+    assert [int(p.pred_label) for p in predicted] == head((features, )).argmax(1).tolist()
+
+
+def test_two_classes_cannot_hold_three_views():
+    with pytest.raises(ValueError, match='got 2 and the label 2; set `variant`'):
+        ProjectionHead(8, 2).eval().loss((torch.randn(3, 8), ), samples([0, 1, 2]))
+
+
+def test_pooling_takes_maps_tokens_and_vectors():
+    assert pool((torch.ones(2, 4, 3, 3), )).shape == pool(torch.ones(2, 9, 4)).shape == pool(torch.ones(2, 4)).shape
+    with pytest.raises(ValueError, match='maps'):
+        pool(torch.ones(2))
+
+
+@pytest.mark.parametrize('variant, classes', [('3way', 3), ('union', 2), ('normal', 2), ('scar', 2)])
+def test_one_setting_decides_views_and_classes(variant, classes):
+    cfg = load_config(CONFIGS / 'resnet18_3way_64k_mvtec-256.py', dict(variant=variant, patch=64, category='screw'))
+    assert cfg.model.head.num_classes == classes
+    for loader in (cfg.train_dataloader, cfg.val_dataloader):
+        assert loader.dataset.category == 'screw'
+        assert loader.dataset.pipeline[-1].variant == variant and loader.dataset.pipeline[-1].patch == 64
+
+
+def test_pastes_come_after_the_resize():
+    for path in sorted(CONFIGS.glob('*.py')):
+        steps = [step.type for step in load_config(path).train_dataloader.dataset.pipeline]
+        assert steps.index('PackCutPasteViews') == steps.index('Resize') + 1 == len(steps) - 1
+
+
+def test_views_of_all_images_become_one_batch():
+    preprocessor = MODELS.build(dict(type='ViewDataPreProcessor', mean=(10, 20, 30), std=(2, 4, 5)))
+    images = [torch.randint(0, 255, (3, 3, 8, 8), dtype=torch.uint8) for _ in range(2)]
+    labels = [torch.tensor([0, 1, 2]), torch.tensor([0, 0, 2])]
+    data = preprocessor(dict(inputs=images, data_samples=[BaseDataElement(gt_label=label) for label in labels]))
+    assert data['inputs'].shape == (6, 3, 8, 8)
+    assert [int(s.gt_label) for s in data['data_samples']] == [0, 1, 2, 0, 0, 2]
+    torch.testing.assert_close(data['inputs'][4, 1], (images[1][1, 1].float() - 20) / 4)
