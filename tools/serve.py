@@ -30,7 +30,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument('model', help='an exported .onnx file, or a checkpoint')
     parser.add_argument('--config', help='config of a checkpoint, unless one lies beside it')
     parser.add_argument('--device', help='of a checkpoint: cpu, cuda:0, ...')
-    parser.add_argument('--threads', type=int, help='threads of the model (default: that of ONNX Runtime)')
+    parser.add_argument('--threads', type=int, help='of an exported model (default: all that the process may use)')
     parser.add_argument('--tile', type=int, default=2048, metavar='SIDE',
                         help='larger images are predicted in tiles of this side, so that memory stays bounded, unless '
                         'the model resizes them by itself; 0: never (default: 2048)')
@@ -67,6 +67,16 @@ def read_token(file: Path | None) -> str | None:
     return file.read_text(encoding='utf-8').strip()
 
 
+def model_options(args: argparse.Namespace) -> dict[str, object]:
+    """Return what was given of the options that this kind of model has."""
+    given = {name: getattr(args, name) for name in ('config', 'device', 'threads') if getattr(args, name) is not None}
+    known = {'threads'} if args.model.lower().endswith('.onnx') else {'config', 'device'}
+    if set(given) - known:
+        raise ValueError(f'{args.model} must be opened with options of its kind ({", ".join(sorted(known))}), got '
+                         f'{", ".join(sorted(set(given) - known))}; leave these out.')
+    return given
+
+
 def make_settings(args: argparse.Namespace) -> ServerSettings:
     return ServerSettings(
         host=args.host, port=args.port, max_body_bytes=int(args.max_body_mb * 2**20),
@@ -82,9 +92,8 @@ def main(argv: list[str] | None = None) -> int:
     try:
         settings = make_settings(args)
         warn_about_exposure(settings)
-        options = {name: getattr(args, name) for name in ('config', 'device', 'threads') if getattr(args, name)}
-        predictor = SizedPredictor(load_predictor(args.model, **options), (args.tile, args.tile) if args.tile else None,
-                                   args.max_regions)
+        tile_hw = (args.tile, args.tile) if args.tile else None
+        predictor = SizedPredictor(load_predictor(args.model, **model_options(args)), tile_hw, args.max_regions)
         name = predictor.info.name or Path(args.model).name
         serve(predictor, settings, lambda url: print(f'serving {name} at {url}', flush=True), args.access_log)
     except (ImportError, OSError, ValueError) as err:

@@ -104,6 +104,16 @@ def test_the_server_answers_what_the_tool_writes(line, runtime):
         assert server.finish()[0] == 0
 
 
+def test_a_checkpoint_is_served_alike(line):
+    root, images = line
+    path = next(iter(sorted(images.iterdir())))
+    command = [sys.executable, 'tools/serve.py', str(root / 'run' / 'iter_60.pth'), '--port', '0', '--device', 'cpu']
+    with ServerProcess(command) as server:
+        status, _, mask = server.ask('POST', '/predict?min_area_px=4&format=png', path.read_bytes())
+        assert status == 200
+        assert np.array_equal(np.asarray(Image.open(io.BytesIO(mask))), labels(root / 'checkpoint')[path.stem])
+
+
 @pytest.mark.skipif(find_chromium() is None, reason='no Chromium on the path; CHROMIUM may name it')
 def test_the_page_shows_it(line, runtime, tmp_path):
     root, images = line

@@ -1,7 +1,6 @@
 """The web application: routes in front of a :class:`PredictionDesk`."""
 # Annotations here are read by FastAPI when a route is made, and name local classes: no `from __future__` for them.
 
-import json
 from collections.abc import Callable
 from contextlib import asynccontextmanager
 from importlib import resources
@@ -98,10 +97,7 @@ def _add_predict(app, desk: PredictionDesk, guards: list) -> None:
         options = PredictOptions(read_thresholds(desk.info, threshold, thresholds), min_area_px, mm_per_pixel, scores)
         png = format == 'png' or (format is None and _prefers_png(request.headers.get('accept', '')))
         content = await desk.answer(request, options, Wishes(mask, scores, preview, png))
-        if isinstance(content, bytes):
-            return Response(content, media_type='image/png')
-        text = json.dumps(content, ensure_ascii=False, allow_nan=False)
-        return Response(text.encode(), media_type='application/json')
+        return Response(content, media_type='image/png' if png else 'application/json')
 
 
 def _prefers_png(accept: str) -> bool:

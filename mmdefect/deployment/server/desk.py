@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -70,8 +71,8 @@ class PredictionDesk:
         self._threads.shutdown()
         self._predictor.close()
 
-    async def answer(self, request: Any, options: PredictOptions, wishes: Wishes) -> dict[str, Any] | bytes:
-        """Return the prediction of the image in a request: content of a JSON answer, or the bytes of a mask.
+    async def answer(self, request: Any, options: PredictOptions, wishes: Wishes) -> bytes:
+        """Return the prediction of the image in a request: the text of a JSON answer, or a mask as PNG.
 
         Raises:
             Refusal: if there is none.
@@ -82,11 +83,8 @@ class PredictionDesk:
             future = self.batcher.submit(image.pixels, options)
             ticket.queued()
             prediction = await self._wait(request, future)
-            content = await self._in_thread(self._write, prediction, image, options, wishes)
-            seconds = time.perf_counter() - start
-            self.metrics.count_answer(prediction, seconds)
-            if isinstance(content, dict):
-                content['seconds'] = round(seconds, 6)
+            content = await self._in_thread(self._write, prediction, image, options, wishes, start)
+            self.metrics.count_answer(prediction, time.perf_counter() - start)
             return content
 
     async def _receive(self, request: Any, ticket: Ticket, options: PredictOptions) -> DecodedImage:
@@ -116,8 +114,8 @@ class PredictionDesk:
     async def _in_thread(self, function, *arguments):
         return await asyncio.get_running_loop().run_in_executor(self._threads, function, *arguments)
 
-    def _write(self, prediction: Prediction, image: DecodedImage, options: PredictOptions,
-               wishes: Wishes) -> dict[str, Any] | bytes:
+    def _write(self, prediction: Prediction, image: DecodedImage, options: PredictOptions, wishes: Wishes,
+               start: float) -> bytes:
         if wishes.mask_only:
             return encode_label_png(prediction.label_map, self.info.palette)
         answer = make_answer(prediction, options, self.info, image.header.notes)
@@ -127,7 +125,8 @@ class PredictionDesk:
             answer['scores_png'] = as_text(encode_scores(prediction.probabilities))
         if wishes.preview:
             answer['preview_jpeg'] = as_text(encode_preview(image.pixels))
-        return answer
+        answer['seconds'] = round(time.perf_counter() - start, 6)
+        return json.dumps(answer, ensure_ascii=False, allow_nan=False).encode()
 
 
 def _result(future: asyncio.Future) -> Prediction:

@@ -18,6 +18,7 @@ from PIL import Image
 from mmdefect.deployment.server import schemas
 from mmdefect.deployment.server.packages import PACKAGES, require_packages
 from mmdefect.deployment.server.settings import ServerSettings
+from mmdefect.deployment.types import ModelInfo, Prediction
 from tests.deployment.server.asgi_client import AsgiClient, Body
 from tests.deployment.server.stand_in import INFO, StandIn, predict
 from tests.deployment.server.upload_cases import encode, form, good_uploads, hostile_uploads, scene
@@ -135,6 +136,26 @@ class TestPredict:
         answer = client.post('/predict?' + query, PNG)
         assert answer.status == 422 and answer.json()['reason'] == 'invalid_options'
         assert query.partition('=')[0].removesuffix('s') in answer.json()['error'] and len(answer.json()['error']) < 400
+
+
+def test_an_anomaly_model_is_served_alike():
+    """One defect class, the thresholded heat map; scores work as for classes."""
+    model = StandIn()
+    model.info = ModelInfo(('good', 'anomaly'), ((0, 0, 0), (255, 0, 0)), (0.5, ), kind='anomaly', name='heat')
+    with serve(model) as client:
+        model.predict_batch = lambda images, thresholds, *_: [anomalies(image, thresholds[0]) for image in images]
+        assert client.get('/model').json()['kind'] == 'anomaly'
+        answer = client.post('/predict?scores=true&mask=true&threshold=0.3', PNG).json()
+        check(answer, schemas.PREDICTION)
+        scores, mask = (np.asarray(Image.open(io.BytesIO(base64.b64decode(answer[name]))))
+                        for name in ('scores_png', 'mask_png'))
+        assert set(answer['thresholds']) == {'anomaly'} and mask.any() and not mask.all()
+        assert np.array_equal(scores[..., 0] * 256.0 + scores[..., 1] > 0.3 * 65535, mask == 1)
+
+
+def anomalies(image: np.ndarray, threshold: float) -> Prediction:
+    heat = 1 - image.max(-1).astype(np.float32) / 255
+    return Prediction((heat > threshold).astype(np.uint8), np.stack([1 - heat, heat]), [], True, float(heat.max()))
 
 
 class TestLimits:

@@ -68,7 +68,8 @@ def test_mistakes_are_sentences(model, tmp_path):
     assert run(tmp_path / 'none.onnx')[0] == 2
     other = tmp_path / 'other.onnx'
     other.write_bytes(b'no model')
-    mistakes = [((other, ), {}, 'ONNX Runtime can load'), ((model, '--queue', 0), {}, '`queue_size`'),
+    mistakes = [((model, '--device', 'cpu'), {}, 'leave these out'), ((other, ), {}, 'ONNX Runtime can load'),
+                ((model, '--queue', 0), {}, '`queue_size`'),
                 ((model, '--token-file', tmp_path / 'none'), {}, 'none'),
                 ((model, ), {'MMDEFECT_TOKEN': 'a b'}, '`token` must'),
                 ((model, '--host', 'no.such.host.invalid'), {}, 'must be able to listen')]
