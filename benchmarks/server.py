@@ -6,7 +6,8 @@ Run from the root of the repository, with an exported file or without (then Fast
 
 Offline is what the server's model does without a server: ``predict_batch`` on batches of eight decoded images, in a
 process of its own. Server and offline take turns; the rate is of wall time, since server, decoder and client share the
-cores with the model, as they would on a plant's machine. The clients run in this process, over connections that stay.
+cores with the model, as they would on a plant's machine. The clients run in this process, over connections that stay. Processor time of an image, in the server's process and
+in the offline one, stands beside the rates: on a busy machine it is the better comparison.
 """
 from __future__ import annotations
 
@@ -42,11 +43,12 @@ predictor.predict_batch(images)
 print('ready', flush=True)
 for line in sys.stdin:
     seconds, decode = json.loads(line)
-    start, count = time.perf_counter(), 0
+    start, cpu, count = time.perf_counter(), time.process_time(), 0
     while time.perf_counter() - start < seconds:
         predictor.predict_batch([decode_image(data).pixels for data in files] if decode else images)
         count += len(files)
-    print(json.dumps(count / (time.perf_counter() - start)), flush=True)
+    rate = count / (time.perf_counter() - start)
+    print(json.dumps([rate, 1e3 * (time.process_time() - cpu) / count]), flush=True)
 '''
 
 
@@ -69,8 +71,8 @@ class Offline:
                                         cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         assert self.process.stdout.readline() == 'ready\n'
 
-    def rate(self, seconds: float, decode: bool) -> float:
-        """Images per second."""
+    def rate(self, seconds: float, decode: bool) -> tuple[float, float]:
+        """Images per second, and milliseconds of processor time of an image."""
         self.process.stdin.write(json.dumps([seconds, decode]) + '\n')
         self.process.stdin.flush()
         return json.loads(self.process.stdout.readline())
@@ -139,27 +141,34 @@ def measure(model: Path, threads: int, images: list[Path], rounds: int, seconds:
         server.load(files, BATCH, 1.0)
         memory = server.metric('process_resident_memory_bytes')
         rates: dict[str, list[float]] = {name: [] for name in ('offline', 'with_decoding', 'one', 'many')}
+        processor: dict[str, list[float]] = {name: [] for name in rates}
         times: dict[str, list[float]] = {'one': [], 'many': []}
         batches = [server.metric('mmdefect_batch_images_sum'), server.metric('mmdefect_batch_images_count')]
         sizes = {}
         for _ in range(rounds):
-            rates['offline'].append(offline.rate(seconds, False))
+            for name in ('offline', 'with_decoding'):
+                rate, cpu = offline.rate(seconds, name == 'with_decoding')
+                rates[name].append(rate)
+                processor[name].append(cpu)
             for name, clients in (('many', BATCH), ('one', 1)):
+                cpu = server.metric('process_cpu_seconds_total')
                 rate, own = server.load(files, clients, seconds)
                 rates[name].append(rate)
+                processor[name].append(1e3 * (server.metric('process_cpu_seconds_total') - cpu) / len(own))
                 times[name] += own
                 after = [server.metric('mmdefect_batch_images_sum'), server.metric('mmdefect_batch_images_count')]
                 sizes[name] = (after[0] - batches[0]) / (after[1] - batches[1])
                 batches = after
-            rates['with_decoding'].append(offline.rate(seconds, True))
         grown = server.metric('process_resident_memory_bytes') - memory
     finally:
         offline.close()
         server.close()
     middle = {name: statistics.median(values) for name, values in rates.items()}
+    cpu_ms = {name: statistics.median(values) for name, values in processor.items()}
     return [{
         'model_threads': threads, 'clients': clients, 'images_per_s': middle[name], 'offline_per_s': middle['offline'],
         'offline_with_decoding_per_s': middle['with_decoding'], 'share_of_offline': middle[name] / middle['offline'],
+'cpu_ms': cpu_ms[name], 'offline_cpu_ms': cpu_ms['offline'],
         'mean_batch': sizes[name], 'requests': len(times[name]),
         'p50_ms': 1e3 * float(np.percentile(times[name], 50)), 'p99_ms': 1e3 * float(np.percentile(times[name], 99)),
         'memory_mib': (memory + grown) / 2**20, 'grown_mib': grown / 2**20,
