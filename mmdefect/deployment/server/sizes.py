@@ -17,8 +17,8 @@ OVERLAP_SHARE = 1 / 8
 class SizedPredictor:
     """A predictor that cuts what does not fit, so that the memory of the network is bounded.
 
-    An image fits if it has no more pixels than a tile, or, for a file exported for one size, exactly that size. A model
-    that resizes by itself takes everything.
+    An image fits if it has no more pixels than a tile, or, for a file exported for one size, exactly that size; and so
+    many go through together as have no more pixels than a tile. A model that resizes by itself takes everything.
 
     Args:
         predictor: the model.
@@ -49,14 +49,28 @@ class SizedPredictor:
         options = (thresholds, min_area_px, mm_per_pixel, return_probabilities)
         whole = [k for k, image in enumerate(images) if self._fits(image)]
         predictions: list[Prediction | None] = [None] * len(images)
-        if whole:
-            together = self.predictor.predict_batch([images[k] for k in whole], *options)
-            for k, prediction in zip(whole, together, strict=True):
+        for group in self._groups(images, whole):
+            together = self.predictor.predict_batch([images[k] for k in group], *options)
+            for k, prediction in zip(group, together, strict=True):
                 predictions[k] = prediction
         for k, image in enumerate(images):
             if predictions[k] is None:
                 predictions[k], = self._tiled.predict_batch([image], *options)
         return predictions
+
+    def _groups(self, images: list[ndarray], whole: list[int]) -> list[list[int]]:
+        """Cut a batch where its images together have more pixels than a tile."""
+        if self._tile_hw is None or self._fixed_hw is not None:
+            return [whole] if whole else []
+        most, groups, held = self._tile_hw[0] * self._tile_hw[1], [], 0
+        for k in whole:
+            pixels = images[k].shape[0] * images[k].shape[1]
+            if not groups or held + pixels > most:
+                groups.append([])
+                held = 0
+            groups[-1].append(k)
+            held += pixels
+        return groups
 
     def _fits(self, image: ndarray) -> bool:
         if self._fixed_hw is not None:

@@ -56,5 +56,15 @@ def test_noise_is_refused_before_it_is_measured(tile_hw):
 
 def test_equal_sizes_still_share_a_batch():
     model = Pixelwise()
-    SizedPredictor(model, (64, 64)).predict_batch([scene(k, 64, 64) for k in range(5)])
+    SizedPredictor(model, (200, 200)).predict_batch([scene(k, 64, 64) for k in range(5)])
     assert model.shapes == [(5, 64, 64)]
+
+
+def test_batches_are_no_larger_than_a_tile():
+    model = Pixelwise()
+    predictor = SizedPredictor(model, (100, 100))
+    images = [scene(k, 64, 64) for k in range(3)] + [scene(3, 100, 100)] + [scene(k, 64, 64) for k in range(4, 7)]
+    expected = Pixelwise().predict_batch(images)
+    got = predictor.predict_batch(images)
+    assert model.shapes == [(2, 64, 64), (1, 64, 64), (1, 100, 100), (2, 64, 64), (1, 64, 64)]
+    assert [p.defects for p in got] == [p.defects for p in expected]
