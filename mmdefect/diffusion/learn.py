@@ -11,6 +11,7 @@ Gal et al., "An image is worth one word", 2022, with the loss inside the mask
 
 from __future__ import annotations
 
+import io
 import json
 import os
 from collections.abc import Callable, Sequence
@@ -232,12 +233,9 @@ def _same_run(folder: Path, described: dict, accelerator) -> bool:
 
 def _store(folder: Path, inversion: TokenInversion, optimizer, step: int) -> None:
     state = dict(step=step, vectors=[v.detach().cpu() for v in inversion.vectors], optimizer=optimizer.state_dict())
-    temporary = folder / f'.checkpoint.{os.getpid()}.tmp'
-    try:
-        torch.save(state, temporary)
-        os.replace(temporary, folder / 'checkpoint.pt')
-    finally:
-        temporary.unlink(missing_ok=True)
+    content = io.BytesIO()
+    torch.save(state, content)
+    write_bytes(folder / 'checkpoint.pt', content.getvalue())
 
 
 def _restore(folder: Path, inversion: TokenInversion, optimizer, is_main: bool) -> int:

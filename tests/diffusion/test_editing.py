@@ -14,7 +14,7 @@ from mmdefect.diffusion import edit as edit_module
 from mmdefect.diffusion.attention import controlled, square_side
 from mmdefect.diffusion.ddim import DDIMSteps, guided_noise, invert, move
 from mmdefect.diffusion.edit import EditPlan, edit_pictures, invert_pictures
-from mmdefect.diffusion.loading import load_model
+from mmdefect.diffusion.loading import ModelOptions, load_model
 from mmdefect.diffusion.manifest import Manifest
 from mmdefect.diffusion.null_text import NullTextSettings, optimise_null_text
 from mmdefect.diffusion.pictures import read_picture, write_picture
@@ -305,6 +305,15 @@ def test_checkpointing_changes_nothing(sd, tensors):
     again = invert_pictures(sd, tensors, SOURCE, steps, NullTextSettings(2), settings)
     sd.unet.disable_gradient_checkpointing()
     assert torch.allclose(plain.empties[-1].tokens, again.empties[-1].tokens, atol=1e-5)
+
+
+def test_bf16_edits(pipelines, tensors):
+    model, settings = load_model(pipelines['sdxl'], ModelOptions(dtype='bf16')), EditSettings()
+    steps = DDIMSteps.of(model, 2)
+    inversion = invert_pictures(model, tensors, SOURCE, steps, NullTextSettings(1), settings)
+    assert inversion.noise.dtype == inversion.empties[0].tokens.dtype == torch.float32
+    for pictures in edit_pictures(model, inversion, SOURCE, TARGET, steps, settings):
+        assert pictures.dtype == torch.float32 and torch.isfinite(pictures).all()
 
 
 def test_editing_is_deterministic(sd, tensors):

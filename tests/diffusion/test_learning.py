@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 import torch
 
+from mmdefect.diffusion.blended import BlendSettings
 from mmdefect.diffusion.inversion_data import InversionBatch, SupportPictures, mask_tensor
 from mmdefect.diffusion.inversion_loss import masked_noise_loss, noise_target, shrink_mask
 from mmdefect.diffusion.learn import LearnSettings, TokenInversion, learn_token
-from mmdefect.diffusion.loading import load_model
+from mmdefect.diffusion.loading import ModelOptions, load_model
 from mmdefect.diffusion.pictures import read_picture, write_picture
 from mmdefect.diffusion.prompts import TEMPLATES, check_templates
 from mmdefect.diffusion.support import Candidate, read_support, write_support
@@ -78,6 +79,34 @@ def test_only_the_token_learns(model, shots, tmp_path):
     lines = (tmp_path / 'progress.csv').read_text().splitlines()
     assert [line.split(',')[0] for line in lines] == ['step', '1', '2', '3', '4']
     assert not (tmp_path / 'checkpoint.pt').exists()
+
+
+def test_bf16_learns_float32_vectors(pipelines, shots, tmp_path):
+    model = load_model(pipelines['sdxl'], ModelOptions(dtype='bf16'))
+    done = learn_token(model, shots, 'crack', tmp_path, LearnSettings(**{**QUICK, 'steps': 2, 'preview_every': 2}),
+                       preview=BlendSettings(1, 2.0), say=lambda line: None)
+    for learned, start in zip(load_tokens(done, model).vectors, start_vectors(model, 'defect', 1), strict=True):
+        assert learned.dtype == torch.float32 and (learned != start).any()
+    assert (tmp_path / 'previews' / '000002.png').is_file()
+
+
+def test_a_full_disk_keeps_the_last_checkpoint(pipelines, shots, tmp_path, monkeypatch):
+    import errno
+    import os as system
+    real = system.replace
+
+    def full(source, target):
+        if str(target).endswith('token.safetensors'):
+            raise OSError(errno.ENOSPC, 'No space left on device')
+        real(source, target)
+
+    settings = LearnSettings(**{**QUICK, 'steps': 3})
+    monkeypatch.setattr('mmdefect.diffusion.pictures.os.replace', full)
+    with pytest.raises(OSError, match='must have room for .*token.safetensors'):
+        learn_token(load_model(pipelines['sd']), shots, 'crack', tmp_path, settings, say=lambda line: None)
+    monkeypatch.undo()
+    assert (tmp_path / 'checkpoint.pt').is_file() and not list(tmp_path.glob('.*.tmp'))
+    assert learn_token(load_model(pipelines['sd']), shots, 'crack', tmp_path, settings, say=lambda line: None).is_file()
 
 
 def test_loss_falls_on_one_batch(pipelines, shots):
