@@ -79,12 +79,16 @@ class MicroBatcher:
         """Whether images are still taken to the model."""
         return self._thread.is_alive() and not self._closing
 
-    def close(self) -> None:
-        """Finish what is queued and stop the thread."""
+    def close(self, timeout_s: float | None = None) -> bool:
+        """Finish what is queued and stop the thread; whether it has stopped within the time.
+
+        A thread that hangs in the model ends with the process.
+        """
         with self._changed:
             self._closing = True
             self._changed.notify()
-        self._thread.join()
+        self._thread.join(timeout_s)
+        return not self._thread.is_alive()
 
     def _run(self) -> None:
         while batch := self._collect():

@@ -66,10 +66,13 @@ class PredictionDesk:
                                              options.with_probabilities)
 
     def close(self) -> None:
-        """Finish what is queued and free the model."""
-        self.batcher.close()
+        """Finish what is queued and free the model, unless it hangs."""
+        if self.batcher.close(self.settings.shutdown_timeout_s):
+            self._predictor.close()
+        else:
+            LOG.error('the model has not answered for %g s; it is left to end with the process.',
+                      self.settings.shutdown_timeout_s)
         self._threads.shutdown()
-        self._predictor.close()
 
     async def answer(self, request: Any, options: PredictOptions, wishes: Wishes) -> bytes:
         """Return the prediction of the image in a request: the text of a JSON answer, or a mask as PNG.

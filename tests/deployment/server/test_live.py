@@ -92,6 +92,18 @@ def test_a_signal_to_stop_lets_accepted_requests_finish(number):
         assert server.finish() == (0, 'closed\n')
 
 
+def test_a_model_that_hangs_does_not_hold_up_the_end():
+    with start_stand_in(delay_s=600, shutdown_timeout_s=1) as server, ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(server.ask, 'POST', '/predict', PNG)
+        server.wait_in_flight(1)
+        server.process.terminate()
+        assert server.finish(30) == (0, 'left open\n')
+        try:
+            assert waiting.result(10)[0] >= 500
+        except BROKEN:
+            pass
+
+
 def test_a_stalled_upload_does_not_hold_up_the_end():
     with start_stand_in(shutdown_timeout_s=1) as server:
         connection = server.connect()
