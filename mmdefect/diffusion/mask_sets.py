@@ -39,6 +39,7 @@ class MaskRule:
         attempts: boxes tried at most for one mask.
         library: defects whose outlines are used; for ``donor``.
         class_id: class of the donors; ``None`` takes all.
+        clip: whether what lies beyond the allowed region is cut off; ``None``: of shapes, but not of boxes.
     """
 
     box_range: BoxRange
@@ -47,6 +48,7 @@ class MaskRule:
     attempts: int = 1000
     library: DefectLibrary | None = None
     class_id: int | None = None
+    clip: bool | None = None
 
     def __post_init__(self) -> None:
         if self.kind not in SHAPES:
@@ -92,14 +94,16 @@ def draw_mask(rule: MaskRule, allowed: ndarray, generator: torch.Generator,
     """
     box, share = fit_box(rule.box_range, allowed, generator, rule.min_overlap, rule.attempts, where)
     facts = dict(box=dict(center_rc=list(box.center_rc), size_hw=list(box.size_hw), degrees=box.degrees), overlap=share)
+    whole = draw_box(box, allowed.shape)
+    region = allowed if (rule.kind != 'box' if rule.clip is None else rule.clip) else np.ones_like(allowed)
     if rule.kind == 'box':
-        return draw_box(box, allowed.shape), facts
+        return whole & region, facts
     if rule.kind == 'donor':
         shape, facts['donor'] = draw_donor(box.size_hw, generator, rule.library, rule.class_id)
     else:
         shape = {'perlin': draw_blob, 'scratch': draw_scratch}[rule.kind](box.size_hw, generator)
-    mask = place_shape(shape, box, allowed.shape)
-    return (mask if mask.any() else draw_box(box, allowed.shape)), facts
+    mask = place_shape(shape, box, allowed.shape) & region
+    return (mask if mask.any() else whole & region), facts
 
 
 def write_masks(folder: str | os.PathLike, category: str, defect_type: str, rule: MaskRule,

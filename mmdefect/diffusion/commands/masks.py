@@ -38,6 +38,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--size', nargs=2, type=int, metavar=('H', 'W'), help='allow all of a frame of this size')
     parser.add_argument('--count', type=int, default=100, help='masks for each type (and picture); default 100')
     parser.add_argument('--min-overlap', type=float, default=0.75, help='share of a box on the region; default 0.75')
+    parser.add_argument('--clip', action=argparse.BooleanOptionalAction, default=None,
+                        help='cut off what lies beyond the region (default: of shapes, not of boxes)')
     parser.add_argument('--attempts', type=int, default=1000, help='boxes tried for one mask; default 1000')
     parser.add_argument('--seed', type=int, default=0)
 
@@ -74,7 +76,7 @@ def make_rules(args: argparse.Namespace) -> dict:
         library = donor_library(support, args.out / 'donors')
         class_ids = {name: 1 + support.types.index(name) for name in sizes}
     return {name: MaskRule(size, args.kind, args.min_overlap, args.attempts, library,
-                           class_ids.get(name, args.class_id)) for name, size in sizes.items()}
+                           class_ids.get(name, args.class_id), args.clip) for name, size in sizes.items()}
 
 
 def find_sizes(args: argparse.Namespace) -> dict:
