@@ -14,6 +14,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from mmdefect.deployment import load_predictor
+from mmdefect.deployment.decoding import read_image
 from mmdefect.deployment.server.packages import PACKAGES
 from tests.deployment.server.stand_in_server import ServerProcess
 from tests.helpers.browser import Browser, find_chromium
@@ -138,3 +140,26 @@ def test_the_page_shows_it(line, runtime, tmp_path):
         page.screenshot(tmp_path / 'page.png')
         assert cv2.imread(str(tmp_path / 'page.png')).std() > 5
         assert page.problems() == [] and page.hosts() == {f'127.0.0.1:{server.port}'}
+
+
+def test_an_anomaly_detector_goes_the_same_way(tmp_path):
+    """Fitted on good parts only, with a backbone that was never trained: fit, export, serve."""
+    tool('make_demo_data', tmp_path / 'data', '--layout', 'mvtec', '--images', 40, '--size', 128)
+    leaf = 'configs/cutpaste/resnet18-l3_3way-scratch_256_mvtec-256.py'
+    tool('anomaly', 'fit', leaf, '--data-root', tmp_path / 'data' / 'mvtec', '--category', 'carpet', '--localize',
+         'fast', '--layers', 'layer2', '--folds', 2, '--out', tmp_path / 'detector.pth')
+    tool('export', tmp_path / 'detector.pth', tmp_path / 'detector.onnx')
+    predictor = load_predictor(tmp_path / 'detector.onnx')
+    masks, scores = [], []
+    with ServerProcess([sys.executable, 'tools/serve.py', str(tmp_path / 'detector.onnx'), '--port', '0']) as server:
+        assert json.loads(server.ask('GET', '/model')[2])['kind'] == 'anomaly'
+        for path in sorted((tmp_path / 'data' / 'mvtec' / 'carpet' / 'test').rglob('*.png')):
+            expected, = predictor.predict_batch([read_image(path).pixels], (0.4, ))
+            answer = json.loads(server.ask('POST', '/predict?threshold=0.4', path.read_bytes())[2])
+            assert answer['defects'] == [defect.to_dict() for defect in expected.defects]
+            assert answer['image_score'] == expected.image_score
+            mask = server.ask('POST', '/predict?threshold=0.4&format=png', path.read_bytes())[2]
+            masks.append(np.asarray(Image.open(io.BytesIO(mask))))
+            assert np.array_equal(masks[-1], expected.label_map)
+            scores.append(expected.image_score)
+    assert len(scores) >= 5 and len(set(scores)) > 1 and any(mask.any() for mask in masks)
