@@ -67,6 +67,20 @@ def test_slots_give_what_one_after_the_other_gives(six):
     assert results(six) == side_by_side and [row['best_iter'] for row in side_by_side] == ['2', '4', '6'] * 2
 
 
+def test_two_planners_on_one_project_train_each_job_once(make_batch, make_config):
+    batch = make_batch(*(make_config(f'm{k}/m', 'max_iters = 8\nseconds = 0.05\n') for k in range(6)))
+    command = [sys.executable, str(ROOT / 'tools' / 'run_batch.py'), '--project', batch.project, '--gpu-count', '0', '--slots',
+               '2', '--work-dir', str(batch.work_dir), '--train-tool', str(batch.tools.train), '--test-tool',
+               str(batch.tools.test), *(str(job.config) for job in batch.jobs)]
+    planners = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) for _ in range(2)]
+    outputs = [planner.communicate(timeout=120)[0] for planner in planners]
+    assert all(planner.returncode in (0, 1) for planner in planners), outputs  # 1: some jobs were the other's
+    for job in batch.jobs:
+        state = read_state(batch.job_dir(job))
+        assert state.status == 'done' and len(state.attempts) == len(state.tests) == 1, outputs
+        assert len(set(trained_by(batch, job, 8))) == 1 and claims.last_number(batch.job_dir(job)) == 1
+
+
 def test_slurm_gives_what_one_after_the_other_gives(six, fake_slurm):
     engine = SlurmArray(count=2, threads=1, options=('--partition=gpu', ), poll_seconds=0.2)
     assert [s.status for s in run_batch(six, silent, engine)] == ['done'] * 6
