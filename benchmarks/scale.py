@@ -1,4 +1,4 @@
-"""Throughput with one and two processes: jobs in slots and on Ray, bulk work, ranks of one training; cost of the planner.
+"""Throughput with one and two processes: jobs in slots and on Ray, bulk work, ranks of a training; cost of the planner.
 
     python benchmarks/scale.py slots        # one section; without a name all of them, some minutes
     python benchmarks/scale.py --table      # the tables of benchmarks/results/scale.json
@@ -178,8 +178,9 @@ def ranks(iterations: int) -> list[dict[str, object]]:
                            env={**os.environ, 'PYTHON': sys.executable})
             lines = [json.loads(line) for line in next(work.rglob('scalars.json')).read_text().splitlines()]
             seconds = [line['time'] for line in lines if 'lr' in line][3:]
-            rows.append({'processes': count, 'batch of each': 8 // count, 's an update': round(statistics.median(seconds), 3),
-                         'images a second': round(8 / statistics.median(seconds), 1)})
+            update = statistics.median(seconds)
+            rows.append({'processes': count, 'batch of each': 8 // count, 's an update': round(update, 3),
+                         'images a second': round(8 / update, 1)})
     return rows
 
 

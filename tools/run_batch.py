@@ -38,7 +38,7 @@ def parse_args(argv: list[str]) -> argparse.Namespace:
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('configs', nargs='*', metavar='CONFIG')
     parser.add_argument('--project', required=True, help='name of the folder below --work-dir')
-    parser.add_argument('--gpu-count', required=True, type=int, help='devices of a job: 0 = CPU, 1, or n torchrun processes')
+    parser.add_argument('--gpu-count', required=True, type=int, help='devices of a job: 0 = CPU, 1, or n (torchrun)')
     parser.add_argument('--candidates', default='', help='models as one text, used if no CONFIG is given')
     parser.add_argument('--config-root', default='configs', type=Path)
     parser.add_argument('--work-dir', default='work_dirs', type=Path)

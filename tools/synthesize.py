@@ -1,6 +1,6 @@
-"""Write the synthetic images of a config to disk, with labels and the record of every defect; or build its library only.
+"""Write the synthetic images of a config to disk, with labels and records of the defects; or build its library only.
 
-    python tools/synthesize.py configs/fast_scnn/fast-scnn_paste-poisson_demo.py --out data/synthetic --count 1000 --workers 2
+    python tools/synthesize.py CONFIG --out data/synthetic --count 1000 --workers 2
     python tools/synthesize.py CONFIG --out data/synthetic --count 100000 --engine ray --workers 64
     python tools/synthesize.py CONFIG --library-only --workers 8      # before a training that starts on many processes
 
@@ -45,7 +45,8 @@ def main() -> int:
             for library in build_libraries(args.config, args.cfg_options, workers_of(args)):
                 print(f'{library.folder}: {len(library)} defects, {time.monotonic() - begun:.1f} s')
             return 0
-        result = synthesize(args.config, args.out, args.count, args.seed, args.cfg_options, workers_of(args), args.split)
+        result = synthesize(args.config, args.out, args.count, args.seed, args.cfg_options, workers_of(args),
+                            args.split)
     except (ValueError, OSError, ImportError) as err:
         if os.environ.get('MMDEFECT_TRACEBACK'):
             raise

@@ -101,7 +101,8 @@ def synthesize(config: str | Path, out: str | Path, count: int, seed: int = 0, c
     cfg = load_config(config, cfg_options)
     dataset, _ = synthesis_step(cfg)  # builds the library before workers ask for it
     classes = list(dataset.metainfo['classes'])
-    _claim_folder(out, {'settings': digest(Config(dict(dataset=cfg.train_dataloader.dataset)).to_dict()), 'seed': seed, 'split': split, 'classes': classes})
+    settings = digest(Config(dict(dataset=cfg.train_dataloader.dataset)).to_dict())
+    _claim_folder(out, {'settings': settings, 'seed': seed, 'split': split, 'classes': classes})
     make = partial(_make_writer, str(config), cfg_options, out, seed, split)
     result = {'images': count, 'made': 0, 'defects': {}, 'skipped': {}}
     for record in track(map_items(make, range(count), workers), count, 'synthesising'):
@@ -123,7 +124,7 @@ def _claim_folder(out: Path, facts: dict[str, Any]) -> None:
             raise ValueError(f'{out} must hold images of the same settings to go on in it, but {", ".join(changed)} '
                              'differ; take another folder, or remove this one.')
     elif out.is_dir() and any(out.iterdir()):
-        raise ValueError(f'{out} must be empty or hold images of this tool, but holds other files; take another folder.')
+        raise ValueError(f'{out} must be empty or hold images of this tool, but holds other files; take another one.')
     write_json(path, facts)
 
 
@@ -152,7 +153,7 @@ def _write_image(dataset, step, out: Path, seed: int, split: str, number: int) -
             break
     else:
         raise ValueError(f'a recipe must make defects, but {TRIES} pictures in a row got none for image {number} '
-                         f'({skipped or "no reason recorded"}); look at the location prior and the sizes of the donors.')
+                         f'({skipped or "no reason"}); look at the location prior and the sizes of the donors.')
     write_bytes(out / 'img_dir' / split / f'{name}.png', _png(results['img'][..., ::-1]))
     write_bytes(out / 'ann_dir' / split / f'{name}.png', _png(results['gt_seg_map'].astype(np.uint8)))
     record = {'background': results.get('img_path', ''), 'instances': results['instances'], 'skipped': skipped}

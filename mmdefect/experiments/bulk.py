@@ -133,8 +133,8 @@ def _map_on_ray(make: Maker, items: Sequence[Item], workers: Workers) -> Iterato
         context.execution_options.preserve_order = True
         rows = [{'item': pickle.dumps(item)} for item in items]  # the same whatever Arrow makes of the type
         data = ray.data.from_items(rows, override_num_blocks=min(len(rows), 16 * workers.count))
-        done = data.map(_RayWorker, fn_constructor_args=(make, ), num_cpus=cores, num_gpus=workers.gpus or None,
-                        compute=ray.data.ActorPoolStrategy(size=workers.count))
+        done = data.map(_RayWorker, fn_constructor_args=(make, os.getcwd()), num_cpus=cores,
+                        num_gpus=workers.gpus or None, compute=ray.data.ActorPoolStrategy(size=workers.count))
         for row in done.iter_rows():
             value, error = pickle.loads(row['result'])
             if error is not None:
@@ -145,7 +145,8 @@ def _map_on_ray(make: Maker, items: Sequence[Item], workers: Workers) -> Iterato
 class _RayWorker:
     """Holds the function of one worker; an error travels as a result, so that it arrives as the type it has."""
 
-    def __init__(self, make: Maker) -> None:
+    def __init__(self, make: Maker, folder: str) -> None:
+        os.chdir(folder)  # relative paths mean what they mean here
         self.function = make()
 
     def __call__(self, row: dict[str, bytes]) -> dict[str, bytes]:

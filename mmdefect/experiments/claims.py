@@ -1,8 +1,8 @@
 """Who may run a job: numbered claims, each a file that only one process can create.
 
 A lock of the file system is a local affair on many network drives; the creation of a file is not. Who wants a job
-creates the claim after the last one there is. Of all who try, on any machine, one succeeds. A claim ends when its holder
-says so or dies (on another machine: gives no sign of life any more). A holder that was taken for dead, because its
+creates the claim after the last one there is. Of all who try, on any machine, one succeeds. A claim ends when its
+holder says so or dies (on another machine: gives no sign of life any more). A holder that was taken for dead, because its
 machine slept, finds a higher number than its own when it wakes, and stops.
 """
 

@@ -6,7 +6,7 @@
 :class:`.slurm.SlurmArray`     an array job of Slurm
 ============================== ====================================================================================
 
-All of them call :func:`mmdefect.experiments.job.run_job` in the end, and all they know of each other is the state files.
+All of them call :func:`mmdefect.experiments.job.run_job` in the end; all they know of each other is the state files.
 """
 
 from __future__ import annotations

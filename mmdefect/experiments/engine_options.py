@@ -20,10 +20,10 @@ def add_engine_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument('--slots', type=int, help='jobs at the same time (default: local 1, or one for each group of '
                        'GPUs; ray and slurm as many as there is room for)')
     group.add_argument('--threads', type=int, default=0, help='cores and threads of each job (default: as they are)')
-    group.add_argument('--gpus', default='', help='local: devices to share out, such as 0,1,2,3; ray: how many a Ray that '
-                       'is started here has')
+    group.add_argument('--gpus', default='', help='local: devices to share out, such as 0,1,2,3; ray: how many a '
+                       'Ray that is started here has')
     group.add_argument('--ray-address', help='Ray cluster (default: $RAY_ADDRESS, else a Ray is started here)')
-    group.add_argument('--retries', type=int, default=3, help='ray: restarts of a job whose worker was lost (default: 3)')
+    group.add_argument('--retries', type=int, default=3, help='ray: restarts of a job whose worker is lost (default: 3)')
     group.add_argument('--slurm-option', action='append', default=[], metavar='OPTION',
                        help='slurm: further option of sbatch, such as --slurm-option=--partition=gpu; may be repeated')
     group.add_argument('--no-wait', action='store_true', help='slurm: submit and return')
@@ -45,12 +45,13 @@ def engine_of(args: argparse.Namespace, gpu_count: int = 0) -> Engine:
         if len(devices) > 1 or devices and not devices[0].isdigit():
             raise ValueError(f'`--gpus` of the engine ray must be a number of devices, got {args.gpus}; which ones are '
                              'seen is said by CUDA_VISIBLE_DEVICES.')
-        return RayTasks(args.ray_address, args.slots or 0, args.threads, int(devices[0]) if devices else 0, args.retries)
+        there = int(devices[0]) if devices else 0
+        return RayTasks(args.ray_address, args.slots or 0, args.threads, there, args.retries)
     if args.engine == 'slurm':
         return SlurmArray(args.slots or 0, args.threads, tuple(args.slurm_option), not args.no_wait)
     size = max(1, gpu_count)
     if len(devices) % size:
-        raise ValueError(f'`--gpus` must be a multiple of the {size} devices of a job, got {len(devices)}: {args.gpus}.')
+        raise ValueError(f'`--gpus` must be a multiple of the {size} devices of a job, got {len(devices)} ({args.gpus}).')
     groups = tuple(','.join(devices[k:k + size]) for k in range(0, len(devices), size))
     return Slots(args.slots or max(1, len(groups)), args.threads, groups)
 
@@ -61,8 +62,8 @@ def _refuse_foreign_options(args: argparse.Namespace) -> None:
         if getattr(args, name) and args.engine != owner:
             raise ValueError(f'`--{name.replace("_", "-")}` is for `--engine {owner}`, got --engine {args.engine}.')
     if args.engine == 'slurm' and args.gpus:
-        raise ValueError('`--gpus` is not for `--engine slurm`, which hands out devices itself; how many a job gets is said '
-                         'by the number of GPUs of a job.')
+        raise ValueError('`--gpus` is not for `--engine slurm`, which hands out devices itself; say with `--gpu-count` how many '
+                         'a job gets.')
 
 
 def add_worker_options(parser: argparse.ArgumentParser) -> None:
@@ -71,7 +72,7 @@ def add_worker_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument('--engine', choices=bulk.ENGINES, default='local', help='default: local')
     group.add_argument('--workers', type=int, default=1, help='processes, or actors of Ray (default: 1, this process)')
     group.add_argument('--threads', type=int, default=0, help='threads of each (default: as they are)')
-    group.add_argument('--gpus-per-worker', type=float, default=0, help='ray: devices of each; 0.25 lets four share one')
+    group.add_argument('--gpus-per-worker', type=float, default=0, help='ray: devices of each; 0.25: four share one')
     group.add_argument('--ray-address', help='Ray cluster (default: $RAY_ADDRESS, else a Ray is started here)')
 
 

@@ -24,7 +24,7 @@ def import_ray() -> ModuleType:
         import ray
     except ModuleNotFoundError as err:
         raise ModuleNotFoundError('the engine `ray` needs the package ray, which is not installed; run '
-                                  '`pip install -c constraints.txt "mmdefect[ray]"`, or take the engine `local`.') from err
+                                  '`pip install -c constraints.txt "mmdefect[ray]"`, or take `--engine local`.') from err
     return ray
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
@@ -46,26 +47,33 @@ class RayTasks:
         with connected(self.address, self.count * cores or None, self.gpus or None) as ray:
             self._warn_of_too_little(ray, cores, batch.gpu_count, show)
             task = ray.remote(num_cpus=cores, num_gpus=batch.gpu_count, max_retries=0)(_work)
-            running = {task.options(name=job.label).remote(batch, job, show): (job, 0) for job in jobs}
+
+            def start(job: Job):
+                return task.options(name=job.label).remote(batch, job, show, os.getcwd())
+
+            running = {start(job): (job, 0) for job in jobs}
             try:
                 while running:
                     for ref in ray.wait(list(running), num_returns=1, timeout=1.0)[0]:
-                        job, tries = running.pop(ref)
+                        job, tries = running[ref]
                         try:
                             ray.get(ref)
                         except _losses(ray) as err:
                             lost = f'its worker was lost {tries + 1} times ({type(err).__name__})'
+                            del running[ref]
                             disown(batch, job, '' if tries < self.retries else lost)
                             if tries < self.retries:
-                                show(f'{job.label}: its worker was lost ({type(err).__name__}); it goes on from the last '
-                                     f'checkpoint (restart {tries + 1} of {self.retries})')
-                                running[task.options(name=job.label).remote(batch, job, show)] = job, tries + 1
+                                show(f'{job.label}: {lost}; it goes on from the last checkpoint')
+                                running[start(job)] = job, tries + 1
                                 continue
+                        else:
+                            del running[ref]
                         finished(job, state_of(batch, job, 'its worker was lost'))
             except BaseException:
                 for ref in running:
                     ray.cancel(ref)
-                ray.wait(list(running), num_returns=len(running), timeout=STOP_SECONDS)
+                if running:
+                    ray.wait(list(running), num_returns=len(running), timeout=STOP_SECONDS)
                 raise
 
     @staticmethod
@@ -73,11 +81,12 @@ class RayTasks:
         there = ray.cluster_resources()
         for name, wanted in (('CPU', cores), ('GPU', gpus)):
             if there.get(name, 0) < wanted:
-                show(f'warning: a job asks for {wanted} {name}, but the cluster has {there.get(name, 0):g} now; jobs wait '
-                     'until a machine with enough joins')
+                show(f'warning: a job asks for {wanted} {name}, but the cluster has {there.get(name, 0):g} now; '
+                     'jobs wait until a machine with enough joins')
 
 
-def _work(batch: Batch, job: Job, show: Callable[[str], None]) -> None:
+def _work(batch: Batch, job: Job, show: Callable[[str], None], folder: str) -> None:
+    os.chdir(folder)  # relative paths in configs mean what they mean where the batch was started
     with process.stop_signals():
         run_job(batch, job, lambda line: show(f'{job.label} | {line}'))
 

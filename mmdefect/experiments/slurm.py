@@ -49,8 +49,8 @@ class SlurmArray:
     def check(self, batch: Batch) -> None:
         """Raise if there is no Slurm here."""
         if shutil.which('sbatch') is None:
-            raise RuntimeError('the engine `slurm` needs the program sbatch, which is not in PATH; start it where jobs are '
-                               'submitted, or look at the script with --dry-run.')
+            raise RuntimeError('the engine `slurm` needs the program sbatch, which is not in PATH; start it where '
+                               'jobs are submitted, or look at the script with --dry-run.')
 
     def script(self, batch: Batch, jobs: Sequence[Job], folder: Path) -> str:
         """Return the array script; ``folder`` holds the plan and gets the output."""
@@ -123,8 +123,8 @@ def _submit(script: Path) -> str:
     answer = subprocess.run(['sbatch', str(script)], capture_output=True, text=True)
     match = re.search(r'Submitted batch job (\d+)', answer.stdout)
     if answer.returncode or match is None:
-        raise RuntimeError(f'sbatch must take {script}, but says: {(answer.stderr or answer.stdout).strip()}; correct the '
-                           'options of the engine.')
+        raise RuntimeError(f'sbatch must take {script}, but says: {(answer.stderr or answer.stdout).strip()}; '
+                           'correct the options of the engine.')
     return match[1]
 
 

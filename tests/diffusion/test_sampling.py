@@ -220,6 +220,17 @@ def test_two_processes_share_the_work_and_the_manifest(folders, pipelines):
     assert made == [8, 8] and {r.id for r in Manifest(folders / 'shared').records()} == {j.id for j in jobs}
 
 
+@pytest.mark.slow
+def test_a_set_made_on_ray_is_the_one_made_here(folders, pipelines, capsys):
+    pytest.importorskip('ray')
+    assert command(folders, pipelines, 'here', '--types', 'crack', '--batch-size', 1) == 0
+    assert command(folders, pipelines, 'ray', '--types', 'crack', '--batch-size', 1, '--engine', 'ray', '--workers', 2) == 0
+    assert 'written: 8 pictures' in capsys.readouterr().out.splitlines()[-1]
+    assert pictures_of(folders / 'ray') == pictures_of(folders / 'here')
+    records = [{r.id: r for r in Manifest(folders / name).records()} for name in ('here', 'ray')]
+    assert records[0] == records[1] and len(records[0]) == 8
+
+
 def test_masks_fitted_to_a_picture_stay_with_it(tmp_path):
     masks = [MaskEntry(f'part/dent/{s}-{n:04d}.png', 'part', 'dent', 'box', 0, f'clean/{s}.png')
              for s in 'ab' for n in range(3)]

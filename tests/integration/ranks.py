@@ -1,6 +1,6 @@
-"""What the tests of several processes run in each of them, and in the test itself as the single process to compare with.
+"""What the tests of several processes run in each of them, and in the test itself as the one process to compare with.
 
-As a program: ``python -m tests.integration.ranks FOLDER DATA``, with the variables of a launcher (RANK, WORLD_SIZE, ...);
+As a program: ``python -m tests.integration.ranks FOLDER DATA``, with the variables of a launcher (RANK, WORLD_SIZE);
 every rank leaves ``FOLDER/rank<r>.json``.
 """
 

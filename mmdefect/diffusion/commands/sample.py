@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+from functools import partial
 from pathlib import Path
 
 from mmdefect.diffusion.commands.model_options import add_model_arguments, read_model_options
+from mmdefect.experiments.engine_options import add_worker_options
 
 DESCRIPTION = """Generate defects in the masks of clean pictures; outside its mask a picture stays as it was.
 
@@ -13,7 +15,7 @@ DESCRIPTION = """Generate defects in the masks of clean pictures; outside its ma
         --tokens tokens/bottle --out generated/bottle --resolution 512 512 --batch-size 8 --dtype bf16
 
 A stopped run goes on with the same command. `accelerate launch --num_processes N tools/generate.py sample ...` shares
-the work among N GPUs.
+the work among N GPUs of one machine; `--engine ray --workers N --gpus-per-worker 1` among those of a cluster.
 """
 
 
@@ -41,9 +43,29 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--batch-size', type=int, default=4, help='pictures at once; default 4')
     parser.add_argument('--seed', type=int, default=0)
     add_model_arguments(parser)
+    add_worker_options(parser)
 
 
 def run(args: argparse.Namespace) -> None:
+    from mmdefect.experiments.bulk import map_items
+    from mmdefect.experiments.engine_options import workers_of
+    workers = workers_of(args)
+    if workers.engine == 'local' and workers.count == 1:
+        made, total = sampler(args)(None)
+    else:
+        # More shares than workers, so that one that is lost costs little and none waits long for the last.
+        shares = [(k, 4 * workers.count) for k in range(4 * workers.count)]
+        results = list(map_items(partial(sampler, args), shares, workers))
+        made, total = sum(count for count, _ in results), results[0][1]
+    print(f'written: {made} pictures in {args.out}, {total} in all')
+
+
+def sampler(args: argparse.Namespace):
+    """Load the model; return what generates one share of the pictures, ``(number, of)``.
+
+    It returns how many pictures it made, and how many the set has. The share ``None`` is that of this process among
+    those that accelerate started.
+    """
     from mmdefect.diffusion.blended import BlendSettings
     from mmdefect.diffusion.extras import need
     from mmdefect.diffusion.loading import load_model
@@ -59,10 +81,14 @@ def run(args: argparse.Namespace) -> None:
     model = load_model(args.model, read_model_options(args, str(state.device)))
     bank = load_banks(args.tokens, sorted({job.entry.defect_type for job in jobs}), model) if args.tokens else None
     facts = dict(prompt=prompt, seed=args.seed, tokens=bank and bank.facts)
-    made = sample(model, jobs, args.out, settings, bank, args.negative_prompt, args.batch_size,
-                  args.resolution and tuple(args.resolution), facts, class_ids,
-                  (state.process_index, state.num_processes))
-    print(f'written: {made} pictures in {args.out}, {len(jobs)} in all')
+
+    def generate(share: tuple[int, int] | None) -> tuple[int, int]:
+        made = sample(model, jobs, args.out, settings, bank, args.negative_prompt, args.batch_size,
+                      args.resolution and tuple(args.resolution), facts, class_ids,
+                      share or (state.process_index, state.num_processes))
+        return made, len(jobs)
+
+    return generate
 
 
 def read_class_ids(items: list[str]) -> dict[str, int]:
