@@ -41,6 +41,8 @@ def train(config: str | Path | Config,
     runner = Runner.from_cfg(cfg)
     if cfg.get('cpu_channels_last') and not torch.cuda.is_available():
         runner.register_hook(dict(type='ChannelsLastHook'))
+    if launcher != 'none':  # not in the config: a run may go on with another number of processes
+        runner.register_hook(dict(type='SyncStatisticsHook'))
     runner.train()
     return runner
 

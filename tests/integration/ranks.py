@@ -79,6 +79,42 @@ def train_toy(work_dir: Path, batch_size: int, launcher: str) -> tuple[dict[str,
             {name: repr(float(value)) for name, value in metrics.items()})
 
 
+class NormalizedToy(ToySegmenter):
+    """With a batch norm, whose running statistics are those of the images that a rank has seen."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = torch.nn.Sequential(torch.nn.Conv2d(1, 6, 3, padding=1), torch.nn.BatchNorm2d(6, momentum=0.5),
+                                        torch.nn.ReLU(), torch.nn.Conv2d(6, 3, 1))
+
+
+def toy_with_batch_norm(work_dir: Path, launcher: str, checkpoint: str | None = None) -> Runner:
+    """Return a runner that trains four updates and validates five images, or that only validates a checkpoint."""
+    torch.manual_seed(0)
+    runner = Runner(
+        NormalizedToy(), str(work_dir), launcher=launcher, load_from=checkpoint,
+        train_dataloader=dict(dataset=ToyData(7), batch_size=2, num_workers=0, sampler=dict(type='DefectSampler', seed=5),
+                              collate_fn=dict(type='pseudo_collate')),
+        val_dataloader=dict(dataset=ToyData(5, seed=1), batch_size=1, num_workers=0,
+                            sampler=dict(type='DefaultSampler', shuffle=False, round_up=False),
+                            collate_fn=dict(type='pseudo_collate')),
+        optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.1)), val_cfg=dict(),
+        train_cfg=dict(type='IterBasedTrainLoop', max_iters=4, val_interval=4),
+        val_evaluator=dict(type='DefectMetric', groups=('pixel', 'ranking'), calibration='fit'),
+        default_hooks=dict(checkpoint=dict(type='CheckpointHook', by_epoch=False, interval=4)), default_scope='mmseg',
+        experiment_name='norm', log_processor=dict(by_epoch=False), randomness=dict(seed=0),
+        env_cfg=dict(dist_cfg=dict(backend='gloo')), cfg=dict(work_dir=str(work_dir)))
+    runner.register_hook(dict(type='SyncStatisticsHook'))
+    return runner
+
+
+def train_toy_with_batch_norm(work_dir: Path) -> dict[str, str]:
+    """Train on all ranks and return the metrics of the validation."""
+    runner = toy_with_batch_norm(work_dir, 'pytorch')
+    runner.train()
+    return {name: repr(float(value)) for name, value in runner.val_loop.run().items()}
+
+
 def hashes_of_draws(data_root: Path, count: int) -> list[str]:
     """Return a hash of picture and label of the next draws of this rank, with their synthetic defects."""
     cfg = load_config(REPO / LEAF, {'data_root': str(data_root), **SMALL})
@@ -115,7 +151,8 @@ def main() -> None:
     result = {
         'draws': hashes_of_draws(data, DRAWS // world_size), 'built': len(built),
         'metrics': {images: metric_of_shard(rank, world_size, images, folder) for images in (5, 1)},
-        'positions': positions(data, 40), 'toy': train_toy(folder / 'toy', 2 // world_size, 'pytorch')
+        'positions': positions(data, 40), 'toy': train_toy(folder / 'toy', 2 // world_size, 'pytorch'),
+        'norm': train_toy_with_batch_norm(folder / 'norm')
     }
     (folder / f'rank{rank}.json').write_text(json.dumps(result))
 

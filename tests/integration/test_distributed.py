@@ -96,6 +96,14 @@ def test_two_ranks_with_half_the_batch_learn_what_one_learns(two, tmp_path):
     assert float(found[0][1]['fg_mIoU']) == pytest.approx(float(metrics['fg_mIoU']), abs=0.2)
 
 
+def test_the_checkpoint_is_the_network_that_all_ranks_validated(two, tmp_path):
+    """Batch norm: the statistics of the ranks are averaged before the validation and before the checkpoint."""
+    found = [rank['norm'] for rank in two[1]]
+    runner = ranks.toy_with_batch_norm(tmp_path, 'none', str(two[0] / 'norm' / 'iter_4.pth'))
+    alone = {name: repr(float(value)) for name, value in runner.val().items()}
+    assert found[0] == found[1] == alone and float(alone['aAcc']) > 0
+
+
 def test_only_rank_0_logs_and_saves(two):
     folder = two[0] / 'toy'
     assert sorted(path.name for path in folder.glob('*.pth')) == ['iter_3.pth', 'iter_6.pth']

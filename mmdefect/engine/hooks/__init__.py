@@ -8,9 +8,10 @@ from .label_extras_hook import LabelExtrasHook
 from .policy_hook import PolicyHook
 from .prediction_sheet_hook import PredictionSheetHook
 from .selection_check_hook import SelectionCheckHook
+from .sync_statistics_hook import SyncStatisticsHook
 
 __all__ = [
     'CalibrationHook', 'ChannelsLastHook', 'ClassCheckHook', 'ClassPriorHook', 'CutPasteBackboneHook',
     'FreezeBackboneHook', 'LabelExtrasHook', 'PolicyHook', 'PredictionSheetHook', 'SelectionCheckHook',
-    'set_class_prior'
+    'SyncStatisticsHook', 'set_class_prior'
 ]
