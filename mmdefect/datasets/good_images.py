@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 
+import cv2
 from mmengine.dataset import BaseDataset
 
 from mmdefect.datasets.draws import NumberedDraws
 from mmdefect.datasets.mvtec import find_categories
-from mmdefect.datasets.samples import GOOD, list_images
+from mmdefect.datasets.samples import GOOD, index_by_stem, list_images
 from mmdefect.functional.score_scale import fold_of
 from mmdefect.registry import DATASETS
 
@@ -44,25 +45,46 @@ class GoodImageDataset(NumberedDraws, BaseDataset):
         data_root: see :func:`good_folder`.
         category: see there.
         part: ``'all'``; ``'fit'`` and ``'held_out'`` divide the images, the same way for the same ``folds`` and seed.
-        folds: one of this many parts is held out.
+        folds: one of this many parts is held out; of fewer images one image.
         split_seed: of the division.
+        labels: folder of label maps of the same names: only images whose map is all 0 are taken.
         **kwargs: arguments of mmengine's ``BaseDataset``.
     """
 
     METAINFO = dict(classes=('normal', ), palette=[[0, 0, 0]])
 
     def __init__(self, data_root: str, category: str | None = None, part: str = 'all', folds: int = 10,
-                 split_seed: int = 0, **kwargs) -> None:
+                 split_seed: int = 0, labels: str | None = None, **kwargs) -> None:
         if part not in PARTS:
             raise ValueError(f'`part` must be one of {", ".join(PARTS)}, got {part!r}.')
         self.category, self.part, self.folds, self.split_seed = category, part, folds, split_seed
-        self.folder = good_folder(data_root, category)
+        self.folder, self.labels = good_folder(data_root, category), labels
         super().__init__(data_root=data_root, **kwargs)
 
     def load_data_list(self) -> list[dict]:
         """List the images of the part."""
         paths = list_images(self.folder)
+        if self.labels is not None:
+            paths = _clean_ones(paths, self.labels)
         if self.part != 'all':
-            held_out = fold_of(len(paths), self.folds, self.split_seed) == 0
+            held_out = fold_of(len(paths), min(self.folds, len(paths)), self.split_seed) == 0
             paths = [p for p, out in zip(paths, held_out.tolist(), strict=True) if out == (self.part == 'held_out')]
         return [dict(img_path=p, seg_map_path=None, defect_type=GOOD, category=self.category) for p in paths]
+
+
+def _clean_ones(paths: list[str], labels: str) -> list[str]:
+    """Return the images whose label map holds nothing but 0."""
+    maps = index_by_stem(list_images(labels))
+    clean = []
+    for path in paths:
+        file = maps.get(os.path.splitext(os.path.basename(path))[0])
+        label = None if file is None else cv2.imread(file, cv2.IMREAD_UNCHANGED)
+        if label is None:
+            raise ValueError(f'{path} must have a label map of its name in {labels}, but there is none that can be read; '
+                             'restore it, or take the image out.')
+        if not label.any():
+            clean.append(path)
+    if not clean:
+        raise ValueError(f'{labels} must hold label maps without defects, but every one has some; give a folder of good '
+                         'images and leave `labels` out.')
+    return clean

@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-_BLOCK = 256  # columns of the scatter made at a time: blocks below the diagonal are mirrored, not computed
+_BLOCK = 128  # columns of the scatter made at a time: blocks below the diagonal are mirrored, not computed
 
 
 @dataclass
@@ -57,17 +57,16 @@ class Moments:
             raise ValueError(f'`embeddings` must be a (N, D) batch of floats, got {tuple(embeddings.shape)} of '
                              f'{embeddings.dtype}; pool feature maps first.')
         own = embeddings if embeddings.dtype == torch.float64 else embeddings.float()
-        mean = own.mean(0, dtype=torch.float64)
+        mean = own.mean(0)
         if not bool(torch.isfinite(mean).all()):
             raise ValueError('`embeddings` must be finite, but a value is NaN or infinite; look at the images and at '
                              'the precision of the backbone.')
-        z = own - mean.to(own.dtype)
-        rest = z.mean(0, dtype=torch.float64)  # what rounding the mean to the precision of the batch left
-        squares = (z * z).sum(1).double()
-        centred = cls(len(z), torch.zeros_like(mean), _gram(z), (squares.to(z.dtype) @ z).double(),
-                      (squares * squares).sum())
+        z = own - mean
+        rest = z.mean(0).double()  # what rounding left of the mean; small, so its own rounding does not count
+        squares = (z * z).sum(1)
+        centred = cls(len(z), rest, _gram(z), (squares @ z).double(), squares.double().square().sum())
         # The sums above are about the rounded mean; move them to the true one.
-        return cls(len(z), mean.to(own.dtype).double() + rest, *centred._about(-rest, z_mean=rest))
+        return cls(len(z), mean.double() + rest, *centred._about(-rest, z_mean=rest))
 
     def _about(self, shift: Tensor, z_mean: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """Return scatter, third and fourth sums of ``z + shift``, where ``z`` has the mean ``z_mean`` (zero if None)."""

@@ -6,7 +6,7 @@ import pytest
 
 import mmdefect.registration  # noqa: F401
 from mmdefect.datasets import GoodImageDataset
-from tests.helpers.data import write_mvtec
+from tests.helpers.data import write_mvtec, write_wta
 
 
 def names(dataset) -> list[str]:
@@ -36,3 +36,13 @@ def test_errors_say_what_is_there(tmp_path):
         GoodImageDataset(str(tmp_path), 'screw', 'val')
     with pytest.raises(ValueError, match='does not exist'):
         GoodImageDataset(str(tmp_path / 'no'))
+
+
+def test_label_maps_tell_the_clean_images(tmp_path):
+    labels = write_wta(tmp_path, dict(train=7))
+    dataset = GoodImageDataset(str(tmp_path / 'img_dir' / 'train'), labels=str(tmp_path / 'ann_dir' / 'train'))
+    assert [n.split('img_dir')[1] for n in names(dataset)] == [
+        n.split('img_dir')[1] for n, label in sorted(labels.items()) if not label.any()]
+    (tmp_path / 'ann_dir' / 'train' / '[0001]top.png').unlink()
+    with pytest.raises(ValueError, match='0001'):
+        GoodImageDataset(str(tmp_path / 'img_dir' / 'train'), labels=str(tmp_path / 'ann_dir' / 'train'))

@@ -1,0 +1,147 @@
+"""Pretraining, fitting, testing, prediction, localisation and explanation, end to end on the demo data."""
+
+from __future__ import annotations
+
+import csv
+import re
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
+
+from mmdefect.apis import train
+from mmdefect.apis.anomaly import (UNTRAINED, evaluate_anomaly, explain_anomaly, fit_anomaly, list_inputs, localize_anomaly,
+                                   predict_anomaly)
+from mmdefect.apis.anomaly_choice import candidates_of, compare_candidates
+from mmdefect.apis.anomaly_eval import Tested, markdown_table, pixel_metrics, roc_points, rows_of
+from mmdefect.datasets.mvtec import find_categories
+from mmdefect.datasets.samples import Sample
+from mmdefect.demo.write import write_demo_dataset
+
+CONFIG = Path(__file__).resolve().parents[2] / 'configs' / 'cutpaste' / 'resnet18-l3_3way-scratch_256_mvtec-256.py'
+SMALL = {'image_scale': (64, 64), 'model.backbone.base_channels': 8, 'model.backbone.stem_channels': 8}
+QUICK = {**SMALL, 'train_dataloader.batch_size': 4, 'train_dataloader.num_workers': 0, 'val_dataloader.num_workers': 0,
+         'train_dataloader.persistent_workers': False, 'val_dataloader.persistent_workers': False,
+         'train_cfg.max_iters': 4, 'train_cfg.val_interval': 4, 'default_hooks.checkpoint.interval': 4,
+         'default_hooks.logger.interval': 1, 'vis_backends': [dict(type='LocalVisBackend')],
+         'visualizer.vis_backends': [dict(type='LocalVisBackend')]}
+
+
+@pytest.fixture(scope='module')
+def data_root(tmp_path_factory):
+    root = tmp_path_factory.mktemp('demo')
+    write_demo_dataset(root, ('mvtec', ), 60, (128, 128), 0, False)
+    return root / 'mvtec'
+
+
+@pytest.fixture(scope='module')
+def category(data_root):
+    return next(iter(find_categories(str(data_root))))
+
+
+def pretrain(work_dir, data_root, category, **options):
+    train(CONFIG, work_dir, cfg_options={**QUICK, 'data_root': str(data_root), 'category': category, **options})
+    return torch.load(work_dir / 'iter_4.pth', map_location='cpu', weights_only=False)['state_dict']
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('patch', [None, 32])
+def test_pretraining_is_deterministic(tmp_path, data_root, category, patch):
+    first, second = (pretrain(tmp_path / name, data_root, category, patch=patch) for name in 'ab')
+    assert first.keys() == second.keys() and all(torch.equal(v, second[n]) for n, v in first.items())
+    log = next((tmp_path / 'a').rglob('*.log')).read_text()
+    assert 'views/AUROC' in log and re.search(r'Iter\(train\) \[4/4\]', log)
+
+
+@pytest.mark.slow
+def test_from_pretraining_to_pseudo_labels(tmp_path, data_root, category):
+    pretrain(tmp_path / category, data_root, category)
+    rows = evaluate_anomaly(CONFIG, data_root, [category], tmp_path / 'eval', str(tmp_path / '{category}' / 'iter_4.pth'),
+                            layer='layer2', localize='fast', cfg_options=SMALL)
+    assert [(r['category'], r['arm']) for r in rows] == [
+        (category, UNTRAINED), (category, 'CutPaste'), ('average', UNTRAINED), ('average', 'CutPaste')]
+    assert all(0 <= r[m] <= 100 for r in rows for m in ('AUROC', 'AP', 'pixel_AUROC', 'pixel_AP', 'AUPRO'))
+    page = (tmp_path / 'eval' / 'report.html').read_text()
+    assert not re.search(r'(?:src|href)="(?!data:|#)', page) and page.count('data:image/') > 8
+    assert {p.name for p in (tmp_path / 'eval' / 'figures').iterdir()} == {
+        f'{category}_{name}.png' for name in ('roc', 'scores_0', 'scores_1', 'tsne')}
+    assert (tmp_path / 'eval' / 'table.md').read_text() == markdown_table(rows)
+
+    model = tmp_path / 'eval' / 'models' / f'{category}_cutpaste.pth'
+    test = data_root / category / 'test'
+    found = sorted(test.glob('*/*.png'))
+    photos = [str(p) for p in (*found[:2], found[-1])]  # of two folders, so the folders are kept
+    predicted = predict_anomaly(model, photos, tmp_path / 'predicted')
+    with open(tmp_path / 'eval' / 'scores.csv', newline='') as file:
+        tested = {r['image']: float(r['score']) for r in csv.DictReader(file) if r['arm'] == 'CutPaste'}
+    for row in predicted:
+        assert row['normalized'] == pytest.approx(tested[row['image']], abs=1e-3)
+        assert row['anomaly'] == int(row['normalized'] > 1) and (tmp_path / 'predicted' / row['heat_map']).is_file()
+
+    localized = localize_anomaly(model, photos, tmp_path / 'labels', threshold=0.5)
+    for row in localized:
+        name = Path(row['image']).relative_to(test)
+        label, heat = (cv2.imread(str(tmp_path / 'labels' / part / name), -1) for part in ('ann_dir', 'heat'))
+        assert label.shape == (128, 128) and set(np.unique(label)) <= {0, 1} and label.sum() == row['defect_pixels']
+        assert heat.dtype == np.uint16 and ((heat > 5000) == (label == 1)).mean() > 0.999
+    written = explain_anomaly(model, photos[:1], 'layer2', tmp_path / 'cams')
+    assert [Path(f).is_file() for f in written] == [True]
+
+
+def test_detectors_and_choice_without_training(data_root, category):
+    fitted = fit_anomaly(CONFIG, data_root, category, cfg_options=SMALL, localize='exact', progress=None, calibrate=6,
+                         settings=dict(stride=16))
+    assert fitted.mode == 'exact' and fitted.scales['score'].count == 6 and fitted.scales['heat'].maximum > 0
+    assert fitted.settings.facts['arm'] == UNTRAINED
+    candidates = candidates_of([('layer3', )], ['ledoit_wolf', 'kde'], ['image', 'heat'])
+    rows = compare_candidates(CONFIG, str(data_root), category, None, candidates, cfg_options=SMALL)
+    assert len(rows) == 4 and [r['AUROC'] for r in rows] == sorted((r['AUROC'] for r in rows), reverse=True)
+
+
+def test_pixel_metrics_equal_scikit_learn(tmp_path):
+    rng = np.random.default_rng(0)
+    heat, samples, masks = rng.random((3, 16, 16)).astype(np.float32), [], []
+    for index in range(3):
+        mask = np.zeros((16, 16), np.uint8)
+        if index:
+            mask[3 * index:3 * index + 4, 2:9] = 255
+            cv2.imwrite(str(tmp_path / f'{index}.png'), mask)
+        heat[index][mask > 0] += 0.4
+        masks.append(mask > 0)
+        samples.append(Sample(f'{index}.png', str(tmp_path / f'{index}.png') if index else None,
+                              'scratch' if index else 'good'))
+    found = pixel_metrics(heat, samples)
+    truth = np.stack(masks).ravel()
+    assert found['pixel_AUROC'] == pytest.approx(100 * roc_auc_score(truth, heat.ravel()))
+    assert found['pixel_AP'] == pytest.approx(100 * average_precision_score(truth, heat.ravel()))
+    assert 0 < found['AUPRO'] < 100
+
+
+def test_roc_points_equal_scikit_learn():
+    rng = np.random.default_rng(1)
+    scores, defective = rng.integers(0, 6, 40).astype(float), rng.random(40) < 0.4
+    fpr, tpr, _ = roc_curve(defective, scores, drop_intermediate=False)
+    np.testing.assert_allclose(roc_points(scores, defective), np.stack([fpr, tpr], 1))
+
+
+def test_table_ends_with_the_average_of_each_arm():
+    samples = [Sample('a', None, 'good'), Sample('b', None, 'crack')]
+    results = [Tested(c, arm, samples, np.zeros(2), None, dict(AUROC=value))
+               for c, arm, value in (('bottle', 'x', 90.), ('bottle', 'y', 80.), ('screw', 'x', 70.), ('screw', 'y', 60.))]
+    rows = rows_of(results)
+    assert [(r['category'], r['arm'], r['AUROC']) for r in rows[-2:]] == [('average', 'x', 80.), ('average', 'y', 70.)]
+    assert rows[-1]['paper'] == pytest.approx((98.3 + 86.3) / 2)
+    assert '| average | x |' in markdown_table(rows)
+
+
+def test_errors_come_before_the_work(tmp_path, data_root, category):
+    with pytest.raises(FileNotFoundError, match='must exist for each category'):
+        evaluate_anomaly(CONFIG, data_root, ['all'], tmp_path, str(tmp_path / '{category}.pth'))
+    with pytest.raises(ValueError, match='nut'):
+        evaluate_anomaly(CONFIG, data_root, ['nut'], tmp_path)
+    with pytest.raises(ValueError, match='none was found'):
+        list_inputs([tmp_path])
+    assert not list(tmp_path.iterdir())
