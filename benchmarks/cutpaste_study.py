@@ -167,7 +167,8 @@ def main() -> None:
             row |= pixel_metrics(heats[name], samples)
         rows.append({k: round(v, 4) if isinstance(v, float) else v for k, v in row.items()})
         print(rows[-1], flush=True)
-    facts = dict(category=args.category, arm=args.arm, seed=args.seed, updates=args.updates, config=Path(args.config).name,
+    command = f'python benchmarks/cutpaste_study.py --data-root DATA --category {args.category} --arm {args.arm} --seed {args.seed}'
+    facts = dict(command=command, category=args.category, arm=args.arm, seed=args.seed, updates=args.updates, config=Path(args.config).name,
                  normal_images=sum(map(len, parts.values())), test_images=len(samples))
     print(common.write_record(f'{args.category}_{args.arm}_s{args.seed}', rows, facts, RECORDS))
 

@@ -106,7 +106,7 @@ def notes_of(checkpoint: str | None) -> list[str]:
     """Return what must be said below a table."""
     notes = [f'"{UNTRAINED}" is the same backbone, density and score without any CutPaste training. An ImageNet ResNet-18 '
              f'without it reaches {UNTRAINED_AVERAGE} % image AUROC on average over MVTec AD; a claim must beat that row.',
-             'paper: image AUROC of CutPaste 3-way (Li et al., CVPR 2021).']
+             'paper: image AUROC of CutPaste 3-way (Li et al., CVPR 2021) on the MVTec AD category of that name.']
     if checkpoint is None:
         notes.append('No checkpoint was given: there is no CutPaste row.')
     return notes
