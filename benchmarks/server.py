@@ -89,7 +89,7 @@ class Server:
         self.process = subprocess.Popen(
             [sys.executable, 'tools/serve.py', str(model), '--port', '0', '--threads', str(threads), '--max-batch',
              str(BATCH)], cwd=ROOT, stdout=subprocess.PIPE, text=True, env={**os.environ, 'OMP_NUM_THREADS': '1'})
-        self.port = int(self.process.stdout.readline().rsplit(':', 1)[1])
+        self.port = int(next(line for line in self.process.stdout if 'http://' in line).rsplit(':', 1)[1])
 
     def connect(self) -> http.client.HTTPConnection:
         return http.client.HTTPConnection('127.0.0.1', self.port, timeout=60)

@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parents[3]
 
 
 class ServerProcess:
-    """Runs a command that prints the address of its server in its first line; a context manager.
+    """Runs a command that prints a line with the address of its server; a context manager.
 
     Args:
         command: to run.
@@ -25,11 +25,11 @@ class ServerProcess:
         self.log: list[str] = []  # read by a thread, since a full pipe would stop the server
         self._reader = threading.Thread(target=lambda: self.log.extend(self.process.stderr), daemon=True)
         self._reader.start()
-        line = self.process.stdout.readline()
-        if 'http://' not in line:
-            self.process.kill()
+        line = next((line for line in self.process.stdout if 'http://' in line), None)  # others may print before
+        if line is None:
+            self.process.wait(10)
             self._reader.join(10)
-            raise RuntimeError(f'no server: {line}' + ''.join(self.log))
+            raise RuntimeError('no server: ' + ''.join(self.log))
         self.url = 'http://' + line.split('http://')[1].strip()
         self.host, port = self.url.removeprefix('http://').rsplit(':', 1)
         self.port = int(port)
