@@ -45,7 +45,7 @@ def make_model(name: str, folder: Path, threads: int = 1):
     return predictor, export_model(predictor.network, predictor.info, folder / f'{name}.onnx')
 
 
-def measure_runtime(seconds: float) -> list[dict]:
+def measure_runtime(seconds: float, threads_of: list[int]) -> list[dict]:
     """Time both backends, uint8 images in, labels and probabilities out."""
     import torch
     from tests.helpers.deployment import pictures
@@ -55,7 +55,7 @@ def measure_runtime(seconds: float) -> list[dict]:
     with tempfile.TemporaryDirectory() as scratch:
         for name in LEAVES:
             predictor, path = make_model(name, Path(scratch))
-            for threads in (1, 2):
+            for threads in threads_of:
                 torch.set_num_threads(threads)
                 session = OnnxPredictor(path, threads=threads)
                 for batch in (1, 4):
@@ -210,6 +210,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('part', choices=['runtime', 'pipeline', 'memory', 'int8', 'table'])
     parser.add_argument('--seconds', type=float, default=5.0, help='of a contestant (default: 5)')
+    parser.add_argument('--threads', type=int, nargs='+', default=[1, 2], help='of the runtime (default: 1 2)')
     parser.add_argument('--rounds', type=int, default=3, help='of the pipeline (default: 3)')
     parser.add_argument('--sides', type=int, nargs='+', default=[3000, 12000], help='of the large images')
     parser.add_argument('--checkpoint', type=Path, help='a trained model, for int8')
@@ -221,12 +222,13 @@ def main() -> int:
         parser.error('int8 needs --checkpoint')
     if args.part != 'table':
         common.use_one_thread()
-        measure = {'runtime': lambda: measure_runtime(args.seconds), 'pipeline': lambda: measure_pipeline(args.rounds),
+        measure = {'runtime': lambda: measure_runtime(args.seconds, args.threads), 'pipeline': lambda: measure_pipeline(args.rounds),
                    'memory': lambda: measure_memory(args.sides),
                    'int8': lambda: measure_int8(args.checkpoint, args.data, args.seconds)}
         rows = measure[args.part]()
         facts = common.environment(('torch', 'numpy', 'opencv-python', 'onnxruntime'))
-        facts['command'] = f'python benchmarks/inference.py {args.part}'
+        options = {'runtime': ['--threads', *args.threads], 'memory': ['--sides', *args.sides]}.get(args.part, [])
+        facts['command'] = ' '.join(map(str, ['python benchmarks/inference.py', args.part, *options]))
         parts[args.part] = dict(rows=rows, metadata=facts)
         common.write_record('inference', parts, dict(command='python benchmarks/inference.py PART'))  # no path of a machine
     for name, part in parts.items():

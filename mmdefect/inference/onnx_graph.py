@@ -80,7 +80,7 @@ def wrap_core(core: onnx.ModelProto, preparation: Preparation, info: ModelInfo, 
 def _prepare(graph: GraphBuilder, preparation: Preparation, size_hw: tuple[int, int] | None) -> str:
     value = 'images'
     if preparation.scale_hw is not None and (size_hw is None or preparation.network_size(size_hw) != tuple(size_hw)):
-        value = _resize_images(graph, preparation, size_hw)
+        value = _resize_images(graph, preparation, size_hw) if size_hw is not None else _resize_if_needed(graph, preparation)
     else:
         value = graph.add('Cast', value, to=TensorProto.FLOAT)
     value = graph.add('Transpose', value, perm=[0, 3, 1, 2])
@@ -89,6 +89,21 @@ def _prepare(graph: GraphBuilder, preparation: Preparation, size_hw: tuple[int, 
     mean, std = (np.asarray(v).reshape(1, 3, 1, 1) for v in (preparation.mean, preparation.std))
     value = graph.add('Sub', value, graph.constant(mean, np.float32))
     return graph.add('Div', value, graph.constant(std, np.float32))
+
+
+def _resize_if_needed(graph: GraphBuilder, preparation: Preparation) -> str:
+    """Resize images of any size, but not those that have the size of the network already: they need no interpolation."""
+    old, new = _image_size(graph), _network_size(graph, preparation, None)
+    fits = graph.add('Cast', graph.add('Equal', old, new), to=TensorProto.INT32)
+    fits = graph.add('Cast', graph.add('ReduceMin', fits, keepdims=0), to=TensorProto.BOOL)
+    outer, branches = graph.nodes, []
+    for name, build in (('keep', lambda: graph.add('Cast', 'images', to=TensorProto.FLOAT)),
+                        ('resize', lambda: _resize_images(graph, preparation, None))):
+        graph.nodes = []
+        result = helper.make_tensor_value_info(build(), TensorProto.FLOAT, ['N', None, None, 3])
+        branches.append(helper.make_graph(graph.nodes, f'around_{name}', [], [result]))
+    graph.nodes = outer
+    return graph.add('If', fits, then_branch=branches[0], else_branch=branches[1])
 
 
 def _network_size(graph: GraphBuilder, preparation: Preparation, size_hw: tuple[int, int] | None) -> str:
