@@ -22,7 +22,8 @@ def criss_cross_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     """
     height = query.shape[2]
     along_column = torch.einsum('bdij,bdkj->bijk', query, key)
-    itself = torch.eye(height, dtype=torch.bool, device=query.device)[None, :, None, :]
+    rows = torch.arange(height, device=query.device)
+    itself = (rows[:, None] == rows)[None, :, None, :]  # not torch.eye: ONNX Runtime has no EyeLike of bool
     along_column = along_column.masked_fill(itself, float('-inf'))
     along_row = torch.einsum('bdij,bdik->bijk', query, key)
     weights = torch.softmax(torch.cat([along_column, along_row], dim=3), dim=3)
