@@ -27,6 +27,7 @@ COMMANDS = {
     'relabel': ('mmdefect.diffusion.commands.relabel', 'give edits labels of their own, from what changed'),
     'pack-boxes': ('mmdefect.diffusion.commands.pack_boxes', 'write sampled pictures with their masks as weak labels'),
     'pack': ('mmdefect.diffusion.commands.pack', 'write the result as a data set to train on'),
+    'compare-words': ('mmdefect.diffusion.commands.compare_words', 'choose among generated sets by what they trained'),
 }
 
 

@@ -48,10 +48,10 @@ class RelabelSettings:
     """
 
     reach: int = 1
-    change_high: float = 8.0
-    visible_high: float = 10.0
+    change_high: float = 6.0
+    visible_high: float = 8.0
     extent: float = 0.5
-    peak_share: float = 0.4
+    peak_share: float = 0.3
     min_area: int = 6
     close_radius: int = 2
     group_radius: int = 8
@@ -157,7 +157,8 @@ def relabel(source: np.ndarray,
 
     result = np.where(label == IGNORE, IGNORE, 0).astype(np.uint8)
     fresh = _fresh_regions(score, seen, seen_before, settings)
-    components = _follow_source(label, score, seen, seen_before, fresh, result, settings)
+    alike = _alike(before, surface + contrast, surface, settings.faded)
+    components = _follow_source(label, score, seen, seen_before, alike, fresh, result, settings)
     low, high = appearance.surface_range
     fresh &= (result == 0) & (surface[..., 0] >= low) & (surface[..., 0] <= high)
     components += _add_new(fresh, seen, features, appearance, probabilities, result, settings)
@@ -178,8 +179,18 @@ def _fresh_regions(score: np.ndarray, seen: np.ndarray, seen_before: np.ndarray,
     return good[numbers] & (seen >= settings.peak_share * tallest[numbers])
 
 
-def _follow_source(label: np.ndarray, score: np.ndarray, seen: np.ndarray, seen_before: np.ndarray, fresh: np.ndarray,
-                   result: np.ndarray, settings: RelabelSettings) -> list[Component]:
+def _alike(before: np.ndarray, after: np.ndarray, surface: np.ndarray, faded: float) -> np.ndarray:
+    """Find where an edit may still show what the source shows, faded at most to the given share of its visibility.
+
+    Compared after a blur of two pixels: speckles that were drawn anew are still the same speckled area, but relief in the
+    place of a defect is not the defect, however visible it is.
+    """
+    before, after = (cv2.GaussianBlur(x, (0, 0), 2.0) for x in (before, after))
+    return looks.visibility(np.abs(after - before)) <= (1 - faded) * looks.visibility(before - surface) + 1.0
+
+
+def _follow_source(label: np.ndarray, score: np.ndarray, seen: np.ndarray, seen_before: np.ndarray, alike: np.ndarray,
+                   fresh: np.ndarray, result: np.ndarray, settings: RelabelSettings) -> list[Component]:
     """Decide what became of each source defect and draw what is left of it into ``result``."""
     numbers, classes = looks.component_classes(label)
     seen_near = cv2.dilate(seen, np.ones((2 * settings.reach + 1, 2 * settings.reach + 1), np.uint8))
@@ -187,7 +198,7 @@ def _follow_source(label: np.ndarray, score: np.ndarray, seen: np.ndarray, seen_
     for number, class_id in classes.items():
         inside = numbers == number
         clear = inside & (seen_before >= max(looks.STANDS_OUT, 0.5 * np.quantile(seen_before[inside], 0.9)))
-        there = clear & (seen_near >= settings.faded * seen_before)
+        there = clear & alike & (seen_near >= settings.faded * seen_before)
         if not clear.any():  # nobody sees it in the source either: all that can be said is whether something changed
             clear = inside
             there = inside & (score < settings.change_high * settings.extent)
@@ -197,8 +208,9 @@ def _follow_source(label: np.ndarray, score: np.ndarray, seen: np.ndarray, seen_
             drawn, fate = inside, KEPT
         else:
             zone = cv2.dilate(inside.astype(np.uint8), _disc(settings.regrow)) > 0
-            alive = there | (fresh & zone) | (clear & (seen >= np.maximum(settings.faded * seen_before, looks.STANDS_OUT)))
-            drawn = _fill_holes(_close(alive, 2)) & zone & (result == 0)
+            alive = there | (fresh & zone) | (
+                clear & alike & (seen >= np.maximum(settings.faded * seen_before, looks.STANDS_OUT)))
+            drawn = _drop_small(_fill_holes(_close(alive, 2)) & zone & (result == 0), settings.min_area)
             gone = retained <= settings.vanished_share and (fresh & zone).sum() < settings.min_area
             fate = VANISHED if gone or not drawn.any() else CHANGED
             if fate == CHANGED:
@@ -268,6 +280,13 @@ def _close(mask: np.ndarray, radius: int) -> np.ndarray:
         return mask.copy()
     padded = cv2.copyMakeBorder(mask.astype(np.uint8), radius, radius, radius, radius, cv2.BORDER_CONSTANT)
     return cv2.morphologyEx(padded, cv2.MORPH_CLOSE, _disc(radius))[radius:-radius, radius:-radius] > 0
+
+
+def _drop_small(mask: np.ndarray, min_area: int) -> np.ndarray:
+    _, numbers, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8)
+    large = stats[:, cv2.CC_STAT_AREA] >= min_area
+    large[0] = False
+    return large[numbers]
 
 
 def _fill_holes(mask: np.ndarray) -> np.ndarray:
