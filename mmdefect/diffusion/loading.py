@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -81,7 +82,9 @@ def load_model(name: str | os.PathLike, options: ModelOptions | None = None) -> 
     if kind == 'sd':
         keywords.update(safety_checker=None, requires_safety_checker=False)
     try:
-        pipeline = getattr(diffusers, index['_class_name']).from_pretrained(name, **keywords)
+        with warnings.catch_warnings():  # newer releases call it `dtype`; older ones know only this name
+            warnings.filterwarnings('ignore', '`torch_dtype` is deprecated')
+            pipeline = getattr(diffusers, index['_class_name']).from_pretrained(name, **keywords)
     except (OSError, ValueError, RuntimeError, TypeError, KeyError) as err:
         raise ValueError(f'the weights of {name} must load as {index["_class_name"]}, but they do not: '
                          f'{_first_lines(err)}; download them again, or check that all are of one model.') from err

@@ -1,8 +1,8 @@
 """Draw sets of masks and write them: one PNG a mask and one ``masks.json``.
 
-``masks.json``: ``{"format": "mmdefect-masks/1", "masks": [{"file", "category", "defect_type", "kind", "source", "seed",
-"box", "overlap", "donor"}, ...]}``; ``file`` is relative to the folder, ``source`` is the picture that a mask was fitted
-to and ``null`` when it fits every picture (template or whole frame).
+``masks.json``: ``{"format": "mmdefect-masks/1", "masks": [{"file", "category", "defect_type", "kind", "source",
+"seed", "box", "overlap", "donor"}, ...]}``; ``file`` is relative to the folder, ``source`` is the picture that a mask
+was fitted to and ``null`` when it fits every picture (template or whole frame).
 """
 
 from __future__ import annotations
