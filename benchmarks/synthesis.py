@@ -249,6 +249,8 @@ def bench_loader(data: Path, size: int = 512) -> list[dict]:
     init_default_scope('mmseg')
     datasets = {name: DATASETS.build(_training_config(name, data, size).train_dataloader.dataset)
                 for name in ('baseline', 'paste-poisson')}
+    for dataset in datasets.values():
+        dataset.set_draw_seed(0)
     times: dict[str, list[float]] = {name: [] for name in datasets}
     made = 0
     for draw in range(-LOADED, 4 * LOADED):  # the first draws find the foreground of each picture
