@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+from mmengine.dist import all_gather_object
 from mmengine.evaluator import BaseMetric
 
 from mmdefect.functional.metrics.image_level import image_ranking
@@ -25,6 +26,12 @@ class ViewAccuracy(BaseMetric):
         for sample in data_samples:
             get = sample.get if isinstance(sample, dict) else sample.__getattribute__
             self.results.append((int(get('gt_label')), int(get('pred_label')), 1 - float(get('pred_score')[0])))
+
+    def evaluate(self, size: int) -> dict[str, float]:
+        """Count over all ranks. ``size`` is the number of images, each of which has several views: it limits nothing."""
+        results = sorted(row for part in all_gather_object(self.results) for row in part)
+        self.results.clear()
+        return {f'{self.prefix}/{name}': value for name, value in self.compute_metrics(results).items()}
 
     def compute_metrics(self, results: list) -> dict[str, float]:
         """Count."""

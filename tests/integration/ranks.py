@@ -20,7 +20,7 @@ from mmengine.runner import Runner
 import mmdefect.registration  # noqa: F401
 from mmdefect.apis import load_config
 from mmdefect.engine.samplers import ClassAwareSampler, DefectSampler, MixingSampler
-from mmdefect.evaluation import DefectMetric
+from mmdefect.evaluation import DefectMetric, ViewAccuracy
 from mmdefect.registry import DATASETS
 from mmdefect.synthesis import donors
 from tests.helpers.toy_segmentation import CLASSES, ToyData, ToySegmenter
@@ -45,6 +45,16 @@ def metric_of_shard(rank: int, world_size: int, images: int, folder: Path) -> di
         metric.process({}, [dict(pred_sem_seg=dict(data=logits.argmax(0, keepdim=True)), seg_logits=dict(data=logits),
                                  gt_sem_seg=dict(data=label[None]), img_path=f'{index}.png')])
     return {name: repr(float(value)) for name, value in metric.evaluate(images).items()}
+
+
+def view_accuracy_of_shard(rank: int, world_size: int) -> dict[str, str]:
+    """Feed every ``world_size``-th of five images, three views each, to the metric of CutPaste."""
+    metric, generator = ViewAccuracy(), torch.Generator().manual_seed(0)
+    scores = torch.rand(5, 3, 3, generator=generator, dtype=torch.float64).softmax(-1)
+    for image in range(rank, 5, world_size):
+        metric.process({}, [dict(gt_label=torch.tensor([view]), pred_label=score.argmax(0, keepdim=True), pred_score=score)
+                            for view, score in enumerate(scores[image])])
+    return {name: repr(value) for name, value in metric.evaluate(5).items()}
 
 
 def train_toy(work_dir: Path, batch_size: int, launcher: str) -> tuple[dict[str, list], dict[str, str]]:
@@ -151,7 +161,7 @@ def main() -> None:
     result = {
         'draws': hashes_of_draws(data, DRAWS // world_size), 'built': len(built),
         'metrics': {images: metric_of_shard(rank, world_size, images, folder) for images in (5, 1)},
-        'positions': positions(data, 40), 'toy': train_toy(folder / 'toy', 2 // world_size, 'pytorch'),
+        'views': view_accuracy_of_shard(rank, world_size), 'positions': positions(data, 40), 'toy': train_toy(folder / 'toy', 2 // world_size, 'pytorch'),
         'norm': train_toy_with_batch_norm(folder / 'norm')
     }
     (folder / f'rank{rank}.json').write_text(json.dumps(result))

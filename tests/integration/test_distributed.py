@@ -86,6 +86,15 @@ def test_a_sharded_metric_equals_the_whole_bit_for_bit(two, images, tmp_path):
         assert (folder / name).read_text() == (tmp_path / name).read_text()
 
 
+def test_the_accuracy_of_views_counts_every_view_on_every_rank(two):
+    generator = torch.Generator().manual_seed(0)
+    scores = torch.rand(5, 3, 3, generator=generator, dtype=torch.float64)
+    right = (scores.argmax(-1) == torch.arange(3)).double()
+    found = [rank['views'] for rank in two[1]]
+    assert found[0] == found[1] == ranks.view_accuracy_of_shard(0, 1)
+    assert float(found[0]['views/accuracy']) == pytest.approx(100 * right.mean().item())
+
+
 def test_two_ranks_with_half_the_batch_learn_what_one_learns(two, tmp_path):
     weights, metrics = ranks.train_toy(tmp_path / 'toy', 2, 'none')
     found = [rank['toy'] for rank in two[1]]
