@@ -49,7 +49,7 @@ class RelabelSettings:
 
     reach: int = 1
     change_high: float = 6.0
-    visible_high: float = 8.0
+    visible_high: float = 10.0
     extent: float = 0.5
     peak_share: float = 0.3
     min_area: int = 6
@@ -157,7 +157,10 @@ def relabel(source: np.ndarray,
 
     result = np.where(label == IGNORE, IGNORE, 0).astype(np.uint8)
     fresh = _fresh_regions(score, seen, seen_before, settings)
-    alike = _alike(before, surface + contrast, surface, settings.faded)
+    near = cv2.dilate(seen, np.ones((2 * settings.reach + 1, 2 * settings.reach + 1), np.uint8))
+    # What stands out clearly and no less than before is the defect, or one in its place; relief does not reach that.
+    clearly = near >= np.maximum(0.9 * seen_before, 1.5 * settings.visible_high)
+    alike = clearly | _alike(before, surface + contrast, surface, settings.faded)
     components = _follow_source(label, score, seen, seen_before, alike, fresh, result, settings)
     low, high = appearance.surface_range
     fresh &= (result == 0) & (surface[..., 0] >= low) & (surface[..., 0] <= high)
