@@ -57,7 +57,7 @@ def make_loop(model: str, folder: Path, size: int, batch_size: int, estimator: d
         train_cfg=dict(type='IterBasedTrainLoop', max_iters=100, val_interval=100),
         optim_wrapper=dict(type='OptimWrapper', optimizer=dict(type='AdamW', lr=0.001)),
         synthesis=dict(ratio=dict(real=1, synthetic=2, clean=1), location=dict(object='frame'), where='device',
-                       transforms=[dict(type='PasteDefects', policy=dict(places=dict(even=1)))]),
+                       transforms=[dict(type='PasteDefects', policy=dict(places=dict(even=1), min_inside=0.0))]),
         bilevel=dict(policy=dict(learn=('weights', 'location'), location=dict(type='net')), estimator=estimator,
                      interval=INTERVAL, warm_up=0, outer=dict(batch_size=batch_size))))
     if plain:
@@ -142,23 +142,33 @@ def measure(args: argparse.Namespace) -> None:
 
 
 def run_model(model: str, folder: Path, args: argparse.Namespace) -> list[dict]:
-    loops = {name: make_loop(model, folder, args.size, args.batch_size, estimator)
-             for name, estimator in ESTIMATORS.items() if not args.only or name in args.only}
-    loop, batch = next(iter(loops.values()))
-    plain_loop, _ = make_loop(model, folder, args.size, args.batch_size, {}, plain=True)
-    for one, _ in loops.values():
-        one.preprocessor.set_synthesis(one.synthesis)
-    contestants = {'plain': lambda: inner_step(plain_loop, batch), 'inner': lambda: policy_step(loop, batch)}
-    contestants |= {name: (lambda one=one: outer_step(one, batch)) for name, (one, _) in loops.items()}
+    from mmdefect.functional.bilevel import make_estimator
+    names = [name for name in ESTIMATORS if not args.only or name in args.only]
+    loop, batch = make_loop(model, folder, args.size, args.batch_size, ESTIMATORS[names[0]])
+    recipe = loop.preprocessor._synthesize
+
+    def plain() -> None:  # the recipe as it was before the loop took its place
+        loop.preprocessor.set_synthesis(recipe)
+        inner_step(loop, batch)
+        loop.preprocessor.set_synthesis(loop.synthesis)
+
+    def outer(name: str) -> None:
+        loop.estimator = make_estimator(**ESTIMATORS[name])
+        outer_step(loop, batch)
+
+    loop.preprocessor.set_synthesis(loop.synthesis)
+    contestants = {'plain': plain, 'inner': lambda: policy_step(loop, batch)}
+    contestants |= {name: (lambda name=name: outer(name)) for name in names}
     times = common.race(contestants, args.seconds, warm_up=1, most=args.most)
-    plain = times['plain']['median_ms']
+    plain_ms = times['plain']['median_ms']
     base = peak_megabytes(model, folder, args.size, args.batch_size, 'plain') if not args.no_memory else 0.0
     rows = []
-    for name in loops:
-        outer, inner = times[name]['median_ms'], times['inner']['median_ms']
+    for name in names:
+        outer_ms, inner_ms = times[name]['median_ms'], times['inner']['median_ms']
         peak = peak_megabytes(model, folder, args.size, args.batch_size, name) if not args.no_memory else 0.0
-        rows.append(dict(model=model, estimator=name, plain_ms=plain, inner_over_plain=inner / plain,
-                         outer_over_plain=outer / plain, training_at_k7=(INTERVAL * inner + outer) / (INTERVAL * plain),
+        rows.append(dict(model=model, estimator=name, plain_ms=plain_ms, inner_over_plain=inner_ms / plain_ms,
+                         outer_over_plain=outer_ms / plain_ms,
+                         training_at_k7=(INTERVAL * inner_ms + outer_ms) / (INTERVAL * plain_ms),
                          memory_over_plain=peak / base if base else None, peak_mb=round(peak), calls=times[name]['calls']))
     return rows
 

@@ -60,7 +60,7 @@ def sample_losses(net, images, labels):
     return nn.functional.cross_entropy(net(images), labels, torch.tensor([1.0, 6.0]), reduction='none').mean((1, 2))
 
 
-def learn(seed, folder, location, rates, inner_count=450, every=3, sparsity=0.0):
+def learn(seed, folder, location, rates, inner_count=360, every=3, sparsity=0.0):
     """Train net and policy together; return the policy and the distribution of its places."""
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
@@ -79,24 +79,24 @@ def learn(seed, folder, location, rates, inner_count=450, every=3, sparsity=0.0)
     outer_optimizer = torch.optim.Adam(policy.groups(rates), betas=(0.9, 0.99))
     starts = [group['lr'] for group in outer_optimizer.param_groups]
     estimator = NeumannSeries(terms=1, products='difference')
-    backgrounds, weights = [Background(np.zeros((SIDE, SIDE), np.uint8), CODES)] * 12, list(net.parameters())
+    weights = list(net.parameters())
 
-    def batch(step, differentiable):
+    def batch(step, count, differentiable):
         synthesis.differentiable = differentiable
-        chosen = np.random.default_rng((seed, step)).integers(0, len(clean), 12)
+        chosen = np.random.default_rng((seed, step)).integers(0, len(clean), count)
         images, labels = tensors([clean[i] for i in chosen])
-        made = synthesis(images, labels, [dict(sample_seed=10_000 * step + i, shows_defect=False) for i in range(12)],
-                         backgrounds)
+        made = synthesis(images, labels, [dict(sample_seed=10_000 * step + i, shows_defect=False) for i in range(count)],
+                         [Background(np.zeros((SIDE, SIDE), np.uint8), CODES)] * count)
         return made.image, made.label, synthesis.last.weights
 
     for step in range(inner_count):
-        images, labels, sample_weights = batch(2 * step, False)
+        images, labels, sample_weights = batch(2 * step, 8, False)
         optimizer.zero_grad()
         (sample_losses(net, images, labels) * sample_weights).mean().backward()
         optimizer.step()
         if step < 40 or step % every:
             continue
-        images, labels, sample_weights = batch(2 * step + 1, True)
+        images, labels, sample_weights = batch(2 * step + 1, 36, True)
         leaf = sample_weights.detach().clone().requires_grad_()
         steps, decay = inner_steps(optimizer, weights)
         problem = BilevelProblem(
@@ -107,7 +107,7 @@ def learn(seed, folder, location, rates, inner_count=450, every=3, sparsity=0.0)
                 sample_weights, policy.leaves(), found, allow_unused=True), strict=True):
             parameter.grad = gradient
         if sparsity:
-            (sparsity * policy.location.sparsity(images, [CODES] * 12)).backward()
+            (sparsity * policy.location.sparsity(images, [CODES] * 36)).backward()
         for group, start in zip(outer_optimizer.param_groups, starts, strict=True):
             group['lr'] = start * (1.2 - step / inner_count)
         outer_optimizer.step()
