@@ -60,7 +60,7 @@ def sample_losses(net, images, labels):
     return nn.functional.cross_entropy(net(images), labels, torch.tensor([1.0, 6.0]), reduction='none').mean((1, 2))
 
 
-def learn(seed, folder, location, rates, inner_count=360, every=3, sparsity=0.0):
+def learn(seed, folder, location, rates, inner_count=420, every=3, sparsity=0.0):
     """Train net and policy together; return the policy and the distribution of its places."""
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
@@ -94,7 +94,7 @@ def learn(seed, folder, location, rates, inner_count=360, every=3, sparsity=0.0)
         optimizer.zero_grad()
         (sample_losses(net, images, labels) * sample_weights).mean().backward()
         optimizer.step()
-        if step < 40 or step % every:
+        if step < 120 or step % every:  # a net that knows no spot yet gains from a paste anywhere
             continue
         images, labels, sample_weights = batch(2 * step + 1, 36, True)
         leaf = sample_weights.detach().clone().requires_grad_()
