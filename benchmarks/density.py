@@ -63,13 +63,13 @@ def embeddings_rows(count: int, width: int, rounds: int) -> list[dict]:
             for name, v in times.items()]
 
 
-def heat_rows(patch: int, rounds: int) -> list[dict]:
-    """Heat map of one 256 x 256 image."""
-    settings = DetectorSettings(BACKBONE, patch=patch)
+def heat_rows(patch: int, rounds: int, side: int) -> list[dict]:
+    """Heat map of one square image."""
+    settings = DetectorSettings(BACKBONE, patch=patch, size_hw=(side, side))
     empty = AnomalyDetector(settings, build_backbone(BACKBONE))
     generator = torch.Generator().manual_seed(0)
-    low = torch.rand(12, 3, 32, 32, generator=generator)
-    images = (255 * torch.nn.functional.interpolate(low, (256, 256), mode='bicubic').clamp(0, 1)).to(torch.uint8)
+    low = torch.rand(12, 3, side // 8, side // 8, generator=generator)
+    images = (255 * torch.nn.functional.interpolate(low, (side, side), mode='bicubic').clamp(0, 1)).to(torch.uint8)
     densities, cells = {}, {}
     for space in ('fast', 'exact'):
         rows = empty.embeddings(images[:8], space, stride=32) if space == 'exact' else empty.embeddings(images[:8], space)
@@ -83,8 +83,8 @@ def heat_rows(patch: int, rounds: int) -> list[dict]:
     def loop(score) -> torch.Tensor:
         patches = unfold_patches(detector.features.prepare(image), patch, 4).reshape(-1, 3, patch, patch)
         scores = [score(detector.features.embed(batch)) for batch in patches.split(128)]
-        side = int(len(patches)**0.5)
-        return upsample_scores(torch.cat(scores).view(1, side, side).float(), patch, 4)
+        count = int(len(patches)**0.5)
+        return upsample_scores(torch.cat(scores).view(1, count, count).float(), patch, 4)
 
     def sklearn_score(rows: torch.Tensor) -> torch.Tensor:
         return torch.from_numpy(-kernel.score_samples(rows.numpy()))
@@ -96,8 +96,8 @@ def heat_rows(patch: int, rounds: int) -> list[dict]:
         'exact, bfloat16': lambda: detector.heat_maps(image, 'exact', precision='bf16'),
         'fast': lambda: detector.heat_maps(image, 'fast')}
     results = {name: contestants[name]() for name in ('loop of 128', 'exact', 'exact, bfloat16', 'fast')}
-    times = {name: [once(call) for _ in range(rounds if name != 'fast' else 5 * rounds)]
-             for name, call in contestants.items()}
+    many = {'fast': 5 * rounds, 'loop of 128, scikit-learn KDE': 1}  # cheap ones often, one that takes half a minute once
+    times = {name: [once(call) for _ in range(many.get(name, rounds))] for name, call in contestants.items()}
     base, reference = np.median(times['loop of 128']), results['loop of 128'].flatten().numpy()
 
     def gap(name: str) -> float:
@@ -108,7 +108,7 @@ def heat_rows(patch: int, rounds: int) -> list[dict]:
     def agreement(name: str) -> float:
         return float(np.corrcoef(results[name].flatten().numpy(), reference)[0, 1]) if name in results else float('nan')
 
-    return [{'task': f'heat map, patch {patch}', 'how': name, 'ms': float(np.median(v)), 'times as fast': float(
+    return [{'task': f'heat map of {side} x {side}, patch {patch}', 'how': name, 'ms': float(np.median(v)), 'times as fast': float(
         base / np.median(v)), 'difference': gap(name), 'correlation': agreement(name)} for name, v in times.items()]
 
 
@@ -139,6 +139,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--rounds', type=int, default=3)
     parser.add_argument('--only', choices=['embeddings', 'heat', 'views'], nargs='+', default=['embeddings', 'heat', 'views'])
+    parser.add_argument('--side', type=int, default=256, help='of the image of heat maps (default: 256)')
+    parser.add_argument('--name', default='density', help='of the record')
     parser.add_argument('--patches', type=int, nargs='+', default=[32])
     parser.add_argument('--out', type=Path, default=common.RESULTS, help='folder of the JSON record')
     args = parser.parse_args()
@@ -147,12 +149,12 @@ def main() -> None:
     if 'embeddings' in args.only:
         results['embeddings'] = embeddings_rows(10_000, 512, args.rounds)
     if 'heat' in args.only:
-        results['heat'] = [row for patch in args.patches for row in heat_rows(patch, args.rounds)]
+        results['heat'] = [row for patch in args.patches for row in heat_rows(patch, args.rounds, args.side)]
     if 'views' in args.only:
         results['views'] = view_rows(args.rounds)
     for rows in results.values():
         print(common.format_table(rows), '\n')
-    print(common.write_record('density', results, folder=args.out))
+    print(common.write_record(args.name, results, folder=args.out))
 
 
 if __name__ == '__main__':

@@ -15,6 +15,7 @@ import cv2
 import numpy as np
 import torch
 from mmengine.config import Config
+from rich.console import Console
 from rich.progress import track
 from torch import Tensor
 
@@ -43,9 +44,11 @@ def read_image(path: str | Path, size_hw: tuple[int, int]) -> np.ndarray:
 
 def iter_batches(paths: Sequence[str], size_hw: tuple[int, int], batch: int, title: str | None = None
                  ) -> Iterator[tuple[int, Tensor]]:
-    """Yield the number of the first image and ``(B, 3, H, W)`` uint8 RGB, with a progress bar where there is a title."""
+    """Yield the number of the first image and ``(B, 3, H, W)`` uint8 RGB, with a progress bar where there is a title and a terminal."""
     starts = range(0, len(paths), batch)
-    for start in track(starts, title, transient=True) if title else starts:
+    console = Console(stderr=True)
+    shown = track(starts, title, transient=True, console=console) if title and console.is_terminal else starts
+    for start in shown:
         yield start, stack_images([read_image(p, size_hw) for p in paths[start:start + batch]])
 
 
