@@ -62,7 +62,7 @@ def try_model(leaf: Path, ways: list[str]) -> dict:
                 results[name] = dict(difference=parity.difference, agreement=parity.agreement, holds=parity.holds,
                                      mib=path.stat().st_size / 2**20, seconds=time.perf_counter() - start)
             except Exception as err:  # a cell that failed keeps its reason
-                text = ' '.join(str(err).split()).removeprefix(f'{predictor.info.name} ')
+                text = ' '.join(str(err).replace(f'{scratch}/', '').split()).removeprefix(f'{predictor.info.name} ')
                 results[name] = dict(error=f'{type(err).__name__}: {text}'[:400])
     return results
 
@@ -109,7 +109,10 @@ def write_table(record: dict) -> None:
     for name, way, row in failed:
         reason = row.get('error') or f'largest difference {row["difference"]:.2g}, {100 * row["agreement"]:.3f} % equal labels'
         lines.append(f'- {name}, {way}: {reason.replace("|", "/")}')
-    lines += ['', '"onnx static" fixes batch and size, "onnx batch" the size, "onnx size" nothing. A trace (TorchScript) and '
+    untried = sorted(set(models()) - set(results))
+    if untried:
+        lines += ['', f'Not tried yet: {", ".join(untried)}.']
+    lines += ['', 'An empty cell has not been tried. "onnx static" fixes batch and size, "onnx batch" the size, "onnx size" nothing. A trace (TorchScript) and '
               'torch.export keep the size and leave the batch open. Static and dynamic files hold the resize, the softmax and '
               'the decision.', '']
     TABLE.write_text('\n'.join(lines), encoding='utf-8')

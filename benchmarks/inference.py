@@ -86,7 +86,7 @@ def race_wall(contestants: dict, seconds: float) -> dict:
     return {name: common.summarize(values) for name, values in times.items()}
 
 
-def measure_pipeline(rounds: int, count: int = 60) -> list[dict]:
+def measure_pipeline(rounds: int, models: list[str], threads_of: list[int], count: int) -> list[dict]:
     """Compare files to label maps and tables with the session alone on the same images, in memory, in turns."""
     from tests.helpers.deployment import pictures
 
@@ -100,9 +100,9 @@ def measure_pipeline(rounds: int, count: int = 60) -> list[dict]:
                         str(count), '--size', str(SIZE)], check=True, capture_output=True)
         sources = find_sources([str(folder / 'wta' / 'img_dir')])
         images = [cv2.imread(str(s.path))[..., ::-1] for s in sources]
-        for name in LEAVES:
+        for name in models:
             _, path = make_model(name, Path(scratch))
-            for threads, batch in ((1, 4), (2, 4)):
+            for threads, batch in ((t, 4) for t in threads_of):
                 session = OnnxPredictor(path, threads=threads)
                 limits = (0.97, ) * len(session.info.thresholds)  # a random network finds defects everywhere else
 
@@ -115,16 +115,17 @@ def measure_pipeline(rounds: int, count: int = 60) -> list[dict]:
                                       JobSettings(thresholds=limits, min_area_px=1000, batch=batch))
 
                 bare()
-                times: dict[str, list[float]] = {'bare': [], 'whole': []}
+                times: dict[str, list[tuple[float, float]]] = {'bare': [], 'whole': []}
                 for number in range(rounds):
                     for key, call in (('bare', bare), ('whole', lambda n=number: whole(n))):
-                        start = time.perf_counter()
+                        start, cpu = time.perf_counter(), time.process_time()
                         call()
-                        times[key].append(time.perf_counter() - start)
-                rate = {key: len(images) / float(np.median(values)) for key, values in times.items()}
+                        times[key].append((time.perf_counter() - start, time.process_time() - cpu))
+                wall, cpu = ({key: len(images) / float(np.median([v[i] for v in values])) for key, values in times.items()}
+                             for i in (0, 1))
                 rows.append(dict(model=name, size=SIZE, threads=threads, batch=batch, images=len(images), rounds=rounds,
-                                 bare_images_s=rate['bare'], predict_images_s=rate['whole'],
-                                 share=rate['whole'] / rate['bare'], aim=0.9))
+                                 bare_images_s=wall['bare'], predict_images_s=wall['whole'], share=wall['whole'] / wall['bare'],
+                                 share_of_cpu=cpu['whole'] / cpu['bare'], aim=0.9))
                 print(rows[-1], flush=True)
     return rows
 
@@ -210,9 +211,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('part', choices=['runtime', 'pipeline', 'memory', 'int8', 'table'])
     parser.add_argument('--seconds', type=float, default=5.0, help='of a contestant (default: 5)')
-    parser.add_argument('--threads', type=int, nargs='+', default=[1, 2], help='of the runtime (default: 1 2)')
+    parser.add_argument('--threads', type=int, nargs='+', default=[1, 2], help='of the runtime and the pipeline (default: 1 2)')
     parser.add_argument('--rounds', type=int, default=3, help='of the pipeline (default: 3)')
     parser.add_argument('--sides', type=int, nargs='+', default=[3000, 12000], help='of the large images')
+    parser.add_argument('--models', nargs='+', default=list(LEAVES), choices=list(LEAVES), help='of the pipeline')
+    parser.add_argument('--images', type=int, default=60, help='of the pipeline (default: 60)')
     parser.add_argument('--checkpoint', type=Path, help='a trained model, for int8')
     parser.add_argument('--data', type=Path, default=Path('data/demo/wta'), help='its data set, for int8')
     args = parser.parse_args()
@@ -222,12 +225,14 @@ def main() -> int:
         parser.error('int8 needs --checkpoint')
     if args.part != 'table':
         common.use_one_thread()
-        measure = {'runtime': lambda: measure_runtime(args.seconds, args.threads), 'pipeline': lambda: measure_pipeline(args.rounds),
+        measure = {'runtime': lambda: measure_runtime(args.seconds, args.threads), 'pipeline': lambda: measure_pipeline(args.rounds, args.models, args.threads, args.images),
                    'memory': lambda: measure_memory(args.sides),
                    'int8': lambda: measure_int8(args.checkpoint, args.data, args.seconds)}
         rows = measure[args.part]()
         facts = common.environment(('torch', 'numpy', 'opencv-python', 'onnxruntime'))
-        options = {'runtime': ['--threads', *args.threads], 'memory': ['--sides', *args.sides]}.get(args.part, [])
+        options = {'runtime': ['--threads', *args.threads],
+                   'pipeline': ['--threads', *args.threads, '--models', *args.models],
+                   'memory': ['--sides', *args.sides]}.get(args.part, [])
         facts['command'] = ' '.join(map(str, ['python benchmarks/inference.py', args.part, *options]))
         parts[args.part] = dict(rows=rows, metadata=facts)
         common.write_record('inference', parts, dict(command='python benchmarks/inference.py PART'))  # no path of a machine
