@@ -4,7 +4,7 @@ _base_ = [
     '../_base_/default_runtime.py'
 ]
 data_root = 'data/magnetic_tile'
-num_classes = 2
+num_classes = 6
 crop_size = (160, 160)
 image_scale = (160, 160)
 synthesis = dict(where='device')

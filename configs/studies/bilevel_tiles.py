@@ -7,7 +7,7 @@ Before it, once for each seed N (0, 1, 2), after making the split that the base 
 
 name = 'bilevel_tiles'
 title = 'Learned places and weights on magnetic tiles'
-text = ('Fast-SCNN from random weights, crop 160, all defect types as one class, exposures of one tile on one side, on the '
+text = ('Fast-SCNN from random weights, crop 160, five types of defects, exposures of one tile on one side, on the '
         'training images without the outer-validation split. The learned arm trains with the recipe that a bi-level '
         'training of the same seed froze; learning it took another run of the same length, whose weights are not used.')
 base = 'configs/bilevel/fast-scnn_baseline_2k_tiles-160.py'

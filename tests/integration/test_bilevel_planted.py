@@ -60,7 +60,7 @@ def sample_losses(net, images, labels):
     return nn.functional.cross_entropy(net(images), labels, torch.tensor([1.0, 6.0]), reduction='none').mean((1, 2))
 
 
-def learn(seed, folder, location, rates, inner_count=420, every=3, sparsity=0.0):
+def learn(seed, folder, location, rates, inner_count=540, every=3, sparsity=0.0):
     """Train net and policy together; return the policy and the distribution of its places."""
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
