@@ -4,7 +4,7 @@
         --config configs/cutpaste/resnet18-l3_3way-patch64_256_mvtec-256.py --checkpoint work_dirs/screw/iter_128.pth
     python benchmarks/cutpaste_study.py --table
 
-The rule was fixed before any test image was read: of the ways of scoring, the one with the highest AUROC of pasted
+The rule was fixed before this scored a test image: of the ways of scoring, the one with the highest AUROC of pasted
 against untouched held-out images, averaged over categories, for the backbone at hand. The test set is scored once in
 every way, so that the table shows what the rule chose and what it passed over. `tools/anomaly.py eval` gives the same
 numbers for one way at a time.
