@@ -76,7 +76,10 @@ def run_apart(name: str, ways: list[str], seconds: int) -> dict:
         return {way: dict(error=f'not done in {seconds} s') for way in ways}
     lines = [line for line in done.stdout.splitlines() if line.startswith('RESULT ')]
     if not lines:
-        return {way: dict(error=f'the process ended with {done.returncode}: {done.stderr.strip()[-200:]}') for way in ways}
+        return {
+            way: dict(error=f'the process ended with {done.returncode}: {done.stderr.strip()[-200:]}')
+            for way in ways
+        }
     return json.loads(lines[-1].removeprefix('RESULT '))
 
 
@@ -92,11 +95,13 @@ def cell(result: dict | None) -> str:
 def write_table(record: dict) -> None:
     """Write the page from the record."""
     meta, results = record['metadata'], record['results']
-    lines = ['# What exports', '', 'Every model of the zoo, random weights, network input '
-             f'{SIZE} x {SIZE}, images of {2 * SIZE} x {2 * SIZE} (also half as high or half as wide where the size is dynamic), compared with the '
-             'PyTorch predictor: "yes" where probabilities differ by at most 1e-4 and 99.99 % of the labels are equal, with the '
-             'largest difference.', '', f'`{meta["command"]}`, commit {meta["commit"]}, torch {meta["torch"]}, onnx '
-             f'{meta["onnx"]}, onnxruntime {meta["onnxruntime"]}', '']
+    lines = [
+        '# What exports', '', 'Every model of the zoo, random weights, network input '
+        f'{SIZE} x {SIZE}, images of {2 * SIZE} x {2 * SIZE} (also half as high or half as wide where the size is dynamic), compared with the '
+        'PyTorch predictor: "yes" where probabilities differ by at most 1e-4 and 99.99 % of the labels are equal, with the '
+        'largest difference.', '', f'`{meta["command"]}`, commit {meta["commit"]}, torch {meta["torch"]}, onnx '
+        f'{meta["onnx"]}, onnxruntime {meta["onnxruntime"]}', ''
+    ]
     columns = ['model', 'parameters, M', *(name for name, _, _ in WAYS)]
     lines += ['| ' + ' | '.join(columns) + ' |', '|' + '---|' * len(columns)]
     for name, row in sorted(results.items()):
@@ -107,14 +112,18 @@ def write_table(record: dict) -> None:
     lines += ['', f'{sum(len([w for w, _, _ in WAYS if w in r]) for r in results.values()) - len(failed)} cells hold, '
               f'{len(failed)} do not:' if failed else 'All cells hold.', '']
     for name, way, row in failed:
-        reason = row.get('error') or f'largest difference {row["difference"]:.2g}, {100 * row["agreement"]:.3f} % equal labels'
+        reason = row.get(
+            'error') or f'largest difference {row["difference"]:.2g}, {100 * row["agreement"]:.3f} % equal labels'
         lines.append(f'- {name}, {way}: {reason.replace("|", "/")}')
     untried = sorted(set(models()) - set(results))
     if untried:
         lines += ['', f'Not tried yet: {", ".join(untried)}.']
-    lines += ['', 'An empty cell has not been tried. "onnx static" fixes batch and size, "onnx batch" the size, "onnx size" nothing. A trace (TorchScript) and '
-              'torch.export keep the size and leave the batch open. Static and dynamic files hold the resize, the softmax and '
-              'the decision.', '']
+    lines += [
+        '',
+        'An empty cell has not been tried. "onnx static" fixes batch and size, "onnx batch" the size, "onnx size" nothing. A trace (TorchScript) and '
+        'torch.export keep the size and leave the batch open. Static and dynamic files hold the resize, the softmax and '
+        'the decision.', ''
+    ]
     TABLE.write_text('\n'.join(lines), encoding='utf-8')
 
 
@@ -135,7 +144,8 @@ def main() -> int:
     import onnxruntime
     import torch
     record = json.loads(RESULTS.read_text()) if RESULTS.is_file() else dict(results={})
-    commit = subprocess.run(['git', 'rev-parse', '--short', 'HEAD'], cwd=ROOT, capture_output=True, text=True).stdout.strip()
+    commit = subprocess.run(['git', 'rev-parse', '--short', 'HEAD'], cwd=ROOT, capture_output=True,
+                            text=True).stdout.strip()
     record['metadata'] = dict(command='python benchmarks/export_zoo.py', commit=commit, torch=torch.__version__,
                               onnx=onnx.__version__, onnxruntime=onnxruntime.__version__)
     chosen = args.models or list(known)

@@ -29,7 +29,10 @@ import numpy as np
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-LEAVES = {'Fast-SCNN': 'fast_scnn/fast-scnn_baseline_40k_wta-256.py', 'BiSeNetV2': 'bisenetv2/bisenetv2_baseline_40k_wta-256.py'}
+LEAVES = {
+    'Fast-SCNN': 'fast_scnn/fast-scnn_baseline_40k_wta-256.py',
+    'BiSeNetV2': 'bisenetv2/bisenetv2_baseline_40k_wta-256.py'
+}
 SIZE = 512
 
 
@@ -64,9 +67,16 @@ def measure_runtime(seconds: float, threads_of: list[int]) -> list[dict]:
                                    'onnxruntime': lambda: session.infer(images, limits)}
                     times = race_wall(contestants, seconds) if threads > 1 else common.race(contestants, seconds, 2)
                     torch_ms, ort_ms = (times[k]['median_ms'] / batch for k in contestants)
-                    rows.append(dict(model=name, threads=threads, batch=batch, clock='wall' if threads > 1 else 'cpu',
-                                     torch_ms=torch_ms, onnxruntime_ms=ort_ms, times_faster=torch_ms / ort_ms,
-                                     spread_ms=times['onnxruntime']['spread_ms'] / batch, calls=times['torch']['calls']))
+                    rows.append(
+                        dict(model=name,
+                             threads=threads,
+                             batch=batch,
+                             clock='wall' if threads > 1 else 'cpu',
+                             torch_ms=torch_ms,
+                             onnxruntime_ms=ort_ms,
+                             times_faster=torch_ms / ort_ms,
+                             spread_ms=times['onnxruntime']['spread_ms'] / batch,
+                             calls=times['torch']['calls']))
                     print(rows[-1], flush=True)
             torch.set_num_threads(1)
     return rows
@@ -96,8 +106,15 @@ def measure_pipeline(rounds: int, models: list[str], threads_of: list[int], coun
     rows = []
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / 'images'
-        subprocess.run([sys.executable, str(ROOT / 'tools' / 'make_demo_data.py'), str(folder), '--layout', 'wta', '--images',
-                        str(count), '--size', str(SIZE)], check=True, capture_output=True)
+        subprocess.run([
+            sys.executable,
+            str(ROOT / 'tools' / 'make_demo_data.py'),
+            str(folder), '--layout', 'wta', '--images',
+            str(count), '--size',
+            str(SIZE)
+        ],
+                       check=True,
+                       capture_output=True)
         sources = find_sources([str(folder / 'wta' / 'img_dir')])
         images = [cv2.imread(str(s.path))[..., ::-1] for s in sources]
         for name in models:
@@ -121,11 +138,22 @@ def measure_pipeline(rounds: int, models: list[str], threads_of: list[int], coun
                         start, cpu = time.perf_counter(), time.process_time()
                         call()
                         times[key].append((time.perf_counter() - start, time.process_time() - cpu))
-                wall, cpu = ({key: len(images) / float(np.median([v[i] for v in values])) for key, values in times.items()}
-                             for i in (0, 1))
-                rows.append(dict(model=name, size=SIZE, threads=threads, batch=batch, images=len(images), rounds=rounds,
-                                 bare_images_s=wall['bare'], predict_images_s=wall['whole'], share=wall['whole'] / wall['bare'],
-                                 share_of_cpu=cpu['whole'] / cpu['bare'], aim=0.9))
+                wall, cpu = ({
+                    key: len(images) / float(np.median([v[i] for v in values]))
+                    for key, values in times.items()
+                } for i in (0, 1))
+                rows.append(
+                    dict(model=name,
+                         size=SIZE,
+                         threads=threads,
+                         batch=batch,
+                         images=len(images),
+                         rounds=rounds,
+                         bare_images_s=wall['bare'],
+                         predict_images_s=wall['whole'],
+                         share=wall['whole'] / wall['bare'],
+                         share_of_cpu=cpu['whole'] / cpu['bare'],
+                         aim=0.9))
                 print(rows[-1], flush=True)
     return rows
 
@@ -138,7 +166,8 @@ def measure_memory(sides: list[int]) -> list[dict]:
         # decoded from a file, and mapped from an array
         for side, suffix in [(s, f) for f in ('.png', '.npy') for s in sides]:
             rng = np.random.default_rng(0)
-            tile = cv2.resize(rng.integers(0, 256, (40, 40, 3)).astype(np.uint8), (1000, 1000), interpolation=cv2.INTER_CUBIC)
+            tile = cv2.resize(rng.integers(0, 256, (40, 40, 3)).astype(np.uint8), (1000, 1000),
+                              interpolation=cv2.INTER_CUBIC)
             image = np.tile(tile, (-(-side // 1000), -(-side // 1000), 1))[:side, :side]
             file = Path(scratch) / f'large{suffix}'
             if suffix == '.npy':
@@ -146,11 +175,12 @@ def measure_memory(sides: list[int]) -> list[dict]:
             else:
                 cv2.imwrite(str(file), image, [cv2.IMWRITE_PNG_COMPRESSION, 1])
             del image
-            code = ('import resource, sys, time; sys.argv[0] = "predict.py"; start = time.time()\n'
-                    'from mmdefect.deployment.predict import predict\n'
-                    f'predict({str(path)!r}, [{str(file)!r}], {str(Path(scratch) / f"out_{side}{suffix}")!r}, dict(threads=1), '
-                    f'tile=[{SIZE}], overlap=64, min_area_px=50, thresholds=["0.97"], batch=2, show_progress=False)\n'
-                    'print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.time() - start)')
+            code = (
+                'import resource, sys, time; sys.argv[0] = "predict.py"; start = time.time()\n'
+                'from mmdefect.deployment.predict import predict\n'
+                f'predict({str(path)!r}, [{str(file)!r}], {str(Path(scratch) / f"out_{side}{suffix}")!r}, dict(threads=1), '
+                f'tile=[{SIZE}], overlap=64, min_area_px=50, thresholds=["0.97"], batch=2, show_progress=False)\n'
+                'print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.time() - start)')
             done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, cwd=ROOT,
                                   env={**__import__('os').environ, 'PYTHONPATH': str(ROOT)})
             if done.returncode:
@@ -211,7 +241,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('part', choices=['runtime', 'pipeline', 'memory', 'int8', 'table'])
     parser.add_argument('--seconds', type=float, default=5.0, help='of a contestant (default: 5)')
-    parser.add_argument('--threads', type=int, nargs='+', default=[1, 2], help='of the runtime and the pipeline (default: 1 2)')
+    parser.add_argument('--threads',
+                        type=int,
+                        nargs='+',
+                        default=[1, 2],
+                        help='of the runtime and the pipeline (default: 1 2)')
     parser.add_argument('--rounds', type=int, default=3, help='of the pipeline (default: 3)')
     parser.add_argument('--sides', type=int, nargs='+', default=[3000, 12000], help='of the large images')
     parser.add_argument('--models', nargs='+', default=list(LEAVES), choices=list(LEAVES), help='of the pipeline')
@@ -225,9 +259,12 @@ def main() -> int:
         parser.error('int8 needs --checkpoint')
     if args.part != 'table':
         common.use_one_thread()
-        measure = {'runtime': lambda: measure_runtime(args.seconds, args.threads), 'pipeline': lambda: measure_pipeline(args.rounds, args.models, args.threads, args.images),
-                   'memory': lambda: measure_memory(args.sides),
-                   'int8': lambda: measure_int8(args.checkpoint, args.data, args.seconds)}
+        measure = {
+            'runtime': lambda: measure_runtime(args.seconds, args.threads),
+            'pipeline': lambda: measure_pipeline(args.rounds, args.models, args.threads, args.images),
+            'memory': lambda: measure_memory(args.sides),
+            'int8': lambda: measure_int8(args.checkpoint, args.data, args.seconds)
+        }
         rows = measure[args.part]()
         facts = common.environment(('torch', 'numpy', 'opencv-python', 'onnxruntime'))
         options = {'runtime': ['--threads', *args.threads],
@@ -235,7 +272,8 @@ def main() -> int:
                    'memory': ['--sides', *args.sides]}.get(args.part, [])
         facts['command'] = ' '.join(map(str, ['python benchmarks/inference.py', args.part, *options]))
         parts[args.part] = dict(rows=rows, metadata=facts)
-        common.write_record('inference', parts, dict(command='python benchmarks/inference.py PART'))  # no path of a machine
+        common.write_record('inference', parts,
+                            dict(command='python benchmarks/inference.py PART'))  # no path of a machine
     for name, part in parts.items():
         facts = part['metadata']
         print(f'\n### {name}\n\n`{facts["command"]}`, commit {facts["commit"]}, {facts["processor"]}, load '

@@ -15,9 +15,15 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--dynamic', choices=['none', 'batch', 'size'], default=None,
                         help='what may differ from call to call: nothing, the number of images, or also their size '
                         '(default: size for .onnx, batch otherwise)')
-    parser.add_argument('--size', type=int, nargs='+', metavar='PIXELS', help='side, or height and width, of the images')
+    parser.add_argument('--size',
+                        type=int,
+                        nargs='+',
+                        metavar='PIXELS',
+                        help='side, or height and width, of the images')
     parser.add_argument('--batch', type=int, default=1, help='images of a call, with --dynamic none')
-    parser.add_argument('--int8', metavar='FOLDER', help='quantise to 8 bits with the images of this folder (.onnx only)')
+    parser.add_argument('--int8',
+                        metavar='FOLDER',
+                        help='quantise to 8 bits with the images of this folder (.onnx only)')
     parser.add_argument('--check', metavar='FOLDER', help='images to compare on (default: made ones)')
     return parser.parse_args()
 

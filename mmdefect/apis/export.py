@@ -45,7 +45,8 @@ def export(checkpoint: str | Path, out: str | Path, config: str | Path | None = 
     out = Path(out)
     form = FORMS.get(out.suffix.lower())
     if form is None or int8 is not None and form != 'onnx':
-        raise ValueError(f'the file to write must end in one of {", ".join(FORMS)} (in .onnx with --int8), got {out.name}.')
+        raise ValueError(
+            f'the file to write must end in one of {", ".join(FORMS)} (in .onnx with --int8), got {out.name}.')
     quantised_only = Path(checkpoint).suffix.lower() == '.onnx'
     if quantised_only and int8 is None:
         raise ValueError(f'{checkpoint} is exported already; give a checkpoint, or a folder with --int8.')
@@ -78,14 +79,16 @@ def _compare(reference: BatchPredictor, out: Path, images: list[ndarray]) -> Par
     return compare_predictors(reference, load_predictor(out), [image[None] for image in images])
 
 
-def _check_images(folder: str | Path | None, size_hw: tuple[int, int], fixed_hw: tuple[int, int] | None) -> list[ndarray]:
+def _check_images(folder: str | Path | None, size_hw: tuple[int, int],
+                  fixed_hw: tuple[int, int] | None) -> list[ndarray]:
     """Return images to compare on: up to eight of a folder, or smooth noise."""
     if folder is not None:
         images = [read_image(s.path).pixels for s in find_sources([str(folder)])[:8]]
         images = [i for i in images if fixed_hw is None or i.shape[:2] == tuple(fixed_hw)]
         if not images:
-            raise ValueError(f'{folder} must hold images of {fixed_hw[1]} x {fixed_hw[0]} pixels to compare on, but holds '
-                             'none.')
+            raise ValueError(
+                f'{folder} must hold images of {fixed_hw[1]} x {fixed_hw[0]} pixels to compare on, but holds '
+                'none.')
         return images
     rng = np.random.default_rng(0)
     return [cv2.resize(rng.integers(0, 256, (24, 24, 3)).astype(np.uint8), size_hw[::-1], interpolation=cv2.INTER_CUBIC)

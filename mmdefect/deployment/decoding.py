@@ -89,6 +89,6 @@ def turn_upright(pixels: ndarray, orientation: int) -> ndarray:
 def _map_array(path: Path) -> DecodedImage:
     pixels = np.load(path, mmap_mode='r')
     if pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.dtype != np.uint8:
-        raise ImageError(f'{path} must hold (H, W, 3) uint8 RGB, got {pixels.shape} of {pixels.dtype}; convert the array.',
-                         'type')
+        raise ImageError(
+            f'{path} must hold (H, W, 3) uint8 RGB, got {pixels.shape} of {pixels.dtype}; convert the array.', 'type')
     return DecodedImage(pixels, ImageHeader('npy', pixels.shape[:2], 3, 8))

@@ -64,7 +64,8 @@ class _Region:
         a, b = self.box, other.box
         self.box = (min(a[0], b[0]), min(a[1], b[1]), max(a[2], b[2]), max(a[3], b[3]))
         self.area += other.area
-        self.sum_x, self.sum_y, self.score = (self.sum_x + other.sum_x, self.sum_y + other.sum_y, self.score + other.score)
+        self.sum_x, self.sum_y, self.score = (self.sum_x + other.sum_x, self.sum_y + other.sum_y,
+                                              self.score + other.score)
         self.hull = _hull(np.concatenate([self.hull, other.hull]))
         self.pixels = None if self.area >= keep_below else [*self.pixels, *other.pixels]
 
@@ -137,9 +138,10 @@ class DefectGatherer:
             if area < self.min_area_px:
                 rows, columns = np.nonzero(own)
                 pixels = [np.stack([rows + y, columns + x])]
-            self._regions.append(_Region(
-                class_id, area, area * (float(centroids[mark, 0]) + left), area * (float(centroids[mark, 1]) + upper + top),
-                float(scores[mark]), (x, y, x + w, y + h), _hull(_corners(own) + np.int32([x, y])), pixels))
+            self._regions.append(
+                _Region(class_id, area, area * (float(centroids[mark, 0]) + left),
+                        area * (float(centroids[mark, 1]) + upper + top), float(scores[mark]), (x, y, x + w, y + h),
+                        _hull(_corners(own) + np.int32([x, y])), pixels))
             self._joined.append(len(self._joined))
         columns = slice(left, left + width)
         for row, edge in ((0, first), (len(mask) - 1, self._edge)):
@@ -169,11 +171,18 @@ class DefectGatherer:
         sides = sorted(cv2.minAreaRect(region.hull.astype(np.float32))[1], reverse=True)
         length, width = float(sides[0]), float(sides[1])
         mm = mm_per_pixel
-        return Defect(
-            class_name=self.classes[region.class_id], class_id=region.class_id, score=region.score / region.area,
-            area_px=region.area, area_percent=100.0 * region.area / (self.size_hw[0] * self.size_hw[1]),
-            box_xyxy=region.box, centroid_xy=(region.sum_x / region.area, region.sum_y / region.area), length_px=length,
-            width_px=width, length_mm=mm and length * mm, width_mm=mm and width * mm, area_mm2=mm and region.area * mm * mm)
+        return Defect(class_name=self.classes[region.class_id],
+                      class_id=region.class_id,
+                      score=region.score / region.area,
+                      area_px=region.area,
+                      area_percent=100.0 * region.area / (self.size_hw[0] * self.size_hw[1]),
+                      box_xyxy=region.box,
+                      centroid_xy=(region.sum_x / region.area, region.sum_y / region.area),
+                      length_px=length,
+                      width_px=width,
+                      length_mm=mm and length * mm,
+                      width_mm=mm and width * mm,
+                      area_mm2=mm and region.area * mm * mm)
 
 
 def _corners(mask: ndarray) -> ndarray:

@@ -87,8 +87,9 @@ def read_header(data: bytes, name: str = 'the image') -> ImageHeader:
             try:
                 header = read(data)
             except (struct.error, IndexError, KeyError) as err:
-                raise ImageError(f'{name} must be a complete image, but its header is cut off or damaged; send the file '
-                                 'again.', 'broken') from err
+                raise ImageError(
+                    f'{name} must be a complete image, but its header is cut off or damaged; send the file '
+                    'again.', 'broken') from err
             if header is None:
                 raise ImageError(f'{name} must be a complete image, but the file ends too early or its structure is '
                                  'damaged; send the file again.', 'broken')

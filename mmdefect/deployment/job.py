@@ -29,8 +29,8 @@ from mmdefect.deployment.decoding import DecodedImage
 from mmdefect.deployment.header import ImageError
 from mmdefect.deployment.sources import Source, decode_ahead
 from mmdefect.deployment.types import Prediction, Predictor, check_thresholds
-from mmdefect.deployment.writing import (RecordFile, encode_label_png, encode_overlay, encode_probabilities, image_record,
-                                         tables_of, write_bytes)
+from mmdefect.deployment.writing import (RecordFile, encode_label_png, encode_overlay, encode_probabilities,
+                                         image_record, tables_of, write_bytes)
 
 
 @dataclass(frozen=True)
@@ -205,5 +205,6 @@ def claim_folder(out: Path, facts: dict[str, Any], overwrite: bool) -> None:
             raise ValueError(f'{out} must hold results of the same settings to go on in it, but these differ: '
                              f'{", ".join(changed)}; take another folder, or overwrite.')
     elif out.is_dir() and any(out.iterdir()):
-        raise ValueError(f'{out} must be empty or hold results of this tool, but holds other files; take another folder.')
+        raise ValueError(
+            f'{out} must be empty or hold results of this tool, but holds other files; take another folder.')
     write_bytes(path, (json.dumps(facts, indent=2) + '\n').encode())

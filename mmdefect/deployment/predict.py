@@ -74,9 +74,10 @@ def _predict_side_by_side(model, sources, out, options, thresholds, tiles, overw
     job = JobSettings(thresholds=chosen, **settings)
     line = ProgressLine(count_frames(sources)) if show_progress else None
     try:
-        return predict_in_parts(model, options, sources, out, job, Workers(engine, processes, options.get('threads') or 0),
-                                tile_plan(*tiles, job.batch), overwrite,
-                                line and (lambda done, defective: line(done, f'{defective} defective')))
+        return predict_in_parts(model, options, sources, out, job,
+                                Workers(engine, processes,
+                                        options.get('threads') or 0), tile_plan(*tiles, job.batch), overwrite, line
+                                and (lambda done, defective: line(done, f'{defective} defective')))
     finally:
         if line is not None:
             line.close()

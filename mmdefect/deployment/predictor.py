@@ -73,8 +73,9 @@ def check_rgb(image: ndarray) -> None:
 def check_size(name: str, size_hw: tuple[int, int] | None, images: ndarray) -> None:
     """Raise ``ValueError`` if a file of fixed size gets images of another."""
     if size_hw is not None and images.shape[1:3] != tuple(size_hw):
-        raise ValueError(f'{name} takes images of {size_hw[1]} x {size_hw[0]} (width x height), got {images.shape[2]} x '
-                         f'{images.shape[1]}; predict in tiles of that size, or export with a dynamic size.')
+        raise ValueError(
+            f'{name} takes images of {size_hw[1]} x {size_hw[0]} (width x height), got {images.shape[2]} x '
+            f'{images.shape[1]}; predict in tiles of that size, or export with a dynamic size.')
 
 
 def run_in_batches(run: Callable, images: ndarray, thresholds, batch_size: int | None) -> tuple[ndarray, ndarray]:

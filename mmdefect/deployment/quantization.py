@@ -65,15 +65,17 @@ def quantize(model: str | Path, out: str | Path, folder: str | Path, limit: int 
 class _Images:
     """Feeds images to the calibration, one at a time."""
 
-    def __init__(self, folder: str | Path, shape: list, limit: int, thresholds_name: str | None, thresholds: ndarray) -> None:
+    def __init__(self, folder: str | Path, shape: list, limit: int, thresholds_name: str | None,
+                 thresholds: ndarray) -> None:
         self.sources = find_sources([str(folder)])
         step = max(1, len(self.sources) // limit)
         self.sources, self.shape, self.used = self.sources[::step][:limit], shape, 0
         self.thresholds = {} if thresholds_name is None else {thresholds_name: thresholds}
         self.feeds = self._feeds()
         if not any(self._fits(s) for s in self.sources):
-            raise ValueError(f'{folder} must hold images of {shape[2]} x {shape[1]} pixels, which the model takes, but holds '
-                             'none.')
+            raise ValueError(
+                f'{folder} must hold images of {shape[2]} x {shape[1]} pixels, which the model takes, but holds '
+                'none.')
 
     def _fits(self, source) -> bool:
         try:

@@ -52,8 +52,9 @@ def place_tiles(length: int, size: int, overlap: int, margin: int = 0, multiple:
     if margin < 0 or 2 * margin > overlap and size < length:
         raise ValueError(f'the margin must fit into the overlap twice, got {margin} of {overlap} pixels.')
     if size < length and size - overlap < multiple:
-        raise ValueError(f'tiles must advance by at least {multiple} pixels, the stride of the network, but they advance by '
-                         f'{size - overlap}; take larger tiles or a smaller overlap.')
+        raise ValueError(
+            f'tiles must advance by at least {multiple} pixels, the stride of the network, but they advance by '
+            f'{size - overlap}; take larger tiles or a smaller overlap.')
     starts = [0]
     if size < length:
         step = (size - overlap) // multiple * multiple

@@ -19,8 +19,9 @@ from numpy import ndarray
 from mmdefect.deployment.types import Prediction
 from mmdefect.visualization.overlay import overlay_labels
 
-DEFECT_COLUMNS = ('image', 'is_defective', 'image_score', 'class_name', 'class_id', 'score', 'area_px', 'area_percent', 'x1',
-                  'y1', 'x2', 'y2', 'centroid_x', 'centroid_y', 'length_px', 'width_px', 'length_mm', 'width_mm', 'area_mm2')
+DEFECT_COLUMNS = ('image', 'is_defective', 'image_score', 'class_name', 'class_id', 'score', 'area_px', 'area_percent',
+                  'x1', 'y1', 'x2', 'y2', 'centroid_x', 'centroid_y', 'length_px', 'width_px', 'length_mm', 'width_mm',
+                  'area_mm2')
 IMAGE_COLUMNS = ('image', 'width', 'height', 'is_defective', 'image_score', 'defects', 'notes', 'error')
 
 
@@ -53,8 +54,13 @@ def encode_label_png(label_map: ndarray, palette: Sequence[Sequence[int]]) -> by
     parts.append(pack.flush())
     colours = np.asarray(palette, np.uint8).tobytes()
     header = struct.pack('>IIBBBBB', width, height, 8, 3, 0, 0, 0)
-    return b''.join([b'\x89PNG\r\n\x1a\n', _chunk(b'IHDR', header), _chunk(b'PLTE', colours), _chunk(b'IDAT', b''.join(parts)),
-                     _chunk(b'IEND', b'')])
+    return b''.join([
+        b'\x89PNG\r\n\x1a\n',
+        _chunk(b'IHDR', header),
+        _chunk(b'PLTE', colours),
+        _chunk(b'IDAT', b''.join(parts)),
+        _chunk(b'IEND', b'')
+    ])
 
 
 def encode_probabilities(probabilities: ndarray, classes: Sequence[str]) -> bytes:
@@ -147,7 +153,11 @@ def _read_lines(path: Path) -> list[dict[str, Any]]:
 def _rounded(values: dict[str, Any]) -> dict[str, Any]:
     def short(value):
         return round(value, 6) if isinstance(value, float) else value
-    return {key: [short(v) for v in value] if isinstance(value, list) else short(value) for key, value in values.items()}
+
+    return {
+        key: [short(v) for v in value] if isinstance(value, list) else short(value)
+        for key, value in values.items()
+    }
 
 
 def _chunk(kind: bytes, body: bytes) -> bytes:

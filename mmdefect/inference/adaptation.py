@@ -84,14 +84,14 @@ _attention = functional.multi_head_attention_forward
 
 
 def _attend(query: Tensor, key: Tensor, value: Tensor, width: int, heads: int, in_weight: Tensor | None,
-            in_bias: Tensor | None, bias_k, bias_v, add_zero: bool, dropout: float, out_weight: Tensor, out_bias: Tensor,
-            **options) -> tuple[Tensor, Tensor | None]:
+            in_bias: Tensor | None, bias_k, bias_v, add_zero: bool, dropout: float, out_weight: Tensor,
+            out_bias: Tensor, **options) -> tuple[Tensor, Tensor | None]:
     """Return what PyTorch's attention returns, for ``(L, N, E)`` without masks; anything else is left to PyTorch."""
     special = ('key_padding_mask', 'attn_mask', 'use_separate_proj_weight', 'is_causal')
     if bias_k is not None or add_zero or in_weight is None or any(
             options.get(name) is not None and options[name] is not False for name in special):
-        return _attention(query, key, value, width, heads, in_weight, in_bias, bias_k, bias_v, add_zero, dropout, out_weight,
-                          out_bias, **options)
+        return _attention(query, key, value, width, heads, in_weight, in_bias, bias_k, bias_v, add_zero, dropout,
+                          out_weight, out_bias, **options)
     biases = (None, ) * 3 if in_bias is None else in_bias.chunk(3)
     queries, keys, values = (
         functional.linear(x, w, b).unflatten(2, (heads, width // heads)).permute(1, 2, 0, 3)

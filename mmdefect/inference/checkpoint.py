@@ -61,11 +61,13 @@ def read_info(config: Config, meta: dict[str, Any], model: nn.Module, path: Path
     """Return what a checkpoint says about its model; thresholds are those that its validation fitted, else 0.5."""
     dataset = meta.get('dataset_meta') or config['test_dataloader']['dataset'].get('metainfo') or {}
     if not dataset.get('classes'):
-        raise ValueError(f'{path} must hold the names of its classes, but it does not; take one that tools/train.py wrote.')
+        raise ValueError(
+            f'{path} must hold the names of its classes, but it does not; take one that tools/train.py wrote.')
     classes = tuple(dataset['classes'])
     if len(classes) != model.decode_head.num_classes:
-        raise ValueError(f'{path} names {len(classes)} classes, but its model has {model.decode_head.num_classes}; name the '
-                         'config that it was trained with.')
+        raise ValueError(
+            f'{path} names {len(classes)} classes, but its model has {model.decode_head.num_classes}; name the '
+            'config that it was trained with.')
     record = meta.get('calibration')
     thresholds = (0.5, ) * (len(classes) - 1)
     extra: dict[str, Any] = {'iter': meta.get('iter'), 'thresholds_from': 'argmax'}
@@ -77,7 +79,8 @@ def read_info(config: Config, meta: dict[str, Any], model: nn.Module, path: Path
     extra['preparation'] = preparation.to_dict()
     name = f'{config.model.backbone.type}-{config.model.decode_head[-1].type}' if isinstance(
         config.model.decode_head, list) else f'{config.model.backbone.type}-{config.model.decode_head.type}'
-    return ModelInfo(classes, palette_of(dataset, len(classes)), thresholds, preparation.scale_hw, 'segmentation', name, extra)
+    return ModelInfo(classes, palette_of(dataset, len(classes)), thresholds, preparation.scale_hw, 'segmentation', name,
+                     extra)
 
 
 def palette_of(dataset: dict[str, Any], count: int) -> list[tuple[int, int, int]]:

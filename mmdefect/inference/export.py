@@ -44,10 +44,12 @@ def export_model(network: DeployedNetwork, info: ModelInfo, path: str | Path, fo
             written then.
     """
     if form not in FORMATS or dynamic not in DYNAMIC:
-        raise ValueError(f'`form` must be one of {FORMATS} and `dynamic` one of {DYNAMIC}, got {form!r} and {dynamic!r}.')
+        raise ValueError(
+            f'`form` must be one of {FORMATS} and `dynamic` one of {DYNAMIC}, got {form!r} and {dynamic!r}.')
     if dynamic != 'size' and size_hw is None:
-        raise ValueError(f'`size_hw` must say the size of the images with `dynamic={dynamic!r}`; give it, or export with '
-                         "`dynamic='size'`.")
+        raise ValueError(
+            f'`size_hw` must say the size of the images with `dynamic={dynamic!r}`; give it, or export with '
+            "`dynamic='size'`.")
     write = {'onnx': _onnx, 'torchscript': _torchscript, 'program': _program}[form]
     try:
         with warnings.catch_warnings(), exportable_operations(dynamic == 'size'), torch.no_grad():
@@ -68,12 +70,16 @@ def export_model(network: DeployedNetwork, info: ModelInfo, path: str | Path, fo
     return path
 
 
-def _onnx(network: DeployedNetwork, info: ModelInfo, dynamic: str, size_hw: tuple[int, int] | None, batch: int) -> bytes:
+def _onnx(network: DeployedNetwork, info: ModelInfo, dynamic: str, size_hw: tuple[int, int] | None,
+          batch: int) -> bytes:
     from mmdefect.inference.onnx_graph import wrap_core
     network_hw = _traced_size(network, dynamic, size_hw)
     # images of any size become one size inside where the aspect ratio is not kept
     fixed_inside = network.preparation.scale_hw is not None and not network.preparation.keep_ratio
-    core = export_core(network.core, network_hw, batch if dynamic == 'none' else None, open_size=dynamic == 'size' and not fixed_inside)
+    core = export_core(network.core,
+                       network_hw,
+                       batch if dynamic == 'none' else None,
+                       open_size=dynamic == 'size' and not fixed_inside)
     model = wrap_core(core, network.preparation, info, batch if dynamic == 'none' else None,
                       None if dynamic == 'size' else size_hw)
     return model.SerializeToString()
@@ -113,7 +119,8 @@ def _torchscript(network: DeployedNetwork, info: ModelInfo, dynamic: str, size_h
     return stream.getvalue()
 
 
-def _program(network: DeployedNetwork, info: ModelInfo, dynamic: str, size_hw: tuple[int, int] | None, batch: int) -> bytes:
+def _program(network: DeployedNetwork, info: ModelInfo, dynamic: str, size_hw: tuple[int, int] | None,
+             batch: int) -> bytes:
     if dynamic == 'size':
         raise ValueError('a program is exported for one size; take `dynamic` batch or none, or ONNX.')
     images, thresholds, fixed = _example(info, size_hw, batch if dynamic == 'none' else None)
@@ -136,4 +143,3 @@ def _traced_size(network: DeployedNetwork, dynamic: str, size_hw: tuple[int, int
     if dynamic != 'size' or not network.preparation.keep_ratio and network.preparation.scale_hw is not None:
         return network.preparation.network_size(size_hw or (0, 0))
     return network.preparation.scale_hw or size_hw or (256, 256)
-

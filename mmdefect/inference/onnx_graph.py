@@ -80,7 +80,8 @@ def wrap_core(core: onnx.ModelProto, preparation: Preparation, info: ModelInfo, 
 def _prepare(graph: GraphBuilder, preparation: Preparation, size_hw: tuple[int, int] | None) -> str:
     value = 'images'
     if preparation.scale_hw is not None and (size_hw is None or preparation.network_size(size_hw) != tuple(size_hw)):
-        value = _resize_images(graph, preparation, size_hw) if size_hw is not None else _resize_if_needed(graph, preparation)
+        value = _resize_images(graph, preparation, size_hw) if size_hw is not None else _resize_if_needed(
+            graph, preparation)
     else:
         value = graph.add('Cast', value, to=TensorProto.FLOAT)
     value = graph.add('Transpose', value, perm=[0, 3, 1, 2])

@@ -61,8 +61,9 @@ def read_preparation(cfg: Mapping, model) -> Preparation:
         if step['type'] == 'Resize' and resize is None and step.get('scale') is not None:
             resize = step
         elif step['type'] not in _NEUTRAL:
-            raise ValueError(f'the test pipeline of a deployed model may load, resize once to a `scale` and pack, but it '
-                             f'has {dict(step)}; leave that step out.')
+            raise ValueError(
+                f'the test pipeline of a deployed model may load, resize once to a `scale` and pack, but it '
+                f'has {dict(step)}; leave that step out.')
     given = cfg['model'].get('data_preprocessor') or {}
     if given.get('test_cfg'):
         raise ValueError(f'the preprocessor of a deployed model must not pad in testing, but it has `test_cfg` '

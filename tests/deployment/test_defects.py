@@ -70,7 +70,8 @@ def test_a_turned_rectangle_has_its_sides():
     label = ((abs(along) <= length / 2) & (abs(across) <= width / 2)).astype(np.uint8) * 2
     defect = find_defects(label, flat(label), CLASSES, mm_per_pixel=0.1)[0]
     # pixels are squares: up to a pixel's diagonal more on each side
-    assert length <= defect.length_px <= length + 2 * math.sqrt(2) and width <= defect.width_px <= width + 2 * math.sqrt(2)
+    assert length <= defect.length_px <= length + 2 * math.sqrt(
+        2) and width <= defect.width_px <= width + 2 * math.sqrt(2)
     assert defect.length_mm == pytest.approx(defect.length_px / 10) and defect.score == pytest.approx(0.75)
     assert defect.area_mm2 == pytest.approx(label.astype(bool).sum() / 100)
     assert defect.centroid_xy == pytest.approx((70, 70), abs=0.5) and defect.class_name == 'scratch'

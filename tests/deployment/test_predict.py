@@ -63,8 +63,11 @@ def run(arguments, stdin=None, hook=False):
 
 
 def test_it_runs_with_numpy_opencv_and_onnxruntime_alone(model, folder, tmp_path):
-    done = run([model, folder, '--out', tmp_path / 'out', '--overlay', '--probabilities', '--fail-on-defect', '--min-area', 5,
-                '--mm-per-pixel', 0.5, '--threshold', 'broken=0.6'], hook=True)
+    done = run([
+        model, folder, '--out', tmp_path / 'out', '--overlay', '--probabilities', '--fail-on-defect', '--min-area', 5,
+        '--mm-per-pixel', 0.5, '--threshold', 'broken=0.6'
+    ],
+               hook=True)
     assert done.returncode == 3, done.stderr
     assert '5 images predicted, 5 defective, 0 unreadable' in done.stdout and 'ETA' in done.stderr
     check_outputs(model, folder, tmp_path / 'out')

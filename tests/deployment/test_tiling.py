@@ -52,10 +52,14 @@ def same(got, expected, atol):
 
 
 @pytest.mark.parametrize('plan', [
-    TilePlan(tile_hw=(64, 64), overlap_px=16, margin_px=8), TilePlan(tile_hw=(48, 80), overlap_px=30, margin_px=8, batch=3),
-    TilePlan(tile_hw=(64, 96), overlap_px=24, margin_px=8, multiple_px=8), TilePlan(split=2, overlap_px=16, margin_px=8),
-    TilePlan(split=3, overlap_px=20, margin_px=9), TilePlan(tile_hw=(500, 64), overlap_px=16, margin_px=8)
-], ids=str)
+    TilePlan(tile_hw=(64, 64), overlap_px=16, margin_px=8),
+    TilePlan(tile_hw=(48, 80), overlap_px=30, margin_px=8, batch=3),
+    TilePlan(tile_hw=(64, 96), overlap_px=24, margin_px=8, multiple_px=8),
+    TilePlan(split=2, overlap_px=16, margin_px=8),
+    TilePlan(split=3, overlap_px=20, margin_px=9),
+    TilePlan(tile_hw=(500, 64), overlap_px=16, margin_px=8)
+],
+                         ids=str)
 @pytest.mark.parametrize('size_hw', [(150, 201), (64, 64), (131, 333)])
 def test_tiles_equal_the_whole_image(plan, size_hw):
     picture = image(*size_hw)
@@ -100,9 +104,9 @@ def test_a_model_of_fixed_size_takes_its_tiles_and_small_images():
     assert {shape[1:3] for shape in model.calls} == {(64, 64)}
 
 
-@pytest.mark.parametrize('length, size, overlap, margin, multiple', [
-    (100, 30, 0, 0, 1), (100, 30, 10, 5, 1), (101, 30, 10, 3, 8), (64, 64, 5, 2, 1), (1000, 128, 40, 12, 32), (7, 3, 2, 1, 1)
-])
+@pytest.mark.parametrize('length, size, overlap, margin, multiple', [(100, 30, 0, 0, 1), (100, 30, 10, 5, 1),
+                                                                     (101, 30, 10, 3, 8), (64, 64, 5, 2, 1),
+                                                                     (1000, 128, 40, 12, 32), (7, 3, 2, 1, 1)])
 def test_weights_sum_to_one_and_tiles_cover(length, size, overlap, margin, multiple):
     tiles = place_tiles(length, size, overlap, margin, multiple)
     total = np.zeros(length)
@@ -130,5 +134,6 @@ def test_plans_that_cannot_be(kwargs, message):
 
 def test_progress_counts_tiles():
     seen = []
-    TiledPredictor(Filter(), TilePlan(tile_hw=(50, 50), batch=2), lambda *a: seen.append(a)).predict_batch([image(100, 150)])
+    TiledPredictor(Filter(), TilePlan(tile_hw=(50, 50), batch=2),
+                   lambda *a: seen.append(a)).predict_batch([image(100, 150)])
     assert seen[-1] == (6, 6) and seen == sorted(seen)

@@ -25,7 +25,10 @@ def write_checkpoint(path: Path, leaf: Path = LEAF, options: dict | None = None,
     randomise(model, seed)
     record = dict(offsets=list(OFFSETS), classes=list(CLASSES), objective='IoU')
     meta = dict(cfg=cfg.pretty_text, iter=7, dataset_meta=dict(classes=CLASSES, palette=PALETTE))
-    torch.save(dict(state_dict=model.state_dict(), meta={**meta, **(dict(calibration=record) if calibrated else {})}), path)
+    torch.save(dict(state_dict=model.state_dict(), meta={
+        **meta,
+        **(dict(calibration=record) if calibrated else {})
+    }), path)
     return path
 
 

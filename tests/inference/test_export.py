@@ -52,7 +52,8 @@ def test_the_predictor_agrees_with_mmsegs_test(checkpoint, predictor, tmp_path, 
     for step in cfg.test_dataloader.dataset.pipeline:
         sample = TRANSFORMS.build(step)(sample)
     with torch.no_grad():
-        logits = model.test_step(dict(inputs=[sample['inputs']], data_samples=[sample['data_samples']]))[0].seg_logits.data
+        logits = model.test_step(dict(inputs=[sample['inputs']],
+                                      data_samples=[sample['data_samples']]))[0].seg_logits.data
     got = predictor.predict_batch([image], return_probabilities=True)[0]
     difference = np.abs(got.probabilities - logits.softmax(0).numpy())
     assert difference.max() < tolerance and difference.mean() < 2e-3
@@ -118,7 +119,8 @@ def test_what_cannot_be_is_said(predictor, tmp_path):
     with pytest.raises(ValueError, match='`form` must be'):
         export_model(predictor.network, predictor.info, tmp_path / 'a.onnx', 'caffe')
     assert not list(tmp_path.iterdir())
-    fixed = load_predictor(export_model(predictor.network, predictor.info, tmp_path / 'a.onnx', 'onnx', 'batch', (96, 96)))
+    fixed = load_predictor(
+        export_model(predictor.network, predictor.info, tmp_path / 'a.onnx', 'onnx', 'batch', (96, 96)))
     with pytest.raises(ValueError, match='takes images of 96 x 96'):
         fixed.predict_batch([pictures(1, 100, 96)[0]])
     fixed.close()
