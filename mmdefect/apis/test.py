@@ -12,7 +12,7 @@ from mmengine.runner import Runner
 
 from .config import iter_transforms, load_config
 from .preflight import check_writable
-from .train import _fit_to_cpu
+from .train import _fit_to_cpu, leave_group
 
 
 def test(config: str | Path | Config,
@@ -69,7 +69,9 @@ def test(config: str | Path | Config,
         _use_tta(cfg)
         if cfg.test_evaluator.type == 'DefectMetric':
             cfg.test_evaluator.scores = 'probabilities'  # the views are averaged as such
-    return Runner.from_cfg(cfg).test()
+    metrics = Runner.from_cfg(cfg).test()
+    leave_group()
+    return metrics
 
 
 def _use_tta(cfg: Config) -> None:

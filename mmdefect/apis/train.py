@@ -44,7 +44,19 @@ def train(config: str | Path | Config,
     if launcher != 'none':  # not in the config: a run may go on with another number of processes
         runner.register_hook(dict(type='SyncStatisticsHook'))
     runner.train()
+    leave_group()
     return runner
+
+
+def leave_group() -> None:
+    """End the communication of several processes, when all of them have come here.
+
+    A process that ends with threads of gloo still at work aborts (exit code 134), and the launcher calls a finished
+    training failed. It happens now and then on a busy machine.
+    """
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.barrier()
+        torch.distributed.destroy_process_group()
 
 
 def prepare_train_config(config: str | Path | Config,

@@ -19,6 +19,7 @@ from mmengine.runner import Runner
 
 import mmdefect.registration  # noqa: F401
 from mmdefect.apis import load_config
+from mmdefect.apis.train import leave_group
 from mmdefect.engine.samplers import ClassAwareSampler, DefectSampler, MixingSampler
 from mmdefect.evaluation import DefectMetric, ViewAccuracy
 from mmdefect.registry import DATASETS
@@ -165,6 +166,7 @@ def main() -> None:
         'norm': train_toy_with_batch_norm(folder / 'norm')
     }
     (folder / f'rank{rank}.json').write_text(json.dumps(result))
+    leave_group()
 
 
 if __name__ == '__main__':

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from mmengine.runner import Runner
 
+from mmdefect.apis.train import leave_group
 from tests.helpers.bilevel import leaves_of, tiny_config
 
 
@@ -35,6 +36,7 @@ def main() -> None:
     folder, root = Path(sys.argv[1]), Path(sys.argv[2])
     found = train(root, folder / 'run', 'pytorch', 2)
     (folder / f'rank{os.environ["RANK"]}.json').write_text(json.dumps(found))
+    leave_group()
 
 
 if __name__ == '__main__':
