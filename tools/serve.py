@@ -68,13 +68,8 @@ def read_token(file: Path | None) -> str | None:
 
 
 def model_options(args: argparse.Namespace) -> dict[str, object]:
-    """Return what was given of the options that this kind of model has."""
-    given = {name: getattr(args, name) for name in ('config', 'device', 'threads') if getattr(args, name) is not None}
-    known = {'threads'} if args.model.lower().endswith('.onnx') else {'config', 'device'}
-    if set(given) - known:
-        raise ValueError(f'{args.model} must be opened with options of its kind ({", ".join(sorted(known))}), got '
-                         f'{", ".join(sorted(set(given) - known))}; leave these out.')
-    return given
+    """Return what was given of the options of models."""
+    return {name: getattr(args, name) for name in ('config', 'device', 'threads') if getattr(args, name) is not None}
 
 
 def make_settings(args: argparse.Namespace) -> ServerSettings:

@@ -6,6 +6,9 @@ from pathlib import Path
 
 from mmdefect.deployment.types import Predictor
 
+#: Options of an .onnx file, and of everything that PyTorch opens.
+RUNTIME_OPTIONS, TORCH_OPTIONS = ('threads', 'providers'), ('config', 'device')
+
 
 def load_predictor(model_path: str | Path, **options) -> Predictor:
     """Open a model.
@@ -17,11 +20,17 @@ def load_predictor(model_path: str | Path, **options) -> Predictor:
 
     Raises:
         FileNotFoundError: if there is no such file.
+        ValueError: if an option belongs to the other kind of model.
     """
     path = Path(model_path)
     if not path.is_file():
         raise FileNotFoundError(f'a model must be an exported .onnx file or a checkpoint, but there is no file {path}; '
                                 'make one with tools/export.py or tools/train.py.')
+    known = RUNTIME_OPTIONS if path.suffix.lower() == '.onnx' else TORCH_OPTIONS
+    foreign = sorted(set(options) - set(known))
+    if foreign:
+        raise ValueError(f'{path} must be opened with options of its kind ({", ".join(known)}), got {", ".join(foreign)}; '
+                         'leave these out.')
     if path.suffix.lower() == '.onnx':
         from mmdefect.deployment.runtime import OnnxPredictor
         return OnnxPredictor(path, **options)
