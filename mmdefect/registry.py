@@ -5,8 +5,13 @@ config is read, which is what breaks other plugins ("failed to search registry w
 """
 
 from mmengine.registry import init_default_scope
+
+from mmdefect import compat
+
+compat.apply()  # who imports an adapter alone gets the same mmseg as who imports mmdefect.registration
+
 from mmseg.registry import (DATA_SAMPLERS, DATASETS, HOOKS, INFERENCERS, LOOPS, METRICS, MODELS, TRANSFORMS,
-                            VISUALIZERS, WEIGHT_INITIALIZERS)
+                            VISUALIZERS, WEIGHT_INITIALIZERS)  # noqa: E402
 
 __all__ = ['DATA_SAMPLERS', 'DATASETS', 'HOOKS', 'INFERENCERS', 'LOOPS', 'METRICS', 'MODELS', 'TRANSFORMS', 'VISUALIZERS',
            'WEIGHT_INITIALIZERS', 'init_default_scope']

@@ -1,5 +1,9 @@
-from .config import compose, load_config
-from .test import test
-from .train import train
+from mmdefect import compat
+
+compat.apply()  # before the first import of mmseg or mmpretrain, whichever function of this package is asked for
+
+from .config import compose, load_config  # noqa: E402
+from .test import test  # noqa: E402
+from .train import train  # noqa: E402
 
 __all__ = ['compose', 'load_config', 'test', 'train']

@@ -9,6 +9,8 @@ import torch
 from mmengine.config import Config
 from mmengine.runner import Runner
 
+from mmdefect.registry import VISUALIZERS
+
 from .config import load_config
 from .preflight import check_data, check_same_config, check_writable
 from .pretrained import resolve_pretrained
@@ -38,6 +40,7 @@ def train(config: str | Path | Config,
         check_writable(cfg.work_dir)
         check_same_config(cfg, cfg.work_dir)
         check_data(cfg)
+    _forget_visualizer(cfg)
     runner = Runner.from_cfg(cfg)
     if cfg.get('cpu_channels_last') and not torch.cuda.is_available():
         runner.register_hook(dict(type='ChannelsLastHook'))
@@ -57,6 +60,12 @@ def leave_group() -> None:
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         torch.distributed.barrier()
         torch.distributed.destroy_process_group()
+
+
+def _forget_visualizer(cfg: Config) -> None:
+    """Drop the visualizer of an earlier run in this process: mmengine would reuse it, and write the curves there."""
+    if cfg.get('visualizer'):
+        VISUALIZERS.get(cfg.visualizer.type)._instance_dict.pop(cfg.visualizer.get('name'), None)
 
 
 def prepare_train_config(config: str | Path | Config,

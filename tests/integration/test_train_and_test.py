@@ -71,6 +71,7 @@ def test_the_order_in_memory_changes_the_training_by_rounding_only(data, tmp_pat
         weights[switch] = model.state_dict()
         kernel = model.backbone.learning_to_downsample.conv.conv.weight
         assert kernel.is_contiguous(memory_format=torch.channels_last) == switch
+        assert len(list((tmp_path / str(switch)).rglob('scalars.json'))) == 1  # two runs of one process, each with its own
     for name, value in weights[False].items():
         torch.testing.assert_close(weights[True][name], value, atol=2e-3, rtol=1e-3)  # AdamW steps of 1e-6 .. 1e-3
 
