@@ -15,7 +15,7 @@ ALLOWED = {
     'engine': {*PURE, 'datasets', 'models', 'evaluation', 'compat', 'registry'},
     'apis': {*PURE, *ADAPTERS, 'compat', 'registry', 'registration'},
     'compat': set(),
-    'registry': set(),
+    'registry': {'compat'},
     'registration': {'compat', 'registry', *ADAPTERS},
     'doctor': {'compat'},
     '__main__': {'doctor', *FACES},
