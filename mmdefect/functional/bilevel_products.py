@@ -1,6 +1,7 @@
 """Products of the second derivatives of an inner loss with vectors: exactly, or as differences of gradients."""
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -15,7 +16,7 @@ PRODUCTS = ('exact', 'difference')
 Loss = Callable[[], Tensor]
 
 
-class Products:
+class Products(ABC):
     """Products of second derivatives of the inner loss with vectors, at the present weights."""
 
     def __init__(self, problem: BilevelProblem, radius: float) -> None:
@@ -25,12 +26,13 @@ class Products:
         """Return ``H vector``, averaged over processes."""
         return decayed(self.problem, self.problem.average(self._hessian(vector)), vector)
 
+    @abstractmethod
     def _hessian(self, vector: list[Tensor]) -> list[Tensor]:
-        raise NotImplementedError
+        """Return ``H vector`` of this process, without weight decay."""
 
+    @abstractmethod
     def mixed(self, vector: list[Tensor]) -> list[Tensor]:
         """Return ``(d2 L_in / dpolicy dw) vector``, one tensor for each outer variable; of this process."""
-        raise NotImplementedError
 
 
 class ExactProducts(Products):
