@@ -23,7 +23,7 @@ LEAF = 'configs/cutpaste/resnet18-l3_3way_demo.py'
 def test_two_ranks_train_one_network_and_validate_it_exactly(tmp_path):
     rng = np.random.default_rng(0)
     for index in range(23):
-        save(tmp_path / 'data' / 'train' / 'good' / f'{index:02d}.png', draw_image(rng, (64, 64)))
+        save(tmp_path / 'data' / 'carpet' / 'train' / 'good' / f'{index:02d}.png', draw_image(rng, (64, 64)))
     options = {'data_root': str(tmp_path / 'data'), 'image_scale': (64, 64), 'train_dataloader.batch_size': 2,
                'train_dataloader.num_workers': 0, 'train_dataloader.persistent_workers': False,
                'val_dataloader.num_workers': 0, 'val_dataloader.persistent_workers': False,
