@@ -89,14 +89,18 @@ def expand_runs(study, args: argparse.Namespace):
 
     cache = args.work_dir / 'studies' / 'file_hashes.json'
     known = read_json(cache) if cache.is_file() else {}
-    runs = expand(study, Composer(read_settings, compose_settings), ROOT, local_options(args), known_files=known)
+    arms = [
+        arm for arm in study.arms if (not args.arms or arm.name in args.arms) and
+        (args.priority is None or arm.priority <= args.priority)
+    ]
+    if not arms:
+        raise ValueError('`--arms` and `--priority` must leave an arm to run, but they leave none.')
+    runs = expand(study, Composer(read_settings, compose_settings), ROOT, local_options(args), None, known, arms)
     write_json(cache, known)
     root = runs[0].settings.get('data_root')
     if root and not Path(root).is_dir():
         raise FileNotFoundError(f'the data root must be a folder, but {root} is not; give --data-root.')
-    if args.priority is not None:
-        runs = [run for run in runs if run.arm.priority <= args.priority]
-    return [run for run in runs if not args.arms or run.arm.name in args.arms]
+    return runs
 
 
 def say(line: str) -> None:

@@ -194,7 +194,8 @@ def expand(study: Study,
            root: Path,
            options: Mapping[str, Any] | None = None,
            seeds: Sequence[int] | None = None,
-           known_files: dict[str, list] | None = None) -> list[Run]:
+           known_files: dict[str, list] | None = None,
+           arms: Sequence[Arm] | None = None) -> list[Run]:
     """Return the runs of a study, in the order in which they should be trained.
 
     Args:
@@ -204,17 +205,24 @@ def expand(study: Study,
         options: ``{dotted key: value}`` of this machine, such as ``data_root`` or the number of loader workers.
         seeds: instead of the study's.
         known_files: see :func:`mmdefect.experiments.settings.hash_files`.
+        arms: only these, some of the study's.
+
+    Raises:
+        FileNotFoundError: if a settings file of an arm is not there.
     """
     base_file = root / study.base
     base, _ = composer.compose(_with(composer.read(base_file), options or {}), base_file)
     base_flat = st.with_effect(base)
     hashes: dict[str, str] = {}
     runs = []
-    for arm in study.arms:
+    for arm in study.arms if arms is None else arms:
         for seed in seeds if seeds is not None else study.seeds:
             settings = _with(composer.read(base_file), study.overrides)
-            for path in arm.bases:
-                settings = st.merge(settings, composer.read(root / path.replace('{seed}', str(seed))))
+            for file in (root / path.replace('{seed}', str(seed)) for path in arm.bases):
+                if not file.is_file():
+                    raise FileNotFoundError(f'arm {arm.name!r} must have its settings, but {file} is not there; make it '
+                                            'as the study file says, or leave the arm out with --arms or --priority.')
+                settings = st.merge(settings, composer.read(file))
             if study.iterations:
                 st.set_budget(settings, study.iterations, study.val_interval)
             settings = _with(settings, {**arm.overrides, **(options or {}), st.SEED: seed + arm.seed_offset})

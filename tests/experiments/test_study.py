@@ -58,6 +58,15 @@ def test_arms_and_seeds_become_runs_in_order_of_priority(place):
     assert len({r.key for r in runs}) == 9
 
 
+def test_an_arm_without_its_settings_stops_only_who_wants_it(place):
+    (place / 'high.py').rename(place / 'later.py')
+    study = read_study(place / 'study.py')
+    with pytest.raises(FileNotFoundError, match=r"arm 'high' must have its settings, but .*high.py is not there; make"):
+        expand(study, helpers.COMPOSER, place)
+    runs = expand(study, helpers.COMPOSER, place, arms=[arm for arm in study.arms if arm.name != 'high'])
+    assert {r.arm.name for r in runs} == {'low', 'more'}
+
+
 def test_the_key_sees_settings_seed_and_data_and_nothing_else(place):
     study = read_study(place / 'study.py')
     keys = [r.key for r in expand(study, helpers.COMPOSER, place)]
