@@ -36,8 +36,11 @@ def parse_args() -> argparse.Namespace:
     test.add_argument('--layer', help='also show the Grad-CAM of this layer')
     test.add_argument('--no-report', action='store_true', help='tables only')
     for command in (fit, test):
-        command.add_argument('--density', choices=['ledoit_wolf', 'full', 'kde'], default='ledoit_wolf')
+        command.add_argument('--density', choices=['ledoit_wolf', 'full', 'kde', 'bank'], default='ledoit_wolf')
         command.add_argument('--bandwidth', type=float, help='of kde (default: from the data)')
+        command.add_argument('--points', type=int, default=4096, help='kept by kde and bank (default: 4096)')
+        command.add_argument('--turns', type=int, choices=[1, 2, 4], default=1,
+                             help='of the image, for parts at any angle: fitted on and averaged over (default: 1, as it is)')
         command.add_argument('--layers', nargs='+', default=[], help='parts of the backbone to read (default: its output)')
         command.add_argument('--no-normalize', action='store_true', help='keep the length of embeddings')
         command.add_argument('--localize', choices=['fast', 'exact'], help='also fit heat maps')
@@ -72,9 +75,9 @@ def parse_args() -> argparse.Namespace:
 
 def fit_arguments(args: argparse.Namespace) -> dict:
     settings = dict(density=args.density, layers=tuple(args.layers), normalize=not args.no_normalize, score=args.score,
-                    patch=args.patch, stride=args.stride)
+                    patch=args.patch, stride=args.stride, turns=args.turns)
     return dict(settings=settings, localize=args.localize, threshold=args.threshold, folds=args.folds, seed=args.seed,
-                bandwidth=args.bandwidth, cfg_options=args.cfg_options)
+                bandwidth=args.bandwidth, max_points=args.points, cfg_options=args.cfg_options)
 
 
 def run(args: argparse.Namespace) -> None:

@@ -20,11 +20,13 @@ from rich.progress import track
 from torch import Tensor
 
 from mmdefect.functional.density import fit_gaussian
+from mmdefect.functional.density_bank import Bank, far_apart
 from mmdefect.functional.density_kernel import fit_kernel_density
 from mmdefect.functional.density_moments import Moments
 from mmdefect.functional.score_scale import fit_scale, fold_of
 from mmdefect.models.anomaly_detector import AnomalyDetector, DetectorSettings, build_backbone, stack_images
 
+_CANDIDATES = 32  # embeddings looked at for each that a bank keeps
 _FIT_STRIDE = 16  # exact mode: neighbouring patches are nearly equal, so the fit takes every fourth of a stride of 4
 
 
@@ -92,7 +94,7 @@ def fit_detector(detector: AnomalyDetector, paths: Sequence[str], localize: str 
         seed: of the division into folds, and of the points of a kernel density.
         threshold: on the scale on which 1 is the farthest held-out normal image.
         batch: images at a time.
-        max_points: of a kernel density.
+        max_points: of a kernel density or a bank; each fold gives its share to a bank.
         bandwidth: of a kernel density; None chooses it.
         calibrate: images that exact heat maps are calibrated on, because each costs seconds on a CPU; other modes take
             all.
@@ -108,6 +110,8 @@ def fit_detector(detector: AnomalyDetector, paths: Sequence[str], localize: str 
         if detector.settings.density == 'kde':
             points = torch.cat(parts)
             return fit_kernel_density(points, bandwidth, max_points, torch.Generator().manual_seed(seed))
+        if detector.settings.density == 'bank':
+            return Bank(torch.cat(parts))
         total = parts[0]
         for part in parts[1:]:
             total = total.merge(part)
@@ -132,33 +136,42 @@ def fit_detector(detector: AnomalyDetector, paths: Sequence[str], localize: str 
 
 def _first_pass(detector: AnomalyDetector, paths: Sequence[str], spaces: Sequence[str], fold: Tensor, batch: int,
                 max_points: int, seed: int, progress: str | None) -> dict[str, list]:
-    """Return for each space and fold the moments of its embeddings, or for a kernel density some of them."""
-    kernel = detector.settings.density == 'kde'
+    """Return for each space and fold the moments of its embeddings, or some of them for a kernel density or a bank."""
+    density = detector.settings.density
     generator = torch.Generator().manual_seed(seed)
-    share = -(-2 * max_points // max(1, len(paths)))  # twice as many, so that each fold can be left out
-    kept: dict[str, list] = {space: [None] * (int(fold.max()) + 1) for space in spaces}
+    views = max(1, len(paths) * detector.settings.turns)
+    share = -(-(_CANDIDATES if density == 'bank' else 2) * max_points // views)  # 2: so that each fold can be left out
+    folds = int(fold.max()) + 1
+    kept: dict[str, list[list]] = {space: [[] for _ in range(folds)] for space in spaces}
     for start, images in iter_batches(paths, detector.settings.size_hw, batch, progress):
         for space in spaces:
-            rows = detector.embeddings(images, space, stride=max(_FIT_STRIDE, detector.settings.stride))
-            for i, own in enumerate(rows.reshape(len(images), -1, rows.shape[-1])):
-                number = int(fold[start + i])
-                if kernel:
-                    own = own[torch.randperm(len(own), generator=generator)[:share]]
-                    kept[space][number] = own if kept[space][number] is None else torch.cat([kept[space][number], own])
-                elif kept[space][number] is None:
-                    kept[space][number] = [own]
-                else:
-                    kept[space][number].append(own)
-        if not kernel:
+            for _, turned in detector.turned(images):
+                rows = detector.embeddings(turned, space, stride=max(_FIT_STRIDE, detector.settings.stride))
+                for i, own in enumerate(rows.reshape(len(images), -1, rows.shape[-1])):
+                    if density == 'kde':
+                        own = own[torch.randperm(len(own), generator=generator)[:share]]
+                    elif density == 'bank':
+                        own = own[far_apart(own, share)]
+                    kept[space][int(fold[start + i])].append(own)
+        if density not in ('kde', 'bank'):
             _sum_up(kept, last=start + batch >= len(paths))
+    if density == 'kde':
+        return {space: [torch.cat(part) for part in parts] for space, parts in kept.items()}
+    if density == 'bank':
+        return {space: [_spread_out(torch.cat(part), -(-max_points // folds), seed) for part in parts]
+                for space, parts in kept.items()}
     return kept
+
+
+def _spread_out(rows: Tensor, count: int, seed: int) -> Tensor:
+    return rows[far_apart(rows, count, torch.Generator().manual_seed(seed))]
 
 
 def _sum_up(kept: dict[str, list], last: bool, least: int = 4096) -> None:
     """Turn rows that have come together into moments; rows of few images wait for more, because each sum costs the same."""
     for parts in kept.values():
         for number, part in enumerate(parts):
-            if not isinstance(part, list):
+            if not isinstance(part, list) or not part:
                 continue
             moments = part[0] if isinstance(part[0], Moments) else None
             rows = part[1:] if moments is not None else part

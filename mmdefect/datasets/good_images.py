@@ -7,9 +7,11 @@ import os
 import cv2
 from mmengine.dataset import BaseDataset
 
+from mmdefect.datasets.base import DefectDataset
 from mmdefect.datasets.draws import NumberedDraws
 from mmdefect.datasets.mvtec import find_categories
 from mmdefect.datasets.samples import GOOD, index_by_stem, list_images
+from mmdefect.datasets.split_file import read_split
 from mmdefect.functional.score_scale import fold_of
 from mmdefect.registry import DATASETS
 
@@ -48,28 +50,54 @@ class GoodImageDataset(NumberedDraws, BaseDataset):
         folds: one of this many parts is held out; of fewer images one image.
         split_seed: of the division.
         labels: folder of label maps of the same names: only images whose map is all 0 are taken.
+        split_file: JSON of ``tools/split_dataset.py``, below ``data_root`` or by its path: only the good images of ``split``
+            are taken, so that nothing is learned from an image that a segmentation tests on.
+        split: name of a split in it.
         **kwargs: arguments of mmengine's ``BaseDataset``.
     """
 
     METAINFO = dict(classes=('normal', ), palette=[[0, 0, 0]])
 
     def __init__(self, data_root: str, category: str | None = None, part: str = 'all', folds: int = 10,
-                 split_seed: int = 0, labels: str | None = None, **kwargs) -> None:
+                 split_seed: int = 0, labels: str | None = None, split_file: str | None = None, split: str = 'train',
+                 **kwargs) -> None:
         if part not in PARTS:
             raise ValueError(f'`part` must be one of {", ".join(PARTS)}, got {part!r}.')
         self.category, self.part, self.folds, self.split_seed = category, part, folds, split_seed
-        self.folder, self.labels = good_folder(data_root, category), labels
+        if split_file is not None and (labels is not None or category is not None):
+            raise ValueError('`split_file` names the good images by itself, but `labels` or `category` is given too; leave '
+                             'them out.')
+        self.labels, self.split_file, self.split = labels, split_file, split
+        self.folder = data_root if split_file is not None else good_folder(data_root, category)
         super().__init__(data_root=data_root, **kwargs)
+
+    resolve_split_file = DefectDataset.resolve_split_file
 
     def load_data_list(self) -> list[dict]:
         """List the images of the part."""
-        paths = list_images(self.folder)
+        if self.split_file is None:
+            paths = list_images(self.folder)
+        else:
+            paths = _listed_ones(self.folder, self.resolve_split_file(), self.split)
         if self.labels is not None:
             paths = _clean_ones(paths, self.labels)
         if self.part != 'all':
             held_out = fold_of(len(paths), min(self.folds, len(paths)), self.split_seed) == 0
             paths = [p for p, out in zip(paths, held_out.tolist(), strict=True) if out == (self.part == 'held_out')]
         return [dict(img_path=p, seg_map_path=None, defect_type=GOOD, category=self.category) for p in paths]
+
+
+def _listed_ones(root: str, file: str, split: str) -> list[str]:
+    """Return the good images of a split, sorted."""
+    entries = read_split(file).entries_of(split, file)
+    paths = sorted(os.path.join(root, e.image) for e in entries if e.type == GOOD)
+    if not paths:
+        raise ValueError(f'the split {split!r} of {file} must hold images of the type {GOOD!r}, but its {len(entries)} images '
+                         'are of others; make the split with clean images in it.')
+    missing = [p for p in paths if not os.path.isfile(p)]
+    if missing:
+        raise ValueError(f'{file} names {missing[0]}, but there is no such file; correct `data_root`.')
+    return paths
 
 
 def _clean_ones(paths: list[str], labels: str) -> list[str]:

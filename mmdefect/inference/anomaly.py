@@ -37,7 +37,10 @@ class HeatCore(nn.Module):
         if density is None or not hasattr(density, 'whitening'):
             raise ValueError('a deployed detector must have a fast heat map of a Gaussian density, but it has '
                              f'{ {k: type(d).__name__ for k, d in detector.densities.items()} or "none"}; fit it with '
-                             '`--localize fast` and another `--density` than kde.')
+                             '`--localize fast` and another `--density` than kde and bank.')
+        if detector.settings.turns != 1:
+            raise ValueError(f'a deployed detector must see the image as it lies, but it was fitted with turns='
+                             f'{detector.settings.turns}; fit it with `--turns 1`.')
         self.features, self.network = detector.features, detector.features._fused()
         self.size_hw, self.patch = tuple(detector.settings.size_hw), detector.settings.patch
         self.register_buffer('center', density.mean.float())

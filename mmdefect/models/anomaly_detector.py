@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from mmdefect.functional.density import Gaussian
+from mmdefect.functional.density_bank import Bank
 from mmdefect.functional.density_kernel import KernelDensity
 from mmdefect.functional.grad_cam import grad_cam
 from mmdefect.functional.receptive_field import upsample_cells, upsample_scores
@@ -23,7 +24,9 @@ from mmdefect.models.backbone_features import BackboneFeatures
 #: Where a density lies: the pooled image, the cells of the feature map of one pass, patches seen one by one.
 SPACES = ('image', 'fast', 'exact')
 FORMAT = 'mmdefect-anomaly/1'
-_DENSITIES = {'gaussian': Gaussian, 'kernel': KernelDensity}
+_DENSITIES = {'gaussian': Gaussian, 'kernel': KernelDensity, 'bank': Bank}
+#: Quarter turns by how many of them there are.
+QUARTERS = {1: (0, ), 2: (0, 2), 4: (0, 1, 2, 3)}
 _AUTOCAST = {'fp32': None, 'fp16': torch.float16, 'bf16': torch.bfloat16}
 
 
@@ -38,10 +41,12 @@ class DetectorSettings:
         mean: per channel, RGB, of pixels in 0..255.
         std: per channel.
         normalize: scale embeddings to length 1.
-        density: ``'ledoit_wolf'``, ``'full'`` or ``'kde'``.
+        density: ``'ledoit_wolf'``, ``'full'``, ``'kde'``, or ``'bank'``: the distance to the nearest of kept embeddings.
         score: ``'image'``: the distance of the pooled embedding; ``'heat'``: the maximum of the heat map.
         patch: side of a patch in pixels, for heat maps.
         stride: of the grid of patches in pixels.
+        turns: of the image, for parts that lie at any angle: 1, as it is; 2, upside down as well; 4, every quarter turn. The
+            density is fitted on all of them, and scores and heat maps are means over them.
         facts: where it comes from: category, checkpoint and the like; plain values.
     """
 
@@ -55,12 +60,17 @@ class DetectorSettings:
     score: str = 'image'
     patch: int = 32
     stride: int = 4
+    turns: int = 1
     facts: dict = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for name, choices in (('density', ('ledoit_wolf', 'full', 'kde')), ('score', ('image', 'heat'))):
+        for name, choices in (('density', ('ledoit_wolf', 'full', 'kde', 'bank')), ('score', ('image', 'heat')),
+                              ('turns', tuple(QUARTERS))):
             if getattr(self, name) not in choices:
-                raise ValueError(f'`{name}` must be one of {", ".join(choices)}, got {getattr(self, name)!r}.')
+                raise ValueError(f'`{name}` must be one of {", ".join(map(str, choices))}, got {getattr(self, name)!r}.')
+        if self.turns == 4 and self.size_hw[0] != self.size_hw[1]:
+            raise ValueError(f'`turns` must be 1 or 2 for images that are not square, got 4 and {tuple(self.size_hw)}; resize '
+                             'them to a square.')
 
 
 class AnomalyDetector(nn.Module):
@@ -86,6 +96,10 @@ class AnomalyDetector(nn.Module):
         """How heat maps are made: ``'exact'`` if a density of patches was fitted, else ``'fast'``, else ``None``."""
         return next((space for space in ('exact', 'fast') if space in self.densities), None)
 
+    def turned(self, images: Tensor) -> list[tuple[int, Tensor]]:
+        """Return the images ``(B, C, H, W)`` in each of their turns, with the number of quarters."""
+        return [(k, torch.rot90(images, k, (2, 3)) if k else images) for k in QUARTERS[self.settings.turns]]
+
     @torch.inference_mode()
     def embeddings(self, images: Tensor, space: str, precision: str = 'fp32', stride: int | None = None) -> Tensor:
         """Return embeddings of ``(B, 3, H, W)`` uint8 RGB: ``(B, D)``, or ``(B, rows, columns, D)`` of a heat map."""
@@ -106,11 +120,14 @@ class AnomalyDetector(nn.Module):
         if density is None:
             raise ValueError(f'heat maps of mode {mode!r} need a density of that kind, but the detector has '
                              f'{", ".join(self.densities) or "none"}; fit it with --localize {mode or "fast"}.')
-        cells = self.embeddings(images, mode, precision)
-        scores = density.distance(cells.flatten(0, 2)).view(cells.shape[:3])
-        if mode == 'fast':
-            return upsample_cells(scores, tuple(images.shape[2:]), self.settings.patch)
-        return upsample_scores(scores, self.settings.patch, self.settings.stride)
+        maps = []
+        for quarters, own in self.turned(images):
+            cells = self.embeddings(own, mode, precision)
+            scores = density.distance(cells.flatten(0, 2)).view(cells.shape[:3])
+            heat = upsample_cells(scores, tuple(own.shape[2:]), self.settings.patch) if mode == 'fast' else upsample_scores(
+                scores, self.settings.patch, self.settings.stride)
+            maps.append(torch.rot90(heat, -quarters, (1, 2)))
+        return torch.stack(maps).mean(0) if len(maps) > 1 else maps[0]
 
     def score_images(self, images: Tensor, mode: str | None = None, precision: str = 'fp32'
                      ) -> tuple[Tensor, Tensor | None]:
@@ -133,10 +150,12 @@ class AnomalyDetector(nn.Module):
             if heat is None:
                 raise ValueError('scores from heat maps need one; fit the detector with --localize fast or exact.')
             return heat.amax((1, 2)), heat
-        return self.densities['image'].distance(self.embeddings(images, 'image', precision)), heat
+        scores = [self.densities['image'].distance(self.embeddings(own, 'image', precision))
+                  for _, own in self.turned(images)]
+        return torch.stack(scores).mean(0), heat
 
     def explain(self, images: Tensor, layer: str) -> Tensor:
-        """Return by Grad-CAM which places of a layer raise the distance of the image, ``(B, H, W)`` in [0, 1]."""
+        """Return by Grad-CAM which places of a layer raise the distance of the image as it lies, ``(B, H, W)`` in [0, 1]."""
         def score(inputs: Tensor) -> Tensor:
             return self.densities['image'].distance(self.features.embed(inputs))
 

@@ -17,8 +17,10 @@ from mmdefect.apis.anomaly import (UNTRAINED, evaluate_anomaly, explain_anomaly,
                                    predict_anomaly)
 from mmdefect.apis.anomaly_choice import candidates_of, compare_candidates
 from mmdefect.apis.anomaly_eval import Tested, markdown_table, pixel_metrics, roc_points, rows_of
+from mmdefect.apis.anomaly_fit import detector_of_config, fit_detector
+from mmdefect.apis.config import load_config
 from mmdefect.datasets.mvtec import find_categories
-from mmdefect.datasets.samples import Sample
+from mmdefect.datasets.samples import Sample, list_images
 from mmdefect.demo.write import write_demo_dataset
 
 CONFIG = Path(__file__).resolve().parents[2] / 'configs' / 'cutpaste' / 'resnet18-l3_3way-scratch_256_mvtec-256.py'
@@ -99,6 +101,32 @@ def test_detectors_and_choice_without_training(data_root, category):
     candidates = candidates_of([('layer3', )], ['ledoit_wolf', 'kde'], ['image', 'heat'])
     rows = compare_candidates(CONFIG, str(data_root), category, None, candidates, cfg_options=SMALL)
     assert len(rows) == 4 and [r['AUROC'] for r in rows] == sorted((r['AUROC'] for r in rows), reverse=True)
+
+
+@pytest.mark.parametrize('density', ['ledoit_wolf', 'bank', 'kde'])
+def test_turns_fit_on_turned_images(density, data_root, category, tmp_path):
+    """The same as fitting on a folder that holds the turned images as files."""
+    paths = list_images(str(data_root / category / 'train' / 'good'))[:8]
+    for path in paths:
+        image = cv2.resize(cv2.imread(path), (64, 64))
+        for k in (0, 1, 2, 3):
+            cv2.imwrite(str(tmp_path / f'{Path(path).stem}_{k}.png'), np.rot90(image, k))
+    cfg = load_config(CONFIG, SMALL)
+    cfg.model.backbone.update(init_cfg=None)
+
+    def fitted(files, **settings):
+        return fit_detector(detector_of_config(cfg, layers=('layer2', 'layer3'), density=density, **settings), files,
+                            'fast', folds=0, max_points=300, progress=None)
+
+    turned, written = fitted(paths, turns=4), fitted(list_images(str(tmp_path)))
+    for space in ('image', 'fast'):
+        if density == 'ledoit_wolf':
+            torch.testing.assert_close(turned.densities[space].covariance, written.densities[space].covariance)
+        else:
+            assert turned.densities[space].points.shape == written.densities[space].points.shape
+    if density == 'bank':
+        rows = torch.cat([written.densities['image'].points, turned.densities['image'].points])
+        assert len(torch.unique((1e4 * rows).round(), dim=0)) <= 32  # the pooled rows of 8 images in 4 turns, both times
 
 
 def test_pixel_metrics_equal_scikit_learn(tmp_path):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 import mmdefect.registration  # noqa: F401
@@ -46,3 +48,28 @@ def test_label_maps_tell_the_clean_images(tmp_path):
     (tmp_path / 'ann_dir' / 'train' / '[0001]top.png').unlink()
     with pytest.raises(ValueError, match='0001'):
         GoodImageDataset(str(tmp_path / 'img_dir' / 'train'), labels=str(tmp_path / 'ann_dir' / 'train'))
+
+
+def write_split(path, splits: dict[str, list[tuple[str, str]]]) -> None:
+    """Write a split file by hand: names and types."""
+    path.write_text(json.dumps(dict(format='mmdefect-split/1', protocol=dict(name='fractions'), seed=0, notes={}, splits={
+        name: [dict(image=image, mask=None, type=kind, sha256=image) for image, kind in entries]
+        for name, entries in splits.items()})))
+
+
+def test_a_split_file_gives_the_good_images_of_one_split(tmp_path):
+    write_mvtec(tmp_path, train_good=6)
+    good = [f'screw/train/good/{p.name}' for p in sorted((tmp_path / 'screw' / 'train' / 'good').iterdir())]
+    bad = sorted(p.relative_to(tmp_path).as_posix() for p in (tmp_path / 'screw' / 'test').rglob('*.png'))[0]
+    write_split(tmp_path / 'splits.json', dict(train=[(good[3], 'good'), (bad, 'crack'), (good[0], 'good')],
+                                               test=[(good[1], 'good')], val=[(bad + 'x', 'crack')], far=[('no.png', 'good')]))
+
+    def made(**settings) -> list[str]:
+        return names(GoodImageDataset(str(tmp_path), split_file='splits.json', **settings))
+
+    assert made() == [str(tmp_path / good[0]), str(tmp_path / good[3])]
+    assert made(split='test') == [str(tmp_path / good[1])]
+    for settings, message in ((dict(split='val'), "type 'good'"), (dict(split='dev'), 'no split'), (dict(split='far'), 'no.png'),
+                              (dict(category='screw'), 'by itself')):
+        with pytest.raises(ValueError, match=message):
+            made(**settings)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
 import mmdefect.registration  # noqa: F401
 from mmdefect.functional.density import fit_gaussian
+from mmdefect.functional.density_bank import fit_bank
 from mmdefect.functional.density_kernel import fit_kernel_density
 from mmdefect.functional.receptive_field import upsample_scores
 from mmdefect.functional.score_scale import ScoreScale
@@ -28,8 +30,9 @@ def detector(density='ledoit_wolf', spaces=('image', 'fast', 'exact'), **setting
     for space in spaces:
         rows = empty.embeddings(pictures(12), space)
         rows = rows.reshape(-1, rows.shape[-1])
-        densities[space] = fit_kernel_density(rows, max_points=200, generator=torch.Generator().manual_seed(0)) \
-            if density == 'kde' else fit_gaussian(rows)
+        generator = torch.Generator().manual_seed(0)
+        densities[space] = fit_kernel_density(rows, max_points=200, generator=generator) if density == 'kde' else fit_bank(
+            rows, 50) if density == 'bank' else fit_gaussian(rows)
     return AnomalyDetector(settings, empty.features.backbone, densities,
                            dict(score=ScoreScale(1.0, 3.0, 1.5, 12), heat=ScoreScale(0.0, 2.0)))
 
@@ -55,7 +58,7 @@ def test_exact_heat_is_the_upsampled_distance_of_each_crop():
     torch.testing.assert_close(model.heat_maps(images, 'exact'), upsample_scores(distances, 32, 8), rtol=1e-3, atol=1e-3)
 
 
-@pytest.mark.parametrize('density', ['ledoit_wolf', 'kde'])
+@pytest.mark.parametrize('density', ['ledoit_wolf', 'kde', 'bank'])
 @pytest.mark.parametrize('mode', ['fast', 'exact'])
 def test_scores_depend_on_the_image_alone(density, mode):
     model, images = detector(density), pictures(3, 3)
@@ -69,6 +72,22 @@ def test_scores_depend_on_the_image_alone(density, mode):
 def test_heat_score_is_the_hottest_pixel():
     scores, heat = detector(score='heat').score_images(pictures(2, 4))
     assert torch.equal(scores, heat.amax((1, 2)))
+
+
+@pytest.mark.parametrize('turns', [2, 4])
+@pytest.mark.parametrize('mode', ['fast', 'exact'])
+def test_scores_of_turns_are_means_over_turned_images(turns, mode):
+    flat, turned, images = detector(), detector(turns=turns), pictures(2, 9)
+    quarters = range(0, 4, 4 // turns)
+    each = [flat.score_images(torch.from_numpy(np.rot90(images.numpy(), k, (2, 3)).copy()), mode) for k in quarters]
+    scores, heat = turned.score_images(images, mode)
+    torch.testing.assert_close(scores, sum(s for s, _ in each) / turns)
+    back = [np.rot90(own.numpy(), -k, (1, 2)) for k, (_, own) in zip(quarters, each, strict=True)]
+    np.testing.assert_allclose(heat.numpy(), sum(back) / turns, rtol=1e-4)
+    if turns == 4:  # what all turns see does not depend on how the image lies
+        other, other_heat = turned.score_images(torch.rot90(images, 1, (2, 3)), mode)
+        torch.testing.assert_close(scores, other)
+        torch.testing.assert_close(torch.rot90(heat, 1, (1, 2)), other_heat, rtol=1e-4, atol=1e-4)
 
 
 def test_half_precision_stays_near():
@@ -88,7 +107,7 @@ def test_fast_cells_follow_the_image():
     torch.testing.assert_close(first[3:5, 3:4], second[3:5, 4:5], atol=0.06, rtol=0.1)
 
 
-@pytest.mark.parametrize('density', ['ledoit_wolf', 'kde'])
+@pytest.mark.parametrize('density', ['ledoit_wolf', 'kde', 'bank'])
 def test_one_file_holds_the_detector(tmp_path, density):
     model, images = detector(density, layers=('layer2', 'layer3'), spaces=('image', 'fast')), pictures(2, 7)
     path = tmp_path / 'folder' / 'detector.pth'
@@ -115,6 +134,10 @@ def test_errors_say_what_to_do(tmp_path):
         model.score_images(pictures(1), precision='int8')
     with pytest.raises(ValueError, match='image, heat'):
         detector(score='max')
+    with pytest.raises(ValueError, match='1, 2, 4'):
+        detector(turns=3)
+    with pytest.raises(ValueError, match='square'):
+        DetectorSettings(BACKBONE, size_hw=(64, 32), turns=4)
     with pytest.raises(ValueError, match='layer9'):
         AnomalyDetector(DetectorSettings(BACKBONE, layers=('layer9', )), build_backbone(BACKBONE))
     torch.save({}, tmp_path / 'x.pth')

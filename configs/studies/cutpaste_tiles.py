@@ -1,0 +1,44 @@
+"""Does a backbone that CutPaste trained help segmentation? FPN on ResNet-18 up to its third stage, magnetic tiles, short.
+
+Before it, after making the split that the base config names:
+    python tools/train.py configs/cutpaste/resnet18-l3_3way-patch64_tiles-160.py --work-dir work_dirs/cutpaste_tiles
+"""
+
+name = 'cutpaste_tiles'
+title = 'A CutPaste backbone on magnetic tiles'
+text = ('FPN on a ResNet-18 without its fourth stage, crop 160, five types of defects, exposures of one tile on one side, '
+        'the same 400 updates of 4 images for all arms. The ImageNet weights are those that CutPaste started from; CutPaste '
+        'saw the clean tiles of the training split alone, for 256 updates with stem and two stages fixed. Both come in '
+        'through CutPasteBackboneHook, which matched 100 % of the backbone. One CutPaste training for all seeds.')
+base = 'configs/bilevel/fpn-r18_baseline_2k_tiles-160.py'
+factor = dict(name='initialisation', keys=['*custom_hooks*'])
+iterations = 400
+val_interval = 100
+seeds = [0, 1, 2]
+selection = dict(metric='fg_mIoU', tie='last')
+metrics = ['fg_mIoU', 'cal_fg_mIoU', 'fg_AP', 'fg_mAcc', 'cRecall', 'FA_per_image']
+baseline = 'random'
+overrides = {
+    'model.backbone.num_stages': 3,
+    'model.backbone.strides': [1, 2, 2],
+    'model.backbone.dilations': [1, 1, 1],
+    'model.backbone.out_indices': [0, 1, 2],
+    'model.neck.in_channels': [64, 128, 256],
+    'model.neck.num_outs': 3,
+    'model.decode_head.in_channels': [64, 64, 64],
+    'model.decode_head.in_index': [0, 1, 2],
+    'model.decode_head.feature_strides': [4, 8, 16],
+    'train_dataloader.batch_size': 4,
+    'default_hooks.logger.interval': 20,
+}
+_runtime_hooks = [dict(type='ClassCheckHook'), dict(type='CalibrationHook'), dict(type='SelectionCheckHook')]
+_imagenet = 'weights/resnet18_imagenet_conv1-layer3_fp16.pth'
+_cutpaste = 'work_dirs/cutpaste_tiles/iter_256.pth'
+arms = {
+    'random': dict(note='random weights'),
+    'cutpaste': dict(
+        overrides={'custom_hooks': [*_runtime_hooks, dict(type='CutPasteBackboneHook', checkpoint=_cutpaste)]},
+        note='ImageNet, then CutPaste on clean training tiles'),
+    'imagenet': dict(
+        overrides={'custom_hooks': [*_runtime_hooks, dict(type='CutPasteBackboneHook', checkpoint=_imagenet)]},
+        note='ImageNet')}
