@@ -2,12 +2,14 @@
 
     python benchmarks/cutpaste_study.py --data-root data/mvtec_ad --category screw --arm patch64 --seed 0 \\
         --config configs/cutpaste/resnet18-l3_3way-patch64_256_mvtec-256.py --checkpoint work_dirs/screw/iter_128.pth
+    python benchmarks/cutpaste_study.py ... --detectors 'bank' 'bank, 4 turns' --suffix _bank
     python benchmarks/cutpaste_study.py --table
 
 The rule was fixed before this scored a test image: of the ways of scoring, the one with the highest AUROC of pasted
 against untouched held-out images, averaged over categories, for the backbone at hand. The test set is scored once in
 every way, so that the table shows what the rule chose and what it passed over. `tools/anomaly.py eval` gives the same
-numbers for one way at a time.
+numbers for one way at a time. `--detectors` scores ways that were fixed by argument in docs/results/cutpaste.md instead,
+with the detector of the tool and no held-out measure.
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ import torch
 from mmdefect.apis import load_config
 from mmdefect.apis.anomaly_choice import _held_out_views
 from mmdefect.apis.anomaly_eval import pixel_metrics, test_images
-from mmdefect.apis.anomaly_fit import detector_of_config, iter_batches
+from mmdefect.apis.anomaly_fit import detector_of_config, fit_detector, iter_batches
 from mmdefect.datasets.good_images import GoodImageDataset
 from mmdefect.functional.density import fit_gaussian
 from mmdefect.functional.density_kernel import fit_kernel_density
@@ -44,6 +46,10 @@ WAYS = {
     'layer2+layer3 heat kernel': (('layer2', 'layer3'), True, 'kernel'),
 }
 POINTS = 4096
+#: Settings of detectors by the name of the way. A patch of 24 pixels is 3 x 3 cells of either layer.
+_BANK = dict(layers=('layer2', 'layer3'), density='bank', score='heat', normalize=False, patch=24)
+DETECTORS = {'bank': _BANK, 'bank, 4 turns': dict(_BANK, turns=4), 'layer3 image gaussian, 4 turns': dict(layers=('layer3', ), turns=4)}
+BANK_POINTS = 8192
 
 
 def parse_args() -> argparse.Namespace:
@@ -56,6 +62,8 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--weights', help='ImageNet weights, in place of those in the config')
     parser.add_argument('--arm', default='untrained', help='name for the table')
     parser.add_argument('--seed', type=int, default=0, help='of the training, for the table; of random weights')
+    parser.add_argument('--detectors', nargs='+', choices=DETECTORS, help='score these ways instead')
+    parser.add_argument('--suffix', default='', help='of the record')
     parser.add_argument('--updates', type=int, default=0, help='of the training, for the table')
     return parser.parse_args()
 
@@ -147,6 +155,9 @@ def main() -> None:
     common.use_one_thread()
     options = {'model.backbone.init_cfg.checkpoint': args.weights} if args.weights else None
     cfg = load_config(args.config, options)
+    if args.detectors:
+        write(args, [score_detector(args, cfg, name) for name in args.detectors])
+        return
     detector = detector_of_config(cfg, args.checkpoint, args.seed, layers=('layer2', 'layer3'), patch=32)
     reader, size_hw = Reader(detector), detector.settings.size_hw
     parts = {p: [i['img_path'] for i in GoodImageDataset(args.data_root, args.category, p).load_data_list()]
@@ -167,10 +178,38 @@ def main() -> None:
             row |= pixel_metrics(heats[name], samples)
         rows.append({k: round(v, 4) if isinstance(v, float) else v for k, v in row.items()})
         print(rows[-1], flush=True)
+    write(args, rows)
+
+
+def score_detector(args: argparse.Namespace, cfg, name: str) -> dict:
+    """Fit the detector of one way on all normal images and score the test set once."""
+    settings = DETECTORS[name]
+    heat = settings.get('score') == 'heat'
+    normal = [i['img_path'] for i in GoodImageDataset(args.data_root, args.category).load_data_list()]
+    detector = fit_detector(detector_of_config(cfg, args.checkpoint, args.seed, **settings), normal, 'fast' if heat else None,
+                            folds=0, max_points=BANK_POINTS, batch=8, progress=name)
+    samples = test_images(args.data_root, args.category)
+    found = [detector.score_images(images) for _, images in
+             iter_batches([s.img_path for s in samples], detector.settings.size_hw, 8, f'test images: {name}')]
+    ranking = image_ranking(torch.cat([scores for scores, _ in found]).double().numpy(),
+                            np.array([not s.is_clean for s in samples]))
+    row = dict(way=name, AUROC=100 * ranking['AUROC'], AP=100 * ranking['AP'])
+    if heat:
+        row |= pixel_metrics(torch.cat([maps for _, maps in found]).half().numpy(), samples)
+    print(row, flush=True)
+    return {k: round(v, 4) if isinstance(v, float) else v for k, v in row.items()}
+
+
+def write(args: argparse.Namespace, rows: list[dict]) -> None:
+    """Write the record."""
+    normal = len(GoodImageDataset(args.data_root, args.category).load_data_list())
+    tested = len(test_images(args.data_root, args.category))
     command = f'python benchmarks/cutpaste_study.py --data-root DATA --category {args.category} --arm {args.arm} --seed {args.seed}'
-    facts = dict(command=command, category=args.category, arm=args.arm, seed=args.seed, updates=args.updates, config=Path(args.config).name,
-                 normal_images=sum(map(len, parts.values())), test_images=len(samples))
-    print(common.write_record(f'{args.category}_{args.arm}_s{args.seed}', rows, facts, RECORDS))
+    if args.detectors:
+        command += ' --detectors ' + ' '.join(f"'{name}'" for name in args.detectors) + f' --suffix {args.suffix}'
+    facts = dict(command=command, category=args.category, arm=args.arm, seed=args.seed, updates=args.updates,
+                 config=Path(args.config).name, normal_images=normal, test_images=tested)
+    print(common.write_record(f'{args.category}_{args.arm}_s{args.seed}{args.suffix}', rows, facts, RECORDS))
 
 
 def table() -> str:
