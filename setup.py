@@ -1,8 +1,9 @@
 """Install mmdefect; the exact versions that were measured together are in constraints.txt.
 
-The OpenMMLab packages are not in ``install_requires``: two alternative distributions provide the same modules, and a
-requirement on one of them would put it beside the other. ``mmdefect[mm]`` names the maintained one (``onedl-*``);
-who has upstream OpenMMLab installs plain ``mmdefect``. ``python -m mmdefect doctor`` says what is missing.
+Plain ``mmdefect`` is what a machine on the line needs; with ``mmdefect[runtime]`` it predicts from exported files, without
+torch. Training needs ``mmdefect[train]`` and OpenMMLab, of which two alternative distributions provide the same modules:
+a requirement on one of them would put it beside the other. ``mmdefect[mm]`` names the maintained one (``onedl-*``) and
+brings ``train``; who has upstream OpenMMLab installs ``mmdefect[train]``. ``mmdefect doctor`` says what is missing.
 """
 
 from pathlib import Path
@@ -13,11 +14,11 @@ from setuptools.command.build_py import build_py
 
 HERE = Path(__file__).resolve().parent
 
-CORE = [
+#: What prediction on the line imports, and nothing else.
+CORE = ['numpy>=1.26', 'opencv-python>=4.8']
+TRAIN = [
     'filelock>=3.12',
     'matplotlib>=3.7',
-    'numpy>=1.26',
-    'opencv-python>=4.8',
     'pillow>=10',
     'prettytable>=3.9',
     'rich>=13',
@@ -30,17 +31,18 @@ MM = [
 ]
 RUNTIME = ['onnxruntime>=1.17']
 EXTRAS = {
-    'mm': MM,
-    'pretrain': ['scikit-learn>=1.4', 'tensorboard>=2.15', 'timm>=1.0'],
-    'generation': ['accelerate>=1.0', 'diffusers>=0.32', 'pyyaml>=6', 'safetensors>=0.4', 'transformers>=4.48'],
+    'train': TRAIN,
+    'mm': [*TRAIN, *MM],
+    'pretrain': [*TRAIN, 'scikit-learn>=1.4', 'tensorboard>=2.15', 'timm>=1.0'],
+    'generation': [*TRAIN, 'accelerate>=1.0', 'diffusers>=0.32', 'pyyaml>=6', 'safetensors>=0.4', 'transformers>=4.48'],
     'runtime': RUNTIME,
-    'export': [*RUNTIME, 'onnx>=1.16', 'onnxscript>=0.5'],
+    'export': [*TRAIN, *RUNTIME, 'onnx>=1.16', 'onnxscript>=0.5'],
     'serve': [*RUNTIME, 'fastapi>=0.110', 'prometheus-client>=0.20', 'python-multipart>=0.0.20',
               'uvicorn>=0.27'],
     'ray': ['pandas>=2.2', 'pyarrow>=17', 'ray>=2.40'],
     'dev': [
-        'hypothesis>=6.100', 'kornia>=0.8', 'packaging>=23', 'pytest>=8', 'pytest-xdist>=3.5', 'pyyaml>=6', 'scikit-learn>=1.4',
-        'setuptools>=64', 'wheel>=0.41'
+        *TRAIN, 'hypothesis>=6.100', 'kornia>=0.8', 'packaging>=23', 'pytest>=8', 'pytest-xdist>=3.5', 'pyyaml>=6',
+        'scikit-learn>=1.4', 'setuptools>=64', 'wheel>=0.41'
     ],
 }
 

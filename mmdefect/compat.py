@@ -18,6 +18,8 @@ from importlib import metadata
 from pathlib import Path
 from types import ModuleType
 
+from mmdefect.extras import require
+
 #: Modules whose configs can be named as ``module::path`` in ``_base_``.
 CONFIG_PACKAGES = ('mmdefect', 'mmseg', 'mmpretrain')
 
@@ -82,8 +84,10 @@ def apply() -> None:
     """Make both distributions behave alike. Safe to call more than once; call it before importing mmseg.
 
     Raises:
+        ImportError: without torch or OpenMMLab, naming the extra that brings them.
         RuntimeError: if two distributions provide the same module.
     """
+    require('mm')
     doubled = doubled_modules()
     if doubled:
         sources = '; '.join(f'{module} comes from {" and ".join(found)}' for module, found in doubled.items())

@@ -17,7 +17,8 @@ import pytest
 import yaml
 from packaging.requirements import Requirement
 
-from mmdefect.doctor.pins import CORE, ONEDL, PARTS, parse_pins
+from mmdefect.doctor.pins import BASE, ONEDL, PARTS, TRAIN, parse_pins
+from mmdefect.extras import MODULES
 
 ROOT = Path(__file__).resolve().parents[1]
 SOURCES = ('mmdefect', 'configs', 'tools', 'setup.py', 'MANIFEST.in', 'README.md', 'constraints.txt')
@@ -77,14 +78,29 @@ def test_environment_yaml_equals_the_constraints(setup_arguments):
 
 def test_the_doctor_knows_the_same_packages(setup_arguments):
     extras = setup_arguments['extras_require']
-    assert set(CORE) == set(names(setup_arguments['install_requires']))
-    assert set(ONEDL) == set(names(extras['mm']))
-    parts = {extra: set(names(requirements)) for extra, requirements in extras.items() if extra not in ('mm', 'dev')}
+    assert set(BASE) == set(names(setup_arguments['install_requires']))
+    assert set(TRAIN) == set(names(extras['train']))
+    assert set(ONEDL) == set(names(extras['mm'])) - set(TRAIN)
+    parts = {extra: set(names(requirements)) - set(TRAIN)
+             for extra, requirements in extras.items() if extra not in ('train', 'mm', 'dev')}
     assert {part: set(distributions) for part, distributions in PARTS.items()} == parts
 
 
-def test_openmmlab_is_no_hard_requirement(setup_arguments):
-    assert not [n for n in names(setup_arguments['install_requires']) if 'mm' in n]
+def test_the_extras_know_the_modules_by_which_they_are_missed(setup_arguments):
+    extras = setup_arguments['extras_require']
+    assert {IMPORTED_AS.get(n, n) for n in names(extras['train'])} == set(MODULES['train'])
+    optional = {'mmpretrain'}  # only some backbones and pre-training need it
+    assert {IMPORTED_AS.get(n, n) for n in names(extras['mm'])} - optional == set(MODULES['mm'])
+
+
+def test_the_line_needs_two_packages_and_onnxruntime(setup_arguments):
+    assert set(names(setup_arguments['install_requires'])) == {'numpy', 'opencv-python'}
+    extras = setup_arguments['extras_require']
+    assert names(extras['runtime']) == ['onnxruntime']
+    for extra in ('runtime', 'serve', 'ray'):
+        assert not set(names(extras[extra])) & {*TRAIN, *ONEDL}
+    for extra in ('mm', 'pretrain', 'generation', 'export', 'dev'):
+        assert set(names(extras[extra])) >= set(TRAIN)
 
 
 def test_every_third_party_import_is_declared(setup_arguments):
@@ -111,7 +127,8 @@ def test_every_core_requirement_is_used(setup_arguments):
     files = [path for path in (ROOT / 'mmdefect').rglob('*.py') if path.parent.name != 'doctor']
     text = '\n'.join(path.read_text(encoding='utf-8') for path in files)
     imported = set(re.findall(r'^\s*(?:import|from) (\w+)', text, re.MULTILINE))
-    assert {IMPORTED_AS.get(n, n) for n in names(setup_arguments['install_requires'])} - imported == {'torchvision'}
+    core = [*names(setup_arguments['install_requires']), *names(setup_arguments['extras_require']['train'])]
+    assert {IMPORTED_AS.get(n, n) for n in core} - imported == {'torchvision'}
 
 
 @pytest.fixture(scope='module')

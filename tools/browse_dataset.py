@@ -9,13 +9,17 @@ import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-import cv2
-import numpy as np
-from mmengine.config import Config, DictAction
-from rich.console import Console
-from rich.progress import track
+from mmdefect.extras import stop_without
 
-from mmdefect.visualization import contact_sheet, draw_boxes, legend, overlay_labels
+stop_without('mm')
+
+import cv2  # noqa: E402
+import numpy as np  # noqa: E402
+from mmengine.config import Config, DictAction  # noqa: E402
+from rich.console import Console  # noqa: E402
+from rich.progress import track  # noqa: E402
+
+from mmdefect.visualization import contact_sheet, draw_boxes, legend, overlay_labels  # noqa: E402
 
 SPLITS = ('train', 'val', 'test')
 

@@ -11,11 +11,15 @@ import os
 import sys
 from pathlib import Path
 
-import cv2
-from mmengine.config import DictAction
+from mmdefect.extras import stop_without
 
-from mmdefect.visualization import contact_sheet, legend
-from mmdefect.visualization.synthesis_sheet import COLUMNS, defect_row
+stop_without('mm')
+
+import cv2  # noqa: E402
+from mmengine.config import DictAction  # noqa: E402
+
+from mmdefect.visualization import contact_sheet, legend  # noqa: E402
+from mmdefect.visualization.synthesis_sheet import COLUMNS, defect_row  # noqa: E402
 
 
 def parse_args() -> argparse.Namespace:

@@ -21,6 +21,10 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+from mmdefect.extras import stop_without  # noqa: E402
+
+stop_without('train', 'matplotlib', 'PIL', 'scipy')
+
 from mmdefect.experiments.compare import compare  # noqa: E402
 from mmdefect.experiments.compare_runs import load_groups, parse_group  # noqa: E402
 from mmdefect.experiments.comparison_text import published_sentences, render  # noqa: E402

@@ -65,6 +65,8 @@ def print_report(report, classes: tuple[str, ...]) -> None:
 
 def main() -> int:
     args = parse_args()
+    from mmdefect.extras import stop_without
+    stop_without('mm')
     from mmdefect.datasets.convert import convert
     from mmdefect.datasets.progress import track
     try:

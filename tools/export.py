@@ -30,6 +30,8 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> int:
     args = parse_args()
+    from mmdefect.extras import stop_without
+    stop_without('mm')
     from mmdefect.apis.export import export
     size = None if args.size is None else (args.size[0], args.size[-1])
     try:

@@ -44,6 +44,8 @@ def main(argv: list[str] | None = None) -> int:
     if argv[0] not in COMMANDS:
         print(f'error: the command must be one of {", ".join(COMMANDS)}, got {argv[0]!r}.', file=sys.stderr)
         return 2
+    from mmdefect.extras import stop_without
+    stop_without('train')
     try:
         module = importlib.import_module(COMMANDS[argv[0]][0])
         parser = argparse.ArgumentParser(prog=f'generate.py {argv[0]}', description=module.DESCRIPTION,

@@ -34,6 +34,8 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> int:
     args = parse_args()
+    from mmdefect.extras import stop_without
+    stop_without('mm')
     from mmdefect.datasets.census_report import make_console
     from mmdefect.datasets.progress import track
     from mmdefect.datasets.project import init_project

@@ -15,10 +15,14 @@ import os
 import sys
 from pathlib import Path
 
-import cv2
-
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
+
+from mmdefect.extras import stop_without  # noqa: E402
+
+stop_without('train', 'matplotlib', 'PIL', 'scipy')
+
+import cv2  # noqa: E402
 
 from mmdefect.experiments.evidence.label_review import (compare_folders, find_pairs, review_sheet,  # noqa: E402
                                                         summary, to_csv)

@@ -37,6 +37,9 @@ def main() -> int:
     if args.paths:
         print(*sorted(p for p in args.root.glob('[!_]*/*.py') if p.parent.name != 'studies'), sep='\n')
         return 0
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+    from mmdefect.extras import stop_without
+    stop_without('train', 'prettytable')
     from prettytable import HRuleStyle, PrettyTable
     cells, columns = matrix(args.root)
     table = PrettyTable(['model', *columns], align='l', hrules=HRuleStyle.ALL)

@@ -6,13 +6,18 @@ import argparse
 import sys
 from pathlib import Path
 
-import cv2
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from mmdefect.extras import stop_without
 
-from mmdefect.demo.overview import demo_overview
-from mmdefect.demo.plan import LAYOUTS
-from mmdefect.demo.write import write_demo_dataset
+stop_without('train', 'PIL', 'rich', 'scipy')
+
+import cv2  # noqa: E402
+from rich.console import Console  # noqa: E402
+from rich.progress import (BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn,  # noqa: E402
+                           TimeRemainingColumn)
+
+from mmdefect.demo.overview import demo_overview  # noqa: E402
+from mmdefect.demo.plan import LAYOUTS  # noqa: E402
+from mmdefect.demo.write import write_demo_dataset  # noqa: E402
 
 
 def parse_args() -> argparse.Namespace:

@@ -18,6 +18,10 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+from mmdefect.extras import stop_without  # noqa: E402
+
+stop_without('train', 'matplotlib', 'PIL', 'scipy')
+
 from mmdefect.experiments.evidence.report import SearchPlaces, write_report  # noqa: E402
 
 

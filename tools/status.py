@@ -12,12 +12,16 @@ import sys
 import time
 from pathlib import Path
 
-from rich.console import Console
-from rich.live import Live
-from rich.table import Table
-
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
+
+from mmdefect.extras import stop_without  # noqa: E402
+
+stop_without('train', 'rich')
+
+from rich.console import Console  # noqa: E402
+from rich.live import Live  # noqa: E402
+from rich.table import Table  # noqa: E402
 
 from mmdefect.experiments.progress import Progress, read_progress, time_left  # noqa: E402
 

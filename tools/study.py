@@ -20,6 +20,10 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+from mmdefect.extras import stop_without  # noqa: E402
+
+stop_without('train', 'matplotlib', 'PIL', 'scipy')
+
 from mmdefect.experiments.engine_options import add_engine_options, engine_of  # noqa: E402
 from mmdefect.experiments.process import stop_signals  # noqa: E402
 from mmdefect.experiments.records import read_json, write_json  # noqa: E402

@@ -14,9 +14,13 @@ import os
 import sys
 import time
 
-from mmengine.config import DictAction
+from mmdefect.extras import stop_without
 
-from mmdefect.experiments.engine_options import add_worker_options, workers_of
+stop_without('mm')
+
+from mmengine.config import DictAction  # noqa: E402
+
+from mmdefect.experiments.engine_options import add_worker_options, workers_of  # noqa: E402
 
 
 def parse_args() -> argparse.Namespace:

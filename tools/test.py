@@ -6,7 +6,11 @@ import argparse
 import os
 import sys
 
-from mmengine.config import DictAction
+from mmdefect.extras import stop_without
+
+stop_without('mm')
+
+from mmengine.config import DictAction  # noqa: E402
 
 
 def parse_args() -> argparse.Namespace:

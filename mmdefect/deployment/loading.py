@@ -20,6 +20,7 @@ def load_predictor(model_path: str | Path, **options) -> Predictor:
 
     Raises:
         FileNotFoundError: if there is no such file.
+        ImportError: if what the file runs on is not installed.
         ValueError: if an option belongs to the other kind of model.
     """
     path = Path(model_path)
@@ -36,4 +37,8 @@ def load_predictor(model_path: str | Path, **options) -> Predictor:
         return OnnxPredictor(path, **options)
     # Not a plain import: the pure layer knows the others by name only, and only where somebody asked for them.
     from importlib import import_module
-    return import_module('mmdefect.apis.inference').open_model(path, **options)
+    try:
+        torch_side = import_module('mmdefect.apis.inference')
+    except ImportError as err:
+        raise ImportError(f'{path} needs PyTorch and OpenMMLab, but {err} Or export it to .onnx where they are.') from err
+    return torch_side.open_model(path, **options)

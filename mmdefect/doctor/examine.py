@@ -10,10 +10,10 @@ from dataclasses import dataclass, field
 
 from mmdefect import __version__, compat
 
-from .pins import (CORE, ONEDL, OPENCV, PARTS, UPSTREAM, UPSTREAM_UNDECLARED, installed_version, pip, pip_install,
-                   read_pins)
-from .probes import DIAGNOSIS, OPTIONAL, Outcome, probe_all, probe_core
-from .rules import Finding, check_device, check_metadata, explain, family
+from .pins import (BASE, CORE, ONEDL, OPENCV, PARTS, TRAIN, UPSTREAM, UPSTREAM_UNDECLARED, installed_version, pip,
+                   pip_install, read_pins)
+from .probes import DIAGNOSIS, OPTIONAL, Outcome, probe_all, probe_core, probe_runtime
+from .rules import Finding, check_device, check_metadata, explain, family, is_for_prediction_only
 
 
 _REINSTALL = (f'{pip()} install --force-reinstall --no-deps -e . in a fresh checkout; '
@@ -48,6 +48,7 @@ class Examination:
     parts: list[Part] = field(default_factory=list)
     findings: list[Finding] = field(default_factory=list)
     core_works: bool = False
+    core: str = 'one training step'
 
     @property
     def exit_code(self) -> int:
@@ -57,6 +58,8 @@ class Examination:
 
 def examine() -> Examination:
     """Examine this interpreter's environment; takes some seconds, because things are really imported and run."""
+    if is_for_prediction_only():
+        return _examine_runtime()
     result = Examination(_machine(), _packages(), findings=check_metadata())
     core = probe_core()
     result.core_works = core.ok
@@ -70,22 +73,42 @@ def examine() -> Examination:
     return result
 
 
+def _examine_runtime() -> Examination:
+    """A machine without torch and OpenMMLab predicts from exported files, if onnxruntime is there, and nothing more."""
+    outcome = probe_runtime()
+    result = Examination(_machine(), _rows([n for n in BASE if n not in OPENCV] + _opencv() + ['onnxruntime']),
+                         findings=check_metadata(), core_works=outcome.ok, core='prediction of exported files')
+    if not outcome.ok:
+        result.findings = [explain('opencv-python', outcome), *result.findings]
+    elif installed_version('onnxruntime') is None:
+        result.findings.append(Finding('error', 'not installed: onnxruntime, on which exported files run; nor torch, on '
+                                       'which training does', pip_install('onnxruntime')))
+    result.parts = [*_parts(('runtime', 'serve')), Part('training', 'absent', pip_install(*TRAIN, *ONEDL))]
+    return result
+
+
 def _machine() -> list[tuple[str, str]]:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
     return [('mmdefect', __version__), ('Python', f'{sys.version.split()[0]} ({sys.executable})'),
             ('Machine', f'{platform.system()} {platform.machine()}, {cores} CPU cores')]
 
 
+def _opencv() -> list[str]:
+    return [n for n in OPENCV if installed_version(n)] or ['opencv-python']
+
+
 def _packages() -> list[Package]:
-    pins = {**read_pins(), **UPSTREAM}
-    opencv = [n for n in OPENCV if installed_version(n)] or ['opencv-python']
-    names = [n for n in CORE if n != 'opencv-python'] + opencv
+    names = [n for n in CORE if n != 'opencv-python'] + _opencv()
     wanted = UPSTREAM if family() == 'upstream' else ONEDL
     for (module, _), preferred in zip(compat.DISTRIBUTIONS.items(), wanted, strict=True):
         names += list(compat.installed_distributions(module)) or [preferred]
     if family() == 'upstream':
         names += UPSTREAM_UNDECLARED
-    rows = []
+    return _rows(names)
+
+
+def _rows(names: list[str]) -> list[Package]:
+    pins, rows = {**read_pins(), **UPSTREAM}, []
     for name in names:
         installed, measured = installed_version(name) or '-', pins.get(name, '')
         remark = ''
@@ -127,17 +150,17 @@ def _diagnose(core: Outcome, findings: list[Finding]) -> list[Finding]:
     return found + [f for f in findings if f.mend not in mends]
 
 
-def _parts() -> list[Part]:
+def _parts(names: tuple[str, ...] = tuple(OPTIONAL)) -> list[Part]:
     absent = {part: [n for n in names if installed_version(n) is None] for part, names in PARTS.items()}
-    codes = {part: code for part, code in OPTIONAL.items() if not absent.get(part)}
+    codes = {part: code for part, code in OPTIONAL.items() if part in names and not absent.get(part)}
     if not compat.has_compiled_ops():
-        codes.pop('compiled operators')
+        codes.pop('compiled operators', None)
     if not compat.installed_distributions('mmpretrain'):
         codes.pop('pretrain', None)
         absent['pretrain'].append('mmpretrain' if family() == 'upstream' else 'onedl-mmpretrain')
     outcomes = probe_all(codes)
     parts = []
-    for name in OPTIONAL:
+    for name in names:
         if name in outcomes:
             outcome = outcomes[name]
             if outcome.ok:

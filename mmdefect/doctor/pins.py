@@ -7,11 +7,12 @@ import sys
 from importlib import metadata
 from pathlib import Path
 
-#: What ``import mmdefect.registration`` needs beside OpenMMLab.
-CORE = ('torch', 'torchvision', 'numpy', 'opencv-python', 'scipy', 'pillow', 'matplotlib', 'prettytable', 'rich',
-        'filelock')
+#: What every installation has, and what training needs beside OpenMMLab (the extra ``train``).
+BASE = ('numpy', 'opencv-python')
+TRAIN = ('torch', 'torchvision', 'scipy', 'pillow', 'matplotlib', 'prettytable', 'rich', 'filelock')
+CORE = (*BASE, *TRAIN)
 
-#: Distributions of each optional part; equal to the extras of setup.py.
+#: Distributions of each optional part; equal to the extras of setup.py without ``train``, which several of them bring.
 PARTS = {
     'pretrain': ('scikit-learn', 'tensorboard', 'timm'),
     'generation': ('accelerate', 'diffusers', 'pyyaml', 'safetensors', 'transformers'),

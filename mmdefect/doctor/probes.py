@@ -39,6 +39,8 @@ losses = model(torch.rand(2, 3, 64, 64), labels, mode='loss')
 sum(v for k, v in losses.items() if 'loss' in k).backward()
 '''
 
+_RUNTIME = 'import cv2, numpy; import mmdefect.deployment.predict, mmdefect.deployment.runtime'
+
 #: Tried when the core does not run, to find the package at fault.
 DIAGNOSIS = {
     'numpy': 'import numpy',
@@ -99,6 +101,11 @@ def probe(code: str) -> Outcome:
 def probe_core() -> Outcome:
     """Import everything the core needs and do one training step on random numbers; prints the device as JSON first."""
     return probe(_CORE)
+
+
+def probe_runtime() -> Outcome:
+    """Import what predicts from exported files."""
+    return probe(_RUNTIME)
 
 
 def probe_all(codes: dict[str, str]) -> dict[str, Outcome]:

@@ -11,7 +11,7 @@ def render(found: Examination) -> str:
         _table([(f'{name}:', value) for name, value in found.machine]),
         _table([('package', 'installed', 'measured', ''),
                 *((p.name, p.installed, p.measured or '-', p.remark) for p in found.packages)]),
-        _table([('part', 'state', ''), ('core (one training step)', 'works' if found.core_works else 'BROKEN', ''),
+        _table([('part', 'state', ''), (f'core ({found.core})', 'works' if found.core_works else 'BROKEN', ''),
                 *((p.name, p.state, p.note) for p in found.parts)]),
     ]
     for finding in found.findings:

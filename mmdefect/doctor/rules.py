@@ -31,8 +31,16 @@ def family() -> str:
     return 'upstream' if upstream > onedl else 'onedl'
 
 
+def is_for_prediction_only() -> bool:
+    """Whether NumPy and OpenCV are here, and nothing of torch and OpenMMLab: a machine on the line."""
+    trains = installed_version('torch') or any(compat.installed_distributions(m) for m in compat.DISTRIBUTIONS)
+    return not trains and installed_version('numpy') is not None and any(installed_version(n) for n in OPENCV)
+
+
 def check_metadata() -> list[Finding]:
     """Everything that can be said without importing anything."""
+    if is_for_prediction_only():
+        return [finding for check in (_python, _two_opencv) for finding in check()]
     checks = (_python, _doubled, _mixed_families, _missing, _torch_pair, _mmcv_window, _undeclared, _two_opencv,
               _shared_memory)
     return [finding for check in checks for finding in check()]

@@ -14,7 +14,8 @@ ALLOWED = {
     # Hooks and samplers act on the other adapters: labels of data sets, losses of models, counters of metrics.
     'engine': {*PURE, 'datasets', 'models', 'evaluation', 'compat', 'registry'},
     'apis': {*PURE, *ADAPTERS, 'compat', 'registry', 'registration'},
-    'compat': set(),
+    'extras': set(),
+    'compat': {'extras'},
     'registry': {'compat'},
     'registration': {'compat', 'registry', *ADAPTERS},
     'doctor': {'compat'},
