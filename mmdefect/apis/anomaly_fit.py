@@ -26,7 +26,7 @@ from mmdefect.functional.density_moments import Moments
 from mmdefect.functional.score_scale import fit_scale, fold_of
 from mmdefect.models.anomaly_detector import AnomalyDetector, DetectorSettings, build_backbone, stack_images
 
-_CANDIDATES = 32  # embeddings looked at for each that a bank keeps
+_CANDIDATES = 16  # embeddings looked at for each that a bank keeps
 _FIT_STRIDE = 16  # exact mode: neighbouring patches are nearly equal, so the fit takes every fourth of a stride of 4
 
 
