@@ -33,7 +33,8 @@ MODELS = {
 }
 
 
-def make_loop(model: str, folder: Path, size: int, batch_size: int, estimator: dict, plain: bool = False):
+def make_loop(model: str, folder: Path, size: int, batch_size: int, estimator: dict, plain: bool = False,
+              share: float = 0.5):
     """Return a loop that is ready for its steps, and one batch of synthetic parts."""
     from mmengine.config import Config
     from mmengine.runner import Runner
@@ -59,7 +60,7 @@ def make_loop(model: str, folder: Path, size: int, batch_size: int, estimator: d
         synthesis=dict(ratio=dict(real=1, synthetic=2, clean=1), location=dict(object='frame'), where='device',
                        transforms=[dict(type='PasteDefects', policy=dict(places=dict(even=1), min_inside=0.0))]),
         bilevel=dict(policy=dict(learn=('weights', 'location'), location=dict(type='net')), estimator=estimator,
-                     interval=INTERVAL, warm_up=0, outer=dict(batch_size=batch_size))))
+                     interval=INTERVAL, warm_up=0, curvature_share=share, outer=dict(batch_size=batch_size))))
     if plain:
         cfg.bilevel = None
     compose(cfg)
@@ -112,10 +113,10 @@ def write_pictures(folder: Path, size: int, count: int) -> None:
         format='mmdefect-split/1', protocol=dict(name='fractions'), seed=0, counts={}, notes={}, splits=splits)))
 
 
-def peak_megabytes(model: str, folder: Path, size: int, batch_size: int, case: str) -> float:
+def peak_megabytes(model: str, folder: Path, size: int, batch_size: int, case: str, share: float) -> float:
     """Return the peak of resident memory during steps above that before them, in a process of its own."""
     command = [sys.executable, __file__, '--measure', case, '--models', model, '--size', str(size), '--batch-size',
-               str(batch_size), '--folder', str(folder)]
+               str(batch_size), '--folder', str(folder), '--curvature-share', str(share)]
     answer = subprocess.run(command, capture_output=True, text=True)
     if answer.returncode:
         raise RuntimeError(f'measuring {case} of {model} failed:\n{answer.stderr[-2000:]}')
@@ -130,7 +131,7 @@ def resident_megabytes(key: str) -> float:
 def measure(args: argparse.Namespace) -> None:
     plain = args.measure == 'plain'
     loop, batch = make_loop(args.models[0], args.folder, args.size, args.batch_size,
-                            ESTIMATORS.get(args.measure, ESTIMATORS['one_step']), plain)
+                            ESTIMATORS.get(args.measure, ESTIMATORS['one_step']), plain, args.curvature_share)
     if not plain:
         loop.preprocessor.set_synthesis(loop.synthesis)
     before = resident_megabytes('VmRSS')
@@ -144,7 +145,7 @@ def measure(args: argparse.Namespace) -> None:
 def run_model(model: str, folder: Path, args: argparse.Namespace) -> list[dict]:
     from mmdefect.functional.bilevel import make_estimator
     names = [name for name in ESTIMATORS if not args.only or name in args.only]
-    loop, batch = make_loop(model, folder, args.size, args.batch_size, ESTIMATORS[names[0]])
+    loop, batch = make_loop(model, folder, args.size, args.batch_size, ESTIMATORS[names[0]], share=args.curvature_share)
     recipe = loop.preprocessor._synthesize
 
     def plain() -> None:  # the recipe as it was before the loop took its place
@@ -161,11 +162,11 @@ def run_model(model: str, folder: Path, args: argparse.Namespace) -> list[dict]:
     contestants |= {name: (lambda name=name: outer(name)) for name in names}
     times = common.race(contestants, args.seconds, warm_up=1, most=args.most)
     plain_ms = times['plain']['median_ms']
-    base = peak_megabytes(model, folder, args.size, args.batch_size, 'plain') if not args.no_memory else 0.0
+    base = peak_megabytes(model, folder, args.size, args.batch_size, 'plain', args.curvature_share) if not args.no_memory else 0.0
     rows = []
     for name in names:
         outer_ms, inner_ms = times[name]['median_ms'], times['inner']['median_ms']
-        peak = peak_megabytes(model, folder, args.size, args.batch_size, name) if not args.no_memory else 0.0
+        peak = peak_megabytes(model, folder, args.size, args.batch_size, name, args.curvature_share) if not args.no_memory else 0.0
         rows.append(dict(model=model, estimator=name, plain_ms=plain_ms, inner_over_plain=inner_ms / plain_ms,
                          outer_over_plain=outer_ms / plain_ms,
                          training_at_k7=(INTERVAL * inner_ms + outer_ms) / (INTERVAL * plain_ms),
@@ -179,6 +180,7 @@ def main() -> None:
     parser.add_argument('--only', nargs='+', choices=ESTIMATORS, help='estimators (default: all)')
     parser.add_argument('--size', type=int, default=256)
     parser.add_argument('--batch-size', type=int, default=4)
+    parser.add_argument('--curvature-share', type=float, default=0.5, help='of the batch (default: half)')
     parser.add_argument('--seconds', type=float, default=10, help='for each step of each model')
     parser.add_argument('--most', type=int, default=15)
     parser.add_argument('--no-memory', action='store_true')
@@ -194,7 +196,8 @@ def main() -> None:
         os.environ['MMDEFECT_CACHE'] = f'{folder}/cache'
         write_pictures(Path(folder), args.size, 3 * args.batch_size)
         rows = [row for model in args.models for row in run_model(model, Path(folder), args)]
-    common.write_record(args.name, rows, dict(size=args.size, batch_size=args.batch_size, interval=INTERVAL))
+    common.write_record(args.name, rows, dict(size=args.size, batch_size=args.batch_size, interval=INTERVAL,
+                                             curvature_share=args.curvature_share))
     print(common.format_table([{k: v for k, v in row.items() if v is not None} for row in rows]))
 
 

@@ -6,14 +6,14 @@ Before it, after making the split that the base config names:
 
 name = 'cutpaste_tiles'
 title = 'A CutPaste backbone on magnetic tiles'
-text = ('FPN on a ResNet-18 without its fourth stage, crop 160, five types of defects, exposures of one tile on one side, '
-        'the same 400 updates of 4 images for all arms. The ImageNet weights are those that CutPaste started from; CutPaste '
+text = ('FPN on a ResNet-18 without its fourth stage, crop 128, five types of defects, exposures of one tile on one side, '
+        'the same 256 updates of 4 images for all arms. The ImageNet weights are those that CutPaste started from; CutPaste '
         'saw the clean tiles of the training split alone, for 256 updates with stem and two stages fixed. Both come in '
         'through CutPasteBackboneHook, which matched 100 % of the backbone. One CutPaste training for all seeds.')
 base = 'configs/bilevel/fpn-r18_baseline_2k_tiles-160.py'
 factor = dict(name='initialisation', keys=['*custom_hooks*'])
-iterations = 400
-val_interval = 100
+iterations = 256
+val_interval = 128
 seeds = [0, 1, 2]
 selection = dict(metric='fg_mIoU', tie='last')
 metrics = ['fg_mIoU', 'cal_fg_mIoU', 'fg_AP', 'fg_mAcc', 'cRecall', 'FA_per_image']
@@ -28,6 +28,8 @@ overrides = {
     'model.decode_head.in_channels': [64, 64, 64],
     'model.decode_head.in_index': [0, 1, 2],
     'model.decode_head.feature_strides': [4, 8, 16],
+    'crop_size': [128, 128],
+    'image_scale': [128, 128],
     'train_dataloader.batch_size': 4,
     'default_hooks.logger.interval': 20,
 }

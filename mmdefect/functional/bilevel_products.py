@@ -63,9 +63,10 @@ class DifferenceProducts(Products):
     def __init__(self, problem: BilevelProblem, radius: float) -> None:
         super().__init__(problem, radius)
         self._here: list[Tensor] | None = None
+        self._before = [w.detach().clone() for w in problem.weights]
 
     def _reach(self, vector: list[Tensor]) -> float:
-        norm = dot(vector, vector)**0.5
+        norm = sum(float(torch.linalg.vector_norm(v.detach()))**2 for v in vector)**0.5
         return self.radius / norm if norm > 0 else 0.0
 
     def _hessian(self, vector: list[Tensor]) -> list[Tensor]:
@@ -75,9 +76,9 @@ class DifferenceProducts(Products):
         reach = self._reach(vector)
         if reach == 0:
             return [torch.zeros_like(v) for v in vector]
-        with moved(self.problem.weights, vector, reach):
+        with moved(self.problem.weights, vector, reach, self._before):
             there = gradients(loss(), self.problem.weights)
-        return [(b - a) / reach for a, b in zip(self._here, there, strict=True)]
+        return [(b - a).div_(reach) for a, b in zip(self._here, there, strict=True)]
 
     def mixed(self, vector: list[Tensor]) -> list[Tensor]:
         reach = self._reach(vector)
@@ -85,7 +86,7 @@ class DifferenceProducts(Products):
             return [torch.zeros_like(p) for p in self.problem.policy]
         sides = []
         for sign in (1, -1):
-            with moved(self.problem.weights, vector, sign * reach), without_gradient(self.problem.weights):
+            with moved(self.problem.weights, vector, sign * reach, self._before), without_gradient(self.problem.weights):
                 sides.append(gradients(self.problem.inner_loss(), self.problem.policy))
         return [(b - a) / (2 * reach) for b, a in zip(*sides, strict=True)]
 
@@ -115,13 +116,16 @@ def dot(one: Sequence[Tensor], other: Sequence[Tensor]) -> float:
 
 
 @contextmanager
-def moved(weights: Sequence[Tensor], direction: Sequence[Tensor], length: float):
-    """Move the weights inside the block; afterwards they have their bits again, whatever happened."""
-    before = [w.detach().clone() for w in weights]
+def moved(weights: Sequence[Tensor], direction: Sequence[Tensor], length: float, before: Sequence[Tensor] | None = None):
+    """Move the weights inside the block; afterwards they have their bits again, whatever happened.
+
+    ``before`` is a copy of the weights as they are; one is made if it is None.
+    """
+    before = [w.detach().clone() for w in weights] if before is None else before
     try:
         with torch.no_grad():
-            for w, d in zip(weights, direction, strict=True):
-                w.add_(d, alpha=length)
+            for w, old, d in zip(weights, before, direction, strict=True):
+                torch.add(old, d, alpha=length, out=w)
         yield
     finally:
         with torch.no_grad():
