@@ -48,8 +48,7 @@ WAYS = {
 POINTS = 4096
 #: Settings of detectors by the name of the way. A patch of 24 pixels is 3 x 3 cells of either layer.
 _BANK = dict(layers=('layer2', 'layer3'), density='bank', score='heat', normalize=False, patch=24)
-DETECTORS = {'bank': _BANK, 'bank, 4 turns': dict(_BANK, turns=4), 'layer3 image gaussian, 4 turns': dict(layers=('layer3', ), turns=4)}
-BANK_POINTS = 8192
+DETECTORS = {'bank': _BANK, 'bank, 4 turns': dict(_BANK, turns=4)}
 
 
 def parse_args() -> argparse.Namespace:
@@ -187,7 +186,7 @@ def score_detector(args: argparse.Namespace, cfg, name: str) -> dict:
     heat = settings.get('score') == 'heat'
     normal = [i['img_path'] for i in GoodImageDataset(args.data_root, args.category).load_data_list()]
     detector = fit_detector(detector_of_config(cfg, args.checkpoint, args.seed, **settings), normal, 'fast' if heat else None,
-                            folds=0, max_points=BANK_POINTS, batch=8, progress=name)
+                            folds=0, batch=8, progress=name)
     samples = test_images(args.data_root, args.category)
     found = [detector.score_images(images) for _, images in
              iter_batches([s.img_path for s in samples], detector.settings.size_hw, 8, f'test images: {name}')]

@@ -144,9 +144,9 @@ def _first_pass(detector: AnomalyDetector, paths: Sequence[str], spaces: Sequenc
     folds = int(fold.max()) + 1
     kept: dict[str, list[list]] = {space: [[] for _ in range(folds)] for space in spaces}
     for start, images in iter_batches(paths, detector.settings.size_hw, batch, progress):
-        for space in spaces:
-            for _, turned in detector.turned(images):
-                rows = detector.embeddings(turned, space, stride=max(_FIT_STRIDE, detector.settings.stride))
+        for _, turned in detector.turned(images):
+            found = detector.fit_rows(turned, spaces, max(_FIT_STRIDE, detector.settings.stride))
+            for space, rows in found.items():
                 for i, own in enumerate(rows.reshape(len(images), -1, rows.shape[-1])):
                     if density == 'kde':
                         own = own[torch.randperm(len(own), generator=generator)[:share]]

@@ -113,6 +113,12 @@ class AnomalyDetector(nn.Module):
                 return self.features.embed_map(images, self.settings.patch)
             return self.features.embed_patches(images, self.settings.patch, stride or self.settings.stride)
 
+    def fit_rows(self, images: Tensor, spaces: Sequence[str], stride: int) -> dict[str, Tensor]:
+        """Return the embeddings of each space, ``(B, ..., D)``; pooled image and feature map come from one pass."""
+        if set(spaces) == {'image', 'fast'}:
+            return dict(zip(('image', 'fast'), self.features.embed_with_map(images, self.settings.patch), strict=True))
+        return {space: self.embeddings(images, space, stride=stride) for space in spaces}
+
     def heat_maps(self, images: Tensor, mode: str | None = None, density=None, precision: str = 'fp32') -> Tensor:
         """Return how far each pixel's surroundings lie from normal ones, ``(B, H, W)`` float32, raw distances."""
         mode = mode or self.mode

@@ -100,21 +100,33 @@ class BackboneFeatures(nn.Module):
         Returns:
             ``(B, rows, columns, D)`` float32.
         """
-        maps = [m.float() for m in self.read(self.prepare(images).contiguous(memory_format=torch.channels_last),
-                                             self._fused())]
+        return self._cells(self._read_fused(images), patch, tuple(images.shape[2:]))
+
+    @torch.inference_mode()
+    def embed_with_map(self, images: Tensor, patch: int) -> tuple[Tensor, Tensor]:
+        """Return one embedding for each image, ``(B, D)``, and those of :meth:`embed_map`, from one pass."""
+        maps = self._read_fused(images)
+        pooled = torch.cat([self._scaled(pool(m)) for m in maps], 1)
+        return pooled, self._cells(maps, patch, tuple(images.shape[2:]))
+
+    def _read_fused(self, images: Tensor) -> list[Tensor]:
+        inputs = self.prepare(images).contiguous(memory_format=torch.channels_last)
+        return [m.float() for m in self.read(inputs, self._fused())]
+
+    def _cells(self, maps: list[Tensor], patch: int, size_hw: tuple[int, int]) -> Tensor:
         if any(m.ndim != 4 for m in maps):
             raise ValueError('a heat map needs layers that put out maps (B, C, h, w); name such `layers`.')
         size = max((tuple(m.shape[2:]) for m in maps))
         cells = []
         for m in maps:
-            window = max(1, round(patch * m.shape[2] / images.shape[2]))
+            window = max(1, round(patch * m.shape[2] / size_hw[0]))
             if window > 1:
                 window += 1 - window % 2  # odd, so that the window is centred on its cell
                 m = F.avg_pool2d(m, window, 1, window // 2, count_include_pad=False)
             if tuple(m.shape[2:]) != size:
                 m = F.interpolate(m, size, mode='bilinear', align_corners=False)
             cells.append(self._scaled(m.permute(0, 2, 3, 1).flatten(0, 2)))
-        return torch.cat(cells, 1).view(len(images), *size, -1)
+        return torch.cat(cells, 1).view(len(maps[0]), *size, -1)
 
     def _scaled(self, rows: Tensor) -> Tensor:
         return normalize_rows(rows) if self.normalize else rows

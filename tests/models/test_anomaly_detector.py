@@ -69,6 +69,13 @@ def test_scores_depend_on_the_image_alone(density, mode):
     assert heat.shape == (3, 64, 64) and scores.shape == (3, )
 
 
+def test_image_and_map_of_one_pass_are_those_of_two():
+    model, images = detector(spaces=('image', ), layers=('layer2', 'layer3')), pictures(2, 10)
+    rows = model.fit_rows(images, ('image', 'fast'), 16)
+    for space, own in rows.items():
+        torch.testing.assert_close(own, model.embeddings(images, space), atol=1e-5, rtol=1e-4)
+
+
 def test_heat_score_is_the_hottest_pixel():
     scores, heat = detector(score='heat').score_images(pictures(2, 4))
     assert torch.equal(scores, heat.amax((1, 2)))
