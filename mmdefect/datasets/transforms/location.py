@@ -41,18 +41,22 @@ class LoadLocationMap(BaseTransform):
         template: path of the picture, for ``object='template'``.
         density: learned map of likely places in the frame: an image or ``.npy`` for all pictures, or a folder with one
             for each stem. An ``.npy`` of three dimensions holds a map for each class, row 0 (normal) is not used.
+        margin: a foreground that was found ends this many pixels of the picture, as it was read, before its outline, where
+            pixels are mixed of object and background. Masks that were given count as they are.
         cache_size: so many foregrounds are remembered in each worker, 18 kB each.
     """
 
     def __init__(self, object: str = 'foreground', masks: str | None = None, template: str | None = None,
-                 density: str | None = None, cache_size: int = 1024) -> None:
+                 density: str | None = None, margin: int = 2, cache_size: int = 1024) -> None:
         if object not in OBJECTS:
             raise ValueError(f'`object` must be one of {", ".join(OBJECTS)}, got {object!r}.')
         if (template is None) == (object == 'template'):
             raise ValueError(f'`template` must be the path of a picture exactly when `object` is \'template\', got '
                              f'{template!r} with {object!r}.')
+        if margin < 0:
+            raise ValueError(f'`margin` must be a number of pixels from 0 on, got {margin!r}.')
         self.object, self.masks, self.template, self.density = object, masks, template, density
-        self.cache_size = cache_size
+        self.margin, self.cache_size = margin, cache_size
         self._foregrounds: OrderedDict[str, tuple[ndarray, tuple[int, int]]] = OrderedDict()
         self._folders: dict[str, dict[str, str]] = {}
 
@@ -85,7 +89,11 @@ class LoadLocationMap(BaseTransform):
             small = _template(self.template)
         else:
             small = self._foreground(results['img_path'], results['img'])
-        return small if small.shape == size_hw else cv2.resize(small, size_hw[::-1], interpolation=cv2.INTER_NEAREST)
+        mask = small if small.shape == size_hw else cv2.resize(small, size_hw[::-1], interpolation=cv2.INTER_NEAREST)
+        if self.object == 'masks' or not self.margin:
+            return mask
+        side = 2 * self.margin + 1
+        return cv2.erode(mask, np.ones((side, side), np.uint8))  # what lies beyond the frame takes nothing away
 
     def _foreground(self, path: str, image: ndarray) -> ndarray:
         entry = self._foregrounds.get(path)
@@ -111,7 +119,7 @@ class LoadLocationMap(BaseTransform):
 
     def __repr__(self) -> str:
         return (f'{self.__class__.__name__}(object={self.object!r}, masks={self.masks!r}, template={self.template!r}, '
-                f'density={self.density!r})')
+                f'density={self.density!r}, margin={self.margin})')
 
 
 @lru_cache(maxsize=4)

@@ -120,6 +120,16 @@ def test_draws_are_counted_by_rank(dataset):
     assert numbers == [0, 0, 3, 3]
 
 
+def test_a_found_object_ends_before_its_mixed_pixels_but_not_at_the_frame():
+    rows, columns = np.mgrid[:600, :500]
+    share = np.clip(140.3 - np.hypot(rows - 300, columns - 20), 0, 1)  # a disc that the frame cuts off
+    image = np.repeat(np.rint(255 - 190 * share)[..., None], 3, 2).astype(np.uint8)
+    codes = LoadLocationMap().transform(dict(img=image, img_path='x/a.png', seg_fields=[]))['gt_location_map']
+    inside = codes >= FIRST_CODE
+    assert (image[inside] == 65).all()
+    assert inside[300, 0] and inside[300, 155] and inside.sum() > 0.95 * (share == 1).sum()
+
+
 def test_location_map_of_every_kind(tmp_path):
     image = draw_part(np.random.default_rng(0))
     truth = np.zeros(FRAME_HW, np.uint8)
@@ -132,15 +142,16 @@ def test_location_map_of_every_kind(tmp_path):
         results = dict(img=image, img_path='x/a.png', gt_seg_map=truth * 0, seg_fields=[])
         return LoadLocationMap(**settings).transform(results)
 
-    for settings in (dict(), dict(object='masks', masks=str(tmp_path / 'masks')),
-                     dict(object='template', template=str(tmp_path / 'template.png'))):
+    for settings in (dict(margin=0), dict(object='masks', masks=str(tmp_path / 'masks')),
+                     dict(object='template', template=str(tmp_path / 'template.png'), margin=0)):
         results = load(**settings)
         np.testing.assert_array_equal(results['gt_location_map'] >= FIRST_CODE, truth > 0)
         assert results['seg_fields'] == ['gt_location_map'] and results['shows_defect'] is False
     assert (load(object='frame')['gt_location_map'] >= FIRST_CODE).all()
     density = load(density=str(tmp_path / 'density.png'))['location_density']
     assert density[0, 0] == 0 and density[16, 16] > 1
-    for settings, words in [(dict(object='moon'), 'frame'), (dict(object='template'), 'template')]:
+    for settings, words in [(dict(object='moon'), 'frame'), (dict(object='template'), 'template'),
+                            (dict(margin=-1), 'margin')]:
         with pytest.raises(ValueError, match=words):
             load(**settings)
     with pytest.raises(ValueError, match='b_mask.png'):
