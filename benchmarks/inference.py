@@ -21,7 +21,7 @@ import tempfile
 import time
 from pathlib import Path
 
-import common  # isort: skip  (sets the number of threads: before torch)
+import common  # isort: skip  (sets the number of threads: before torch and NumPy)
 
 import cv2
 import numpy as np
@@ -48,25 +48,47 @@ def make_model(name: str, folder: Path, threads: int = 1):
     return predictor, export_model(predictor.network, predictor.info, folder / f'{name}.onnx')
 
 
-def measure_runtime(seconds: float, threads_of: list[int]) -> list[dict]:
-    """Time both backends, uint8 images in, labels and probabilities out."""
+def measure_runtime(seconds: float, threads_of: list[int], models: list[str], batches: list[int]) -> list[dict]:
+    """Time both backends and the file in 8 bits, uint8 images in, labels and probabilities out.
+
+    Beside them a product of two matrices by NumPy: what the same core does in float32 at best.
+    """
     import torch
     from tests.helpers.deployment import pictures
+    from torch.utils.flop_counter import FlopCounterMode
 
+    from mmdefect.deployment.quantization import quantize
     from mmdefect.deployment.runtime import OnnxPredictor
+    left, right = np.ones((1024, 1152), np.float32), np.ones((1152, 4096), np.float32)
+    product_gflop = 2e-9 * left.size * right.shape[1]
     rows = []
     with tempfile.TemporaryDirectory() as scratch:
-        for name in LEAVES:
+        for name in models:
             predictor, path = make_model(name, Path(scratch))
+            with FlopCounterMode(display=False) as counter, torch.no_grad():
+                predictor.network.core(torch.zeros(1, 3, SIZE, SIZE))
+            gflop = counter.get_total_flops() / 1e9
+            folder = Path(scratch) / f'pictures_{name}'
+            folder.mkdir()
+            for k, picture in enumerate(pictures(8, SIZE, SIZE)):
+                np.save(folder / f'{k}.npy', picture)
+            quantize(path, Path(scratch) / f'{name}_int8.onnx', folder)
             for threads in threads_of:
                 torch.set_num_threads(threads)
                 session = OnnxPredictor(path, threads=threads)
-                for batch in (1, 4):
+                small = OnnxPredictor(Path(scratch) / f'{name}_int8.onnx', threads=threads)
+                for batch in batches:
                     images, limits = pictures(batch, SIZE, SIZE), predictor.info.thresholds
                     contestants = {'torch': lambda: predictor.infer(images, limits),
-                                   'onnxruntime': lambda: session.infer(images, limits)}
+                                   'onnxruntime': lambda: session.infer(images, limits),
+                                   'int8': lambda: small.infer(images, limits)}
+                    if threads == 1:
+                        contestants['product'] = lambda: left @ right
                     times = race_wall(contestants, seconds) if threads > 1 else common.race(contestants, seconds, 2)
-                    torch_ms, ort_ms = (times[k]['median_ms'] / batch for k in contestants)
+                    torch_ms, ort_ms, int8_ms = (times[k]['median_ms'] / batch for k in list(contestants)[:3])
+                    speed = {} if threads > 1 else dict(
+                        gflop_s=1e3 * gflop / ort_ms, torch_gflop_s=1e3 * gflop / torch_ms,
+                        product_gflop_s=1e3 * product_gflop / times['product']['median_ms'])
                     rows.append(
                         dict(model=name,
                              threads=threads,
@@ -74,7 +96,11 @@ def measure_runtime(seconds: float, threads_of: list[int]) -> list[dict]:
                              clock='wall' if threads > 1 else 'cpu',
                              torch_ms=torch_ms,
                              onnxruntime_ms=ort_ms,
+                             int8_ms=int8_ms,
                              times_faster=torch_ms / ort_ms,
+                             int8_times_faster=torch_ms / int8_ms,
+                             gflop=gflop,
+                             **speed,
                              spread_ms=times['onnxruntime']['spread_ms'] / batch,
                              calls=times['torch']['calls']))
                     print(rows[-1], flush=True)
@@ -97,7 +123,10 @@ def race_wall(contestants: dict, seconds: float) -> dict:
 
 
 def measure_pipeline(rounds: int, models: list[str], threads_of: list[int], count: int) -> list[dict]:
-    """Compare files to label maps and tables with the session alone on the same images, in memory, in turns."""
+    """Compare files to label maps and tables with the session alone on the same images, in memory, in turns.
+
+    The share of the main thread, which runs the network, is what is left where other cores decode, measure and write.
+    """
     from tests.helpers.deployment import pictures
 
     from mmdefect.deployment.job import JobSettings, predict_to_folder
@@ -132,16 +161,17 @@ def measure_pipeline(rounds: int, models: list[str], threads_of: list[int], coun
                                       JobSettings(thresholds=limits, min_area_px=1000, batch=batch))
 
                 bare()
-                times: dict[str, list[tuple[float, float]]] = {'bare': [], 'whole': []}
+                times: dict[str, list[tuple[float, float, float]]] = {'bare': [], 'whole': []}
                 for number in range(rounds):
                     for key, call in (('bare', bare), ('whole', lambda n=number: whole(n))):
-                        start, cpu = time.perf_counter(), time.process_time()
+                        start = time.perf_counter(), time.process_time(), time.thread_time()
                         call()
-                        times[key].append((time.perf_counter() - start, time.process_time() - cpu))
-                wall, cpu = ({
+                        end = time.perf_counter(), time.process_time(), time.thread_time()
+                        times[key].append(tuple(b - a for a, b in zip(start, end, strict=True)))
+                wall, cpu, main_thread = ({
                     key: len(images) / float(np.median([v[i] for v in values]))
                     for key, values in times.items()
-                } for i in (0, 1))
+                } for i in range(3))
                 rows.append(
                     dict(model=name,
                          size=SIZE,
@@ -153,6 +183,7 @@ def measure_pipeline(rounds: int, models: list[str], threads_of: list[int], coun
                          predict_images_s=wall['whole'],
                          share=wall['whole'] / wall['bare'],
                          share_of_cpu=cpu['whole'] / cpu['bare'],
+                         share_of_main_thread=main_thread['whole'] / main_thread['bare'],
                          aim=0.9))
                 print(rows[-1], flush=True)
     return rows
@@ -248,7 +279,9 @@ def main() -> int:
                         help='of the runtime and the pipeline (default: 1 2)')
     parser.add_argument('--rounds', type=int, default=3, help='of the pipeline (default: 3)')
     parser.add_argument('--sides', type=int, nargs='+', default=[3000, 12000], help='of the large images')
-    parser.add_argument('--models', nargs='+', default=list(LEAVES), choices=list(LEAVES), help='of the pipeline')
+    parser.add_argument('--models', nargs='+', default=list(LEAVES), choices=list(LEAVES),
+                        help='of the runtime and the pipeline')
+    parser.add_argument('--batches', type=int, nargs='+', default=[1, 4], help='of the runtime (default: 1 4)')
     parser.add_argument('--images', type=int, default=60, help='of the pipeline (default: 60)')
     parser.add_argument('--checkpoint', type=Path, help='a trained model, for int8')
     parser.add_argument('--data', type=Path, default=Path('data/demo/wta'), help='its data set, for int8')
@@ -260,14 +293,14 @@ def main() -> int:
     if args.part != 'table':
         common.use_one_thread()
         measure = {
-            'runtime': lambda: measure_runtime(args.seconds, args.threads),
+            'runtime': lambda: measure_runtime(args.seconds, args.threads, args.models, args.batches),
             'pipeline': lambda: measure_pipeline(args.rounds, args.models, args.threads, args.images),
             'memory': lambda: measure_memory(args.sides),
             'int8': lambda: measure_int8(args.checkpoint, args.data, args.seconds)
         }
         rows = measure[args.part]()
         facts = common.environment(('torch', 'numpy', 'opencv-python', 'onnxruntime'))
-        options = {'runtime': ['--threads', *args.threads],
+        options = {'runtime': ['--threads', *args.threads, '--models', *args.models, '--batches', *args.batches],
                    'pipeline': ['--threads', *args.threads, '--models', *args.models],
                    'memory': ['--sides', *args.sides]}.get(args.part, [])
         facts['command'] = ' '.join(map(str, ['python benchmarks/inference.py', args.part, *options]))

@@ -100,9 +100,10 @@ class DefectGatherer:
         """
         above, first = self._edge, np.full(labels.shape[1], -1)
         self._edge = np.full(labels.shape[1], -1)
-        present = np.flatnonzero(np.bincount(labels.ravel(), minlength=1)[1:]) + 1 if labels.any() else ()
-        for class_id in present:
-            self._add_class(int(class_id), top, (labels == class_id).view(np.uint8), probabilities[class_id], first)
+        for class_id in range(1, int(labels.max(initial=0)) + 1):
+            mask = (labels == class_id).view(np.uint8)
+            if cv2.countNonZero(mask):
+                self._add_class(class_id, top, mask, probabilities[class_id], first)
         if above is not None:
             self._join_rows(above, first)
 
@@ -128,7 +129,8 @@ class DefectGatherer:
         if self.max_regions is not None and len(self._regions) + count - 1 > self.max_regions:
             raise TooManyRegions(f'a label map must have at most {self.max_regions} regions, but this one has more; '
                                  'raise the threshold, or train the model longer.')
-        scores = np.bincount(marks.ravel(), probability[window].ravel().astype(np.float64), count)
+        inside = np.flatnonzero(mask[window].view(bool))  # few, however large the window
+        scores = np.bincount(marks.ravel()[inside], probability[window].ravel()[inside].astype(np.float64), count)
         start = len(self._regions)
         for mark in range(1, count):
             x, y, w, h, area = (int(v) for v in stats[mark])

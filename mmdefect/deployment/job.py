@@ -1,4 +1,4 @@
-"""Predict many images into a folder: batches, writers beside the network, and a record to go on from.
+"""Predict many images into a folder: batches, measuring and writing beside the network, and a record to go on from.
 
 What lies in the folder afterwards:
 
@@ -25,9 +25,12 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from numpy import ndarray
+
 from mmdefect.deployment.decoding import DecodedImage
 from mmdefect.deployment.header import ImageError
-from mmdefect.deployment.sources import Source, decode_ahead
+from mmdefect.deployment.predictor import BatchPredictor
+from mmdefect.deployment.sources import AHEAD_BYTES, Source, decode_ahead
 from mmdefect.deployment.types import Prediction, Predictor, check_thresholds
 from mmdefect.deployment.writing import (RecordFile, encode_label_png, encode_overlay, encode_probabilities,
                                          image_record, tables_of, write_bytes)
@@ -99,7 +102,7 @@ def predict_to_folder(predictor: Predictor, sources: Sequence[Source], out: str 
     records = RecordFile(out / 'predictions.jsonl')
     summary = JobSummary(skipped=len(records.records))
     summary.defective = sum(bool(r.get('is_defective')) for r in records.records)
-    writer, unreadable = _Writer(predictor, out, settings, records), []
+    writer, unreadable = _Writer(predictor, out, settings, records, summary), []
     try:
         known = frozenset(r['image'] for r in records.records)
         decoded = decode_ahead(sources, settings.workers, settings.max_pixels, known)
@@ -108,14 +111,14 @@ def predict_to_folder(predictor: Predictor, sources: Sequence[Source], out: str 
                 summary.failed.append(str(group[0][1]))
                 unreadable.append(dict(image=group[0][0].label, error=str(group[0][1])))
                 continue
-            predictions = predictor.predict_batch([image.pixels for _, image in group], settings.thresholds,
-                                                  settings.min_area_px, settings.mm_per_pixel, settings.probabilities)
-            for (source, image), prediction in zip(group, predictions, strict=True):
-                writer.write(source, image, prediction)
-                summary.images += 1
-                summary.defective += prediction.is_defective
-            if progress is not None:
+            finishers = _start(predictor, [image.pixels for _, image in group], settings)
+            for (source, image), finish in zip(group, finishers, strict=True):
+                writer.write(source, image, finish)
+            if progress is not None and writer.pending:
                 progress(summary.images, summary.defective)
+        writer.finish()
+        if progress is not None:
+            progress(summary.images, summary.defective)
     finally:
         writer.close()
         records.close()
@@ -125,23 +128,35 @@ def predict_to_folder(predictor: Predictor, sources: Sequence[Source], out: str 
     return summary
 
 
+def _start(predictor: Predictor, images: list[ndarray], settings: JobSettings) -> list[Callable[[], Prediction]]:
+    """Run the network; measuring is left to other threads where the predictor can be parted like that."""
+    options = settings.thresholds, settings.min_area_px, settings.mm_per_pixel, settings.probabilities
+    if isinstance(predictor, BatchPredictor):
+        return predictor.start_batch(images, *options)
+    return [lambda done=prediction: done for prediction in predictor.predict_batch(images, *options)]
+
+
 class _Writer:
-    """Writes files in threads and then, in order, the record of each image."""
+    """Measures and writes in threads, and then adds, in order, the record of each image."""
 
-    def __init__(self, predictor: Predictor, out: Path, settings: JobSettings, records: RecordFile) -> None:
+    def __init__(self, predictor: Predictor, out: Path, settings: JobSettings, records: RecordFile, summary: JobSummary
+                 ) -> None:
         self.info, self.out, self.settings, self.records = predictor.info, out, settings, records
+        self.summary = summary
         self.pool = ThreadPoolExecutor(max(1, settings.workers), 'write')
-        self.pending: deque[tuple[Future, dict[str, Any]]] = deque()
+        self.pending: deque[tuple[Future, int]] = deque()
 
-    def write(self, source: Source, image: DecodedImage, prediction: Prediction) -> None:
-        """Hand an image over; waits while four times as many as there are threads are waiting."""
-        record = image_record(source.label, image.pixels.shape[:2], prediction, image.header.notes)
-        self.pending.append((self.pool.submit(self._files, source, image, prediction), record))
-        while len(self.pending) > 4 * self.settings.workers or self.pending and self.pending[0][0].done():
+    def write(self, source: Source, image: DecodedImage, finish: Callable[[], Prediction]) -> None:
+        """Hand an image over; waits while many, or large ones, are waiting."""
+        pixels = image.pixels.shape[0] * image.pixels.shape[1]
+        held = pixels * (4 + 4 * len(self.info.classes))  # the image, its labels and its probabilities
+        self.pending.append((self.pool.submit(self._files, source, image, finish), held))
+        while self.pending and (len(self.pending) > 4 * self.settings.workers or self.pending[0][0].done() or
+                                len(self.pending) > 1 and sum(size for _, size in self.pending) > AHEAD_BYTES):
             self._finish_first()
 
-    def _files(self, source: Source, image: DecodedImage, prediction: Prediction) -> None:
-        palette = self.info.palette
+    def _files(self, source: Source, image: DecodedImage, finish: Callable[[], Prediction]) -> dict[str, Any]:
+        prediction, palette = finish(), self.info.palette
         write_bytes(self.out / 'labels' / f'{source.name}.png', encode_label_png(prediction.label_map, palette))
         if self.settings.overlay:
             picture = encode_overlay(image.pixels, prediction.label_map, palette, self.settings.overlay)
@@ -149,17 +164,23 @@ class _Writer:
         if prediction.probabilities is not None:
             content = encode_probabilities(prediction.probabilities, self.info.classes)
             write_bytes(self.out / 'probabilities' / f'{source.name}.npz', content)
+        return image_record(source.label, image.pixels.shape[:2], prediction, image.header.notes)
 
     def _finish_first(self) -> None:
-        future, record = self.pending.popleft()
-        future.result()
+        record = self.pending.popleft()[0].result()
         self.records.add(record)
+        self.summary.images += 1
+        self.summary.defective += bool(record['is_defective'])
+
+    def finish(self) -> None:
+        """Wait for what is still to be written."""
+        while self.pending:
+            self._finish_first()
 
     def close(self) -> None:
-        """Wait for what is still to be written."""
+        """Wait for what is still to be written, and end the threads."""
         try:
-            while self.pending:
-                self._finish_first()
+            self.finish()
         finally:
             self.pool.shutdown()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 from numpy import ndarray
@@ -46,21 +47,31 @@ class BatchPredictor(ABC):
     def predict_batch(self, images: list[ndarray], thresholds: Sequence[float] | None = None, min_area_px: int = 0,
                       mm_per_pixel: float | None = None, return_probabilities: bool = False) -> list[Prediction]:
         """Predict images of any sizes; see :class:`mmdefect.deployment.types.Predictor`."""
+        return [finish() for finish in self.start_batch(images, thresholds, min_area_px, mm_per_pixel, return_probabilities)]
+
+    def start_batch(self, images: list[ndarray], thresholds: Sequence[float] | None = None, min_area_px: int = 0,
+                    mm_per_pixel: float | None = None, return_probabilities: bool = False
+                    ) -> list[Callable[[], Prediction]]:
+        """Run the network, and return what is left to do for each image: measuring its defects, in any thread."""
         chosen = self.info.thresholds if thresholds is None else check_thresholds(thresholds, self.info.classes)
         by_size: dict[tuple[int, ...], list[int]] = {}
         for index, image in enumerate(images):
             check_rgb(image)
             by_size.setdefault(image.shape, []).append(index)
-        predictions: list[Prediction | None] = [None] * len(images)
+        finishers: list[Callable[[], Prediction] | None] = [None] * len(images)
         for indices in by_size.values():
             stack = images[indices[0]][None] if len(indices) == 1 else np.stack([images[i] for i in indices])
             labels, probabilities = self.infer(stack, chosen)
             for index, label, probability in zip(indices, labels, probabilities, strict=True):
-                defects = find_defects(label, probability, self.info.classes, min_area_px, mm_per_pixel,
-                                       self.max_regions)
-                predictions[index] = Prediction(label, probability if return_probabilities else None, defects,
-                                                bool(defects), float(probability[1:].max()))
-        return predictions
+                finishers[index] = partial(self._measure, label, probability, min_area_px, mm_per_pixel,
+                                           return_probabilities)
+        return finishers
+
+    def _measure(self, label: ndarray, probability: ndarray, min_area_px: int, mm_per_pixel: float | None,
+                 return_probabilities: bool) -> Prediction:
+        defects = find_defects(label, probability, self.info.classes, min_area_px, mm_per_pixel, self.max_regions)
+        return Prediction(label, probability if return_probabilities else None, defects, bool(defects),
+                          float(probability[1:].max()))
 
 
 def check_rgb(image: ndarray) -> None:
