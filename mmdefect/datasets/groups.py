@@ -88,9 +88,19 @@ def duplicate_groups(hashes: dict[str, str]) -> list[list[str]]:
 
 
 def read_groups(path: str | Path, samples: Sequence[Sample], root: str) -> list[list[str]]:
+    """Read a group file for the images of a data set; see :func:`resolve_groups`."""
+    return resolve_groups(path, [relative_path(sample.img_path, root) for sample in samples], root)
+
+
+def resolve_groups(path: str | Path, images: Iterable[str], where: str) -> list[list[str]]:
     """Read a group file: a JSON list of lists, or an object of lists.
 
     Images are named by relative path or file name, each with or without suffix.
+
+    Args:
+        path: the file.
+        images: relative paths of all images that may be named.
+        where: where these images are from, for messages.
 
     Returns:
         The groups as relative paths.
@@ -108,8 +118,7 @@ def read_groups(path: str | Path, samples: Sequence[Sample], root: str) -> list[
             isinstance(g, list) and all(isinstance(m, str) for m in g) for g in groups):
         raise ValueError(f'the group file {path} must be a list of lists of image names; correct it.')
     names: dict[str, set[str]] = defaultdict(set)
-    for sample in samples:
-        relative = relative_path(sample.img_path, root)
+    for relative in images:
         for name in (relative, relative.rsplit('/', 1)[-1]):
             names[name].add(relative)
             names[name.rsplit('.', 1)[0]].add(relative)
@@ -118,7 +127,7 @@ def read_groups(path: str | Path, samples: Sequence[Sample], root: str) -> list[
         for member in group:
             found = sorted(names.get(member, ()))
             if len(found) != 1:
-                raise ValueError(f'the group file {path} must name images of {root}, but {member!r} fits '
+                raise ValueError(f'the group file {path} must name images of {where}, but {member!r} fits '
                                  f'{"none" if not found else " and ".join(found[:2])}; name it by its relative path.')
         resolved.append([next(iter(names[member])) for member in group])
     return [g for g in resolved if g]

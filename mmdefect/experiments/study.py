@@ -42,7 +42,7 @@ class Arm:
     Attributes:
         name: short word for tables.
         bases: config files laid over the base config, in order; ``{seed}`` in a path stands for the seed of the run.
-        overrides: ``{dotted key: value}``, applied last.
+        overrides: ``{dotted key: value}``, applied last; ``{seed}`` in a text likewise.
         priority: arms of a lower number are run first, all seeds of a number before the next.
         seed_offset: added to each seed; gives a second arm of the same settings runs of its own.
         note: one sentence for the table.
@@ -209,6 +209,7 @@ def expand(study: Study,
 
     Raises:
         FileNotFoundError: if a settings file of an arm is not there.
+        ValueError: if composing the config replaces what an override says.
     """
     base_file = root / study.base
     base, _ = composer.compose(_with(composer.read(base_file), options or {}), base_file)
@@ -225,9 +226,10 @@ def expand(study: Study,
                 settings = st.merge(settings, composer.read(file))
             if study.iterations:
                 st.set_budget(settings, study.iterations, study.val_interval)
-            settings = _with(settings, {**arm.overrides, **(options or {}), st.SEED: seed + arm.seed_offset})
-            composed, text = composer.compose(settings, base_file)
+            last = {**_of_seed(arm.overrides, seed), **(options or {}), st.SEED: seed + arm.seed_offset}
+            composed, text = composer.compose(_with(settings, last), base_file)
             flat = st.with_effect(composed)
+            _check_effect({**study.overrides, **last}, flat, arm.name)
             inputs = _hash_inputs(composed, hashes, known_files)
             # A file named in the settings counts by its content and not by its place.
             content = {
@@ -244,6 +246,21 @@ def expand(study: Study,
     # One seed of every arm of a priority, then the next seed: a study that is stopped has its arms equally far.
     return sorted(runs,
                   key=lambda run: (run.arm.priority, run.seed - run.arm.seed_offset - first, position[run.arm.name]))
+
+
+def _of_seed(overrides: Mapping[str, Any], seed: int) -> dict[str, Any]:
+    """Put the seed into the texts that ask for it."""
+    return {key: value.replace('{seed}', str(seed)) if isinstance(value, str) else value
+            for key, value in overrides.items()}
+
+
+def _check_effect(overrides: Mapping[str, Any], flat: Mapping[str, Any], arm: str) -> None:
+    """Refuse overrides of single values that came to nothing; places in lists may have moved and are not looked at."""
+    for key, value in overrides.items():
+        if isinstance(value, (str, int, float)) and not any(part.isdigit() for part in key.split('.')) \
+                and flat.get(key, value) != value:
+            raise ValueError(f'the override {key} = {value!r} of the arm {arm!r} must have an effect, but the composed '
+                             f'config says {flat[key]!r}, which comes from a top-level setting; override that one.')
 
 
 def _with(settings: dict[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:

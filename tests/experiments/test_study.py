@@ -10,7 +10,7 @@ import pytest
 from mmdefect.experiments import study_records
 from mmdefect.experiments.pool import Slots
 from mmdefect.experiments.select import Rule
-from mmdefect.experiments.study import expand, read_study
+from mmdefect.experiments.study import Composer, expand, read_study
 from mmdefect.experiments.study_run import Places, run_study
 from mmdefect.experiments.study_table import compare_study, write_study_page
 from tests.experiments import study_helpers as helpers
@@ -65,6 +65,22 @@ def test_an_arm_without_its_settings_stops_only_who_wants_it(place):
         expand(study, helpers.COMPOSER, place)
     runs = expand(study, helpers.COMPOSER, place, arms=[arm for arm in study.arms if arm.name != 'high'])
     assert {r.arm.name for r in runs} == {'low', 'more'}
+
+
+def test_the_seed_stands_in_texts_of_overrides(place):
+    (place / 'study.py').write_text(STUDY.replace("more=['quality=0.95']", "more={'overrides': {'split_file': 'shots_{seed}.json'}}"))
+    runs = expand(read_study(place / 'study.py'), helpers.COMPOSER, place)
+    assert [r.settings['split_file'] for r in runs if r.arm.name == 'more'] == [f'shots_{seed}.json' for seed in range(3)]
+
+
+def test_an_override_that_composing_replaces_is_refused(place):
+    def compose(settings, path):
+        settings['train_dataloader']['batch_size'] = settings['quality'] * 10
+        return helpers.compose(settings, path)
+
+    study = dataclasses.replace(read_study(place / 'study.py'), overrides={'train_dataloader.batch_size': 3})
+    with pytest.raises(ValueError, match=r"batch_size = 3 of the arm 'low' must have an effect.*says 5.0"):
+        expand(study, Composer(helpers.read, compose), place)
 
 
 def test_the_key_sees_settings_seed_and_data_and_nothing_else(place):

@@ -1,0 +1,38 @@
+"""How many real defects is one synthesised data set worth? Magnetic tiles with 1, 3, 5, 10 and all defective images of a type.
+
+Before it, after making the split that the base config names, for the seeds N = 0, 1, 2:
+    python tools/split_fewer.py data/magnetic_tile/splits.json --shots 1 3 5 10 --seed N \
+        --groups data/magnetic_tile/near_duplicate_groups.json
+"""
+
+name = 'tiles_curve'
+title = 'Learning curves on magnetic tiles'
+text = ('FPN on a ResNet-18 without its fourth stage, from ImageNet weights (`weights/`, 100 % of the backbone matched), on '
+        'magnetic tiles with five types of defects, crop 160, batch 4, softmax focal loss, equal updates. Exposures of one '
+        'tile are on one side; the k images of a type are of k tiles where there are as many, other ones for each seed; '
+        'the 150 clean training tiles, validation and test are the same for all arms. `real_k`: every second draw is one of '
+        'the real defective images. `paste_k`: a third real, a third clean tiles with defects of those images pasted in, a '
+        'third clean. Chosen on validation, tested once; calibrated values use offsets fitted on validation.')
+base = 'configs/fpn/fpn-r18-l3_baseline_600_tiles-160.py'
+factor = dict(name='synthesis and number of images', keys=['*synthesis*', '*sampler*', '*dataset*', '*split_file*'])
+iterations = 300
+val_interval = 100
+seeds = [0, 1, 2]
+selection = dict(metric='cal_fg_mIoU', tie='last')
+metrics = ['cal_fg_mIoU', 'fg_AP', 'fg_mIoU', 'cRecall', 'FA_per_image']
+baseline = 'real_all'
+overrides = {
+    'model.backbone.init_cfg': None,
+    'custom_hooks': [
+        dict(type='ClassCheckHook'), dict(type='CalibrationHook'), dict(type='SelectionCheckHook'),
+        dict(type='CutPasteBackboneHook', checkpoint='weights/resnet18_imagenet_conv1-layer3_fp16.pth')
+    ]
+}
+_paste = ['configs/_base_/synthesis/paste_anywhere.py']
+_half = dict(_delete_=True, type='MixingSampler', defective_share=0.5, shuffle=True)
+arms = {}
+for _shots in (1, 3, 5, 10, 'all'):
+    _file = {} if _shots == 'all' else {'split_file': f'shots_{_shots}_{{seed}}.json'}
+    arms[f'real_{_shots}'] = dict(overrides={**_file, 'train_dataloader.sampler': _half},
+                                  note=f'{_shots} real defective images of each type')
+    arms[f'paste_{_shots}'] = dict(bases=_paste, overrides=_file, note='and their defects pasted into clean ones')
