@@ -76,7 +76,9 @@ def environment(packages: Sequence[str] = ('torch', 'numpy', 'scipy', 'opencv-py
             versions[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
             versions[package] = 'not installed'
-    return {'command': ' '.join(['python', *sys.argv]), 'commit': _commit(), 'processor': _processor(),
+    # Of a path of this machine only its last part.
+    words = [Path(word).name if Path(word).is_absolute() else word for word in sys.argv[1:]]
+    return {'command': ' '.join(['python', sys.argv[0], *words]), 'commit': _commit(), 'processor': _processor(),
             'cores': os.cpu_count(), 'load_average_1min': round(os.getloadavg()[0], 2), 'clock': 'thread time',
             'threads': os.environ['OMP_NUM_THREADS'], 'python': platform.python_version(), 'versions': versions,
             'time': time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime())}
