@@ -63,8 +63,21 @@ def try_model(leaf: Path, ways: list[str]) -> dict:
                                      mib=path.stat().st_size / 2**20, seconds=time.perf_counter() - start)
             except Exception as err:  # a cell that failed keeps its reason
                 text = ' '.join(str(err).replace(f'{scratch}/', '').split()).removeprefix(f'{predictor.info.name} ')
+                refused = refusal(predictor, [pictures(*s, seed=s[1]) for s in shapes])
+                if refused:
+                    text = f'the model itself, in PyTorch, takes no such images ({refused})'
                 results[name] = dict(error=f'{type(err).__name__}: {text}'[:400])
     return results
+
+
+def refusal(predictor, batches: list) -> str:
+    """Return why the checkpoint itself does not take these images; empty if it does."""
+    try:
+        for images in batches:
+            predictor.infer(images, predictor.info.thresholds)
+    except RuntimeError as err:
+        return ' '.join(str(err).split())
+    return ''
 
 
 def run_apart(name: str, ways: list[str], seconds: int) -> dict:

@@ -7,7 +7,10 @@ from contextlib import contextmanager
 from unittest import mock
 
 import torch
+from mmcv.cnn.bricks import Conv2dAdaptivePadding
+from mmseg.models.backbones import VisionTransformer
 from mmseg.models.utils import Upsample
+from mmseg.models.utils.embed import AdaptivePadding
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -46,25 +49,20 @@ class _FixedBases:
 def exportable_operations(open_size: bool = True) -> Iterator[None]:
     """Replace what does not export: adaptive pooling by products with two small matrices, for every size.
 
-    ONNX knows no adaptive pooling, and the exporter unrolls it only where the size is fixed and divides evenly. Windows
-    of average pooling that follow the size of the input (LRASPP) are fixed to those of the traced one. PyTorch's
-    attention bakes the number of places into the trace; here it is written so that it stays open.
+    ONNX knows no adaptive pooling, and the exporter unrolls it only where the size is fixed and divides evenly. PyTorch's
+    attention bakes the number of places into the trace; here it is written so that it stays open. So do the positions of
+    a ViT, where the traced size is the one it was trained with, and padding to whole strides (MobileNetV3,
+    patches).
 
     Args:
-        open_size: whether the exported file is to take any size; a window that follows it is an error then.
+        open_size: whether the exported file is to take any size.
     """
-    pool = functional.avg_pool2d
-
-    def pool_with_fixed_window(inputs: Tensor, kernel_size, *args, **kwargs) -> Tensor:
-        if not isinstance(kernel_size, int) and any(isinstance(side, Tensor) for side in kernel_size):
-            if open_size:
-                raise ValueError('the window of its average pooling depends on the size of the image; fix the size.')
-            kernel_size = tuple(int(side) for side in kernel_size)
-        return pool(inputs, kernel_size, *args, **kwargs)
-
+    place = _place if open_size else VisionTransformer._pos_embeding
     with mock.patch.object(functional, 'adaptive_avg_pool2d', pool_by_matrices), \
-            mock.patch.object(functional, 'avg_pool2d', pool_with_fixed_window), \
             mock.patch.object(functional, 'multi_head_attention_forward', _attend), \
+            mock.patch.object(VisionTransformer, '_pos_embeding', place), \
+            mock.patch.object(Conv2dAdaptivePadding, 'forward', _pad_and_convolve), \
+            mock.patch.object(AdaptivePadding, 'forward', _pad_adaptively), \
             mock.patch.object(Upsample, 'forward', _upsample):
         yield
 
@@ -78,6 +76,42 @@ def _upsample(module: Upsample, inputs: Tensor) -> Tensor:
             raise ValueError(f'an upsampling must be by a whole factor to export, got {factors}.')
         size = [side * int(f) for side, f in zip(inputs.shape[2:], factors, strict=True)]
     return functional.interpolate(inputs, size, mode=module.mode, align_corners=module.align_corners)
+
+
+def _pad_and_convolve(module: Conv2dAdaptivePadding, inputs: Tensor) -> Tensor:
+    """Return what mmcv's convolution returns."""
+    padded = _pad(inputs, module.kernel_size, module.stride, module.dilation, 'same')
+    return functional.conv2d(padded, module.weight, module.bias, module.stride, module.padding, module.dilation,
+                             module.groups)
+
+
+def _pad_adaptively(module: AdaptivePadding, inputs: Tensor) -> Tensor:
+    """Return what mmseg's padding of patches returns."""
+    return _pad(inputs, module.kernel_size, module.stride, module.dilation, module.padding)
+
+
+def _pad(inputs: Tensor, kernel_hw, stride_hw, dilation_hw, where: str) -> Tensor:
+    """Pad for as many outputs as strides fit into each side, rounded up, on both sides (``same``) or behind (``corner``)."""
+    padding = []
+    for side, kernel, stride, dilation in zip(inputs.shape[:1:-1], kernel_hw[::-1], stride_hw[::-1], dilation_hw[::-1],
+                                              strict=True):
+        reach = (kernel - 1) * dilation + 1
+        if reach < stride:
+            raise ValueError(f'a convolution must reach as far as its stride of {stride} to export, got {reach}.')
+        missing = ((side + stride - 1) // stride - 1) * stride + reach - side
+        before = missing // 2 if where == 'same' else 0
+        padding += [before, missing - before]
+    return functional.pad(inputs, padding)
+
+
+def _place(module: VisionTransformer, patches: Tensor, grid_hw, embedding: Tensor) -> Tensor:
+    """Return what mmseg's ViT does, resizing its positions to the traced size as well; to their own size it changes nothing."""
+    trained_hw = tuple(side // module.patch_size for side in module.img_size)
+    if embedding.shape[1] != trained_hw[0] * trained_hw[1] + 1:
+        raise ValueError(f'the positions of a ViT must be those of {trained_hw[0]} x {trained_hw[1]} patches and a class, '
+                         f'got {embedding.shape[1]}.')
+    resized = module.resize_pos_embed(embedding, grid_hw, trained_hw, module.interpolate_mode)
+    return module.drop_after_pos(patches + resized)
 
 
 _attention = functional.multi_head_attention_forward

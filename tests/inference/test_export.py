@@ -8,8 +8,10 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from mmcv.cnn.bricks import Conv2dAdaptivePadding
 from mmcv.image.geometric import rescale_size
 from mmengine.registry import init_default_scope
+from mmseg.models.backbones import VisionTransformer
 from torch.nn import functional
 
 from mmdefect.apis import load_config
@@ -18,10 +20,11 @@ from mmdefect.deployment.decision import decide_labels
 from mmdefect.deployment.runtime import METADATA_KEY
 from mmdefect.functional.calibration import decide
 from mmdefect.inference.adaptation import exportable_operations, pool_by_matrices
-from mmdefect.inference.export import export_model
+from mmdefect.inference.export import export_core, export_model
 from mmdefect.inference.network import resize_images
 from mmdefect.inference.parity import compare_predictors
 from mmdefect.inference.preparation import Preparation
+from mmdefect.models.decode_heads.fitted_lraspp_head import FittedAvgPool2d
 from tests.helpers.deployment import CLASSES, LEAF, OFFSETS, pictures, write_checkpoint
 
 SCALE = dict(crop_size=(64, 64), image_scale=(96, 96))
@@ -187,6 +190,49 @@ def test_attention_that_exports_is_attention():
         mask[:, 3:] = True
         masked = layer(query, other, other, attn_mask=mask)
     torch.testing.assert_close(masked, layer(query, other[:3], other[:3])[:1] + (masked[1], ))
+
+
+def check_open_size(module, size_hw, others):
+    """Export a network for any size, and compare it at other sizes than the traced one."""
+    onnxruntime = pytest.importorskip('onnxruntime')
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        with exportable_operations():
+            model = export_core(module.eval(), size_hw, None, True)
+        session = onnxruntime.InferenceSession(model.SerializeToString(), providers=['CPUExecutionProvider'])
+        for other in others:
+            inputs = torch.randn(2, 3, *other, generator=generator)
+            got, = session.run(None, {'core_input': inputs.numpy()})
+            torch.testing.assert_close(torch.from_numpy(got), module(inputs), atol=1e-5, rtol=1e-4)
+
+
+def test_padding_and_pooling_of_mobilenet_stay_open():
+    torch.manual_seed(0)
+    plain = torch.nn.Sequential(Conv2dAdaptivePadding(3, 4, 3, stride=2), Conv2dAdaptivePadding(4, 4, 5, stride=(2, 1)),
+                                Conv2dAdaptivePadding(4, 4, 3, dilation=2))
+    check_open_size(plain, (32, 32), [(32, 32), (31, 64), (64, 17)])
+    inputs = torch.randn(1, 3, 31, 18)
+    expected = plain(inputs)
+    with exportable_operations():
+        assert torch.equal(plain(inputs), expected)
+    check_open_size(torch.nn.Sequential(plain, FittedAvgPool2d(9, (3, 2))), (16, 16), [(16, 16), (40, 100), (8, 64)])
+
+
+def test_positions_of_a_vit_stay_open():
+    torch.manual_seed(0)
+    vit = VisionTransformer((32, 32), 8, embed_dims=12, num_layers=1, num_heads=2, mlp_ratio=2, interpolate_mode='bicubic')
+    torch.nn.init.normal_(vit.pos_embed)
+
+    class Features(torch.nn.Module):
+
+        def __init__(self):
+            super().__init__()
+            self.vit = vit
+
+        def forward(self, inputs):
+            return self.vit(inputs)[-1]
+
+    check_open_size(Features(), (32, 32), [(32, 32), (64, 32), (41, 75)])
 
 
 @pytest.mark.parametrize('size_hw', [(512, 512), (300, 500), (500, 300), (33, 77), (1000, 31)])

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import torch
 from mmseg.models.decode_heads import LRASPPHead
 from torch import Tensor, nn
 from torch.nn import functional
 
+from mmdefect.functional.window_means import window_means
 from mmdefect.registry import MODELS
 
 
@@ -14,6 +16,8 @@ class FittedAvgPool2d(nn.AvgPool2d):
 
     def forward(self, features: Tensor) -> Tensor:
         """Pool ``(B, C, H, W)`` features."""
+        if torch.jit.is_tracing():  # a window of the traced size would be that of every size
+            return window_means(features, self.kernel_size, self.stride)
         window = tuple(min(self.kernel_size, side) for side in features.shape[2:])
         return functional.avg_pool2d(features, window, self.stride)
 
