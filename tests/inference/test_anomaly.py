@@ -82,3 +82,9 @@ def test_a_detector_without_heat_map_is_refused(fitted, tmp_path):
                     detector.scales).save(tmp_path / 'pooled.pth')
     with pytest.raises(ValueError, match='must have a fast heat map'):
         load_predictor(tmp_path / 'pooled.pth')
+
+
+def test_a_detector_of_turned_images_is_refused(tmp_path):
+    from mmdefect.inference.anomaly import HeatCore
+    with pytest.raises(ValueError, match='--turns 1'):
+        HeatCore(fit(tmp_path / 'turned.pth', turns=4))
