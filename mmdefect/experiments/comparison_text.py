@@ -68,10 +68,13 @@ def verdict_sentences(comparison: Comparison, metric: str) -> list[str]:
         words = {
             'better': f'better than `{comparison.reference}`',
             'worse': f'worse than `{comparison.reference}`',
-            'not distinguishable': f'not distinguishable from `{comparison.reference}`',
-            'unknown': f'cannot be compared with `{comparison.reference}`: it takes several seeds or counts of images'
+            'not distinguishable': f'not distinguishable from `{comparison.reference}`'
         }
-        sentences.append(f'`{name}` is {words[d.verdict]} in {metric} ({format_difference(d)}).')
+        if d.verdict in words:
+            sentences.append(f'`{name}` is {words[d.verdict]} in {metric} ({format_difference(d)}).')
+        else:
+            sentences.append(f'`{name}` cannot be compared with `{comparison.reference}` in {metric} ({format_difference(d)}): '
+                             'it takes several seeds or counts of images.')
     return sentences
 
 

@@ -178,7 +178,7 @@ def test_an_undefined_metric_is_unknown_not_equal():
     runs = [Evidence('r', seed, {'AP': None}) for seed in range(3)]
     result = compare({'a': runs, 'b': runs}, 'a', ['AP'])
     assert result.differences['b']['AP'].verdict == UNKNOWN and math.isnan(result.values['a']['AP'][0])
-    assert 'cannot be compared' in render(result)
+    assert '`b` cannot be compared with `a` in AP' in render(result)
 
 
 def test_wrong_arms_are_refused(arms):
