@@ -71,7 +71,9 @@ def _signals_end_normally() -> Iterator[None]:
 def _listen(settings: ServerSettings) -> socket.socket:
     try:
         address = socket.getaddrinfo(settings.host, settings.port, type=socket.SOCK_STREAM)[0]
-        listener = socket.socket(address[0], socket.SOCK_STREAM)
+        # asyncio turns Nagle's algorithm off only where the protocol is named; the head and the body of an answer are two
+        # packets, and the second would wait 40 ms for the client's acknowledgement of the first.
+        listener = socket.socket(address[0], socket.SOCK_STREAM, socket.IPPROTO_TCP)
         try:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             listener.bind(address[4])

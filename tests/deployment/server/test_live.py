@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import http.client
 import itertools
 import json
@@ -17,6 +18,8 @@ import pytest
 from PIL import Image
 
 from mmdefect.deployment.server.packages import PACKAGES
+from mmdefect.deployment.server.run import _listen
+from mmdefect.deployment.server.settings import ServerSettings
 from tests.deployment.server.stand_in_server import ROOT, start_stand_in
 from tests.deployment.server.upload_cases import encode, form, good_uploads, hostile_uploads, scene
 
@@ -171,3 +174,22 @@ def test_a_taken_port_is_said_in_a_sentence():
         done = subprocess.run([sys.executable, '-c', code], cwd=ROOT, capture_output=True, text=True, timeout=60)
         last = done.stderr.strip().splitlines()[-1]
         assert done.returncode and f'127.0.0.1 port {server.port}' in last and 'choose another --port' in last
+
+
+def test_the_body_of_an_answer_does_not_wait_for_the_client():
+    """A second small packet waits 40 ms for the first one's acknowledgement unless Nagle's algorithm is off."""
+
+    async def nodelay() -> int:
+        seen = asyncio.get_running_loop().create_future()
+
+        async def talk(reader, writer):
+            found = writer.get_extra_info('socket').getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+            seen.set_result(found)
+            writer.close()
+
+        listener = _listen(ServerSettings(host='127.0.0.1', port=0))
+        async with await asyncio.start_server(talk, sock=listener):
+            with socket.create_connection(listener.getsockname()):
+                return await asyncio.wait_for(seen, 10)
+
+    assert asyncio.run(nodelay())
