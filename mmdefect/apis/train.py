@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 from mmengine.config import Config
+from mmengine.logging import MMLogger
 from mmengine.runner import Runner
 
 from mmdefect.registry import VISUALIZERS
@@ -40,7 +41,7 @@ def train(config: str | Path | Config,
         check_writable(cfg.work_dir)
         check_same_config(cfg, cfg.work_dir)
         check_data(cfg)
-    _forget_visualizer(cfg)
+    forget_earlier_run(cfg)
     runner = Runner.from_cfg(cfg)
     if cfg.get('cpu_channels_last') and not torch.cuda.is_available():
         runner.register_hook(dict(type='ChannelsLastHook'))
@@ -62,10 +63,16 @@ def leave_group() -> None:
         torch.distributed.destroy_process_group()
 
 
-def _forget_visualizer(cfg: Config) -> None:
-    """Drop the visualizer of an earlier run in this process: mmengine would reuse it, and write the curves there."""
+def forget_earlier_run(cfg: Config) -> None:
+    """Drop visualizer and loggers of an earlier run in this process: mmengine would reuse them and write where they did.
+
+    Loggers are called by config and second, so only a run that starts in the second of another one shares its logger.
+    """
     if cfg.get('visualizer'):
         VISUALIZERS.get(cfg.visualizer.type)._instance_dict.pop(cfg.visualizer.get('name'), None)
+    stem = Path(cfg.filename).stem if cfg.filename else ''
+    for name in [n for n in MMLogger._instance_dict if stem and n.startswith(f'{stem}_')]:
+        MMLogger._instance_dict.pop(name)
 
 
 def prepare_train_config(config: str | Path | Config,
