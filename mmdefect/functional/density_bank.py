@@ -13,7 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Generator, Tensor
 
-_ROWS = 1024
+from mmdefect.functional.density_kernel import reduce_squares
+
 _WIDTH = 128  # of the random projection on which distances are compared while points are chosen
 
 
@@ -32,18 +33,7 @@ class Bank:
 
         float64 is computed in float64, anything else in float32.
         """
-        if embeddings.ndim != 2 or embeddings.shape[1] != self.points.shape[1]:
-            raise ValueError(f'`embeddings` must be (N, {self.points.shape[1]}) like those the density was fitted on, got '
-                             f'{tuple(embeddings.shape)}; take features of the same layers.')
-        dtype = torch.float64 if embeddings.dtype == torch.float64 else torch.float32
-        points = self.points.to(embeddings.device, dtype)
-        norms = points.square().sum(1)
-        result = torch.empty(len(embeddings), dtype=dtype, device=embeddings.device)
-        for start in range(0, len(embeddings), _ROWS):
-            x = embeddings[start:start + _ROWS].to(dtype)
-            nearest = torch.addmm(norms, x, points.T, alpha=-2).amin(1)
-            result[start:start + _ROWS] = (nearest + x.square().sum(1)).clamp(min=0).sqrt()
-        return result
+        return reduce_squares(self.points, embeddings, lambda squares: squares.amin(1).sqrt())
 
     def state(self) -> dict[str, Tensor]:
         """Return what :meth:`from_state` makes the same density of."""

@@ -7,12 +7,43 @@ The log-density is that of scikit-learn's ``KernelDensity`` with a Gaussian kern
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Generator, Tensor
 
 _ROWS = 1024
+
+
+def reduce_squares(points: Tensor, embeddings: Tensor, reduce: Callable[[Tensor], Tensor]) -> Tensor:
+    """Reduce the squared distances of each embedding to all points, some rows at a time.
+
+    float64 is computed in float64, anything else in float32.
+
+    Args:
+        points: ``(M, D)``.
+        embeddings: ``(N, D)``.
+        reduce: ``(n, M)`` squares, which it may overwrite, to ``(n,)``.
+
+    Returns:
+        ``(N,)``.
+
+    Raises:
+        ValueError: if the widths differ.
+    """
+    if embeddings.ndim != 2 or embeddings.shape[1] != points.shape[1]:
+        raise ValueError(f'`embeddings` must be (N, {points.shape[1]}) like those the density was fitted on, got '
+                         f'{tuple(embeddings.shape)}; take features of the same layers.')
+    dtype = torch.float64 if embeddings.dtype == torch.float64 else torch.float32
+    points = points.to(embeddings.device, dtype)
+    norms = points.square().sum(1)
+    result = torch.empty(len(embeddings), dtype=dtype, device=embeddings.device)
+    for start in range(0, len(embeddings), _ROWS):
+        x = embeddings[start:start + _ROWS].to(dtype)
+        squares = torch.addmm(norms, x, points.T, alpha=-2).add_(x.square().sum(1, keepdim=True)).clamp_min_(0)
+        result[start:start + _ROWS] = reduce(squares)
+    return result
 
 
 @dataclass(frozen=True)
@@ -32,20 +63,10 @@ class KernelDensity:
 
         float64 is computed in float64, anything else in float32.
         """
-        if embeddings.ndim != 2 or embeddings.shape[1] != self.points.shape[1]:
-            raise ValueError(f'`embeddings` must be (N, {self.points.shape[1]}) like those the density was fitted on, got '
-                             f'{tuple(embeddings.shape)}; take features of the same layers.')
-        dtype = torch.float64 if embeddings.dtype == torch.float64 else torch.float32
-        points = self.points.to(embeddings.device, dtype)
-        norms = points.square().sum(1)
-        width = points.shape[1]
-        constant = math.log(len(points)) + width * math.log(self.bandwidth) + 0.5 * width * math.log(2 * math.pi)
-        result = torch.empty(len(embeddings), dtype=dtype, device=embeddings.device)
-        for start in range(0, len(embeddings), _ROWS):
-            x = embeddings[start:start + _ROWS].to(dtype)
-            squares = torch.addmm(norms, x, points.T, alpha=-2).add_(x.square().sum(1, keepdim=True)).clamp_min_(0)
-            result[start:start + _ROWS] = torch.logsumexp(squares.mul_(-0.5 / self.bandwidth**2), 1) - constant
-        return result
+        width = self.points.shape[1]
+        constant = math.log(len(self.points)) + width * math.log(self.bandwidth) + 0.5 * width * math.log(2 * math.pi)
+        scale = -0.5 / self.bandwidth**2
+        return reduce_squares(self.points, embeddings, lambda squares: torch.logsumexp(squares.mul_(scale), 1) - constant)
 
     def distance(self, embeddings: Tensor) -> Tensor:
         """Return a score that grows with the distance from the normal embeddings, in units of the space, ``(N,)``.
