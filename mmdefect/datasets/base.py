@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import colorsys
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 from mmseg.datasets import BaseSegDataset
@@ -28,7 +29,7 @@ def defect_palette(num_classes: int) -> list[list[int]]:
     return colours
 
 
-class DefectDataset(NumberedDraws, BaseSegDataset):
+class DefectDataset(NumberedDraws, BaseSegDataset, ABC):
     """Base of the defect data sets; a subclass scans one folder layout.
 
     A subclass implements :meth:`scan`. Which of the scanned images the data set holds is decided by, in this order:
@@ -89,9 +90,9 @@ class DefectDataset(NumberedDraws, BaseSegDataset):
             return dict(metainfo, palette=defect_palette(len(classes)))
         return metainfo
 
+    @abstractmethod
     def scan(self) -> list[Sample]:
         """Return every image of the layout with where its label comes from, in a stable order."""
-        raise NotImplementedError(f'{type(self).__name__} must implement `scan`.')
 
     def split_notes(self) -> dict:
         """Return what a split file of this data set should record beside the division; JSON values."""

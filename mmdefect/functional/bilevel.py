@@ -14,6 +14,7 @@ Not covered: inner problems whose Hessian is indefinite at the solution; damping
 """
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -84,7 +85,7 @@ class Hypergradient:
 
 
 @dataclass(frozen=True)
-class Estimator:
+class Estimator(ABC):
     """Base of the estimators; a subclass says what ``p`` is.
 
     Args:
@@ -117,9 +118,9 @@ class Estimator:
         value = problem.average([loss.detach().clone()])[0].item()
         return value, problem.average(both[:len(problem.weights)]), both[len(problem.weights):]
 
+    @abstractmethod
     def respond(self, problem: BilevelProblem, slopes: list[Tensor], curvature: Products) -> list[Tensor]:
         """Return ``p`` for the gradient ``v`` of the outer loss."""
-        raise NotImplementedError(f'{type(self).__name__} must implement `respond`.')
 
 
 @dataclass(frozen=True)

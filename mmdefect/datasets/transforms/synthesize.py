@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
@@ -43,10 +44,10 @@ class DefectTransform(BaseTransform):
         self._counts: Counter = Counter()
         self._report_at = FIRST_REPORT
 
+    @abstractmethod
     def write(self, canvas: ArrayCanvas, results: dict, generator: torch.Generator
               ) -> tuple[list[Instance], Mapping[str, int]]:
         """Write defects into the canvas; return them and what was skipped."""
-        raise NotImplementedError(f'{type(self).__name__} must implement `write`.')
 
     def transform(self, results: dict) -> dict:
         """Write defects into copies of picture and label map.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 from mmdefect.functional.reduction import REDUCTIONS
 
 
-class DefectLoss(nn.Module):
+class DefectLoss(nn.Module, ABC):
     """Base of the losses; a subclass calls one function of :mod:`mmdefect.functional` in :meth:`compute`.
 
     Args:
@@ -74,9 +75,9 @@ class DefectLoss(nn.Module):
             **self.options)
         return self.loss_weight * loss
 
+    @abstractmethod
     def compute(self, pred: Tensor, target: Tensor, **kwargs: Any) -> Tensor:
         """Call the function of the loss."""
-        raise NotImplementedError(f'{type(self).__name__} must implement `compute`.')
 
     def extra_repr(self) -> str:
         """Name the settings in the printed model."""
