@@ -128,9 +128,9 @@ def test_an_outer_step_changes_only_the_policy(ready, settings):
     assert loop.preprocessor._synthesize is loop.synthesis
 
 
-def test_ranges_get_their_gradient_through_the_pixels(ready):
+def test_ranges_get_their_gradient_through_the_pixels(root, tmp_path):
     """A higher brightness of the upper bound makes the pasted pixels brighter: the slope by differences of the picture."""
-    loop, batch = ready
+    loop, batch = prepared(root, tmp_path)  # of its own: the others leave policies behind
 
     def inputs(number, differentiable, change=0.0):
         loop.synthesis.round, loop.synthesis.differentiable = number, differentiable
