@@ -9,6 +9,7 @@ from torch import Tensor
 
 from mmdefect.synthesis.array_writing import limit_source
 from mmdefect.synthesis.blending import PoissonFactor, blend
+from mmdefect.synthesis.blending.batch_membrane import limit_steps
 from mmdefect.synthesis.canvas import ArrayCanvas, TensorCanvas
 from mmdefect.synthesis.geometry import overlap
 from mmdefect.synthesis.pastes import Paste, limits_of, record_paste
@@ -65,5 +66,14 @@ def limit_on_device(target: Tensor, source: Tensor, factor: PoissonFactor, limit
     if not share:
         return source, share
     limited = torch.from_numpy(limited.transpose(2, 0, 1)).to(source)
-    # The limit passes the gradient of the source on, for ranges that are learned through the pixels.
-    return (source + (limited - source.detach()) if source.requires_grad else limited), share
+    if source.requires_grad or target.requires_grad:  # ranges are learned through the pixels: same bits, with a derivative
+        moved = _limited(target, source, torch.from_numpy(factor.places[1]).to(source.device), limits)
+        limited = limited + (moved - moved.detach())
+    return limited, share
+
+
+def _limited(target: Tensor, source: Tensor, beside: Tensor, limits: tuple[float, float]) -> Tensor:
+    """Return what :func:`~mmdefect.synthesis.array_writing.limit_source` does, as a function with a derivative."""
+    given, rows = target.flatten(1)[:, beside], source.flatten(1)
+    step, _ = limit_steps((given - rows[:, beside])[None], torch.tensor([len(beside)], device=source.device), *limits)
+    return rows.index_copy(1, beside, given - step[0]).view_as(source)

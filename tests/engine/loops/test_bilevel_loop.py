@@ -130,7 +130,7 @@ def test_an_outer_step_changes_only_the_policy(ready, settings):
 
 def test_ranges_get_their_gradient_through_the_pixels(root, tmp_path):
     """A higher brightness of the upper bound makes the pasted pixels brighter: the slope by differences of the picture."""
-    loop, batch = prepared(root, tmp_path)  # of its own: the others leave policies behind
+    loop, batch = prepared(root, tmp_path)
 
     def inputs(number, differentiable, change=0.0):
         loop.synthesis.round, loop.synthesis.differentiable = number, differentiable
@@ -144,16 +144,18 @@ def test_ranges_get_their_gradient_through_the_pixels(root, tmp_path):
             loop.policy.raw_ranges[4, 1] -= change
         return made
 
-    for number in range(100, 140):  # until a draw changes the brightness
+    compared = 0
+    for number in range(100, 140):  # most draws leave the brightness alone
         made = inputs(number, True)
         slope = 0.0
         if made.requires_grad:
             slope = torch.autograd.grad(made.sum(), loop.policy.raw_ranges)[0][4, 1].item()
         if slope:
-            break
-    # A small step: where the picture saturates, the slope of a large one is another.
-    expected = (inputs(number, False, 0.01) - inputs(number, False, -0.01)).double().sum().item() / 0.02
-    assert slope == pytest.approx(expected, rel=0.05) and slope != 0
+            steps = [(inputs(number, False, h) - inputs(number, False, -h)).double().sum().item() / h / 2 for h in (0.01, 0.0025)]
+            if steps[0] == pytest.approx(steps[1], rel=2e-3):  # else a pixel saturates within the step
+                assert slope == pytest.approx(steps[1], rel=4e-3), number
+                compared += 1
+    assert compared >= 4
 
 
 def test_the_gradient_of_a_stream_weight_is_that_of_one_inner_step(root, tmp_path):
