@@ -10,8 +10,8 @@ from mmdefect import compat
 
 compat.apply()  # who imports an adapter alone gets the same mmseg as who imports mmdefect.registration
 
-from mmseg.registry import (DATA_SAMPLERS, DATASETS, HOOKS, INFERENCERS, LOOPS, METRICS, MODELS, TRANSFORMS,
-                            VISUALIZERS, WEIGHT_INITIALIZERS)  # noqa: E402
+from mmseg.registry import (DATA_SAMPLERS, DATASETS, HOOKS, INFERENCERS, LOOPS, METRICS, MODELS, OPTIM_WRAPPERS,
+                            TRANSFORMS, VISUALIZERS, WEIGHT_INITIALIZERS)  # noqa: E402
 
-__all__ = ['DATA_SAMPLERS', 'DATASETS', 'HOOKS', 'INFERENCERS', 'LOOPS', 'METRICS', 'MODELS', 'TRANSFORMS', 'VISUALIZERS',
-           'WEIGHT_INITIALIZERS', 'init_default_scope']
+__all__ = ['DATA_SAMPLERS', 'DATASETS', 'HOOKS', 'INFERENCERS', 'LOOPS', 'METRICS', 'MODELS', 'OPTIM_WRAPPERS', 'TRANSFORMS',
+           'VISUALIZERS', 'WEIGHT_INITIALIZERS', 'init_default_scope']

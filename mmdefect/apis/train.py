@@ -98,15 +98,24 @@ def prepare_train_config(config: str | Path | Config,
 
 
 def _use_amp(cfg: Config) -> None:
+    on_gpu = torch.cuda.is_available()
+    wanted = 'AmpOptimWrapper' if on_gpu else 'Bfloat16OptimWrapper'
     wrapper = cfg.optim_wrapper.get('type', 'OptimWrapper')
-    if wrapper not in ('OptimWrapper', 'AmpOptimWrapper'):
-        raise ValueError(f'`--amp` needs `optim_wrapper.type` OptimWrapper or AmpOptimWrapper, got {wrapper}; '
+    if wrapper not in ('OptimWrapper', wanted):
+        raise ValueError(f'`--amp` needs `optim_wrapper.type` OptimWrapper or, on this device, {wanted}, got {wrapper}; '
                          'set mixed precision in that wrapper instead.')
-    if not torch.cuda.is_available():
-        raise ValueError("mixed precision (`--amp`, or `amp = True` in the config) needs a GPU, because mmengine's "
-                         'AmpOptimWrapper does, but torch finds none; leave it out, or set `--cfg-options amp=False`.')
-    cfg.optim_wrapper.type = 'AmpOptimWrapper'
-    cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
+    if not on_gpu and not has_fast_bfloat16():
+        raise ValueError('mixed precision (`--amp`, or `amp = True` in the config) needs a GPU or a CPU with bfloat16 '
+                         'instructions (AVX512-BF16 or AMX), but torch finds neither; leave it out, or set '
+                         '`--cfg-options amp=False`.')
+    cfg.optim_wrapper.type = wanted
+    if on_gpu:
+        cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
+
+
+def has_fast_bfloat16() -> bool:
+    """Return whether the CPU multiplies bfloat16 numbers itself; elsewhere they are slower than float32."""
+    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
 
 
 def _fit_to_cpu(cfg: Config) -> None:

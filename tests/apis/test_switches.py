@@ -69,7 +69,14 @@ def test_mixed_precision_can_be_asked_for_in_a_config(tmp_path, monkeypatch):
     assert wrapper.type == 'AmpOptimWrapper' and wrapper.loss_scale == 'dynamic'
     assert prepare_train_config(path, cfg_options=dict(amp=False)).optim_wrapper.type == 'OptimWrapper'
     monkeypatch.setattr(torch.cuda, 'is_available', lambda: False)
-    with pytest.raises(ValueError, match='needs a GPU'):
+    monkeypatch.setattr(torch.cpu, '_is_avx512_bf16_supported', lambda: True)
+    wrapper = prepare_train_config(path).optim_wrapper
+    assert wrapper.type == 'Bfloat16OptimWrapper' and 'loss_scale' not in wrapper
+    with pytest.raises(ValueError, match='on this device, Bfloat16OptimWrapper, got AmpOptimWrapper'):
+        prepare_train_config(path, cfg_options={'optim_wrapper.type': 'AmpOptimWrapper'})
+    for name in ('_is_avx512_bf16_supported', '_is_amx_tile_supported'):
+        monkeypatch.setattr(torch.cpu, name, lambda: False)
+    with pytest.raises(ValueError, match='needs a GPU or a CPU with bfloat16 instructions'):
         prepare_train_config(path)
 
 
