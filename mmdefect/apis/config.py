@@ -60,6 +60,7 @@ def load_config(path: str | Path, cfg_options: dict | None = None) -> Config:
 
     Raises:
         FileNotFoundError: if there is no such config; the message lists the ones with a similar name.
+        ValueError: if an option puts a text in the place of a table of settings.
     """
     compat.apply()
     path = Path(path)
@@ -67,12 +68,25 @@ def load_config(path: str | Path, cfg_options: dict | None = None) -> Config:
         raise FileNotFoundError(_missing_config(path))
     cfg = Config.fromfile(str(path))
     if cfg_options:
+        _check_options(cfg, cfg_options)
         cfg.merge_from_dict(cfg_options)
     import mmdefect.registration  # noqa: F401  (also when the config forgot its custom_imports)
     compose(cfg)
     if cfg_options:
         cfg.merge_from_dict({k: v for k, v in cfg_options.items() if k.split('.')[0] not in SPREAD})
     return cfg
+
+
+def _check_options(cfg: Config, options: dict) -> None:
+    """A dict on the command line arrives as a text, and would surface as an error deep in whatever reads the settings."""
+    for key, value in options.items():
+        node = cfg
+        for part in key.split('.'):
+            node = node.get(part) if isinstance(node, (Config, dict)) else None
+        if isinstance(node, dict) and node and isinstance(value, str):
+            raise ValueError(f'`{key}` is a table of settings ({", ".join(node)}) and cannot become the text {value!r}. Set '
+                             f'one of them at a time, such as {key}.{next(iter(node))}=VALUE, or write a config with '
+                             'this one as its `_base_`.')
 
 
 def compose(cfg: Config) -> None:

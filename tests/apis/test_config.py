@@ -86,3 +86,10 @@ def test_the_dump_is_a_plain_config_that_needs_no_bases(tmp_path):
 def test_a_missing_config_suggests_a_near_one():
     with pytest.raises(FileNotFoundError, match='did you mean .*fast-scnn_baseline_2k_wta-256'):
         load_config('configs/fast_scnn/fast_scnn_baseline_2k_wta256.py')
+
+
+def test_a_text_does_not_take_the_place_of_settings():
+    with pytest.raises(ValueError, match=r'`train_dataloader.sampler` is a table of settings \(type, shuffle\) and cannot become the text'):
+        load_config(LEAF, {'train_dataloader.sampler': "{'type':'DefaultSampler'}"})
+    assert load_config(LEAF, {'train_dataloader.sampler': dict(type='DefaultSampler')}).train_dataloader.sampler.shuffle
+    assert load_config(LEAF, {'param_scheduler.1.end': 7, 'resume': 'x', 'new.key': 'y'}).param_scheduler[1].end == 7
