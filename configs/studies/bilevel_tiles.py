@@ -1,27 +1,38 @@
 """Where to paste on magnetic tiles: nowhere, anywhere, on the object, where it was learned. Equal updates.
 
 Before it, once for each seed N (0, 1, 2), after making the split that the base config names:
-    python tools/train.py configs/bilevel/fast-scnn_net_2k_tiles-160.py --work-dir work_dirs/bilevel_tiles/N \
-        --cfg-options randomness.seed=N
+    python tools/train.py configs/bilevel/fpn-r18-l3-frozen_net_900_tiles-160.py --amp --work-dir work_dirs/bilevel_tiles/N \
+        --cfg-options randomness.seed=N \
+        model.backbone.init_cfg.checkpoint=weights/resnet18_imagenet_conv1-layer3_fp16.pth
 """
 
 name = 'bilevel_tiles'
 title = 'Learned places and weights on magnetic tiles'
-text = ('Fast-SCNN from random weights, crop 160, five types of defects, exposures of one tile on one side, on the '
-        'training images without the outer-validation split. The learned arm trains with the recipe that a bi-level '
-        'training of the same seed froze; learning it took another run of the same length, whose weights are not used.')
-base = 'configs/bilevel/fast-scnn_baseline_2k_tiles-160.py'
-factor = dict(name='synthesis', keys=['*pipeline*', '*sampler*', '*data_preprocessor*'])
-iterations = 2000
+text = ('FPN on a frozen ResNet-18 without its fourth stage, ImageNet weights (`weights/`), crop 160, batch 4, five types of '
+        'defects, exposures of one tile on one side, on the training images without the outer-validation split, softmax '
+        'focal loss, bfloat16. The learned arm trains with the recipe that a bi-level training of 900 updates with the same '
+        'seed froze, whose weights are not used. `image` and `random` are `real_all` and `paste_all` of tiles_curve.py.')
+base = 'configs/fpn/fpn-r18-l3-frozen_baseline_900_tiles-160.py'
+factor = dict(name='synthesis', keys=['*pipeline*', '*sampler*', '*data_preprocessor*', '*dataset*'])
+iterations = 800
 val_interval = 200
 seeds = [0, 1, 2]
-selection = dict(metric='fg_mIoU', tie='last')
-metrics = ['fg_mIoU', 'cal_fg_mIoU', 'fg_AP', 'fg_mAcc', 'cRecall', 'FA_per_image']
+selection = dict(metric='cal_fg_mIoU', tie='last')
+metrics = ['cal_fg_mIoU', 'fg_AP', 'fg_mIoU', 'fg_mAcc', 'cRecall', 'FA_per_image']
 baseline = 'random'
+overrides = {
+    'amp': True,
+    'model.backbone.init_cfg': None,
+    'custom_hooks': [
+        dict(type='ClassCheckHook'), dict(type='CalibrationHook'), dict(type='SelectionCheckHook'),
+        dict(type='CutPasteBackboneHook', checkpoint='weights/resnet18_imagenet_conv1-layer3_fp16.pth')
+    ]
+}
 
 _synthesis = 'configs/_base_/synthesis'
+_half = dict(_delete_=True, type='MixingSampler', defective_share=0.5, shuffle=True)
 arms = dict(
-    image=dict(note='image-level augmentation only'),
+    image=dict(overrides={'train_dataloader.sampler': _half}, note='image-level augmentation only'),
     random=dict(bases=[f'{_synthesis}/paste_anywhere.py'], note='anywhere in the frame'),
     object=dict(bases=[f'{_synthesis}/paste_on_object.py'], note='anywhere on the object'),
     learned=dict(bases=['work_dirs/bilevel_tiles/{seed}/policy/recipe.py'], note='learned places and weights'))

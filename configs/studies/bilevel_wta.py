@@ -2,23 +2,36 @@
 
 Before it, once for each seed N (0, 1, 2):
     python tools/split_outer_val.py data/wta512 --layout wta
-    python tools/train.py configs/bilevel/fast-scnn_maps_2k_wta-256.py --work-dir work_dirs/bilevel_wta/N \
-        --cfg-options randomness.seed=N
+    python tools/train.py configs/bilevel/fpn-r18-l3-frozen_maps_900_wta-256.py --amp --work-dir work_dirs/bilevel_wta/N \
+        --cfg-options randomness.seed=N \
+        model.backbone.init_cfg.checkpoint=weights/resnet18_imagenet_conv1-layer3_fp16.pth
 """
 
 name = 'bilevel_wta'
 title = 'Learned places and weights on the cutting inserts'
-text = ('Fast-SCNN from random weights, crop 256, on the training images without the outer-validation split. The learned '
-        'arm trains with the recipe that a bi-level training of the same seed froze; learning it took another run of the '
-        'same length, whose weights are not used.')
-base = 'configs/bilevel/fast-scnn_baseline_2k_wta-256.py'
-factor = dict(name='synthesis', keys=['*pipeline*', '*sampler*', '*data_preprocessor*'])
-iterations = 2000
+text = ('FPN on a frozen ResNet-18 without its fourth stage, ImageNet weights (`weights/`), crop 256, batch 4, softmax '
+        'focal loss with alpha .1 .3 .6, bfloat16. The learned arm trains with the recipe that a bi-level training of 900 '
+        'updates with the same seed froze, whose weights are not used; that training took a quarter of the training images '
+        'as its outer-validation split, and then all four arms train on all of them.')
+base = 'configs/fpn/fpn-r18-l3-frozen_baseline_900_wta-256.py'
+factor = dict(name='synthesis', keys=['*pipeline*', '*sampler*', '*data_preprocessor*', '*dataset*'])
+iterations = 600
 val_interval = 200
 seeds = [0, 1, 2]
-selection = dict(metric='fg_mIoU', tie='last')
-metrics = ['fg_mIoU', 'cal_fg_mIoU', 'fg_AP', 'fg_mAcc', 'IoU.attached', 'IoU.broken', 'cRecall', 'FA_per_image']
+selection = dict(metric='cal_fg_mIoU', tie='last')
+metrics = [
+    'cal_fg_mIoU', 'fg_AP', 'fg_mIoU', 'AP.attached', 'AP.broken', 'tIoU.attached', 'tIoU.broken', 'cRecall',
+    'FA_per_image'
+]
 baseline = 'random'
+overrides = {
+    'amp': True,
+    'model.backbone.init_cfg': None,
+    'custom_hooks': [
+        dict(type='ClassCheckHook'), dict(type='CalibrationHook'), dict(type='SelectionCheckHook'),
+        dict(type='CutPasteBackboneHook', checkpoint='weights/resnet18_imagenet_conv1-layer3_fp16.pth')
+    ]
+}
 
 _synthesis = 'configs/_base_/synthesis'
 arms = dict(
