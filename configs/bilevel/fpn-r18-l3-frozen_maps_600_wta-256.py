@@ -1,0 +1,12 @@
+# Only the head learns, so an outer step is cheap; the first ones wait until the head knows the defects. The learning rate stays
+# as it is: the hypergradient is proportional to it, and with a decaying one the policy stands still long before the end.
+_base_ = [
+    './fpn-r18-l3-frozen_baseline_900_wta-256.py', '../_base_/synthesis/paste_anywhere.py', '../_base_/bilevel/maps.py'
+]
+param_scheduler = [dict(type='LinearLR', start_factor=1e-3, begin=0, end=50, by_epoch=False)]
+optim_wrapper = dict(optimizer=dict(lr=0.001))
+train_cfg = dict(max_iters=600, val_interval=300)
+default_hooks = dict(checkpoint=dict(interval=300))
+train_dataloader = dict(batch_size=8)
+synthesis = dict(where='device')
+bilevel = dict(interval=4, warm_up=200, betas=(0.9, 0.95), rates=dict(weights=0.05, location=0.2))
