@@ -1,0 +1,32 @@
+"""Does synthesis help cross-entropy less than focal loss? Both losses with and without pasted defects on magnetic tiles."""
+
+name = 'tiles_interaction'
+title = 'Loss and synthesis together'
+text = ('FPN on a frozen ResNet-18 without its fourth stage, ImageNet weights (`weights/`), on magnetic tiles with five types '
+        'of defects, crop 160, batch 4, bfloat16, equal updates, every second draw without synthesis a defective image. The '
+        'published series found that cross-entropy loses by synthesised images and focal loss wins. `focal` and '
+        '`focal_paste` are `real_all` and `paste_all` of tiles_curve.py. Chosen on validation, tested once.')
+base = 'configs/fpn/fpn-r18-l3-frozen_baseline_900_tiles-160.py'
+factor = dict(name='loss and synthesis', keys=['*loss_decode*', '*synthesis*', '*sampler*', '*dataset*'])
+iterations = 800
+val_interval = 200
+seeds = [0, 1, 2]
+selection = dict(metric='cal_fg_mIoU', tie='last')
+metrics = ['cal_fg_mIoU', 'fg_AP', 'fg_mIoU', 'cRecall', 'FA_per_image']
+baseline = 'ce'
+overrides = {
+    'amp': True,
+    'model.backbone.init_cfg': None,
+    'custom_hooks': [
+        dict(type='ClassCheckHook'), dict(type='CalibrationHook'), dict(type='SelectionCheckHook'),
+        dict(type='CutPasteBackboneHook', checkpoint='weights/resnet18_imagenet_conv1-layer3_fp16.pth')
+    ]
+}
+_ce = 'configs/_base_/losses/ce.py'
+_paste = 'configs/_base_/synthesis/paste_anywhere.py'
+_half = {'train_dataloader.sampler': dict(_delete_=True, type='MixingSampler', defective_share=0.5, shuffle=True)}
+arms = dict(
+    ce=dict(bases=[_ce], overrides=_half, note='cross-entropy'),
+    ce_paste=dict(bases=[_ce, _paste], note='and pasted defects'),
+    focal=dict(overrides=_half, note='softmax focal loss'),
+    focal_paste=dict(bases=[_paste], note='and pasted defects'))
