@@ -48,7 +48,7 @@ EXTRAS = {
 
 
 class BuildWithConfigs(build_py):
-    """Ship configs/, tools/ and the pins inside the package, where ``mmdefect::``, mim and doctor look for them."""
+    """Ship bash/, configs/, tools/ and the pins inside the package, where ``mmdefect::``, mim and doctor look for them."""
 
     def run(self):
         super().run()
@@ -56,7 +56,7 @@ class BuildWithConfigs(build_py):
             return
         target = Path(self.build_lib) / 'mmdefect' / '.mim'
         rmtree(target, ignore_errors=True)
-        for name in ('configs', 'tools'):
+        for name in ('bash', 'configs', 'tools'):
             copytree(HERE / name, target / name, ignore=ignore_patterns('__pycache__'))
         copy2(HERE / 'constraints.txt', target)
 

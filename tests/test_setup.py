@@ -21,7 +21,7 @@ from mmdefect.doctor.pins import BASE, ONEDL, PARTS, TRAIN, parse_pins
 from mmdefect.extras import MODULES
 
 ROOT = Path(__file__).resolve().parents[1]
-SOURCES = ('mmdefect', 'configs', 'tools', 'setup.py', 'MANIFEST.in', 'README.md', 'constraints.txt')
+SOURCES = ('mmdefect', 'bash', 'configs', 'tools', 'setup.py', 'MANIFEST.in', 'README.md', 'constraints.txt')
 #: Import name of a distribution, where it is another one.
 IMPORTED_AS = {'opencv-python': 'cv2', 'pillow': 'PIL', 'scikit-learn': 'sklearn', 'pyyaml': 'yaml',
                'prometheus-client': 'prometheus_client', 'python-multipart': 'python_multipart', 'onedl-mmcv': 'mmcv',
@@ -161,7 +161,7 @@ def wheel(sources, tmp_path_factory):
 @pytest.mark.slow
 def test_wheel_holds_configs_tools_and_pins(wheel):
     held = zipfile.ZipFile(wheel).namelist()
-    for folder in ('configs', 'tools'):
+    for folder in ('bash', 'configs', 'tools'):
         expected = {f'mmdefect/.mim/{p.relative_to(ROOT)}' for p in (ROOT / folder).rglob('*')
                     if p.is_file() and '__pycache__' not in p.parts}
         assert expected == {n for n in held if n.startswith(f'mmdefect/.mim/{folder}/')}
