@@ -1,6 +1,6 @@
 """Pretrained weights that a config names: loaded when they are there, said aloud when they are not.
 
-A missing file must neither stop a training nor let it start from random weights unnoticed.
+A missing file must neither stop a training nor let it start from random weights unnoticed, least of all from frozen ones.
 """
 
 from __future__ import annotations
@@ -33,13 +33,21 @@ def resolve_pretrained(cfg: Config) -> list[str]:
         reason = _why_absent(checkpoint)
         if reason:
             module.pop('init_cfg')
-            warnings.append(f'{place} starts from RANDOM weights: {checkpoint} {reason}; put the file there, or name '
-                            f'another with --cfg-options {place}.init_cfg.checkpoint=PATH.')
+            warnings.append(f'{place} starts from RANDOM weights{_thaw(module)}: {checkpoint} {reason}; put the file there, '
+                            f'or name another with --cfg-options {place}.init_cfg.checkpoint=PATH.')
     for warning in warnings:
         print_log(warning, logger='current', level=logging.WARNING)
     if warnings:
         cfg.random_initialisation = warnings
     return warnings
+
+
+def _thaw(module: ConfigDict) -> str:
+    """Let random stages learn that a config wanted to keep as they are pretrained; return what to say of it."""
+    if module.get('frozen_stages', -1) < 0:
+        return ''
+    module.update(frozen_stages=-1, norm_eval=False)
+    return ' and is therefore not frozen'
 
 
 def _modules(node, place: str) -> Iterator[tuple[str, ConfigDict]]:
