@@ -19,7 +19,7 @@ from rich.console import Console
 
 from mmdefect.datasets.census_report import print_census
 from mmdefect.datasets.groups import read_groups
-from mmdefect.datasets.project_config import CONFIG_NAMES, render_config
+from mmdefect.datasets.project_config import LEAVES, render_config
 from mmdefect.datasets.project_split import plan_split
 from mmdefect.datasets.samples import GOOD
 from mmdefect.datasets.split_file import Split, write_split
@@ -100,8 +100,8 @@ def write_project(folder: Path, survey: Survey, split: Split, console: Console |
         write_split(split, staging / SPLIT_FILE)
         census = json.dumps(survey.census.to_dict(), indent=1, ensure_ascii=False)
         (staging / CENSUS_FILE).write_text(census + '\n', 'utf-8')
-        for name, recommended in CONFIG_NAMES.items():
-            text = render_config(folder.name, survey.root, survey.description.classes, survey.census, recommended)
+        for name in LEAVES:
+            text = render_config(folder.name, survey.root, survey.description.classes, survey.census, name)
             (staging / name).write_text(text, 'utf-8')
         staging.chmod(0o755)
         if folder.exists():
@@ -111,7 +111,7 @@ def write_project(folder: Path, survey: Survey, split: Split, console: Console |
             os.rename(staging, folder)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
-    project = Project(folder, folder / SPLIT_FILE, folder / CENSUS_FILE, tuple(folder / name for name in CONFIG_NAMES))
+    project = Project(folder, folder / SPLIT_FILE, folder / CENSUS_FILE, tuple(folder / name for name in LEAVES))
     if console is not None:
         _print_next(project, split, console)
     return project
@@ -126,7 +126,7 @@ def _check_target(name: str, out: str | os.PathLike, overwrite: bool) -> Path:
     if not _NAME.fullmatch(name):
         raise ValueError(f'`--name` must consist of letters, digits, - and _, got {name!r}; it names a folder.')
     folder = Path(out) / name
-    written = [folder / f for f in (SPLIT_FILE, CENSUS_FILE, *CONFIG_NAMES) if (folder / f).exists()]
+    written = [folder / f for f in (SPLIT_FILE, CENSUS_FILE, *LEAVES) if (folder / f).exists()]
     if written and not overwrite:
         raise FileExistsError(f'{folder} must be new, but {written[0]} exists; choose another --name, or replace it '
                               'with --overwrite.')

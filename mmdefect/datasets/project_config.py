@@ -3,49 +3,75 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from mmdefect.datasets.census import Census
 
-#: Leaf configs of a project: file name, and whether it is the recommended recipe.
-CONFIG_NAMES = {'fast-scnn_baseline.py': False, 'fast-scnn_recommended.py': True}
-BASES = (
-    'mmdefect::_base_/models/fast_scnn.py',
-    'mmdefect::_base_/datasets/folder_256.py',
-    'mmdefect::_base_/losses/ce.py',
-    'mmdefect::_base_/schedules/schedule_2k.py',
-    'mmdefect::_base_/default_runtime.py',
-)
-#: Further bases of the recommended recipe, after the ones above.
-RECOMMENDED_BASES: tuple[str, ...] = ('mmdefect::_base_/synthesis/paste_poisson.py', )
+
+@dataclass(frozen=True)
+class Leaf:
+    """One leaf config of a project.
+
+    Attributes:
+        model, loss, schedule: names of the bases.
+        says: what it is, for its first line.
+        tuned: with the crop, the class weights and the pasted defects that the census suggests.
+        focal: class weights are the ``alpha`` of a focal loss instead of ``class_weight``.
+        options: further lines.
+    """
+    model: str
+    loss: str
+    schedule: str
+    says: str
+    tuned: bool = True
+    focal: bool = False
+    options: tuple[str, ...] = ()
 
 
-def render_config(name: str, data_root: str, classes: Sequence[str], census: Census, recommended: bool) -> str:
+#: Leaf configs by file name; the first two start from random weights and need nothing but the images.
+LEAVES = {
+    'fast-scnn_baseline.py': Leaf('fast_scnn', 'ce', 'schedule_2k', 'plain cross entropy, to compare with.', tuned=False),
+    'fast-scnn_recommended.py': Leaf(
+        'fast_scnn', 'ce', 'schedule_2k', 'what the census suggests; compare it with fast-scnn_baseline.py.'),
+    'fpn-r18-frozen_recommended.py': Leaf(
+        'fpn_r18-l3_frozen', 'focal', 'schedule_900',
+        'a head on a frozen ImageNet backbone, the quickest start with few images.', focal=True,
+        options=('# ImageNet weights are downloaded; without the internet name a file with torchvision\'s names:',
+                 "# model = dict(backbone=dict(init_cfg=dict(checkpoint='resnet18.pth')))",
+                 'train_dataloader = dict(batch_size=4)')),
+}
+
+
+def render_config(name: str, data_root: str, classes: Sequence[str], census: Census, file: str) -> str:
     """Return a leaf config as text.
 
     Args:
         name: name of the project.
         data_root: folder of the data.
         classes: class names, the normal class first.
-        census: its suggestions go into the recommended config.
-        recommended: with the suggested crop and class weights, or plain cross entropy with the crop of the base.
+        census: its suggestions go into the tuned configs.
+        file: one of :data:`LEAVES`.
     """
-    bases = BASES + (RECOMMENDED_BASES if recommended else ())
+    leaf = LEAVES[file]
+    bases = [f'models/{leaf.model}', 'datasets/folder_256', f'losses/{leaf.loss}', f'schedules/{leaf.schedule}',
+             'default_runtime', *(['synthesis/paste_poisson'] if leaf.tuned else [])]
     height, width = census.median_size_hw
-    recipe = 'recommended' if recommended else 'baseline'
     lines = [
-        f'# {name}: ' + ('what the census suggests; compare it with fast-scnn_baseline.py.' if recommended else
-                         'plain cross entropy, to compare with.'),
-        '_base_ = [', *(f'    {base!r},' for base in bases), ']',
+        f'# {name}: {leaf.says}',
+        '_base_ = [', *(f"    'mmdefect::_base_/{base}.py'," for base in bases), ']',
         f'data_root = {data_root!r}',
         "split_file = '{{ fileDirname }}/split.json'",
         f'classes = {tuple(classes)!r}',
         f'image_scale = ({width}, {height})  # width, height: the median image, so that defects keep their size',
     ]
-    if recommended:
-        lines += [f'crop_size = {census.suggestion.crop_size_hw!r}  # height, width',
-                  f'class_weight = {list(census.suggestion.class_weight)!r}']
+    if leaf.tuned:
+        lines.append(f'crop_size = {census.suggestion.crop_size_hw!r}  # height, width')
+        suggestion = census.suggestion
+        lines.append(f'loss_decode = dict(alpha={list(suggestion.focal_alpha)!r})' if leaf.focal else
+                     f'class_weight = {list(suggestion.class_weight)!r}')
         if census.clean == 0:
             lines += ['# There are no clean pictures: defects are pasted beside those that are there.',
                       'synthesis = dict(ratio=dict(real=1, synthetic=1, clean=0), '
                       'backgrounds=dict(clean=0, defective=1))']
-    return '\n'.join([*lines, f"work_dir = 'work_dirs/{name}_fast-scnn_{recipe}'"]) + '\n'
+    lines += leaf.options
+    return '\n'.join([*lines, f"work_dir = 'work_dirs/{name}_{file.removesuffix('.py')}'"]) + '\n'

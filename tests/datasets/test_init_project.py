@@ -15,7 +15,6 @@ from mmengine.config import Config
 from mmdefect.apis.config import iter_heads, load_config
 from mmdefect.datasets.census_report import WIDTH, make_console
 from mmdefect.datasets.project import init_project
-from mmdefect.datasets.project_config import BASES
 from mmdefect.datasets.split_file import read_split
 from mmdefect.registry import DATASETS
 from tests.helpers.data import draw_image, draw_label, save, write_mvtec, write_wta
@@ -55,25 +54,30 @@ def test_ten_photographs(tmp_path):
     assert '10: 10 with defects, 0 without' in text and 'train 6 (0 clean), val 2 (0 clean), test 2 (0 clean)' in text
     configs = ' '.join(map(str, project.configs))
     assert f'PROJECT_NAME=mypart GPU_COUNT=0 bash bash/run_main.sh {configs}\n' in text
-    assert f'python tools/train.py {project.configs[1]}\n' in text
+    assert f'python tools/train.py {project.configs[-1]}\n' in text
 
 
 def test_configs_compose_and_their_data_load(tmp_path):
     data = write_photographs(tmp_path / 'photos', clean=4)
     project = init_project(data, 'mypart', tmp_path / 'configs', class_names=['pit', 'cut'])
-    baseline, recommended = (load_config(c) for c in project.configs)
+    baseline, recommended, frozen = (load_config(c) for c in project.configs)
     assert len(project.configs[1].read_text().splitlines()) <= 16
-    for cfg in (baseline, recommended):
+    for cfg in (baseline, recommended, frozen):
         assert cfg.classes == ('normal', 'pit', 'cut') and cfg.image_scale == (80, 60)
         assert all(head.num_classes == 3 for head in iter_heads(cfg))
     assert recommended.crop_size == (64, 96) and baseline.crop_size == (256, 256)
     assert all(head.loss_decode.class_weight == list(recommended.class_weight) for head in iter_heads(recommended))
     assert all('class_weight' not in head.loss_decode or head.loss_decode.class_weight is None
                for head in iter_heads(baseline))
+    weights = recommended.class_weight
+    for head in iter_heads(frozen):
+        assert head.loss_decode.type == 'SoftmaxFocalLoss'
+        assert head.loss_decode.alpha == pytest.approx([w / sum(weights) for w in weights], abs=1e-4)
+    assert frozen.model.backbone.frozen_stages == frozen.model.backbone.num_stages == 3
     crops = [t for t in recommended.train_dataloader.dataset.pipeline if t.type == 'RandomCrop']
     assert [t.crop_size for t in crops] == [(64, 96)]
-    steps = [[t.type for t in cfg.train_dataloader.dataset.pipeline] for cfg in (baseline, recommended)]
-    assert ['SynthesizeDefects' in names for names in steps] == [False, True]
+    steps = [[t.type for t in cfg.train_dataloader.dataset.pipeline] for cfg in (baseline, recommended, frozen)]
+    assert ['SynthesizeDefects' in names for names in steps] == [False, True, True]
     loaders = ('train_dataloader', 'val_dataloader', 'test_dataloader')
     sizes = [len(DATASETS.build(recommended[name].dataset)) for name in loaders]
     assert sum(sizes) == 14 and min(sizes) >= 2
@@ -88,14 +92,6 @@ def test_without_clean_pictures_defects_go_beside_those_that_are_there(tmp_path)
     step = next(t for t in recommended.train_dataloader.dataset.pipeline if t.type == 'SynthesizeDefects')
     assert step.probability == dict(clean=0.0, defective=0.5)
     assert recommended.train_dataloader.sampler.defective_share == 1.0
-
-
-def test_every_base_of_the_leaf_exists():
-    from mmdefect import compat
-    from mmdefect.datasets.project_config import RECOMMENDED_BASES
-    for base in BASES + RECOMMENDED_BASES:
-        module, path = base.split('::')
-        assert (compat.config_root(module) / path).is_file(), base
 
 
 def test_project_folder_can_be_moved(tmp_path):
@@ -240,7 +236,7 @@ def test_tool(tmp_path, monkeypatch, capsys):
     assert main() == 0
     said = capsys.readouterr()
     assert said.out.startswith('census of') and 'bash bash/run_main.sh' in said.out and not said.err
-    assert len(list((tmp_path / 'configs/mypart').iterdir())) == 4
+    assert len(list((tmp_path / 'configs/mypart').iterdir())) == 5
     assert main() == 2
     said = capsys.readouterr()
     assert said.err.startswith('error: ') and len(said.err.splitlines()) == 1 and '--overwrite' in said.err
