@@ -10,4 +10,6 @@ train_cfg = dict(max_iters=600, val_interval=300)
 default_hooks = dict(checkpoint=dict(interval=300))
 train_dataloader = dict(batch_size=8)
 synthesis = dict(where='device')
-bilevel = dict(interval=4, warm_up=200, betas=(0.9, 0.95), rates=dict(weights=0.05, location=0.02))
+bilevel = dict(  # a normalised map says where, and leaves how much to the weights
+    policy=dict(proposal=dict(normalise=True)), interval=4, warm_up=200, betas=(0.9, 0.95),
+    rates=dict(weights=0.05, location=0.02))
