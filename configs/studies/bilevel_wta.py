@@ -2,7 +2,7 @@
 
 Before it, once for each seed N (0, 1, 2):
     python tools/split_outer_val.py data/wta512 --layout wta
-    python tools/train.py configs/bilevel/fpn-r18-l3-frozen_maps_600_wta-256.py --amp --work-dir work_dirs/bilevel_wta/N \
+    python tools/train.py configs/bilevel/fpn-r18-l3-frozen_maps_400_wta-256.py --amp --work-dir work_dirs/bilevel_wta/N \
         --cfg-options randomness.seed=N \
         model.backbone.init_cfg.checkpoint=weights/resnet18_imagenet_conv1-layer3_fp16.pth
 """
@@ -10,13 +10,13 @@ Before it, once for each seed N (0, 1, 2):
 name = 'bilevel_wta'
 title = 'Learned places and weights on the cutting inserts'
 text = ('FPN on a frozen ResNet-18 without its fourth stage, ImageNet weights (`weights/`), crop 256, batch 4, softmax '
-        'focal loss with alpha .1 .3 .6, bfloat16. The learned arm trains with the recipe that a bi-level training of 600 '
+        'focal loss with alpha .1 .3 .6, bfloat16. The learned arm trains with the recipe that a bi-level training of 400 '
         'updates with the same seed froze, whose weights are not used; that training took a quarter of the training images '
         'as its outer-validation split, and then all four arms train on all of them.')
 base = 'configs/fpn/fpn-r18-l3-frozen_baseline_900_wta-256.py'
 factor = dict(name='synthesis', keys=['*pipeline*', '*sampler*', '*data_preprocessor*', '*dataset*'])
-iterations = 600
-val_interval = 200
+iterations = 500
+val_interval = 250
 seeds = [0, 1, 2]
 selection = dict(metric='cal_fg_mIoU', tie='last')
 metrics = [

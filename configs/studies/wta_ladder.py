@@ -11,8 +11,8 @@ text = ('FPN on a frozen ResNet-18 without its fourth stage, ImageNet weights (`
         'values use offsets fitted on validation.')
 base = 'configs/fpn/fpn-r18-l3-frozen_baseline_900_wta-256.py'
 factor = dict(name='recipe', keys=['*synthesis*', '*sampler*', '*dataset*', '*custom_hooks*', '*data_preprocessor*'])
-iterations = 600
-val_interval = 200
+iterations = 500
+val_interval = 250
 seeds = [0, 1, 2]
 selection = dict(metric='cal_fg_mIoU', tie='last')
 metrics = [

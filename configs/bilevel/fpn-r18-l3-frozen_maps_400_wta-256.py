@@ -5,10 +5,10 @@ _base_ = [
 ]
 param_scheduler = [dict(type='LinearLR', start_factor=1e-3, begin=0, end=50, by_epoch=False)]
 optim_wrapper = dict(optimizer=dict(lr=0.001))
-train_cfg = dict(max_iters=600, val_interval=300)
-default_hooks = dict(checkpoint=dict(interval=300))
+train_cfg = dict(max_iters=400, val_interval=200)
+default_hooks = dict(checkpoint=dict(interval=200))
 train_dataloader = dict(batch_size=8)
 synthesis = dict(where='device')
 bilevel = dict(  # a normalised map says where, and leaves how much to the weights
-    policy=dict(proposal=dict(normalise=True)), interval=4, warm_up=200, betas=(0.9, 0.95),
+    policy=dict(proposal=dict(normalise=True)), interval=4, warm_up=150, betas=(0.9, 0.95),
     rates=dict(weights=0.05, location=0.2))
