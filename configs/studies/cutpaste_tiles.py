@@ -17,7 +17,7 @@ iterations = 600
 val_interval = 200
 seeds = [0, 1, 2]
 selection = dict(metric='cal_fg_mIoU', tie='last')
-metrics = ['cal_fg_mIoU', 'fg_AP', 'fg_mIoU', 'fg_mAcc', 'cRecall', 'FA_per_image']
+metrics = ['cal_fg_mIoU', 'fg_AP', 'fg_mIoU', 'cal_any_IoU', 'cRecall', 'FA_per_image']
 baseline = 'random'
 _runtime_hooks = [dict(type='ClassCheckHook'), dict(type='CalibrationHook'), dict(type='SelectionCheckHook')]
 _half = dict(_delete_=True, type='MixingSampler', defective_share=0.5, shuffle=True)

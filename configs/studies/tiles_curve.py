@@ -19,7 +19,10 @@ iterations = 800
 val_interval = 200
 seeds = [0, 1, 2]
 selection = dict(metric='cal_fg_mIoU', tie='last')
-metrics = ['cal_fg_mIoU', 'fg_AP', 'fg_mIoU', 'cRecall', 'FA_per_image']
+metrics = [
+    'cal_fg_mIoU', 'fg_AP', 'fg_mIoU', 'any_AP', 'cRecall', 'FA_per_image', 'AP.blowhole', 'AP.break', 'AP.crack',
+    'AP.fray', 'AP.uneven'
+]
 baseline = 'real_all'
 overrides = {
     'amp': True,
