@@ -24,6 +24,7 @@ metrics = [
     'AP.fray', 'AP.uneven'
 ]
 baseline = 'real_all'
+pairs = [(f'real_{k}', f'paste_{k}') for k in (1, 3, 5, 10, 'all')]
 overrides = {
     'amp': True,
     'model.backbone.init_cfg': None,
@@ -40,3 +41,6 @@ for _shots in (1, 3, 5, 10, 'all'):
     arms[f'real_{_shots}'] = dict(overrides={**_file, 'train_dataloader.sampler': _half},
                                   note=f'{_shots} real defective images of each type')
     arms[f'paste_{_shots}'] = dict(bases=_paste, overrides=_file, note='and their defects pasted into clean ones')
+# Poisson blending imports gradients and drops the level, which is all that `uneven` and `fray` differ by.
+arms['feather_all'] = dict(bases=_paste, priority=2, note='as paste_all, with a soft edge instead of imported gradients',
+                           overrides={'synthesis.transforms.0.policy.blends': dict(_delete_=True, feather=1)})

@@ -17,6 +17,7 @@ metrics = [
     'AP.fray', 'AP.uneven'
 ]
 baseline = 'ce'
+pairs = [('ce', 'ce_paste'), ('focal', 'focal_paste')]
 overrides = {
     'amp': True,
     'model.backbone.init_cfg': None,

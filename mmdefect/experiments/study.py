@@ -73,6 +73,7 @@ class Study:
         rule: how the checkpoint is chosen on the validation set.
         metrics: columns of the table; the first one decides the order.
         baseline: arm that the others are compared with.
+        pairs: arms that differ in the same thing, ``(without, with)``; the page says what it does on their average.
         title: headline of the report.
         text: paragraph below it.
     """
@@ -89,6 +90,7 @@ class Study:
     rule: Rule = USUAL_RULE
     metrics: tuple[str, ...] = ('fg_mIoU', 'fg_mAcc')
     baseline: str = ''
+    pairs: tuple[tuple[str, str], ...] = ()
     title: str = ''
     text: str = ''
 
@@ -100,6 +102,9 @@ class Study:
             raise ValueError(f'`seeds` must be different numbers, at least one, got {list(self.seeds)}.')
         if self.baseline and self.baseline not in names:
             raise ValueError(f'`baseline` must be one of the arms {names}, got {self.baseline!r}.')
+
+        if not all(len(pair) == 2 and set(pair) <= set(names) for pair in self.pairs):
+            raise ValueError(f'`pairs` must be pairs of the arms {names}, got {list(self.pairs)}.')
 
     @property
     def reference(self) -> str:
@@ -168,9 +173,9 @@ def read_study(path: Path) -> Study:
         raise ValueError(f'{path}: `factor` must be a word or dict(name=..., keys=[...]), got {factor!r}.')
     values['arms'] = tuple(_arm(name, value, path) for name, value in values['arms'].items())
     values['overrides'] = st.parse_overrides(values.get('overrides', {}))
-    for key in ('seeds', 'metrics'):
+    for key in ('seeds', 'metrics', 'pairs'):
         if key in values:
-            values[key] = tuple(values[key])
+            values[key] = tuple(tuple(v) if isinstance(v, list) else v for v in values[key])
     if selection:
         values['rule'] = Rule(**selection)
     return Study(**values, factor=factor.get('name', ''), factor_keys=tuple(factor.get('keys', ())))

@@ -6,11 +6,13 @@ import dataclasses
 import json
 
 import pytest
+import scipy.stats
 
 from mmdefect.experiments import study_records
 from mmdefect.experiments.pool import Slots
 from mmdefect.experiments.select import Rule
 from mmdefect.experiments.study import Composer, expand, read_study
+from mmdefect.experiments.study_pairs import pairs_section
 from mmdefect.experiments.study_run import Places, run_study
 from mmdefect.experiments.study_table import compare_study, write_study_page
 from tests.experiments import study_helpers as helpers
@@ -215,3 +217,33 @@ def test_donors_from_test_images_are_found(place):
     (place / 'library').mkdir()
     (place / 'library' / 'library.json').write_text(json.dumps({'sources': [str(copy)]}))
     assert study_records.donor_leaks(job, truth, [str(place / 'library')]) == ['part.2', 'part.4']
+
+
+def test_pairs_of_arms_are_averaged_within_a_seed(place):
+    """Against scipy: the interval is that of the mean over the pairs of each seed."""
+    (place / 'study.py').write_text(STUDY + "\npairs = [['low', 'high'], ['low', 'more']]\n")
+    study = read_study(place / 'study.py')
+    assert study.pairs == (('low', 'high'), ('low', 'more'))
+    _, _, places = run(place, study)
+    found = study_records.records_of(study.name, study_records.read_records(places.records))
+    tests = {arm: [found[arm][seed]['test']['fg_mIoU'] for seed in study.seeds] for arm in ('low', 'high', 'more')}
+    first = tests['low']
+    second = [(a + b) / 2 for a, b in zip(tests['high'], tests['more'], strict=True)]
+    wanted = scipy.stats.ttest_rel(second, first)
+    low, high = wanted.confidence_interval()
+    won = sum(value > base for arm in ('high', 'more') for value, base in zip(tests[arm], first, strict=True))
+    page = (places.results / 'quality.md').read_text()
+    row = next(line for line in page.split('## Pairs together')[1].splitlines() if line.startswith('| fg_mIoU'))
+    assert f'{sum(second) / 3 - sum(first) / 3:+.2f} [{low:+.2f}, {high:+.2f}]' in row
+    assert f'{wanted.pvalue:.3f}' in row and row.rstrip(' |').endswith(f'{won} of 6')
+
+
+def test_pairs_wait_for_a_whole_seed_and_name_arms(place):
+    study = read_study(place / 'study.py')
+    assert pairs_section(study, {}, ['fg_mIoU']) == ''
+    with pytest.raises(ValueError, match='`pairs` must be pairs of the arms'):
+        dataclasses.replace(study, pairs=(('low', 'absent'), ))
+    study = dataclasses.replace(study, pairs=(('low', 'high'), ))
+    found = {'low': {0: {'test': {'fg_mIoU': 1.0}}, 1: {'test': {'fg_mIoU': 2.0}}}, 'high': {1: {'test': {'fg_mIoU': 5.0}}}}
+    section = pairs_section(study, found, ['fg_mIoU', 'absent'])
+    assert '+3.00 |' in section and '1 of 1' in section and 'absent' not in section

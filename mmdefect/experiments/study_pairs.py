@@ -1,0 +1,36 @@
+"""What one change does on the average of several pairs of arms, such as pasted defects at every number of real ones."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from mmdefect.experiments.comparison_text import format_mean, markdown_table
+from mmdefect.experiments.statistics import compare_values
+from mmdefect.experiments.study import Study
+
+
+def pairs_section(study: Study, found: Mapping[str, Mapping[int, Any]], metrics: list[str]) -> str:
+    """Return the section of a page on ``study.pairs``; nothing as long as no seed has all of them.
+
+    A seed is one observation, for its pairs share images: its value is the mean over the pairs.
+    """
+    seeds = [seed for seed in study.seeds if all(seed in found.get(arm, {}) for pair in study.pairs for arm in pair)]
+    if not study.pairs or not seeds:
+        return ''
+    lines = []
+    for metric in metrics:
+        values = [[[found[arm][seed]['test'].get(metric) for arm in pair] for pair in study.pairs] for seed in seeds]
+        if any(value is None for pairs in values for pair in pairs for value in pair):
+            continue
+        without, with_it = ([sum(pair[k] for pair in pairs) / len(pairs) for pairs in values] for k in (0, 1))
+        interval = compare_values(without, with_it, paired=True)
+        won = sum(pair[1] > pair[0] for pairs in values for pair in pairs)
+        reach = '' if math.isnan(interval.low) else f' [{interval.low:+.2f}, {interval.high:+.2f}]'
+        lines.append([metric, format_mean(without), format_mean(with_it), f'{interval.value:+.2f}{reach}',
+                      '–' if math.isnan(interval.p) else f'{interval.p:.3f}', f'{won} of {len(seeds) * len(study.pairs)}'])
+    names = ', '.join(f'`{b}` against `{a}`' for a, b in study.pairs)
+    return (f'## Pairs together\n\n{names}. Mean over the pairs, ± over seeds; interval and p over {len(seeds)} seeds, not '
+            'adjusted for the number of metrics; the last column counts pairs and seeds in which the value went up.\n\n'
+            + markdown_table(['metric', 'first of the pair', 'second', 'difference [95 %]', 'p', 'higher in'], lines))
