@@ -41,6 +41,10 @@ for _shots in (1, 3, 5, 10, 'all'):
     arms[f'real_{_shots}'] = dict(overrides={**_file, 'train_dataloader.sampler': _half},
                                   note=f'{_shots} real defective images of each type')
     arms[f'paste_{_shots}'] = dict(bases=_paste, overrides=_file, note='and their defects pasted into clean ones')
-# Poisson blending imports gradients and drops the level, which is all that `uneven` and `fray` differ by.
-arms['feather_all'] = dict(bases=_paste, priority=2, note='as paste_all, with a soft edge instead of imported gradients',
-                           overrides={'synthesis.transforms.0.policy.blends': dict(_delete_=True, feather=1)})
+# Large defects (`uneven`, `fray`) do not fit where they would be pasted and are left out of the pastes, so a third of synthetic
+# draws takes examples of them away. Here the real images keep their half of the draws, and pastes replace clean ones.
+for _shots in (1, 'all'):
+    arms[f'kept_{_shots}'] = dict(
+        bases=_paste, priority=2, note='half real, a quarter pasted, a quarter clean',
+        overrides={**({} if _shots == 'all' else {'split_file': f'shots_{_shots}_{{seed}}.json'}),
+                   'synthesis.ratio': dict(real=2, synthetic=1, clean=1)})
