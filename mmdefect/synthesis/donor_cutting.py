@@ -74,7 +74,7 @@ def cut_defects(image: ndarray, label: ndarray, rule: CuttingRule, object_mask: 
         label: ``(H, W)`` integers: 0 normal, 1..K defects, 255 ignore.
         rule: what counts as one defect, and the margin.
         object_mask: ``(H, W)``, non-zero on the inspected object; everywhere when absent.
-        skipped: counts of what was left out, by reason, are added here.
+        skipped: counts of what was left out, by reason and class (:func:`reason_of_class`), are added here.
 
     Raises:
         ValueError: if label and image differ in size.
@@ -86,7 +86,12 @@ def cut_defects(image: ndarray, label: ndarray, rule: CuttingRule, object_mask: 
     on_object = np.ones(label.shape, bool) if object_mask is None else object_mask > 0
     on_object = on_object | ((label > 0) & (label != IGNORE_LABEL))
     class_ids = [class_id for class_id in np.unique(label).tolist() if class_id not in (0, IGNORE_LABEL)]
-    masks = {class_id: _without_rims((label == class_id).view(np.uint8), label, skipped) for class_id in class_ids}
+    masks = {}
+    for class_id in class_ids:
+        masks[class_id], rims = _without_rims((label == class_id).view(np.uint8), label)
+        if rims:
+            key = reason_of_class('rim of another class', class_id)
+            skipped[key] = skipped.get(key, 0) + rims
     surroundings = np.uint8(2) * on_object
     for mask in masks.values():
         surroundings[mask > 0] = OTHER_DEFECT
@@ -95,7 +100,8 @@ def cut_defects(image: ndarray, label: ndarray, rule: CuttingRule, object_mask: 
             top, left, bottom, right = box
             reason = _reason_to_skip(part, image.shape, rule)
             if reason:
-                skipped[reason] = skipped.get(reason, 0) + 1
+                key = reason_of_class(reason, class_id)
+                skipped[key] = skipped.get(key, 0) + 1
                 continue
             margin = rule.margin
             around = np.zeros((part.shape[0] + 2 * margin, part.shape[1] + 2 * margin), np.uint8)
@@ -106,14 +112,19 @@ def cut_defects(image: ndarray, label: ndarray, rule: CuttingRule, object_mask: 
                             _share_inside(around))
 
 
-def _without_rims(mask: ndarray, label: ndarray, skipped: dict[str, int]) -> ndarray:
-    """Return the mask of a class without the pixels strewn along larger defects of other classes.
+def reason_of_class(reason: str, class_id: int) -> str:
+    """Return the key under which defects of a class that were left out are counted."""
+    return f'{reason} | {class_id}'
+
+
+def _without_rims(mask: ndarray, label: ndarray) -> tuple[ndarray, int]:
+    """Return the mask of a class without the pixels strewn along larger defects of other classes, and how many there were.
 
     Resizing a label that was drawn in colours leaves them; pasted alone they are a dotted outline of nothing.
     """
     others = ((mask == 0) & (label > 0) & (label != IGNORE_LABEL)).view(np.uint8)
     if not others.any():
-        return mask
+        return mask, 0
     _, other_parts, other_stats, _ = cv2.connectedComponentsWithStats(others, connectivity=8)
     areas = np.where(others > 0, other_stats[other_parts, cv2.CC_STAT_AREA], 0).astype(np.float32)
     touched = cv2.dilate(areas, np.ones((3, 3), np.uint8))  # area of the largest other defect that touches a pixel
@@ -122,9 +133,7 @@ def _without_rims(mask: ndarray, label: ndarray, skipped: dict[str, int]) -> nda
     beside = np.bincount(parts[(mask > 0) & (touched > own[parts])], minlength=count)
     rim = beside > 0.5 * own
     rim[0] = False
-    if rim.any():
-        skipped['rim of another class'] = skipped.get('rim of another class', 0) + int(rim.sum())
-    return np.where(rim[parts], np.uint8(0), mask)
+    return np.where(rim[parts], np.uint8(0), mask), int(rim.sum())
 
 
 def _parts(mask: ndarray, rule: CuttingRule) -> Iterator[tuple[ndarray, tuple[int, int, int, int]]]:

@@ -26,7 +26,7 @@ from mmdefect.synthesis.foreground import find_foreground
 from mmdefect.synthesis.types import IGNORE_LABEL
 
 #: Raise it when the content of a library folder changes.
-VERSION = 3
+VERSION = 4
 #: Rows and columns of the grid on which the places of defects are counted.
 GRID = 32
 #: Longer side at which the foreground is looked for: the outline of the object must be right to a pixel or two.
@@ -147,9 +147,24 @@ class DefectLibrary:
             name = (names or {}).get(class_id, str(class_id))
             lines.append(f'{name:>12} {rows.sum():>7} {np.median(self.table["area"][rows]):>12.0f} '
                          + ' '.join(f'{c:>6}' for c in counts))
-        if self.skipped:
-            lines.append('left out: ' + ', '.join(f'{n} {reason}' for reason, n in sorted(self.skipped.items())))
-        return '\n'.join(lines)
+        return '\n'.join([*lines, *self._left_out(names or {})])
+
+    def _left_out(self, names: Mapping[int, str]) -> list[str]:
+        """Return what was left out by reason and class, and a note on classes that pasted pictures will show less of."""
+        reasons: dict[str, dict[int, int]] = {}
+        for key, count in self.skipped.items():
+            reason, _, class_id = key.rpartition(' | ')
+            reasons.setdefault(reason, {})[int(class_id)] = count
+        lines = []
+        for reason, counts in sorted(reasons.items()):
+            each = ', '.join(f'{names.get(class_id, str(class_id))} {n}' for class_id, n in sorted(counts.items()))
+            lines.append(f'left out, {reason}: {each}')
+        long = [names.get(class_id, str(class_id)) for class_id, count in sorted(reasons.get('too long', {}).items())
+                if count > int((self.table['class_id'] == class_id).sum())]
+        if long:
+            lines.append(f'note: most defects of {", ".join(long)} are too long to be pasted, so pasted pictures show less of them '
+                         'than real ones; raise `max_extent`, or keep the share of real pictures in `synthesis.ratio`')
+        return lines
 
 
 def library_key(images: Iterable[LabelledImage], rule: CuttingRule) -> str:
@@ -168,7 +183,7 @@ class PictureCuts:
         size_hw: of the picture.
         cuts: its defects.
         places: ``{class: (GRID, GRID) float64}``: pixels of each class by place.
-        skipped: what was left out, by reason.
+        skipped: what was left out, by reason and class.
     """
 
     size_hw: tuple[int, int]

@@ -68,7 +68,7 @@ def test_what_does_not_fit_the_rule_is_counted():
     skipped = {}
     cuts = list(cut_defects(np.zeros((40, 40, 3), np.uint8), label, CuttingRule(merge_radius=0), skipped=skipped))
     assert [c.class_id for c in cuts] == [2]
-    assert skipped == {'too small': 1, 'too long': 1, 'rim of another class': 1}
+    assert skipped == {'too small | 1': 1, 'too long | 1': 1, 'rim of another class | 1': 1}
 
 
 def test_whole_mask_is_one_defect():
@@ -93,6 +93,18 @@ def test_library_holds_what_was_drawn(tmp_path):
     counts = [sum((label == c).sum() for _, label in parts) for c in (1, 2)]
     np.testing.assert_array_equal(library.density[1:].sum((1, 2)), counts)
     assert 'scratch' in library.census({1: 'scratch'}) and '6 defects of 3 pictures' in library.census()
+
+
+@pytest.mark.parametrize('number, noted', [(0, False), (2, False), (3, True)])
+def test_the_census_names_classes_that_pasted_pictures_show_less_of(tmp_path, number, noted):
+    parts = labelled_parts(6)
+    for _, label in parts[:number]:
+        label[label > 0] = 0
+        label[5, 1:-1] = 1  # as long as the picture
+        label[30, 20] = 2
+    text = library_of_parts(tmp_path, parts).census({1: 'scratch', 2: 'pit'})
+    assert (f'left out, too long: scratch {number}\nleft out, too small: pit {number}' in text) == (number > 0)
+    assert ('note: most defects of scratch are too long' in text) == noted
 
 
 def test_library_is_built_once_and_found_again(tmp_path):
