@@ -10,5 +10,5 @@ default_hooks = dict(checkpoint=dict(interval=200))
 train_dataloader = dict(batch_size=8)
 synthesis = dict(where='device')
 bilevel = dict(  # a normalised map says where, and leaves how much to the weights
-    policy=dict(proposal=dict(normalise=True)), interval=4, warm_up=150, betas=(0.9, 0.95),
+    policy=dict(location=dict(size=6), proposal=dict(normalise=True)), interval=4, warm_up=150, betas=(0.9, 0.95),
     rates=dict(weights=0.05, location=0.2))
