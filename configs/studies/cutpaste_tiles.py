@@ -13,7 +13,7 @@ text = ('FPN on a ResNet-18 without its fourth stage, all of it trained, crop 16
         'training for all seeds. Chosen on validation, tested once.')
 base = 'configs/fpn/fpn-r18-l3_baseline_600_tiles-160.py'
 factor = dict(name='initialisation', keys=['*custom_hooks*'])
-iterations = 600
+iterations = 400
 val_interval = 200
 seeds = [0, 1, 2]
 selection = dict(metric='cal_fg_mIoU', tie='last')
