@@ -73,6 +73,7 @@ def test_configs_compose_and_their_data_load(tmp_path):
     for head in iter_heads(frozen):
         assert head.loss_decode.type == 'SoftmaxFocalLoss'
         assert head.loss_decode.alpha == pytest.approx([w / sum(weights) for w in weights], abs=1e-4)
+    assert frozen.train_dataloader.sampler.defective_share == 0.5
     assert frozen.model.backbone.frozen_stages == frozen.model.backbone.num_stages == 3
     crops = [t for t in recommended.train_dataloader.dataset.pipeline if t.type == 'RandomCrop']
     assert [t.crop_size for t in crops] == [(64, 96)]
