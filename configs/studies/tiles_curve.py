@@ -39,7 +39,7 @@ arms = {}
 for _shots in (1, 3, 5, 10, 'all'):
     _file = {} if _shots == 'all' else {'split_file': f'shots_{_shots}_{{seed}}.json'}
     arms[f'real_{_shots}'] = dict(overrides={**_file, 'train_dataloader.sampler': _half},
-                                  note=f'{_shots} real defective images of each type')
+                                  note='one real defective image of each type' if _shots == 1 else f'{_shots} real defective images of each type')
     arms[f'paste_{_shots}'] = dict(bases=_paste, overrides=_file, note='and their defects pasted into clean ones')
 # Large defects (`uneven`, `fray`) do not fit where they would be pasted and are left out of the pastes, so a third of synthetic
 # draws takes examples of them away. Here the real images keep their half of the draws, and pastes replace clean ones.
