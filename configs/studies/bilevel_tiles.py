@@ -4,6 +4,8 @@ Before it, once for each seed N (0, 1, 2), after making the split that the base 
     python tools/train.py configs/bilevel/fpn-r18-l3-frozen_net_600_tiles-160.py --amp --work-dir work_dirs/bilevel_tiles/N \
         --cfg-options randomness.seed=N \
         model.backbone.init_cfg.checkpoint=weights/resnet18_imagenet_conv1-layer3_fp16.pth
+For `learned_cg` and `learned_one_step` the same with net-cg_600 and net-one-step_600 in place of net_600, into
+work_dirs/bilevel_tiles_cg/N and work_dirs/bilevel_tiles_one_step/N.
 """
 
 name = 'bilevel_tiles'
@@ -38,4 +40,8 @@ arms = dict(
     image=dict(overrides={'train_dataloader.sampler': _half}, note='image-level augmentation only'),
     random=dict(bases=[f'{_synthesis}/paste_anywhere.py'], note='anywhere in the frame'),
     object=dict(bases=[f'{_synthesis}/paste_on_object.py'], note='anywhere on the object'),
-    learned=dict(bases=['work_dirs/bilevel_tiles/{seed}/policy/recipe.py'], note='learned places and weights'))
+    learned=dict(bases=['work_dirs/bilevel_tiles/{seed}/policy/recipe.py'], note='learned places and weights, Neumann-3'),
+    learned_cg=dict(bases=['work_dirs/bilevel_tiles_cg/{seed}/policy/recipe.py'], priority=2,
+                    note='conjugate gradient'),
+    learned_one_step=dict(bases=['work_dirs/bilevel_tiles_one_step/{seed}/policy/recipe.py'], priority=2,
+                          note='one step, twice the outer steps'))

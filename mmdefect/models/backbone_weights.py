@@ -1,8 +1,10 @@
 """Put the backbone of a checkpoint into a network, and say exactly what fitted.
 
 Names differ between libraries only by what stands in front: ``backbone.`` in a classifier, ``timm_model.`` in a
-wrapper, ``context_path.backbone.`` inside BiSeNetV1. The prefixes that fit the most parameters are taken. A stem of
-another form (three 3x3 convolutions of ResNetV1c against one 7x7) cannot be carried over and is reported.
+wrapper, ``context_path.backbone.`` inside BiSeNetV1. The prefixes that fit the most parameters are taken. Where the names
+have nothing in common (``features.1.conv.0.0`` of torchvision's MobileNetV2, ``layer1.0.conv.0.conv`` of mmseg's) but all
+shapes agree in their order, the order decides. A stem of another form (three 3x3 convolutions of ResNetV1c against one
+7x7) cannot be carried over and is reported.
 """
 
 from __future__ import annotations
@@ -44,7 +46,8 @@ class LoadReport:
         """Return the report in lines."""
         lines = [f'backbone weights from {self.source}: {100 * self.share:.1f} % of the parameters loaded',
                  f'  matched ({len(self.matched)}): {_by_part(self.matched)}',
-                 f'  missing ({len(self.missing)}): {", ".join(self.missing) or "none"}',
+                 f'  missing ({len(self.missing)}): '
+                 + (_by_part(self.missing) if len(self.missing) > 12 else ', '.join(self.missing) or 'none'),
                  f'  other shape ({len(self.mismatched)}): '
                  + (', '.join(f'{n} {a} -> {b}' for n, a, b in self.mismatched) or 'none'),
                  f'  unused ({len(self.unused)}): {_by_part(self.unused)}']
@@ -69,13 +72,19 @@ def load_backbone(network: nn.Module, checkpoint: str, min_share: float = 0.9) -
     own = network.state_dict()
     before, into = _best_prefixes(weights, own)
     renamed = {into + name[len(before):]: value for name, value in weights.items() if name.startswith(before)}
-    fitting = {n: v for n, v in renamed.items() if n in own and v.shape == own[n].shape}
     parameters = {n: p.numel() for n, p in network.named_parameters()}
-    share = sum(parameters.get(n, 0) for n in fitting) / max(1, sum(parameters.values()))
+    fitting, share = _fitting(renamed, own, parameters)
+    notes = []
+    if share < min_share:
+        ordered = _by_order(weights, own)
+        if ordered:
+            renamed = ordered
+            fitting, share = _fitting(renamed, own, parameters)
+            notes.append('the names differ, so the weights were taken in their order; every shape agrees.')
     report = LoadReport(
         checkpoint, sorted(fitting), [n for n in own if n not in renamed],
         [(n, tuple(v.shape), tuple(own[n].shape)) for n, v in renamed.items() if n in own and n not in fitting],
-        [n for n in renamed if n not in own], share, _notes(renamed, own, into))
+        [n for n in renamed if n not in own], share, [*notes, *_notes(renamed, own, into)])
     if share < min_share:
         raise ValueError(f'at least {100 * min_share:.0f} % of the backbone must be loaded (`min_share`), but '
                          f'{100 * share:.1f} % fits; take the same backbone, or lower `min_share`.\n{report.text()}')
@@ -95,6 +104,29 @@ def read_weights(checkpoint: str) -> dict[str, Tensor]:
                          'tools/train.py or a state dict.')
     only = {n: v for n, v in weights.items() if n.startswith('backbone.')}
     return only or weights
+
+
+def _fitting(renamed: Mapping[str, Tensor], own: Mapping[str, Tensor],
+             parameters: Mapping[str, int]) -> tuple[dict[str, Tensor], float]:
+    """Return the weights that have a place of their shape, and the share of the parameters that they make."""
+    fitting = {n: v for n, v in renamed.items() if n in own and v.shape == own[n].shape}
+    return fitting, sum(parameters.get(n, 0) for n in fitting) / max(1, sum(parameters.values()))
+
+
+def _by_order(weights: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the weights under the network's names, taken one after the other; empty if one does not agree.
+
+    Kind (``weight``, ``running_mean``) and shape must agree all along. The checkpoint may go on after the network's last
+    one, as a classifier does after its backbone. Counters of batch norms are passed over: old files have none.
+    """
+    theirs, ours = ([n for n in names if not n.endswith('num_batches_tracked')] for names in (weights, own))
+    agree = len(theirs) >= len(ours) > 0 and all(
+        t.rsplit('.', 1)[-1] == o.rsplit('.', 1)[-1] and weights[t].shape == own[o].shape
+        for t, o in zip(theirs, ours, strict=False))
+    if not agree:
+        return {}
+    rest = {t: weights[t] for t in theirs[len(ours):]}
+    return {**rest, **{o: weights[t] for t, o in zip(theirs, ours, strict=False)}}
 
 
 def _best_prefixes(weights: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> tuple[str, str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from mmseg.models.backbones import BiSeNetV1, ResNet, ResNetV1c
+from mmseg.models.backbones import BiSeNetV1, MobileNetV2, ResNet, ResNetV1c
 
 import mmdefect.registration  # noqa: F401
 from mmdefect.models.backbone_weights import load_backbone
@@ -102,3 +102,36 @@ def test_imagenet_files_load(file, backbone, least):
     else:
         network = MODELS.build(backbone)
     assert load_backbone(network, str(path), least).share >= least
+
+
+def test_other_names_in_the_same_order_compute_the_same(tmp_path):
+    torchvision = pytest.importorskip('torchvision')
+    torch.manual_seed(3)
+    theirs = torchvision.models.mobilenet_v2(weights=None).eval()
+    torch.save(theirs.state_dict(), tmp_path / 'theirs.pth')
+    network = MobileNetV2(out_indices=(6, ))
+    network.eval()  # mmseg's does not return itself
+    report = load_backbone(network, str(tmp_path / 'theirs.pth'))
+    assert report.share == 1 and not report.mismatched and 'in their order' in report.text()
+    assert {n.split('.')[0] for n in report.unused} == {'features', 'classifier'}
+    picture = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        torch.testing.assert_close(network(picture), theirs.features[:18](picture), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize('spoil', ['shape', 'kind', 'short'])
+def test_an_order_that_does_not_agree_all_along_loads_nothing(tmp_path, spoil):
+    network = MobileNetV2(widen_factor=0.25)
+    weights = {f'part{i}.{n.rsplit(".", 1)[-1]}': torch.ones_like(v) for i, (n, v) in enumerate(network.state_dict().items())
+               if not n.endswith('num_batches_tracked')}
+    last = list(weights)[-1]
+    value = weights.pop(last)
+    if spoil == 'shape':
+        weights[last] = torch.ones(len(value) + 1)
+    elif spoil == 'kind':
+        weights[f'{last}_of_another_kind'] = value
+    torch.save(weights, tmp_path / 'theirs.pth')
+    before = {n: v.clone() for n, v in network.state_dict().items()}
+    with pytest.raises(ValueError, match='0.0 % fits'):
+        load_backbone(network, str(tmp_path / 'theirs.pth'))
+    assert all(torch.equal(v, before[n]) for n, v in network.state_dict().items())

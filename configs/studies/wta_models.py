@@ -1,0 +1,49 @@
+"""Does the recommended recipe help models of different size on the cutting inserts?"""
+
+name = 'wta_models'
+title = 'Three models with and without pasted defects on the cutting inserts'
+text = ('Three segmentors on frozen ImageNet backbones (`weights/`): FPN on MobileNetV2 (2.3 M parameters, the last stage '
+        'learns), FPN on a ResNet-18 without its fourth stage (3.1 M), and the larger head of DeepLabV3+ on the same (6.3 M). '
+        'Crop 256, batch 4, softmax focal loss with alpha .1 .3 .6, bfloat16, equal updates. `..._kept`: half of the draws '
+        'are real pictures, a quarter clean ones with real defects blended in, a quarter clean ones (the ratio that '
+        '`tools/init_project.py` writes). Chosen on validation, tested once; calibrated values use offsets fitted on validation.')
+base = 'configs/fpn/fpn-r18-l3-frozen_baseline_900_wta-256.py'
+factor = dict(name='model and synthesis', keys=['model*', '*synthesis*', '*sampler*', '*dataset*', '*custom_hooks*'])
+iterations = 500
+val_interval = 250
+seeds = [0, 1, 2]
+selection = dict(metric='cal_fg_mIoU', tie='last')
+metrics = [
+    'cal_fg_mIoU', 'fg_AP', 'fg_mIoU', 'AP.attached', 'AP.broken', 'tIoU.attached', 'tIoU.broken', 'cRecall',
+    'FA_per_image'
+]
+baseline = 'fpn_r18'
+
+
+def _hooks(weights):
+    return [
+        dict(type='ClassCheckHook'), dict(type='CalibrationHook'), dict(type='SelectionCheckHook'),
+        dict(type='CutPasteBackboneHook', checkpoint=f'weights/{weights}')
+    ]
+
+
+overrides = {'amp': True, 'model.backbone.init_cfg': None,
+             'custom_hooks': _hooks('resnet18_imagenet_conv1-layer3_fp16.pth')}
+
+_models = 'configs/_base_/models'
+_settings = dict(
+    fpn_r18=([], {}),
+    fpn_mobilenetv2=([f'{_models}/fpn_mobilenetv2_frozen.py'], {
+        'model.backbone.init_cfg': None,
+        'model.data_preprocessor.mean': [127.5] * 3,  # as those weights want it
+        'model.data_preprocessor.std': [127.5] * 3,
+        'custom_hooks': _hooks('mobilenet_v2_1.0_imagenet_qat_fp16.pth')}),
+    deeplabv3plus_r18=([f'{_models}/deeplabv3plus_r18-l3_frozen.py'], {'model.backbone.init_cfg': None}))
+_notes = dict(fpn_r18='FPN, ResNet-18', fpn_mobilenetv2='FPN, MobileNetV2', deeplabv3plus_r18='DeepLabV3+, ResNet-18')
+arms, pairs = {}, []
+for _name, (_bases, _overrides) in _settings.items():
+    arms[_name] = dict(bases=_bases, overrides=_overrides, note=f'{_notes[_name]}, no synthesis')
+    arms[f'{_name}_kept'] = dict(
+        bases=[*_bases, 'configs/_base_/synthesis/paste_poisson.py'],
+        overrides={**_overrides, 'synthesis.ratio': dict(real=2, synthetic=1, clean=1)}, note='half real, a quarter pasted')
+    pairs.append((_name, f'{_name}_kept'))
