@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 
 from mmdefect.datasets.groups import resolve_groups
-from mmdefect.datasets.samples import GOOD
 from mmdefect.datasets.split_file import Split, SplitEntry, read_split, write_split
 
 
@@ -57,7 +56,7 @@ def split_fewer(split_file: str, shots: Sequence[int], out: str, seed: int = 0, 
         raise ValueError(f'the training split of {split_file} must hold defective images, but holds only clean ones.')
     made = {}
     for number, path in paths.items():
-        kept = [entry for entry in training if entry.type == GOOD or ranks[entry.image] < number]
+        kept = [entry for entry in training if entry.is_clean or ranks[entry.image] < number]
         protocol = dict(name='fewer_shots', shots=number, of=before.protocol)
         made[number] = replace(before, splits={**before.splits, 'train': kept}, protocol=protocol, seed=seed)
         write_split(made[number], path, overwrite)
@@ -68,7 +67,7 @@ def _ranks(entries: Sequence[SplitEntry], seed: int, groups: dict[str, int]) -> 
     """The place of every defective image in the drawn order of its type."""
     by_type: dict[str, list[SplitEntry]] = defaultdict(list)
     for entry in entries:
-        if entry.type != GOOD:
+        if not entry.is_clean:
             by_type[entry.type].append(entry)
     ranks: dict[str, int] = {}
     for position, name in enumerate(sorted(by_type)):

@@ -90,7 +90,7 @@ class GoodImageDataset(NumberedDraws, BaseDataset):
 def _listed_ones(root: str, file: str, split: str) -> list[str]:
     """Return the good images of a split, sorted."""
     entries = read_split(file).entries_of(split, file)
-    paths = sorted(os.path.join(root, e.image) for e in entries if e.type == GOOD)
+    paths = sorted(os.path.join(root, e.image) for e in entries if e.is_clean)
     if not paths:
         raise ValueError(f'the split {split!r} of {file} must hold images of the type {GOOD!r}, but its {len(entries)} images '
                          'are of others; make the split with clean images in it.')

@@ -19,6 +19,8 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from mmdefect.datasets.samples import GOOD
+
 FORMAT = 'mmdefect-split/1'
 
 
@@ -30,6 +32,11 @@ class SplitEntry:
     mask: str | None
     type: str
     sha256: str
+
+    @property
+    def is_clean(self) -> bool:
+        """Whether the image is known to have no defect; its type is ``good``, or ``screw/good`` of several products."""
+        return self.type.rpartition('/')[2] == GOOD
 
 
 @dataclass(frozen=True)

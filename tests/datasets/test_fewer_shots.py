@@ -47,6 +47,13 @@ def test_shots_lie_inside_each_other_and_the_rest_stays(split_file, tmp_path):
     assert len(drawn) == 9 and min(drawn.values()) > 8  # 20 on average, each with a standard deviation of 3.7
 
 
+def test_clean_images_of_a_product_stay(tmp_path):
+    train = [entry(f'good{i}', 'screw/good') for i in range(4)] + [entry(f'top{i}', 'screw/thread_top') for i in range(3)]
+    write_split(Split(dict(train=train), dict(name='third'), 7, dict(dataset='x')), tmp_path / 's.json')
+    made = split_fewer(str(tmp_path / 's.json'), [1], str(tmp_path / 'shots_{shots}.json'))
+    assert made[1].counts()['train'] == {'screw/good': 4, 'screw/thread_top': 1}
+
+
 def test_every_group_gives_an_image_before_one_gives_two(split_file, tmp_path):
     groups = [[f'images/crack{i}.png' for i in range(0, 5)], ['images/crack5.png', 'images/crack6.png']]
     stems = [[image[7:-4] for image in group] for group in groups]

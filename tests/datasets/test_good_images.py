@@ -61,7 +61,7 @@ def test_a_split_file_gives_the_good_images_of_one_split(tmp_path):
     write_mvtec(tmp_path, train_good=6)
     good = [f'screw/train/good/{p.name}' for p in sorted((tmp_path / 'screw' / 'train' / 'good').iterdir())]
     bad = sorted(p.relative_to(tmp_path).as_posix() for p in (tmp_path / 'screw' / 'test').rglob('*.png'))[0]
-    write_split(tmp_path / 'splits.json', dict(train=[(good[3], 'good'), (bad, 'crack'), (good[0], 'good')],
+    write_split(tmp_path / 'splits.json', dict(train=[(good[3], 'good'), (bad, 'crack'), (good[0], 'screw/good')],
                                                test=[(good[1], 'good')], val=[(bad + 'x', 'crack')], far=[('no.png', 'good')]))
 
     def made(**settings) -> list[str]:
