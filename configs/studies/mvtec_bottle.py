@@ -1,0 +1,47 @@
+"""How many real defects is one synthesised data set worth? A product of MVTec AD with 1, 3, 5 and all training images of a type.
+
+Before it, with the category in data/mvtec_ad, and the second command for the seeds N = 0, 1, 2:
+    python tools/split_dataset.py data/mvtec_ad --layout mvtec --protocol third --category bottle \
+        --out data/mvtec_ad/bottle_splits.json
+    python tools/split_fewer.py data/mvtec_ad/bottle_splits.json --shots 1 3 5 --seed N \
+        --out 'data/mvtec_ad/bottle_shots_{shots}_N.json'
+"""
+
+_product = globals().get('_product', 'bottle')  # mvtec_screw.py is this file with another product
+
+name = f'mvtec_{_product}'
+title = f'Learning curves on {_product} of MVTec AD'
+text = ('FPN on a frozen ResNet-18 without its fourth stage, ImageNet weights (`weights/`), pictures of 256, batch 4, softmax focal '
+        'loss with alpha .2 .8, bfloat16, equal updates. A third of the defective images trains (a fifth of it validates), two '
+        'thirds test; the k images of a type are other ones for each seed; all good training images are there in every '
+        'arm. `real_k`: every second draw is one of the defective images. `kept_k`: half of the draws are real, a quarter good '
+        'pictures with defects of those images blended in on the part, a quarter good ones. Chosen on validation, '
+        'tested once; calibrated values use offsets fitted on validation.')
+base = 'configs/fpn/fpn-r18-l3-frozen_baseline_900_mvtec-256.py'
+factor = dict(name='synthesis and number of images', keys=['*synthesis*', '*sampler*', '*dataset*', '*split_file*'])
+iterations = 400
+val_interval = 200
+seeds = [0, 1, 2]
+selection = dict(metric='any_AP', tie='last')
+metrics = ['any_AP', 'any_F1max', 'cal_fg_mIoU', 'fg_mIoU', 'AUPRO30', 'AUPRO5', 'cRecall', 'FA_per_image', 'image_AUROC']
+baseline = 'real_all'
+overrides = {
+    'amp': True,
+    'model.backbone.init_cfg': None,
+    'split_file': f'{_product}_splits.json',
+    'custom_hooks': [
+        dict(type='ClassCheckHook'), dict(type='CalibrationHook'), dict(type='SelectionCheckHook'),
+        dict(type='CutPasteBackboneHook', checkpoint='weights/resnet18_imagenet_conv1-layer3_fp16.pth')
+    ]
+}
+_half = dict(_delete_=True, type='MixingSampler', defective_share=0.5, shuffle=True)
+arms, pairs = {}, []
+for _shots in (1, 3, 5, 'all'):
+    _file = {} if _shots == 'all' else {'split_file': f'{_product}_shots_{_shots}_{{seed}}.json'}
+    _priority = 2 if _shots == 5 else 1
+    arms[f'real_{_shots}'] = dict(overrides={**_file, 'train_dataloader.sampler': _half}, priority=_priority,
+                                  note=f'{_shots} real defective image{"" if _shots == 1 else "s"} of each type')
+    arms[f'kept_{_shots}'] = dict(
+        bases=['configs/_base_/synthesis/paste_on_object.py'], priority=_priority, note='and their defects pasted into good ones',
+        overrides={**_file, 'synthesis.ratio': dict(real=2, synthetic=1, clean=1)})
+    pairs.append((f'real_{_shots}', f'kept_{_shots}'))
