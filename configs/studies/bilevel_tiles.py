@@ -25,14 +25,8 @@ metrics = [
     'AP.fray', 'AP.uneven'
 ]
 baseline = 'random'
-overrides = {
-    'amp': True,
-    'model.backbone.init_cfg': None,
-    'custom_hooks': [
-        dict(type='ClassCheckHook'), dict(type='CalibrationHook'), dict(type='SelectionCheckHook'),
-        dict(type='CutPasteBackboneHook', checkpoint='weights/resnet18_imagenet_conv1-layer3_fp16.pth')
-    ]
-}
+bases = ['configs/_base_/weights/resnet18-l3_file.py']
+overrides = {'amp': True}
 
 _synthesis = 'configs/_base_/synthesis'
 _half = dict(_delete_=True, type='MixingSampler', defective_share=0.5, shuffle=True)

@@ -26,14 +26,8 @@ metrics = [
     'FA_per_image'
 ]
 baseline = 'random'
-overrides = {
-    'amp': True,
-    'model.backbone.init_cfg': None,
-    'custom_hooks': [
-        dict(type='ClassCheckHook'), dict(type='CalibrationHook'), dict(type='SelectionCheckHook'),
-        dict(type='CutPasteBackboneHook', checkpoint='weights/resnet18_imagenet_conv1-layer3_fp16.pth')
-    ]
-}
+bases = ['configs/_base_/weights/resnet18-l3_file.py']
+overrides = {'amp': True}
 
 _synthesis = 'configs/_base_/synthesis'
 arms = dict(

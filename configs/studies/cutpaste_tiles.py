@@ -19,22 +19,15 @@ seeds = [0, 1, 2]
 selection = dict(metric='cal_fg_mIoU', tie='last')
 metrics = ['cal_fg_mIoU', 'fg_AP', 'fg_mIoU', 'cal_any_IoU', 'cRecall', 'FA_per_image']
 baseline = 'random'
-_runtime_hooks = [dict(type='ClassCheckHook'), dict(type='CalibrationHook'), dict(type='SelectionCheckHook')]
-_half = dict(_delete_=True, type='MixingSampler', defective_share=0.5, shuffle=True)
 overrides = {
     'amp': True,
     'model.backbone.init_cfg': None,
-    'train_dataloader.sampler': _half,
-    'custom_hooks': _runtime_hooks
+    'train_dataloader.sampler': dict(_delete_=True, type='MixingSampler', defective_share=0.5, shuffle=True)
 }
-
-
-def _from(checkpoint):
-    return {'custom_hooks': [*_runtime_hooks, dict(type='CutPasteBackboneHook', checkpoint=checkpoint)]}
-
-
+_runtime_hooks = [dict(type='ClassCheckHook'), dict(type='CalibrationHook'), dict(type='SelectionCheckHook')]
+_cutpaste = dict(type='CutPasteBackboneHook', checkpoint='work_dirs/cutpaste_tiles/iter_256.pth')
 arms = dict(
     random=dict(note='random weights'),
-    cutpaste=dict(overrides=_from('work_dirs/cutpaste_tiles/iter_256.pth'),
+    cutpaste=dict(overrides={'custom_hooks': [*_runtime_hooks, _cutpaste]},
                   note='ImageNet, then CutPaste on clean training tiles'),
-    imagenet=dict(overrides=_from('weights/resnet18_imagenet_conv1-layer3_fp16.pth'), note='ImageNet'))
+    imagenet=dict(bases=['configs/_base_/weights/resnet18-l3_file.py'], note='ImageNet'))

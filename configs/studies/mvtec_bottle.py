@@ -25,15 +25,8 @@ seeds = [0, 1, 2]
 selection = dict(metric='any_AP', tie='last')
 metrics = ['any_AP', 'any_F1max', 'cal_fg_mIoU', 'fg_mIoU', 'AUPRO30', 'AUPRO5', 'cRecall', 'FA_per_image', 'image_AUROC']
 baseline = 'real_all'
-overrides = {
-    'amp': True,
-    'model.backbone.init_cfg': None,
-    'split_file': f'{_product}_splits.json',
-    'custom_hooks': [
-        dict(type='ClassCheckHook'), dict(type='CalibrationHook'), dict(type='SelectionCheckHook'),
-        dict(type='CutPasteBackboneHook', checkpoint='weights/resnet18_imagenet_conv1-layer3_fp16.pth')
-    ]
-}
+bases = ['configs/_base_/weights/resnet18-l3_file.py']
+overrides = {'amp': True, 'split_file': f'{_product}_splits.json'}
 _half = dict(_delete_=True, type='MixingSampler', defective_share=0.5, shuffle=True)
 arms, pairs = {}, []
 for _shots in (1, 3, 5, 'all'):

@@ -25,14 +25,8 @@ metrics = [
 ]
 baseline = 'real_all'
 pairs = [(f'real_{k}', f'paste_{k}') for k in (1, 3, 5, 10, 'all')]
-overrides = {
-    'amp': True,
-    'model.backbone.init_cfg': None,
-    'custom_hooks': [
-        dict(type='ClassCheckHook'), dict(type='CalibrationHook'), dict(type='SelectionCheckHook'),
-        dict(type='CutPasteBackboneHook', checkpoint='weights/resnet18_imagenet_conv1-layer3_fp16.pth')
-    ]
-}
+bases = ['configs/_base_/weights/resnet18-l3_file.py']
+overrides = {'amp': True}
 _paste = ['configs/_base_/synthesis/paste_anywhere.py']
 _half = dict(_delete_=True, type='MixingSampler', defective_share=0.5, shuffle=True)
 arms = {}

@@ -18,14 +18,8 @@ metrics = [
 ]
 baseline = 'ce'
 pairs = [('ce', 'ce_paste'), ('focal', 'focal_paste')]
-overrides = {
-    'amp': True,
-    'model.backbone.init_cfg': None,
-    'custom_hooks': [
-        dict(type='ClassCheckHook'), dict(type='CalibrationHook'), dict(type='SelectionCheckHook'),
-        dict(type='CutPasteBackboneHook', checkpoint='weights/resnet18_imagenet_conv1-layer3_fp16.pth')
-    ]
-}
+bases = ['configs/_base_/weights/resnet18-l3_file.py']
+overrides = {'amp': True}
 _ce = 'configs/_base_/losses/ce.py'
 _paste = 'configs/_base_/synthesis/paste_anywhere.py'
 _half = {'train_dataloader.sampler': dict(_delete_=True, type='MixingSampler', defective_share=0.5, shuffle=True)}

@@ -16,13 +16,7 @@ metrics = [
     'FA_per_image'
 ]
 baseline = 'focal'
-overrides = {'model.backbone.init_cfg': None}
-
-_hooks = [
-    dict(type='ClassCheckHook'), dict(type='CalibrationHook'), dict(type='SelectionCheckHook'),
-    dict(type='CutPasteBackboneHook', checkpoint='weights/resnet18_imagenet_conv1-layer3_fp16.pth')
-]
-overrides['custom_hooks'] = _hooks
+bases = ['configs/_base_/weights/resnet18-l3_file.py']
 arms = dict(
     focal=dict(note='no synthesis'),
     paste_poisson=dict(bases=['configs/_base_/synthesis/paste_poisson.py'], note='the recipe as it ships'))

@@ -20,11 +20,8 @@ metrics = [
     'FA_per_image'
 ]
 baseline = 'focal'
-_hooks = [
-    dict(type='ClassCheckHook'), dict(type='CalibrationHook'), dict(type='SelectionCheckHook'),
-    dict(type='CutPasteBackboneHook', checkpoint='weights/resnet18_imagenet_conv1-layer3_fp16.pth')
-]
-overrides = {'amp': True, 'model.backbone.init_cfg': None, 'custom_hooks': _hooks}
+bases = ['configs/_base_/weights/resnet18-l3_file.py']
+overrides = {'amp': True}
 
 _synthesis = 'configs/_base_/synthesis'
 _generated = 'configs/_base_/datasets/generated.py'

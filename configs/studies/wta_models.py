@@ -19,31 +19,18 @@ metrics = [
 ]
 baseline = 'fpn_r18'
 
+overrides = {'amp': True}
 
-def _hooks(weights):
-    return [
-        dict(type='ClassCheckHook'), dict(type='CalibrationHook'), dict(type='SelectionCheckHook'),
-        dict(type='CutPasteBackboneHook', checkpoint=f'weights/{weights}')
-    ]
-
-
-overrides = {'amp': True, 'model.backbone.init_cfg': None,
-             'custom_hooks': _hooks('resnet18_imagenet_conv1-layer3_fp16.pth')}
-
-_models = 'configs/_base_/models'
+_models, _weights = 'configs/_base_/models', 'configs/_base_/weights'
 _settings = dict(
-    fpn_r18=([], {}),
-    fpn_mobilenetv2=([f'{_models}/fpn_mobilenetv2_frozen.py'], {
-        'model.backbone.init_cfg': None,
-        'model.data_preprocessor.mean': [127.5] * 3,  # as those weights want it
-        'model.data_preprocessor.std': [127.5] * 3,
-        'custom_hooks': _hooks('mobilenet_v2_1.0_imagenet_qat_fp16.pth')}),
-    deeplabv3plus_r18=([f'{_models}/deeplabv3plus_r18-l3_frozen.py'], {'model.backbone.init_cfg': None}))
+    fpn_r18=[f'{_weights}/resnet18-l3_file.py'],
+    fpn_mobilenetv2=[f'{_models}/fpn_mobilenetv2_frozen.py', f'{_weights}/mobilenetv2_file.py'],
+    deeplabv3plus_r18=[f'{_models}/deeplabv3plus_r18-l3_frozen.py', f'{_weights}/resnet18-l3_file.py'])
 _notes = dict(fpn_r18='FPN, ResNet-18', fpn_mobilenetv2='FPN, MobileNetV2', deeplabv3plus_r18='DeepLabV3+, ResNet-18')
 arms, pairs = {}, []
-for _name, (_bases, _overrides) in _settings.items():
-    arms[_name] = dict(bases=_bases, overrides=_overrides, note=f'{_notes[_name]}, no synthesis')
+for _name, _bases in _settings.items():
+    arms[_name] = dict(bases=_bases, note=f'{_notes[_name]}, no synthesis')
     arms[f'{_name}_kept'] = dict(
         bases=[*_bases, 'configs/_base_/synthesis/paste_poisson.py'],
-        overrides={**_overrides, 'synthesis.ratio': dict(real=2, synthetic=1, clean=1)}, note='half real, a quarter pasted')
+        overrides={'synthesis.ratio': dict(real=2, synthetic=1, clean=1)}, note='half real, a quarter pasted')
     pairs.append((_name, f'{_name}_kept'))

@@ -69,6 +69,7 @@ class Study:
         seeds: random seeds.
         factor: what differs between arms, in one word.
         factor_keys: patterns of dotted settings in which arms may differ.
+        bases: config files laid over the base config in all arms, before those of an arm; ``{seed}`` as there.
         overrides: ``{dotted key: value}`` of all arms.
         rule: how the checkpoint is chosen on the validation set.
         metrics: columns of the table; the first one decides the order.
@@ -86,6 +87,7 @@ class Study:
     seeds: tuple[int, ...] = (0, 1, 2)
     factor: str = ''
     factor_keys: tuple[str, ...] = ()
+    bases: tuple[str, ...] = ()
     overrides: Mapping[str, Any] = field(default_factory=dict)
     rule: Rule = USUAL_RULE
     metrics: tuple[str, ...] = ('fg_mIoU', 'fg_mAcc')
@@ -173,7 +175,7 @@ def read_study(path: Path) -> Study:
         raise ValueError(f'{path}: `factor` must be a word or dict(name=..., keys=[...]), got {factor!r}.')
     values['arms'] = tuple(_arm(name, value, path) for name, value in values['arms'].items())
     values['overrides'] = st.parse_overrides(values.get('overrides', {}))
-    for key in ('seeds', 'metrics', 'pairs'):
+    for key in ('seeds', 'metrics', 'pairs', 'bases'):
         if key in values:
             values[key] = tuple(tuple(v) if isinstance(v, list) else v for v in values[key])
     if selection:
@@ -223,12 +225,9 @@ def expand(study: Study,
     runs = []
     for arm in study.arms if arms is None else arms:
         for seed in seeds if seeds is not None else study.seeds:
-            settings = _with(composer.read(base_file), study.overrides)
-            for file in (root / path.replace('{seed}', str(seed)) for path in arm.bases):
-                if not file.is_file():
-                    raise FileNotFoundError(f'arm {arm.name!r} must have its settings, but {file} is not there; make it '
-                                            'as the study file says, or leave the arm out with --arms or --priority.')
-                settings = st.merge(settings, composer.read(file))
+            settings = _laid_over(composer, composer.read(base_file), study.bases, root, arm.name, seed)
+            settings = _with(settings, study.overrides)
+            settings = _laid_over(composer, settings, arm.bases, root, arm.name, seed)
             if study.iterations:
                 st.set_budget(settings, study.iterations, study.val_interval)
             last = {**_of_seed(arm.overrides, seed), **(options or {}), st.SEED: seed + arm.seed_offset}
@@ -251,6 +250,16 @@ def expand(study: Study,
     # One seed of every arm of a priority, then the next seed: a study that is stopped has its arms equally far.
     return sorted(runs,
                   key=lambda run: (run.arm.priority, run.seed - run.arm.seed_offset - first, position[run.arm.name]))
+
+
+def _laid_over(composer: Composer, settings: Any, bases: Sequence[str], root: Path, arm: str, seed: int) -> Any:
+    """Return the settings with config files laid over them, in order."""
+    for file in (root / path.replace('{seed}', str(seed)) for path in bases):
+        if not file.is_file():
+            raise FileNotFoundError(f'arm {arm!r} must have its settings, but {file} is not there; make it as the study '
+                                    'file says, or leave the arm out with --arms or --priority.')
+        settings = st.merge(settings, composer.read(file))
+    return settings
 
 
 def _of_seed(overrides: Mapping[str, Any], seed: int) -> dict[str, Any]:

@@ -69,6 +69,17 @@ def test_an_arm_without_its_settings_stops_only_who_wants_it(place):
     assert {r.arm.name for r in runs} == {'low', 'more'}
 
 
+def test_bases_of_a_study_lie_below_its_overrides_and_the_bases_of_arms(place):
+    (place / 'all.py').write_text('quality = 0.1\nspeed = 1\nturns = 1\n')
+    (place / 'study.py').write_text(STUDY + "bases = ['all.py']\noverrides = dict(speed=2)\n")
+    runs = {r.arm.name: r.settings for r in expand(read_study(place / 'study.py'), helpers.COMPOSER, place, seeds=[0])}
+    assert [[runs[arm][key] for key in ('quality', 'speed', 'turns')] for arm in ('low', 'more', 'high')] == [
+        [0.1, 2, 1], [0.95, 2, 1], [0.9, 2, 1]]
+    (place / 'all.py').unlink()
+    with pytest.raises(FileNotFoundError, match='all.py is not there'):
+        expand(read_study(place / 'study.py'), helpers.COMPOSER, place, seeds=[0])
+
+
 def test_the_seed_stands_in_texts_of_overrides(place):
     (place / 'study.py').write_text(STUDY.replace("more=['quality=0.95']", "more={'overrides': {'split_file': 'shots_{seed}.json'}}"))
     runs = expand(read_study(place / 'study.py'), helpers.COMPOSER, place)
