@@ -30,6 +30,10 @@ def keep(tensors: list[Tensor]) -> list[Tensor]:
     return tensors
 
 
+#: A series whose next product stretches its term by more than this, after scaling, has left the interval in which it converges.
+GROWTH = 2.0
+
+
 @dataclass(frozen=True)
 class BilevelProblem:
     """Two losses at one point. Every call of a loss must see the same draw: it is a function of the leaves only.
@@ -125,31 +129,58 @@ class Estimator(ABC):
 
 @dataclass(frozen=True)
 class NeumannSeries(Estimator):
-    """``p = sum_{j=0..terms} (I - A H)^j A v`` with ``A`` the steps of the inner optimiser.
+    """``p = a sum_{j=0..terms} (I - a A H)^j A v`` with ``A`` the steps of the inner optimiser.
 
-    It tends to ``H^-1 v`` while the spectrum of ``A H`` lies in (0, 2), and for finite ``terms`` equals what the last
-    ``terms + 1`` inner steps made of the policy. The published settings are 1 and 3 terms.
+    It tends to ``H^-1 v`` while the spectrum of ``a A H`` lies in (0, 2). With ``a = 1`` and finite ``terms`` it equals what
+    the last ``terms + 1`` inner steps made of the policy. The published settings are 1 and 3 terms.
+
+    Adam trains where the largest ``A H`` is far above 2: its momentum keeps the weights in place, but the series with
+    ``a = 1`` grows from term to term with changing sign, and its odd terms point the policy the wrong way. So, unless
+    ``alpha`` says otherwise, ``a`` is 1 divided by the stretch of the first product where that is above 1, and the series
+    ends before a product that would make it grow all the same.
 
     Args:
         terms: products with the Hessian.
+        alpha: ``a``; ``None`` chooses it. With a number the series is taken as it is, growing or not.
     """
 
     terms: int = 3
+    alpha: float | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.terms < 0:
             raise ValueError(f'`terms` must be 0 or more, got {self.terms}.')
+        if self.alpha is not None and self.alpha <= 0:
+            raise ValueError(f'`alpha` must be above 0, or None to choose it, got {self.alpha}.')
 
     def respond(self, problem: BilevelProblem, slopes: list[Tensor], curvature: Products) -> list[Tensor]:
         term = stepped(problem, slopes)
         total = [t.clone() for t in term]
+        scale = 1.0 if self.alpha is None else self.alpha
         # In place: a net has millions of weights, and a new list of them for each of these lines costs a tenth of the step.
-        for _ in range(self.terms):
-            for t, s, step, h in zip(term, total, problem.steps, curvature.hessian(term), strict=True):
-                t.addcmul_(step, h, value=-1) if isinstance(step, Tensor) else t.sub_(h, alpha=step)
+        for number in range(self.terms):
+            product = curvature.hessian(term)
+            if self.alpha is None:
+                stretch = _stretch(problem.steps, term, product)
+                if number == 0:
+                    scale = 1 / max(1.0, stretch)
+                elif scale * stretch > GROWTH:
+                    break
+            for t, s, step, h in zip(term, total, problem.steps, product, strict=True):
+                t.addcmul_(step, h, value=-scale) if isinstance(step, Tensor) else t.sub_(h, alpha=scale * step)
                 s.add_(t)
-        return total
+        return total if scale == 1 else [s.mul_(scale) for s in total]
+
+
+def _stretch(steps: Sequence[float | Tensor], term: list[Tensor], product: list[Tensor]) -> float:
+    """Return how much longer ``A H t`` is than ``t``, in the norm of the inverse of ``A``, for ``product = H t``.
+
+    ``A H`` is symmetric in that norm, so this is at most its largest eigenvalue, and nears it from term to term.
+    """
+    after = sum(float((step * h).mul_(h).sum(dtype=torch.float64)) for step, h in zip(steps, product, strict=True))
+    before = sum(float((t * t).div_(step).sum(dtype=torch.float64)) for step, t in zip(steps, term, strict=True))
+    return (after / before)**0.5 if before > 0 else 0.0
 
 
 @dataclass(frozen=True)

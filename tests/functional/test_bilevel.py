@@ -86,6 +86,53 @@ def test_neumann_is_the_truncated_series_exactly(terms, products):
     torch.testing.assert_close(found.gradient[0], quadratic.closed_form(inverse), rtol=1e-8, atol=1e-8)
 
 
+@pytest.mark.parametrize('kind', ['adam', 'sgd'])
+@pytest.mark.parametrize('terms', [1, 3, 40])
+def test_a_series_that_would_grow_is_scaled(kind, terms):
+    """Steps ten times too long for the sharpest direction: the series as it is turns round, the scaled one does not."""
+    quadratic = Quadratic(1)
+    steps = 0.5 + torch.rand(SIZE, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    steps = steps if kind == 'adam' else torch.full_like(steps, 1.0)
+    root = steps.sqrt().diag()
+    steps = steps * 20 / torch.linalg.eigvalsh(root @ quadratic.hessian @ root).max()
+    root = steps.sqrt().diag()
+    largest = torch.linalg.eigvalsh(root @ quadratic.hessian @ root).max().item()
+    assert largest == pytest.approx(20)
+    given = steps_of(steps if kind == 'adam' else steps[0].item())
+    slope = quadratic.slope()
+    free = torch.cat(NeumannSeries(products='exact', terms=terms, alpha=1.0)(quadratic.problem(given)).response)
+    held = torch.cat(NeumannSeries(products='exact', terms=terms)(quadratic.problem(given)).response)
+    exact = torch.linalg.solve(quadratic.hessian, slope)
+    assert (held @ slope > 0) and held.norm() <= 1.5 * exact.norm()
+    assert free.norm() > 3 * held.norm()
+    if terms < 4:
+        assert free @ slope < 0  # an odd number of terms: the policy would go the wrong way
+    # The factor is that of the first product, and with it the series is the truncated one.
+    identity, diagonal = torch.eye(SIZE, dtype=torch.float64), steps.diag()
+    first = diagonal @ slope
+    product = quadratic.hessian @ first
+    alpha = 1 / math.sqrt((product @ diagonal @ product / (first @ first.div(steps))).item())
+    assert 1 <= alpha * largest < 2
+    rest = identity - alpha * diagonal @ quadratic.hessian
+    inverse = alpha * sum(torch.linalg.matrix_power(rest, j) for j in range(terms + 1)) @ diagonal
+    torch.testing.assert_close(held, inverse @ slope, rtol=1e-8, atol=1e-8)
+    same = NeumannSeries(products='exact', terms=terms, alpha=alpha)(quadratic.problem(given)).response
+    torch.testing.assert_close(torch.cat(same), held, rtol=1e-8, atol=1e-8)
+
+
+def test_a_series_ends_before_it_grows():
+    """The first term hardly sees the sharp direction, so the scale is too large for it; later terms show it."""
+    hessian = torch.tensor([1.0, 100.0], dtype=torch.float64).diag()
+    weights = torch.tensor([1.0, 1e-3], dtype=torch.float64, requires_grad=True)
+    policy = torch.ones(2, dtype=torch.float64, requires_grad=True)
+    problem = BilevelProblem([weights], [policy], lambda: weights @ hessian @ weights / 2 - weights @ policy,
+                             lambda: weights.square().sum() / 2, [1.0])
+    free = NeumannSeries(products='exact', terms=8, alpha=1.0)(problem).response[0]
+    held = NeumannSeries(products='exact', terms=8)(problem).response[0]
+    assert free.abs().max() > 1e6
+    assert held.abs().max() < 2 and held[0] > 0.9
+
+
 def test_a_long_series_tends_to_the_inverse():
     quadratic = Quadratic()
     step = 1 / torch.linalg.eigvalsh(quadratic.hessian).max().item()
