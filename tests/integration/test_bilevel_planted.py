@@ -78,7 +78,7 @@ def learn(seed, folder, location, rates, inner_count=540, every=3, sparsity=0.0)
     optimizer = torch.optim.Adam(net.parameters(), lr=0.004)
     outer_optimizer = torch.optim.Adam(policy.groups(rates), betas=(0.9, 0.99))
     starts = [group['lr'] for group in outer_optimizer.param_groups]
-    estimator = NeumannSeries(terms=1, products='difference')
+    estimator = NeumannSeries(terms=3, products='difference')
     weights = list(net.parameters())
 
     def batch(step, count, differentiable):
