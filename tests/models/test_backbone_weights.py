@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+import torchvision
 from mmseg.models.backbones import BiSeNetV1, MobileNetV2, ResNet, ResNetV1c
 
 import mmdefect.registration  # noqa: F401
@@ -97,7 +98,6 @@ def test_imagenet_files_load(file, backbone, least):
         pytest.skip('the ImageNet weights are not here')
     init_default_scope('mmseg')
     if backbone is None:
-        torchvision = pytest.importorskip('torchvision')
         network = torchvision.models.mobilenet_v2(weights=None).features
     else:
         network = MODELS.build(backbone)
@@ -105,7 +105,6 @@ def test_imagenet_files_load(file, backbone, least):
 
 
 def test_other_names_in_the_same_order_compute_the_same(tmp_path):
-    torchvision = pytest.importorskip('torchvision')
     torch.manual_seed(3)
     theirs = torchvision.models.mobilenet_v2(weights=None).eval()
     torch.save(theirs.state_dict(), tmp_path / 'theirs.pth')
