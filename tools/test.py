@@ -34,6 +34,7 @@ def main() -> int:
     args = parse_args()
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
     from mmdefect.apis import test
+    from mmdefect.ranks import end_rank
     try:
         test(args.config, args.checkpoint, args.work_dir, args.out, args.show_dir, args.tta, args.cfg_options, args.launcher,
              args.decision)
@@ -42,6 +43,8 @@ def main() -> int:
             raise
         print(f'error: {err}', file=sys.stderr)
         return 2
+    if args.launcher != 'none':
+        end_rank(0)
     return 0
 
 

@@ -30,6 +30,7 @@ def main() -> int:
     args = parse_args()
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
     from mmdefect.apis import train
+    from mmdefect.ranks import end_rank
     try:
         train(args.config, args.work_dir, args.resume, args.amp, args.cfg_options, args.launcher)
     except (ValueError, FileNotFoundError, PermissionError) as err:
@@ -37,6 +38,8 @@ def main() -> int:
             raise
         print(f'error: {err}', file=sys.stderr)
         return 2
+    if args.launcher != 'none':
+        end_rank(0)
     return 0
 
 

@@ -10,9 +10,11 @@ import torch
 from mmengine.config import Config, ConfigDict
 from mmengine.runner import Runner
 
+from mmdefect.ranks import leave_group
+
 from .config import iter_transforms, load_config
 from .preflight import check_writable
-from .train import _fit_to_cpu, leave_group
+from .train import _fit_to_cpu
 
 
 def test(config: str | Path | Config,

@@ -10,6 +10,7 @@ from mmengine.config import Config
 from mmengine.logging import MMLogger
 from mmengine.runner import Runner
 
+from mmdefect.ranks import leave_group
 from mmdefect.registry import VISUALIZERS
 
 from .config import load_config
@@ -50,17 +51,6 @@ def train(config: str | Path | Config,
     runner.train()
     leave_group()
     return runner
-
-
-def leave_group() -> None:
-    """End the communication of several processes, when all of them have come here.
-
-    A process that ends with threads of gloo still at work aborts (exit code 134), and the launcher calls a finished
-    training failed. It happens now and then on a busy machine.
-    """
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        torch.distributed.barrier()
-        torch.distributed.destroy_process_group()
 
 
 def forget_earlier_run(cfg: Config) -> None:

@@ -19,9 +19,9 @@ from mmengine.runner import Runner
 
 import mmdefect.registration  # noqa: F401
 from mmdefect.apis import load_config
-from mmdefect.apis.train import leave_group
 from mmdefect.engine.samplers import ClassAwareSampler, DefectSampler, MixingSampler
 from mmdefect.evaluation import DefectMetric, ViewAccuracy
+from mmdefect.ranks import end_rank, leave_group
 from mmdefect.registry import DATASETS
 from mmdefect.synthesis import donors
 from tests.helpers.toy_segmentation import CLASSES, ToyData, ToySegmenter
@@ -167,6 +167,7 @@ def main() -> None:
     }
     (folder / f'rank{rank}.json').write_text(json.dumps(result))
     leave_group()
+    end_rank(0)
 
 
 if __name__ == '__main__':

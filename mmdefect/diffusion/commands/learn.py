@@ -45,6 +45,7 @@ def run(args: argparse.Namespace) -> None:
     from mmdefect.diffusion.learn import learn_token
     from mmdefect.diffusion.loading import load_model
     from mmdefect.diffusion.support import read_support
+    from mmdefect.ranks import end_rank, leave_group
     if args.offload != 'none':
         raise ValueError('`--offload` must be none for learning, which needs the whole pipeline on the device.')
     settings = make_settings(args)
@@ -58,6 +59,9 @@ def run(args: argparse.Namespace) -> None:
         done = learn_token(model, pairs, name, args.out / name, settings, accelerator, facts,
                            BlendSettings(steps=args.preview_steps), accelerator.print)
         accelerator.print(f'written: {done}')
+    if accelerator.num_processes > 1:
+        leave_group()
+        end_rank(0)
 
 
 def make_settings(args: argparse.Namespace):

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from mmengine.runner import Runner
 
-from mmdefect.apis.train import leave_group
+from mmdefect.ranks import end_rank, leave_group
 from tests.helpers.bilevel import leaves_of, tiny_config
 
 
@@ -37,6 +37,7 @@ def main() -> None:
     found = train(root, folder / 'run', 'pytorch', 2)
     (folder / f'rank{os.environ["RANK"]}.json').write_text(json.dumps(found))
     leave_group()
+    end_rank(0)
 
 
 if __name__ == '__main__':
