@@ -1,7 +1,7 @@
 """Time of pasting defects online: beside seamlessClone, in a batch, in the loader and in a training; memory.
 
     python benchmarks/synthesis.py                     # everything, and the table of all benchmarks of the engine
-    python benchmarks/synthesis.py --only paste loader # some parts: paste, batch, memory, loader, training; or table
+    python benchmarks/synthesis.py --only paste loader # some parts: library, paste, batch, memory, loader, training; or table
 
 Without ``--data`` (a folder in the layout of the WTA set) demo pictures are rendered. The table takes what
 ``benchmarks/poisson.py`` and ``benchmarks/shapes.py`` recorded.
@@ -30,7 +30,7 @@ from mmdefect.synthesis.foreground import find_foreground
 from mmdefect.synthesis.location import location_codes
 
 ROOT = Path(__file__).resolve().parents[1]
-PARTS = ('paste', 'batch', 'memory', 'loader', 'training')
+PARTS = ('library', 'paste', 'batch', 'memory', 'loader', 'training')
 #: Longest side of a defect before the operations, in pixels.
 SIDES = (16, 32, 64, 96)
 #: All eight at once; the scale is even, so that the sides above stay what they say.
@@ -57,6 +57,14 @@ def open_donors(data: Path, folder: Path) -> tuple[DefectLibrary, list[Path]]:
     images = [LabelledImage(str(p), lambda p=p: read_pair(p), str(p.stat().st_size)) for p in paths]
     library = open_library(images, CuttingRule(), folder)
     return library, [p for p, shows in zip(paths, library.defective, strict=True) if not shows]
+
+
+def bench_library(data: Path, folder: Path) -> list[dict]:
+    """Measure what there is to prepare: reading the training pictures and cutting their defects out, once."""
+    wall, processor = time.perf_counter(), time.process_time()
+    library, clean = open_donors(data, folder)
+    return [dict(work='library', pictures=len(clean) + int(sum(library.defective)), donors=len(library),
+                 cpu_s=round(time.process_time() - processor, 2), wall_s=round(time.perf_counter() - wall, 2))]
 
 
 def backgrounds_of(paths: list[Path], size: int) -> list[tuple[np.ndarray, Background]]:
@@ -359,7 +367,8 @@ def main() -> None:
         os.environ['MMDEFECT_CACHE'] = str(Path(folder) / 'cache')
         library, clean = open_donors(data, Path(folder) / 'donors')
         print(library.census())
-        parts = {'paste': lambda: bench_paste(clean, Path(folder) / 'donors'),
+        parts = {'library': lambda: bench_library(data, Path(folder) / 'prepared'),
+                 'paste': lambda: bench_paste(clean, Path(folder) / 'donors'),
                  'batch': lambda: bench_batch(library, clean), 'memory': lambda: bench_memory(library, clean),
                  'loader': lambda: bench_loader(data), 'training': lambda: bench_training(data, args.iterations)}
         for name in PARTS:

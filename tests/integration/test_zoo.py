@@ -62,7 +62,7 @@ def drop_pretrained(node):
             drop_pretrained(value)
 
 
-@pytest.mark.parametrize('leaf', leaf_cases())
+@pytest.mark.parametrize('leaf', list(leaf_cases()))
 def test_leaf_trains_a_step_and_predicts(leaf):
     cfg = load_config(leaf, {'crop_size': (CROP, CROP)})
     cfg.model.pop('pretrained', None)
