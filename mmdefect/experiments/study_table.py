@@ -11,7 +11,7 @@ from mmdefect.experiments.comparison_text import markdown_table, render
 from mmdefect.experiments.records import write_text
 from mmdefect.experiments.statistics import mean_and_sd
 from mmdefect.experiments.study import Study
-from mmdefect.experiments.study_pairs import pairs_section
+from mmdefect.experiments.study_pairs import each_pair_section, pairs_section
 from mmdefect.experiments.study_records import read_records, records_of
 from mmdefect.experiments.tested_run import from_record
 
@@ -54,8 +54,8 @@ def write_study_page(study: Study, folder: Path, command: str) -> Path:
         parts.append(f'The reference arm `{study.reference}` has no run yet.\n')
     else:
         parts += ['## Test\n', render(comparison, {arm.name: arm.note for arm in study.arms})]
-        pairs = pairs_section(study, found, present_metrics(study, found))
-        parts += [pairs] if pairs else []
+        sections = [section(study, found, present_metrics(study, found)) for section in (each_pair_section, pairs_section)]
+        parts += filter(None, sections)
         parts += ['## Validation, at the chosen checkpoint\n', _validation_table(study, found)]
         parts += ['## Runs\n', _runs_table(study, found), _origin(found)]
     path = folder / f'{study.name}.md'

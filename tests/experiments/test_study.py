@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 
 import pytest
 import scipy.stats
@@ -12,7 +13,7 @@ from mmdefect.experiments import study_records
 from mmdefect.experiments.pool import Slots
 from mmdefect.experiments.select import Rule
 from mmdefect.experiments.study import Composer, expand, read_study
-from mmdefect.experiments.study_pairs import pairs_section
+from mmdefect.experiments.study_pairs import each_pair_section, pairs_section
 from mmdefect.experiments.study_run import Places, run_study
 from mmdefect.experiments.study_table import compare_study, write_study_page
 from tests.experiments import study_helpers as helpers
@@ -258,3 +259,23 @@ def test_pairs_wait_for_a_whole_seed_and_name_arms(place):
     found = {'low': {0: {'test': {'fg_mIoU': 1.0}}, 1: {'test': {'fg_mIoU': 2.0}}}, 'high': {1: {'test': {'fg_mIoU': 5.0}}}}
     section = pairs_section(study, found, ['fg_mIoU', 'absent'])
     assert '+3.00 |' in section and '1 of 1' in section and 'absent' not in section
+
+
+def test_each_pair_has_its_difference(place):
+    """Against scipy, and p after Holm by hand: the smaller of two is doubled."""
+    study = dataclasses.replace(read_study(place / 'study.py'), pairs=(('low', 'high'), ('low', 'more')))
+    values = dict(low=(1.0, 2.0, 4.0), high=(9.0, 10.2, 12.1), more=(2.0, 2.5, 6.0))
+    found = {arm: {seed: {'test': {'fg_mIoU': value}} for seed, value in zip(study.seeds, those, strict=True)}
+             for arm, those in values.items()}
+    section = each_pair_section(study, found, ['fg_mIoU', 'absent'])
+    for arm, star in (('high', ' *'), ('more', '')):
+        wanted = scipy.stats.ttest_rel(values[arm], values['low'])
+        low, high = wanted.confidence_interval()
+        assert (2 * wanted.pvalue < 0.05) == bool(star)
+        row = next(line for line in section.splitlines() if line.startswith(f'| `{arm}` - `low`, n = 3'))
+        assert f'{sum(values[arm]) / 3 - sum(values["low"]) / 3:+.2f} [{low:+.2f}, {high:+.2f}]{star} |' in row
+    assert 'absent' not in section
+    del found['more'][0], found['more'][1], found['high'][0]
+    section = each_pair_section(study, found, ['fg_mIoU'])
+    assert re.search(r'`more` - `low`, n = 1 \| +\+2.00 \|', section) and 'n = 2' in section
+    assert each_pair_section(study, {}, ['fg_mIoU']) == ''
