@@ -4,7 +4,7 @@ Before it, with the category in data/mvtec_ad, and the second command for the se
     python tools/split_dataset.py data/mvtec_ad --layout mvtec --protocol third --category bottle \
         --out data/mvtec_ad/bottle_splits.json
     python tools/split_fewer.py data/mvtec_ad/bottle_splits.json --shots 1 3 5 --seed N \
-        --out 'data/mvtec_ad/bottle_shots_{shots}_N.json'
+        --out 'data/mvtec_ad/bottle_shots_{shots}_{seed}.json'
 """
 
 _product = globals().get('_product', 'bottle')  # mvtec_screw.py is this file with another product

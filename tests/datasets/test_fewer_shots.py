@@ -1,12 +1,17 @@
 """Fewer defective training images: nested, grouped, drawn by seed, and nothing else changes."""
 
 import json
+import runpy
 from collections import Counter
+from pathlib import Path
 
 import pytest
 
 from mmdefect.datasets.fewer_shots import split_fewer
 from mmdefect.datasets.split_file import Split, SplitEntry, read_split, write_split
+
+
+TOOL = Path(__file__).resolve().parents[2] / 'tools' / 'split_fewer.py'
 
 
 def entry(name, kind):
@@ -45,6 +50,15 @@ def test_shots_lie_inside_each_other_and_the_rest_stays(split_file, tmp_path):
     for seed in range(60):
         drawn.update(images(split_fewer(str(split_file), [3], out, seed, overwrite=True)[3], 'crack'))
     assert len(drawn) == 9 and min(drawn.values()) > 8  # 20 on average, each with a standard deviation of 3.7
+
+
+@pytest.mark.parametrize('out', [None, 'shots_{shots}_{seed}.json'])
+def test_the_tool_names_files_by_number_and_seed(split_file, out, monkeypatch, capsys):
+    words = ['--out', str(split_file.with_name(out))] if out else []
+    monkeypatch.setattr('sys.argv', ['split_fewer.py', str(split_file), '--shots', '1', '3', '--seed', '4', *words])
+    assert runpy.run_path(str(TOOL), run_name='tool')['main']() == 0
+    assert sorted(path.name for path in split_file.parent.glob('shots_*')) == ['shots_1_4.json', 'shots_3_4.json']
+    assert 'shots_1_4.json: 1 crack, 4 good, 1 hole in train' in capsys.readouterr().out.replace('1 hole, 4 good', '4 good, 1 hole')
 
 
 def test_clean_images_of_a_product_stay(tmp_path):

@@ -1,0 +1,43 @@
+"""Ten photographs of a defect: what are pasted defects worth on the cutting inserts then?
+
+Before it, the second command for the seeds N = 0, 1, 2:
+    python tools/split_outer_val.py data/wta512 --layout wta
+    python tools/split_fewer.py data/wta512/outer_splits.json --shots 5 --seed N
+"""
+
+name = 'wta_few'
+title = 'Ten photographs of defects, with and without pasting them, on the cutting inserts'
+text = ('The models of wta_models.py with ten defective training images, five with `attached` alone and five with `broken` too, '
+        'other ones for each seed, and 86 clean ones; crop 256, batch 4, softmax focal loss with alpha .1 .3 .6, bfloat16, '
+        'equal updates. `real`: every second draw is one of the ten. `kept`: half of the draws are the ten, a quarter clean '
+        'pictures with their defects blended in, a quarter clean ones. Chosen on validation, tested once; calibrated values '
+        'use offsets fitted on validation.')
+base = 'configs/fpn/fpn-r18-l3-frozen_baseline_900_wta-256.py'
+factor = dict(name='model and synthesis', keys=['model*', '*synthesis*', '*sampler*', '*dataset*', '*custom_hooks*'])
+iterations = 500
+val_interval = 250
+seeds = [0, 1, 2]
+selection = dict(metric='cal_fg_mIoU', tie='last')
+metrics = [
+    'cal_fg_mIoU', 'fg_AP', 'fg_mIoU', 'any_AP', 'AP.attached', 'AP.broken', 'tIoU.attached', 'tIoU.broken', 'AUPRO30',
+    'cRecall', 'FA_per_image'
+]
+baseline = 'fpn_r18_real'
+
+overrides = {'amp': True, 'train_dataloader.dataset.split_file': 'shots_5_{seed}.json', 'train_dataloader.dataset.split': 'train'}
+
+_models, _weights = 'configs/_base_/models', 'configs/_base_/weights'
+_settings = dict(
+    fpn_r18=([f'{_weights}/resnet18-l3_file.py'], 'FPN, ResNet-18', 1),
+    fpn_mobilenetv2=([f'{_models}/fpn_mobilenetv2_frozen.py', f'{_weights}/mobilenetv2_file.py'], 'FPN, MobileNetV2', 2),
+    deeplabv3plus_r18=([f'{_models}/deeplabv3plus_r18-l3_frozen.py', f'{_weights}/resnet18-l3_file.py'],
+                       'DeepLabV3+, ResNet-18', 2))
+_half = dict(_delete_=True, type='MixingSampler', defective_share=0.5, shuffle=True)
+arms, pairs = {}, []
+for _name, (_bases, _note, _priority) in _settings.items():
+    arms[f'{_name}_real'] = dict(bases=_bases, overrides={'train_dataloader.sampler': _half}, priority=_priority,
+                                 note=f'{_note}, the ten')
+    arms[f'{_name}_kept'] = dict(
+        bases=[*_bases, 'configs/_base_/synthesis/paste_poisson.py'], priority=_priority, note='and their defects pasted',
+        overrides={'synthesis.ratio': dict(real=2, synthetic=1, clean=1)})
+    pairs.append((f'{_name}_real', f'{_name}_kept'))
