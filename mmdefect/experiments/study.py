@@ -70,7 +70,7 @@ class Study:
         factor: what differs between arms, in one word.
         factor_keys: patterns of dotted settings in which arms may differ.
         bases: config files laid over the base config in all arms, before those of an arm; ``{seed}`` as there.
-        overrides: ``{dotted key: value}`` of all arms.
+        overrides: ``{dotted key: value}`` of all arms; ``{seed}`` in a text as there.
         rule: how the checkpoint is chosen on the validation set.
         metrics: columns of the table; the first one decides the order.
         baseline: arm that the others are compared with.
@@ -226,14 +226,15 @@ def expand(study: Study,
     for arm in study.arms if arms is None else arms:
         for seed in seeds if seeds is not None else study.seeds:
             settings = _laid_over(composer, composer.read(base_file), study.bases, root, arm.name, seed)
-            settings = _with(settings, study.overrides)
+            common = _of_seed(study.overrides, seed)
+            settings = _with(settings, common)
             settings = _laid_over(composer, settings, arm.bases, root, arm.name, seed)
             if study.iterations:
                 st.set_budget(settings, study.iterations, study.val_interval)
             last = {**_of_seed(arm.overrides, seed), **(options or {}), st.SEED: seed + arm.seed_offset}
             composed, text = composer.compose(_with(settings, last), base_file)
             flat = st.with_effect(composed)
-            _check_effect({**study.overrides, **last}, flat, arm.name)
+            _check_effect({**common, **last}, flat, arm.name)
             inputs = _hash_inputs(composed, hashes, known_files)
             # A file named in the settings counts by its content and not by its place.
             content = {

@@ -85,6 +85,9 @@ def test_the_seed_stands_in_texts_of_overrides(place):
     (place / 'study.py').write_text(STUDY.replace("more=['quality=0.95']", "more={'overrides': {'split_file': 'shots_{seed}.json'}}"))
     runs = expand(read_study(place / 'study.py'), helpers.COMPOSER, place)
     assert [r.settings['split_file'] for r in runs if r.arm.name == 'more'] == [f'shots_{seed}.json' for seed in range(3)]
+    (place / 'study.py').write_text(STUDY + "overrides = {'split_file': 'few_{seed}.json'}\n")
+    runs = expand(read_study(place / 'study.py'), helpers.COMPOSER, place)
+    assert {r.settings['split_file'] for r in runs if r.seed == 2} == {'few_2.json'} and len(runs) == 9
 
 
 def test_an_override_that_composing_replaces_is_refused(place):
