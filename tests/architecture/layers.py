@@ -13,7 +13,7 @@ PURE = ('functional', 'synthesis', 'diffusion', 'deployment', 'experiments', 'vi
 ADAPTERS = ('datasets', 'models', 'engine', 'evaluation', 'inference')
 FACES = ('apis', )
 #: Single modules (and the doctor) beside the layers.
-FOUNDATION = ('extras', 'compat', 'registry', 'registration', 'doctor', '__main__')
+FOUNDATION = ('extras', 'ranks', 'compat', 'registry', 'registration', 'doctor', '__main__')
 
 MM_PACKAGES = ('mmengine', 'mmcv', 'mmseg', 'mmpretrain', 'mmdet')
 

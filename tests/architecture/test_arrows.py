@@ -9,12 +9,13 @@ from .layers import (ADAPTERS, FACES, FOUNDATION, MM_PACKAGES, PACKAGE, PURE, RO
 
 #: What the files of a layer may import of this package, beside their own layer.
 ALLOWED = {
-    **{layer: {*PURE} for layer in PURE},
+    **{layer: {*PURE, 'ranks'} for layer in PURE},
     **{layer: {*PURE, 'compat', 'registry'} for layer in ADAPTERS},
     # Hooks and samplers act on the other adapters: labels of data sets, losses of models, counters of metrics.
     'engine': {*PURE, 'datasets', 'models', 'evaluation', 'compat', 'registry'},
-    'apis': {*PURE, *ADAPTERS, 'compat', 'registry', 'registration'},
+    'apis': {*PURE, *ADAPTERS, 'compat', 'ranks', 'registry', 'registration'},
     'extras': set(),
+    'ranks': set(),
     'compat': {'extras'},
     'registry': {'compat'},
     'registration': {'compat', 'registry', *ADAPTERS},
