@@ -49,3 +49,4 @@ def test_a_rank_ends_as_python_does_but_is_not_taken_down(tmp_path, group):
 def test_one_process_has_no_group_to_leave():
     assert not torch.distributed.is_initialized()
     leave_group()
+    assert not torch.distributed.is_initialized()

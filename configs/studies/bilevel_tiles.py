@@ -8,25 +8,15 @@ For `learned_cg` and `learned_one_step` the same with net-cg_600 and net-one-ste
 work_dirs/bilevel_tiles_cg/N and work_dirs/bilevel_tiles_one_step/N.
 """
 
+_base_ = '_base_/tiles_frozen.py'
 name = 'bilevel_tiles'
 title = 'Learned places and weights on magnetic tiles'
 text = ('FPN on a frozen ResNet-18 without its fourth stage, ImageNet weights (`weights/`), crop 160, batch 4, five types of '
         'defects, exposures of one tile on one side, on the training images without the outer-validation split, softmax '
         'focal loss, bfloat16. The learned arm trains with the recipe that a bi-level training of 600 updates with the same '
         'seed froze, whose weights are not used. `image` and `random` are `real_all` and `paste_all` of tiles_curve.py.')
-base = 'configs/fpn/fpn-r18-l3-frozen_baseline_900_tiles-160.py'
 factor = dict(name='synthesis', keys=['*pipeline*', '*sampler*', '*data_preprocessor*', '*dataset*'])
-iterations = 800
-val_interval = 200
-seeds = [0, 1, 2]
-selection = dict(metric='cal_fg_mIoU', tie='last')
-metrics = [
-    'cal_fg_mIoU', 'fg_AP', 'fg_mIoU', 'any_AP', 'cRecall', 'FA_per_image', 'AP.blowhole', 'AP.break', 'AP.crack',
-    'AP.fray', 'AP.uneven'
-]
 baseline = 'random'
-bases = ['configs/_base_/weights/resnet18-l3_file.py']
-overrides = {'amp': True}
 
 _synthesis = 'configs/_base_/synthesis'
 _half = dict(_delete_=True, type='MixingSampler', defective_share=0.5, shuffle=True)

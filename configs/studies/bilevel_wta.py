@@ -9,25 +9,16 @@ For `learned_cg` and `learned_one_step` the same with maps-cg_400 and maps-one-s
 work_dirs/bilevel_wta_cg/N and work_dirs/bilevel_wta_one_step/N.
 """
 
+_base_ = '_base_/wta_frozen.py'
 name = 'bilevel_wta'
 title = 'Learned places and weights on the cutting inserts'
 text = ('FPN on a frozen ResNet-18 without its fourth stage, ImageNet weights (`weights/`), crop 256, batch 4, softmax '
         'focal loss with alpha .1 .3 .6, bfloat16. The learned arm trains with the recipe that a bi-level training of 400 '
         'updates with the same seed froze, whose weights are not used; that training took a quarter of the training images '
         'as its outer-validation split, and then all four arms train on all of them.')
-base = 'configs/fpn/fpn-r18-l3-frozen_baseline_900_wta-256.py'
 factor = dict(name='synthesis', keys=['*pipeline*', '*sampler*', '*data_preprocessor*', '*dataset*'])
-iterations = 500
-val_interval = 250
-seeds = [0, 1, 2]
-selection = dict(metric='cal_fg_mIoU', tie='last')
-metrics = [
-    'cal_fg_mIoU', 'fg_AP', 'fg_mIoU', 'AP.attached', 'AP.broken', 'tIoU.attached', 'tIoU.broken', 'cRecall',
-    'FA_per_image'
-]
 baseline = 'random'
 bases = ['configs/_base_/weights/resnet18-l3_file.py']
-overrides = {'amp': True}
 
 _synthesis = 'configs/_base_/synthesis'
 arms = dict(

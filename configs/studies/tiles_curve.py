@@ -5,6 +5,7 @@ Before it, after making the split that the base config names, for the seeds N = 
         --groups data/magnetic_tile/near_duplicate_groups.json
 """
 
+_base_ = '_base_/tiles_frozen.py'
 name = 'tiles_curve'
 title = 'Learning curves on magnetic tiles'
 text = ('FPN on a frozen ResNet-18 without its fourth stage, ImageNet weights (`weights/`, 100 % of the backbone matched), '
@@ -13,20 +14,9 @@ text = ('FPN on a frozen ResNet-18 without its fourth stage, ImageNet weights (`
         'the 150 clean training tiles, validation and test are the same for all arms. `real_k`: every second draw is one of '
         'the real defective images. `paste_k`: a third real, a third clean tiles with defects of those images pasted in, a '
         'third clean. Chosen on validation, tested once; calibrated values use offsets fitted on validation.')
-base = 'configs/fpn/fpn-r18-l3-frozen_baseline_900_tiles-160.py'
 factor = dict(name='synthesis and number of images', keys=['*synthesis*', '*sampler*', '*dataset*', '*split_file*'])
-iterations = 800
-val_interval = 200
-seeds = [0, 1, 2]
-selection = dict(metric='cal_fg_mIoU', tie='last')
-metrics = [
-    'cal_fg_mIoU', 'fg_AP', 'fg_mIoU', 'any_AP', 'cRecall', 'FA_per_image', 'AP.blowhole', 'AP.break', 'AP.crack',
-    'AP.fray', 'AP.uneven'
-]
 baseline = 'real_all'
 pairs = [(f'real_{k}', f'paste_{k}') for k in (1, 3, 5, 10, 'all')]
-bases = ['configs/_base_/weights/resnet18-l3_file.py']
-overrides = {'amp': True}
 _paste = ['configs/_base_/synthesis/paste_anywhere.py']
 _half = dict(_delete_=True, type='MixingSampler', defective_share=0.5, shuffle=True)
 arms = {}

@@ -1,25 +1,15 @@
 """Does synthesis help cross-entropy less than focal loss? Both losses with and without pasted defects on magnetic tiles."""
 
+_base_ = '_base_/tiles_frozen.py'
 name = 'tiles_interaction'
 title = 'Loss and synthesis together'
 text = ('FPN on a frozen ResNet-18 without its fourth stage, ImageNet weights (`weights/`), on magnetic tiles with five types '
         'of defects, crop 160, batch 4, bfloat16, equal updates, every second draw without synthesis a defective image. The '
         'published series found that cross-entropy loses by synthesised images and focal loss wins. `focal` and '
         '`focal_paste` are `real_all` and `paste_all` of tiles_curve.py. Chosen on validation, tested once.')
-base = 'configs/fpn/fpn-r18-l3-frozen_baseline_900_tiles-160.py'
 factor = dict(name='loss and synthesis', keys=['*loss_decode*', '*synthesis*', '*sampler*', '*dataset*'])
-iterations = 800
-val_interval = 200
-seeds = [0, 1, 2]
-selection = dict(metric='cal_fg_mIoU', tie='last')
-metrics = [
-    'cal_fg_mIoU', 'fg_AP', 'fg_mIoU', 'any_AP', 'cRecall', 'FA_per_image', 'AP.blowhole', 'AP.break', 'AP.crack',
-    'AP.fray', 'AP.uneven'
-]
 baseline = 'ce'
 pairs = [('ce', 'ce_paste'), ('focal', 'focal_paste')]
-bases = ['configs/_base_/weights/resnet18-l3_file.py']
-overrides = {'amp': True}
 _ce = 'configs/_base_/losses/ce.py'
 _paste = 'configs/_base_/synthesis/paste_anywhere.py'
 _half = {'train_dataloader.sampler': dict(_delete_=True, type='MixingSampler', defective_share=0.5, shuffle=True)}

@@ -5,6 +5,7 @@ Before it, the second command for the seeds N = 0, 1, 2:
     python tools/split_fewer.py data/wta512/outer_splits.json --shots 5 --seed N
 """
 
+_base_ = '_base_/wta_frozen.py'
 name = 'wta_few'
 title = 'Ten photographs of defects, with and without pasting them, on the cutting inserts'
 text = ('The models of wta_models.py with ten defective training images, five with `attached` alone and five with `broken` too, '
@@ -12,12 +13,7 @@ text = ('The models of wta_models.py with ten defective training images, five wi
         'equal updates. `real`: every second draw is one of the ten. `kept`: half of the draws are the ten, a quarter clean '
         'pictures with their defects blended in, a quarter clean ones. Chosen on validation, tested once; calibrated values '
         'use offsets fitted on validation.')
-base = 'configs/fpn/fpn-r18-l3-frozen_baseline_900_wta-256.py'
 factor = dict(name='model and synthesis', keys=['model*', '*synthesis*', '*sampler*', '*dataset*', '*custom_hooks*'])
-iterations = 500
-val_interval = 250
-seeds = [0, 1, 2]
-selection = dict(metric='cal_fg_mIoU', tie='last')
 metrics = [
     'cal_fg_mIoU', 'fg_AP', 'fg_mIoU', 'any_AP', 'AP.attached', 'AP.broken', 'tIoU.attached', 'tIoU.broken', 'AUPRO30',
     'cRecall', 'FA_per_image'

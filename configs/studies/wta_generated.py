@@ -1,5 +1,6 @@
 """Do diffusion edits help a segmenter, and does it matter whose labels they carry?"""
 
+_base_ = '_base_/wta_fast-scnn.py'
 name = 'generation'
 title = 'Diffusion edits with labels of their own, and with copied ones'
 text = ('Fast-SCNN on the cutting inserts, with the loss and the budget of the loss study (its arm `focal_alpha` is the '
@@ -9,15 +10,7 @@ text = ('Fast-SCNN on the cutting inserts, with the loss and the budget of the l
         'fourth draw is an edit, whatever their number, and every arm has the same number of updates. The arm of priority 2 '
         'tells the two steps apart: the accepted edits with copied labels. Packed sets: '
         '`bash/pack_wta_edits.sh`.')
-base = 'configs/fast_scnn/fast-scnn_baseline_2k_wta-256.py'
 factor = dict(name='generated pictures', keys=['train_dataloader.dataset*', 'train_dataloader.sampler*'])
-iterations = 2000
-val_interval = 200
-seeds = [0, 1, 2]
-selection = dict(metric='fg_mIoU', tie='last')
-metrics = [
-    'fg_mIoU', 'cal_fg_mIoU', 'fg_AP', 'fg_mAcc', 'IoU.attached', 'IoU.broken', 'cRecall', 'FA_per_image', 'mIoU'
-]
 baseline = 'original'
 
 _loss = 'configs/_base_/losses/focal_system5.py'

@@ -1,16 +1,12 @@
 """Does synthesis need a focal loss? Two losses, with and without pasted defects."""
 
+_base_ = '_base_/wta_fast-scnn.py'
 name = 'wta_interaction'
 title = 'Loss and synthesis together'
 text = ('The published system found that synthetic images made most networks worse under cross-entropy and better '
         'under a focal loss. Fast-SCNN from random weights, crop 256, equal updates; the four arms differ in loss and '
         'recipe only.')
-base = 'configs/fast_scnn/fast-scnn_baseline_2k_wta-256.py'
 factor = dict(name='loss and recipe', keys=['*loss_decode*', '*synthesis*', '*sampler*', '*dataset.pipeline*'])
-iterations = 2000
-val_interval = 200
-seeds = [0, 1, 2]
-selection = dict(metric='fg_mIoU', tie='last')
 metrics = ['fg_mIoU', 'cal_fg_mIoU', 'fg_AP', 'IoU.attached', 'IoU.broken', 'cRecall', 'FA_per_image']
 baseline = 'ce'
 

@@ -3,25 +3,16 @@
 The arm `learned` needs the recipes of bilevel_wta.py, `relabelled` and `copied` the sets of wta_generated.py.
 """
 
+_base_ = '_base_/wta_frozen.py'
 name = 'wta_ladder'
 title = 'Which part of the recipe helps?'
 text = ('FPN on a frozen ResNet-18 without its fourth stage, ImageNet weights (`weights/`, 100 % of the backbone matched), on '
         'the cutting inserts, crop 256, batch 4, softmax focal loss with alpha .1 .3 .6 in every arm, bfloat16, equal '
         'updates. Every arm adds one thing to the one it is named after. Chosen on validation, tested once; calibrated '
         'values use offsets fitted on validation.')
-base = 'configs/fpn/fpn-r18-l3-frozen_baseline_900_wta-256.py'
 factor = dict(name='recipe', keys=['*synthesis*', '*sampler*', '*dataset*', '*custom_hooks*', '*data_preprocessor*'])
-iterations = 500
-val_interval = 250
-seeds = [0, 1, 2]
-selection = dict(metric='cal_fg_mIoU', tie='last')
-metrics = [
-    'cal_fg_mIoU', 'fg_AP', 'fg_mIoU', 'AP.attached', 'AP.broken', 'tIoU.attached', 'tIoU.broken', 'cRecall',
-    'FA_per_image'
-]
 baseline = 'focal'
 bases = ['configs/_base_/weights/resnet18-l3_file.py']
-overrides = {'amp': True}
 
 _synthesis = 'configs/_base_/synthesis'
 _generated = 'configs/_base_/datasets/generated.py'

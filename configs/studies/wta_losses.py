@@ -1,19 +1,12 @@
 """The loss ablation of the cutting-insert system, with one optimiser and one learning rate for all."""
 
+_base_ = '_base_/wta_fast-scnn.py'
 name = 'losses'
 title = 'Which loss survives 99.8 % background?'
 text = ('Fast-SCNN from random weights on the cutting inserts, crop 256, AdamW 1e-3 for every loss (the published '
         'ablation gave some losses a tenth of the learning rate of the others). Arms of priority 1 answer '
         'cross-entropy against focal.')
-base = 'configs/fast_scnn/fast-scnn_baseline_2k_wta-256.py'
 factor = dict(name='loss', keys=['*loss_decode*'])
-iterations = 2000
-val_interval = 200
-seeds = [0, 1, 2]
-selection = dict(metric='fg_mIoU', tie='last')
-metrics = [
-    'fg_mIoU', 'cal_fg_mIoU', 'fg_AP', 'fg_mAcc', 'IoU.attached', 'IoU.broken', 'cRecall', 'FA_per_image', 'mIoU'
-]
 baseline = 'ce'
 
 _losses = 'configs/_base_/losses'

@@ -1,5 +1,6 @@
 """Does the recommended recipe help models of different size on the cutting inserts?"""
 
+_base_ = '_base_/wta_frozen.py'
 name = 'wta_models'
 title = 'Three models with and without pasted defects on the cutting inserts'
 text = ('Three segmentors on frozen ImageNet backbones (`weights/`): FPN on MobileNetV2 (2.3 M parameters, the last stage '
@@ -7,19 +8,8 @@ text = ('Three segmentors on frozen ImageNet backbones (`weights/`): FPN on Mobi
         'Crop 256, batch 4, softmax focal loss with alpha .1 .3 .6, bfloat16, equal updates. `..._kept`: half of the draws '
         'are real pictures, a quarter clean ones with real defects blended in, a quarter clean ones (the ratio that '
         '`tools/init_project.py` writes). Chosen on validation, tested once; calibrated values use offsets fitted on validation.')
-base = 'configs/fpn/fpn-r18-l3-frozen_baseline_900_wta-256.py'
 factor = dict(name='model and synthesis', keys=['model*', '*synthesis*', '*sampler*', '*dataset*', '*custom_hooks*'])
-iterations = 500
-val_interval = 250
-seeds = [0, 1, 2]
-selection = dict(metric='cal_fg_mIoU', tie='last')
-metrics = [
-    'cal_fg_mIoU', 'fg_AP', 'fg_mIoU', 'AP.attached', 'AP.broken', 'tIoU.attached', 'tIoU.broken', 'cRecall',
-    'FA_per_image'
-]
 baseline = 'fpn_r18'
-
-overrides = {'amp': True}
 
 _models, _weights = 'configs/_base_/models', 'configs/_base_/weights'
 _settings = dict(

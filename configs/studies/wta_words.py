@@ -1,16 +1,12 @@
 """The choice of words of the prompt-edit system: one packed set for each word, against the original data."""
 
+_base_ = '_base_/wta_fast-scnn.py'
 name = 'words'
 title = 'Which word makes edits worth training on?'
 text = ('One generated set for each word that the prompt edit puts in place of `crack`, relabelled and packed into '
         'data/generated/words/WORD. `python tools/generate.py compare-words configs/studies/wta_words.py` applies the '
         'published rule to the records.')
-base = 'configs/fast_scnn/fast-scnn_baseline_2k_wta-256.py'
 factor = dict(name='word', keys=['train_dataloader.dataset*', 'train_dataloader.sampler*'])
-iterations = 2000
-val_interval = 200
-seeds = [0, 1, 2]
-selection = dict(metric='fg_mIoU', tie='last')
 metrics = ['fg_mIoU', 'fg_mAcc', 'IoU.attached', 'IoU.broken']
 baseline = 'original'
 

@@ -156,13 +156,7 @@ def read_study(path: Path) -> Study:
     Raises:
         ValueError: naming the file, if a name in it is unknown or a needed one is missing.
     """
-    if not path.is_file():
-        raise FileNotFoundError(f'the study must be an existing file, but {path} is not; see configs/studies.')
-    values = {
-        key: value
-        for key, value in runpy.run_path(str(path)).items()
-        if not key.startswith('_') and not callable(value) and type(value).__name__ != 'module'
-    }
+    values = _read_values(path)
     factor, selection = values.pop('factor', {}), values.pop('selection', {})
     known = {f.name for f in fields(Study)} - {'rule', 'factor_keys'}
     if values.keys() - known or not {'name', 'base', 'arms'} <= values.keys():
@@ -181,6 +175,17 @@ def read_study(path: Path) -> Study:
     if selection:
         values['rule'] = Rule(**selection)
     return Study(**values, factor=factor.get('name', ''), factor_keys=tuple(factor.get('keys', ())))
+
+
+def _read_values(path: Path) -> dict[str, Any]:
+    """Return the values of a study file over those of the file that its ``_base_`` names, from its own folder."""
+    if not path.is_file():
+        raise FileNotFoundError(f'the study must be an existing file, but {path} is not; see configs/studies.')
+    own = runpy.run_path(str(path))
+    values = _read_values(path.parent / own['_base_']) if '_base_' in own else {}
+    values.update((key, value) for key, value in own.items()
+                  if not key.startswith('_') and not callable(value) and type(value).__name__ != 'module')
+    return values
 
 
 def _arm(name: str, value: Any, path: Path) -> Arm:

@@ -55,8 +55,8 @@ def each_pair_section(study: Study, found: Mapping[str, Mapping[int, Any]], metr
         return ''
     shown = [metric for metric in columns if columns[metric]]
     lines = [[name, *(columns[metric].get(name, '–') for metric in shown)] for name in names]
-    return ('## Each pair\n\nDifference in pairs over seeds. * p below .05 after Holm over the pairs, not adjusted for the number of '
-            'metrics.\n\n' + markdown_table(['pair', *shown], lines))
+    return ('## Each pair\n\nDifference in pairs over seeds. * p below .05 after Holm over the pairs, not adjusted for the '
+            'number of metrics.\n\n' + markdown_table(['pair', *shown], lines))
 
 
 def _with_reach(interval: Interval) -> str:

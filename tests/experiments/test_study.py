@@ -90,6 +90,19 @@ def test_the_seed_stands_in_texts_of_overrides(place):
     assert {r.settings['split_file'] for r in runs if r.seed == 2} == {'few_2.json'} and len(runs) == 9
 
 
+def test_a_study_stands_on_the_values_of_another_file(place):
+    (place / 'shared').mkdir()
+    (place / 'shared' / 'first.py').write_text("iterations = 3\nseeds = [4, 5]\nmetrics = ['mIoU']\n")
+    (place / 'shared' / 'second.py').write_text("_base_ = 'first.py'\nmetrics = ['aAcc']\n")
+    own = ''.join(line for line in STUDY.splitlines(True) if not line.startswith('metrics'))
+    (place / 'study.py').write_text("_base_ = 'shared/second.py'\n" + own)
+    study = read_study(place / 'study.py')
+    assert (study.iterations, study.metrics, study.seeds) == (3, ('aAcc', ), (0, 1, 2))
+    (place / 'study.py').write_text("_base_ = 'shared/third.py'\n" + STUDY)
+    with pytest.raises(FileNotFoundError, match='third.py is not'):
+        read_study(place / 'study.py')
+
+
 def test_an_override_that_composing_replaces_is_refused(place):
     def compose(settings, path):
         settings['train_dataloader']['batch_size'] = settings['quality'] * 10

@@ -105,14 +105,20 @@ def test_two_ranks_with_half_the_batch_learn_what_one_learns(two, tmp_path):
     assert float(found[0][1]['fg_mIoU']) == pytest.approx(float(metrics['fg_mIoU']), abs=0.2)
 
 
-def test_the_checkpoint_is_the_network_that_all_ranks_validated(two, tmp_path):
-    """Batch norm: the statistics of the ranks are averaged before the validation and before the checkpoint."""
+@pytest.fixture
+def one_thread():
+    """As the ranks have: two threads sum in another order, and a pixel may change its class."""
     threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # as the ranks do: two threads sum in another order, and a pixel may change its class
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def test_the_checkpoint_is_the_network_that_all_ranks_validated(two, one_thread, tmp_path):
+    """Batch norm: the statistics of the ranks are averaged before the validation and before the checkpoint."""
     found = [rank['norm'] for rank in two[1]]
     runner = ranks.toy_with_batch_norm(tmp_path, 'none', str(two[0] / 'norm' / 'iter_4.pth'))
     alone = {name: repr(float(value)) for name, value in runner.val().items()}
-    torch.set_num_threads(threads)
     assert found[0] == found[1] == alone and float(alone['aAcc']) > 0
 
 
