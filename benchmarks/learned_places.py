@@ -1,15 +1,19 @@
-"""Do learned maps say where defects are? Against the places of real defects that the policy has not seen, and of those it has.
+"""What have policies of a bi-level training, one of each seed, learned about places?
 
-Run from the root of the repository, with the policies of a bi-level training that learned a map for each class::
+Run from the root of the repository::
 
-    python benchmarks/learned_places.py data/wta512 work_dirs/bilevel_wta/*/policy --classes attached broken
+    python benchmarks/learned_places.py work_dirs/bilevel_wta/*/policy --data data/wta512 --classes attached broken
+    python benchmarks/learned_places.py work_dirs/bilevel_tiles/*/policy --name learned_places_tiles
 
-A value is the area under the ROC curve of the map as a detector of defect pixels of validation and test by their place in
-the frame: .5 is a map that knows nothing. Beside it stands the plain density of the defects of training.
+*spread*: the 95th over the 5th percentile of a policy's maps. *correlation*: of the maps of two policies for the same class or
+picture, the mean over them; policies that learned something about the product agree. With ``--data``, for maps of classes,
+*learned*: the area under the ROC curve of the map as a detector of the defect pixels of validation and test by their place in
+the frame, .5 knows nothing; beside it that of the plain density of the defects of training.
 """
 from __future__ import annotations
 
 import argparse
+import itertools
 import sys
 from pathlib import Path
 
@@ -46,30 +50,57 @@ def weighted_auc(scores: np.ndarray, positive: np.ndarray, negative: np.ndarray)
     return float((good * (below + bad / 2)).sum())
 
 
+def read_maps(policy: Path) -> dict[str, np.ndarray]:
+    """Return the maps of a policy by class number or by picture."""
+    if (policy / 'maps.npy').is_file():
+        return {str(class_id): one for class_id, one in enumerate(np.load(policy / 'maps.npy')) if class_id}
+    maps = {path.stem: np.load(path) for path in sorted((policy / 'maps').glob('*.npy'))}
+    if not maps:
+        raise SystemExit(f'error: {policy} must hold maps.npy or maps/*.npy, but there are none; name policies that learned '
+                         'places.')
+    return maps
+
+
+def agreement(policies: list[dict[str, np.ndarray]]) -> list[dict]:
+    """Return the spread of each policy, and the correlation of each two."""
+    rows = []
+    for number, maps in enumerate(policies):
+        low, high = np.percentile(np.concatenate([one.ravel() / one.mean() for one in maps.values()]), (5, 95))
+        rows.append(dict(policies=str(number), spread=round(float(high / low), 2), correlation='–'))
+    for (a, first), (b, second) in itertools.combinations(enumerate(policies), 2):
+        shared = [name for name in first if name in second and first[name].std() > 0 and second[name].std() > 0]
+        each = [np.corrcoef(first[name].ravel(), second[name].ravel())[0, 1] for name in shared]
+        rows.append(dict(policies=f'{a} and {b}', spread='–', correlation=round(float(np.mean(each)), 2) if each else '–'))
+    return rows
+
+
+def detection(policies: list[dict[str, np.ndarray]], data: Path, classes: list[str]) -> list[dict]:
+    """Return how well each map of a class finds defects that the policy has not seen."""
+    count = len(classes)
+    if any(sorted(maps) != [str(class_id) for class_id in range(1, count + 1)] for maps in policies):
+        raise SystemExit(f'error: with --data every policy must have one map for each of the {count} --classes, but there are '
+                         f'{sorted({len(maps) for maps in policies})}; name all classes, or leave --data out.')
+    seen, unseen = (count_places(data, splits, count) for splits in (('train',), ('val', 'test')))
+    plain, even = empirical_density(seen), np.ones((GRID, GRID))
+    return [{'policy': str(number), 'class': name, 'defect_pixels': int(unseen[class_id].sum()),
+             'learned': round(weighted_auc(maps[str(class_id)], unseen[class_id], even), 3),
+             'density_of_training': round(weighted_auc(plain[class_id], unseen[class_id], even), 3)}
+            for number, maps in enumerate(policies) for class_id, name in enumerate(classes, 1)]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('data', type=Path, help='folder with ann_dir/train, val and test')
-    parser.add_argument('policies', type=Path, nargs='+', help='folders with maps.npy')
-    parser.add_argument('--classes', nargs='+', required=True, help='names of classes 1, 2, ..')
+    parser.add_argument('policies', type=Path, nargs='+', help='policy folders of trainings that differ in the seed')
+    parser.add_argument('--data', type=Path, help='folder with ann_dir/train, val and test')
+    parser.add_argument('--classes', nargs='+', default=[], help='names of classes 1, 2, .. of --data')
     parser.add_argument('--name', default='learned_places', help='of the record below benchmarks/results')
     args = parser.parse_args()
-    count = len(args.classes)
-    seen, unseen = (count_places(args.data, splits, count) for splits in (('train',), ('val', 'test')))
-    plain = empirical_density(seen)
-    rows = []
-    for policy in args.policies:
-        maps = np.load(policy / 'maps.npy')
-        if maps.shape != (count + 1, GRID, GRID):
-            raise SystemExit(f'error: {policy}/maps.npy must be {count + 1} maps of {GRID}x{GRID}, one for each class and sound '
-                             f'places first, but it is {maps.shape}; name the {len(maps) - 1} classes with --classes.')
-        for class_id, name in enumerate(args.classes, 1):
-            even = np.ones((GRID, GRID))
-            rows.append({'policy': policy.parent.name, 'class': name,
-                         'defect_pixels': int(unseen[class_id].sum()),
-                         'learned': round(weighted_auc(maps[class_id], unseen[class_id], even), 3),
-                         'density_of_training': round(weighted_auc(plain[class_id], unseen[class_id], even), 3)})
-    print(common.format_table(rows))
-    print(common.write_record(args.name, rows))
+    policies = [read_maps(policy) for policy in args.policies]
+    results = dict(agreement=agreement(policies))
+    if args.data:
+        results['detection'] = detection(policies, args.data, args.classes)
+    print('\n\n'.join(common.format_table(rows) for rows in results.values()))
+    print(common.write_record(args.name, results))
 
 
 if __name__ == '__main__':

@@ -36,3 +36,25 @@ def test_pixels_are_counted_in_cells_of_the_frame(benchmark, tmp_path):
     assert found[2, -1, -1] == pytest.approx(4) and found[2].sum() == pytest.approx(4)
     with pytest.raises(SystemExit, match='labels of val'):
         benchmark['count_places'](tmp_path, ('val',), 2)
+
+
+def test_policies_agree_as_far_as_their_maps_correlate(benchmark, tmp_path):
+    rng = np.random.default_rng(1)
+    first = rng.random((3, 32, 32)) + 0.1
+    for name, maps in (('a', first), ('b', 2 * first + 1), ('c', rng.random((3, 32, 32)))):
+        (tmp_path / name / 'maps').mkdir(parents=True)
+        if name == 'c':
+            np.save(tmp_path / name / 'maps.npy', maps)  # by class: the row of sound places is not a map
+        for number, one in enumerate(maps):
+            np.save(tmp_path / name / 'maps' / f'{number}.npy', one)
+    a, b, c = (benchmark['read_maps'](tmp_path / name) for name in 'abc')
+    assert sorted(a) == ['0', '1', '2'] and sorted(c) == ['1', '2']
+    rows = benchmark['agreement']([a, b])
+    low, high = np.percentile(np.concatenate([one.ravel() / one.mean() for one in first]), (5, 95))
+    assert rows[0]['spread'] == pytest.approx(high / low, abs=0.01) and rows[2]['correlation'] == 1
+    assert abs(benchmark['agreement']([a, c])[2]['correlation']) < 0.1
+    with pytest.raises(SystemExit, match='one map for each of the 2 --classes'):
+        benchmark['detection']([a, c], tmp_path, ['attached', 'broken'])
+    (tmp_path / 'd').mkdir()
+    with pytest.raises(SystemExit, match=r'must hold maps\.npy or maps'):
+        benchmark['read_maps'](tmp_path / 'd')
