@@ -10,7 +10,8 @@ import ast
 import copy
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+import os
+from collections.abc import Collection, Iterator, Mapping
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
@@ -154,21 +155,31 @@ def _canonical(value: Any) -> str:
     return json.dumps(value, sort_keys=True, default=str)
 
 
-def hash_files(root: Path, known: dict[str, list] | None = None) -> str:
+def _files_below(root: Path) -> Iterator[Path]:
+    """Yield the files below a folder, also behind links to folders; a link back up is not followed."""
+    for folder, names, files in os.walk(root, followlinks=True):
+        here = Path(folder)
+        if here != root and here.is_symlink() and here.resolve() in {above.resolve() for above in here.parents}:
+            names.clear()
+            continue
+        names[:] = [name for name in names if not name.startswith('.')]
+        yield from (here / name for name in files if not name.startswith('.') and (here / name).is_file())
+
+
+def hash_files(root: Path, known: dict[str, list] | None = None, without: Collection[str] = ()) -> str:
     """Return 16 hex digits of all files below a folder, by relative name and content; or of one file.
 
-    Hidden files and folders do not count.
+    Hidden files and folders do not count. Links do, folders too: data that is linked into place counts by its content.
 
     Args:
         root: folder or file.
         known: ``{path: [size, time of change, digest]}`` of an earlier call; updated in place, so that a second call
             reads only what has changed.
+        without: names of files in the folder itself that do not count.
     """
     known = {} if known is None else known
     root = root.resolve()
-    files = [root] if root.is_file() else sorted(
-        p for p in root.rglob('*')
-        if p.is_file() and not any(part.startswith('.') for part in p.relative_to(root).parts))
+    files = [root] if root.is_file() else sorted(p for p in _files_below(root) if p.parent != root or p.name not in without)
     total = hashlib.sha256()
     for path in files:
         stat, key = path.stat(), str(path)

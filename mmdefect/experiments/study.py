@@ -21,6 +21,7 @@ and its data: an arm that two studies share is trained once.
 
 from __future__ import annotations
 
+import json
 import runpy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
@@ -31,6 +32,8 @@ from mmdefect.experiments import settings as st
 from mmdefect.experiments.select import Rule
 
 
+#: What the ``format`` of a split file begins with (:mod:`mmdefect.datasets.split_file`).
+SPLIT_FORMAT = 'mmdefect-split/'
 #: How a checkpoint is chosen where a study does not say.
 USUAL_RULE = Rule('fg_mIoU')
 
@@ -300,12 +303,32 @@ def _roots(settings: dict[str, Any]) -> set[str]:
 
 def _hash_inputs(settings: dict[str, Any], hashes: dict[str, str],
                  known_files: dict[str, list] | None) -> dict[str, str]:
-    """Hash everything on disk that the settings name: roots of data, split files, donor libraries, weights."""
-    paths = set()
-    texts = {v for k, v in st.flatten(settings).items() if isinstance(v, str) and k != 'work_dir' and '/' in v}
-    for value in texts | _roots(settings):
-        if '\n' not in value and len(value) < 4096 and Path(value).exists():
-            paths.add(value)
-    for value in paths - hashes.keys():
-        hashes[value] = st.hash_files(Path(value), known_files)
-    return {value: hashes[value] for value in sorted(paths)}
+    """Hash everything on disk that the settings name: roots of data, split files, donor libraries, weights.
+
+    Of the split files in the root of a data set those count that the settings name: another study may add its own.
+    """
+    texts = {v for k, v in st.flatten(settings).items()
+             if isinstance(v, str) and k != 'work_dir' and '\n' not in v and len(v) < 4096}
+    named = {Path(value).name for value in texts}
+    roots = _roots(settings)
+    inputs = {}
+    for value in sorted(text for text in texts if ('/' in text or text in roots) and Path(text).exists()):
+        without = _split_files(Path(value)) - named if value in roots else set()
+        known_as = '\n'.join([value, *sorted(without)])
+        if known_as not in hashes:
+            hashes[known_as] = st.hash_files(Path(value), known_files, without)
+        inputs[value] = hashes[known_as]
+    return inputs
+
+
+def _split_files(root: Path) -> set[str]:
+    """Return the names of the split files in a folder."""
+    names = set()
+    for file in root.glob('*.json'):
+        try:
+            body = json.loads(file.read_text(encoding='utf-8'))
+        except ValueError:
+            continue
+        if isinstance(body, dict) and str(body.get('format')).startswith(SPLIT_FORMAT):
+            names.add(file.name)
+    return names

@@ -138,3 +138,30 @@ def test_files_count_by_name_and_content_only(tmp_path):
     assert first != st.hash_files(tmp_path / 'y')
     (tmp_path / 'x' / 'sub' / 'a.png').write_bytes(b'22')
     assert first != st.hash_files(tmp_path / 'x', known)
+
+
+def test_files_behind_links_count_by_their_content(tmp_path):
+    for name in ('real', 'plain', 'linked'):
+        (tmp_path / name / 'images').mkdir(parents=True)
+        (tmp_path / name / 'images' / 'a.png').write_bytes(b'1')
+    (tmp_path / 'linked' / 'images' / 'a.png').unlink()
+    (tmp_path / 'linked' / 'images').rmdir()
+    (tmp_path / 'linked' / 'images').symlink_to(tmp_path / 'real' / 'images')
+    first = st.hash_files(tmp_path / 'linked')
+    assert first == st.hash_files(tmp_path / 'plain')
+    (tmp_path / 'real' / 'images' / 'again').symlink_to(tmp_path / 'linked')  # in a circle
+    assert st.hash_files(tmp_path / 'linked') == first
+    (tmp_path / 'real' / 'images' / 'a.png').write_bytes(b'2')
+    assert st.hash_files(tmp_path / 'linked') != first
+
+
+def test_files_of_the_folder_itself_can_be_left_out(tmp_path):
+    (tmp_path / 'sub').mkdir()
+    for name in ('a.json', 'sub/a.json'):
+        (tmp_path / name).write_text('{}')
+    first = st.hash_files(tmp_path, without={'a.json'})
+    assert first != st.hash_files(tmp_path)
+    (tmp_path / 'a.json').write_text('[]')
+    assert st.hash_files(tmp_path, without={'a.json'}) == first
+    (tmp_path / 'sub' / 'a.json').write_text('[]')
+    assert st.hash_files(tmp_path, without={'a.json'}) != first

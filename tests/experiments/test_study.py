@@ -9,6 +9,7 @@ import re
 import pytest
 import scipy.stats
 
+from mmdefect.datasets.split_file import FORMAT
 from mmdefect.experiments import study_records
 from mmdefect.experiments.pool import Slots
 from mmdefect.experiments.select import Rule
@@ -88,6 +89,33 @@ def test_the_seed_stands_in_texts_of_overrides(place):
     (place / 'study.py').write_text(STUDY + "overrides = {'split_file': 'few_{seed}.json'}\n")
     runs = expand(read_study(place / 'study.py'), helpers.COMPOSER, place)
     assert {r.settings['split_file'] for r in runs if r.seed == 2} == {'few_2.json'} and len(runs) == 9
+
+
+def test_split_files_count_where_they_are_named(place):
+    (place / 'study.py').write_text(STUDY.replace("more=['quality=0.95']", "more={'overrides': {'split_file': 'shots_{seed}.json'}}"))
+    study = read_study(place / 'study.py')
+
+    def keys():
+        runs = expand(study, helpers.COMPOSER, place, seeds=[0, 1])
+        return {(r.arm.name, r.seed): r.key for r in runs}
+
+    def changed():
+        nonlocal before
+        now = keys()
+        different = {cell for cell in now if now[cell] != before[cell]}
+        before = now
+        return different
+
+    before = keys()
+    body = {'format': FORMAT, 'splits': {}}
+    for seed in (0, 2):
+        (place / 'data' / f'shots_{seed}.json').write_text(json.dumps(body))
+    assert changed() == {('more', 0)}
+    (place / 'data' / 'shots_0.json').write_text(json.dumps({**body, 'seed': 1}))
+    assert changed() == {('more', 0)}
+    for other in ('dataset.json', 'notes.json'):  # what is no split file counts everywhere
+        (place / 'data' / other).write_text('["shots"]' if other == 'notes.json' else '{"format": "folder"}')
+        assert changed() == set(before)
 
 
 def test_a_study_stands_on_the_values_of_another_file(place):
