@@ -14,9 +14,9 @@ title = f'Learning curves on {_product} of MVTec AD'
 text = ('FPN on a frozen ResNet-18 without its fourth stage, ImageNet weights (`weights/`), pictures of 256, batch 4, softmax focal '
         'loss with alpha .2 .8, bfloat16, equal updates. A third of the defective images trains, less a fifth that '
         'validates (five or six of a type remain: `all`), two thirds test; the k images of a type are other ones for each '
-        'seed; all good training images are there in every arm. `real_k`: every second draw is one of the defective images. `kept_k`: half of the draws are real, a quarter good '
-        'pictures with defects of those images blended in on the part, a quarter good ones. Chosen on validation, '
-        'tested once; calibrated values use offsets fitted on validation.')
+        'seed; all good training images are there in every arm. `real_k`: every second draw is one of the defective images. '
+        '`kept_k`: half of the draws are real, a quarter good pictures with defects of those images blended in on the part, a '
+        'quarter good ones. Chosen on validation, tested once; calibrated values use offsets fitted on validation.')
 base = 'configs/fpn/fpn-r18-l3-frozen_baseline_900_mvtec-256.py'
 factor = dict(name='synthesis and number of images', keys=['*synthesis*', '*sampler*', '*dataset*', '*split_file*'])
 iterations = 400
