@@ -8,7 +8,7 @@ optim_wrapper = dict(optimizer=dict(lr=0.001))
 train_cfg = dict(max_iters=400, val_interval=200)
 default_hooks = dict(checkpoint=dict(interval=200))
 train_dataloader = dict(batch_size=8)
-synthesis = dict(where='device')
+synthesis = dict(where='device', ratio=dict(real=1, synthetic=1, clean=1))
 bilevel = dict(  # a normalised map says where, and leaves how much to the weights
     policy=dict(location=dict(size=6), proposal=dict(normalise=True)), interval=4, warm_up=150, betas=(0.9, 0.95),
     rates=dict(weights=0.05, location=0.2))

@@ -5,4 +5,4 @@ _base_ = [
     '../_base_/default_runtime.py'
 ]
 train_dataloader = dict(dataset=dict(split_file='outer_splits.json', split='train'))
-synthesis = dict(where='device')
+synthesis = dict(where='device', ratio=dict(real=1, synthetic=1, clean=1))

@@ -7,4 +7,4 @@ data_root = 'data/magnetic_tile'
 num_classes = 6
 crop_size = (160, 160)
 image_scale = (160, 160)
-synthesis = dict(where='device')
+synthesis = dict(where='device', ratio=dict(real=1, synthetic=1, clean=1))

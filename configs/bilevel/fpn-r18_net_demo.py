@@ -14,4 +14,4 @@ train_cfg = dict(max_iters=400, val_interval=200)
 param_scheduler = [dict(type='PolyLR', eta_min=1e-5, power=0.9, begin=0, end=400, by_epoch=False)]
 default_hooks = dict(checkpoint=dict(interval=200))
 bilevel = dict(warm_up=100)
-synthesis = dict(where='device')
+synthesis = dict(where='device', ratio=dict(real=1, synthetic=1, clean=1))

@@ -18,12 +18,12 @@ text = ('FPN on a frozen ResNet-18 without its fourth stage, ImageNet weights (`
 factor = dict(name='synthesis', keys=['*pipeline*', '*sampler*', '*data_preprocessor*', '*dataset*'])
 baseline = 'random'
 
-_synthesis = 'configs/_base_/synthesis'
+_synthesis, _thirds = 'configs/_base_/synthesis', 'configs/studies/_base_/thirds.py'
 _half = dict(_delete_=True, type='MixingSampler', defective_share=0.5, shuffle=True)
 arms = dict(
     image=dict(overrides={'train_dataloader.sampler': _half}, note='image-level augmentation only'),
-    random=dict(bases=[f'{_synthesis}/paste_anywhere.py'], note='anywhere in the frame'),
-    object=dict(bases=[f'{_synthesis}/paste_on_object.py'], note='anywhere on the object'),
+    random=dict(bases=[f'{_synthesis}/paste_anywhere.py', _thirds], note='anywhere in the frame'),
+    object=dict(bases=[f'{_synthesis}/paste_on_object.py', _thirds], note='anywhere on the object'),
     learned=dict(bases=['work_dirs/bilevel_tiles/{seed}/policy/recipe.py'], note='learned places and weights, Neumann-3'),
     learned_cg=dict(bases=['work_dirs/bilevel_tiles_cg/{seed}/policy/recipe.py'], priority=2,
                     note='conjugate gradient'),

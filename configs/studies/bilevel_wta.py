@@ -20,11 +20,11 @@ factor = dict(name='synthesis', keys=['*pipeline*', '*sampler*', '*data_preproce
 baseline = 'random'
 bases = ['configs/_base_/weights/resnet18-l3_file.py']
 
-_synthesis = 'configs/_base_/synthesis'
+_synthesis, _thirds = 'configs/_base_/synthesis', 'configs/studies/_base_/thirds.py'
 arms = dict(
     image=dict(note='image-level augmentation only'),
-    random=dict(bases=[f'{_synthesis}/paste_anywhere.py'], note='anywhere in the frame'),
-    object=dict(bases=[f'{_synthesis}/paste_on_object.py'], note='anywhere on the object'),
+    random=dict(bases=[f'{_synthesis}/paste_anywhere.py', _thirds], note='anywhere in the frame'),
+    object=dict(bases=[f'{_synthesis}/paste_on_object.py', _thirds], note='anywhere on the object'),
     learned=dict(bases=['work_dirs/bilevel_wta/{seed}/policy/recipe.py'], note='learned places and weights, Neumann-3'),
     learned_cg=dict(bases=['work_dirs/bilevel_wta_cg/{seed}/policy/recipe.py'], priority=2,
                     note='conjugate gradient'),

@@ -11,8 +11,8 @@ _product = globals().get('_product', 'bottle')  # mvtec_screw.py is this file wi
 
 name = f'mvtec_{_product}'
 title = f'Learning curves on {_product} of MVTec AD'
-text = ('FPN on a frozen ResNet-18 without its fourth stage, ImageNet weights (`weights/`), pictures of 256, batch 4, softmax focal '
-        'loss with alpha .2 .8, bfloat16, equal updates. A third of the defective images trains, less a fifth that '
+text = ('FPN on a frozen ResNet-18 without its fourth stage, ImageNet weights (`weights/`), pictures of 256, batch 4, softmax '
+        'focal loss with alpha .2 .8, bfloat16, equal updates. A third of the defective images trains, less a fifth that '
         'validates (five or six of a type remain: `all`), two thirds test; the k images of a type are other ones for each '
         'seed; all good training images are there in every arm. `real_k`: every second draw is one of the defective images. '
         '`kept_k`: half of the draws are real, a quarter good pictures with defects of those images blended in on the part, a '
@@ -34,6 +34,6 @@ for _shots in (1, 3, 'all'):
     arms[f'real_{_shots}'] = dict(overrides={**_file, 'train_dataloader.sampler': _half},
                                   note=f'{_shots} real defective image{"" if _shots == 1 else "s"} of each type')
     arms[f'kept_{_shots}'] = dict(
-        bases=['configs/_base_/synthesis/paste_on_object.py'], note='and their defects pasted into good ones',
-        overrides={**_file, 'synthesis.ratio': dict(real=2, synthetic=1, clean=1)})
+        bases=['configs/_base_/synthesis/paste_on_object.py'], overrides=_file,
+        note='and their defects pasted into good ones')
     pairs.append((f'real_{_shots}', f'kept_{_shots}'))

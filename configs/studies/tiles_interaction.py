@@ -11,10 +11,10 @@ factor = dict(name='loss and synthesis', keys=['*loss_decode*', '*synthesis*', '
 baseline = 'ce'
 pairs = [('ce', 'ce_paste'), ('focal', 'focal_paste')]
 _ce = 'configs/_base_/losses/ce.py'
-_paste = 'configs/_base_/synthesis/paste_anywhere.py'
+_paste = ['configs/_base_/synthesis/paste_anywhere.py', 'configs/studies/_base_/thirds.py']
 _half = {'train_dataloader.sampler': dict(_delete_=True, type='MixingSampler', defective_share=0.5, shuffle=True)}
 arms = dict(
     ce=dict(bases=[_ce], overrides=_half, note='cross-entropy'),
-    ce_paste=dict(bases=[_ce, _paste], note='and pasted defects'),
+    ce_paste=dict(bases=[_ce, *_paste], note='and pasted defects'),
     focal=dict(overrides=_half, note='softmax focal loss'),
-    focal_paste=dict(bases=[_paste], note='and pasted defects'))
+    focal_paste=dict(bases=_paste, note='and pasted defects'))

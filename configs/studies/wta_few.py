@@ -34,6 +34,5 @@ for _name, (_bases, _note, _priority) in _settings.items():
     arms[f'{_name}_real'] = dict(bases=_bases, overrides={'train_dataloader.sampler': _half}, priority=_priority,
                                  note=f'{_note}, the ten')
     arms[f'{_name}_kept'] = dict(
-        bases=[*_bases, 'configs/_base_/synthesis/paste_poisson.py'], priority=_priority, note='and their defects pasted',
-        overrides={'synthesis.ratio': dict(real=2, synthetic=1, clean=1)})
+        bases=[*_bases, 'configs/_base_/synthesis/paste_poisson.py'], priority=_priority, note='and their defects pasted')
     pairs.append((f'{_name}_real', f'{_name}_kept'))

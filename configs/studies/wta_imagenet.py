@@ -19,4 +19,5 @@ baseline = 'focal'
 bases = ['configs/_base_/weights/resnet18-l3_file.py']
 arms = dict(
     focal=dict(note='no synthesis'),
-    paste_poisson=dict(bases=['configs/_base_/synthesis/paste_poisson.py'], note='the recipe as it ships'))
+    paste_poisson=dict(bases=['configs/_base_/synthesis/paste_poisson.py', 'configs/studies/_base_/thirds.py'],
+                       note='defects pasted in a third of the draws'))

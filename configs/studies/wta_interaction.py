@@ -11,9 +11,9 @@ metrics = ['fg_mIoU', 'cal_fg_mIoU', 'fg_AP', 'IoU.attached', 'IoU.broken', 'cRe
 baseline = 'ce'
 
 _losses = 'configs/_base_/losses'
-_paste = 'configs/_base_/synthesis/paste_poisson.py'
+_paste = ['configs/_base_/synthesis/paste_poisson.py', 'configs/studies/_base_/thirds.py']
 arms = dict(
     ce=dict(bases=[f'{_losses}/ce.py'], note='no synthesis'),
     focal=dict(bases=[f'{_losses}/focal_system5.py'], note='no synthesis'),
-    ce_paste=dict(bases=[f'{_losses}/ce.py', _paste], note='pasted defects'),
-    focal_paste=dict(bases=[f'{_losses}/focal_system5.py', _paste], note='pasted defects'))
+    ce_paste=dict(bases=[f'{_losses}/ce.py', *_paste], note='pasted defects'),
+    focal_paste=dict(bases=[f'{_losses}/focal_system5.py', *_paste], note='pasted defects'))

@@ -25,7 +25,7 @@ _paste = 'configs/_base_/synthesis/paste_poisson.py'
 _copied = 'configs/_base_/datasets/generated.py'
 arms = dict(
     published=dict(note='no augmentation beyond the pictures'),
-    recipe=dict(bases=[_focal, _paste], note='focal loss, defects pasted in a third of the draws'),
+    recipe=dict(bases=[_focal, _paste], note='focal loss, defects pasted in a quarter of the draws'),
     paste=dict(bases=[_paste], priority=2, note='pasted defects alone'),
     copied=dict(bases=[_copied], overrides={'generated.folder': 'data/generated/wta/copied'}, priority=2,
                 note='diffusion edits with the labels of their sources'))

@@ -73,8 +73,5 @@ def render_config(name: str, data_root: str, classes: Sequence[str], census: Cen
             lines += ['# There are no clean pictures: defects are pasted beside those that are there.',
                       'synthesis = dict(ratio=dict(real=1, synthetic=1, clean=0), '
                       'backgrounds=dict(clean=0, defective=1))']
-        elif leaf.focal:
-            lines += ['# Real pictures keep half of the draws: pastes show less of large defects (docs/results/README.md).',
-                      'synthesis = dict(ratio=dict(real=2, synthetic=1, clean=1))']
     lines += leaf.options
     return '\n'.join([*lines, f"work_dir = 'work_dirs/{name}_{file.removesuffix('.py')}'"]) + '\n'

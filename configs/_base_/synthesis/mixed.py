@@ -1,6 +1,6 @@
 # Mostly pasted defects, now and then a moved part or a texture; one of them in a picture.
 synthesis = dict(
-    ratio=dict(real=1, synthetic=1, clean=1),
+    ratio=dict(real=2, synthetic=1, clean=1),
     location=dict(object='foreground'),
     transforms=[
         dict(

@@ -1,6 +1,6 @@
 # As paste_poisson, but the defect replaces the surface.
 synthesis = dict(
-    ratio=dict(real=1, synthetic=1, clean=1),
+    ratio=dict(real=2, synthetic=1, clean=1),
     location=dict(object='foreground'),
     transforms=[
         dict(

@@ -1,5 +1,5 @@
 # Noise-shaped parts covered by another texture: needs no labelled defect. `class_id` is the class they are taught as.
 synthesis = dict(
-    ratio=dict(real=1, synthetic=1, clean=1),
+    ratio=dict(real=2, synthetic=1, clean=1),
     location=dict(object='foreground'),
     transforms=[dict(type='PerlinAnomaly', class_id=1)])
