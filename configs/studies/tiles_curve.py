@@ -8,12 +8,12 @@ Before it, after making the split that the base config names, for the seeds N = 
 _base_ = '_base_/tiles_frozen.py'
 name = 'tiles_curve'
 title = 'Learning curves on magnetic tiles'
-text = ('FPN on a frozen ResNet-18 without its fourth stage, ImageNet weights (`weights/`, 100 % of the backbone matched), '
-        'on magnetic tiles with five types of defects, crop 160, batch 4, softmax focal loss, bfloat16, equal updates. '
-        'Exposures of one tile are on one side; the k images of a type are of k tiles where there are as many, other '
-        'ones for each seed; the 150 clean training tiles, validation and test are the same for all arms. `real_k`: every second draw is '
-        'one of the real defective images. `paste_k`: a third real, a third clean tiles with defects of those images pasted in, a '
-        'third clean. Chosen on validation, tested once; calibrated values use offsets fitted on validation.')
+text = ('FPN on a frozen ResNet-18 without its fourth stage, ImageNet weights (`weights/`, 100 % of the backbone matched), on '
+        'magnetic tiles with five types of defects, crop 160, batch 4, softmax focal loss, bfloat16, equal updates. Exposures '
+        'of one tile are on one side; the k images of a type are of k tiles where there are as many, other ones for each '
+        'seed; the 150 clean training tiles, validation and test are the same for all arms. `real_k`: every second draw is '
+        'one of the real defective images. `paste_k`: a third real, a third clean tiles with defects of those images pasted '
+        'in, a third clean. Chosen on validation, tested once; calibrated values use offsets fitted on validation.')
 factor = dict(name='synthesis and number of images', keys=['*synthesis*', '*sampler*', '*dataset*', '*split_file*'])
 baseline = 'real_all'
 pairs = [(f'real_{k}', f'paste_{k}') for k in (1, 3, 5, 10, 'all')]

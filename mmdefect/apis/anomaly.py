@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 from torch import Tensor
 
-from mmdefect.apis.anomaly_eval import (UNTRAINED_AVERAGE, Tested, choose_categories, run_test, test_images)
+from mmdefect.apis.anomaly_eval import (UNTRAINED_AVERAGE, DetectorResult, choose_categories, run_test, test_images)
 from mmdefect.apis.anomaly_fit import detector_of_config, fit_detector, iter_batches, read_image
 from mmdefect.apis.anomaly_report import (category_figures, embedding_figure, heat_pictures, write_page, write_tables,
                                           write_text)
@@ -78,7 +78,7 @@ def evaluate_anomaly(config: str | Path, data_root: str | Path, categories: Sequ
         raise FileNotFoundError(f'`--checkpoint` must exist for each category, but {missing[0]} does not; write '
                                 '{category} where the name of the category stands, and train the missing ones.')
     samples = {name: test_images(str(data_root), name) for name in names}  # before hours of work, not after
-    results: list[Tested] = []
+    results: list[DetectorResult] = []
     figures: dict[str, bytes] = {}
     galleries: dict[str, list] = {}
     for name in names:

@@ -25,7 +25,7 @@ METRICS = ('AUROC', 'AP', 'pixel_AUROC', 'pixel_AP', 'AUPRO')
 
 
 @dataclass(frozen=True)
-class Tested:
+class DetectorResult:
     """What a detector gave on the test images of a category.
 
     Attributes:
@@ -82,7 +82,7 @@ def test_images(root: str, category: str) -> list[Sample]:
 
 
 def run_test(detector: AnomalyDetector, samples: Sequence[Sample], category: str, arm: str, mode: str | None = None,
-             precision: str = 'fp32', batch: int = 16, show: Callable | None = None) -> Tested:
+             precision: str = 'fp32', batch: int = 16, show: Callable | None = None) -> DetectorResult:
     """Score test images once and compute the metrics."""
     scores, maps = [], []
     title = f'{category}: {arm}' if show is None else None
@@ -100,7 +100,7 @@ def run_test(detector: AnomalyDetector, samples: Sequence[Sample], category: str
     heat = torch.cat(maps).numpy() if maps else None
     if heat is not None and all(s.is_clean or s.seg_map_path for s in samples):
         metrics.update(pixel_metrics(heat, samples))
-    return Tested(category, arm, list(samples), values, heat, {k: float(v) for k, v in metrics.items()})
+    return DetectorResult(category, arm, list(samples), values, heat, {k: float(v) for k, v in metrics.items()})
 
 
 def pixel_metrics(heat: np.ndarray, samples: Sequence[Sample]) -> dict[str, float]:
@@ -137,7 +137,7 @@ def roc_points(scores: np.ndarray, defective: np.ndarray) -> list[tuple[float, f
                           for n, h, end in zip(range(len(hit)), hit, last, strict=True) if end)]
 
 
-def rows_of(results: Sequence[Tested]) -> list[dict[str, object]]:
+def rows_of(results: Sequence[DetectorResult]) -> list[dict[str, object]]:
     """Return the table: a row for each category and arm, then the average of each arm."""
     arms = list(dict.fromkeys(r.arm for r in results))
     names = [m for m in (*METRICS, 'found', 'false_alarms') if any(m in r.metrics for r in results)]

@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 import torch
 
-from mmdefect.apis.anomaly_eval import Tested, markdown_table, roc_points, rows_of
+from mmdefect.apis.anomaly_eval import DetectorResult, markdown_table, roc_points, rows_of
 from mmdefect.apis.anomaly_fit import read_image
 from mmdefect.experiments.evidence.figures import line_figure
 from mmdefect.experiments.evidence.page import SCRIPT, STYLE
@@ -37,7 +37,7 @@ def write_text(path: Path, text: str) -> None:
     os.replace(temporary, path)
 
 
-def write_tables(results: Sequence[Tested], folder: Path) -> list[dict[str, object]]:
+def write_tables(results: Sequence[DetectorResult], folder: Path) -> list[dict[str, object]]:
     """Write ``table.csv`` and ``table.md``, and ``scores.csv`` with every image; return the rows of the table."""
     rows = rows_of(results)
     write_text(folder / 'table.md', markdown_table(rows))
@@ -52,7 +52,7 @@ def write_tables(results: Sequence[Tested], folder: Path) -> list[dict[str, obje
     return rows
 
 
-def category_figures(results: Sequence[Tested], threshold: float) -> dict[str, bytes]:
+def category_figures(results: Sequence[DetectorResult], threshold: float) -> dict[str, bytes]:
     """Return ROC curves of all arms and the histogram of each, as PNG by name."""
     category = results[0].category
     curves = {r.arm: roc_points(r.scores, r.defective) for r in results}
@@ -65,7 +65,7 @@ def category_figures(results: Sequence[Tested], threshold: float) -> dict[str, b
     return figures
 
 
-def embedding_figure(detector: AnomalyDetector, tested: Tested, normal: Sequence[str], most: int = 40) -> bytes:
+def embedding_figure(detector: AnomalyDetector, tested: DetectorResult, normal: Sequence[str], most: int = 40) -> bytes:
     """Return t-SNE of good, defective, cut-paste and scar embeddings as PNG; pastes are made on normal images."""
     size_hw = detector.settings.size_hw
 
@@ -87,7 +87,7 @@ def embedding_figure(detector: AnomalyDetector, tested: Tested, normal: Sequence
     return figure_png(scatter_figure(embed_in_plane(groups), f'{tested.category}: {tested.arm}, t-SNE'))
 
 
-def heat_pictures(detector: AnomalyDetector, tested: Tested, layer: str | None, count: int = _SHOWN
+def heat_pictures(detector: AnomalyDetector, tested: DetectorResult, layer: str | None, count: int = _SHOWN
                   ) -> list[tuple[str, dict[str, np.ndarray]]]:
     """Return for some test images, spread over the defect types, ``(caption, {title: picture})``."""
     order = _spread_over_types(tested, count)
@@ -106,7 +106,7 @@ def heat_pictures(detector: AnomalyDetector, tested: Tested, layer: str | None, 
     return shown
 
 
-def write_page(results: Sequence[Tested], rows: Sequence[dict], figures: dict[str, bytes],
+def write_page(results: Sequence[DetectorResult], rows: Sequence[dict], figures: dict[str, bytes],
                galleries: dict[str, list[tuple[str, dict[str, np.ndarray]]]], notes: Sequence[str], folder: Path) -> Path:
     """Write the figures as PNG and ``report.html``, which holds everything itself; return its path."""
     for name, png in figures.items():
@@ -175,7 +175,7 @@ def _with_outline(image: np.ndarray, mask_path: str | None) -> np.ndarray:
     return out
 
 
-def _spread_over_types(tested: Tested, count: int) -> list[int]:
+def _spread_over_types(tested: DetectorResult, count: int) -> list[int]:
     """Return numbers of images: of each defect type in turn, and one good image."""
     by_type: dict[str, list[int]] = {}
     for index, sample in enumerate(tested.samples):

@@ -16,7 +16,7 @@ from mmdefect.apis import train
 from mmdefect.apis.anomaly import (UNTRAINED, evaluate_anomaly, explain_anomaly, fit_anomaly, list_inputs, localize_anomaly,
                                    predict_anomaly)
 from mmdefect.apis.anomaly_choice import candidates_of, compare_candidates
-from mmdefect.apis.anomaly_eval import Tested, markdown_table, pixel_metrics, roc_points, rows_of
+from mmdefect.apis.anomaly_eval import DetectorResult, markdown_table, pixel_metrics, roc_points, rows_of
 from mmdefect.apis.anomaly_fit import detector_of_config, fit_detector
 from mmdefect.apis.config import load_config
 from mmdefect.datasets.mvtec import find_categories
@@ -157,7 +157,7 @@ def test_roc_points_equal_scikit_learn():
 
 def test_table_ends_with_the_average_of_each_arm():
     samples = [Sample('a', None, 'good'), Sample('b', None, 'crack')]
-    results = [Tested(c, arm, samples, np.zeros(2), None, dict(AUROC=value))
+    results = [DetectorResult(c, arm, samples, np.zeros(2), None, dict(AUROC=value))
                for c, arm, value in (('bottle', 'x', 90.), ('bottle', 'y', 80.), ('screw', 'x', 70.), ('screw', 'y', 60.))]
     rows = rows_of(results)
     assert [(r['category'], r['arm'], r['AUROC']) for r in rows[-2:]] == [('average', 'x', 80.), ('average', 'y', 70.)]
