@@ -1,5 +1,6 @@
 """Does the recipe help a network that is fine-tuned from ImageNet? wta_ladder.py takes the recipe apart, on a frozen backbone."""
 
+_base_ = '_base_/wta_frozen.py'
 name = 'wta_imagenet'
 title = 'The recipe on ImageNet weights'
 text = ('FPN on a ResNet-18 without its fourth stage, from ImageNet weights (`weights/`, 100 % of the backbone matched), on '
@@ -9,12 +10,7 @@ base = 'configs/fpn/fpn-r18-l3_baseline_600_wta-256.py'
 factor = dict(name='recipe', keys=['*synthesis*', '*sampler*', '*dataset*', '*custom_hooks*'])
 iterations = 400
 val_interval = 100
-seeds = [0, 1, 2]
-selection = dict(metric='cal_fg_mIoU', tie='last')
-metrics = [
-    'cal_fg_mIoU', 'fg_AP', 'fg_mIoU', 'AP.attached', 'AP.broken', 'tIoU.attached', 'tIoU.broken', 'cRecall',
-    'FA_per_image'
-]
+overrides = {}
 baseline = 'focal'
 bases = ['configs/_base_/weights/resnet18-l3_file.py']
 arms = dict(
