@@ -21,7 +21,7 @@ and its data: an arm that two studies share is trained once.
 
 from __future__ import annotations
 
-import json
+import re
 import runpy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
@@ -32,8 +32,8 @@ from mmdefect.experiments import settings as st
 from mmdefect.experiments.select import Rule
 
 
-#: What the ``format`` of a split file begins with (:mod:`mmdefect.datasets.split_file`).
-SPLIT_FORMAT = 'mmdefect-split/'
+#: What a split file holds near its beginning (:mod:`mmdefect.datasets.split_file`).
+SPLIT_FORMAT = re.compile(rb'"format"\s*:\s*"mmdefect-split/')
 #: How a checkpoint is chosen where a study does not say.
 USUAL_RULE = Rule('fg_mIoU')
 
@@ -322,13 +322,10 @@ def _hash_inputs(settings: dict[str, Any], hashes: dict[str, str],
 
 
 def _split_files(root: Path) -> set[str]:
-    """Return the names of the split files in a folder."""
+    """Return the names of the split files in a folder; they say what they are in their first line or two."""
     names = set()
     for file in root.glob('*.json'):
-        try:
-            body = json.loads(file.read_text(encoding='utf-8'))
-        except ValueError:
-            continue
-        if isinstance(body, dict) and str(body.get('format')).startswith(SPLIT_FORMAT):
-            names.add(file.name)
+        with file.open('rb') as stream:
+            if SPLIT_FORMAT.search(stream.read(4096)):
+                names.add(file.name)
     return names
