@@ -77,7 +77,8 @@ class Study:
         rule: how the checkpoint is chosen on the validation set.
         metrics: columns of the table; the first one decides the order.
         baseline: arm that the others are compared with.
-        pairs: arms that differ in the same thing, ``(without, with)``; the page says what it does on their average.
+        pairs: ``{what: ((without, with), ...)}``, arms that differ in the same thing; the page says what it does on their
+            average.
         title: headline of the report.
         text: paragraph below it.
     """
@@ -95,7 +96,7 @@ class Study:
     rule: Rule = USUAL_RULE
     metrics: tuple[str, ...] = ('fg_mIoU', 'fg_mAcc')
     baseline: str = ''
-    pairs: tuple[tuple[str, str], ...] = ()
+    pairs: Mapping[str, tuple[tuple[str, str], ...]] = field(default_factory=dict)
     title: str = ''
     text: str = ''
 
@@ -108,8 +109,8 @@ class Study:
         if self.baseline and self.baseline not in names:
             raise ValueError(f'`baseline` must be one of the arms {names}, got {self.baseline!r}.')
 
-        if not all(len(pair) == 2 and set(pair) <= set(names) for pair in self.pairs):
-            raise ValueError(f'`pairs` must be pairs of the arms {names}, got {list(self.pairs)}.')
+        if not all(len(pair) == 2 and set(pair) <= set(names) for group in self.pairs.values() for pair in group):
+            raise ValueError(f'`pairs` must be pairs of the arms {names}, got {dict(self.pairs)}.')
 
     @property
     def reference(self) -> str:
@@ -172,9 +173,12 @@ def read_study(path: Path) -> Study:
         raise ValueError(f'{path}: `factor` must be a word or dict(name=..., keys=[...]), got {factor!r}.')
     values['arms'] = tuple(_arm(name, value, path) for name, value in values['arms'].items())
     values['overrides'] = st.parse_overrides(values.get('overrides', {}))
-    for key in ('seeds', 'metrics', 'pairs', 'bases'):
+    for key in ('seeds', 'metrics', 'bases'):
         if key in values:
-            values[key] = tuple(tuple(v) if isinstance(v, list) else v for v in values[key])
+            values[key] = tuple(values[key])
+    if 'pairs' in values:
+        groups = values['pairs'] if isinstance(values['pairs'], Mapping) else {'': values['pairs']}
+        values['pairs'] = {what: tuple(tuple(pair) for pair in group) for what, group in groups.items()}
     if selection:
         values['rule'] = Rule(**selection)
     return Study(**values, factor=factor.get('name', ''), factor_keys=tuple(factor.get('keys', ())))

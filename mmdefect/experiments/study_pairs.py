@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mmdefect.experiments.comparison_text import format_mean, markdown_table
@@ -12,35 +12,45 @@ from mmdefect.experiments.study import Study
 
 
 def pairs_section(study: Study, found: Mapping[str, Mapping[int, Any]], metrics: list[str]) -> str:
-    """Return the section of a page on ``study.pairs``; nothing as long as no seed has all of them.
+    """Return the section of a page on each group of ``study.pairs``; nothing as long as no seed has all of a group.
 
     A seed is one observation, for its pairs share images: its value is the mean over the pairs.
     """
-    seeds = [seed for seed in study.seeds if all(seed in found.get(arm, {}) for pair in study.pairs for arm in pair)]
-    if not study.pairs or not seeds:
+    sections = (_together(title, pairs, study.seeds, found, metrics) for title, pairs in study.pairs.items())
+    return '\n'.join(filter(None, sections))
+
+
+def _together(title: str, pairs: Sequence[tuple[str, str]], all_seeds: Sequence[int],
+              found: Mapping[str, Mapping[int, Any]], metrics: list[str]) -> str:
+    seeds = [seed for seed in all_seeds if all(seed in found.get(arm, {}) for pair in pairs for arm in pair)]
+    if not seeds:
         return ''
     lines = []
     for metric in metrics:
-        values = [[[found[arm][seed]['test'].get(metric) for arm in pair] for pair in study.pairs] for seed in seeds]
-        if any(value is None for pairs in values for pair in pairs for value in pair):
+        values = [[[found[arm][seed]['test'].get(metric) for arm in pair] for pair in pairs] for seed in seeds]
+        if any(value is None for of_seed in values for pair in of_seed for value in pair):
             continue
-        without, with_it = ([sum(pair[k] for pair in pairs) / len(pairs) for pairs in values] for k in (0, 1))
+        without, with_it = ([sum(pair[k] for pair in of_seed) / len(of_seed) for of_seed in values] for k in (0, 1))
         interval = compare_values(without, with_it, paired=True)
-        won = sum(pair[1] > pair[0] for pairs in values for pair in pairs)
+        won = sum(pair[1] > pair[0] for of_seed in values for pair in of_seed)
         lines.append([metric, format_mean(without), format_mean(with_it), _with_reach(interval),
-                      '–' if math.isnan(interval.p) else f'{interval.p:.3f}', f'{won} of {len(seeds) * len(study.pairs)}'])
-    names = ', '.join(f'`{b}` against `{a}`' for a, b in study.pairs)
-    return (f'## Pairs together\n\n{names}. Mean over the pairs, ± over seeds; interval and p over {len(seeds)} seeds, not '
-            'adjusted for the number of metrics; the last column counts pairs and seeds in which the value went up.\n\n'
+                      '–' if math.isnan(interval.p) else f'{interval.p:.3f}', f'{won} of {len(seeds) * len(pairs)}'])
+    if not lines:
+        return ''
+    names = ', '.join(f'`{b}` against `{a}`' for a, b in pairs)
+    return (f'## Pairs together{": " * bool(title)}{title}\n\n{names}. Mean over the pairs, ± over seeds; interval and p over '
+            f'{len(seeds)} seeds, not adjusted for the number of metrics; the last column counts pairs and seeds in which the '
+            'value went up.\n\n'
             + markdown_table(['metric', 'first of the pair', 'second', 'difference [95 %]', 'p', 'higher in'], lines))
 
 
 def each_pair_section(study: Study, found: Mapping[str, Mapping[int, Any]], metrics: list[str]) -> str:
     """Return the section of a page on the difference within each of ``study.pairs``, over the seeds that have both arms."""
+    pairs = list(dict.fromkeys(pair for group in study.pairs.values() for pair in group))
     columns: dict[str, dict[str, str]] = {}
     for metric in metrics:
         intervals = {}
-        for pair in study.pairs:
+        for pair in pairs:
             without, with_it = (found.get(arm, {}) for arm in pair)
             seeds = [seed for seed in study.seeds if seed in without and seed in with_it]
             values = [[runs[seed]['test'].get(metric) for seed in seeds] for runs in (without, with_it)]

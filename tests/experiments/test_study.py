@@ -279,7 +279,7 @@ def test_pairs_of_arms_are_averaged_within_a_seed(place):
     """Against scipy: the interval is that of the mean over the pairs of each seed."""
     (place / 'study.py').write_text(STUDY + "\npairs = [['low', 'high'], ['low', 'more']]\n")
     study = read_study(place / 'study.py')
-    assert study.pairs == (('low', 'high'), ('low', 'more'))
+    assert study.pairs == {'': (('low', 'high'), ('low', 'more'))}
     _, _, places = run(place, study)
     found = study_records.records_of(study.name, study_records.read_records(places.records))
     tests = {arm: [found[arm][seed]['test']['fg_mIoU'] for seed in study.seeds] for arm in ('low', 'high', 'more')}
@@ -294,12 +294,32 @@ def test_pairs_of_arms_are_averaged_within_a_seed(place):
     assert f'{wanted.pvalue:.3f}' in row and row.rstrip(' |').endswith(f'{won} of 6')
 
 
+def test_groups_of_pairs_are_told_apart(place):
+    """Each group alone gives the section it gives beside another; a pair of two groups is listed once."""
+    groups = dict(quality=[['low', 'high']], both=[['low', 'high'], ['low', 'more']], third=[['high', 'more']])
+    (place / 'study.py').write_text(f'{STUDY}\npairs = {groups}\n')
+    study = read_study(place / 'study.py')
+    found = {arm: {seed: {'test': {'fg_mIoU': seed * scale}} for seed in study.seeds} for arm, scale in
+             dict(low=1.0, high=2.5).items()}
+    metrics = ['fg_mIoU']
+    assert pairs_section(study, found, metrics).count('## ') == 1
+    found['more'] = {2: {'test': {'fg_mIoU': 7.0}}}
+    both = re.sub(' +', ' ', pairs_section(study, found, metrics))
+    alone = re.sub(' +', ' ', pairs_section(dataclasses.replace(study, pairs={'': (('low', 'high'), )}), found, metrics))
+    titles = [line for line in both.splitlines() if line.startswith('## ')]
+    assert titles == ['## Pairs together: quality', '## Pairs together: both', '## Pairs together: third']
+    assert alone.split('\n', 1)[1].strip() in both and alone.startswith('## Pairs together\n')
+    assert '| +4.00 |' in both.split('third')[0] and '| +2.00 |' in both.split('third')[1]  # (5 + 7) / 2 - 2, 7 - 5
+    assert '+1.50 [' in alone and '| 2 of 3' in alone
+    assert each_pair_section(study, found, metrics).count('`high` - `low`') == 1
+
+
 def test_pairs_wait_for_a_whole_seed_and_name_arms(place):
     study = read_study(place / 'study.py')
     assert pairs_section(study, {}, ['fg_mIoU']) == ''
     with pytest.raises(ValueError, match='`pairs` must be pairs of the arms'):
-        dataclasses.replace(study, pairs=(('low', 'absent'), ))
-    study = dataclasses.replace(study, pairs=(('low', 'high'), ))
+        dataclasses.replace(study, pairs={'': (('low', 'absent'), )})
+    study = dataclasses.replace(study, pairs={'': (('low', 'high'), )})
     found = {'low': {0: {'test': {'fg_mIoU': 1.0}}, 1: {'test': {'fg_mIoU': 2.0}}}, 'high': {1: {'test': {'fg_mIoU': 5.0}}}}
     section = pairs_section(study, found, ['fg_mIoU', 'absent'])
     assert '+3.00 |' in section and '1 of 1' in section and 'absent' not in section
@@ -307,7 +327,7 @@ def test_pairs_wait_for_a_whole_seed_and_name_arms(place):
 
 def test_each_pair_has_its_difference(place):
     """Against scipy, and p after Holm by hand: the smaller of two is doubled."""
-    study = dataclasses.replace(read_study(place / 'study.py'), pairs=(('low', 'high'), ('low', 'more')))
+    study = dataclasses.replace(read_study(place / 'study.py'), pairs={'': (('low', 'high'), ('low', 'more'))})
     values = dict(low=(1.0, 2.0, 4.0), high=(9.0, 10.2, 12.1), more=(2.0, 2.5, 6.0))
     found = {arm: {seed: {'test': {'fg_mIoU': value}} for seed, value in zip(study.seeds, those, strict=True)}
              for arm, those in values.items()}
