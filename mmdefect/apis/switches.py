@@ -7,6 +7,7 @@ top-level key    what it does
 ``class_prior``  arguments of ``ClassPriorHook``, added to ``custom_hooks``
 ``class_aware``  arguments of ``ClassAwareSampler``, which takes the place of the training sampler
 ``ignore_band``  arguments of ``IgnoreBand``, put in front of the packing of the training pipelines
+``defect_crop``  arguments of ``DefectCrop``, which takes the place of ``RandomCrop`` in the training pipelines
 ===============  ==========================================================================================
 
 ``None`` or ``False`` switches off what a base has switched on. Losses that ask for weights or box marks
@@ -20,7 +21,7 @@ from collections.abc import Sequence
 
 from mmengine.config import Config, ConfigDict
 
-SWITCHES = ('ema', 'class_prior', 'class_aware', 'ignore_band')
+SWITCHES = ('ema', 'class_prior', 'class_aware', 'ignore_band', 'defect_crop')
 HOOKS = dict(ema='EMAHook', class_prior='ClassPriorHook')
 PACKING = ('PackSegInputs', 'PackSynthesisInputs', 'PackDefectInputs')
 #: Samplers that may be replaced: they say no more than "shuffle".
@@ -48,6 +49,8 @@ def compose_switches(cfg: Config, datasets: Sequence[ConfigDict]) -> None:
         seed = {'seed': sampler['seed']} if 'seed' in sampler else {}
         cfg.train_dataloader.sampler = ConfigDict(type='ClassAwareSampler', **seed, **settings['class_aware'])
     for dataset in datasets:
+        if settings['defect_crop']:
+            _ask_for_defects(dataset, settings['defect_crop'])
         if settings['ignore_band']:
             at = _packing_place(dataset)
             dataset.pipeline.insert(at, ConfigDict(type='IgnoreBand', **settings['ignore_band']))
@@ -63,6 +66,17 @@ def _add_hook(cfg: Config, hook: str, arguments: dict | None) -> None:
     hooks = list(cfg.get('custom_hooks') or [])
     if not any(h.get('type') == hook for h in hooks):
         cfg.custom_hooks = [*hooks, ConfigDict({**arguments, 'type': hook})]
+
+
+def _ask_for_defects(dataset: ConfigDict, arguments: dict) -> None:
+    crops = [step for step in dataset.get('pipeline') or [] if step.get('type') in ('RandomCrop', 'DefectCrop')]
+    if not crops:
+        raise ValueError(f'`defect_crop` must find a RandomCrop to replace in the training pipeline of {dataset.type}, got '
+                         f'{[s.get("type") for s in dataset.get("pipeline") or []]}; crop there, or leave the switch out.')
+    for step in crops:
+        if step.get('cat_max_ratio') == 1:  # no limit, which is the default: two ways of writing one setting
+            step.pop('cat_max_ratio')
+        step.update(arguments, type='DefectCrop')
 
 
 def _packing_place(dataset: ConfigDict) -> int:

@@ -62,6 +62,31 @@ def test_options_reach_a_switch_and_none_turns_it_off(tmp_path):
     assert 'IgnoreBand' not in pipeline_of(cfg) and 'ema' not in cfg
 
 
+def test_crops_are_asked_for_defects_and_keep_their_size(tmp_path):
+    options = {'crop_size': (192, 160), 'defect_crop.probability': 0.25}
+    plain, cfg = (load_config(leaf(tmp_path, *bases), {k: v for k, v in options.items() if bases or '.' not in k})
+                  for bases in ((), ('defect_crop', )))
+    assert [('DefectCrop' if kind == 'RandomCrop' else kind) for kind in pipeline_of(plain)] == pipeline_of(cfg)
+    (crop, ) = [t for t in cfg.train_dataloader.dataset.pipeline if t['type'] == 'DefectCrop']
+    assert crop == dict(type='DefectCrop', crop_size=(192, 160), probability=0.25)
+    assert TRANSFORMS.build(crop).probability == 0.25
+    assert 'RandomCrop' in pipeline_of(load_config(leaf(tmp_path, 'defect_crop'), {'defect_crop': None}))
+    path = leaf(tmp_path, 'defect_crop', text="train_dataloader = dict(dataset=dict(pipeline=[dict(type='PackSegInputs')]))\n")
+    with pytest.raises(ValueError, match='`defect_crop` must find a RandomCrop to replace'):
+        load_config(path)
+
+
+def test_inserts_at_full_size_are_cropped_for_training_alone(tmp_path):
+    path = leaf(tmp_path)
+    path.write_text(path.read_text().replace('wta_256', 'wta_512_crop256'))
+    cfg = load_config(path)
+    by_type = {t['type']: t for t in cfg.train_dataloader.dataset.pipeline}
+    assert tuple(by_type['RandomResize']['scale']) == (512, 512)
+    assert by_type['DefectCrop'] == dict(type='DefectCrop', crop_size=(256, 256), probability=0.5)
+    assert cfg.model.data_preprocessor.size == (256, 256)
+    assert [(t['type'], t.get('scale')) for t in cfg.test_dataloader.dataset.pipeline][1] == ('Resize', (512, 512))
+
+
 def test_mixed_precision_can_be_asked_for_in_a_config(tmp_path, monkeypatch):
     path = leaf(tmp_path, 'amp')
     monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
