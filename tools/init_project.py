@@ -1,4 +1,4 @@
-"""Look at a folder of images and masks, divide it, and write two configs that can be trained at once.
+"""Look at a folder of images and masks, divide it, and write configs that can be trained at once.
 
 Images and masks are paired by name: images/ + masks/, img_dir/ + ann_dir/, or part.jpg + part_mask.png side by side;
 masks may be 0/255, class ids or colours; images in good/, ok/ or clean/ need no mask.

@@ -15,8 +15,9 @@ class Leaf:
     Attributes:
         model, loss, schedule: names of the bases.
         says: what it is, for its first line.
-        tuned: with the crop, the class weights and the pasted defects that the census suggests.
+        tuned: with the crop, the class weights and, where pictures are few, the pasted defects that the census suggests.
         focal: class weights are the ``alpha`` of a focal loss instead of ``class_weight``.
+        batch_size: pictures of an update; 0 leaves it to the data base.
         options: further lines.
     """
     model: str
@@ -25,6 +26,7 @@ class Leaf:
     says: str
     tuned: bool = True
     focal: bool = False
+    batch_size: int = 0
     options: tuple[str, ...] = ()
 
 
@@ -34,12 +36,16 @@ LEAVES = {
     'fast-scnn_recommended.py': Leaf(
         'fast_scnn', 'ce', 'schedule_2k', 'what the census suggests; compare it with fast-scnn_baseline.py.'),
     'fpn-r18-frozen_recommended.py': Leaf(
-        'fpn_r18-l3_frozen', 'focal', 'schedule_900',
+        'fpn_r18-l3_frozen', 'focal', 'schedule_1500',
         'a head on a frozen ImageNet backbone, the quickest start with few images.', focal=True,
+        batch_size=4,
         options=('# ImageNet weights are downloaded; without the internet name a file with torchvision\'s names:',
-                 "# model = dict(backbone=dict(init_cfg=dict(checkpoint='resnet18.pth')))",
-                 'train_dataloader = dict(batch_size=4)')),
+                 "# model = dict(backbone=dict(init_cfg=dict(checkpoint='resnet18.pth')))")),
 }
+
+#: Pictures of the rarest class up to which defects are pasted, some ten of them in training: with so few, pastes helped or made
+#: no difference; with more and at full size they did not help (docs/results/README.md).
+FEW_PICTURES = 16
 
 
 def render_config(name: str, data_root: str, classes: Sequence[str], census: Census, file: str) -> str:
@@ -53,9 +59,12 @@ def render_config(name: str, data_root: str, classes: Sequence[str], census: Cen
         file: one of :data:`LEAVES`.
     """
     leaf = LEAVES[file]
-    bases = [f'models/{leaf.model}', 'datasets/folder_256', f'losses/{leaf.loss}', f'schedules/{leaf.schedule}',
-             'default_runtime', *(['synthesis/paste_poisson'] if leaf.tuned else [])]
     height, width = census.median_size_hw
+    crop_hw = census.suggestion.crop_size_hw
+    pastes = leaf.tuned and min((c.images for c in census.classes if c.images), default=0) <= FEW_PICTURES
+    crops = leaf.tuned and (crop_hw[0] < height or crop_hw[1] < width)
+    bases = [f'models/{leaf.model}', 'datasets/folder_256', f'losses/{leaf.loss}', f'schedules/{leaf.schedule}',
+             'default_runtime', *['synthesis/paste_poisson'] * pastes, *['defect_crop'] * crops]
     lines = [
         f'# {name}: {leaf.says}',
         '_base_ = [', *(f"    'mmdefect::_base_/{base}.py'," for base in bases), ']',
@@ -65,13 +74,22 @@ def render_config(name: str, data_root: str, classes: Sequence[str], census: Cen
         f'image_scale = ({width}, {height})  # width, height: the median image, so that defects keep their size',
     ]
     if leaf.tuned:
-        lines.append(f'crop_size = {census.suggestion.crop_size_hw!r}  # height, width')
+        lines.append(f'crop_size = {crop_hw!r}  # height, width')
         suggestion = census.suggestion
         lines.append(f'loss_decode = dict(alpha={list(suggestion.focal_alpha)!r})' if leaf.focal else
                      f'class_weight = {list(suggestion.class_weight)!r}')
-        if census.clean == 0:
+        if not pastes:
+            lines.append('# Pasted defects did not help with as many pictures as these: '
+                         "'mmdefect::_base_/synthesis/paste_poisson.py' has them.")
+        elif census.clean == 0:
             lines += ['# There are no clean pictures: defects are pasted beside those that are there.',
                       'synthesis = dict(ratio=dict(real=1, synthetic=1, clean=0), '
                       'backgrounds=dict(clean=0, defective=1))']
+    loader = [f'batch_size={leaf.batch_size}'] * bool(leaf.batch_size)
+    if leaf.tuned and not pastes and 2 * census.clean > census.images:
+        lines.append('# Most pictures have no defect: every second draw is one that has.')
+        loader.append("sampler=dict(_delete_=True, type='MixingSampler', defective_share=0.5, shuffle=True)")
+    if loader:
+        lines.append(f'train_dataloader = dict({", ".join(loader)})')
     lines += leaf.options
     return '\n'.join([*lines, f"work_dir = 'work_dirs/{name}_{file.removesuffix('.py')}'"]) + '\n'

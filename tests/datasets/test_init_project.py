@@ -95,6 +95,31 @@ def test_without_clean_pictures_defects_go_beside_those_that_are_there(tmp_path)
     assert recommended.train_dataloader.sampler.defective_share == 1.0
 
 
+@pytest.mark.parametrize(('count', 'pastes'), [(32, True), (34, False)])
+def test_pastes_are_for_few_pictures_and_small_crops_ask_for_defects(tmp_path, count, pastes):
+    """Half of the pictures have each class; no crop is larger than 512."""
+    data = write_photographs(tmp_path / 'photos', count, clean=4, size_hw=(540, 560))
+    project = init_project(data, 'mypart', tmp_path / 'configs', class_names=['pit', 'cut'])
+    baseline, *tuned = (load_config(c) for c in project.configs)
+    for cfg in tuned:
+        steps = {t.type: t for t in cfg.train_dataloader.dataset.pipeline}
+        assert ('SynthesizeDefects' in steps) == pastes
+        assert tuple(steps['DefectCrop'].crop_size) == tuple(cfg.crop_size) and 'RandomCrop' not in steps
+    assert 'DefectCrop' not in [t.type for t in baseline.train_dataloader.dataset.pipeline]
+    assert ('paste_poisson.py\' has them.' in project.configs[1].read_text()) == (not pastes)
+
+
+@pytest.mark.parametrize('clean', [30, 50])
+def test_without_pastes_rare_defects_are_drawn_as_often_as_clean_pictures(tmp_path, clean):
+    project = init_project(write_photographs(tmp_path / 'photos', 40, clean=clean), 'mypart', tmp_path / 'configs')
+    baseline, recommended, frozen = (load_config(c).train_dataloader for c in project.configs)
+    plain = dict(type='DefectSampler', shuffle=True)
+    wanted = dict(type='MixingSampler', defective_share=0.5, shuffle=True) if clean > 40 else plain
+    assert (baseline.sampler, recommended.sampler, frozen.sampler) == (plain, wanted, wanted)
+    assert (baseline.batch_size, recommended.batch_size, frozen.batch_size) == (8, 8, 4)
+    assert len(project.configs[2].read_text().splitlines()) <= 22
+
+
 def test_project_folder_can_be_moved(tmp_path):
     data = write_photographs(tmp_path / 'photos')
     project = init_project(data, 'mypart', tmp_path / 'configs')
