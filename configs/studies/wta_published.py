@@ -10,7 +10,7 @@ text = ('FastFCN on ResNet-50 as in the logged runs: original labels, crop 256, 
         'updates; they reached a foreground mIoU of 35.69, and 35.07 with diffusion edits that carry the labels of their '
         'sources. Chosen on validation, tested once; calibrated values use offsets fitted on validation.')
 base = 'configs/fastfcn/fastfcn-r50_baseline_40k_wta-256.py'
-factor = dict(name='recipe', keys=['*loss_decode*', '*synthesis*', '*sampler*', '*dataset*'])
+factor = dict(name='recipe', keys=['*loss_decode*', '*synthesis*', '*sampler*', '*dataset*', 'image_scale*'])
 iterations = 40000
 val_interval = 4000
 seeds = [0, 1, 2]
@@ -21,11 +21,13 @@ metrics = [
 ]
 baseline = 'published'
 _focal = 'configs/_base_/losses/focal_system5.py'
+_full_size = 'configs/_base_/datasets/wta_512_crop256.py'
 _paste = 'configs/_base_/synthesis/paste_poisson.py'
 _copied = 'configs/_base_/datasets/generated.py'
 arms = dict(
     published=dict(note='no augmentation beyond the pictures'),
-    recipe=dict(bases=[_focal, _paste], note='focal loss, defects pasted in a quarter of the draws'),
+    recipe=dict(bases=[_focal, _full_size], note='focal loss, pictures at full size in crops of 256'),
+    recipe_paste=dict(bases=[_focal, _full_size, _paste], note='and defects pasted in a quarter of the draws'),
     paste=dict(bases=[_paste], priority=2, note='pasted defects alone'),
     copied=dict(bases=[_copied], overrides={'generated.folder': 'data/generated/wta/copied'}, priority=2,
                 note='diffusion edits with the labels of their sources'))

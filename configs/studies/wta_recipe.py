@@ -22,12 +22,20 @@ _notes = dict(fpn_r18='FPN, ResNet-18', fpn_mobilenetv2='FPN, MobileNetV2', deep
 _native = 'configs/_base_/datasets/wta_512_crop256.py'
 _prior, _pastes = 'configs/_base_/class_prior.py', 'configs/_base_/synthesis/paste_poisson.py'
 _batch = {'train_dataloader.batch_size': 4}
+_policy = 'synthesis.transforms.0.policy'
+_source = {**_batch, f'{_policy}.max_extent': 0.5, f'{_policy}.places': dict(_delete_=True, source=1)}
 arms = {}
 for _name, _bases in _settings.items():
     arms[_name] = dict(bases=_bases, note=f'{_notes[_name]}, halved')
     arms[f'{_name}_kept'] = dict(bases=[*_bases, _pastes], note='halved, pastes')
     arms[f'{_name}_native'] = dict(bases=[*_bases, _native], overrides=_batch, note=f'{_notes[_name]}, full size')
-    arms[f'{_name}_native_kept'] = dict(bases=[*_bases, _native, _pastes], overrides=_batch, note='full size, pastes')
+for _name in ('fpn_r18', 'deeplabv3plus_r18'):
+    arms[f'{_name}_native_kept'] = dict(
+        bases=[*_settings[_name], _native, _pastes], overrides=_batch, priority=2, note='full size, pastes')
+for _name in ('fpn_r18', 'fpn_mobilenetv2'):
+    arms[f'{_name}_native_source'] = dict(
+        bases=[*_settings[_name], _native, _pastes], overrides=_source, priority=2,
+        note='full size, pastes where they were found, twice as long ones too')
 _r18 = _settings['fpn_r18']
 arms.update(
     fpn_r18_both=dict(bases=[*_r18, _prior, _pastes], priority=2, note='halved, pastes and class prior'),
@@ -39,11 +47,13 @@ arms.update(
     fpn_r18_native_light=dict(
         bases=[*_r18, _native, _pastes], priority=2, note='full size, one paste in an eighth of the draws',
         overrides={**_batch, 'synthesis.ratio': dict(real=4, synthetic=1, clean=3),
-                   'synthesis.transforms.0.policy.number': dict(_delete_=True, **{'1': 1})}),
+                   f'{_policy}.number': dict(_delete_=True, **{'1': 1})}),
     fpn_r18_native_anycrop=dict(
         bases=_r18, overrides={'image_scale': (512, 512)}, priority=2, note='full size, crops anywhere'))
 pairs = {
-    what: [(name + first, name + second) for name in _settings]
-    for what, first, second in (('full size', '', '_native'), ('pastes at full size', '_native', '_native_kept'),
-                                ('full size and pastes', '', '_native_kept'))
+    'full size': [(name, f'{name}_native') for name in _settings],
+    'pastes at full size': [('fpn_r18_native', 'fpn_r18_native_kept')],
+    'pastes at their own places, full size': [
+        (f'{name}_native', f'{name}_native_source') for name in ('fpn_r18', 'fpn_mobilenetv2')],
+    'crops that are asked to show a defect, full size': [('fpn_r18_native_anycrop', 'fpn_r18_native')]
 }
