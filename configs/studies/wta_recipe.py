@@ -23,7 +23,6 @@ _native = 'configs/_base_/datasets/wta_512_crop256.py'
 _prior, _pastes = 'configs/_base_/class_prior.py', 'configs/_base_/synthesis/paste_poisson.py'
 _batch = {'train_dataloader.batch_size': 4}
 _policy = 'synthesis.transforms.0.policy'
-_source = {**_batch, f'{_policy}.max_extent': 0.5, f'{_policy}.places': dict(_delete_=True, source=1)}
 arms = {}
 for _name, _bases in _settings.items():
     arms[_name] = dict(bases=_bases, note=f'{_notes[_name]}, halved')
@@ -32,12 +31,11 @@ for _name, _bases in _settings.items():
 for _name in ('fpn_r18', 'deeplabv3plus_r18'):
     arms[f'{_name}_native_kept'] = dict(
         bases=[*_settings[_name], _native, _pastes], overrides=_batch, priority=2, note='full size, pastes')
-for _name in ('fpn_r18', 'fpn_mobilenetv2'):
-    arms[f'{_name}_native_source'] = dict(
-        bases=[*_settings[_name], _native, _pastes], overrides=_source, priority=2,
-        note='full size, pastes where they were found, twice as long ones too')
 _r18 = _settings['fpn_r18']
 arms.update(
+    fpn_r18_native_source=dict(
+        bases=[*_r18, _native, _pastes], priority=2, note='full size, pastes where they were found, longer ones too',
+        overrides={**_batch, f'{_policy}.max_extent': 0.5, f'{_policy}.places': dict(_delete_=True, source=1)}),
     fpn_r18_both=dict(bases=[*_r18, _prior, _pastes], priority=2, note='halved, pastes and class prior'),
     deeplabv3plus_r18_both=dict(
         bases=[*_settings['deeplabv3plus_r18'], _prior, _pastes], priority=2, note='halved, pastes and class prior'),
@@ -53,7 +51,6 @@ arms.update(
 pairs = {
     'full size': [(name, f'{name}_native') for name in _settings],
     'pastes at full size': [('fpn_r18_native', 'fpn_r18_native_kept')],
-    'pastes at their own places, full size': [
-        (f'{name}_native', f'{name}_native_source') for name in ('fpn_r18', 'fpn_mobilenetv2')],
+    'pastes at their own places, full size': [('fpn_r18_native', 'fpn_r18_native_source')],
     'crops that are asked to show a defect, full size': [('fpn_r18_native_anycrop', 'fpn_r18_native')]
 }
