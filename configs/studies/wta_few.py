@@ -14,7 +14,8 @@ text = ('The models of wta_models.py with ten defective training images, five wi
         'pictures with their defects blended in, a quarter clean ones. `native`: pictures keep their 512 pixels and half of the '
         'crops are asked to show a defect. Chosen on validation, tested once; calibrated values use offsets fitted on '
         'validation.')
-factor = dict(name='model and synthesis', keys=['model*', '*synthesis*', '*sampler*', '*dataset*', '*custom_hooks*', 'image_scale*'])
+factor = dict(name='model and synthesis', keys=[
+    'model*', '*synthesis*', '*sampler*', '*dataset*', '*custom_hooks*', 'image_scale*'])
 metrics = [
     'cal_fg_mIoU', 'fg_AP', 'fg_mIoU', 'any_AP', 'AP.attached', 'AP.broken', 'tIoU.attached', 'tIoU.broken', 'AUPRO30',
     'cRecall', 'FA_per_image'

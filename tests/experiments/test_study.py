@@ -182,6 +182,8 @@ def test_a_study_leaves_records_and_a_page(place):
     assert str(place) not in (places.records / f'{runs[0].key}.json').read_text()
     page = (places.results / 'quality.md').read_text()
     assert '9 of 9 runs' in page and '`high` is better than `low` in fg_mIoU' in page and 'never_logged' not in page
+    fewer = dataclasses.replace(study, seeds=(0, 2))
+    assert '6 of 6 runs' in write_study_page(fewer, places.results, 'python tools/study.py study.py').read_text()
     assert str(place) not in page
     values = compare_study(study, study_records.read_records(places.records)).values['low']['fg_mIoU']
     # Counts of single images must add up to what the test itself has logged.
