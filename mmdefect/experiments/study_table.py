@@ -42,7 +42,7 @@ def write_study_page(study: Study, folder: Path, command: str) -> Path:
     records = read_records(folder / 'records')
     found = records_of(study.name, records)
     comparison = compare_study(study, records)
-    done = sum(seed in found.get(arm.name, {}) for arm in study.arms for seed in study.seeds)
+    done = sum(seed + arm.seed_offset in found.get(arm.name, {}) for arm in study.arms for seed in study.seeds)
     planned = len(study.arms) * len(study.seeds)
     parts = [f'# {study.title or study.name}\n']
     if study.text:
