@@ -1,5 +1,8 @@
 """Which part of the recipe pays in longer trainings: pictures at full size, pasted defects, or both, in three models?"""
 
+from pathlib import Path
+from runpy import run_path
+
 _base_ = 'wta_models.py'
 name = 'wta_recipe'
 title = 'Full size, pasted defects and the class prior, in three models on the cutting inserts'
@@ -13,12 +16,8 @@ iterations = 1500
 factor = dict(name='recipe and model', keys=[
     'model*', '*synthesis*', '*sampler*', '*dataset*', '*custom_hooks*', 'image_scale*'])
 
-_models, _weights = 'configs/_base_/models', 'configs/_base_/weights'
-_settings = dict(
-    fpn_r18=[f'{_weights}/resnet18-l3_file.py'],
-    fpn_mobilenetv2=[f'{_models}/fpn_mobilenetv2_frozen.py', f'{_weights}/mobilenetv2_file.py'],
-    deeplabv3plus_r18=[f'{_models}/deeplabv3plus_r18-l3_frozen.py', f'{_weights}/resnet18-l3_file.py'])
-_notes = dict(fpn_r18='FPN, ResNet-18', fpn_mobilenetv2='FPN, MobileNetV2', deeplabv3plus_r18='DeepLabV3+, ResNet-18')
+_models = run_path(str(Path(__file__).with_name('wta_models.py')))
+_settings, _notes = _models['_settings'], _models['_notes']
 _native = 'configs/_base_/datasets/wta_512_crop256.py'
 _prior, _pastes = 'configs/_base_/class_prior.py', 'configs/_base_/synthesis/paste_poisson.py'
 _batch = {'train_dataloader.batch_size': 4}
