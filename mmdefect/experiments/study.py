@@ -48,6 +48,7 @@ class Arm:
         overrides: ``{dotted key: value}``, applied last; ``{seed}`` in a text likewise.
         priority: arms of a lower number are run first, all seeds of a number before the next.
         seed_offset: added to each seed; gives a second arm of the same settings runs of its own.
+        seeds: those of the study's seeds that it is trained with; empty: all.
         note: one sentence for the table.
     """
 
@@ -56,6 +57,7 @@ class Arm:
     overrides: Mapping[str, Any] = field(default_factory=dict)
     priority: int = 1
     seed_offset: int = 0
+    seeds: tuple[int, ...] = ()
     note: str = ''
 
 
@@ -116,6 +118,10 @@ class Study:
     def reference(self) -> str:
         """Name of the arm that the others are compared with."""
         return self.baseline or self.arms[0].name
+
+    def seeds_of(self, arm: Arm) -> list[int]:
+        """Return the seeds that an arm is trained with, before its offset."""
+        return [seed for seed in self.seeds if not arm.seeds or seed in arm.seeds]
 
 
 @dataclass(frozen=True)
@@ -181,7 +187,12 @@ def read_study(path: Path) -> Study:
         values['pairs'] = {what: tuple(tuple(pair) for pair in group) for what, group in groups.items()}
     if selection:
         values['rule'] = Rule(**selection)
-    return Study(**values, factor=factor.get('name', ''), factor_keys=tuple(factor.get('keys', ())))
+    study = Study(**values, factor=factor.get('name', ''), factor_keys=tuple(factor.get('keys', ())))
+    for arm in study.arms:
+        if not set(arm.seeds) <= set(study.seeds):
+            raise ValueError(f'{path}: the `seeds` of the arm {arm.name!r} must be some of the study\'s, '
+                             f'{list(study.seeds)}, got {list(arm.seeds)}.')
+    return study
 
 
 def _read_values(path: Path) -> dict[str, Any]:
@@ -202,7 +213,7 @@ def _arm(name: str, value: Any, path: Path) -> Arm:
     if value.keys() - known:
         raise ValueError(f'{path}: the arm {name!r} may set {sorted(known)}, got {sorted(value.keys() - known)}.')
     value = {
-        **value, 'bases': tuple(value.get('bases', ())),
+        **value, 'bases': tuple(value.get('bases', ())), 'seeds': tuple(value.get('seeds', ())),
         'overrides': st.parse_overrides(value.get('overrides', {}))
     }
     return Arm(name, **value)
@@ -228,7 +239,7 @@ def expand(study: Study,
 
     Raises:
         FileNotFoundError: if a settings file of an arm is not there.
-        ValueError: if composing the config replaces what an override says.
+        ValueError: if composing the config replaces what an override says, or if no run is left.
     """
     base_file = root / study.base
     base, _ = composer.compose(_with(composer.read(base_file), options or {}), base_file)
@@ -236,7 +247,7 @@ def expand(study: Study,
     hashes: dict[str, str] = {}
     runs = []
     for arm in study.arms if arms is None else arms:
-        for seed in seeds if seeds is not None else study.seeds:
+        for seed in seeds if seeds is not None else study.seeds_of(arm):
             settings = _laid_over(composer, composer.read(base_file), study.bases, root, arm.name, seed)
             common = _of_seed(study.overrides, seed)
             settings = _with(settings, common)
@@ -258,6 +269,8 @@ def expand(study: Study,
             chosen_by = [] if study.rule == USUAL_RULE else [asdict(study.rule)]
             key = st.digest([content, roots, seed + arm.seed_offset, *chosen_by])
             runs.append(Run(key, arm, seed + arm.seed_offset, composed, text, st.difference(base_flat, flat), inputs))
+    if not runs:
+        raise ValueError(f'the arms must be trained with one of the seeds {list(study.seeds)} at least, but none of them is.')
     position = {arm.name: k for k, arm in enumerate(study.arms)}
     first = min(run.seed - run.arm.seed_offset for run in runs)
     # One seed of every arm of a priority, then the next seed: a study that is stopped has its arms equally far.

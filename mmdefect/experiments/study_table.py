@@ -42,13 +42,13 @@ def write_study_page(study: Study, folder: Path, command: str) -> Path:
     records = read_records(folder / 'records')
     found = records_of(study.name, records)
     comparison = compare_study(study, records)
-    done = sum(seed + arm.seed_offset in found.get(arm.name, {}) for arm in study.arms for seed in study.seeds)
-    planned = len(study.arms) * len(study.seeds)
+    planned = [(arm.name, seed + arm.seed_offset) for arm in study.arms for seed in study.seeds_of(arm)]
+    done = sum(seed in found.get(arm, {}) for arm, seed in planned)
     parts = [f'# {study.title or study.name}\n']
     if study.text:
         parts.append(study.text.strip() + '\n')
     parts.append(f'```\n{command}\n```\n')
-    parts.append(f'{done} of {planned} runs are here. Base `{study.base}`, factor: {study.factor or "not named"}, '
+    parts.append(f'{done} of {len(planned)} runs are here. Base `{study.base}`, factor: {study.factor or "not named"}, '
                  f'checkpoint: {_rule(study)}; the test set was read once by each run.\n')
     if comparison is None:
         parts.append(f'The reference arm `{study.reference}` has no run yet.\n')

@@ -164,6 +164,22 @@ def test_an_arm_of_two_studies_has_one_key_and_an_offset_gives_new_ones(place):
     assert not {r.key for r in runs if r.arm.name == 'other'} & first
 
 
+def test_an_arm_can_have_some_of_the_seeds_alone(place):
+    (place / 'study.py').write_text(STUDY.replace('low={}', 'low=dict(seeds=[0, 2])'))
+    study = read_study(place / 'study.py')
+    runs = expand(study, helpers.COMPOSER, place)
+    seeds = {arm.name: [r.seed for r in runs if r.arm.name == arm.name] for arm in study.arms}
+    assert seeds == {'low': [0, 2], 'high': [0, 1, 2], 'more': [0, 1, 2]}
+    assert [r.seed for r in expand(study, helpers.COMPOSER, place, arms=study.arms[:1])] == [0, 2]
+    _, states, places = run(place, study)
+    assert len(states) == 8 and '8 of 8 runs' in (places.results / 'quality.md').read_text()
+    first = dataclasses.replace(study, seeds=(1, ))
+    assert [r.arm.name for r in expand(first, helpers.COMPOSER, place)] == ['more', 'high']
+    assert '2 of 2 runs' in write_study_page(first, places.results, 'python tools/study.py study.py').read_text()
+    with pytest.raises(ValueError, match=r'one of the seeds \[1\] at least'):
+        expand(first, helpers.COMPOSER, place, arms=study.arms[:1])
+
+
 def test_another_choice_of_checkpoint_is_another_run(place):
     study = read_study(place / 'study.py')
     keys = {rule: {r.key for r in expand(dataclasses.replace(study, rule=rule), helpers.COMPOSER, place)}
@@ -246,6 +262,7 @@ def test_the_same_settings_under_two_names_are_not_distinguishable(place):
     (STUDY.replace('low={}', 'low=dict(base=[])'), "'low'"),
     (STUDY + "baseline = 'none'\n", 'baseline'),
     (STUDY.replace('[0, 1, 2]', '[0, 0]'), 'seeds'),
+    (STUDY.replace('low={}', 'low=dict(seeds=[0, 7])'), r"'low' must be some of the study's, \[0, 1, 2\], got \[0, 7\]"),
     (STUDY.replace("mIoU')", "mIoU', tie='both')"), 'tie'),
 ])
 def test_a_wrong_study_file_is_told_in_one_sentence(tmp_path, text, words):
