@@ -1,5 +1,8 @@
 """BiSeNetV1-R18 of the published runs with a twentieth of their updates: an hour on a core instead of a day."""
 
+from pathlib import Path
+from runpy import run_path
+
 _base_ = 'wta_published.py'
 name = 'wta_published_short'
 title = 'The smallest of the published models, a twentieth of its updates, and the recipe'
@@ -12,3 +15,6 @@ bases = ['configs/_base_/weights/resnet18-l3_file.py']
 iterations = 2000
 val_interval = 500
 overrides = {'amp': True, 'custom_hooks.3.min_share': 0.2}  # the spatial path and the fourth stage begin at random
+seeds = [0]
+_arms = run_path(str(Path(__file__).with_name('wta_published.py')))['arms']
+arms = {name: _arms[name] for name in ('published', 'recipe')}
