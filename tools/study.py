@@ -99,7 +99,7 @@ def expand_runs(study, args: argparse.Namespace):
     ]
     if not arms:
         raise ValueError('`--arms` and `--priority` must leave an arm to run, but they leave none.')
-    runs = expand(study, Composer(read_settings, compose_settings), ROOT, local_options(args), None, known, arms)
+    runs = expand(study, Composer(read_settings, compose_settings), ROOT, local_options(args), known, arms)
     write_json(cache, known)
     root = runs[0].settings.get('data_root')
     if root and not Path(root).is_dir():

@@ -223,7 +223,6 @@ def expand(study: Study,
            composer: Composer,
            root: Path,
            options: Mapping[str, Any] | None = None,
-           seeds: Sequence[int] | None = None,
            known_files: dict[str, list] | None = None,
            arms: Sequence[Arm] | None = None) -> list[Run]:
     """Return the runs of a study, in the order in which they should be trained.
@@ -233,7 +232,6 @@ def expand(study: Study,
         composer: the config library.
         root: folder that relative config paths start from.
         options: ``{dotted key: value}`` of this machine, such as ``data_root`` or the number of loader workers.
-        seeds: instead of the study's.
         known_files: see :func:`mmdefect.experiments.settings.hash_files`.
         arms: only these, some of the study's.
 
@@ -247,7 +245,7 @@ def expand(study: Study,
     hashes: dict[str, str] = {}
     runs = []
     for arm in study.arms if arms is None else arms:
-        for seed in seeds if seeds is not None else study.seeds_of(arm):
+        for seed in study.seeds_of(arm):
             settings = _laid_over(composer, composer.read(base_file), study.bases, root, arm.name, seed)
             common = _of_seed(study.overrides, seed)
             settings = _with(settings, common)

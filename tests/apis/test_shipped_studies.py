@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from mmdefect.apis.study import compose_settings, read_settings
@@ -21,7 +23,7 @@ def test_a_shipped_study_expands(file, monkeypatch):
     ready = [arm for arm in study.arms if all(base.startswith('configs/') for base in arm.bases)
              and not any(key.startswith('generated') for key in arm.overrides)]
     assert ready
-    runs = expand(study, Composer(read_settings, compose_settings), ROOT, seeds=[0], arms=ready)
+    runs = expand(replace(study, seeds=(0, )), Composer(read_settings, compose_settings), ROOT, arms=ready)
     keys = {run.key for run in runs}
     assert len(keys) == len(ready), 'two arms are the same run'
     for run in runs:

@@ -74,12 +74,12 @@ def test_an_arm_without_its_settings_stops_only_who_wants_it(place):
 def test_bases_of_a_study_lie_below_its_overrides_and_the_bases_of_arms(place):
     (place / 'all.py').write_text('quality = 0.1\nspeed = 1\nturns = 1\n')
     (place / 'study.py').write_text(STUDY + "bases = ['all.py']\noverrides = dict(speed=2)\n")
-    runs = {r.arm.name: r.settings for r in expand(read_study(place / 'study.py'), helpers.COMPOSER, place, seeds=[0])}
+    runs = {r.arm.name: r.settings for r in expand(one_seed(place), helpers.COMPOSER, place)}
     assert [[runs[arm][key] for key in ('quality', 'speed', 'turns')] for arm in ('low', 'more', 'high')] == [
         [0.1, 2, 1], [0.95, 2, 1], [0.9, 2, 1]]
     (place / 'all.py').unlink()
     with pytest.raises(FileNotFoundError, match='all.py is not there'):
-        expand(read_study(place / 'study.py'), helpers.COMPOSER, place, seeds=[0])
+        expand(one_seed(place), helpers.COMPOSER, place)
 
 
 def test_the_seed_stands_in_texts_of_overrides(place):
@@ -93,10 +93,10 @@ def test_the_seed_stands_in_texts_of_overrides(place):
 
 def test_split_files_count_where_they_are_named(place):
     (place / 'study.py').write_text(STUDY.replace("more=['quality=0.95']", "more={'overrides': {'split_file': 'shots_{seed}.json'}}"))
-    study = read_study(place / 'study.py')
+    study = dataclasses.replace(read_study(place / 'study.py'), seeds=(0, 1))
 
     def keys():
-        runs = expand(study, helpers.COMPOSER, place, seeds=[0, 1])
+        runs = expand(study, helpers.COMPOSER, place)
         return {(r.arm.name, r.seed): r.key for r in runs}
 
     def changed():
@@ -207,10 +207,14 @@ def test_a_study_leaves_records_and_a_page(place):
     assert values == pytest.approx(logged, abs=1e-3)
 
 
+def one_seed(place):
+    return dataclasses.replace(read_study(place / 'study.py'), seeds=(0, ))
+
+
 def short(place):
     """The study with one seed and two arms."""
-    study = read_study(place / 'study.py')
-    return dataclasses.replace(study, seeds=(0, ), arms=study.arms[:2])
+    study = one_seed(place)
+    return dataclasses.replace(study, arms=study.arms[:2])
 
 
 def test_what_has_a_record_is_not_run_again_even_without_its_folder(place):
