@@ -27,7 +27,10 @@ TRAIN = [
     'torchvision>=0.17',
 ]
 MM = [
-    'onedl-mmcv>=2.3.6,<3', 'onedl-mmengine>=0.10.12,<1', 'onedl-mmpretrain>=1.3.6,<2', 'onedl-mmsegmentation>=1.4.2,<2'
+    'onedl-mmcv>=2.3.6,<3',
+    'onedl-mmengine>=0.10.12,<1',
+    'onedl-mmpretrain>=1.3.6,<2',
+    'onedl-mmsegmentation>=1.4.2,<2',
 ]
 RUNTIME = ['onnxruntime>=1.17']
 EXTRAS = {
@@ -37,12 +40,19 @@ EXTRAS = {
     'generation': [*TRAIN, 'accelerate>=1.0', 'diffusers>=0.32', 'pyyaml>=6', 'safetensors>=0.4', 'transformers>=4.48'],
     'runtime': RUNTIME,
     'export': [*TRAIN, *RUNTIME, 'onnx>=1.16', 'onnxscript>=0.5'],
-    'serve': [*RUNTIME, 'fastapi>=0.110', 'prometheus-client>=0.20', 'python-multipart>=0.0.20',
-              'uvicorn>=0.27'],
+    'serve': [*RUNTIME, 'fastapi>=0.110', 'prometheus-client>=0.20', 'python-multipart>=0.0.20', 'uvicorn>=0.27'],
     'ray': ['pandas>=2.2', 'pyarrow>=17', 'ray>=2.40'],
     'dev': [
-        *TRAIN, 'hypothesis>=6.100', 'kornia>=0.8', 'packaging>=23', 'pytest>=8', 'pytest-xdist>=3.5', 'pyyaml>=6',
-        'scikit-learn>=1.4', 'setuptools>=64', 'wheel>=0.41'
+        *TRAIN,
+        'hypothesis>=6.100',
+        'kornia>=0.8',
+        'packaging>=23',
+        'pytest>=8',
+        'pytest-xdist>=3.5',
+        'pyyaml>=6',
+        'scikit-learn>=1.4',
+        'setuptools>=64',
+        'wheel>=0.41',
     ],
 }
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# From a bare machine to a trained, selected and tested model: environment, demo data, training, test, pictures.
+# From a bare machine to a trained, selected and tested model: environment, demo data, training, test, images.
 #
 #   bash bash/quickstart.sh                  on the CPU; about 5 minutes on two cores, downloads not counted
 #   GPU_COUNT=1 bash bash/quickstart.sh      on a GPU

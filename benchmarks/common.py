@@ -5,6 +5,7 @@ comparison run in turns within one process, so that a busy machine slows all of 
 time of the one thread, so that the time during which somebody else has the core does not count; ratios are taken from
 the medians of the same run.
 """
+
 from __future__ import annotations
 
 import os
@@ -29,12 +30,14 @@ def use_one_thread() -> None:
     """Limit torch and OpenCV to one thread each."""
     import cv2
     import torch
+
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
 
 
-def race(contestants: Mapping[str, Callable[[], object]], seconds: float = 0.5, warm_up: int = 3,
-         most: int = 1000) -> dict[str, dict[str, float]]:
+def race(
+    contestants: Mapping[str, Callable[[], object]], seconds: float = 0.5, warm_up: int = 3, most: int = 1000
+) -> dict[str, dict[str, float]]:
     """Time callables in turns, by the processor time of the calling thread; they must not start threads.
 
     Args:
@@ -64,8 +67,12 @@ def race(contestants: Mapping[str, Callable[[], object]], seconds: float = 0.5, 
 def summarize(milliseconds: Sequence[float]) -> dict[str, float]:
     """Median, minimum, distance of the quartiles and number of some times."""
     low, middle, high = statistics.quantiles(milliseconds, n=4)
-    return {'median_ms': round(middle, 5), 'min_ms': round(min(milliseconds), 5), 'spread_ms': round(high - low, 5),
-            'calls': len(milliseconds)}
+    return {
+        'median_ms': round(middle, 5),
+        'min_ms': round(min(milliseconds), 5),
+        'spread_ms': round(high - low, 5),
+        'calls': len(milliseconds),
+    }
 
 
 def environment(packages: Sequence[str] = ('torch', 'numpy', 'scipy', 'opencv-python')) -> dict[str, object]:
@@ -78,15 +85,24 @@ def environment(packages: Sequence[str] = ('torch', 'numpy', 'scipy', 'opencv-py
             versions[package] = 'not installed'
     # Of a path of this machine only its last part.
     words = [Path(word).name if Path(word).is_absolute() else word for word in sys.argv[1:]]
-    return {'command': ' '.join(['python', sys.argv[0], *words]), 'commit': _commit(), 'processor': _processor(),
-            'cores': os.cpu_count(), 'load_average_1min': round(os.getloadavg()[0], 2), 'clock': 'thread time',
-            'threads': os.environ['OMP_NUM_THREADS'], 'python': platform.python_version(), 'versions': versions,
-            'time': time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime())}
+    return {
+        'command': ' '.join(['python', sys.argv[0], *words]),
+        'commit': _commit(),
+        'processor': _processor(),
+        'cores': os.cpu_count(),
+        'load_average_1min': round(os.getloadavg()[0], 2),
+        'clock': 'thread time',
+        'threads': os.environ['OMP_NUM_THREADS'],
+        'python': platform.python_version(),
+        'versions': versions,
+        'time': time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime()),
+    }
 
 
 def _commit() -> str:
-    answer = subprocess.run(['git', 'rev-parse', '--short', 'HEAD'], cwd=Path(__file__).parent, capture_output=True,
-                            text=True)
+    answer = subprocess.run(
+        ['git', 'rev-parse', '--short', 'HEAD'], cwd=Path(__file__).parent, capture_output=True, text=True
+    )
     return answer.stdout.strip() if answer.returncode == 0 else 'unknown'
 
 
@@ -99,8 +115,9 @@ def _processor() -> str:
     return platform.processor() or platform.machine()
 
 
-def write_record(name: str, results: object, metadata: Mapping[str, object] | None = None,
-                 folder: Path = RESULTS) -> Path:
+def write_record(
+    name: str, results: object, metadata: Mapping[str, object] | None = None, folder: Path = RESULTS
+) -> Path:
     """Write ``{metadata, results}`` as ``<folder>/<name>.json``.
 
     Args:
@@ -124,8 +141,9 @@ def format_table(rows: Sequence[Mapping[str, object]]) -> str:
     heads = list(rows[0])
     cells = [heads] + [[_cell(row[head]) for head in heads] for row in rows]
     widths = [max(len(line[i]) for line in cells) for i in range(len(heads))]
-    lines = ['| ' + ' | '.join(text.rjust(width) for text, width in zip(line, widths, strict=True)) + ' |'
-             for line in cells]
+    lines = [
+        '| ' + ' | '.join(text.rjust(width) for text, width in zip(line, widths, strict=True)) + ' |' for line in cells
+    ]
     lines.insert(1, '|' + '|'.join('-' * (width + 1) + ':' for width in widths) + '|')
     return '\n'.join(lines)
 

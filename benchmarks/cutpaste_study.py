@@ -20,7 +20,6 @@ from collections import defaultdict
 from pathlib import Path
 
 import common
-
 import numpy as np
 import torch
 
@@ -39,9 +38,9 @@ from mmdefect.models.anomaly_detector import AnomalyDetector
 RECORDS = Path(__file__).parents[1] / 'docs' / 'results' / 'records' / 'cutpaste'
 #: Layers of each way, whether it takes the maximum of the heat map, density.
 WAYS = {
-    'layer3 image gaussian': (('layer3', ), False, 'gaussian'),
-    'layer2 image gaussian': (('layer2', ), False, 'gaussian'),
-    'layer3 heat gaussian': (('layer3', ), True, 'gaussian'),
+    'layer3 image gaussian': (('layer3',), False, 'gaussian'),
+    'layer2 image gaussian': (('layer2',), False, 'gaussian'),
+    'layer3 heat gaussian': (('layer3',), True, 'gaussian'),
     'layer2+layer3 heat gaussian': (('layer2', 'layer3'), True, 'gaussian'),
     'layer2+layer3 heat kernel': (('layer2', 'layer3'), True, 'kernel'),
 }
@@ -77,15 +76,24 @@ class Reader:
         rows = {}
         reading = {}
         with torch.inference_mode():
-            outputs = dict(zip(('layer2', 'layer3'), self.features.read(
-                self.features.prepare(images).contiguous(memory_format=torch.channels_last), self.features._fused()),
-                strict=True))
+            outputs = dict(
+                zip(
+                    ('layer2', 'layer3'),
+                    self.features.read(
+                        self.features.prepare(images).contiguous(memory_format=torch.channels_last),
+                        self.features._fused(),
+                    ),
+                    strict=True,
+                )
+            )
             for layers, heat, _ in WAYS.values():
                 if (layers, heat) in reading:
                     continue
                 self.features.read = lambda *_, own=[outputs[n] for n in layers]: own  # one forward for all ways
                 reading[layers, heat] = True
-                rows[layers, heat] = self.features.embed_map(images, self.patch) if heat else self.features.embed(images)
+                rows[layers, heat] = (
+                    self.features.embed_map(images, self.patch) if heat else self.features.embed(images)
+                )
             del self.features.read
         return rows
 
@@ -113,8 +121,10 @@ def fit(reader: Reader, parts: dict[str, list[str]], size_hw: tuple[int, int]) -
         key = (layers, heat)
         if kind == 'kernel':
             own, other = torch.cat(points[key, 'fit']), torch.cat(points[key, 'held_out'])
-            densities[name] = {k: fit_kernel_density(v, None, POINTS, torch.Generator().manual_seed(0))
-                               for k, v in (('fit', own), ('all', torch.cat([own, other])))}
+            densities[name] = {
+                k: fit_kernel_density(v, None, POINTS, torch.Generator().manual_seed(0))
+                for k, v in (('fit', own), ('all', torch.cat([own, other])))
+            }
         else:
             own = moments[key, 'fit']
             densities[name] = dict(fit=fit_gaussian(own), all=fit_gaussian(own.merge(moments[key, 'held_out'])))
@@ -137,13 +147,16 @@ def score(reader: Reader, batches, densities: dict, which: str, keep_heat: bool)
             if not heat:
                 scores[name].append(density.distance(own))
                 continue
-            maps = upsample_cells(density.distance(own.flatten(0, 2)).view(own.shape[:3]), tuple(images.shape[2:]),
-                                  reader.patch)
+            maps = upsample_cells(
+                density.distance(own.flatten(0, 2)).view(own.shape[:3]), tuple(images.shape[2:]), reader.patch
+            )
             scores[name].append(maps.amax((1, 2)))
             if keep_heat and len(layers) > 1:
                 heats[name].append(maps.half())
-    return ({name: torch.cat(v).double().numpy() for name, v in scores.items()},
-            {name: torch.cat(v).numpy() for name, v in heats.items()})
+    return (
+        {name: torch.cat(v).double().numpy() for name, v in scores.items()},
+        {name: torch.cat(v).numpy() for name, v in heats.items()},
+    )
 
 
 def main() -> None:
@@ -159,20 +172,31 @@ def main() -> None:
         return
     detector = detector_of_config(cfg, args.checkpoint, args.seed, layers=('layer2', 'layer3'), patch=32)
     reader, size_hw = Reader(detector), detector.settings.size_hw
-    parts = {p: [i['img_path'] for i in GoodImageDataset(args.data_root, args.category, p).load_data_list()]
-             for p in ('fit', 'held_out')}
+    parts = {
+        p: [i['img_path'] for i in GoodImageDataset(args.data_root, args.category, p).load_data_list()]
+        for p in ('fit', 'held_out')
+    }
     densities = fit(reader, parts, size_hw)
     images, pasted = _held_out_views(parts['held_out'], size_hw, 'union', 2, 0)
     chosen, _ = score(reader, images.split(8), densities, 'fit', False)
     samples = test_images(args.data_root, args.category)
     defective = np.array([not s.is_clean for s in samples])
-    tested, heats = score(reader, (b for _, b in iter_batches([s.img_path for s in samples], size_hw, 8, 'test images')),
-                          densities, 'all', True)
+    tested, heats = score(
+        reader,
+        (b for _, b in iter_batches([s.img_path for s in samples], size_hw, 8, 'test images')),
+        densities,
+        'all',
+        True,
+    )
     rows = []
     for name in WAYS:
         ranking = image_ranking(tested[name], defective)
-        row = dict(way=name, held_out_AUROC=100 * image_ranking(chosen[name], pasted)['AUROC'],
-                   AUROC=100 * ranking['AUROC'], AP=100 * ranking['AP'])
+        row = dict(
+            way=name,
+            held_out_AUROC=100 * image_ranking(chosen[name], pasted)['AUROC'],
+            AUROC=100 * ranking['AUROC'],
+            AP=100 * ranking['AP'],
+        )
         if name in heats:
             row |= pixel_metrics(heats[name], samples)
         rows.append({k: round(v, 4) if isinstance(v, float) else v for k, v in row.items()})
@@ -185,13 +209,24 @@ def score_detector(args: argparse.Namespace, cfg, name: str) -> dict:
     settings = DETECTORS[name]
     heat = settings.get('score') == 'heat'
     normal = [i['img_path'] for i in GoodImageDataset(args.data_root, args.category).load_data_list()]
-    detector = fit_detector(detector_of_config(cfg, args.checkpoint, args.seed, **settings), normal, 'fast' if heat else None,
-                            folds=0, batch=8, progress=name)
+    detector = fit_detector(
+        detector_of_config(cfg, args.checkpoint, args.seed, **settings),
+        normal,
+        'fast' if heat else None,
+        folds=0,
+        batch=8,
+        progress=name,
+    )
     samples = test_images(args.data_root, args.category)
-    found = [detector.score_images(images) for _, images in
-             iter_batches([s.img_path for s in samples], detector.settings.size_hw, 8, f'test images: {name}')]
-    ranking = image_ranking(torch.cat([scores for scores, _ in found]).double().numpy(),
-                            np.array([not s.is_clean for s in samples]))
+    found = [
+        detector.score_images(images)
+        for _, images in iter_batches(
+            [s.img_path for s in samples], detector.settings.size_hw, 8, f'test images: {name}'
+        )
+    ]
+    ranking = image_ranking(
+        torch.cat([scores for scores, _ in found]).double().numpy(), np.array([not s.is_clean for s in samples])
+    )
     row = dict(way=name, AUROC=100 * ranking['AUROC'], AP=100 * ranking['AP'])
     if heat:
         row |= pixel_metrics(torch.cat([maps for _, maps in found]).half().numpy(), samples)
@@ -206,8 +241,16 @@ def write(args: argparse.Namespace, rows: list[dict]) -> None:
     command = f'python benchmarks/cutpaste_study.py --data-root DATA --category {args.category} --arm {args.arm} --seed {args.seed}'
     if args.detectors:
         command += ' --detectors ' + ' '.join(f"'{name}'" for name in args.detectors) + f' --suffix {args.suffix}'
-    facts = dict(command=command, category=args.category, arm=args.arm, seed=args.seed, updates=args.updates,
-                 config=Path(args.config).name, normal_images=normal, test_images=tested)
+    facts = dict(
+        command=command,
+        category=args.category,
+        arm=args.arm,
+        seed=args.seed,
+        updates=args.updates,
+        config=Path(args.config).name,
+        normal_images=normal,
+        test_images=tested,
+    )
     print(common.write_record(f'{args.category}_{args.arm}_s{args.seed}{args.suffix}', rows, facts, RECORDS))
 
 

@@ -14,7 +14,6 @@ import time
 from pathlib import Path
 
 import common
-
 import numpy as np
 import torch
 from sklearn.covariance import LedoitWolf
@@ -25,7 +24,9 @@ from mmdefect.functional.receptive_field import unfold_patches, upsample_scores
 from mmdefect.models.anomaly_detector import AnomalyDetector, DetectorSettings, build_backbone
 from mmdefect.synthesis.cutpaste_views import make_views
 
-BACKBONE = dict(type='mmpretrain.ResNet', depth=18, num_stages=3, strides=(1, 2, 2), dilations=(1, 1, 1), out_indices=(2, ))
+BACKBONE = dict(
+    type='mmpretrain.ResNet', depth=18, num_stages=3, strides=(1, 2, 2), dilations=(1, 1, 1), out_indices=(2,)
+)
 
 
 def once(call) -> float:
@@ -46,9 +47,13 @@ def embeddings_rows(count: int, width: int, rounds: int) -> list[dict]:
         model = LedoitWolf().fit(values)
         return model.mahalanobis(values)
 
-    contestants = {'scikit-learn, float64': lambda: peer(double), 'scikit-learn, float32': lambda: peer(single),
-                   'ours, float64': lambda: fit_gaussian(x.double()).distance(x.double()),
-                   'ours, float32': lambda: fit_gaussian(x).distance(x), 'one product, float32': lambda: x.T @ x}
+    contestants = {
+        'scikit-learn, float64': lambda: peer(double),
+        'scikit-learn, float32': lambda: peer(single),
+        'ours, float64': lambda: fit_gaussian(x.double()).distance(x.double()),
+        'ours, float32': lambda: fit_gaussian(x).distance(x),
+        'one product, float32': lambda: x.T @ x,
+    }
     times = {name: [] for name in contestants}
     for call in contestants.values():
         call()
@@ -58,9 +63,16 @@ def embeddings_rows(count: int, width: int, rounds: int) -> list[dict]:
     first = np.median(times['scikit-learn, float64'])
     reference, ours = np.sqrt(peer(double)), fit_gaussian(x)
     gap = float(np.abs(ours.distance(x).numpy() / reference - 1).max())
-    return [{'task': f'fit and score {count} x {width}', 'how': name, 'ms': float(np.median(v)),
-             'times as fast': float(first / np.median(v)), 'difference': gap if name == 'ours, float32' else 0.0}
-            for name, v in times.items()]
+    return [
+        {
+            'task': f'fit and score {count} x {width}',
+            'how': name,
+            'ms': float(np.median(v)),
+            'times as fast': float(first / np.median(v)),
+            'difference': gap if name == 'ours, float32' else 0.0,
+        }
+        for name, v in times.items()
+    ]
 
 
 def heat_rows(patch: int, rounds: int, side: int) -> list[dict]:
@@ -72,7 +84,9 @@ def heat_rows(patch: int, rounds: int, side: int) -> list[dict]:
     images = (255 * torch.nn.functional.interpolate(low, (side, side), mode='bicubic').clamp(0, 1)).to(torch.uint8)
     densities, cells = {}, {}
     for space in ('fast', 'exact'):
-        rows = empty.embeddings(images[:8], space, stride=32) if space == 'exact' else empty.embeddings(images[:8], space)
+        rows = (
+            empty.embeddings(images[:8], space, stride=32) if space == 'exact' else empty.embeddings(images[:8], space)
+        )
         cells[space] = rows.reshape(-1, rows.shape[-1])
         densities[space] = fit_gaussian(cells[space])
     detector = AnomalyDetector(settings, empty.features.backbone, densities)
@@ -83,7 +97,7 @@ def heat_rows(patch: int, rounds: int, side: int) -> list[dict]:
     def loop(score) -> torch.Tensor:
         patches = unfold_patches(detector.features.prepare(image), patch, 4).reshape(-1, 3, patch, patch)
         scores = [score(detector.features.embed(batch)) for batch in patches.split(128)]
-        count = int(len(patches)**0.5)
+        count = int(len(patches) ** 0.5)
         return upsample_scores(torch.cat(scores).view(1, count, count).float(), patch, 4)
 
     def sklearn_score(rows: torch.Tensor) -> torch.Tensor:
@@ -94,9 +108,13 @@ def heat_rows(patch: int, rounds: int, side: int) -> list[dict]:
         'loop of 128': lambda: loop(densities['exact'].distance),
         'exact': lambda: detector.heat_maps(image, 'exact'),
         'exact, bfloat16': lambda: detector.heat_maps(image, 'exact', precision='bf16'),
-        'fast': lambda: detector.heat_maps(image, 'fast')}
+        'fast': lambda: detector.heat_maps(image, 'fast'),
+    }
     results = {name: contestants[name]() for name in ('loop of 128', 'exact', 'exact, bfloat16', 'fast')}
-    many = {'fast': 5 * rounds, 'loop of 128, scikit-learn KDE': 1}  # cheap ones often, one that takes half a minute once
+    many = {
+        'fast': 5 * rounds,
+        'loop of 128, scikit-learn KDE': 1,
+    }  # cheap ones often, one that takes half a minute once
     times = {name: [once(call) for _ in range(many.get(name, rounds))] for name, call in contestants.items()}
     base, reference = np.median(times['loop of 128']), results['loop of 128'].flatten().numpy()
 
@@ -108,8 +126,17 @@ def heat_rows(patch: int, rounds: int, side: int) -> list[dict]:
     def agreement(name: str) -> float:
         return float(np.corrcoef(results[name].flatten().numpy(), reference)[0, 1]) if name in results else float('nan')
 
-    return [{'task': f'heat map of {side} x {side}, patch {patch}', 'how': name, 'ms': float(np.median(v)), 'times as fast': float(
-        base / np.median(v)), 'difference': gap(name), 'correlation': agreement(name)} for name, v in times.items()]
+    return [
+        {
+            'task': f'heat map of {side} x {side}, patch {patch}',
+            'how': name,
+            'ms': float(np.median(v)),
+            'times as fast': float(base / np.median(v)),
+            'difference': gap(name),
+            'correlation': agreement(name),
+        }
+        for name, v in times.items()
+    ]
 
 
 def view_rows(rounds: int) -> list[dict]:
@@ -119,7 +146,9 @@ def view_rows(rounds: int) -> list[dict]:
     network.train()
     rows = []
     for patch in (None, 64):
-        views = make_views(image, torch.Generator().manual_seed(0), '3way', patch).images.repeat(4 if patch is None else 16, 1, 1, 1)
+        views = make_views(image, torch.Generator().manual_seed(0), '3way', patch).images.repeat(
+            4 if patch is None else 16, 1, 1, 1
+        )
         per = 4 if patch is None else 16
 
         def step(batch=views) -> None:
@@ -127,18 +156,30 @@ def view_rows(rounds: int) -> list[dict]:
             network(batch)[-1].mean().backward()
 
         step()
-        making = np.median([once(lambda k=k: make_views(image, torch.Generator().manual_seed(k), '3way', patch))
-                            for k in range(10 * rounds)])
+        making = np.median(
+            [
+                once(lambda k=k: make_views(image, torch.Generator().manual_seed(k), '3way', patch))
+                for k in range(10 * rounds)
+            ]
+        )
         training = np.median([once(step) for _ in range(rounds)]) / per
-        rows.append({'task': f'3 views, {"whole 256" if patch is None else "patch 64"}', 'make, ms': float(making),
-                     'train, ms': float(training), 'two workers cover, times': float(2 * training / making)})
+        rows.append(
+            {
+                'task': f'3 views, {"whole 256" if patch is None else "patch 64"}',
+                'make, ms': float(making),
+                'train, ms': float(training),
+                'two workers cover, times': float(2 * training / making),
+            }
+        )
     return rows
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--rounds', type=int, default=3)
-    parser.add_argument('--only', choices=['embeddings', 'heat', 'views'], nargs='+', default=['embeddings', 'heat', 'views'])
+    parser.add_argument(
+        '--only', choices=['embeddings', 'heat', 'views'], nargs='+', default=['embeddings', 'heat', 'views']
+    )
     parser.add_argument('--side', type=int, default=256, help='of the image of heat maps (default: 256)')
     parser.add_argument('--name', default='density', help='of the record')
     parser.add_argument('--patches', type=int, nargs='+', default=[32])

@@ -5,7 +5,7 @@ Run from the root of the repository, on a machine with a CUDA device::
     python benchmarks/diffusion.py
     python benchmarks/diffusion.py --kinds sd --works sample --batches 1 2 4 8 --dtype bf16
 
-Shapes are those of Stable Diffusion 1.5 and SDXL 1.0, so memory and time are, too; the pictures are noise. `edit` is
+Shapes are those of Stable Diffusion 1.5 and SDXL 1.0, so memory and time are, too; the images are noise. `edit` is
 inversion, null text and one word. A case that does not fit is recorded as such.
 """
 
@@ -22,7 +22,7 @@ import torch
 
 from mmdefect.diffusion.blended import BlendSettings, generate
 from mmdefect.diffusion.ddim import DDIMSteps
-from mmdefect.diffusion.edit import edit_pictures, invert_pictures
+from mmdefect.diffusion.edit import edit_images, invert_images
 from mmdefect.diffusion.latent_model import LatentModel
 from mmdefect.diffusion.loading import DTYPES
 from mmdefect.diffusion.null_text import NullTextSettings
@@ -43,30 +43,39 @@ def make_model(kind: str, size: str, device: str, dtype: str) -> LatentModel:
 
 
 def run_sample(model: LatentModel, batch: int, size_hw: tuple[int, int], steps: int) -> None:
-    """Generate in a mask of a sixteenth of each picture."""
-    pictures, masks = torch.rand(batch, 3, *size_hw), torch.zeros(batch, 1, *size_hw, dtype=torch.bool)
-    masks[..., size_hw[0] // 4:size_hw[0] // 2, size_hw[1] // 4:size_hw[1] // 2] = True
+    """Generate in a mask of a sixteenth of each image."""
+    images, masks = torch.rand(batch, 3, *size_hw), torch.zeros(batch, 1, *size_hw, dtype=torch.bool)
+    masks[..., size_hw[0] // 4 : size_hw[0] // 2, size_hw[1] // 4 : size_hw[1] // 2] = True
     with torch.no_grad():
         condition, empty = model.encode_text([SOURCE] * batch), model.encode_unconditional([''] * batch)
-    generate(model, pictures, masks, condition, empty, [stream_generator(i, 'benchmark') for i in range(batch)],
-             BlendSettings(steps))
+    generate(
+        model,
+        images,
+        masks,
+        condition,
+        empty,
+        [stream_generator(i, 'benchmark') for i in range(batch)],
+        BlendSettings(steps),
+    )
 
 
 def run_edit(model: LatentModel, batch: int, size_hw: tuple[int, int], steps: int) -> None:
-    """Invert pictures, optimise all inner steps, edit one word."""
+    """Invert images, optimise all inner steps, edit one word."""
     settings, plan = EditSettings(blend_start=1.0), DDIMSteps.of(model, steps)
     null_text = NullTextSettings(tolerance=0, tolerance_growth=0)
-    inversion = invert_pictures(model, torch.rand(batch, 3, *size_hw), SOURCE, plan, null_text, settings)
-    edit_pictures(model, inversion, SOURCE, TARGET, plan, settings)
+    inversion = invert_images(model, torch.rand(batch, 3, *size_hw), SOURCE, plan, null_text, settings)
+    edit_images(model, inversion, SOURCE, TARGET, plan, settings)
 
 
-def measure(model: LatentModel, work: str, batch: int, size_hw: tuple[int, int], steps: int,
-            warm_up_steps: int = 2) -> dict:
+def measure(
+    model: LatentModel, work: str, batch: int, size_hw: tuple[int, int], steps: int, warm_up_steps: int = 2
+) -> dict:
     """Run one case and return a row; memory is the peak of torch on a CUDA device, otherwise empty."""
     call = {'sample': run_sample, 'edit': run_edit}[work]
     on_gpu = model.device.type == 'cuda'
-    row = dict(kind=model.kind, work=work, size=f'{size_hw[0]}x{size_hw[1]}', dtype=model.dtype_name, batch=batch,
-               steps=steps)
+    row = dict(
+        kind=model.kind, work=work, size=f'{size_hw[0]}x{size_hw[1]}', dtype=model.dtype_name, batch=batch, steps=steps
+    )
     try:
         call(model, batch, size_hw, warm_up_steps)
         if on_gpu:
@@ -93,14 +102,18 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument('--dtype', choices=sorted(DTYPES), default='bf16')
     parser.add_argument('--resolution', nargs=2, type=int, default=(512, 512), metavar=('H', 'W'))
     parser.add_argument('--steps', type=int, default=50, help='of the sampler; default 50')
-    parser.add_argument('--edit-steps', type=int, default=10,
-                        help='of DDIM in an edit; time grows in proportion; default 10')
+    parser.add_argument(
+        '--edit-steps', type=int, default=10, help='of DDIM in an edit; time grows in proportion; default 10'
+    )
     parser.add_argument('--device', default='cuda')
     parser.add_argument('--out', type=Path, default=common.RESULTS, help='folder of the JSON record')
     args = parser.parse_args(argv)
     if torch.device(args.device).type != 'cuda' or not torch.cuda.is_available():
-        print('error: this benchmark needs a CUDA device, and torch sees none (or --device names another); full-size '
-              'networks take hours for a picture on a CPU. Start it where there is a GPU.', file=sys.stderr)
+        print(
+            'error: this benchmark needs a CUDA device, and torch sees none (or --device names another); full-size '
+            'networks take hours for an image on a CPU. Start it where there is a GPU.',
+            file=sys.stderr,
+        )
         return 2
     rows = []
     for kind in args.kinds:

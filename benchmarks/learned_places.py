@@ -6,10 +6,11 @@ Run from the root of the repository::
     python benchmarks/learned_places.py work_dirs/bilevel_tiles/*/policy --name learned_places_tiles
 
 *spread*: the 95th over the 5th percentile of a policy's maps. *correlation*: of the maps of two policies for the same class or
-picture, the mean over them; policies that learned something about the product agree. With ``--data``, for maps of classes,
+image, the mean over them; policies that learned something about the product agree. With ``--data``, for maps of classes,
 *learned*: the area under the ROC curve of the map as a detector of the defect pixels of validation and test by their place in
 the frame, .5 knows nothing; beside it that of the plain density of the defects of training.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -51,13 +52,14 @@ def weighted_auc(scores: np.ndarray, positive: np.ndarray, negative: np.ndarray)
 
 
 def read_maps(policy: Path) -> dict[str, np.ndarray]:
-    """Return the maps of a policy by class number or by picture."""
+    """Return the maps of a policy by class number or by image."""
     if (policy / 'maps.npy').is_file():
         return {str(class_id): one for class_id, one in enumerate(np.load(policy / 'maps.npy')) if class_id}
     maps = {path.stem: np.load(path) for path in sorted((policy / 'maps').glob('*.npy'))}
     if not maps:
-        raise SystemExit(f'error: {policy} must hold maps.npy or maps/*.npy, but there are none; name policies that learned '
-                         'places.')
+        raise SystemExit(
+            f'error: {policy} must hold maps.npy or maps/*.npy, but there are none; name policies that learned places.'
+        )
     return maps
 
 
@@ -70,7 +72,9 @@ def agreement(policies: list[dict[str, np.ndarray]]) -> list[dict]:
     for (a, first), (b, second) in itertools.combinations(enumerate(policies), 2):
         shared = [name for name in first if name in second and first[name].std() > 0 and second[name].std() > 0]
         each = [np.corrcoef(first[name].ravel(), second[name].ravel())[0, 1] for name in shared]
-        rows.append(dict(policies=f'{a} and {b}', spread='–', correlation=round(float(np.mean(each)), 2) if each else '–'))
+        rows.append(
+            dict(policies=f'{a} and {b}', spread='–', correlation=round(float(np.mean(each)), 2) if each else '–')
+        )
     return rows
 
 
@@ -78,14 +82,23 @@ def detection(policies: list[dict[str, np.ndarray]], data: Path, classes: list[s
     """Return how well each map of a class finds defects that the policy has not seen."""
     count = len(classes)
     if any(sorted(maps) != [str(class_id) for class_id in range(1, count + 1)] for maps in policies):
-        raise SystemExit(f'error: with --data every policy must have one map for each of the {count} --classes, but there are '
-                         f'{sorted({len(maps) for maps in policies})}; name all classes, or leave --data out.')
+        raise SystemExit(
+            f'error: with --data every policy must have one map for each of the {count} --classes, but there are '
+            f'{sorted({len(maps) for maps in policies})}; name all classes, or leave --data out.'
+        )
     seen, unseen = (count_places(data, splits, count) for splits in (('train',), ('val', 'test')))
     plain, even = empirical_density(seen), np.ones((GRID, GRID))
-    return [{'policy': str(number), 'class': name, 'defect_pixels': int(unseen[class_id].sum()),
-             'learned': round(weighted_auc(maps[str(class_id)], unseen[class_id], even), 3),
-             'density_of_training': round(weighted_auc(plain[class_id], unseen[class_id], even), 3)}
-            for number, maps in enumerate(policies) for class_id, name in enumerate(classes, 1)]
+    return [
+        {
+            'policy': str(number),
+            'class': name,
+            'defect_pixels': int(unseen[class_id].sum()),
+            'learned': round(weighted_auc(maps[str(class_id)], unseen[class_id], even), 3),
+            'density_of_training': round(weighted_auc(plain[class_id], unseen[class_id], even), 3),
+        }
+        for number, maps in enumerate(policies)
+        for class_id, name in enumerate(classes, 1)
+    ]
 
 
 def main() -> None:

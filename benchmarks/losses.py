@@ -8,6 +8,7 @@ Every contestant of a group gets the same logits and labels and ends in a gradie
 PyTorch's allocator hands out above what was held before the call, from the memory events of its profiler (the peak of
 the resident set in a process of its own agrees); the 24 MiB of the gradient at 8x3x512x512 are part of it.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -42,9 +43,9 @@ def inputs(shape: tuple[int, ...]) -> tuple[Tensor, Tensor]:
     logits = torch.randn(shape, generator=generator, requires_grad=True)
     label = torch.zeros(shape[0], *shape[2:], dtype=torch.long)
     for image in label:
-        row, column = torch.randint(8, min(shape[2:]) - 40, (2, ), generator=generator).tolist()
-        image[row:row + 3, column:column + 30] = 1
-        image[column:column + 6, row:row + 6] = shape[1] - 1
+        row, column = torch.randint(8, min(shape[2:]) - 40, (2,), generator=generator).tolist()
+        image[row : row + 3, column : column + 30] = 1
+        image[column : column + 6, row : row + 6] = shape[1] - 1
         image[-8:] = 255
     return logits, label
 
@@ -66,8 +67,9 @@ def groups(logits: Tensor, label: Tensor) -> dict[str, dict[str, Callable[[], Te
             'SoftmaxFocalLoss plain autograd': lambda: softmax_focal_loss(logits, label, alpha=ALPHA, fused=False),
             'WeakBoxLoss': lambda: weak_box_loss(logits, label, tau=0.1),
             'mmseg CrossEntropyLoss': lambda: mmseg_ce(logits, label, ignore_index=255),
-            'kornia focal_loss gamma 2':
-            lambda: focal_loss(logits, label, alpha=None, gamma=2.0, reduction='mean', ignore_index=255),
+            'kornia focal_loss gamma 2': lambda: focal_loss(
+                logits, label, alpha=None, gamma=2.0, reduction='mean', ignore_index=255
+            ),
         },
         'sigmoid': {
             'torchvision sigmoid_focal_loss': lambda: torchvision_focal(logits, onehot, 0.25, 2.0, 'mean'),
@@ -105,6 +107,7 @@ def rows_of(shape: tuple[int, ...], seconds: float) -> list[dict]:
         def call() -> None:
             logits.grad = None
             loss().backward()
+
         return call
 
     rows = []
@@ -116,11 +119,19 @@ def rows_of(shape: tuple[int, ...], seconds: float) -> list[dict]:
             logits.grad = None
             memory[name] = peak_mib(call)
         first = next(iter(losses))
-        rows += [{
-            'group': group, 'loss': name, 'shape': 'x'.join(map(str, shape)), 'ms': times[name]['median_ms'],
-            'spread ms': times[name]['spread_ms'], 'time ratio': times[name]['median_ms'] / times[first]['median_ms'],
-            'peak MiB': memory[name], 'memory ratio': memory[name] / memory[first]
-        } for name in losses]
+        rows += [
+            {
+                'group': group,
+                'loss': name,
+                'shape': 'x'.join(map(str, shape)),
+                'ms': times[name]['median_ms'],
+                'spread ms': times[name]['spread_ms'],
+                'time ratio': times[name]['median_ms'] / times[first]['median_ms'],
+                'peak MiB': memory[name],
+                'memory ratio': memory[name] / memory[first],
+            }
+            for name in losses
+        ]
     return rows
 
 

@@ -9,6 +9,7 @@ the last number. anomalib is timed where it is installed. The second table runs 
 adds metrics: a share is the time of the metric divided by that of the network with mmseg's own post-processing, without
 loading of images, which makes a real share smaller.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -34,9 +35,9 @@ def maps(count: int, size: int, classes: int) -> list[tuple[Tensor, Tensor, Tens
     for index in range(count):
         label = torch.zeros(size, size, dtype=torch.long)
         for number in range(3 if index % 2 else 0):
-            top, left = torch.randint(0, size - 40, (2, ), generator=generator).tolist()
-            height, width = torch.randint(2, 20, (2, ), generator=generator).tolist()
-            label[top:top + height, left:left + width] = 1 + number % (classes - 1)
+            top, left = torch.randint(0, size - 40, (2,), generator=generator).tolist()
+            height, width = torch.randint(2, 20, (2,), generator=generator).tolist()
+            label[top : top + height, left : left + width] = 1 + number % (classes - 1)
         logits = torch.randn(classes, size, size, generator=generator)
         logits[0] += 5
         for k in range(1, classes):
@@ -47,7 +48,7 @@ def maps(count: int, size: int, classes: int) -> list[tuple[Tensor, Tensor, Tens
 
 def ours(data: list, groups: tuple[str, ...], **kwargs) -> dict[str, float]:
     """Judge all maps."""
-    counters = DefectCounters(CLASSES[:data[0][2].shape[0]], groups, **kwargs)
+    counters = DefectCounters(CLASSES[: data[0][2].shape[0]], groups, **kwargs)
     for item in data:
         counters.update(*item)
     return counters.compute()
@@ -56,6 +57,7 @@ def ours(data: list, groups: tuple[str, ...], **kwargs) -> dict[str, float]:
 def sorted_aupro(data: list) -> float:
     """AUPRO as it is usually written: keep all maps, label components, sort every score."""
     import cv2
+
     scores, normal, weight, regions = [], [], [], 0
     for _, label, logits in data:
         number, found = cv2.connectedComponents((label > 0).to(torch.uint8).numpy(), connectivity=8)
@@ -76,6 +78,7 @@ def sorted_aupro(data: list) -> float:
 def anomalib_aupro(data: list) -> float:
     """AUPRO of anomalib, as its evaluator calls it."""
     from anomalib.metrics.aupro import _AUPRO
+
     metric = _AUPRO(fpr_limit=0.3)
     for _, label, logits in data:
         metric.update((logits[1] - logits[0]).sigmoid()[None], (label > 0).int()[None])
@@ -88,9 +91,9 @@ def judge(seconds: float) -> list[dict]:
     contestants = {
         'all groups': lambda: ours(data, GROUPS),
         'all groups and a fit': lambda: ours(data, GROUPS, fit='IoU'),
-        'AUPRO only': lambda: ours(data, ('pro', )),
+        'AUPRO only': lambda: ours(data, ('pro',)),
         'all groups, 3 classes': lambda: ours(three, GROUPS),
-        'AUPRO by sorting': lambda: sorted_aupro(data)
+        'AUPRO by sorting': lambda: sorted_aupro(data),
     }
     if importlib.util.find_spec('anomalib') is not None:
         contestants['anomalib AUPRO'] = lambda: anomalib_aupro(data)
@@ -98,9 +101,16 @@ def judge(seconds: float) -> list[dict]:
     if 'anomalib AUPRO' in contestants:
         values['anomalib AUPRO'] = anomalib_aupro(data)
     times = common.race(contestants, seconds, warm_up=1, most=15)
-    return [{'contestant': name, 'ms for 100 maps': entry['median_ms'], 'spread ms': entry['spread_ms'],
-             'times all groups': entry['median_ms'] / times['all groups']['median_ms'],
-             'AUPRO30': round(values[name], 6) if name in values else ''} for name, entry in times.items()]
+    return [
+        {
+            'contestant': name,
+            'ms for 100 maps': entry['median_ms'],
+            'spread ms': entry['spread_ms'],
+            'times all groups': entry['median_ms'] / times['all groups']['median_ms'],
+            'AUPRO30': round(values[name], 6) if name in values else '',
+        }
+        for name, entry in times.items()
+    ]
 
 
 def validate(seconds: float) -> list[dict]:
@@ -115,6 +125,7 @@ def validate(seconds: float) -> list[dict]:
 
     from mmdefect.apis import load_config
     from mmdefect.evaluation import DefectMetric
+
     MMLogger.get_instance('benchmark', log_level='ERROR')
     init_default_scope('mmseg')
     root = Path(__file__).parents[1]
@@ -138,9 +149,12 @@ def validate(seconds: float) -> list[dict]:
                 return model.test_step(dict(inputs=[image], data_samples=[sample]))[0]
 
         result = run().to_dict()
-        metrics = {'mmseg IoUMetric': IoUMetric(iou_metrics=['mIoU']), 'DefectMetric, pixel': DefectMetric(),
-                   'DefectMetric of the configs (validation)': DefectMetric(groups=VALIDATION, calibration='fit'),
-                   'DefectMetric of the configs (test)': DefectMetric(groups='all', calibration='apply', offsets={})}
+        metrics = {
+            'mmseg IoUMetric': IoUMetric(iou_metrics=['mIoU']),
+            'DefectMetric, pixel': DefectMetric(),
+            'DefectMetric of the configs (validation)': DefectMetric(groups=VALIDATION, calibration='fit'),
+            'DefectMetric of the configs (test)': DefectMetric(groups='all', calibration='apply', offsets={}),
+        }
         for metric in metrics.values():
             metric.dataset_meta = dict(classes=CLASSES)
         contestants = {'network': run}
@@ -151,9 +165,15 @@ def validate(seconds: float) -> list[dict]:
         ends = common.race(ending, seconds / 2, warm_up=1)
         for name, entry in times.items():
             once = ends[name]['median_ms'] / 60 if name in ends else 0.0
-            rows.append({'network input': size, 'part': name, 'ms an image': entry['median_ms'] + once,
-                         'of which at the end': once,
-                         'share of the network': (entry['median_ms'] + once) / times['network']['median_ms']})
+            rows.append(
+                {
+                    'network input': size,
+                    'part': name,
+                    'ms an image': entry['median_ms'] + once,
+                    'of which at the end': once,
+                    'share of the network': (entry['median_ms'] + once) / times['network']['median_ms'],
+                }
+            )
     return rows
 
 
@@ -165,6 +185,7 @@ def _finish(metric, result: dict) -> None:
 
 def _pixels(label: Tensor):
     from mmengine.structures import PixelData
+
     return PixelData(data=label)
 
 

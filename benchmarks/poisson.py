@@ -3,10 +3,11 @@
     python benchmarks/poisson.py            # about two minutes
     python benchmarks/poisson.py --quick    # a few seconds, for a look
 
-OpenCV gets a destination that is only 16 pixels larger than the patch, 8-bit pictures, and a copy of the mask, because
-it overwrites the one it is given. We get float32 pictures and return float32. 'cached' has the factor of the mask,
+OpenCV gets a destination that is only 16 pixels larger than the patch, 8-bit images, and a copy of the mask, because
+it overwrites the one it is given. We get float32 images and return float32. 'cached' has the factor of the mask,
 'fresh' makes it within the timed call. 'disc' is a disc with a hole, 'rectangle' a full rectangle.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -14,13 +15,12 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
-from common import format_table, race, use_one_thread, write_record  # noqa: E402  (sets the number of threads)
+import cv2
+import numpy as np
+import torch
+from common import format_table, race, use_one_thread, write_record
 
-import cv2  # noqa: E402
-import numpy as np  # noqa: E402
-import torch  # noqa: E402
-
-from mmdefect.synthesis.blending import PoissonFactor, factorize, poisson_blend  # noqa: E402
+from mmdefect.synthesis.blending import PoissonFactor, factorize, poisson_blend
 
 SIDES = (32, 48, 64, 96, 128, 192, 256)
 BARS = {'cached_ratio': 3.0, 'fresh_ratio': 1.0, 'backward_ratio': 1.5, 'max_error': 1e-4}
@@ -50,38 +50,56 @@ def measure(shape: str, side: int, seconds: float) -> dict[str, object]:
     """Times, ratios and error of one mask."""
     random = np.random.default_rng(side)
     target_bytes, source_bytes = random.integers(0, 256, (2, side, side, 3), dtype=np.uint8)
-    target, source = (torch.from_numpy(picture).permute(2, 0, 1).float().contiguous() / 255
-                      for picture in (target_bytes, source_bytes))
+    target, source = (
+        torch.from_numpy(image).permute(2, 0, 1).float().contiguous() / 255 for image in (target_bytes, source_bytes)
+    )
     array = make_mask(shape, side)
     mask = torch.from_numpy(array)[None]
     factor, sparse = factorize(array), factorize(array, 'sparse')
     weight = torch.rand_like(target)
     leaves = target.clone().requires_grad_(), source.clone().requires_grad_()
     pasted = poisson_blend(*leaves, mask, factor)
-    times = race({
-        'opencv': opencv_paste(target_bytes, source_bytes, array),
-        'cached': lambda: poisson_blend(target, source, mask, factor),
-        'fresh': lambda: poisson_blend(target, source, mask),
-    }, seconds)
-    times |= race({
-        'forward': lambda: poisson_blend(*leaves, mask, factor),
-        'backward': lambda: torch.autograd.grad(pasted, leaves, weight, retain_graph=True),
-    }, seconds)
-    times |= race({
-        'cached_sparse': lambda: poisson_blend(target, source, mask, sparse),
-        'mixed': lambda: poisson_blend(target, source, mask, factor, mixed=True),
-        'sine_rectangle': lambda: poisson_blend(target, source, mask, domain='rectangle'),
-    }, seconds / 2)
+    times = race(
+        {
+            'opencv': opencv_paste(target_bytes, source_bytes, array),
+            'cached': lambda: poisson_blend(target, source, mask, factor),
+            'fresh': lambda: poisson_blend(target, source, mask),
+        },
+        seconds,
+    )
+    times |= race(
+        {
+            'forward': lambda: poisson_blend(*leaves, mask, factor),
+            'backward': lambda: torch.autograd.grad(pasted, leaves, weight, retain_graph=True),
+        },
+        seconds,
+    )
+    times |= race(
+        {
+            'cached_sparse': lambda: poisson_blend(target, source, mask, sparse),
+            'mixed': lambda: poisson_blend(target, source, mask, factor, mixed=True),
+            'sine_rectangle': lambda: poisson_blend(target, source, mask, domain='rectangle'),
+        },
+        seconds / 2,
+    )
     making = race({'factorize': lambda: factorize(array)}, seconds / 2, warm_up=1)
     exact = poisson_blend(target.double(), source.double(), mask, sparse, clamp=False)
-    errors = [(poisson_blend(target, source, mask, one, clamp=False) - exact).abs().max().item()
-              for one in (factor, None)]
+    errors = [
+        (poisson_blend(target, source, mask, one, clamp=False) - exact).abs().max().item() for one in (factor, None)
+    ]
     median = {name: figures['median_ms'] for name, figures in {**times, **making}.items()}
-    return {'mask': shape, 'side': side, 'pixels': int(array.sum()), 'backend': factor.backend,
-            'fresh_backend': PoissonFactor(array).backend,
-            'cached_ratio': median['opencv'] / median['cached'], 'fresh_ratio': median['opencv'] / median['fresh'],
-            'backward_ratio': median['backward'] / median['forward'], 'max_error': max(errors),
-            'times': {**times, **making}}
+    return {
+        'mask': shape,
+        'side': side,
+        'pixels': int(array.sum()),
+        'backend': factor.backend,
+        'fresh_backend': PoissonFactor(array).backend,
+        'cached_ratio': median['opencv'] / median['cached'],
+        'fresh_ratio': median['opencv'] / median['fresh'],
+        'backward_ratio': median['backward'] / median['forward'],
+        'max_error': max(errors),
+        'times': {**times, **making},
+    }
 
 
 def misses(row: dict[str, object]) -> list[str]:
@@ -96,9 +114,17 @@ def main() -> None:
     arguments = parser.parse_args()
     use_one_thread()
     rows = [measure(shape, side, 0.05 if arguments.quick else 0.8) for shape in ('disc', 'rectangle') for side in SIDES]
-    print(format_table([{**{key: row[key] for key in row if key != 'times'},
-                         **{f'{name} ms': figures['median_ms'] for name, figures in row['times'].items()}}
-                        for row in rows]))
+    print(
+        format_table(
+            [
+                {
+                    **{key: row[key] for key in row if key != 'times'},
+                    **{f'{name} ms': figures['median_ms'] for name, figures in row['times'].items()},
+                }
+                for row in rows
+            ]
+        )
+    )
     for row in rows:
         for name in misses(row):
             print(f'missed: {name} {row[name]:.3g} (bar {BARS[name]}) for {row["mask"]} {row["side"]}')

@@ -4,14 +4,15 @@ Run from the root of the repository, with a folder of real edits of a data set i
 
     python benchmarks/relabel.py data/wta512 data/wta512_edits/img_dir --prefix new_
 
-Sources are clean training pictures that have a real edit. Donors come from labelled training pictures that have none. Up
-to three defects are drawn for a picture: the first is pasted into source and edit (kept), the second into the source only
+Sources are clean training images that have a real edit. Donors come from labelled training images that have none. Up
+to three defects are drawn for an image: the first is pasted into source and edit (kept), the second into the source only
 (vanished), the third into the edit only (new). The edit is made in two ways:
 
 * ``diffusion``: the real edit plus what the pastes add, blurred as the autoencoder blurs. The noise is that of diffusion,
   but what the real edit added by itself has no label here, so precision is a lower bound;
 * ``simulated``: blur, tone and noise as measured on the real edits. Every pixel of its label is exact.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -28,16 +29,23 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from mmdefect.diffusion.pictures import read_picture
+from mmdefect.diffusion.images import read_image
 from mmdefect.diffusion.relabel import RelabelSettings, difference_of, relabel
-from mmdefect.diffusion.relabel_appearance import (STANDS_OUT, component_classes, find_surface, learn_appearance, nearest_class,
-                                                   pixel_features, visibility)
+from mmdefect.diffusion.relabel_appearance import (
+    STANDS_OUT,
+    component_classes,
+    find_surface,
+    learn_appearance,
+    nearest_class,
+    pixel_features,
+    visibility,
+)
 from mmdefect.diffusion.relabel_change import set_noise, to_lab
 from mmdefect.diffusion.relabel_checks import judge
 from mmdefect.diffusion.relabel_pairs import find_pairs, load_pair, read_label
 from mmdefect.synthesis.canvas import ArrayCanvas
 from mmdefect.synthesis.donor_cutting import CuttingRule
-from mmdefect.synthesis.donors import LabelledImage, build_library, DefectLibrary
+from mmdefect.synthesis.donors import DefectLibrary, LabelledImage, build_library
 from mmdefect.synthesis.engine import PasteEngine
 from mmdefect.synthesis.foreground import find_foreground
 from mmdefect.synthesis.location import location_codes
@@ -65,9 +73,9 @@ def measure_reconstruction(pairs) -> dict[str, float]:
 
 
 def simulate(target: np.ndarray, facts: dict, rng: np.random.Generator) -> np.ndarray:
-    """Return what the measured reconstruction would make of a picture; uint8 RGB."""
+    """Return what the measured reconstruction would make of an image; uint8 RGB."""
     blurred = blur(target, facts)
-    # An L unit of these dark grey pictures is about 2.4 grey levels.
+    # An L unit of these dark grey images is about 2.4 grey levels.
     slow = cv2.GaussianBlur(rng.normal(0, 1, target.shape[:2]).astype(np.float32), (0, 0), 20.0)
     slow *= 2.4 * facts['drift_sd'] / max(float(slow.std()), 1e-6)
     fine = cv2.GaussianBlur(rng.normal(0, 1, target.shape).astype(np.float32), (0, 0), 0.7)
@@ -75,14 +83,14 @@ def simulate(target: np.ndarray, facts: dict, rng: np.random.Generator) -> np.nd
     return np.clip(np.round(blurred + slow[..., None] + fine + 2.4 * facts['offset']), 0, 255).astype(np.uint8)
 
 
-def blur(picture: np.ndarray, facts: dict) -> np.ndarray:
-    """Return the picture as sharp as the autoencoder leaves it, float32."""
-    picture = picture.astype(np.float32)
-    return cv2.GaussianBlur(picture, (0, 0), facts['blur_sigma']) if facts['blur_sigma'] else picture
+def blur(photo: np.ndarray, facts: dict) -> np.ndarray:
+    """Return the image as sharp as the autoencoder leaves it, float32."""
+    photo = photo.astype(np.float32)
+    return cv2.GaussianBlur(photo, (0, 0), facts['blur_sigma']) if facts['blur_sigma'] else photo
 
 
 def paste_scenario(engine: PasteEngine, clean: np.ndarray, seed: int):
-    """Return source and target pictures (RGB) with their labels, and the masks of kept, vanished and new defects."""
+    """Return source and target images (RGB) with their labels, and the masks of kept, vanished and new defects."""
     codes = location_codes(clean.shape[:2], find_foreground(clean))
     empty = np.zeros(clean.shape[:2], np.uint8)
     drawn = engine.draw(Background(empty, codes, clean.shape[:2]), torch.Generator().manual_seed(seed), 'numpy')
@@ -98,10 +106,12 @@ def paste_scenario(engine: PasteEngine, clean: np.ndarray, seed: int):
 
 
 class Tally:
-    """Counts over pictures."""
+    """Counts over images."""
 
     def __init__(self) -> None:
-        self.overlap = {name: np.zeros((4, 2)) for name in ('new label', 'copied label')}  # any, each class, new defects
+        self.overlap = {
+            name: np.zeros((4, 2)) for name in ('new label', 'copied label')
+        }  # any, each class, new defects
         self.found = {key: [0, 0] for key in ('kept', 'vanished', *(f'new {a}-{b}' for a, b in SIZES))}
         self.drawn, self.stray = 0, 0
 
@@ -130,22 +140,29 @@ class Tally:
         rows = []
         for name, counts in self.overlap.items():
             ious = [round(float(a / max(b, 1)), 3) for a, b in counts]
-            rows.append(dict(edits=way, label=name, **dict(zip(('IoU', *(f'IoU {c}' for c in CLASSES[1:]), 'IoU new'), ious,
-                                                               strict=True))))
+            rows.append(
+                dict(
+                    edits=way,
+                    label=name,
+                    **dict(zip(('IoU', *(f'IoU {c}' for c in CLASSES[1:]), 'IoU new'), ious, strict=True)),
+                )
+            )
         return rows
 
     def recalls(self, way: str) -> dict:
-        values = {key.replace(f'-{10**9}', '+') + ' px' * key.startswith('new'): f'{a} of {b}'
-                  for key, (a, b) in self.found.items()}
+        values = {
+            key.replace(f'-{10**9}', '+') + ' px' * key.startswith('new'): f'{a} of {b}'
+            for key, (a, b) in self.found.items()
+        }
         return dict(edits=way, **values, drawn=self.drawn, stray=self.stray)
 
 
-def class_accuracy(pictures: list, folds: int = 2) -> dict[str, str]:
-    """Tell the class of each source defect from its looks, learned from the other half of the pictures."""
+def class_accuracy(photos: list, folds: int = 2) -> dict[str, str]:
+    """Tell the class of each source defect from its looks, learned from the other half of the images."""
     right = {k: [0, 0] for k in range(1, len(CLASSES))}
     for fold in range(folds):
-        learned = learn_appearance((p for i, p in enumerate(pictures) if i % folds != fold), len(CLASSES))
-        for image, label in pictures[fold::folds]:
+        learned = learn_appearance((p for i, p in enumerate(photos) if i % folds != fold), len(CLASSES))
+        for image, label in photos[fold::folds]:
             lab = to_lab(image)
             contrast = lab - find_surface(lab, label)
             features, seen = pixel_features(lab, contrast), visibility(contrast)
@@ -164,8 +181,8 @@ def main() -> None:
     parser.add_argument('data', type=Path)
     parser.add_argument('edits', type=Path)
     parser.add_argument('--prefix', default='')
-    parser.add_argument('--pictures', type=int, default=40)
-    parser.add_argument('--repeats', type=int, default=2, help='scenarios for each picture')
+    parser.add_argument('--images', type=int, default=40)
+    parser.add_argument('--repeats', type=int, default=2, help='scenarios for each image')
     parser.add_argument('--blend', default='feather', help='of the pastes, see PolicySpec')
     args = parser.parse_args()
     common.use_one_thread()
@@ -175,38 +192,68 @@ def main() -> None:
     edited = {pair.source.name for pair in pairs}
     donors = [(path, read_label(labels / path.name, 3)) for path in sorted(images.glob('*.png'))]
     donors = [(path, label) for path, label in donors if label.any()]
-    appearance = learn_appearance(((read_picture(p), label) for p, label in donors), len(CLASSES))
+    appearance = learn_appearance(((read_image(p), label) for p, label in donors), len(CLASSES))
     noise = set_noise(difference_of(p.source, p.edit).astype(np.float16) for p in loaded)
     settings = RelabelSettings()
-    clean = [p for p in loaded if not p.label.any()
-             and judge(p.source, p.edit, p.label, relabel(p.source, p.edit, p.label, appearance, noise, settings=settings)).accepted]
+    clean = [
+        p
+        for p in loaded
+        if not p.label.any()
+        and judge(
+            p.source, p.edit, p.label, relabel(p.source, p.edit, p.label, appearance, noise, settings=settings)
+        ).accepted
+    ]
     facts = measure_reconstruction(clean)
     print('reconstruction, measured:', {k: round(v, 3) for k, v in facts.items()})
     tallies = {'diffusion': Tally(), 'simulated': Tally()}
     with tempfile.TemporaryDirectory() as folder:
-        free = [LabelledImage(str(path), lambda path=path, label=label: (read_picture(path), label),
-                              hashlib.sha256(path.read_bytes()).hexdigest()) for path, label in donors if path.name not in edited]
+        free = [
+            LabelledImage(
+                str(path),
+                lambda path=path, label=label: (read_image(path), label),
+                hashlib.sha256(path.read_bytes()).hexdigest(),
+            )
+            for path, label in donors
+            if path.name not in edited
+        ]
         build_library(free, CuttingRule(), Path(folder) / 'library')
-        policy = dict(number={3: 1}, places=dict(density=1, source=1), blends={args.blend: 1}, max_extent=0.25, label='mask',
-                      tolerance=0.024)
+        policy = dict(
+            number={3: 1},
+            places=dict(density=1, source=1),
+            blends={args.blend: 1},
+            max_extent=0.25,
+            label='mask',
+            tolerance=0.024,
+        )
         engine = PasteEngine(DefectLibrary(Path(folder) / 'library'), policy)
-        for index, pair in enumerate(clean[:args.pictures]):
+        for index, pair in enumerate(clean[: args.photos]):
             for repeat in range(args.repeats):
                 seed = 1000 * repeat + index
                 source, source_label, target, truth, masks = paste_scenario(engine, pair.source, seed)
                 added = blur(target, facts) - blur(pair.source, facts)
-                ways = dict(diffusion=np.clip(np.round(pair.edit + added), 0, 255).astype(np.uint8),
-                            simulated=simulate(target, facts, np.random.default_rng(seed)))
+                ways = dict(
+                    diffusion=np.clip(np.round(pair.edit + added), 0, 255).astype(np.uint8),
+                    simulated=simulate(target, facts, np.random.default_rng(seed)),
+                )
                 for way, edit in ways.items():
                     found = relabel(source, edit, source_label, appearance, noise, settings=settings)
                     tallies[way].add(found.label, source_label, truth, masks)
     overlaps = [row for way, tally in tallies.items() for row in tally.rows(way)]
     recalls = [tally.recalls(way) for way, tally in tallies.items()]
-    accuracy = class_accuracy([(read_picture(p), label) for p, label in donors])
+    accuracy = class_accuracy([(read_image(p), label) for p, label in donors])
     print(common.format_table(overlaps), common.format_table(recalls), sep='\n\n')
     print('class of source defects, two folds:', accuracy)
-    path = common.write_record('relabel', dict(reconstruction=facts, overlaps=overlaps, recalls=recalls, classes=accuracy,
-                                               clean_pictures=len(clean), free_pictures=len(free)))
+    path = common.write_record(
+        'relabel',
+        dict(
+            reconstruction=facts,
+            overlaps=overlaps,
+            recalls=recalls,
+            classes=accuracy,
+            clean_images=len(clean),
+            free_images=len(free),
+        ),
+    )
     print(path)
 
 

@@ -6,6 +6,7 @@
 Wall time, because waiting is what is measured; the contestants run in turns, so that a busy machine slows all alike.
 Each section replaces its part of the record, with the load of the machine at that time.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -20,19 +21,19 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(Path(__file__).resolve().parent), str(ROOT)]
-from common import RESULTS, environment, format_table  # noqa: E402  (sets the number of threads)
+from common import RESULTS, environment, format_table
 
-from mmdefect.experiments import claims, states  # noqa: E402
-from mmdefect.experiments.engine import Engine  # noqa: E402
-from mmdefect.experiments.pool import Slots  # noqa: E402
-from mmdefect.experiments.progress import read_progress  # noqa: E402
-from mmdefect.experiments.ray_tasks import RayTasks  # noqa: E402
-from mmdefect.experiments.run import run_batch  # noqa: E402
-from mmdefect.experiments.spec import Batch, Tools, find_jobs  # noqa: E402
+from mmdefect.experiments import claims, states
+from mmdefect.experiments.engine import Engine
+from mmdefect.experiments.pool import Slots
+from mmdefect.experiments.progress import read_progress
+from mmdefect.experiments.ray_tasks import RayTasks
+from mmdefect.experiments.run import run_batch
+from mmdefect.experiments.spec import Batch, Tools, find_jobs
 
 RECORD = RESULTS / 'scale.json'
 #: A training tool of one thread: arithmetic in place of a network, and the files of a training.
-TRAIN = '''
+TRAIN = """
 import json, sys, zipfile
 from pathlib import Path
 import numpy as np
@@ -46,7 +47,7 @@ log.write_text(json.dumps(dict(lr=.1, iter=1, step=1)) + '\\n' + json.dumps(dict
 with zipfile.ZipFile(folder / 'iter_1.pth', 'w') as file:
     file.writestr('a', 'b')
 (folder / 'last_checkpoint').write_text(str(folder / 'iter_1.pth'))
-'''
+"""
 TEST = "print('Iter(test) [1/1]    aAcc: 99.9000  mIoU: 50.0000  data_time: 0.0046  time: 0.0373')\n"
 
 
@@ -89,6 +90,7 @@ def slots(rounds: int, steps: int) -> list[dict[str, object]]:
 def ray(rounds: int, steps: int) -> list[dict[str, object]]:
     """The same jobs on two slots and on a Ray of two cores that is up already; and how long Ray takes to come up."""
     from mmdefect.experiments.ray_cluster import connected
+
     times: dict[str, list[float]] = {'two slots': [], 'Ray, two cores': []}
     begun = time.perf_counter()
     with connected('local', 2, 0), tempfile.TemporaryDirectory() as folder:
@@ -96,8 +98,10 @@ def ray(rounds: int, steps: int) -> list[dict[str, object]]:
         for _ in range(rounds):
             for name, engine in (('two slots', Slots(2, 1)), ('Ray, two cores', RayTasks(threads=1))):
                 times[name].append(seconds_of(Path(folder), 4, steps, engine))
-    return [*rows_of(times, 'two slots', 'engine'),
-            {'engine': 'start of a local Ray', 'seconds': round(start, 2), 'spread': 0.0, 'throughput': ''}]
+    return [
+        *rows_of(times, 'two slots', 'engine'),
+        {'engine': 'start of a local Ray', 'seconds': round(start, 2), 'spread': 0.0, 'throughput': ''},
+    ]
 
 
 def rows_of(times: dict[str, list[float]], reference: str, column: str) -> list[dict[str, object]]:
@@ -105,8 +109,14 @@ def rows_of(times: dict[str, list[float]], reference: str, column: str) -> list[
     rows = []
     for name, values in times.items():
         ratios = [base / value for base, value in zip(times[reference], values, strict=True)]
-        rows.append({column: name, 'seconds': round(statistics.median(values), 2),
-                     'spread': round(max(values) - min(values), 2), 'throughput': round(statistics.median(ratios), 2)})
+        rows.append(
+            {
+                column: name,
+                'seconds': round(statistics.median(values), 2),
+                'spread': round(max(values) - min(values), 2),
+                'throughput': round(statistics.median(ratios), 2),
+            }
+        )
     return rows
 
 
@@ -124,8 +134,11 @@ def planner(jobs: int = 1000) -> list[dict[str, object]]:
             rows.append({'what': what, 'ms': round(1e3 * (time.perf_counter() - begun) / count, 3)})
 
         place = [project / 'exp' / 'a' / f'm{number}' for number in range(jobs)]
-        timed('write a state (replaced whole, synced)',
-              lambda n: states.write_state(place[n], states.JobState(f'a/m{n}')), jobs)
+        timed(
+            'write a state (replaced whole, synced)',
+            lambda n: states.write_state(place[n], states.JobState(f'a/m{n}')),
+            jobs,
+        )
         timed('claim and release a job', lambda n: claims.release(place[n], claims.take(place[n], owner)), jobs)
         timed('read a state', lambda n: states.read_state(place[n]), jobs)
         timed(f'table of {jobs} jobs', lambda n: read_progress(project), 1)
@@ -137,8 +150,10 @@ def synthesis(count: int) -> list[dict[str, object]]:
     from mmdefect.apis.bulk import _make_writer
     from mmdefect.experiments.bulk import Workers, map_items
     from tests.helpers.data import write_wta
+
     times: dict[str, list[float]] = {'this process': [], 'two processes': []}
     from functools import partial
+
     leaf = str(ROOT / 'configs/fast_scnn/fast-scnn_paste-poisson_2k_wta-256.py')
     with tempfile.TemporaryDirectory() as folder:
         os.environ['MMDEFECT_CACHE'] = f'{folder}/cache'
@@ -159,25 +174,51 @@ def synthesis(count: int) -> list[dict[str, object]]:
 def ranks(iterations: int) -> list[dict[str, object]]:
     """Fast-SCNN at 128 pixels, batch 8: one process, and two with batch 4 each; seconds of an update from the log."""
     from tests.helpers.data import write_wta
+
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         write_wta(Path(folder) / 'data', dict(train=8, val=2, test=2), size_hw=(128, 128))
         for count in (1, 2):
             work = Path(folder) / str(count)
-            options = [f'data_root={folder}/data', 'crop_size=(128,128)', 'image_scale=(128,128)',
-                       f'train_dataloader.batch_size={8 // count}', 'train_dataloader.num_workers=0',
-                       'train_dataloader.persistent_workers=False', 'val_dataloader.num_workers=0',
-                       'val_dataloader.persistent_workers=False', f'train_cfg.max_iters={iterations}',
-                       f'train_cfg.val_interval={iterations}', 'default_hooks.logger.interval=1']
-            subprocess.run(['bash', str(ROOT / 'tools/dist_train.sh'),
-                            str(ROOT / 'configs/fast_scnn/fast-scnn_baseline_2k_wta-256.py'), str(count), '--work-dir',
-                            str(work), '--cfg-options', *options], check=True, capture_output=True,
-                           env={**os.environ, 'PYTHON': sys.executable})
+            options = [
+                f'data_root={folder}/data',
+                'crop_size=(128,128)',
+                'image_scale=(128,128)',
+                f'train_dataloader.batch_size={8 // count}',
+                'train_dataloader.num_workers=0',
+                'train_dataloader.persistent_workers=False',
+                'val_dataloader.num_workers=0',
+                'val_dataloader.persistent_workers=False',
+                f'train_cfg.max_iters={iterations}',
+                f'train_cfg.val_interval={iterations}',
+                'default_hooks.logger.interval=1',
+            ]
+            subprocess.run(
+                [
+                    'bash',
+                    str(ROOT / 'tools/dist_train.sh'),
+                    str(ROOT / 'configs/fast_scnn/fast-scnn_baseline_2k_wta-256.py'),
+                    str(count),
+                    '--work-dir',
+                    str(work),
+                    '--cfg-options',
+                    *options,
+                ],
+                check=True,
+                capture_output=True,
+                env={**os.environ, 'PYTHON': sys.executable},
+            )
             lines = [json.loads(line) for line in next(work.rglob('scalars.json')).read_text().splitlines()]
             seconds = [line['time'] for line in lines if 'lr' in line][3:]
             update = statistics.median(seconds)
-            rows.append({'processes': count, 'batch of each': 8 // count, 's an update': round(update, 3),
-                         'images a second': round(8 / update, 1)})
+            rows.append(
+                {
+                    'processes': count,
+                    'batch of each': 8 // count,
+                    's an update': round(update, 3),
+                    'images a second': round(8 / update, 1),
+                }
+            )
     return rows
 
 
@@ -198,19 +239,29 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     args = parse_args()
     record = json.loads(RECORD.read_text()) if RECORD.is_file() else {}
-    calls = {'slots': lambda: slots(args.rounds, args.steps), 'ray': lambda: ray(args.rounds, args.steps),
-             'planner': planner, 'synthesis': lambda: synthesis(args.images), 'ranks': lambda: ranks(args.iterations)}
+    calls = {
+        'slots': lambda: slots(args.rounds, args.steps),
+        'ray': lambda: ray(args.rounds, args.steps),
+        'planner': planner,
+        'synthesis': lambda: synthesis(args.images),
+        'ranks': lambda: ranks(args.iterations),
+    }
     for section in args.sections:
         if not args.table:
             rows = calls[section]()
-            record[section] = {'metadata': {**environment(('torch', 'ray', 'onedl-mmengine')), 'clock': 'wall time'},
-                               'results': rows}
+            record[section] = {
+                'metadata': {**environment(('torch', 'ray', 'onedl-mmengine')), 'clock': 'wall time'},
+                'results': rows,
+            }
             RECORD.parent.mkdir(exist_ok=True)
             RECORD.write_text(json.dumps(record, indent=1) + '\n')
         if section in record:
             facts = record[section]['metadata']
-            print(f'{section} (commit {facts["commit"]}, load {facts["load_average_1min"]})\n'
-                  f'{format_table(record[section]["results"])}\n', flush=True)
+            print(
+                f'{section} (commit {facts["commit"]}, load {facts["load_average_1min"]})\n'
+                f'{format_table(record[section]["results"])}\n',
+                flush=True,
+            )
 
 
 if __name__ == '__main__':

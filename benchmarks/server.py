@@ -9,6 +9,7 @@ process of its own. Server and offline take turns; the rate is of wall time, sin
 cores with the model, as they would on a plant's machine. The clients run in this process, over connections that stay. Processor time of an image, in the server's process and
 in the offline one, stands beside the rates: on a busy machine it is the better comparison.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -30,7 +31,7 @@ import numpy as np
 
 ROOT = Path(__file__).resolve().parents[1]
 BATCH = 8
-OFFLINE = '''
+OFFLINE = """
 import json, sys, time
 import cv2, numpy as np
 from mmdefect.deployment import load_predictor
@@ -49,13 +50,14 @@ for line in sys.stdin:
         count += len(files)
     rate = count / (time.perf_counter() - start)
     print(json.dumps([rate, 1e3 * (time.process_time() - cpu) / count]), flush=True)
-'''
+"""
 
 
 def write_images(folder: Path, size: int) -> list[Path]:
-    """Write a batch of pictures of the demo data as JPEG."""
+    """Write a batch of images of the demo data as JPEG."""
     from mmdefect.demo.write import write_demo_dataset
-    write_demo_dataset(folder / 'demo', ('wta', ), 2 * BATCH, (size, size), 0, False)
+
+    write_demo_dataset(folder / 'demo', ('wta',), 2 * BATCH, (size, size), 0, False)
     paths = []
     for k, path in enumerate(sorted((folder / 'demo').rglob('img_dir/*/*'))[:BATCH]):
         paths.append(folder / f'{k}.jpg')
@@ -67,8 +69,13 @@ class Offline:
     """The model without a server, in a process that waits for its turns."""
 
     def __init__(self, model: Path, threads: int, images: list[Path]) -> None:
-        self.process = subprocess.Popen([sys.executable, '-c', OFFLINE, str(model), str(threads), *map(str, images)],
-                                        cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self.process = subprocess.Popen(
+            [sys.executable, '-c', OFFLINE, str(model), str(threads), *map(str, images)],
+            cwd=ROOT,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
         assert self.process.stdout.readline() == 'ready\n'
 
     def rate(self, seconds: float, decode: bool) -> tuple[float, float]:
@@ -87,8 +94,22 @@ class Server:
 
     def __init__(self, model: Path, threads: int) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, 'tools/serve.py', str(model), '--port', '0', '--threads', str(threads), '--max-batch',
-             str(BATCH)], cwd=ROOT, stdout=subprocess.PIPE, text=True, env={**os.environ, 'OMP_NUM_THREADS': '1'})
+            [
+                sys.executable,
+                'tools/serve.py',
+                str(model),
+                '--port',
+                '0',
+                '--threads',
+                str(threads),
+                '--max-batch',
+                str(BATCH),
+            ],
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, 'OMP_NUM_THREADS': '1'},
+        )
         self.port = int(next(line for line in self.process.stdout if 'http://' in line).rsplit(':', 1)[1])
 
     def connect(self) -> http.client.HTTPConnection:
@@ -121,7 +142,7 @@ class Server:
                 times.extend(own)
 
         start = time.perf_counter()
-        threads = [threading.Thread(target=ask, args=(k, )) for k in range(clients)]
+        threads = [threading.Thread(target=ask, args=(k,)) for k in range(clients)]
         for thread in threads:
             thread.start()
         for thread in threads:
@@ -165,14 +186,25 @@ def measure(model: Path, threads: int, images: list[Path], rounds: int, seconds:
         server.close()
     middle = {name: statistics.median(values) for name, values in rates.items()}
     cpu_ms = {name: statistics.median(values) for name, values in processor.items()}
-    return [{
-        'model_threads': threads, 'clients': clients, 'images_per_s': middle[name], 'offline_per_s': middle['offline'],
-        'offline_with_decoding_per_s': middle['with_decoding'], 'share_of_offline': middle[name] / middle['offline'],
-'cpu_ms': cpu_ms[name], 'offline_cpu_ms': cpu_ms['offline'],
-        'mean_batch': sizes[name], 'requests': len(times[name]),
-        'p50_ms': 1e3 * float(np.percentile(times[name], 50)), 'p99_ms': 1e3 * float(np.percentile(times[name], 99)),
-        'memory_mib': (memory + grown) / 2**20, 'grown_mib': grown / 2**20,
-    } for name, clients in (('one', 1), ('many', BATCH))]
+    return [
+        {
+            'model_threads': threads,
+            'clients': clients,
+            'images_per_s': middle[name],
+            'offline_per_s': middle['offline'],
+            'offline_with_decoding_per_s': middle['with_decoding'],
+            'share_of_offline': middle[name] / middle['offline'],
+            'cpu_ms': cpu_ms[name],
+            'offline_cpu_ms': cpu_ms['offline'],
+            'mean_batch': sizes[name],
+            'requests': len(times[name]),
+            'p50_ms': 1e3 * float(np.percentile(times[name], 50)),
+            'p99_ms': 1e3 * float(np.percentile(times[name], 99)),
+            'memory_mib': (memory + grown) / 2**20,
+            'grown_mib': grown / 2**20,
+        }
+        for name, clients in (('one', 1), ('many', BATCH))
+    ]
 
 
 def export_default(folder: Path) -> Path:
@@ -180,6 +212,7 @@ def export_default(folder: Path) -> Path:
     sys.path.insert(0, str(ROOT))
     from mmdefect.apis.export import export
     from tests.helpers.deployment import write_checkpoint
+
     out = folder / 'fast-scnn.onnx'
     export(write_checkpoint(folder / 'checkpoint.pth'), out)
     return out
@@ -199,8 +232,12 @@ def main() -> None:
         images = write_images(Path(folder), args.size)
         rows = [row for threads in args.threads for row in measure(model, threads, images, args.rounds, args.seconds)]
     print(common.format_table(rows))
-    metadata = {'clock': 'wall time', 'model': model.name, 'size': args.size, **common.environment(
-        ['numpy', 'opencv-python', 'onnxruntime', 'fastapi', 'uvicorn'])}
+    metadata = {
+        'clock': 'wall time',
+        'model': model.name,
+        'size': args.size,
+        **common.environment(['numpy', 'opencv-python', 'onnxruntime', 'fastapi', 'uvicorn']),
+    }
     metadata['clock'] = 'wall time'
     print(common.write_record('server', rows, metadata, args.out))
 

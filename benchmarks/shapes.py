@@ -7,6 +7,7 @@ Run from the root of the repository::
 anomalib is a peer, not a dependency: install it in an environment of its own and name its site-packages, or the folder
 of an unpacked wheel. Without it the Perlin rows say so.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -71,7 +72,7 @@ def pil_label(new: Image.Image, old: Image.Image, box: tuple[int, int, int, int]
     if box is not None:
         change = np.abs(np.asarray(new.crop(box)).astype(np.int16) - np.asarray(old.crop(box)))
         largest = np.maximum(np.maximum(change[..., 0], change[..., 1]), change[..., 2])  # faster than over an axis
-        label[box[1]:box[3], box[0]:box[2]] = largest > 1
+        label[box[1] : box[3], box[0] : box[2]] = largest > 1
     return label
 
 
@@ -83,13 +84,14 @@ def pil_views(image: Image.Image) -> tuple:
 def pil_3way(image: Image.Image, finish: str) -> tuple:
     """Return three views as PIL makes them, as arrays with exact labels, or as float tensors with int64 labels."""
     views = pil_views(image)
-    if finish == 'pictures':
+    if finish == 'images':
         return views
     labels = [pil_label(view, image, box) for view, box in views]
     if finish == 'arrays':
         return tuple((np.asarray(view), label) for (view, _), label in zip(views, labels, strict=True))
-    return tuple((TO_TENSOR(view), torch.from_numpy(label).long())
-                 for (view, _), label in zip(views, labels, strict=True))
+    return tuple(
+        (TO_TENSOR(view), torch.from_numpy(label).long()) for (view, _), label in zip(views, labels, strict=True)
+    )
 
 
 def pil_one(make: Callable, image: Image.Image) -> tuple:
@@ -103,21 +105,33 @@ def cutpaste_rows(sizes: list[int], seconds: float) -> list[dict]:
     rows = []
     for size in sizes:
         pixels = np.random.default_rng(0).integers(0, 256, (size // 8, size // 8, 3), dtype=np.uint8)
-        picture = Image.fromarray(pixels).resize((size, size), Image.Resampling.BICUBIC)
-        tensor, generator = TO_TENSOR(picture), torch.Generator().manual_seed(0)
+        photo = Image.fromarray(pixels).resize((size, size), Image.Resampling.BICUBIC)
+        tensor, generator = TO_TENSOR(photo), torch.Generator().manual_seed(0)
         random.seed(0)
         torch.manual_seed(0)  # ColorJitter draws from the global generator
-        array = np.asarray(picture)
+        array = np.asarray(photo)
         arrays = functools.partial(cut_paste_3way_array, array, generator, is_bgr=False)
-        races = [('3-way, 8-bit arrays and exact labels', arrays, lambda: pil_3way(picture, 'arrays')),
-                 ('3-way, float tensors and exact labels', lambda: cut_paste_3way(tensor, generator),
-                  lambda: pil_3way(picture, 'tensors')),
-                 ('3-way, 8-bit arrays and exact labels, PIL stops at pictures without labels', arrays,
-                  lambda: pil_3way(picture, 'pictures'))]
+        races = [
+            ('3-way, 8-bit arrays and exact labels', arrays, lambda: pil_3way(photo, 'arrays')),
+            (
+                '3-way, float tensors and exact labels',
+                lambda: cut_paste_3way(tensor, generator),
+                lambda: pil_3way(photo, 'tensors'),
+            ),
+            (
+                '3-way, 8-bit arrays and exact labels, PIL stops at images without labels',
+                arrays,
+                lambda: pil_3way(photo, 'images'),
+            ),
+        ]
         for kind, make in (('normal', pil_normal), ('scar', pil_scar)):
-            races.append((f'{kind}, 8-bit array and label',
-                          functools.partial(cut_paste_array, array, generator, kind=kind, is_bgr=False),
-                          functools.partial(pil_one, make, picture)))
+            races.append(
+                (
+                    f'{kind}, 8-bit array and label',
+                    functools.partial(cut_paste_array, array, generator, kind=kind, is_bgr=False),
+                    functools.partial(pil_one, make, photo),
+                )
+            )
         for work, ours, theirs in races:
             rows.append(compare(f'CutPaste {work}', size, ours, theirs, 'PIL', seconds))
     return rows
@@ -127,11 +141,17 @@ def compare(work: str, size: int, ours: Callable, theirs: Callable | None, peer:
     """Return one row of the table; without a peer, its columns say so."""
     times = common.race({'mmdefect': ours} | ({'peer': theirs} if theirs else {}), seconds)
     own, other = times['mmdefect'], times.get('peer')
-    return {'work': work, 'size': size, 'mmdefect ms': own['median_ms'], 'spread ms': own['spread_ms'], 'peer': peer,
-            'peer ms': other['median_ms'] if other else 'not installed',
-            'peer spread ms': other['spread_ms'] if other else 'not installed',
-            'times faster': round(other['median_ms'] / own['median_ms'], 2) if other else 'not installed',
-            'by minimum': round(other['min_ms'] / own['min_ms'], 2) if other else 'not installed'}
+    return {
+        'work': work,
+        'size': size,
+        'mmdefect ms': own['median_ms'],
+        'spread ms': own['spread_ms'],
+        'peer': peer,
+        'peer ms': other['median_ms'] if other else 'not installed',
+        'peer spread ms': other['spread_ms'] if other else 'not installed',
+        'times faster': round(other['median_ms'] / own['median_ms'], 2) if other else 'not installed',
+        'by minimum': round(other['min_ms'] / own['min_ms'], 2) if other else 'not installed',
+    }
 
 
 def import_anomalib(path: Path | None) -> types.ModuleType | None:
@@ -172,7 +192,7 @@ def perlin_rows(sizes: list[int], seconds: float, peer: types.ModuleType | None)
 
         def noise(size: int = size, generator: torch.Generator = generator) -> torch.Tensor:
             octaves = torch.randint(0, 6, (2,), generator=generator).tolist()
-            return perlin_noise((size, size), (2**octaves[0], 2**octaves[1]), octaves[0])
+            return perlin_noise((size, size), (2 ** octaves[0], 2 ** octaves[1]), octaves[0])
 
         anomaly = functools.partial(perlin_anomaly, image, generator)
         upright = functools.partial(anomaly, ranges=PerlinRanges(rotation_range=(0, 0)))
@@ -181,10 +201,12 @@ def perlin_rows(sizes: list[int], seconds: float, peer: types.ModuleType | None)
         if peer is not None:
             their_noise = functools.partial(peer.generate_perlin_noise, size, size, device=torch.device('cpu'))
             their_anomaly = functools.partial(peer.PerlinAnomalyGenerator(probability=1.0), image)
-        races = [('noise against its noise', noise, their_noise),
-                 ('whole anomaly against its noise alone', anomaly, their_noise),
-                 ('whole anomaly, not rotated, against its noise alone', upright, their_noise),
-                 ('whole anomaly against its whole generator', anomaly, their_anomaly)]
+        races = [
+            ('noise against its noise', noise, their_noise),
+            ('whole anomaly against its noise alone', anomaly, their_noise),
+            ('whole anomaly, not rotated, against its noise alone', upright, their_noise),
+            ('whole anomaly against its whole generator', anomaly, their_anomaly),
+        ]
         rows += [compare(f'Perlin {work}', size, ours, theirs, 'anomalib', seconds) for work, ours, theirs in races]
     return rows
 
@@ -192,12 +214,14 @@ def perlin_rows(sizes: list[int], seconds: float, peer: types.ModuleType | None)
 def operation_rows(seconds: float) -> list[dict]:
     """Time drawing and applying the operations; no peer does these steps on a defect and its mask."""
     rows, generator = [], torch.Generator().manual_seed(0)
-    cases = (('8 operations, flips and elastic, half of each', OperationRanges()),
-             ('all 8 operations, flips and elastic', OperationRanges(probability=1, elastic_probability=1)),
-             ('all 8 operations', OperationRanges(probability=1, flip_probability=0, elastic_probability=0)))
+    cases = (
+        ('8 operations, flips and elastic, half of each', OperationRanges()),
+        ('all 8 operations, flips and elastic', OperationRanges(probability=1, elastic_probability=1)),
+        ('all 8 operations', OperationRanges(probability=1, flip_probability=0, elastic_probability=0)),
+    )
     for size in (32, 96):
         patch, mask = torch.rand(3, size, size), torch.zeros(1, size, size)
-        mask[:, size // 4:3 * size // 4, size // 3:2 * size // 3] = 1
+        mask[:, size // 4 : 3 * size // 4, size // 3 : 2 * size // 3] = 1
         for work, ranges in cases:
             times = common.race({work: lambda: augment_defect(patch, mask, generator, ranges)}, seconds)[work]
             rows.append({'work': work, 'crop': size, 'ms': times['median_ms'], 'spread ms': times['spread_ms']})
@@ -217,12 +241,20 @@ def main() -> None:
     operations = operation_rows(arguments.seconds)
     print(common.format_table(rows), '\n')
     print(common.format_table(operations), '\n')
-    versions = {'anomalib': anomalib_version(arguments.anomalib) if peer else 'not installed',
-                **{name: importlib.metadata.version(name) for name in ('pillow', 'torchvision')}}
+    versions = {
+        'anomalib': anomalib_version(arguments.anomalib) if peer else 'not installed',
+        **{name: importlib.metadata.version(name) for name in ('pillow', 'torchvision')},
+    }
     # the record travels: where the peer lies on this machine does not
     command = ' '.join('SITE_PACKAGES' if word == str(arguments.anomalib) else word for word in ['python', *sys.argv])
-    print(common.write_record('shapes', {'against peers': rows, 'operations': operations},
-                              {'peers': versions, 'command': command}, arguments.out))
+    print(
+        common.write_record(
+            'shapes',
+            {'against peers': rows, 'operations': operations},
+            {'peers': versions, 'command': command},
+            arguments.out,
+        )
+    )
 
 
 if __name__ == '__main__':

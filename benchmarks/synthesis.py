@@ -3,9 +3,10 @@
     python benchmarks/synthesis.py                     # everything, and the table of all benchmarks of the engine
     python benchmarks/synthesis.py --only paste loader # some parts: library, paste, batch, memory, loader, training; or table
 
-Without ``--data`` (a folder in the layout of the WTA set) demo pictures are rendered. The table takes what
+Without ``--data`` (a folder in the layout of the WTA set) demo images are rendered. The table takes what
 ``benchmarks/poisson.py`` and ``benchmarks/shapes.py`` recorded.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -39,20 +40,20 @@ PASTES = 80
 #: Shapes of each donor in the rows with kept ones.
 VARIANTS = 4
 BATCHES = (1, 4, 16, 64)
-#: Pictures of the loader and the training.
+#: Images of the loader and the training.
 LOADED = 24
 #: Untimed iterations of each training.
 WARM_UP = 8
 
 
 def read_pair(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Return a picture, RGB, and its label map."""
+    """Return an image, RGB, and its label map."""
     label = cv2.imread(str(path).replace('img_dir', 'ann_dir'), cv2.IMREAD_UNCHANGED)
     return cv2.imread(str(path))[..., ::-1], label
 
 
 def open_donors(data: Path, folder: Path) -> tuple[DefectLibrary, list[Path]]:
-    """Return the library of the training split, and its clean pictures."""
+    """Return the library of the training split, and its clean images."""
     paths = sorted((data / 'img_dir' / 'train').glob('*.png'))
     images = [LabelledImage(str(p), lambda p=p: read_pair(p), str(p.stat().st_size)) for p in paths]
     library = open_library(images, CuttingRule(), folder)
@@ -60,15 +61,22 @@ def open_donors(data: Path, folder: Path) -> tuple[DefectLibrary, list[Path]]:
 
 
 def bench_library(data: Path, folder: Path) -> list[dict]:
-    """Measure what there is to prepare: reading the training pictures and cutting their defects out, once."""
+    """Measure what there is to prepare: reading the training images and cutting their defects out, once."""
     wall, processor = time.perf_counter(), time.process_time()
     library, clean = open_donors(data, folder)
-    return [dict(work='library', pictures=len(clean) + int(sum(library.defective)), donors=len(library),
-                 cpu_s=round(time.process_time() - processor, 2), wall_s=round(time.perf_counter() - wall, 2))]
+    return [
+        dict(
+            work='library',
+            photos=len(clean) + int(sum(library.defective)),
+            donors=len(library),
+            cpu_s=round(time.process_time() - processor, 2),
+            wall_s=round(time.perf_counter() - wall, 2),
+        )
+    ]
 
 
 def backgrounds_of(paths: list[Path], size: int) -> list[tuple[np.ndarray, Background]]:
-    """Return clean pictures and their location codes at one size."""
+    """Return clean images and their location codes at one size."""
     made = []
     for path in paths[:16]:
         image = cv2.imread(str(path))
@@ -80,14 +88,14 @@ def backgrounds_of(paths: list[Path], size: int) -> list[tuple[np.ndarray, Backg
 
 
 def library_of_side(side: int, clean: list[Path], folder: Path) -> DefectLibrary:
-    """Return ragged defects of one size: thresholded noise, bright on a clean picture."""
+    """Return ragged defects of one size: thresholded noise, bright on a clean image."""
     rng, pairs = np.random.default_rng(side), []
     for path in clean[:8]:
         image, label = cv2.imread(str(path))[..., ::-1].copy(), None
         label = np.zeros(image.shape[:2], np.uint8)
         noise = cv2.GaussianBlur(rng.normal(0, 1, (side, side)), (0, 0), max(1, side / 8))
         blob = (noise > -0.3 * noise.std()).view(np.uint8)
-        blob[side // 4:-side // 4, side // 2 - 1:side // 2 + 1] = blob[side // 2, :] = 1  # one piece, of full width
+        blob[side // 4 : -side // 4, side // 2 - 1 : side // 2 + 1] = blob[side // 2, :] = 1  # one piece, of full width
         blob[:, side // 2] = 1
         row, column = (n * 2 // 5 - side // 2 for n in label.shape)
         window = slice(row, row + side), slice(column, column + side)
@@ -102,34 +110,41 @@ def library_of_side(side: int, clean: list[Path], folder: Path) -> DefectLibrary
 def bench_paste(clean: list[Path], folder: Path) -> list[dict]:
     """Time the whole paste (draw, eight operations, place, blend, label) and seamlessClone of the same patch.
 
-    On the part of the picture defects may lie across its outline, and what is beyond is cut off; in the frame they lie
+    On the part of the image defects may lie across its outline, and what is beyond is cut off; in the frame they lie
     anywhere as a whole.
     """
     rows = []
     for size, bar in ((256, 2.0), (512, 5.0)):
-        pictures = backgrounds_of(clean, size)
-        anywhere = [(image, Background(known.label, location_codes((size, size)))) for image, known in pictures]
-        for _, background in pictures:  # defects keep their size in pixels, whatever that of the file
+        photos = backgrounds_of(clean, size)
+        anywhere = [(image, Background(known.label, location_codes((size, size)))) for image, known in photos]
+        for _, background in photos:  # defects keep their size in pixels, whatever that of the file
             background.file_hw = None
         for side in SIDES:
             library = library_of_side(side, clean, folder)
             for place, shapes, variants in (('part', 'fresh', 0), ('frame', 'fresh', 0), ('frame', 'kept', VARIANTS)):
-                policy = dict(places=dict(even=1), blends=dict(poisson=1), max_extent=1.0, min_inside=0,
-                              min_overlap=0.5 if place == 'part' else 1.0, operations=OPERATIONS, variants=variants)
-                facts = dict(work='paste', picture=size, place=place, shapes=shapes, defect_px=side)
-                chosen = pictures if place == 'part' else anywhere
+                policy = dict(
+                    places=dict(even=1),
+                    blends=dict(poisson=1),
+                    max_extent=1.0,
+                    min_inside=0,
+                    min_overlap=0.5 if place == 'part' else 1.0,
+                    operations=OPERATIONS,
+                    variants=variants,
+                )
+                facts = dict(work='paste', photo=size, place=place, shapes=shapes, defect_px=side)
+                chosen = photos if place == 'part' else anywhere
                 rows.append(facts | _race(PasteEngine(library, policy), chosen, bar))
                 print(rows[-1])
     return rows
 
 
-def _race(engine: PasteEngine, pictures: list, bar: float) -> dict:
+def _race(engine: PasteEngine, photos: list, bar: float) -> dict:
     ours, tensors, theirs, extents = [], [], [], []
     policy = engine.policy
     # What is kept must have been met once: each variant of each donor several times on average.
     warm_up = 10 + 6 * policy.variants * len(engine.library)
     for seed in range(-warm_up, PASTES):
-        image, background = pictures[seed % len(pictures)]
+        image, background = photos[seed % len(photos)]
         draw, wall, cpu = _timed_paste(engine, image, background, seed + 1000, 'numpy')
         if seed < 0 or not draw.pastes:
             continue
@@ -145,20 +160,33 @@ def _race(engine: PasteEngine, pictures: list, bar: float) -> dict:
             tensors.append(1e3 * _timed_paste(engine, image, background, seed + 1000, 'torch')[2])
     mine = common.summarize([wall for wall, _ in ours])
     cpu, clone_cpu = (float(np.median([c for _, c in times])) for times in (ours, theirs))
-    return dict(after_operations_px=float(np.median(extents)), pastes=len(ours), wall_ms=mine['median_ms'],
-                spread_ms=mine['spread_ms'], cpu_ms=cpu, tensors_cpu_ms=float(np.median(tensors)) if tensors else '',
-                bar_ms=bar, clone_cpu_ms=clone_cpu, times_faster=clone_cpu / cpu, under_bar=bool(cpu < bar),
-                beats_clone=bool(cpu < clone_cpu))
+    return dict(
+        after_operations_px=float(np.median(extents)),
+        pastes=len(ours),
+        wall_ms=mine['median_ms'],
+        spread_ms=mine['spread_ms'],
+        cpu_ms=cpu,
+        tensors_cpu_ms=float(np.median(tensors)) if tensors else '',
+        bar_ms=bar,
+        clone_cpu_ms=clone_cpu,
+        times_faster=clone_cpu / cpu,
+        under_bar=bool(cpu < bar),
+        beats_clone=bool(cpu < clone_cpu),
+    )
 
 
 def bench_batch(library: DefectLibrary, clean: list[Path]) -> list[dict]:
     """Time a batch of float tensors, together and one by one, and count the operations that a device would get."""
-    pictures, rows = backgrounds_of(clean, 512), []
+    photos, rows = backgrounds_of(clean, 512), []
     engine = PasteEngine(library, dict(places=dict(density=1), blends=dict(poisson=1)))
     for count in BATCHES:
-        chosen = [pictures[i % len(pictures)] for i in range(count)]
-        images = torch.stack([torch.from_numpy(np.ascontiguousarray(image[..., ::-1].transpose(2, 0, 1))).float() / 255
-                              for image, _ in chosen])
+        chosen = [photos[i % len(photos)] for i in range(count)]
+        images = torch.stack(
+            [
+                torch.from_numpy(np.ascontiguousarray(image[..., ::-1].transpose(2, 0, 1))).float() / 255
+                for image, _ in chosen
+            ]
+        )
         labels, backgrounds = torch.zeros(count, 512, 512, dtype=torch.int64), [known for _, known in chosen]
 
         def together(seed: int) -> None:
@@ -180,9 +208,17 @@ def bench_batch(library: DefectLibrary, clean: list[Path]) -> list[dict]:
             with _Counter() as counter:
                 make(0)
             operations.append(counter.count)
-        rows.append(dict(work='batch', picture=512, batch=count, cpu_ms_a_sample=float(np.median(times['together'])),
-                         one_by_one_cpu_ms=float(np.median(times['one by one'])), tensor_operations=operations[0],
-                         one_by_one_operations=operations[1]))
+        rows.append(
+            dict(
+                work='batch',
+                photo=512,
+                batch=count,
+                cpu_ms_a_sample=float(np.median(times['together'])),
+                one_by_one_cpu_ms=float(np.median(times['one by one'])),
+                tensor_operations=operations[0],
+                one_by_one_operations=operations[1],
+            )
+        )
         print(rows[-1])
     return rows
 
@@ -203,10 +239,10 @@ def _generators(seed: int, count: int) -> list[torch.Generator]:
 
 def _timed_paste(engine: PasteEngine, image: np.ndarray, background: Background, seed: int, backend: str):
     """Return the draw, and seconds of wall and processor, of one paste into a copy."""
-    picture, label = image.copy(), background.label.copy()
+    photo, label = image.copy(), background.label.copy()
     start, start_cpu = time.perf_counter(), time.thread_time()
     draw = engine.draw(background, torch.Generator().manual_seed(seed), backend)
-    engine.apply(ArrayCanvas(picture, label), draw, backend)
+    engine.apply(ArrayCanvas(photo, label), draw, backend)
     return draw, time.perf_counter() - start, time.thread_time() - start_cpu
 
 
@@ -227,15 +263,16 @@ def _seamless_clone(image: np.ndarray, paste) -> tuple[float, float] | None:
 
 def bench_memory(library: DefectLibrary, clean: list[Path]) -> list[dict]:
     """Measure the process's own memory after each epoch of pastes that touches every donor."""
-    pictures = backgrounds_of(clean, 256)
+    photos = backgrounds_of(clean, 256)
     engine = PasteEngine(library, dict(places=dict(density=1, source=1), number={2: 1}))
     rows = []
     for epoch in range(1, 6):
         for seed in range(len(library)):
-            image, background = pictures[seed % len(pictures)]
+            image, background = photos[seed % len(photos)]
             canvas = ArrayCanvas(image.copy(), background.label.copy())
-            engine.apply(canvas, engine.draw(background, torch.Generator().manual_seed(epoch * 100000 + seed), 'numpy'),
-                         'numpy')
+            engine.apply(
+                canvas, engine.draw(background, torch.Generator().manual_seed(epoch * 100000 + seed), 'numpy'), 'numpy'
+            )
             library[seed].image.sum()
         rows.append(dict(work='memory', epoch=epoch, own_mib=_own_memory()))
         print(rows[-1])
@@ -255,12 +292,14 @@ def bench_loader(data: Path, size: int = 512) -> list[dict]:
     from mmdefect.registry import DATASETS
 
     init_default_scope('mmseg')
-    datasets = {name: DATASETS.build(_training_config(name, data, size).train_dataloader.dataset)
-                for name in ('baseline', 'paste-poisson')}
+    datasets = {
+        name: DATASETS.build(_training_config(name, data, size).train_dataloader.dataset)
+        for name in ('baseline', 'paste-poisson')
+    }
     for dataset in datasets.values():
         dataset.set_draw_seed(0)
     times: dict[str, list[float]] = {name: [] for name in datasets}
-    for draw in range(-LOADED, 2 * LOADED):  # the first draws find the foreground of each picture
+    for draw in range(-LOADED, 2 * LOADED):  # the first draws find the foreground of each image
         for name, dataset in datasets.items():
             start = time.thread_time()
             dataset[(draw % LOADED) + len(dataset) * (draw + LOADED)]
@@ -268,12 +307,23 @@ def bench_loader(data: Path, size: int = 512) -> list[dict]:
                 times[name].append(1e3 * (time.thread_time() - start))
     mean = {name: float(np.mean(values)) for name, values in times.items()}
     extra = mean['paste-poisson'] - mean['baseline']
-    written = sum(transform._counts['written'] for step in datasets['paste-poisson'].pipeline.transforms
-                  if type(step).__name__ == 'SynthesizeDefects' for transform in step.transforms)
-    # The first round over the pictures is not timed, but writes defects as well.
-    row = dict(work='loader', size=size, samples=2 * LOADED, pastes_a_sample=written / (3 * LOADED),
-               baseline_cpu_ms=mean['baseline'], with_synthesis_cpu_ms=mean['paste-poisson'], extra_cpu_ms=extra,
-               extra_ms_a_worker_and_batch_of_8=8 * extra / 2)
+    written = sum(
+        transform._counts['written']
+        for step in datasets['paste-poisson'].pipeline.transforms
+        if type(step).__name__ == 'SynthesizeDefects'
+        for transform in step.transforms
+    )
+    # The first round over the images is not timed, but writes defects as well.
+    row = dict(
+        work='loader',
+        size=size,
+        samples=2 * LOADED,
+        pastes_a_sample=written / (3 * LOADED),
+        baseline_cpu_ms=mean['baseline'],
+        with_synthesis_cpu_ms=mean['paste-poisson'],
+        extra_cpu_ms=extra,
+        extra_ms_a_worker_and_batch_of_8=8 * extra / 2,
+    )
     print(row)
     return [row]
 
@@ -282,10 +332,15 @@ def _training_config(name: str, data: Path, size: int):
     from mmdefect.apis import load_config
     from mmdefect.apis.train import prepare_train_config
 
-    options = {'data_root': str(data), 'crop_size': (size, size), 'image_scale': (size, size),
-               'train_dataloader.batch_size': 8, 'train_dataloader.num_workers': 2,
-               # Few pictures, so that each worker has found the foreground of each before the clock starts.
-               'train_dataloader.dataset.indices': LOADED}
+    options = {
+        'data_root': str(data),
+        'crop_size': (size, size),
+        'image_scale': (size, size),
+        'train_dataloader.batch_size': 8,
+        'train_dataloader.num_workers': 2,
+        # Few images, so that each worker has found the foreground of each before the clock starts.
+        'train_dataloader.dataset.indices': LOADED,
+    }
     leaf = ROOT / f'configs/fast_scnn/fast-scnn_{name}_2k_wta-256.py'
     return prepare_train_config(load_config(leaf, options), tempfile.gettempdir())
 
@@ -318,9 +373,21 @@ def bench_training(data: Path, iterations: int, size: int = 512) -> list[dict]:
                 times[name].append(1e3 * (time.perf_counter() - start))
     summary = {name: common.summarize(values) for name, values in times.items()}
     ratio = summary['paste-poisson']['median_ms'] / summary['baseline']['median_ms']
-    row = dict(work='training', model='Fast-SCNN', size=size, batch=8, workers=2, device='cpu', iterations=iterations,
-               baseline_ms=summary['baseline']['median_ms'], with_synthesis_ms=summary['paste-poisson']['median_ms'],
-               spread_ms=summary['baseline']['spread_ms'], ratio=ratio, bar=1.05, within_bar=bool(ratio <= 1.05))
+    row = dict(
+        work='training',
+        model='Fast-SCNN',
+        size=size,
+        batch=8,
+        workers=2,
+        device='cpu',
+        iterations=iterations,
+        baseline_ms=summary['baseline']['median_ms'],
+        with_synthesis_ms=summary['paste-poisson']['median_ms'],
+        spread_ms=summary['baseline']['spread_ms'],
+        ratio=ratio,
+        bar=1.05,
+        within_bar=bool(ratio <= 1.05),
+    )
     print(row)
     return [row]
 
@@ -335,8 +402,10 @@ def render_table() -> str:
             continue
         record = json.loads(path.read_text())
         facts = record['metadata']
-        parts.append(f'### {name}\n\n`{facts["command"]}`, commit {facts["commit"]}, {facts["processor"]}, '
-                     f'{facts["cores"]} cores, {facts["threads"]} thread, load {facts["load_average_1min"]}')
+        parts.append(
+            f'### {name}\n\n`{facts["command"]}`, commit {facts["commit"]}, {facts["processor"]}, '
+            f'{facts["cores"]} cores, {facts["threads"]} thread, load {facts["load_average_1min"]}'
+        )
         groups: dict[tuple, list[dict]] = {}
         results = record['results']
         rows = results if isinstance(results, list) else [row for part in results.values() for row in part]
@@ -349,7 +418,7 @@ def render_table() -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--data', type=Path, help='pictures in the layout of the WTA set; rendered by default')
+    parser.add_argument('--data', type=Path, help='images in the layout of the WTA set; rendered by default')
     parser.add_argument('--only', nargs='+', choices=(*PARTS, 'table'), help='these parts; all by default')
     parser.add_argument('--iterations', type=int, default=12, help='of each training (default: 12)')
     args = parser.parse_args()
@@ -362,15 +431,20 @@ def main() -> None:
         data = args.data
         if data is None:
             from mmdefect.demo.write import write_demo_dataset
-            write_demo_dataset(Path(folder) / 'demo', ('wta', ), 60, (512, 512))
+
+            write_demo_dataset(Path(folder) / 'demo', ('wta',), 60, (512, 512))
             data = Path(folder) / 'demo' / 'wta'
         os.environ['MMDEFECT_CACHE'] = str(Path(folder) / 'cache')
         library, clean = open_donors(data, Path(folder) / 'donors')
         print(library.census())
-        parts = {'library': lambda: bench_library(data, Path(folder) / 'prepared'),
-                 'paste': lambda: bench_paste(clean, Path(folder) / 'donors'),
-                 'batch': lambda: bench_batch(library, clean), 'memory': lambda: bench_memory(library, clean),
-                 'loader': lambda: bench_loader(data), 'training': lambda: bench_training(data, args.iterations)}
+        parts = {
+            'library': lambda: bench_library(data, Path(folder) / 'prepared'),
+            'paste': lambda: bench_paste(clean, Path(folder) / 'donors'),
+            'batch': lambda: bench_batch(library, clean),
+            'memory': lambda: bench_memory(library, clean),
+            'loader': lambda: bench_loader(data),
+            'training': lambda: bench_training(data, args.iterations),
+        }
         for name in PARTS:
             if name in wanted:
                 facts = dict(data=args.data.name if args.data else 'demo 512x512')

@@ -20,11 +20,17 @@ def main(arguments: list[str] | None = None) -> int:
     if arguments and arguments[0] in tools:
         return _run_tool(tools[arguments[0]], arguments[1:])
     width = max(map(len, (*tools, 'doctor')))
-    about = {name: f'  {name:{width}}  {_first_line(path)}' for name, path in tools.items()} if '-h' in arguments \
-        or '--help' in arguments else {}
-    parser = argparse.ArgumentParser(prog='mmdefect', description='Commands about the installation, and the tools.',
-                                     epilog='\n'.join(['tools (mmdefect TOOL --help):', *about.values()]),
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    about = (
+        {name: f'  {name:{width}}  {_first_line(path)}' for name, path in tools.items()}
+        if '-h' in arguments or '--help' in arguments
+        else {}
+    )
+    parser = argparse.ArgumentParser(
+        prog='mmdefect',
+        description='Commands about the installation, and the tools.',
+        epilog='\n'.join(['tools (mmdefect TOOL --help):', *about.values()]),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument('--version', action='version', version=f'mmdefect {__version__}')
     parser.add_argument('command', choices=['doctor', *tools], metavar='COMMAND', help=f'doctor: {DOCTOR}; or a tool')
     parser.parse_args(arguments)

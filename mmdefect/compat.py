@@ -34,7 +34,8 @@ DISTRIBUTIONS = {
 #: What fails without the compiled operators of mmcv; every other model, loss and tool runs without them.
 NEEDS_COMPILED_OPS = (
     'PSAHead (PSANet), deformable convolution (`DCN`, `DCNv2`), `MMSyncBN`, and on a GPU the `FocalLoss` of mmseg '
-    'and multi-scale deformable attention')
+    'and multi-scale deformable attention'
+)
 
 
 def installed_distributions(module: str) -> dict[str, str]:
@@ -69,15 +70,19 @@ def config_root(module: str) -> Path:
     """
     spec = importlib.util.find_spec(module)
     if spec is None or spec.origin is None:
-        raise ModuleNotFoundError(f'`{module}::` needs the package {module}, which is not installed; run '
-                                  '`python -m mmdefect doctor` for the exact pip command.')
+        raise ModuleNotFoundError(
+            f'`{module}::` needs the package {module}, which is not installed; run '
+            '`python -m mmdefect doctor` for the exact pip command.'
+        )
     package = Path(spec.origin).parent
     candidates = [package / '.mim' / 'configs', package.parent / 'configs']
     for candidate in candidates:
         if (candidate / '_base_').is_dir():
             return candidate
-    raise FileNotFoundError(f'the configs of `{module}` must lie in one of {[str(c) for c in candidates]}, but neither '
-                            'exists; reinstall the package.')
+    raise FileNotFoundError(
+        f'the configs of `{module}` must lie in one of {[str(c) for c in candidates]}, but neither '
+        'exists; reinstall the package.'
+    )
 
 
 def apply() -> None:
@@ -91,8 +96,10 @@ def apply() -> None:
     doubled = doubled_modules()
     if doubled:
         sources = '; '.join(f'{module} comes from {" and ".join(found)}' for module, found in doubled.items())
-        raise RuntimeError(f'each OpenMMLab module must come from one distribution, but {sources}; '
-                           'run `python -m mmdefect doctor` for the commands that keep one of them.')
+        raise RuntimeError(
+            f'each OpenMMLab module must come from one distribution, but {sources}; '
+            'run `python -m mmdefect doctor` for the commands that keep one of them.'
+        )
     _stand_in_for_missing_ops()
     _accept_mmcv_2_2()
     _resolve_bases_by_module()
@@ -286,8 +293,16 @@ def _weighted_cross_entropy_with_ignored_pixels() -> None:
         return
 
     @functools.wraps(original)
-    def cross_entropy(pred, label, weight=None, class_weight=None, reduction='mean', avg_factor=None, ignore_index=-100,
-                      avg_non_ignore=False):
+    def cross_entropy(
+        pred,
+        label,
+        weight=None,
+        class_weight=None,
+        reduction='mean',
+        avg_factor=None,
+        ignore_index=-100,
+        avg_non_ignore=False,
+    ):
         if class_weight is not None and avg_factor is None and reduction == 'mean':
             avg_factor = class_weight[label[label != ignore_index]].sum()
         return original(pred, label, weight, class_weight, reduction, avg_factor, ignore_index, avg_non_ignore)
@@ -335,7 +350,9 @@ class _MissingOps(ModuleType):
             return lambda: 'n/a'
 
         def missing(*args, **kwargs):
-            raise RuntimeError(f'`{name}` needs the compiled operators of mmcv, which are not installed; see "Compiled '
-                               f'operators" in docs/install.md. Without them these do not work: {NEEDS_COMPILED_OPS}.')
+            raise RuntimeError(
+                f'`{name}` needs the compiled operators of mmcv, which are not installed; see "Compiled '
+                f'operators" in docs/install.md. Without them these do not work: {NEEDS_COMPILED_OPS}.'
+            )
 
         return missing

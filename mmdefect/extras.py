@@ -31,8 +31,10 @@ def require(extra: str, *modules: str, who: str = 'this part of mmdefect') -> No
     missing = missing_modules(extra, *modules)
     if missing:
         more = f' and {len(missing) - 4} more packages' if len(missing) > 4 else ''
-        raise ImportError(f'{who} needs {", ".join(missing[:4])}{more}, which cannot be found here; install the extra: '
-                          f"pip install 'mmdefect[{extra}]'.")
+        raise ImportError(
+            f'{who} needs {", ".join(missing[:4])}{more}, which cannot be found here; install the extra: '
+            f"pip install 'mmdefect[{extra}]'."
+        )
 
 
 def stop_without(extra: str, *modules: str) -> None:

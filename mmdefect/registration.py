@@ -8,13 +8,13 @@ from mmdefect import compat
 
 compat.apply()
 
-import mmseg.datasets  # noqa: E402,F401
-import mmseg.engine  # noqa: E402,F401
-import mmseg.evaluation  # noqa: E402,F401
-import mmseg.models  # noqa: E402,F401
+import mmseg.datasets  # noqa: E402
+import mmseg.engine  # noqa: E402
+import mmseg.evaluation  # noqa: E402
+import mmseg.models  # noqa: E402
 import mmseg.visualization  # noqa: E402,F401
 
-import mmdefect.datasets  # noqa: E402,F401
-import mmdefect.engine  # noqa: E402,F401
-import mmdefect.evaluation  # noqa: E402,F401
+import mmdefect.datasets  # noqa: E402
+import mmdefect.engine  # noqa: E402
+import mmdefect.evaluation  # noqa: E402
 import mmdefect.models  # noqa: E402,F401

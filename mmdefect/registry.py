@@ -10,8 +10,31 @@ from mmdefect import compat
 
 compat.apply()  # who imports an adapter alone gets the same mmseg as who imports mmdefect.registration
 
-from mmseg.registry import (DATA_SAMPLERS, DATASETS, HOOKS, INFERENCERS, LOOPS, METRICS, MODELS, OPTIM_WRAPPERS,
-                            TRANSFORMS, VISUALIZERS, WEIGHT_INITIALIZERS)  # noqa: E402
+from mmseg.registry import (
+    DATA_SAMPLERS,
+    DATASETS,
+    HOOKS,
+    INFERENCERS,
+    LOOPS,
+    METRICS,
+    MODELS,
+    OPTIM_WRAPPERS,
+    TRANSFORMS,
+    VISUALIZERS,
+    WEIGHT_INITIALIZERS,
+)
 
-__all__ = ['DATA_SAMPLERS', 'DATASETS', 'HOOKS', 'INFERENCERS', 'LOOPS', 'METRICS', 'MODELS', 'OPTIM_WRAPPERS', 'TRANSFORMS',
-           'VISUALIZERS', 'WEIGHT_INITIALIZERS', 'init_default_scope']
+__all__ = [
+    'DATASETS',
+    'DATA_SAMPLERS',
+    'HOOKS',
+    'INFERENCERS',
+    'LOOPS',
+    'METRICS',
+    'MODELS',
+    'OPTIM_WRAPPERS',
+    'TRANSFORMS',
+    'VISUALIZERS',
+    'WEIGHT_INITIALIZERS',
+    'init_default_scope',
+]

@@ -28,8 +28,13 @@ def applied():
 
 def run_python(code: str, *search_path: Path) -> subprocess.CompletedProcess:
     paths = os.pathsep.join(str(p) for p in (*search_path, ROOT))
-    return subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, timeout=120,
-                          env={**os.environ, 'PYTHONPATH': paths, 'OMP_NUM_THREADS': '1'})
+    return subprocess.run(
+        [sys.executable, '-c', code],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env={**os.environ, 'PYTHONPATH': paths, 'OMP_NUM_THREADS': '1'},
+    )
 
 
 def write_distribution(folder: Path, name: str, version: str) -> None:
@@ -39,11 +44,14 @@ def write_distribution(folder: Path, name: str, version: str) -> None:
     (info / 'METADATA').write_text(f'Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n')
 
 
-@pytest.mark.parametrize('base, key, value', [
-    ('mmseg::_base_/models/fast_scnn.py', 'model.backbone.type', 'FastSCNN'),
-    ('mmdefect::_base_/models/fast_scnn.py', 'model.backbone.type', 'FastSCNN'),
-    ('mmpretrain::_base_/models/resnet18.py', 'model.backbone.depth', 18),
-])
+@pytest.mark.parametrize(
+    'base, key, value',
+    [
+        ('mmseg::_base_/models/fast_scnn.py', 'model.backbone.type', 'FastSCNN'),
+        ('mmdefect::_base_/models/fast_scnn.py', 'model.backbone.type', 'FastSCNN'),
+        ('mmpretrain::_base_/models/resnet18.py', 'model.backbone.depth', 18),
+    ],
+)
 def test_bases_resolve_by_module(tmp_path, base, key, value):
     path = tmp_path / 'leaf.py'
     path.write_text(f'_base_ = [{base!r}]\n')
@@ -59,10 +67,13 @@ def test_applying_twice_wraps_once():
     assert Config._get_cfg_path is first
 
 
-@pytest.mark.parametrize('base, message', [
-    ('mmseg::_base_/models/no_such_model.py', 'no_such_model.py does not exist'),
-    ('mmdefect::_base_/models/no_such_model.py', 'no_such_model.py does not exist'),
-])
+@pytest.mark.parametrize(
+    'base, message',
+    [
+        ('mmseg::_base_/models/no_such_model.py', 'no_such_model.py does not exist'),
+        ('mmdefect::_base_/models/no_such_model.py', 'no_such_model.py does not exist'),
+    ],
+)
 def test_missing_base_is_named(tmp_path, base, message):
     path = tmp_path / 'leaf.py'
     path.write_text(f'_base_ = [{base!r}]\n')
@@ -100,26 +111,32 @@ def test_one_distribution_for_each_module_is_installed_here():
 def test_mmcv_2_2_passes_the_assert(tmp_path):
     """A fake pair of packages with the assert of mmsegmentation 1.2.2: the real mmcv 2.2 needs a compiler."""
     write_distribution(tmp_path, 'mmsegmentation', '1.2.2')
-    for name, body in (('mmcv', "__version__ = '2.2.0'\n"),
-                       ('mmseg', "import mmcv\nassert mmcv.__version__ < '2.2.0', 'version window'\n")):
+    for name, body in (
+        ('mmcv', "__version__ = '2.2.0'\n"),
+        ('mmseg', "import mmcv\nassert mmcv.__version__ < '2.2.0', 'version window'\n"),
+    ):
         (tmp_path / name).mkdir()
         (tmp_path / name / '__init__.py').write_text(body)
     refused = run_python('import mmseg', tmp_path)
     assert 'version window' in refused.stderr
-    accepted = run_python('from mmdefect import compat; compat._accept_mmcv_2_2()\n'
-                          'import mmseg, mmcv; print(mmcv.__version__)', tmp_path)
+    accepted = run_python(
+        'from mmdefect import compat; compat._accept_mmcv_2_2()\nimport mmseg, mmcv; print(mmcv.__version__)', tmp_path
+    )
     assert accepted.stdout.strip() == '2.2.0', accepted.stderr
 
 
 def test_registration_prints_nothing():
-    code = ('from mmdefect import compat\ncompat.apply()\n'
-            'with compat.quiet_imports():\n    import mmseg.datasets, mmseg.models')
+    code = (
+        'from mmdefect import compat\ncompat.apply()\n'
+        'with compat.quiet_imports():\n    import mmseg.datasets, mmseg.models'
+    )
     result = run_python(code)
     assert (result.returncode, result.stdout, result.stderr) == (0, '', '')
 
 
 def test_quiet_imports_keeps_what_matters(capsys):
     import mmengine.logging as mm_logging
+
     with compat.quiet_imports():
         mm_logging.print_log('a detail', level=10)
         mm_logging.print_log('a warning', level=30)
@@ -139,6 +156,7 @@ class TestMissingOps:
     def head(kind: str, **kwargs):
         import mmdefect.registration  # noqa: F401
         from mmdefect.registry import MODELS
+
         return MODELS.build(dict(type=kind, in_channels=8, channels=8, num_classes=3, _scope_='mmseg', **kwargs)).eval()
 
     def test_operator_in_python_works(self):
@@ -152,6 +170,7 @@ class TestMissingOps:
 
     def test_environment_report_says_not_available(self):
         from mmcv.utils import collect_env
+
         assert collect_env()['MMCV Compiler'] == 'n/a'
 
 
@@ -159,11 +178,12 @@ class TestMissingOps:
 def test_weighted_cross_entropy_equals_torch(avg_non_ignore):
     compat.mend_mmseg()
     from mmseg.models.losses import CrossEntropyLoss
+
     generator = torch.Generator().manual_seed(0)
     logits, label = torch.randn(2, 3, 5, 4, generator=generator), torch.randint(0, 3, (2, 5, 4), generator=generator)
     label[:, :2] = 255
-    loss = CrossEntropyLoss(class_weight=[.2, 1., 2.], avg_non_ignore=avg_non_ignore)
-    expected = torch.nn.functional.cross_entropy(logits, label, torch.tensor([.2, 1., 2.]), ignore_index=255)
+    loss = CrossEntropyLoss(class_weight=[0.2, 1.0, 2.0], avg_non_ignore=avg_non_ignore)
+    expected = torch.nn.functional.cross_entropy(logits, label, torch.tensor([0.2, 1.0, 2.0]), ignore_index=255)
     torch.testing.assert_close(loss(logits, label, ignore_index=255), expected)
 
 
@@ -171,10 +191,12 @@ def test_weighted_cross_entropy_equals_torch(avg_non_ignore):
 def test_channel_conversion_has_one_name(swaps):
     compat.mend_mmseg()
     from mmseg.models import SegDataPreProcessor
+
     preprocessor = SegDataPreProcessor(mean=[0, 0, 0], std=[1, 1, 1], bgr_to_rgb=swaps, size=(2, 2))
     assert preprocessor._channel_conversion is swaps
     image = torch.arange(12, dtype=torch.uint8).reshape(3, 2, 2)
     from mmseg.structures import SegDataSample
+
     out = preprocessor(dict(inputs=[image], data_samples=[SegDataSample()]), training=True)['inputs'][0]
     assert torch.equal(out, image.flip(0).float() if swaps else image.float())
 
@@ -194,7 +216,7 @@ class Exploit:
     """Runs a command when it is unpickled without restriction."""
 
     def __reduce__(self):
-        return os.system, ('exit 1', )
+        return os.system, ('exit 1',)
 
 
 class PrivateAttribute:
@@ -208,21 +230,27 @@ class PrivateAttribute:
 
 
 class TestCheckpointLoader:
-
     def test_values_survive(self, tmp_path):
         history = HistoryBuffer([1.0, 2.0, 4.0], [1, 1, 2])
-        saved = dict(state_dict=dict(w=torch.arange(3.)), message_hub=dict(loss=history), n=np.int64(7),
-                     lr=np.float64(.5), table=np.arange(6, dtype=np.float32).reshape(2, 3), part=slice(1, 3),
-                     flag=np.bool_(True))
+        saved = dict(
+            state_dict=dict(w=torch.arange(3.0)),
+            message_hub=dict(loss=history),
+            n=np.int64(7),
+            lr=np.float64(0.5),
+            table=np.arange(6, dtype=np.float32).reshape(2, 3),
+            part=slice(1, 3),
+            flag=np.bool_(True),
+        )
         torch.save(saved, tmp_path / 'a.pth')
         loaded = compat.load_from_local(str(tmp_path / 'a.pth'), map_location='cpu')
-        assert torch.equal(loaded['state_dict']['w'], torch.arange(3.))
+        assert torch.equal(loaded['state_dict']['w'], torch.arange(3.0))
         assert loaded['message_hub']['loss'].mean() == history.mean() == 7 / 4
-        assert (loaded['lr'], loaded['n'], loaded['part'], bool(loaded['flag'])) == (.5, 7, slice(1, 3), True)
+        assert (loaded['lr'], loaded['n'], loaded['part'], bool(loaded['flag'])) == (0.5, 7, slice(1, 3), True)
         np.testing.assert_array_equal(loaded['table'], saved['table'])
 
-    @pytest.mark.parametrize('content', [Exploit(), PrivateAttribute(HistoryBuffer, '__init__'),
-                                         PrivateAttribute(torch.Tensor, 'apply_')])
+    @pytest.mark.parametrize(
+        'content', [Exploit(), PrivateAttribute(HistoryBuffer, '__init__'), PrivateAttribute(torch.Tensor, 'apply_')]
+    )
     def test_anything_else_is_refused(self, tmp_path, content):
         torch.save(dict(state_dict={}, meta=content), tmp_path / 'a.pth')
         with pytest.raises((pickle.UnpicklingError, ValueError)):
@@ -240,11 +268,21 @@ class TestCheckpointLoader:
 
     def test_runner_resumes_its_own_checkpoint(self, tmp_path):
         def runner(iterations: int, **kwargs) -> Runner:
-            return Runner(model=OneWeight(), work_dir=str(tmp_path), experiment_name=f'toy{iterations}',
-                          train_dataloader=dict(dataset=[torch.zeros(1)] * 4, batch_size=1, num_workers=0,
-                                                sampler=dict(type='InfiniteSampler', shuffle=False)),
-                          train_cfg=dict(by_epoch=False, max_iters=iterations), default_scope='mmseg',
-                          optim_wrapper=dict(optimizer=dict(type='SGD', lr=.1, momentum=.9)), **kwargs)
+            return Runner(
+                model=OneWeight(),
+                work_dir=str(tmp_path),
+                experiment_name=f'toy{iterations}',
+                train_dataloader=dict(
+                    dataset=[torch.zeros(1)] * 4,
+                    batch_size=1,
+                    num_workers=0,
+                    sampler=dict(type='InfiniteSampler', shuffle=False),
+                ),
+                train_cfg=dict(by_epoch=False, max_iters=iterations),
+                default_scope='mmseg',
+                optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.1, momentum=0.9)),
+                **kwargs,
+            )
 
         first = runner(3)
         first.train()

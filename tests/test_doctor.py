@@ -18,10 +18,24 @@ from mmdefect.doctor.probes import Outcome, probe
 from mmdefect.doctor.rules import Finding, check_device, explain
 
 ROOT = Path(__file__).resolve().parents[1]
-COMPLETE = {**{name: '9.9' for name in CORE}, 'torch': '2.12.1', 'torchvision': '0.27.1', 'onedl-mmengine': '0.10.12',
-            'onedl-mmcv': '2.3.6', 'onedl-mmsegmentation': '1.4.2', 'onedl-mmpretrain': '1.3.6'}
-UPSTREAM = {**{k: v for k, v in COMPLETE.items() if not k.startswith('onedl')}, 'mmengine': '0.10.7',
-            'mmcv-lite': '2.1.0', 'mmsegmentation': '1.2.2', 'mmpretrain': '1.2.0', 'ftfy': '6', 'regex': '2026'}
+COMPLETE = {
+    **dict.fromkeys(CORE, '9.9'),
+    'torch': '2.12.1',
+    'torchvision': '0.27.1',
+    'onedl-mmengine': '0.10.12',
+    'onedl-mmcv': '2.3.6',
+    'onedl-mmsegmentation': '1.4.2',
+    'onedl-mmpretrain': '1.3.6',
+}
+UPSTREAM = {
+    **{k: v for k, v in COMPLETE.items() if not k.startswith('onedl')},
+    'mmengine': '0.10.7',
+    'mmcv-lite': '2.1.0',
+    'mmsegmentation': '1.2.2',
+    'mmpretrain': '1.2.0',
+    'ftfy': '6',
+    'regex': '2026',
+}
 PAIR = '--force-reinstall torch==2.12.1 torchvision==0.27.1'
 
 
@@ -49,8 +63,9 @@ def pretend_installed(site: Path, versions: dict[str, str], requires: dict[str, 
 
 
 def findings(python: Path) -> list[tuple[str, str, str]]:
-    code = ('from mmdefect.doctor.rules import check_metadata\n'
-            'print([(f.level, f.what, f.mend) for f in check_metadata()])')
+    code = (
+        'from mmdefect.doctor.rules import check_metadata\nprint([(f.level, f.what, f.mend) for f in check_metadata()])'
+    )
     done = run(python, '-c', code)
     assert done.returncode == 0, done.stderr
     return eval(done.stdout)  # a list of tuples of strings that our own code printed
@@ -77,17 +92,28 @@ def test_complete_upstream_environment_has_no_findings(bare):
     assert findings(bare[0]) == []
 
 
-@pytest.mark.parametrize('change, level, what, mend', [
-    ({'mmengine': '0.10.7'}, 'error', 'mmengine comes from onedl-mmengine and mmengine',
-     'uninstall -y onedl-mmengine mmengine && python -m pip install onedl-mmengine==0.10.12'),
-    ({'onedl-mmpretrain': None}, 'warning', 'not installed: onedl-mmpretrain', 'install onedl-mmpretrain==1.3.6'),
-    ({'scipy': None, 'onedl-mmcv': None}, 'error', 'not installed: scipy, onedl-mmcv', 'install scipy==1.'),
-    ({'onedl-mmcv': None, 'mmcv': '2.1.0'}, 'warning', 'mixture of two distributions', 'uninstall -y mmcv && '),
-    ({'torch': '2.13.0+cpu'}, 'warning', 'built for torch == 2.12.1', PAIR),
-    ({'torch': '2.12.1+cpu'}, 'warning', 'come from different builds', PAIR),
-    ({'opencv-python-headless': '5'}, 'warning', 'several OpenCV packages',
-     'uninstall -y opencv-python opencv-python-headless && python -m pip install opencv-python=='),
-])
+@pytest.mark.parametrize(
+    'change, level, what, mend',
+    [
+        (
+            {'mmengine': '0.10.7'},
+            'error',
+            'mmengine comes from onedl-mmengine and mmengine',
+            'uninstall -y onedl-mmengine mmengine && python -m pip install onedl-mmengine==0.10.12',
+        ),
+        ({'onedl-mmpretrain': None}, 'warning', 'not installed: onedl-mmpretrain', 'install onedl-mmpretrain==1.3.6'),
+        ({'scipy': None, 'onedl-mmcv': None}, 'error', 'not installed: scipy, onedl-mmcv', 'install scipy==1.'),
+        ({'onedl-mmcv': None, 'mmcv': '2.1.0'}, 'warning', 'mixture of two distributions', 'uninstall -y mmcv && '),
+        ({'torch': '2.13.0+cpu'}, 'warning', 'built for torch == 2.12.1', PAIR),
+        ({'torch': '2.12.1+cpu'}, 'warning', 'come from different builds', PAIR),
+        (
+            {'opencv-python-headless': '5'},
+            'warning',
+            'several OpenCV packages',
+            'uninstall -y opencv-python opencv-python-headless && python -m pip install opencv-python==',
+        ),
+    ],
+)
 def test_onedl_environment_with_one_fault(bare, change, level, what, mend):
     versions = {k: v for k, v in {**COMPLETE, **change}.items() if v is not None}
     pretend_installed(bare[1], versions, {'torchvision': 'torch==2.12.1'})
@@ -96,13 +122,20 @@ def test_onedl_environment_with_one_fault(bare, change, level, what, mend):
     assert found[0][0] == level and what in found[0][1] and mend in found[0][2], found
 
 
-@pytest.mark.parametrize('change, level, what, mend', [
-    ({'mmcv-lite': '2.2.0'}, 'warning', 'refuses mmcv-lite 2.2.0',
-     'uninstall -y mmcv-lite && python -m pip install mmcv-lite==2.1.0'),
-    ({'mmcv-lite': '1.7.2'}, 'error', 'needs mmcv 2.0 to 2.2', 'mmcv-lite==2.1.0'),
-    ({'ftfy': None}, 'error', 'mmsegmentation imports ftfy', 'install ftfy'),
-    ({'mmsegmentation': None}, 'error', 'not installed: mmsegmentation', 'install mmsegmentation==1.2.2'),
-])
+@pytest.mark.parametrize(
+    'change, level, what, mend',
+    [
+        (
+            {'mmcv-lite': '2.2.0'},
+            'warning',
+            'refuses mmcv-lite 2.2.0',
+            'uninstall -y mmcv-lite && python -m pip install mmcv-lite==2.1.0',
+        ),
+        ({'mmcv-lite': '1.7.2'}, 'error', 'needs mmcv 2.0 to 2.2', 'mmcv-lite==2.1.0'),
+        ({'ftfy': None}, 'error', 'mmsegmentation imports ftfy', 'install ftfy'),
+        ({'mmsegmentation': None}, 'error', 'not installed: mmsegmentation', 'install mmsegmentation==1.2.2'),
+    ],
+)
 def test_upstream_environment_with_one_fault(bare, change, level, what, mend):
     pretend_installed(bare[1], {k: v for k, v in {**UPSTREAM, **change}.items() if v is not None})
     found = findings(bare[0])
@@ -110,20 +143,36 @@ def test_upstream_environment_with_one_fault(bare, change, level, what, mend):
     assert found[0][0] == level and what in found[0][1] and mend in found[0][2], found
 
 
-@pytest.mark.parametrize('name, error, what, mend', [
-    ('torchvision', 'RuntimeError: operator torchvision::nms does not exist', 'different builds', PAIR),
-    ('torchvision', 'OSError: torchvision/_C.so: undefined symbol: _ZN3c106detail', 'different builds', PAIR),
-    ('opencv-python', 'ImportError: libGL.so.1: cannot open shared object file: No such file', 'library libGL.so.1',
-     'uninstall -y opencv-python && python -m pip install opencv-python-headless==5.0.0.93'),
-    ('scipy', 'A module that was compiled using NumPy 1.x cannot be run in NumPy 2.4.6', 'compiled for another NumPy',
-     'numpy==2.'),
-    ('mmengine', "ModuleNotFoundError: No module named 'pkg_resources'", 'pkg_resources', 'setuptools==80'),
-    ('mmseg', "ModuleNotFoundError: No module named 'mmcv'", 'cannot be found', 'mmcv'),
-    ('mmseg', "ModuleNotFoundError: No module named 'prettytable.colors'", 'prettytable.colors', 'prettytable==3'),
-    ('mmseg', 'AssertionError: MMCV==2.9.0 is used but incompatible. Please install mmcv>=2.0.0.', 'mmcv 2.9', 'mmcv'),
-    ('torch', 'The NVIDIA driver on your system is too old (found version 11040).', 'not fit', 'update the driver'),
-    ('scipy', 'Traceback ...\nOSError: something new', 'OSError: something new', 'scipy==1.'),
-])
+@pytest.mark.parametrize(
+    'name, error, what, mend',
+    [
+        ('torchvision', 'RuntimeError: operator torchvision::nms does not exist', 'different builds', PAIR),
+        ('torchvision', 'OSError: torchvision/_C.so: undefined symbol: _ZN3c106detail', 'different builds', PAIR),
+        (
+            'opencv-python',
+            'ImportError: libGL.so.1: cannot open shared object file: No such file',
+            'library libGL.so.1',
+            'uninstall -y opencv-python && python -m pip install opencv-python-headless==5.0.0.93',
+        ),
+        (
+            'scipy',
+            'A module that was compiled using NumPy 1.x cannot be run in NumPy 2.4.6',
+            'compiled for another NumPy',
+            'numpy==2.',
+        ),
+        ('mmengine', "ModuleNotFoundError: No module named 'pkg_resources'", 'pkg_resources', 'setuptools==80'),
+        ('mmseg', "ModuleNotFoundError: No module named 'mmcv'", 'cannot be found', 'mmcv'),
+        ('mmseg', "ModuleNotFoundError: No module named 'prettytable.colors'", 'prettytable.colors', 'prettytable==3'),
+        (
+            'mmseg',
+            'AssertionError: MMCV==2.9.0 is used but incompatible. Please install mmcv>=2.0.0.',
+            'mmcv 2.9',
+            'mmcv',
+        ),
+        ('torch', 'The NVIDIA driver on your system is too old (found version 11040).', 'not fit', 'update the driver'),
+        ('scipy', 'Traceback ...\nOSError: something new', 'OSError: something new', 'scipy==1.'),
+    ],
+)
 def test_error_texts_are_recognised(name, error, what, mend):
     finding = explain(name, Outcome(False, error=error))
     assert finding.level == 'error' and what in finding.what and mend in finding.mend, finding
@@ -151,8 +200,13 @@ def test_probe_reports_a_crash_as_a_failure():
 
 @pytest.mark.parametrize('core, level, code', [(True, 'warning', 0), (False, 'warning', 1), (True, 'error', 1)])
 def test_exit_code(core, level, code):
-    found = Examination([('mmdefect', '1')], [Package('torch', '2', '2')], [Part('serve', 'absent', 'pip install it')],
-                        [Finding(level, 'a fault', 'pip install a mend')], core)
+    found = Examination(
+        [('mmdefect', '1')],
+        [Package('torch', '2', '2')],
+        [Part('serve', 'absent', 'pip install it')],
+        [Finding(level, 'a fault', 'pip install a mend')],
+        core,
+    )
     assert found.exit_code == code
     text = render(found)
     assert f'{level}: a fault\n  mend: pip install a mend' in text
@@ -176,11 +230,18 @@ def test_this_environment_is_healthy():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('module, body, what', [
-    ('torchvision', "raise RuntimeError('operator torchvision::nms does not exist')", 'come from different builds'),
-    ('cv2', "raise ImportError('libGL.so.1: cannot open shared object file: No such file or directory')", 'libGL.so.1'),
-    ('torch', "raise ModuleNotFoundError(\"No module named 'torch'\")", 'needs the module torch'),
-])
+@pytest.mark.parametrize(
+    'module, body, what',
+    [
+        ('torchvision', "raise RuntimeError('operator torchvision::nms does not exist')", 'come from different builds'),
+        (
+            'cv2',
+            "raise ImportError('libGL.so.1: cannot open shared object file: No such file or directory')",
+            'libGL.so.1',
+        ),
+        ('torch', 'raise ModuleNotFoundError("No module named \'torch\'")', 'needs the module torch'),
+    ],
+)
 def test_broken_package_is_found_end_to_end(tmp_path, module, body, what):
     (tmp_path / module).mkdir()
     (tmp_path / module / '__init__.py').write_text(body + '\n')

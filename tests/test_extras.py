@@ -15,16 +15,24 @@ ROOT = Path(__file__).resolve().parents[1]
 #: Predict from exported files, or start other tools; none of these needs an extra by itself.
 LIGHT = ('predict', 'run_batch', 'serve')
 #: Arguments of tools that look at them first, so that --help works everywhere.
-ARGUMENTS = {'convert_dataset': ['folder', 'a', 'b'], 'export': ['a.pth', 'b.onnx'], 'generate': ['learn'],
-             'init_project': ['photos', '--name', 'part']}
+ARGUMENTS = {
+    'convert_dataset': ['folder', 'a', 'b'],
+    'export': ['a.pth', 'b.onnx'],
+    'generate': ['learn'],
+    'init_project': ['photos', '--name', 'part'],
+}
 
 
 @pytest.mark.parametrize('tool', sorted({path.stem for path in (ROOT / 'tools').glob('*.py')} - {*LIGHT}))
 def test_a_tool_without_its_packages_says_what_to_install(tool):
     """In an interpreter with the standard library alone."""
     code = f'import sys; sys.path.insert(0, {str(ROOT)!r})\nfrom mmdefect.__main__ import main; sys.exit(main(sys.argv[1:]))'
-    done = subprocess.run([sys.executable, '-I', '-S', '-c', code, tool, *ARGUMENTS.get(tool, ())], capture_output=True,
-                          text=True, timeout=60)
+    done = subprocess.run(
+        [sys.executable, '-I', '-S', '-c', code, tool, *ARGUMENTS.get(tool, ())],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
     assert done.returncode == 2, done.stderr
     assert len(done.stderr.splitlines()) == 1 and done.stderr.startswith(f'error: {tool}.py needs '), done.stderr
     assert "install the extra: pip install 'mmdefect[" in done.stderr and done.stdout == ''
@@ -54,4 +62,6 @@ def test_the_console_knows_all_tools(capsys, monkeypatch):
     assert stop.value.code == 2 and "invalid int value: 'four'" in capsys.readouterr().err
     with pytest.raises(SystemExit) as stop:
         main(['predikt'])
-    assert stop.value.code == 2 and "choose from 'doctor', 'anomaly'" in capsys.readouterr().err.replace('doctor,', "'doctor',")
+    assert stop.value.code == 2 and "choose from 'doctor', 'anomaly'" in capsys.readouterr().err.replace(
+        'doctor,', "'doctor',"
+    )

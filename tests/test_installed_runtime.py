@@ -18,7 +18,7 @@ from packaging.requirements import Requirement
 
 from mmdefect.doctor.pins import OPENCV, installed_version
 from tests.deployment.server.stand_in_server import ServerProcess
-from tests.helpers.deployment import pictures, write_checkpoint
+from tests.helpers.deployment import images, write_checkpoint
 from tests.test_setup import sources, wheel  # noqa: F401  (fixtures)
 
 pytestmark = pytest.mark.slow
@@ -48,7 +48,18 @@ def make_environment(root: Path, wheel: Path, distributions: set[str]) -> Path:
         for top in {Path(file).parts[0] for file in distribution.files} - {'..', '__pycache__'}:
             if not (site / top).exists():
                 (site / top).symlink_to(distribution.locate_file(top))
-    run(sys.executable, '-m', 'pip', '--python', root / 'bin' / 'python', 'install', '-q', '--no-deps', '--no-index', wheel)
+    run(
+        sys.executable,
+        '-m',
+        'pip',
+        '--python',
+        root / 'bin' / 'python',
+        'install',
+        '-q',
+        '--no-deps',
+        '--no-index',
+        wheel,
+    )
     return root / 'bin'
 
 
@@ -72,6 +83,7 @@ def model(tmp_path_factory):
     pytest.importorskip('onnx')
     from mmdefect.deployment import load_predictor
     from mmdefect.inference.export import export_model
+
     folder = tmp_path_factory.mktemp('model')
     checkpoint = write_checkpoint(folder / 'iter_7.pth', options=dict(crop_size=(64, 64), image_scale=(64, 64)))
     predictor = load_predictor(checkpoint)
@@ -81,7 +93,7 @@ def model(tmp_path_factory):
 @pytest.fixture(scope='module')
 def photos(tmp_path_factory):
     folder = tmp_path_factory.mktemp('photos')
-    for index, image in enumerate(pictures(5, 90, 120)):
+    for index, image in enumerate(images(5, 90, 120)):
         cv2.imwrite(str(folder / f'part_{index}.png'), image[..., ::-1])
     return folder
 
@@ -102,26 +114,49 @@ def test_the_wheel_asks_for_two_packages(wheel):  # noqa: F811
 def test_it_predicts_the_same_without_pytorch(wheel, packages, model, photos, tmp_path):  # noqa: F811
     checkpoint, exported = model
     line = make_environment(tmp_path / 'environment', wheel, packages)
-    listed = run(line / 'python', '-c', 'from importlib import metadata\n'
-                 'print(*sorted(d.metadata["Name"] for d in metadata.distributions()))').stdout.split()
+    listed = run(
+        line / 'python',
+        '-c',
+        'from importlib import metadata\nprint(*sorted(d.metadata["Name"] for d in metadata.distributions()))',
+    ).stdout.split()
     assert set(listed) == {*packages, 'mmdefect'} and 'torch' not in listed
     options = ['--min-area', '5', '--threshold', 'broken=0.6', '--overlay']
     for folder, more in (('line', ()), ('side', ('--processes', '2'))):
-        run(line / 'mmdefect', 'predict', exported, photos, '--out', tmp_path / folder, *options, *more, '--fail-on-defect',
-            status=3, cwd=tmp_path)
+        run(
+            line / 'mmdefect',
+            'predict',
+            exported,
+            photos,
+            '--out',
+            tmp_path / folder,
+            *options,
+            *more,
+            '--fail-on-defect',
+            status=3,
+            cwd=tmp_path,
+        )
     run(sys.executable, ROOT / 'tools' / 'predict.py', exported, photos, '--out', tmp_path / 'whole', *options)
-    expected = {path.relative_to(tmp_path / 'whole'): path.read_bytes()
-                for path in (tmp_path / 'whole').rglob('*') if path.is_file()}
+    expected = {
+        path.relative_to(tmp_path / 'whole'): path.read_bytes()
+        for path in (tmp_path / 'whole').rglob('*')
+        if path.is_file()
+    }
     assert len(expected) == 14  # 5 label maps, 5 overlays, 3 tables, the settings
     for folder in ('line', 'side'):
-        got = {path.relative_to(tmp_path / folder): path.read_bytes()
-               for path in (tmp_path / folder).rglob('*') if path.is_file()}
+        got = {
+            path.relative_to(tmp_path / folder): path.read_bytes()
+            for path in (tmp_path / folder).rglob('*')
+            if path.is_file()
+        }
         assert got == expected
     assert len(expected[Path('defects.csv')].splitlines()) > 5
     examined = run(line / 'mmdefect', 'doctor', cwd=tmp_path).stdout
     assert 'core (prediction of exported files)  works' in examined and 'mmdefect can run here.' in examined
-    for command in (['train', 'config.py'], ['predict', checkpoint, photos, '--out', tmp_path / 'none'],
-                    ['serve', exported]):
+    for command in (
+        ['train', 'config.py'],
+        ['predict', checkpoint, photos, '--out', tmp_path / 'none'],
+        ['serve', exported],
+    ):
         said = run(line / 'mmdefect', *command, status=2, cwd=tmp_path).stderr
         assert len(said.splitlines()) == 1 and "pip install 'mmdefect[" in said, said
 
@@ -131,7 +166,12 @@ def test_it_serves_without_pytorch(wheel, packages, model, photos, tmp_path):  #
         if installed_version(name) is None:
             pytest.skip(f'the extra serve is not installed: {name}')
     line = make_environment(tmp_path / 'environment', wheel, packages | with_requirements(*SERVE))
-    run(line / 'python', '-c', 'import sys\ntry:\n    import torch\nexcept ModuleNotFoundError:\n    sys.exit(7)', status=7)
+    run(
+        line / 'python',
+        '-c',
+        'import sys\ntry:\n    import torch\nexcept ModuleNotFoundError:\n    sys.exit(7)',
+        status=7,
+    )
     run(sys.executable, ROOT / 'tools' / 'predict.py', model[1], photos, '--out', tmp_path / 'whole')
     records = map(json.loads, (tmp_path / 'whole' / 'predictions.jsonl').read_text().splitlines())
     with ServerProcess([str(line / 'mmdefect'), 'serve', str(model[1]), '--port', '0']) as server:

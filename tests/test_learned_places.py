@@ -19,8 +19,11 @@ def test_the_area_is_the_chance_of_a_pair_in_the_right_order(benchmark):
     rng = np.random.default_rng(0)
     scores = rng.integers(0, 5, 30).astype(float)  # with ties, which count half
     positive, negative = rng.random(30), rng.random(30)
-    pairs = [(p * n, (a > b) + (a == b) / 2) for a, p in zip(scores, positive, strict=True)
-             for b, n in zip(scores, negative, strict=True)]
+    pairs = [
+        (p * n, (a > b) + (a == b) / 2)
+        for a, p in zip(scores, positive, strict=True)
+        for b, n in zip(scores, negative, strict=True)
+    ]
     expected = sum(w * won for w, won in pairs) / sum(w for w, _ in pairs)
     assert benchmark['weighted_auc'](scores, positive, negative) == pytest.approx(expected, rel=1e-12)
     assert benchmark['weighted_auc'](np.ones(30), positive, negative) == pytest.approx(0.5)
@@ -28,6 +31,7 @@ def test_the_area_is_the_chance_of_a_pair_in_the_right_order(benchmark):
 
 def test_pixels_are_counted_in_cells_of_the_frame(benchmark, tmp_path):
     from tests.helpers.data import save
+
     label = np.zeros((64, 128), np.uint8)
     label[:2, :4], label[-2:, -4:-2] = 1, 2
     save(tmp_path / 'ann_dir' / 'test' / '0.png', label)

@@ -23,10 +23,18 @@ from mmdefect.extras import MODULES
 ROOT = Path(__file__).resolve().parents[1]
 SOURCES = ('mmdefect', 'bash', 'configs', 'tools', 'setup.py', 'MANIFEST.in', 'README.md', 'constraints.txt')
 #: Import name of a distribution, where it is another one.
-IMPORTED_AS = {'opencv-python': 'cv2', 'pillow': 'PIL', 'scikit-learn': 'sklearn', 'pyyaml': 'yaml',
-               'prometheus-client': 'prometheus_client', 'python-multipart': 'python_multipart', 'onedl-mmcv': 'mmcv',
-               'onedl-mmengine': 'mmengine',
-               'onedl-mmpretrain': 'mmpretrain', 'onedl-mmsegmentation': 'mmseg'}
+IMPORTED_AS = {
+    'opencv-python': 'cv2',
+    'pillow': 'PIL',
+    'scikit-learn': 'sklearn',
+    'pyyaml': 'yaml',
+    'prometheus-client': 'prometheus_client',
+    'python-multipart': 'python_multipart',
+    'onedl-mmcv': 'mmcv',
+    'onedl-mmengine': 'mmengine',
+    'onedl-mmpretrain': 'mmpretrain',
+    'onedl-mmsegmentation': 'mmseg',
+}
 
 
 @pytest.fixture(scope='module')
@@ -81,8 +89,11 @@ def test_the_doctor_knows_the_same_packages(setup_arguments):
     assert set(BASE) == set(names(setup_arguments['install_requires']))
     assert set(TRAIN) == set(names(extras['train']))
     assert set(ONEDL) == set(names(extras['mm'])) - set(TRAIN)
-    parts = {extra: set(names(requirements)) - set(TRAIN)
-             for extra, requirements in extras.items() if extra not in ('train', 'mm', 'dev')}
+    parts = {
+        extra: set(names(requirements)) - set(TRAIN)
+        for extra, requirements in extras.items()
+        if extra not in ('train', 'mm', 'dev')
+    }
     assert {part: set(distributions) for part, distributions in PARTS.items()} == parts
 
 
@@ -111,13 +122,19 @@ def test_every_third_party_import_is_declared(setup_arguments):
     for folder in ('mmdefect', 'tools', 'bash', 'tests'):
         for path in sorted((ROOT / folder).rglob('*.py')):
             for node in ast.walk(ast.parse(path.read_text(encoding='utf-8'))):
-                modules = [a.name for a in node.names] if isinstance(node, ast.Import) else \
-                    [node.module] if isinstance(node, ast.ImportFrom) and node.level == 0 else []
+                modules = (
+                    [a.name for a in node.names]
+                    if isinstance(node, ast.Import)
+                    else [node.module]
+                    if isinstance(node, ast.ImportFrom) and node.level == 0
+                    else []
+                )
                 for module in modules:
                     found.setdefault(module.split('.')[0], str(path.relative_to(ROOT)))
-    local = {p.stem
-             for folder in ('tools', 'bash', 'tests')
-             for p in (ROOT / folder).rglob('*')} | {'mmdefect', 'tests'}
+    local = {p.stem for folder in ('tools', 'bash', 'tests') for p in (ROOT / folder).rglob('*')} | {
+        'mmdefect',
+        'tests',
+    }
     undeclared = {m: where for m, where in found.items() if m not in declared | local | set(sys.stdlib_module_names)}
     assert not undeclared
 
@@ -162,8 +179,11 @@ def wheel(sources, tmp_path_factory):
 def test_wheel_holds_configs_tools_and_pins(wheel):
     held = zipfile.ZipFile(wheel).namelist()
     for folder in ('bash', 'configs', 'tools'):
-        expected = {f'mmdefect/.mim/{p.relative_to(ROOT)}' for p in (ROOT / folder).rglob('*')
-                    if p.is_file() and '__pycache__' not in p.parts}
+        expected = {
+            f'mmdefect/.mim/{p.relative_to(ROOT)}'
+            for p in (ROOT / folder).rglob('*')
+            if p.is_file() and '__pycache__' not in p.parts
+        }
         assert expected == {n for n in held if n.startswith(f'mmdefect/.mim/{folder}/')}
     assert 'mmdefect/.mim/constraints.txt' in held
     assert {str(p.relative_to(ROOT)) for p in (ROOT / 'mmdefect').rglob('*.py') if '.mim' not in p.parts} <= set(held)
@@ -175,9 +195,11 @@ def test_installed_wheel_resolves_bases_and_pins(wheel, tmp_path):
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(tmp_path / 'site')
     (tmp_path / 'leaf.py').write_text("_base_ = ['mmdefect::fast_scnn/fast-scnn_baseline_demo.py']\n")
-    code = ('import mmdefect.registration; from mmdefect.apis import load_config\n'
-            'from mmdefect import compat; from mmdefect.doctor.pins import read_pins\n'
-            'print(compat.config_root("mmdefect"), load_config("leaf.py").model.backbone.type, read_pins()["torch"])')
+    code = (
+        'import mmdefect.registration; from mmdefect.apis import load_config\n'
+        'from mmdefect import compat; from mmdefect.doctor.pins import read_pins\n'
+        'print(compat.config_root("mmdefect"), load_config("leaf.py").model.backbone.type, read_pins()["torch"])'
+    )
     printed = run(sys.executable, '-c', code, cwd=tmp_path, PYTHONPATH=str(tmp_path / 'site')).split('\n')[-2]
     torch = parse_pins((ROOT / 'constraints.txt').read_text(), (3, 11))['torch']
     assert printed == f'{tmp_path}/site/mmdefect/.mim/configs FastSCNN {torch}'
@@ -188,6 +210,11 @@ def test_source_distribution_can_be_built_from(sources, tmp_path):
     run(sys.executable, 'setup.py', '-q', 'sdist', '-d', tmp_path, cwd=sources)
     with tarfile.open(next(tmp_path.glob('*.tar.gz'))) as archive:
         held = {'/'.join(Path(n).parts[1:]) for n in archive.getnames()}
-    for name in ('setup.py', 'constraints.txt', 'configs/_base_/default_runtime.py', 'tools/train.py',
-                 'mmdefect/compat.py'):
+    for name in (
+        'setup.py',
+        'constraints.txt',
+        'configs/_base_/default_runtime.py',
+        'tools/train.py',
+        'mmdefect/compat.py',
+    ):
         assert name in held

@@ -19,7 +19,7 @@ from mmdefect.extras import stop_without
 
 stop_without('mm')
 
-from mmengine.config import DictAction  # noqa: E402
+from mmengine.config import DictAction
 
 
 def parse_args() -> argparse.Namespace:
@@ -43,22 +43,35 @@ def parse_args() -> argparse.Namespace:
         command.add_argument('--density', choices=['ledoit_wolf', 'full', 'kde', 'bank'], default='ledoit_wolf')
         command.add_argument('--bandwidth', type=float, help='of kde (default: from the data)')
         command.add_argument('--points', type=int, default=4096, help='kept by kde and bank (default: 4096)')
-        command.add_argument('--turns', type=int, choices=[1, 2, 4], default=1,
-                             help='of the image, for parts at any angle: fitted on and averaged over (default: 1, as it is)')
-        command.add_argument('--layers', nargs='+', default=[], help='parts of the backbone to read (default: its output)')
+        command.add_argument(
+            '--turns',
+            type=int,
+            choices=[1, 2, 4],
+            default=1,
+            help='of the image, for parts at any angle: fitted on and averaged over (default: 1, as it is)',
+        )
+        command.add_argument(
+            '--layers', nargs='+', default=[], help='parts of the backbone to read (default: its output)'
+        )
         command.add_argument('--no-normalize', action='store_true', help='keep the length of embeddings')
         command.add_argument('--localize', choices=['fast', 'exact'], help='also fit heat maps')
-        command.add_argument('--score', choices=['image', 'heat'], default='image',
-                             help='distance of the pooled image, or maximum of the heat map')
+        command.add_argument(
+            '--score',
+            choices=['image', 'heat'],
+            default='image',
+            help='distance of the pooled image, or maximum of the heat map',
+        )
         command.add_argument('--patch', type=int, default=32, help='side of a patch in pixels (default: 32)')
         command.add_argument('--stride', type=int, default=4, help='of exact patches in pixels (default: 4)')
         command.add_argument('--threshold', type=float, default=1.0, help='1 is the farthest held-out normal image')
         command.add_argument('--folds', type=int, default=5, help='each held out once for the scale (default: 5)')
         command.add_argument('--seed', type=int, default=0)
         command.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE')
-    for name, text in (('predict', 'score, decision and heat map of files or folders'),
-                       ('localize', 'heat maps and label maps for segmentation training'),
-                       ('explain', 'Grad-CAM of a layer')):
+    for name, text in (
+        ('predict', 'score, decision and heat map of files or folders'),
+        ('localize', 'heat maps and label maps for segmentation training'),
+        ('explain', 'Grad-CAM of a layer'),
+    ):
         command = commands.add_parser(name, help=text)
         command.add_argument('model', help='file of a fitted detector')
         command.add_argument('inputs', nargs='+', help='image files or folders')
@@ -78,32 +91,62 @@ def parse_args() -> argparse.Namespace:
 
 
 def fit_arguments(args: argparse.Namespace) -> dict:
-    settings = dict(density=args.density, layers=tuple(args.layers), normalize=not args.no_normalize, score=args.score,
-                    patch=args.patch, stride=args.stride, turns=args.turns)
-    return dict(settings=settings, localize=args.localize, threshold=args.threshold, folds=args.folds, seed=args.seed,
-                bandwidth=args.bandwidth, max_points=args.points, cfg_options=args.cfg_options)
+    settings = dict(
+        density=args.density,
+        layers=tuple(args.layers),
+        normalize=not args.no_normalize,
+        score=args.score,
+        patch=args.patch,
+        stride=args.stride,
+        turns=args.turns,
+    )
+    return dict(
+        settings=settings,
+        localize=args.localize,
+        threshold=args.threshold,
+        folds=args.folds,
+        seed=args.seed,
+        bandwidth=args.bandwidth,
+        max_points=args.points,
+        cfg_options=args.cfg_options,
+    )
 
 
 def run(args: argparse.Namespace) -> None:
     from mmdefect.apis import anomaly
     from mmdefect.apis.anomaly_eval import markdown_table
+
     if args.command == 'fit':
-        detector = anomaly.fit_anomaly(args.config, args.data_root, args.category, args.checkpoint, **fit_arguments(args))
+        detector = anomaly.fit_anomaly(
+            args.config, args.data_root, args.category, args.checkpoint, **fit_arguments(args)
+        )
         detector.save(args.out)
         scale = detector.scales['score']
-        print(f'{args.out}: {detector.settings.facts["normal_images"]} normal images, distances of held-out ones '
-              f'{scale.minimum:.3f} to {scale.maximum:.3f}, threshold {scale.threshold:g}')
+        print(
+            f'{args.out}: {detector.settings.facts["normal_images"]} normal images, distances of held-out ones '
+            f'{scale.minimum:.3f} to {scale.maximum:.3f}, threshold {scale.threshold:g}'
+        )
     elif args.command == 'eval':
-        rows = anomaly.evaluate_anomaly(args.config, args.data_root, args.categories, args.out, args.checkpoint, args.layer,
-                                        args.precision, not args.no_report, **fit_arguments(args))
+        rows = anomaly.evaluate_anomaly(
+            args.config,
+            args.data_root,
+            args.categories,
+            args.out,
+            args.checkpoint,
+            args.layer,
+            args.precision,
+            not args.no_report,
+            **fit_arguments(args),
+        )
         print(markdown_table(rows))
         print(args.out)
     elif args.command == 'predict':
         rows = anomaly.predict_anomaly(args.model, args.inputs, args.out, args.mode, args.precision, args.threshold)
         print(f'{sum(row["anomaly"] for row in rows)} of {len(rows)} images are anomalies: {args.out}/predictions.csv')
     elif args.command == 'localize':
-        rows = anomaly.localize_anomaly(args.model, args.inputs, args.out, args.mode, args.precision, args.threshold,
-                                        not args.no_labels)
+        rows = anomaly.localize_anomaly(
+            args.model, args.inputs, args.out, args.mode, args.precision, args.threshold, not args.no_labels
+        )
         print(f'{sum(row["defect_pixels"] > 0 for row in rows)} of {len(rows)} images have defect pixels: {args.out}')
     else:
         print('\n'.join(anomaly.explain_anomaly(args.model, args.inputs, args.layer, args.out)))

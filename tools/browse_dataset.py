@@ -13,13 +13,13 @@ from mmdefect.extras import stop_without
 
 stop_without('mm')
 
-import cv2  # noqa: E402
-import numpy as np  # noqa: E402
-from mmengine.config import Config, DictAction  # noqa: E402
-from rich.console import Console  # noqa: E402
-from rich.progress import track  # noqa: E402
+import cv2
+import numpy as np
+from mmengine.config import Config, DictAction
+from rich.console import Console
+from rich.progress import track
 
-from mmdefect.visualization import contact_sheet, draw_boxes, legend, overlay_labels  # noqa: E402
+from mmdefect.visualization import contact_sheet, draw_boxes, legend, overlay_labels
 
 SPLITS = ('train', 'val', 'test')
 
@@ -30,10 +30,11 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--split', choices=SPLITS, default='train')
     parser.add_argument('--count', type=int, default=16, help='samples to draw (default: 16)')
     parser.add_argument('--columns', type=int, default=4, help='samples in a row (default: 4)')
-    parser.add_argument('--out', type=Path, default=Path('browse.png'), help='picture to write (default: browse.png)')
+    parser.add_argument('--out', type=Path, default=Path('browse.png'), help='image to write (default: browse.png)')
     parser.add_argument('--seed', type=int, default=0, help='seed of the choice of images and of the augmentation')
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE',
-                        help='override settings of the config')
+    parser.add_argument(
+        '--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE', help='override settings of the config'
+    )
     args = parser.parse_args()
     if args.count < 1 or args.columns < 1:
         parser.error('--count and --columns must be at least 1')
@@ -50,8 +51,9 @@ def build_dataset(cfg: Config, split: str):
     init_default_scope(cfg.get('default_scope', 'mmseg'))  # as the Runner does: data sets build their own transforms
     loader = cfg.get(f'{split}_dataloader')
     if not loader:
-        raise ValueError(f'the config must have a `{split}_dataloader`, but {cfg.filename} has none; '
-                         'choose another --split.')
+        raise ValueError(
+            f'the config must have a `{split}_dataloader`, but {cfg.filename} has none; choose another --split.'
+        )
     keys = inspect.signature(TRANSFORMS.get('PackSegInputs')).parameters['meta_keys'].default
     for dataset in iter_datasets(cfg):
         for step in iter_transforms(dataset.get('pipeline') or []):
@@ -83,8 +85,10 @@ def sample_pair(sample: dict, classes: list[str], palette: list) -> tuple[np.nda
     """
     inputs = sample['inputs'].numpy()
     if inputs.dtype != np.uint8 or inputs.shape[0] not in (1, 3):
-        raise ValueError(f'the pipeline must yield uint8 images of 1 or 3 channels, got {inputs.dtype} of shape '
-                         f'{inputs.shape}; leave normalising to the data preprocessor.')
+        raise ValueError(
+            f'the pipeline must yield uint8 images of 1 or 3 channels, got {inputs.dtype} of shape '
+            f'{inputs.shape}; leave normalising to the data preprocessor.'
+        )
     image = np.ascontiguousarray(np.repeat(inputs, 3 // inputs.shape[0], axis=0)[::-1].transpose(1, 2, 0))
     meta = sample['data_samples'].metainfo
     caption = '/'.join(Path(meta.get('img_path') or '').parts[-2:])  # file names repeat between folders
@@ -104,21 +108,27 @@ def sample_pair(sample: dict, classes: list[str], palette: list) -> tuple[np.nda
 
 def _box_and_class(instance) -> tuple[tuple, int]:
     """Return ``box_xyxy`` and ``class_index`` of an instance record, a mapping or an object."""
-    fields = instance if isinstance(instance, dict) else {name: getattr(instance, name, None)
-                                                          for name in ('box_xyxy', 'class_index')}
+    fields = (
+        instance
+        if isinstance(instance, dict)
+        else {name: getattr(instance, name, None) for name in ('box_xyxy', 'class_index')}
+    )
     if fields.get('box_xyxy') is None or fields.get('class_index') is None:
-        raise ValueError(f'`instances` must be records with `box_xyxy` and `class_index`, got {instance!r}; '
-                         'correct the transform that made them.')
+        raise ValueError(
+            f'`instances` must be records with `box_xyxy` and `class_index`, got {instance!r}; '
+            'correct the transform that made them.'
+        )
     return tuple(fields['box_xyxy']), int(fields['class_index'])
 
 
-def make_sheet(pairs: Iterable[tuple[np.ndarray, str]], classes: list[str], palette: list, columns: int,
-               title: str) -> np.ndarray:
+def make_sheet(
+    pairs: Iterable[tuple[np.ndarray, str]], classes: list[str], palette: list, columns: int, title: str
+) -> np.ndarray:
     """Return the sheet, ``(H, W, 3)`` uint8 RGB."""
-    pictures, captions = zip(*pairs, strict=True)
-    rows = [list(pictures[k:k + columns]) for k in range(0, len(pictures), columns)]
-    texts = [list(captions[k:k + columns]) for k in range(0, len(captions), columns)]
-    width = min(columns, len(pictures)) * max(p.shape[1] for p in pictures)
+    images, captions = zip(*pairs, strict=True)
+    rows = [list(images[k : k + columns]) for k in range(0, len(images), columns)]
+    texts = [list(captions[k : k + columns]) for k in range(0, len(captions), columns)]
+    width = min(columns, len(images)) * max(p.shape[1] for p in images)
     return contact_sheet(rows, captions=texts, title=title, footer=legend(classes[1:], palette[1:], width=width))
 
 
@@ -126,16 +136,22 @@ def main() -> int:
     args = parse_args()
     console = Console(stderr=True)
     from mmdefect.apis import load_config
+
     try:
         cfg = load_config(args.config, args.cfg_options)
         dataset = build_dataset(cfg, args.split)
         classes, palette = list(dataset.metainfo['classes']), [tuple(c) for c in dataset.metainfo['palette']]
         samples = track(draw_samples(dataset, args.count, args.seed), 'Loading', args.count, console=console)
-        sheet = make_sheet((sample_pair(s, classes, palette) for s in samples), classes, palette, args.columns,
-                           f'{Path(args.config).stem}   {args.split}, {len(dataset)} images')
+        sheet = make_sheet(
+            (sample_pair(s, classes, palette) for s in samples),
+            classes,
+            palette,
+            args.columns,
+            f'{Path(args.config).stem}   {args.split}, {len(dataset)} images',
+        )
         args.out.parent.mkdir(parents=True, exist_ok=True)
         if not cv2.imwrite(str(args.out), sheet[..., ::-1]):
-            raise OSError(f'{args.out} must be a picture that can be written; choose another name or folder.')
+            raise OSError(f'{args.out} must be an image that can be written; choose another name or folder.')
     except (ValueError, OSError) as err:
         if os.environ.get('MMDEFECT_TRACEBACK'):
             raise

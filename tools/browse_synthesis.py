@@ -1,6 +1,6 @@
 """Draw the synthetic defects of a config: background, defect, result, label outline and difference; or a page of sliders.
 
-    python tools/browse_synthesis.py configs/fast_scnn/fast-scnn_paste-poisson_demo.py --out sheet.png
+python tools/browse_synthesis.py configs/fast_scnn/fast-scnn_paste-poisson_demo.py --out sheet.png
 """
 
 from __future__ import annotations
@@ -15,24 +15,27 @@ from mmdefect.extras import stop_without
 
 stop_without('mm')
 
-import cv2  # noqa: E402
-from mmengine.config import DictAction  # noqa: E402
+import cv2
+from mmengine.config import DictAction
 
-from mmdefect.visualization import contact_sheet, legend  # noqa: E402
-from mmdefect.visualization.synthesis_sheet import COLUMNS, defect_row  # noqa: E402
+from mmdefect.visualization import contact_sheet, legend
+from mmdefect.visualization.synthesis_sheet import COLUMNS, defect_row
 
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('config', help='leaf config with a synthesis recipe')
-    parser.add_argument('--out', type=Path, default=Path('synthesis.png'), help='sheet to write (default: synthesis.png)')
+    parser.add_argument(
+        '--out', type=Path, default=Path('synthesis.png'), help='sheet to write (default: synthesis.png)'
+    )
     parser.add_argument('--count', type=int, default=10, help='defects to draw (default: 10)')
     parser.add_argument('--side', type=int, default=200, help='pixels of a cell (default: 200)')
     parser.add_argument('--seed', type=int, default=0)
     parser.add_argument('--page', type=Path, help='also write a page with one slider for each operation')
     parser.add_argument('--save-instances', type=Path, metavar='JSON', help='also write the records of the defects')
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE',
-                        help='override settings of the config')
+    parser.add_argument(
+        '--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE', help='override settings of the config'
+    )
     args = parser.parse_args()
     if args.count < 1 or args.side < 32:
         parser.error('--count must be at least 1 and --side at least 32')
@@ -43,6 +46,7 @@ def main() -> int:
     args = parse_args()
     from mmdefect.apis import load_config
     from mmdefect.apis.browse import make_samples, synthesis_step
+
     try:
         cfg = load_config(args.config, args.cfg_options)
         dataset, step = synthesis_step(cfg)
@@ -52,21 +56,37 @@ def main() -> int:
             name = Path(sample.img_path).name
             records.append(dict(img_path=sample.img_path, instances=sample.instances, skipped=sample.skipped))
             for instance, donor in zip(sample.instances, sample.donors, strict=True):
-                rows.append(defect_row(sample.before, sample.after, sample.label, donor, instance['box_xyxy'], palette,
-                                       args.side))
-                captions.append([name, Path(instance['source']).name, f'{instance["generator"]}, {instance["blend"]}',
-                                 f'{classes[instance["class_index"]]}, {instance["area"]} px', ''])
+                rows.append(
+                    defect_row(
+                        sample.before, sample.after, sample.label, donor, instance['box_xyxy'], palette, args.side
+                    )
+                )
+                captions.append(
+                    [
+                        name,
+                        Path(instance['source']).name,
+                        f'{instance["generator"]}, {instance["blend"]}',
+                        f'{classes[instance["class_index"]]}, {instance["area"]} px',
+                        '',
+                    ]
+                )
             if len(rows) >= args.count:
                 break
-        rows, captions = rows[:args.count], captions[:args.count]
-        sheet = contact_sheet(rows, column_titles=COLUMNS, captions=captions, title=Path(args.config).stem,
-                              footer=legend(classes[1:], palette[1:]))
+        rows, captions = rows[: args.count], captions[: args.count]
+        sheet = contact_sheet(
+            rows,
+            column_titles=COLUMNS,
+            captions=captions,
+            title=Path(args.config).stem,
+            footer=legend(classes[1:], palette[1:]),
+        )
         _write(args.out, sheet)
         if args.save_instances:
             args.save_instances.parent.mkdir(parents=True, exist_ok=True)
             args.save_instances.write_text(json.dumps(records, indent=1), encoding='utf-8')
         if args.page:
             from mmdefect.apis.slider_page import slider_page
+
             args.page.parent.mkdir(parents=True, exist_ok=True)
             args.page.write_text(slider_page(dataset, step, args.seed), encoding='utf-8')
     except (ValueError, OSError) as err:
@@ -84,7 +104,7 @@ def _write(path: Path, sheet) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     options = [cv2.IMWRITE_JPEG_QUALITY, 88] if path.suffix.lower() in ('.jpg', '.jpeg') else []
     if not cv2.imwrite(str(path), sheet[..., ::-1], options):
-        raise OSError(f'{path} must be a picture that can be written; choose another name or folder.')
+        raise OSError(f'{path} must be an image that can be written; choose another name or folder.')
 
 
 if __name__ == '__main__':

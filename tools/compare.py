@@ -21,27 +21,27 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from mmdefect.extras import stop_without  # noqa: E402
+from mmdefect.extras import stop_without
 
 stop_without('train', 'matplotlib', 'PIL', 'scipy')
 
-from mmdefect.experiments.compare import compare  # noqa: E402
-from mmdefect.experiments.compare_runs import load_groups, parse_group  # noqa: E402
-from mmdefect.experiments.comparison_text import published_sentences, render  # noqa: E402
-from mmdefect.experiments.evidence.report import SearchPlaces  # noqa: E402
-from mmdefect.experiments.records import write_text  # noqa: E402
-from mmdefect.experiments.study import read_study  # noqa: E402
-from mmdefect.experiments.study_records import read_records  # noqa: E402
-from mmdefect.experiments.study_table import compare_study  # noqa: E402
+from mmdefect.experiments.compare import compare
+from mmdefect.experiments.compare_runs import load_groups, parse_group
+from mmdefect.experiments.comparison_text import published_sentences, render
+from mmdefect.experiments.evidence.report import SearchPlaces
+from mmdefect.experiments.records import write_text
+from mmdefect.experiments.study import read_study
+from mmdefect.experiments.study_records import read_records
+from mmdefect.experiments.study_table import compare_study
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('arms', nargs='+', metavar='STUDY|NAME=RUN,RUN')
     parser.add_argument('--reference', help='arm that the others are compared with')
-    parser.add_argument('--metrics',
-                        nargs='+',
-                        help='default: those of the study, or foreground means and IoU of classes')
+    parser.add_argument(
+        '--metrics', nargs='+', help='default: those of the study, or foreground means and IoU of classes'
+    )
     parser.add_argument('--factor-keys', nargs='+', default=[], help='patterns of settings in which arms may differ')
     parser.add_argument('--results', default=ROOT / 'docs' / 'results', type=Path, help='folder with records/')
     parser.add_argument('--data-root', type=Path, help='folder of the data set, for run folders')
@@ -60,15 +60,22 @@ def of_study(args: argparse.Namespace):
     if comparison is None:
         raise ValueError(
             f'the reference arm {study.reference!r} must have a record in {args.results / "records"}, but has '
-            'none; run tools/study.py first.')
+            'none; run tools/study.py first.'
+        )
     return comparison
 
 
 def of_runs(args: argparse.Namespace):
     from mmdefect.apis.study import load_truth_of_config, read_settings
+
     groups = [parse_group(text) for text in args.arms]
-    places = SearchPlaces(args.data_root, args.images, args.labels, tuple(args.classes or ()),
-                          lambda config: load_truth_of_config(config, args.data_root))
+    places = SearchPlaces(
+        args.data_root,
+        args.images,
+        args.labels,
+        tuple(args.classes or ()),
+        lambda config: load_truth_of_config(config, args.data_root),
+    )
     arms = load_groups(groups, places, read_settings)
     reference = args.reference or next(iter(arms))
     metrics = args.metrics

@@ -23,25 +23,35 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('format', choices=FORMATS, help='what SOURCE is')
     parser.add_argument('source', metavar='SOURCE', help='folder to read; for coco also a JSON file')
     parser.add_argument('out', metavar='OUT', help='folder to make')
-    parser.add_argument('--layout', choices=['index', 'mvtec'], default='index',
-                        help='index: img_dir/ann_dir with class ids (default); mvtec: folders as in MVTec AD')
+    parser.add_argument(
+        '--layout',
+        choices=['index', 'mvtec'],
+        default='index',
+        help='index: img_dir/ann_dir with class ids (default); mvtec: folders as in MVTec AD',
+    )
     parser.add_argument('--link', choices=['copy', 'hard'], default='copy', help='copy images, or hard-link them')
     parser.add_argument('--classes', nargs='+', metavar='NAME', help='names of the defect classes')
     parser.add_argument('--overwrite', action='store_true', help='replace an earlier conversion in OUT')
     folder = parser.add_argument_group('folder')
     folder.add_argument('--encoding', choices=['binary', 'index', 'palette'], help='how masks are to be read')
-    folder.add_argument('--types', choices=['auto', 'folder', 'prefix', 'none'], default='auto',
-                        help='where the defect type is written')
+    folder.add_argument(
+        '--types', choices=['auto', 'folder', 'prefix', 'none'], default='auto', help='where the defect type is written'
+    )
     folder.add_argument('--unmasked', choices=['skip', 'clean'], default='skip', help='what an image without a mask is')
     coco = parser.add_argument_group('coco')
     coco.add_argument('--images', metavar='DIR', help='folder of the images (default: looked for around the JSON file)')
-    coco.add_argument('--polygon-rule', choices=['union', 'evenodd'], default='union',
-                      help='several polygons of one annotation: all filled (default), or inner ones are holes')
+    coco.add_argument(
+        '--polygon-rule',
+        choices=['union', 'evenodd'],
+        default='union',
+        help='several polygons of one annotation: all filled (default), or inner ones are holes',
+    )
     return parser.parse_args()
 
 
 def read_source(args: argparse.Namespace):
     from mmdefect.datasets import coco, convert
+
     if args.format == 'coco':
         return coco.read_coco(args.source, args.images, args.classes, args.polygon_rule)
     if args.format == 'ksdd2':
@@ -66,13 +76,16 @@ def print_report(report, classes: tuple[str, ...]) -> None:
 def main() -> int:
     args = parse_args()
     from mmdefect.extras import stop_without
+
     stop_without('mm')
     from mmdefect.datasets.convert import convert
     from mmdefect.datasets.progress import track
+
     try:
         source = read_source(args)
-        report = convert(source, args.out, args.layout, args.link, args.overwrite, f'{args.format} {args.source}',
-                         track)
+        report = convert(
+            source, args.out, args.layout, args.link, args.overwrite, f'{args.format} {args.source}', track
+        )
     except (ValueError, OSError) as err:
         if os.environ.get('MMDEFECT_TRACEBACK'):
             raise

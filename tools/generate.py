@@ -19,13 +19,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 #: Command, and the module with its `DESCRIPTION`, `add_arguments(parser)` and `run(args)`; only the one used is loaded.
 COMMANDS = {
     'random-model': ('mmdefect.diffusion.commands.random_model', 'write a tiny pipeline to try the commands with'),
-    'support': ('mmdefect.apis.support_set', 'choose the few pictures that each defect type is learned from'),
+    'support': ('mmdefect.apis.support_set', 'choose the few images that each defect type is learned from'),
     'masks': ('mmdefect.diffusion.commands.masks', 'draw masks that say where a defect shall be'),
     'learn': ('mmdefect.diffusion.commands.learn', 'learn a token for each defect type'),
-    'sample': ('mmdefect.diffusion.commands.sample', 'generate defects in the masks of clean pictures'),
-    'edit': ('mmdefect.diffusion.commands.edit', 'exchange a word of what pictures show'),
+    'sample': ('mmdefect.diffusion.commands.sample', 'generate defects in the masks of clean images'),
+    'edit': ('mmdefect.diffusion.commands.edit', 'exchange a word of what images show'),
     'relabel': ('mmdefect.diffusion.commands.relabel', 'give edits labels of their own, from what changed'),
-    'pack-boxes': ('mmdefect.diffusion.commands.pack_boxes', 'write sampled pictures with their masks as weak labels'),
+    'pack-boxes': ('mmdefect.diffusion.commands.pack_boxes', 'write sampled images with their masks as weak labels'),
     'pack': ('mmdefect.diffusion.commands.pack', 'write the result as a data set to train on'),
     'compare-words': ('mmdefect.diffusion.commands.compare_words', 'choose among generated sets by what they trained'),
 }
@@ -45,11 +45,15 @@ def main(argv: list[str] | None = None) -> int:
         print(f'error: the command must be one of {", ".join(COMMANDS)}, got {argv[0]!r}.', file=sys.stderr)
         return 2
     from mmdefect.extras import stop_without
+
     stop_without('train')
     try:
         module = importlib.import_module(COMMANDS[argv[0]][0])
-        parser = argparse.ArgumentParser(prog=f'generate.py {argv[0]}', description=module.DESCRIPTION,
-                                         formatter_class=argparse.RawDescriptionHelpFormatter)
+        parser = argparse.ArgumentParser(
+            prog=f'generate.py {argv[0]}',
+            description=module.DESCRIPTION,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
         module.add_arguments(parser)
         return module.run(parser.parse_args(argv[1:])) or 0
     except KeyboardInterrupt:

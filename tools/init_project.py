@@ -17,16 +17,29 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--name', required=True, help='name of the project: letters, digits, - and _')
     parser.add_argument('--out', default='configs', help='the project goes to the folder OUT/NAME (default: configs)')
     parser.add_argument('--seed', type=int, default=0, help='seed of the division (default: 0)')
-    parser.add_argument('--split', nargs=3, type=float, metavar=('TRAIN', 'VAL', 'TEST'),
-                        help='shares, sum 1 (default: the train/val/test folders if there are, else .6 .2 .2)')
-    parser.add_argument('--classes', nargs='+', metavar='NAME',
-                        help='names of the defect classes; one name makes all 0/255 masks one class')
+    parser.add_argument(
+        '--split',
+        nargs=3,
+        type=float,
+        metavar=('TRAIN', 'VAL', 'TEST'),
+        help='shares, sum 1 (default: the train/val/test folders if there are, else .6 .2 .2)',
+    )
+    parser.add_argument(
+        '--classes',
+        nargs='+',
+        metavar='NAME',
+        help='names of the defect classes; one name makes all 0/255 masks one class',
+    )
     parser.add_argument('--encoding', choices=['binary', 'index', 'palette'], help='how masks are to be read')
-    parser.add_argument('--types', choices=['auto', 'folder', 'prefix', 'none'],
-                        help='where the defect type is written: folder name, <type>__<stem>, or nowhere')
+    parser.add_argument(
+        '--types',
+        choices=['auto', 'folder', 'prefix', 'none'],
+        help='where the defect type is written: folder name, <type>__<stem>, or nowhere',
+    )
     parser.add_argument('--unmasked', choices=['skip', 'clean'], help='what an image without a mask is (default: skip)')
-    parser.add_argument('--groups', metavar='JSON',
-                        help='groups of images that stay on one side, in place of the look-alikes found')
+    parser.add_argument(
+        '--groups', metavar='JSON', help='groups of images that stay on one side, in place of the look-alikes found'
+    )
     parser.add_argument('--ignore-look-alikes', action='store_true', help='divide without regard to near duplicates')
     parser.add_argument('--overwrite', action='store_true', help='replace an earlier project of this name')
     return parser.parse_args()
@@ -35,13 +48,29 @@ def parse_args() -> argparse.Namespace:
 def main() -> int:
     args = parse_args()
     from mmdefect.extras import stop_without
+
     stop_without('mm')
     from mmdefect.datasets.census_report import make_console
     from mmdefect.datasets.progress import track
     from mmdefect.datasets.project import init_project
+
     try:
-        init_project(args.data_dir, args.name, args.out, args.seed, args.split, args.encoding, args.classes, args.types,
-                     args.unmasked, args.groups, not args.ignore_look_alikes, args.overwrite, make_console(), track)
+        init_project(
+            args.data_dir,
+            args.name,
+            args.out,
+            args.seed,
+            args.split,
+            args.encoding,
+            args.classes,
+            args.types,
+            args.unmasked,
+            args.groups,
+            not args.ignore_look_alikes,
+            args.overwrite,
+            make_console(),
+            track,
+        )
     except (ValueError, OSError) as err:
         if os.environ.get('MMDEFECT_TRACEBACK'):
             raise

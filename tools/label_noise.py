@@ -18,24 +18,22 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from mmdefect.extras import stop_without  # noqa: E402
+from mmdefect.extras import stop_without
 
 stop_without('train', 'matplotlib', 'PIL', 'scipy')
 
-import cv2  # noqa: E402
+import cv2
 
-from mmdefect.experiments.evidence.label_review import (compare_folders, find_pairs, review_sheet,  # noqa: E402
-                                                        summary, to_csv)
-from mmdefect.experiments.records import write_text  # noqa: E402
+from mmdefect.experiments.evidence.label_review import compare_folders, find_pairs, review_sheet, summary, to_csv
+from mmdefect.experiments.records import write_text
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('first', type=Path, help='folder of label maps')
-    parser.add_argument('second',
-                        type=Path,
-                        nargs='+',
-                        help='folder of the other label maps, or of each fold\'s predictions')
+    parser.add_argument(
+        'second', type=Path, nargs='+', help="folder of the other label maps, or of each fold's predictions"
+    )
     parser.add_argument('--images', type=Path, help='folder of the images, for the sheet')
     parser.add_argument('--tolerance', type=float, default=3.0, help='pixels (default: 3)')
     parser.add_argument('--binary', action='store_true', help='masks of 0 and 255 instead of class ids')
@@ -58,9 +56,9 @@ def main(argv: list[str] | None = None) -> int:
         first = results[0].agreement
         if args.count and (first.unconfirmed or first.both != first.same_class):
             sheet = args.out.with_name(args.out.name + '.png')
-            picture = review_sheet(results, args.images, args.binary, args.count)
-            if not cv2.imwrite(str(sheet), picture[..., ::-1]):
-                raise OSError(f'{sheet} must be a picture that can be written; choose another --out.')
+            image = review_sheet(results, args.images, args.binary, args.count)
+            if not cv2.imwrite(str(sheet), image[..., ::-1]):
+                raise OSError(f'{sheet} must be an image that can be written; choose another --out.')
             print(sheet)
     except (OSError, ValueError) as err:
         if os.environ.get('MMDEFECT_TRACEBACK'):

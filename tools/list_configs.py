@@ -39,8 +39,10 @@ def main() -> int:
         return 0
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
     from mmdefect.extras import stop_without
+
     stop_without('train', 'prettytable')
     from prettytable import HRuleStyle, PrettyTable
+
     cells, columns = matrix(args.root)
     table = PrettyTable(['model', *columns], align='l', hrules=HRuleStyle.ALL)
     for model, row in cells.items():

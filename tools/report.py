@@ -18,11 +18,11 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from mmdefect.extras import stop_without  # noqa: E402
+from mmdefect.extras import stop_without
 
 stop_without('train', 'matplotlib', 'PIL', 'scipy')
 
-from mmdefect.experiments.evidence.report import SearchPlaces, write_report  # noqa: E402
+from mmdefect.experiments.evidence.report import SearchPlaces, write_report
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
@@ -34,9 +34,9 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument('--images', type=Path, help='folder of the test images')
     parser.add_argument('--labels', type=Path, help='folder of their label maps')
     parser.add_argument('--classes', nargs='+', help='names of the classes, the background first')
-    parser.add_argument('--gallery',
-                        type=int,
-                        help='images of each kind in the gallery of a run (default: 8, 5 for several)')
+    parser.add_argument(
+        '--gallery', type=int, help='images of each kind in the gallery of a run (default: 8, 5 for several)'
+    )
     parser.add_argument('--markdown', action='store_true', help='also write a .md file, and figures/ as PNG and SVG')
     args = parser.parse_args(argv)
     if bool(args.images) != bool(args.labels):
@@ -49,12 +49,14 @@ def main(argv: list[str] | None = None) -> int:
 
     def from_config(config: Path):
         from mmdefect.apis.study import load_truth_of_config
+
         return load_truth_of_config(config, args.data_root)
 
     places = SearchPlaces(args.data_root, args.images, args.labels, tuple(args.classes or ()), from_config)
     try:
-        paths = write_report(args.work_dir, args.out or args.work_dir / 'report.html', places, args.title, args.gallery,
-                             args.markdown)
+        paths = write_report(
+            args.work_dir, args.out or args.work_dir / 'report.html', places, args.title, args.gallery, args.markdown
+        )
     except (OSError, ValueError) as err:
         if os.environ.get('MMDEFECT_TRACEBACK'):
             raise

@@ -22,20 +22,21 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from mmdefect.experiments.engine_options import add_engine_options, engine_of  # noqa: E402
-from mmdefect.experiments.job import check_job, plan_commands  # noqa: E402
-from mmdefect.experiments.pool import Slots  # noqa: E402
-from mmdefect.experiments.process import stop_signals  # noqa: E402
-from mmdefect.experiments.run import check_batch, run_batch  # noqa: E402
-from mmdefect.experiments.select import Rule  # noqa: E402
-from mmdefect.experiments.slurm import SlurmArray  # noqa: E402
-from mmdefect.experiments.spec import Batch, Tools, candidates, find_jobs  # noqa: E402
+from mmdefect.experiments.engine_options import add_engine_options, engine_of
+from mmdefect.experiments.job import check_job, plan_commands
+from mmdefect.experiments.pool import Slots
+from mmdefect.experiments.process import stop_signals
+from mmdefect.experiments.run import check_batch, run_batch
+from mmdefect.experiments.select import Rule
+from mmdefect.experiments.slurm import SlurmArray
+from mmdefect.experiments.spec import Batch, Tools, candidates, find_jobs
 
 
 def parse_args(argv: list[str]) -> argparse.Namespace:
     usage = '%(prog)s --project NAME --gpu-count N [options] CONFIG ... [-- KEY=VALUE ...]'
-    parser = argparse.ArgumentParser(description=__doc__, usage=usage,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, usage=usage, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument('configs', nargs='*', metavar='CONFIG')
     parser.add_argument('--project', required=True, help='name of the folder below --work-dir')
     parser.add_argument('--gpu-count', required=True, type=int, help='devices of a job: 0 = CPU, 1, or n (torchrun)')
@@ -58,7 +59,7 @@ def parse_args(argv: list[str]) -> argparse.Namespace:
     cfg_options: list[str] = []
     if '--' in argv:
         cut = argv.index('--')
-        argv, cfg_options = argv[:cut], argv[cut + 1:]
+        argv, cfg_options = argv[:cut], argv[cut + 1 :]
     return parser.parse_intermixed_args(argv, namespace=argparse.Namespace(cfg_options=cfg_options))
 
 

@@ -17,39 +17,76 @@ from mmdefect.extras import stop_without
 
 stop_without('mm')
 
-from mmengine.config import DictAction  # noqa: E402
+from mmengine.config import DictAction
 
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('data_root', help='folder of the data set; paths in the file are relative to it')
-    parser.add_argument('--layout', required=True,
-                        help='mvtec, visa, wta, combined, folder, or the name of a registered data set')
+    parser.add_argument(
+        '--layout', required=True, help='mvtec, visa, wta, combined, folder, or the name of a registered data set'
+    )
     parser.add_argument('--category', nargs='+', help='categories of mvtec or visa (default: all)')
-    parser.add_argument('--dataset-options', nargs='+', action=DictAction, default={}, metavar='KEY=VALUE',
-                        help='further arguments of the data set class')
-    parser.add_argument('--protocol', required=True, choices=['third', 'kshot', 'fractions'],
-                        help='third: 1/3 of each type trains, the rest tests; kshot: K of each type train; fractions: '
-                        'the same shares of each type')
+    parser.add_argument(
+        '--dataset-options',
+        nargs='+',
+        action=DictAction,
+        default={},
+        metavar='KEY=VALUE',
+        help='further arguments of the data set class',
+    )
+    parser.add_argument(
+        '--protocol',
+        required=True,
+        choices=['third', 'kshot', 'fractions'],
+        help='third: 1/3 of each type trains, the rest tests; kshot: K of each type train; fractions: '
+        'the same shares of each type',
+    )
     parser.add_argument('--k', type=int, help='kshot: training images of each type')
     parser.add_argument('--val-shots', type=int, default=1, help='kshot: validation images of each type (default: 1)')
-    parser.add_argument('--outer-val-shots', type=int, default=0,
-                        help='kshot: images of each type for the outer level of bi-level learning (default: 0)')
-    parser.add_argument('--clean-train-fraction', type=float, default=0.5,
-                        help='kshot: share of clean images that does not test, where folders do not say it '
-                        '(default: 0.5)')
-    parser.add_argument('--val-fraction', type=float, default=0.2,
-                        help='third: share of the training third used for validation (default: 0.2)')
-    parser.add_argument('--outer-val-fraction', type=float, default=0.0,
-                        help='third: share of the training third for the outer level (default: 0)')
-    parser.add_argument('--fractions', nargs='+', metavar='SPLIT=SHARE', default=['train=0.6', 'val=0.2', 'test=0.2'],
-                        help='fractions: shares that add up to 1 (default: train=0.6 val=0.2 test=0.2)')
-    parser.add_argument('--first', action='store_true',
-                        help='third, kshot: take the first images by file name instead of drawing by seed')
+    parser.add_argument(
+        '--outer-val-shots',
+        type=int,
+        default=0,
+        help='kshot: images of each type for the outer level of bi-level learning (default: 0)',
+    )
+    parser.add_argument(
+        '--clean-train-fraction',
+        type=float,
+        default=0.5,
+        help='kshot: share of clean images that does not test, where folders do not say it (default: 0.5)',
+    )
+    parser.add_argument(
+        '--val-fraction',
+        type=float,
+        default=0.2,
+        help='third: share of the training third used for validation (default: 0.2)',
+    )
+    parser.add_argument(
+        '--outer-val-fraction',
+        type=float,
+        default=0.0,
+        help='third: share of the training third for the outer level (default: 0)',
+    )
+    parser.add_argument(
+        '--fractions',
+        nargs='+',
+        metavar='SPLIT=SHARE',
+        default=['train=0.6', 'val=0.2', 'test=0.2'],
+        help='fractions: shares that add up to 1 (default: train=0.6 val=0.2 test=0.2)',
+    )
+    parser.add_argument(
+        '--first',
+        action='store_true',
+        help='third, kshot: take the first images by file name instead of drawing by seed',
+    )
     parser.add_argument('--seed', type=int, default=0, help='another seed draws other images (default: 0)')
     parser.add_argument('--groups', metavar='FILE', help='JSON list of lists of images that must stay on one side')
-    parser.add_argument('--keep-duplicates-together', action='store_true',
-                        help='treat files of equal content as one group instead of stopping')
+    parser.add_argument(
+        '--keep-duplicates-together',
+        action='store_true',
+        help='treat files of equal content as one group instead of stopping',
+    )
     parser.add_argument('--out', help='file to write (default: DATA_ROOT/splits.json)')
     parser.add_argument('--overwrite', action='store_true', help='replace the file if it exists')
     args = parser.parse_args()
@@ -60,6 +97,7 @@ def parse_args() -> argparse.Namespace:
 
 def make_protocol(args: argparse.Namespace):
     from mmdefect.datasets.splits import Fractions, KShot, Third
+
     if args.protocol == 'third':
         return Third(args.val_fraction, args.outer_val_fraction, args.first)
     if args.protocol == 'kshot':
@@ -71,6 +109,7 @@ def make_protocol(args: argparse.Namespace):
 def print_counts(split) -> None:
     from rich.console import Console
     from rich.table import Table
+
     counts = split.counts()
     table = Table(title=f'{split.protocol["name"]}, seed {split.seed}')
     table.add_column('type')
@@ -90,10 +129,12 @@ def main() -> int:
         import mmdefect.registration  # noqa: F401
         from mmdefect.datasets.layouts import build_layout
         from mmdefect.datasets.splits import split_dataset, types_without_training
+
         options = dict(args.dataset_options, **({'category': args.category} if args.category else {}))
         dataset = build_layout(args.layout, args.data_root, **options)
-        split = split_dataset(dataset, make_protocol(args), out, args.seed, args.groups, args.keep_duplicates_together,
-                              args.overwrite)
+        split = split_dataset(
+            dataset, make_protocol(args), out, args.seed, args.groups, args.keep_duplicates_together, args.overwrite
+        )
     except (ValueError, FileExistsError, PermissionError) as err:
         if os.environ.get('MMDEFECT_TRACEBACK'):
             raise

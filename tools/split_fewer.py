@@ -23,8 +23,10 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--shots', type=int, nargs='+', required=True, help='defective images of each type')
     parser.add_argument('--seed', type=int, default=0, help='another seed draws other images (default: 0)')
     parser.add_argument('--groups', metavar='FILE', help='JSON list of lists of images that show one part')
-    parser.add_argument('--out', help='files to write, {shots} and {seed} filled in (default: '
-                        'shots_{shots}_{seed}.json beside the split file)')
+    parser.add_argument(
+        '--out',
+        help='files to write, {shots} and {seed} filled in (default: shots_{shots}_{seed}.json beside the split file)',
+    )
     parser.add_argument('--overwrite', action='store_true', help='replace files that exist')
     return parser.parse_args()
 
@@ -35,6 +37,7 @@ def main() -> int:
     out = out.replace('{seed}', str(args.seed))
     try:
         from mmdefect.datasets.fewer_shots import split_fewer
+
         made = split_fewer(args.split_file, args.shots, out, args.seed, args.groups, args.overwrite)
     except (ValueError, FileExistsError, PermissionError) as err:
         if os.environ.get('MMDEFECT_TRACEBACK'):

@@ -16,19 +16,30 @@ from mmdefect.extras import stop_without
 
 stop_without('mm')
 
-from mmengine.config import DictAction  # noqa: E402
+from mmengine.config import DictAction
 
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('data_root', help='folder of the data set; paths in the file are relative to it')
-    parser.add_argument('--layout', required=True,
-                        help='mvtec, visa, wta, combined, folder, or the name of a registered data set')
-    parser.add_argument('--dataset-options', nargs='+', action=DictAction, default={}, metavar='KEY=VALUE',
-                        help='further arguments of the data set class')
+    parser.add_argument(
+        '--layout', required=True, help='mvtec, visa, wta, combined, folder, or the name of a registered data set'
+    )
+    parser.add_argument(
+        '--dataset-options',
+        nargs='+',
+        action=DictAction,
+        default={},
+        metavar='KEY=VALUE',
+        help='further arguments of the data set class',
+    )
     parser.add_argument('--share', type=float, default=0.25, help='share of the training images (default: 0.25)')
-    parser.add_argument('--from', dest='split_file', metavar='FILE',
-                        help='split file whose training split is divided (default: the folders of the layout)')
+    parser.add_argument(
+        '--from',
+        dest='split_file',
+        metavar='FILE',
+        help='split file whose training split is divided (default: the folders of the layout)',
+    )
     parser.add_argument('--seed', type=int, default=0, help='another seed draws other images (default: 0)')
     parser.add_argument('--groups', metavar='FILE', help='JSON list of lists of images that must stay on one side')
     parser.add_argument('--out', help='file to write (default: DATA_ROOT/outer_splits.json)')
@@ -43,8 +54,16 @@ def main() -> int:
         import mmdefect.registration  # noqa: F401
         from mmdefect.datasets.layouts import build_layout
         from mmdefect.datasets.outer_split import split_outer_val
-        split = split_outer_val(build_layout(args.layout, args.data_root, **args.dataset_options), args.share, out,
-                                args.seed, args.split_file, args.groups, args.overwrite)
+
+        split = split_outer_val(
+            build_layout(args.layout, args.data_root, **args.dataset_options),
+            args.share,
+            out,
+            args.seed,
+            args.split_file,
+            args.groups,
+            args.overwrite,
+        )
     except (ValueError, FileExistsError, PermissionError) as err:
         if os.environ.get('MMDEFECT_TRACEBACK'):
             raise

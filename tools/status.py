@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Show the jobs of a project while they run: state, iteration, last and best validation, time spent and left.
 
-    python tools/status.py work_dirs/studies            # once
-    python tools/status.py work_dirs/studies --watch 5  # again every 5 seconds, until Ctrl-C
+python tools/status.py work_dirs/studies            # once
+python tools/status.py work_dirs/studies --watch 5  # again every 5 seconds, until Ctrl-C
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from mmdefect.extras import stop_without  # noqa: E402
+from mmdefect.extras import stop_without
 
 stop_without('train', 'rich')
 
-from rich.console import Console  # noqa: E402
-from rich.live import Live  # noqa: E402
-from rich.table import Table  # noqa: E402
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
 
-from mmdefect.experiments.progress import Progress, read_progress, time_left  # noqa: E402
+from mmdefect.experiments.progress import Progress, read_progress, time_left
 
 STYLES = {'done': 'green', 'running': 'cyan', 'failed': 'red', 'lost': 'yellow', 'pending': 'dim'}
 
@@ -37,8 +37,16 @@ def make_table(rows: list[Progress], title: str) -> Table:
         table.add_column(name, justify='right' if name in ('step', 'time', 'left') else 'left', overflow='fold')
     for r in rows:
         step = f'{r.step}/{r.total} {100 * r.step // r.total:3d} %' if r.total else str(r.step or '')
-        table.add_row(r.title, f'[{STYLES[r.status]}]{r.status}[/]', step, r.validation, r.best,
-                      clock(r.seconds) if r.seconds else '', clock(r.left) if r.left is not None else '', r.note)
+        table.add_row(
+            r.title,
+            f'[{STYLES[r.status]}]{r.status}[/]',
+            step,
+            r.validation,
+            r.best,
+            clock(r.seconds) if r.seconds else '',
+            clock(r.left) if r.left is not None else '',
+            r.note,
+        )
     return table
 
 

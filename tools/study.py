@@ -20,19 +20,19 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from mmdefect.extras import stop_without  # noqa: E402
+from mmdefect.extras import stop_without
 
 stop_without('train', 'matplotlib', 'PIL', 'scipy')
 
-from mmdefect.experiments.engine_options import add_engine_options, engine_of  # noqa: E402
-from mmdefect.experiments.process import stop_signals  # noqa: E402
-from mmdefect.experiments.records import read_json, write_json  # noqa: E402
-from mmdefect.experiments.settings import parse_overrides  # noqa: E402
-from mmdefect.experiments.spec import Tools  # noqa: E402
-from mmdefect.experiments.study import Composer, expand, read_study  # noqa: E402
-from mmdefect.experiments.study_records import record_path  # noqa: E402
-from mmdefect.experiments.study_run import Places, run_study  # noqa: E402
-from mmdefect.experiments.study_table import write_study_page  # noqa: E402
+from mmdefect.experiments.engine_options import add_engine_options, engine_of
+from mmdefect.experiments.process import stop_signals
+from mmdefect.experiments.records import read_json, write_json
+from mmdefect.experiments.settings import parse_overrides
+from mmdefect.experiments.spec import Tools
+from mmdefect.experiments.study import Composer, expand, read_study
+from mmdefect.experiments.study_records import record_path
+from mmdefect.experiments.study_run import Places, run_study
+from mmdefect.experiments.study_table import write_study_page
 
 
 def parse_args(argv: list[str]) -> argparse.Namespace:
@@ -41,11 +41,13 @@ def parse_args(argv: list[str]) -> argparse.Namespace:
     parser.add_argument('--seeds', type=int, help='number of seeds, 0 .. n-1 (default: those of the study)')
     parser.add_argument('--arms', nargs='+', help='only these arms')
     parser.add_argument('--priority', type=int, help='only arms up to this priority')
-    parser.add_argument('--data-root',
-                        default=os.environ.get('MMDEFECT_DATA_ROOT'),
-                        help='folder of the data set (default: $MMDEFECT_DATA_ROOT, else that of the config)')
-    parser.add_argument('--iterations', type=int, help='updates of each run instead of the study\'s')
-    parser.add_argument('--val-interval', type=int, help='updates between validations instead of the study\'s')
+    parser.add_argument(
+        '--data-root',
+        default=os.environ.get('MMDEFECT_DATA_ROOT'),
+        help='folder of the data set (default: $MMDEFECT_DATA_ROOT, else that of the config)',
+    )
+    parser.add_argument('--iterations', type=int, help="updates of each run instead of the study's")
+    parser.add_argument('--val-interval', type=int, help="updates between validations instead of the study's")
     parser.add_argument('--gpu-count', type=int, help='devices of each run (default: 1 with --gpus, else 0 = CPU)')
     parser.add_argument('--workers', type=int, help='loader processes of each run; 0 loads in the training process')
     parser.add_argument('--set', nargs='+', default=[], metavar='KEY=VALUE', help='overrides of all arms')
@@ -63,19 +65,19 @@ def make_study(args: argparse.Namespace):
     if args.arms:
         unknown = set(args.arms) - {arm.name for arm in study.arms}
         if unknown:
-            raise ValueError(f'`--arms` must name arms of the study, {[arm.name for arm in study.arms]}, '
-                             f'got {sorted(unknown)}.')
+            raise ValueError(
+                f'`--arms` must name arms of the study, {[arm.name for arm in study.arms]}, got {sorted(unknown)}.'
+            )
     seeds = tuple(range(args.seeds)) if args.seeds else study.seeds
     iterations = args.iterations or study.iterations
     val_interval = args.val_interval or min(study.val_interval, iterations)
-    return replace(study,
-                   seeds=seeds,
-                   iterations=iterations,
-                   val_interval=val_interval,
-                   overrides={
-                       **study.overrides,
-                       **parse_overrides(args.set)
-                   })
+    return replace(
+        study,
+        seeds=seeds,
+        iterations=iterations,
+        val_interval=val_interval,
+        overrides={**study.overrides, **parse_overrides(args.set)},
+    )
 
 
 def local_options(args: argparse.Namespace) -> dict:
@@ -94,8 +96,9 @@ def expand_runs(study, args: argparse.Namespace):
     cache = args.work_dir / 'studies' / 'file_hashes.json'
     known = read_json(cache) if cache.is_file() else {}
     arms = [
-        arm for arm in study.arms if (not args.arms or arm.name in args.arms) and
-        (args.priority is None or arm.priority <= args.priority)
+        arm
+        for arm in study.arms
+        if (not args.arms or arm.name in args.arms) and (args.priority is None or arm.priority <= args.priority)
     ]
     if not arms:
         raise ValueError('`--arms` and `--priority` must leave an arm to run, but they leave none.')
@@ -143,9 +146,11 @@ def main(argv: list[str] | None = None) -> int:
             return 0
         gpu_count = args.gpu_count if args.gpu_count is not None else int(bool(args.gpus))
         engine = engine_of(args, gpu_count)
-        tools = Tools(ROOT / 'tools' / 'train.py', ROOT / 'tools' / 'test.py', ROOT / 'bash' / 'find_best.py',
-                      args.python)
+        tools = Tools(
+            ROOT / 'tools' / 'train.py', ROOT / 'tools' / 'test.py', ROOT / 'bash' / 'find_best.py', args.python
+        )
         from mmdefect.apis.study import load_truth
+
         with stop_signals():
             states = run_study(study, runs, places, tools, engine, load_truth, command, say, gpu_count)
     except (OSError, ValueError, RuntimeError, ModuleNotFoundError) as err:

@@ -18,9 +18,9 @@ from mmdefect.extras import stop_without
 
 stop_without('mm')
 
-from mmengine.config import DictAction  # noqa: E402
+from mmengine.config import DictAction
 
-from mmdefect.experiments.engine_options import add_worker_options, workers_of  # noqa: E402
+from mmdefect.experiments.engine_options import add_worker_options, workers_of
 
 
 def parse_args() -> argparse.Namespace:
@@ -31,8 +31,13 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--seed', type=int, default=0)
     parser.add_argument('--split', default='train', help='folder below img_dir (default: train)')
     parser.add_argument('--library-only', action='store_true', help='build the library of defects and stop')
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE',
-                        help='override settings of the config, for example data_root=/data/wta')
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=DictAction,
+        metavar='KEY=VALUE',
+        help='override settings of the config, for example data_root=/data/wta',
+    )
     add_worker_options(parser)
     args = parser.parse_args()
     if not args.library_only and not args.out:
@@ -43,14 +48,16 @@ def parse_args() -> argparse.Namespace:
 def main() -> int:
     args = parse_args()
     from mmdefect.apis.bulk import build_libraries, synthesize
+
     begun = time.monotonic()
     try:
         if args.library_only:
             for library in build_libraries(args.config, args.cfg_options, workers_of(args)):
                 print(f'{library.folder}: {len(library)} defects, {time.monotonic() - begun:.1f} s')
             return 0
-        result = synthesize(args.config, args.out, args.count, args.seed, args.cfg_options, workers_of(args),
-                            args.split)
+        result = synthesize(
+            args.config, args.out, args.count, args.seed, args.cfg_options, workers_of(args), args.split
+        )
     except (ValueError, OSError, ImportError) as err:
         if os.environ.get('MMDEFECT_TRACEBACK'):
             raise
@@ -60,8 +67,10 @@ def main() -> int:
         print('stopped; the same command goes on', file=sys.stderr)
         return 130
     defects = ', '.join(f'{number} {name}' for name, number in sorted(result['defects'].items()))
-    print(f'{args.out}: {result["images"]} images ({result["made"]} made now), {defects}, '
-          f'{time.monotonic() - begun:.1f} s')
+    print(
+        f'{args.out}: {result["images"]} images ({result["made"]} made now), {defects}, '
+        f'{time.monotonic() - begun:.1f} s'
+    )
     return 0
 
 

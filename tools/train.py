@@ -10,7 +10,7 @@ from mmdefect.extras import stop_without
 
 stop_without('mm')
 
-from mmengine.config import DictAction  # noqa: E402
+from mmengine.config import DictAction
 
 
 def parse_args() -> argparse.Namespace:
@@ -19,8 +19,13 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--work-dir', help='where logs and checkpoints go (default: work_dirs/<config name>)')
     parser.add_argument('--resume', action='store_true', help='continue from the last checkpoint in the work dir')
     parser.add_argument('--amp', action='store_true', help='automatic mixed precision')
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE',
-                        help='override settings of the config, for example data_root=/data/wta train_cfg.max_iters=200')
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=DictAction,
+        metavar='KEY=VALUE',
+        help='override settings of the config, for example data_root=/data/wta train_cfg.max_iters=200',
+    )
     parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none', help='job launcher')
     parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help='set by torchrun')
     return parser.parse_args()
@@ -31,6 +36,7 @@ def main() -> int:
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
     from mmdefect.apis import train
     from mmdefect.ranks import end_rank
+
     try:
         train(args.config, args.work_dir, args.resume, args.amp, args.cfg_options, args.launcher)
     except (ValueError, FileNotFoundError, PermissionError) as err:

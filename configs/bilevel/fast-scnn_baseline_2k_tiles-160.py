@@ -2,8 +2,11 @@
 # python tools/split_dataset.py data/magnetic_tile --layout folder --protocol fractions \
 #     --fractions train=0.5 outer_val=0.15 val=0.15 test=0.2 --groups data/magnetic_tile/near_duplicate_groups.json
 _base_ = [
-    '../_base_/models/fast_scnn.py', '../_base_/datasets/folder_256.py', '../_base_/losses/tversky_focal.py',
-    '../_base_/schedules/schedule_2k.py', '../_base_/default_runtime.py'
+    '../_base_/models/fast_scnn.py',
+    '../_base_/datasets/folder_256.py',
+    '../_base_/losses/tversky_focal.py',
+    '../_base_/schedules/schedule_2k.py',
+    '../_base_/default_runtime.py',
 ]
 data_root = 'data/magnetic_tile'
 num_classes = 6

@@ -2,9 +2,13 @@
 # python tools/split_dataset.py data/demo/mvtec --layout mvtec --category carpet --protocol fractions \
 #     --fractions train=0.5 outer_val=0.2 val=0.15 test=0.15 --out data/demo/mvtec/carpet_splits.json
 _base_ = [
-    '../_base_/models/fast_scnn.py', '../_base_/datasets/mvtec_256.py', '../_base_/losses/tversky_focal.py',
-    '../_base_/synthesis/paste_anywhere.py', '../_base_/bilevel/net.py', '../_base_/schedules/schedule_2k.py',
-    '../_base_/default_runtime.py'
+    '../_base_/models/fast_scnn.py',
+    '../_base_/datasets/mvtec_256.py',
+    '../_base_/losses/tversky_focal.py',
+    '../_base_/synthesis/paste_anywhere.py',
+    '../_base_/bilevel/net.py',
+    '../_base_/schedules/schedule_2k.py',
+    '../_base_/default_runtime.py',
 ]
 data_root = 'data/demo/mvtec'
 split_file = 'carpet_splits.json'

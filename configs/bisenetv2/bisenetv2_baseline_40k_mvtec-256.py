@@ -1,4 +1,7 @@
 _base_ = [
-    '../_base_/models/bisenetv2.py', '../_base_/datasets/mvtec_256.py', '../_base_/losses/ce.py',
-    '../_base_/schedules/schedule_40k.py', '../_base_/default_runtime.py'
+    '../_base_/models/bisenetv2.py',
+    '../_base_/datasets/mvtec_256.py',
+    '../_base_/losses/ce.py',
+    '../_base_/schedules/schedule_40k.py',
+    '../_base_/default_runtime.py',
 ]

@@ -1,7 +1,9 @@
 # The rendered demo set (tools/make_demo_data.py), from random weights: minutes on a CPU.
 _base_ = [
-    '../_base_/models/cutpaste_resnet18-l3.py', '../_base_/datasets/good_256.py', '../_base_/schedules/cutpaste_256.py',
-    '../_base_/cutpaste_runtime.py'
+    '../_base_/models/cutpaste_resnet18-l3.py',
+    '../_base_/datasets/good_256.py',
+    '../_base_/schedules/cutpaste_256.py',
+    '../_base_/cutpaste_runtime.py',
 ]
 data_root = 'data/demo/mvtec'
 category = 'carpet'

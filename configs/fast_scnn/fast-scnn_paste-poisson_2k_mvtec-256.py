@@ -10,5 +10,8 @@ synthesis = dict(
                 blends=dict(poisson=1),
                 max_extent=0.25,
                 label='mask',
-                tolerance=0.024))
-    ])
+                tolerance=0.024,
+            ),
+        )
+    ]
+)

@@ -1,7 +1,11 @@
 _base_ = [
-    '../_base_/models/fast_scnn.py', '../_base_/datasets/demo_wta_256.py', '../_base_/losses/tversky_focal.py',
-    '../_base_/synthesis/paste_poisson.py', '../_base_/class_prior.py', '../_base_/schedules/schedule_2k.py',
-    '../_base_/default_runtime.py'
+    '../_base_/models/fast_scnn.py',
+    '../_base_/datasets/demo_wta_256.py',
+    '../_base_/losses/tversky_focal.py',
+    '../_base_/synthesis/paste_poisson.py',
+    '../_base_/class_prior.py',
+    '../_base_/schedules/schedule_2k.py',
+    '../_base_/default_runtime.py',
 ]
 image_scale = (384, 384)
 train_cfg = dict(max_iters=300, val_interval=100)

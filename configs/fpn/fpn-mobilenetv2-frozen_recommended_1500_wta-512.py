@@ -1,5 +1,8 @@
 _base_ = [
-    '../_base_/models/fpn_mobilenetv2_frozen.py', '../_base_/datasets/wta_512_crop256.py', '../_base_/losses/focal_system5.py',
-    '../_base_/schedules/schedule_1500.py', '../_base_/default_runtime.py'
+    '../_base_/models/fpn_mobilenetv2_frozen.py',
+    '../_base_/datasets/wta_512_crop256.py',
+    '../_base_/losses/focal_system5.py',
+    '../_base_/schedules/schedule_1500.py',
+    '../_base_/default_runtime.py',
 ]
 train_dataloader = dict(batch_size=4)

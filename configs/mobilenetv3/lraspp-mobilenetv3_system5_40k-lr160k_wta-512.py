@@ -1,4 +1,6 @@
 _base_ = [
-    '../_base_/models/lraspp_mobilenetv3.py', '../_base_/datasets/wta_512_system5.py',
-    '../_base_/schedules/system5.py', '../_base_/default_runtime.py'
+    '../_base_/models/lraspp_mobilenetv3.py',
+    '../_base_/datasets/wta_512_system5.py',
+    '../_base_/schedules/system5.py',
+    '../_base_/default_runtime.py',
 ]

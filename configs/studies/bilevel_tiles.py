@@ -11,10 +11,12 @@ work_dirs/bilevel_tiles_cg/N and work_dirs/bilevel_tiles_one_step/N.
 _base_ = '_base_/tiles_frozen.py'
 name = 'bilevel_tiles'
 title = 'Learned places and weights on magnetic tiles'
-text = ('FPN on a frozen ResNet-18 without its fourth stage, ImageNet weights (`weights/`), crop 160, batch 4, five types of '
-        'defects, exposures of one tile on one side, on the training images without the outer-validation split, softmax '
-        'focal loss, bfloat16. The learned arm trains with the recipe that a bi-level training of 600 updates with the same '
-        'seed froze, whose weights are not used. `image` and `random` are `real_all` and `paste_all` of tiles_curve.py.')
+text = (
+    'FPN on a frozen ResNet-18 without its fourth stage, ImageNet weights (`weights/`), crop 160, batch 4, five types of '
+    'defects, exposures of one tile on one side, on the training images without the outer-validation split, softmax '
+    'focal loss, bfloat16. The learned arm trains with the recipe that a bi-level training of 600 updates with the same '
+    'seed froze, whose weights are not used. `image` and `random` are `real_all` and `paste_all` of tiles_curve.py.'
+)
 factor = dict(name='synthesis', keys=['*pipeline*', '*sampler*', '*data_preprocessor*', '*dataset*'])
 baseline = 'random'
 
@@ -24,8 +26,15 @@ arms = dict(
     image=dict(overrides={'train_dataloader.sampler': _half}, note='image-level augmentation only'),
     random=dict(bases=[f'{_synthesis}/paste_anywhere.py', _thirds], note='anywhere in the frame'),
     object=dict(bases=[f'{_synthesis}/paste_on_object.py', _thirds], note='anywhere on the object'),
-    learned=dict(bases=['work_dirs/bilevel_tiles/{seed}/policy/recipe.py'], note='learned places and weights, Neumann-3'),
-    learned_cg=dict(bases=['work_dirs/bilevel_tiles_cg/{seed}/policy/recipe.py'], priority=2,
-                    note='conjugate gradient'),
-    learned_one_step=dict(bases=['work_dirs/bilevel_tiles_one_step/{seed}/policy/recipe.py'], priority=2,
-                          note='one step, twice the outer steps'))
+    learned=dict(
+        bases=['work_dirs/bilevel_tiles/{seed}/policy/recipe.py'], note='learned places and weights, Neumann-3'
+    ),
+    learned_cg=dict(
+        bases=['work_dirs/bilevel_tiles_cg/{seed}/policy/recipe.py'], priority=2, note='conjugate gradient'
+    ),
+    learned_one_step=dict(
+        bases=['work_dirs/bilevel_tiles_one_step/{seed}/policy/recipe.py'],
+        priority=2,
+        note='one step, twice the outer steps',
+    ),
+)

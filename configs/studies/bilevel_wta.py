@@ -12,10 +12,12 @@ work_dirs/bilevel_wta_cg/N and work_dirs/bilevel_wta_one_step/N.
 _base_ = '_base_/wta_frozen.py'
 name = 'bilevel_wta'
 title = 'Learned places and weights on the cutting inserts'
-text = ('FPN on a frozen ResNet-18 without its fourth stage, ImageNet weights (`weights/`), crop 256, batch 4, softmax '
-        'focal loss with alpha .1 .3 .6, bfloat16. The learned arm trains with the recipe that a bi-level training of 400 '
-        'updates with the same seed froze, whose weights are not used; that training took a quarter of the training images '
-        'as its outer-validation split, and then all four arms train on all of them.')
+text = (
+    'FPN on a frozen ResNet-18 without its fourth stage, ImageNet weights (`weights/`), crop 256, batch 4, softmax '
+    'focal loss with alpha .1 .3 .6, bfloat16. The learned arm trains with the recipe that a bi-level training of 400 '
+    'updates with the same seed froze, whose weights are not used; that training took a quarter of the training images '
+    'as its outer-validation split, and then all four arms train on all of them.'
+)
 factor = dict(name='synthesis', keys=['*pipeline*', '*sampler*', '*data_preprocessor*', '*dataset*'])
 baseline = 'random'
 bases = ['configs/_base_/weights/resnet18-l3_file.py']
@@ -26,7 +28,10 @@ arms = dict(
     random=dict(bases=[f'{_synthesis}/paste_anywhere.py', _thirds], note='anywhere in the frame'),
     object=dict(bases=[f'{_synthesis}/paste_on_object.py', _thirds], note='anywhere on the object'),
     learned=dict(bases=['work_dirs/bilevel_wta/{seed}/policy/recipe.py'], note='learned places and weights, Neumann-3'),
-    learned_cg=dict(bases=['work_dirs/bilevel_wta_cg/{seed}/policy/recipe.py'], priority=2,
-                    note='conjugate gradient'),
-    learned_one_step=dict(bases=['work_dirs/bilevel_wta_one_step/{seed}/policy/recipe.py'], priority=2,
-                          note='one step, 2.5 times the outer steps'))
+    learned_cg=dict(bases=['work_dirs/bilevel_wta_cg/{seed}/policy/recipe.py'], priority=2, note='conjugate gradient'),
+    learned_one_step=dict(
+        bases=['work_dirs/bilevel_wta_one_step/{seed}/policy/recipe.py'],
+        priority=2,
+        note='one step, 2.5 times the outer steps',
+    ),
+)

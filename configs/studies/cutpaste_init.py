@@ -2,10 +2,12 @@
 
 name = 'cutpaste_init'
 title = 'A CutPaste backbone against random weights'
-text = ('BiSeNetV1 with a ResNet-18 context path (a plain 7x7 stem, as the CutPaste backbone has) on the cutting inserts, the '
-        'same schedule for both arms. The backbone was trained on the clean images of the training split alone: '
-        '`python tools/train.py configs/cutpaste/resnet18_3way-scratch_256_wta-256.py --work-dir work_dirs/cutpaste_wta`. '
-        'CutPasteBackboneHook loads it; BiSeNetV1 has a spatial path and heads beside it, so its share is lower than 90 %.')
+text = (
+    'BiSeNetV1 with a ResNet-18 context path (a plain 7x7 stem, as the CutPaste backbone has) on the cutting inserts, the '
+    'same schedule for both arms. The backbone was trained on the clean images of the training split alone: '
+    '`python tools/train.py configs/cutpaste/resnet18_3way-scratch_256_wta-256.py --work-dir work_dirs/cutpaste_wta`. '
+    'CutPasteBackboneHook loads it; BiSeNetV1 has a spatial path and heads beside it, so its share is lower than 90 %.'
+)
 base = 'configs/bisenetv1/bisenetv1-r18_baseline_40k_wta-256.py'
 factor = dict(name='initialisation', keys=['*custom_hooks*'])
 iterations = 600
@@ -28,5 +30,5 @@ overrides = {
 _runtime_hooks = [dict(type='ClassCheckHook'), dict(type='CalibrationHook'), dict(type='SelectionCheckHook')]
 _load = dict(type='CutPasteBackboneHook', checkpoint='work_dirs/cutpaste_wta/iter_256.pth', min_share=0.6)
 arms = dict(
-    random={},
-    cutpaste=dict(overrides={'custom_hooks': [*_runtime_hooks, _load]}, note='through CutPasteBackboneHook'))
+    random={}, cutpaste=dict(overrides={'custom_hooks': [*_runtime_hooks, _load]}, note='through CutPasteBackboneHook')
+)

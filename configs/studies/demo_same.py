@@ -2,9 +2,11 @@
 
 name = 'demo_same'
 title = 'The same config twice'
-text = ('A check of the comparison itself: both arms train the same settings on the demo data, the second one with '
-        'seeds of its own, so every difference is luck. Data: `python tools/make_demo_data.py data/demo --layout wta '
-        '--images 60 --size 128`, in data/demo/wta.')
+text = (
+    'A check of the comparison itself: both arms train the same settings on the demo data, the second one with '
+    'seeds of its own, so every difference is luck. Data: `python tools/make_demo_data.py data/demo --layout wta '
+    '--images 60 --size 128`, in data/demo/wta.'
+)
 base = 'configs/fast_scnn/fast-scnn_baseline_demo.py'
 factor = dict(name='nothing', keys=['nothing'])
 iterations = 150

@@ -3,9 +3,11 @@
 _base_ = '_base_/wta_fast-scnn.py'
 name = 'wta_interaction'
 title = 'Loss and synthesis together'
-text = ('The published system found that synthetic images made most networks worse under cross-entropy and better '
-        'under a focal loss. Fast-SCNN from random weights, crop 256, equal updates; the four arms differ in loss and '
-        'recipe only.')
+text = (
+    'The published system found that synthetic images made most networks worse under cross-entropy and better '
+    'under a focal loss. Fast-SCNN from random weights, crop 256, equal updates; the four arms differ in loss and '
+    'recipe only.'
+)
 factor = dict(name='loss and recipe', keys=['*loss_decode*', '*synthesis*', '*sampler*', '*dataset.pipeline*'])
 metrics = ['fg_mIoU', 'cal_fg_mIoU', 'fg_AP', 'IoU.attached', 'IoU.broken', 'cRecall', 'FA_per_image']
 baseline = 'ce'
@@ -16,4 +18,5 @@ arms = dict(
     ce=dict(bases=[f'{_losses}/ce.py'], note='no synthesis'),
     focal=dict(bases=[f'{_losses}/focal_system5.py'], note='no synthesis'),
     ce_paste=dict(bases=[f'{_losses}/ce.py', *_paste], note='pasted defects'),
-    focal_paste=dict(bases=[f'{_losses}/focal_system5.py', *_paste], note='pasted defects'))
+    focal_paste=dict(bases=[f'{_losses}/focal_system5.py', *_paste], note='pasted defects'),
+)

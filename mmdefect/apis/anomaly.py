@@ -12,10 +12,16 @@ import cv2
 import numpy as np
 from torch import Tensor
 
-from mmdefect.apis.anomaly_eval import (UNTRAINED_AVERAGE, DetectorResult, choose_categories, run_test, test_images)
+from mmdefect.apis.anomaly_eval import UNTRAINED_AVERAGE, DetectorResult, choose_categories, run_test, test_images
 from mmdefect.apis.anomaly_fit import detector_of_config, fit_detector, iter_batches, read_image
-from mmdefect.apis.anomaly_report import (category_figures, embedding_figure, heat_pictures, write_page, write_tables,
-                                          write_text)
+from mmdefect.apis.anomaly_report import (
+    category_figures,
+    embedding_figure,
+    heat_images,
+    write_page,
+    write_tables,
+    write_text,
+)
 from mmdefect.apis.config import load_config
 from mmdefect.datasets.good_images import good_folder
 from mmdefect.datasets.samples import IMAGE_SUFFIXES, list_images
@@ -27,9 +33,16 @@ UNTRAINED = 'untrained backbone'
 TRAINED = 'CutPaste'
 
 
-def fit_anomaly(config: str | Path, data_root: str | Path | None = None, category: str | None = None,
-                checkpoint: str | None = None, cfg_options: dict | None = None, seed: int = 0,
-                settings: dict | None = None, **fit) -> AnomalyDetector:
+def fit_anomaly(
+    config: str | Path,
+    data_root: str | Path | None = None,
+    category: str | None = None,
+    checkpoint: str | None = None,
+    cfg_options: dict | None = None,
+    seed: int = 0,
+    settings: dict | None = None,
+    **fit,
+) -> AnomalyDetector:
     """Fit a detector on the good training images.
 
     Args:
@@ -45,15 +58,27 @@ def fit_anomaly(config: str | Path, data_root: str | Path | None = None, categor
     cfg = load_config(config, cfg_options)
     root = str(data_root or cfg.data_root)
     paths = list_images(good_folder(root, category or cfg.get('category')))
-    facts = dict(category=category or cfg.get('category'), arm=TRAINED if checkpoint else UNTRAINED,
-                 config=Path(config).name, checkpoint=None if checkpoint is None else Path(checkpoint).name)
+    facts = dict(
+        category=category or cfg.get('category'),
+        arm=TRAINED if checkpoint else UNTRAINED,
+        config=Path(config).name,
+        checkpoint=None if checkpoint is None else Path(checkpoint).name,
+    )
     detector = detector_of_config(cfg, checkpoint, seed, facts=facts, **(settings or {}))
     return fit_detector(detector, paths, seed=seed, **fit)
 
 
-def evaluate_anomaly(config: str | Path, data_root: str | Path, categories: Sequence[str], out: str | Path,
-                     checkpoint: str | None = None, layer: str | None = None, precision: str = 'fp32',
-                     report: bool = True, **fit) -> list[dict[str, object]]:
+def evaluate_anomaly(
+    config: str | Path,
+    data_root: str | Path,
+    categories: Sequence[str],
+    out: str | Path,
+    checkpoint: str | None = None,
+    layer: str | None = None,
+    precision: str = 'fp32',
+    report: bool = True,
+    **fit,
+) -> list[dict[str, object]]:
     """Fit and test categories, each test image read once by each arm; the untrained backbone is always one of them.
 
     Args:
@@ -75,8 +100,10 @@ def evaluate_anomaly(config: str | Path, data_root: str | Path, categories: Sequ
     checkpoints = {name: None if checkpoint is None else checkpoint.format(category=name) for name in names}
     missing = [path for path in checkpoints.values() if path is not None and not Path(path).is_file()]
     if missing:
-        raise FileNotFoundError(f'`--checkpoint` must exist for each category, but {missing[0]} does not; write '
-                                '{category} where the name of the category stands, and train the missing ones.')
+        raise FileNotFoundError(
+            f'`--checkpoint` must exist for each category, but {missing[0]} does not; write '
+            '{category} where the name of the category stands, and train the missing ones.'
+        )
     samples = {name: test_images(str(data_root), name) for name in names}  # before hours of work, not after
     results: list[DetectorResult] = []
     figures: dict[str, bytes] = {}
@@ -95,7 +122,7 @@ def evaluate_anomaly(config: str | Path, data_root: str | Path, categories: Sequ
             figures |= category_figures(own, detector.scales['score'].threshold)
             normal = list_images(good_folder(str(data_root), name))
             figures[f'{name}_tsne'] = embedding_figure(detector, own[-1], normal)
-            galleries[name] = heat_pictures(detector, own[-1], layer)
+            galleries[name] = heat_images(detector, own[-1], layer)
     rows = write_tables(results, out)
     if report:
         write_page(results, rows, figures, galleries, notes_of(checkpoint), out)
@@ -104,9 +131,11 @@ def evaluate_anomaly(config: str | Path, data_root: str | Path, categories: Sequ
 
 def notes_of(checkpoint: str | None) -> list[str]:
     """Return what must be said below a table."""
-    notes = [f'"{UNTRAINED}" is the same backbone, density and score without any CutPaste training. An ImageNet ResNet-18 '
-             f'without it reaches {UNTRAINED_AVERAGE} % image AUROC on average over MVTec AD; a claim must beat that row.',
-             'paper: image AUROC of CutPaste 3-way (Li et al., CVPR 2021) on the MVTec AD category of that name.']
+    notes = [
+        f'"{UNTRAINED}" is the same backbone, density and score without any CutPaste training. An ImageNet ResNet-18 '
+        f'without it reaches {UNTRAINED_AVERAGE} % image AUROC on average over MVTec AD; a claim must beat that row.',
+        'paper: image AUROC of CutPaste 3-way (Li et al., CVPR 2021) on the MVTec AD category of that name.',
+    ]
     if checkpoint is None:
         notes.append('No checkpoint was given: there is no CutPaste row.')
     return notes
@@ -127,13 +156,21 @@ def list_inputs(inputs: Sequence[str | Path]) -> list[str]:
         else:
             raise ValueError(f'inputs must be image files or folders, but {item} does not exist; correct the path.')
     if not found:
-        raise ValueError(f'inputs must hold images ({", ".join(IMAGE_SUFFIXES)}), but none was found in '
-                         f'{", ".join(map(str, inputs))}.')
+        raise ValueError(
+            f'inputs must hold images ({", ".join(IMAGE_SUFFIXES)}), but none was found in '
+            f'{", ".join(map(str, inputs))}.'
+        )
     return found
 
 
-def iter_predictions(detector: AnomalyDetector, paths: Sequence[str], mode: str | None = None, precision: str = 'fp32',
-                     batch: int = 16, title: str | None = 'predicting') -> Iterator[tuple[str, float, float, bool, Tensor | None]]:
+def iter_predictions(
+    detector: AnomalyDetector,
+    paths: Sequence[str],
+    mode: str | None = None,
+    precision: str = 'fp32',
+    batch: int = 16,
+    title: str | None = 'predicting',
+) -> Iterator[tuple[str, float, float, bool, Tensor | None]]:
     """Yield path, raw score, score on the scale, decision and heat map on its scale of each image."""
     for start, images in iter_batches(paths, detector.settings.size_hw, batch, title):
         scores, heat = detector.score_images(images, mode, precision)
@@ -145,9 +182,15 @@ def iter_predictions(detector: AnomalyDetector, paths: Sequence[str], mode: str 
             yield (paths[start + i], float(scores[i]), values[i], decisions[i], None if heat is None else heat[i])
 
 
-def predict_anomaly(model: str | Path, inputs: Sequence[str | Path], out: str | Path, mode: str | None = None,
-                    precision: str = 'fp32', threshold: float | None = None) -> list[dict[str, object]]:
-    """Score files or folders: ``predictions.csv`` and a picture with the heat map for each image.
+def predict_anomaly(
+    model: str | Path,
+    inputs: Sequence[str | Path],
+    out: str | Path,
+    mode: str | None = None,
+    precision: str = 'fp32',
+    threshold: float | None = None,
+) -> list[dict[str, object]]:
+    """Score files or folders: ``predictions.csv`` and an image with the heat map for each image.
 
     Args:
         model: file of a fitted detector.
@@ -166,14 +209,21 @@ def predict_anomaly(model: str | Path, inputs: Sequence[str | Path], out: str | 
         if heat is not None:
             image = read_image(path, detector.settings.size_hw)
             row['heat_map'] = f'heat/{names[path]}.png'
-            _write_picture(out / row['heat_map'], overlay_heat(image, heat.numpy(), 0.3, 1.5)[..., ::-1])
+            _write_image(out / row['heat_map'], overlay_heat(image, heat.numpy(), 0.3, 1.5)[..., ::-1])
         rows.append(row)
     _write_csv(out / 'predictions.csv', rows)
     return rows
 
 
-def localize_anomaly(model: str | Path, inputs: Sequence[str | Path], out: str | Path, mode: str | None = None,
-                     precision: str = 'fp32', threshold: float = 1.0, pseudo_labels: bool = True) -> list[dict[str, object]]:
+def localize_anomaly(
+    model: str | Path,
+    inputs: Sequence[str | Path],
+    out: str | Path,
+    mode: str | None = None,
+    precision: str = 'fp32',
+    threshold: float = 1.0,
+    pseudo_labels: bool = True,
+) -> list[dict[str, object]]:
     """Write heat maps and, for segmentation training, label maps made of them.
 
     ``heat/*.png`` are 16-bit, 10,000 for heat 1, at the size of the image file. ``ann_dir/*.png`` hold 1 where the heat is
@@ -197,26 +247,32 @@ def localize_anomaly(model: str | Path, inputs: Sequence[str | Path], out: str |
     for path, _, value, _, heat in iter_predictions(detector, paths, mode, precision, title='localising'):
         height, width = cv2.imread(path, cv2.IMREAD_GRAYSCALE).shape
         full = cv2.resize(heat.numpy(), (width, height), interpolation=cv2.INTER_LINEAR)
-        _write_picture(out / 'heat' / f'{names[path]}.png', np.clip(np.round(1e4 * full), 0, 65535).astype(np.uint16))
+        _write_image(out / 'heat' / f'{names[path]}.png', np.clip(np.round(1e4 * full), 0, 65535).astype(np.uint16))
         label = (full > threshold).astype(np.uint8)
         if pseudo_labels:
-            _write_picture(out / 'ann_dir' / f'{names[path]}.png', label)
-        rows.append(dict(image=path, normalized=round(value, 4), hottest=round(float(full.max()), 4),
-                         defect_pixels=int(label.sum())))
+            _write_image(out / 'ann_dir' / f'{names[path]}.png', label)
+        rows.append(
+            dict(
+                image=path,
+                normalized=round(value, 4),
+                hottest=round(float(full.max()), 4),
+                defect_pixels=int(label.sum()),
+            )
+        )
     _write_csv(out / 'localization.csv', rows)
     return rows
 
 
 def explain_anomaly(model: str | Path, inputs: Sequence[str | Path], layer: str, out: str | Path) -> list[str]:
-    """Write for each image the picture with the Grad-CAM of a layer; return the files."""
+    """Write for each image the image with the Grad-CAM of a layer; return the files."""
     detector, out = AnomalyDetector.load(model), Path(out)
     paths, written = list_inputs(inputs), []
     names = _names(paths)
     for start, images in iter_batches(paths, detector.settings.size_hw, 8, 'explaining'):
-        for path, cam in zip(paths[start:start + len(images)], detector.explain(images, layer), strict=True):
-            picture = overlay_heat(read_image(path, detector.settings.size_hw), cam.numpy(), 0.15, 1.0)
+        for path, cam in zip(paths[start : start + len(images)], detector.explain(images, layer), strict=True):
+            photo = overlay_heat(read_image(path, detector.settings.size_hw), cam.numpy(), 0.15, 1.0)
             file = out / f'{names[path]}_{layer}.png'
-            _write_picture(file, picture[..., ::-1])
+            _write_image(file, photo[..., ::-1])
             written.append(str(file))
     return written
 
@@ -239,10 +295,10 @@ def _names(paths: Sequence[str]) -> dict[str, str]:
     return names
 
 
-def _write_picture(path: Path, picture: np.ndarray) -> None:
+def _write_image(path: Path, photo: np.ndarray) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    if not cv2.imwrite(str(path), picture):
-        raise OSError(f'{path} must be a picture that can be written; choose another folder.')
+    if not cv2.imwrite(str(path), photo):
+        raise OSError(f'{path} must be an image that can be written; choose another folder.')
 
 
 def _write_csv(path: Path, rows: Sequence[dict]) -> None:
@@ -253,5 +309,12 @@ def _write_csv(path: Path, rows: Sequence[dict]) -> None:
     write_text(path, out.getvalue())
 
 
-__all__ = ['evaluate_anomaly', 'explain_anomaly', 'fit_anomaly', 'iter_predictions', 'localize_anomaly', 'predict_anomaly',
-           'stack_images']
+__all__ = [
+    'evaluate_anomaly',
+    'explain_anomaly',
+    'fit_anomaly',
+    'iter_predictions',
+    'localize_anomaly',
+    'predict_anomaly',
+    'stack_images',
+]

@@ -18,8 +18,23 @@ from mmdefect.functional.metrics.score_counter import ScoreKeeper
 from mmdefect.models.anomaly_detector import AnomalyDetector
 
 #: Published image AUROC of CutPaste 3-way (Li et al., CVPR 2021), and of an ImageNet ResNet-18 without CutPaste.
-PAPER = dict(bottle=98.3, cable=80.6, capsule=96.2, carpet=93.1, grid=99.9, hazelnut=97.3, leather=100.0, metal_nut=99.3,
-             pill=92.4, screw=86.3, tile=93.4, toothbrush=98.3, transistor=95.5, wood=98.6, zipper=99.4)
+PAPER = dict(
+    bottle=98.3,
+    cable=80.6,
+    capsule=96.2,
+    carpet=93.1,
+    grid=99.9,
+    hazelnut=97.3,
+    leather=100.0,
+    metal_nut=99.3,
+    pill=92.4,
+    screw=86.3,
+    tile=93.4,
+    toothbrush=98.3,
+    transistor=95.5,
+    wood=98.6,
+    zipper=99.4,
+)
 UNTRAINED_AVERAGE = 90.8
 METRICS = ('AUROC', 'AP', 'pixel_AUROC', 'pixel_AP', 'AUPRO')
 
@@ -64,7 +79,9 @@ def choose_categories(root: str, wanted: Sequence[str]) -> list[str]:
         return list(found)
     missing = [c for c in wanted if c not in found]
     if missing:
-        raise ValueError(f'`categories` must be in {root}, but {missing[0]!r} is not; found: {", ".join(found) or "none"}.')
+        raise ValueError(
+            f'`categories` must be in {root}, but {missing[0]!r} is not; found: {", ".join(found) or "none"}.'
+        )
     return list(wanted)
 
 
@@ -76,13 +93,23 @@ def test_images(root: str, category: str) -> list[Sample]:
     """
     samples = [s for s in scan_mvtec(root, [category]) if s.own_split == 'test']
     if len({s.is_clean for s in samples}) != 2:
-        raise ValueError(f'{root}/{category}/test must hold good and defective images, got {len(samples)} images of one '
-                         'kind; without both there is no AUROC.')
+        raise ValueError(
+            f'{root}/{category}/test must hold good and defective images, got {len(samples)} images of one '
+            'kind; without both there is no AUROC.'
+        )
     return samples
 
 
-def run_test(detector: AnomalyDetector, samples: Sequence[Sample], category: str, arm: str, mode: str | None = None,
-             precision: str = 'fp32', batch: int = 16, show: Callable | None = None) -> DetectorResult:
+def run_test(
+    detector: AnomalyDetector,
+    samples: Sequence[Sample],
+    category: str,
+    arm: str,
+    mode: str | None = None,
+    precision: str = 'fp32',
+    batch: int = 16,
+    show: Callable | None = None,
+) -> DetectorResult:
     """Score test images once and compute the metrics."""
     scores, maps = [], []
     title = f'{category}: {arm}' if show is None else None
@@ -111,6 +138,7 @@ def pixel_metrics(heat: np.ndarray, samples: Sequence[Sample]) -> dict[str, floa
         samples: the images; masks of another size than the heat map have it resized to theirs.
     """
     import cv2
+
     keeper = ScoreKeeper(2)
     for own, sample in zip(heat, samples, strict=True):
         own = own.astype(np.float32)
@@ -133,24 +161,45 @@ def roc_points(scores: np.ndarray, defective: np.ndarray) -> list[tuple[float, f
     hit = np.cumsum(defective[order])
     last = np.append(np.diff(scores[order]) != 0, True)  # equal scores come at once
     total, wrong = max(1, int(defective.sum())), max(1, int((~defective).sum()))
-    return [(0.0, 0.0), *((float(n + 1 - h) / wrong, float(h) / total)
-                          for n, h, end in zip(range(len(hit)), hit, last, strict=True) if end)]
+    return [
+        (0.0, 0.0),
+        *(
+            (float(n + 1 - h) / wrong, float(h) / total)
+            for n, h, end in zip(range(len(hit)), hit, last, strict=True)
+            if end
+        ),
+    ]
 
 
 def rows_of(results: Sequence[DetectorResult]) -> list[dict[str, object]]:
     """Return the table: a row for each category and arm, then the average of each arm."""
     arms = list(dict.fromkeys(r.arm for r in results))
     names = [m for m in (*METRICS, 'found', 'false_alarms') if any(m in r.metrics for r in results)]
-    rows = [dict(category=r.category, arm=r.arm, images=len(r.samples), **{m: r.metrics.get(m) for m in names},
-                 paper=PAPER.get(r.category)) for r in results]
+    rows = [
+        dict(
+            category=r.category,
+            arm=r.arm,
+            images=len(r.samples),
+            **{m: r.metrics.get(m) for m in names},
+            paper=PAPER.get(r.category),
+        )
+        for r in results
+    ]
     for arm in arms:
         own = [r for r in results if r.arm == arm]
         known = [PAPER.get(r.category) for r in own]
-        rows.append(dict(
-            category='average', arm=arm, images=sum(len(r.samples) for r in own),
-            **{m: float(np.mean([r.metrics[m] for r in own])) if all(m in r.metrics for r in own) else None
-               for m in names},
-            paper=float(np.mean(known)) if None not in known else None))
+        rows.append(
+            dict(
+                category='average',
+                arm=arm,
+                images=sum(len(r.samples) for r in own),
+                **{
+                    m: float(np.mean([r.metrics[m] for r in own])) if all(m in r.metrics for r in own) else None
+                    for m in names
+                },
+                paper=float(np.mean(known)) if None not in known else None,
+            )
+        )
     return rows
 
 
@@ -161,6 +210,8 @@ def markdown_table(rows: Sequence[dict[str, object]]) -> str:
     def cell(value: object) -> str:
         return '–' if value is None else f'{value:.2f}' if isinstance(value, float) else str(value)
 
-    lines = ['| ' + ' | '.join(h.replace('_', ' ') for h in heads) + ' |', '| ' + ' | '.join(
-        '---' if h in ('category', 'arm') else '---:' for h in heads) + ' |']
+    lines = [
+        '| ' + ' | '.join(h.replace('_', ' ') for h in heads) + ' |',
+        '| ' + ' | '.join('---' if h in ('category', 'arm') else '---:' for h in heads) + ' |',
+    ]
     return '\n'.join([*lines, *('| ' + ' | '.join(cell(row[h]) for h in heads) + ' |' for row in rows)]) + '\n'

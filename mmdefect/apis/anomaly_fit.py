@@ -44,14 +44,15 @@ def read_image(path: str | Path, size_hw: tuple[int, int]) -> np.ndarray:
     return np.ascontiguousarray(image[..., ::-1])
 
 
-def iter_batches(paths: Sequence[str], size_hw: tuple[int, int], batch: int, title: str | None = None
-                 ) -> Iterator[tuple[int, Tensor]]:
+def iter_batches(
+    paths: Sequence[str], size_hw: tuple[int, int], batch: int, title: str | None = None
+) -> Iterator[tuple[int, Tensor]]:
     """Yield the number of the first image and ``(B, 3, H, W)`` uint8 RGB, with a progress bar where there is a title and a terminal."""
     starts = range(0, len(paths), batch)
     console = Console(stderr=True)
     shown = track(starts, title, transient=True, console=console) if title and console.is_terminal else starts
     for start in shown:
-        yield start, stack_images([read_image(p, size_hw) for p in paths[start:start + batch]])
+        yield start, stack_images([read_image(p, size_hw) for p in paths[start : start + batch]])
 
 
 def detector_of_config(cfg: Config, checkpoint: str | None = None, seed: int = 0, **settings) -> AnomalyDetector:
@@ -81,9 +82,19 @@ def detector_of_config(cfg: Config, checkpoint: str | None = None, seed: int = 0
     return AnomalyDetector(DetectorSettings(backbone=plain, **{**known, **settings}), network)
 
 
-def fit_detector(detector: AnomalyDetector, paths: Sequence[str], localize: str | None = None, folds: int = 5,
-                 seed: int = 0, threshold: float = 1.0, batch: int = 16, max_points: int = 4096,
-                 bandwidth: float | None = None, calibrate: int = 64, progress: str | None = 'fitting') -> AnomalyDetector:
+def fit_detector(
+    detector: AnomalyDetector,
+    paths: Sequence[str],
+    localize: str | None = None,
+    folds: int = 5,
+    seed: int = 0,
+    threshold: float = 1.0,
+    batch: int = 16,
+    max_points: int = 4096,
+    bandwidth: float | None = None,
+    calibrate: int = 64,
+    progress: str | None = 'fitting',
+) -> AnomalyDetector:
     """Fit densities and scales.
 
     Args:
@@ -134,8 +145,16 @@ def fit_detector(detector: AnomalyDetector, paths: Sequence[str], localize: str 
     return AnomalyDetector(replace(detector.settings, facts=facts), detector.features.backbone, densities, scales)
 
 
-def _first_pass(detector: AnomalyDetector, paths: Sequence[str], spaces: Sequence[str], fold: Tensor, batch: int,
-                max_points: int, seed: int, progress: str | None) -> dict[str, list]:
+def _first_pass(
+    detector: AnomalyDetector,
+    paths: Sequence[str],
+    spaces: Sequence[str],
+    fold: Tensor,
+    batch: int,
+    max_points: int,
+    seed: int,
+    progress: str | None,
+) -> dict[str, list]:
     """Return for each space and fold the moments of its embeddings, or some of them for a kernel density or a bank."""
     density = detector.settings.density
     generator = torch.Generator().manual_seed(seed)
@@ -158,8 +177,10 @@ def _first_pass(detector: AnomalyDetector, paths: Sequence[str], spaces: Sequenc
     if density == 'kde':
         return {space: [torch.cat(part) for part in parts] for space, parts in kept.items()}
     if density == 'bank':
-        return {space: [_spread_out(torch.cat(part), -(-max_points // folds), seed) for part in parts]
-                for space, parts in kept.items()}
+        return {
+            space: [_spread_out(torch.cat(part), -(-max_points // folds), seed) for part in parts]
+            for space, parts in kept.items()
+        }
     return kept
 
 
@@ -184,4 +205,6 @@ def _sum_up(kept: dict[str, list], last: bool, least: int = 4096) -> None:
 
 def _spread(count: int, most: int) -> list[int]:
     """Return at most so many numbers below ``count``, evenly spread."""
-    return sorted({round(i * (count - 1) / max(1, most - 1)) for i in range(most)}) if count > most else list(range(count))
+    return (
+        sorted({round(i * (count - 1) / max(1, most - 1)) for i in range(most)}) if count > most else list(range(count))
+    )

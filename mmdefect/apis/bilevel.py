@@ -34,13 +34,16 @@ def compose_bilevel(cfg: Config) -> None:
     settings = copy.deepcopy(settings)
     recipe = cfg.get('synthesis')
     if not recipe or recipe.get('where') != 'device':
-        raise ValueError('a config with `bilevel` must have a `synthesis` recipe with `where=\'device\'`, got '
-                         f'{"none" if not recipe else repr(recipe.get("where", "worker"))}; take a base of '
-                         'configs/_base_/synthesis and set `synthesis.where`.')
+        raise ValueError(
+            "a config with `bilevel` must have a `synthesis` recipe with `where='device'`, got "
+            f'{"none" if not recipe else repr(recipe.get("where", "worker"))}; take a base of '
+            'configs/_base_/synthesis and set `synthesis.where`.'
+        )
     hook = settings.pop('hook', None) or {}
     cfg.outer_dataloader = _outer_loader(cfg.train_dataloader, settings.pop('outer', None) or {})
-    cfg.train_cfg.update(type=LOOP, recipe=copy.deepcopy(recipe), outer_dataloader=copy.deepcopy(cfg.outer_dataloader),
-                         **settings)
+    cfg.train_cfg.update(
+        type=LOOP, recipe=copy.deepcopy(recipe), outer_dataloader=copy.deepcopy(cfg.outer_dataloader), **settings
+    )
     hooks = cfg.get('custom_hooks') or []
     if not any(h['type'] == 'PolicyHook' for h in hooks):
         cfg.custom_hooks = [*hooks, ConfigDict(type='PolicyHook', **hook)]
@@ -53,12 +56,17 @@ def _outer_loader(train: ConfigDict, outer: ConfigDict) -> ConfigDict:
     loader = copy.deepcopy(train)
     dataset = loader.dataset
     if dataset.get('split_file') is None:
-        raise ValueError('the training set of a config with `bilevel` must come from a split file with an outer-validation '
-                         f'split, but {dataset.get("type")} has no `split_file`; make one with tools/split_outer_val.py.')
+        raise ValueError(
+            'the training set of a config with `bilevel` must come from a split file with an outer-validation '
+            f'split, but {dataset.get("type")} has no `split_file`; make one with tools/split_outer_val.py.'
+        )
     dataset.split = outer.get('split', 'outer_val')
     dataset.pipeline = [step for step in dataset.pipeline if step['type'] != 'PhotoMetricDistortion']
     loader.batch_size = outer.get('batch_size', train.batch_size)
     share = outer.get('defective_share')
-    loader.sampler = ConfigDict(type='DefectSampler', shuffle=True) if share is None else ConfigDict(
-        type='MixingSampler', defective_share=share)
+    loader.sampler = (
+        ConfigDict(type='DefectSampler', shuffle=True)
+        if share is None
+        else ConfigDict(type='MixingSampler', defective_share=share)
+    )
     return loader

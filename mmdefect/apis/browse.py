@@ -1,4 +1,4 @@
-"""Make the synthetic defects of a config one by one, with the picture before each: what browse_synthesis shows."""
+"""Make the synthetic defects of a config one by one, with the image before each: what browse_synthesis shows."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from mmdefect.registry import DATASETS, TRANSFORMS
 
 @dataclass
 class MadeSample:
-    """One picture of the training pipeline before and after its synthetic defects.
+    """One image of the training pipeline before and after its synthetic defects.
 
     Attributes:
         before, after: ``(H, W, 3)`` uint8 RGB.
         label: ``(H, W)`` label map after.
         instances: records of the defects.
         donors: ``(h, w, 3)`` uint8 RGB, the donor of each record, ``None`` where there is none.
-        img_path: file of the picture.
+        img_path: file of the image.
         skipped: counts by reason.
     """
 
@@ -48,19 +48,22 @@ def synthesis_step(cfg: Config):
         names = [t['type'] for t in dataset.pipeline]
         if 'SynthesizeDefects' in names:
             step = dataset.pipeline[names.index('SynthesizeDefects')]
-            dataset.pipeline = dataset.pipeline[:names.index('SynthesizeDefects')]
+            dataset.pipeline = dataset.pipeline[: names.index('SynthesizeDefects')]
     if step is None:
-        raise ValueError('the config must make defects in the workers, but its training pipeline has no '
-                         'SynthesizeDefects; choose one with a synthesis recipe, and `where=\'worker\'`.')
+        raise ValueError(
+            'the config must make defects in the workers, but its training pipeline has no '
+            "SynthesizeDefects; choose one with a synthesis recipe, and `where='worker'`."
+        )
     return DATASETS.build(cfg.train_dataloader.dataset), TRANSFORMS.build(
-        dict(step, probability=dict(clean=1.0, defective=0.0)))
+        dict(step, probability=dict(clean=1.0, defective=0.0))
+    )
 
 
 def make_samples(dataset, step, count: int, seed: int) -> Iterator[MadeSample]:
-    """Yield ``count`` pictures that got a defect; the same seed gives the same ones.
+    """Yield ``count`` images that got a defect; the same seed gives the same ones.
 
     Raises:
-        ValueError: if none of 50 pictures in a row gets a defect; the reasons are in the message.
+        ValueError: if none of 50 images in a row gets a defect; the reasons are in the message.
     """
     rng, made, since = np.random.default_rng(seed), 0, 0
     dataset.set_draw_seed(seed)
@@ -78,13 +81,21 @@ def make_samples(dataset, step, count: int, seed: int) -> Iterator[MadeSample]:
                 break
             continue
         since, made = 0, made + 1
-        yield MadeSample(before[..., ::-1], results['img'][..., ::-1], results['gt_seg_map'], instances,
-                         [_donor(step, record) for record in instances], results.get('img_path', ''),
-                         results.get('synthesis_skipped', {}))
+        yield MadeSample(
+            before[..., ::-1],
+            results['img'][..., ::-1],
+            results['gt_seg_map'],
+            instances,
+            [_donor(step, record) for record in instances],
+            results.get('img_path', ''),
+            results.get('synthesis_skipped', {}),
+        )
         if made == count:
             return
-    raise ValueError(f'a recipe must make defects, but 50 pictures in a row got none ({skipped or "no clean picture"}); '
-                     'look at the location prior and the sizes of the donors.')
+    raise ValueError(
+        f'a recipe must make defects, but 50 images in a row got none ({skipped or "no clean image"}); '
+        'look at the location prior and the sizes of the donors.'
+    )
 
 
 def _donor(step, record: dict) -> ndarray | None:

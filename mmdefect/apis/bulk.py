@@ -22,15 +22,16 @@ from mmdefect.experiments.bulk import Workers, map_items, track
 from mmdefect.experiments.records import read_json, write_bytes, write_json
 from mmdefect.experiments.settings import digest
 from mmdefect.synthesis.donor_cutting import CuttingRule
-from mmdefect.synthesis.donors import DefectLibrary, LabelledImage, PictureCuts, cut_picture
+from mmdefect.synthesis.donors import DefectLibrary, ImageCuts, LabelledImage, cut_image
 
-#: So many pictures are tried for one that takes a defect.
+#: So many images are tried for one that takes a defect.
 TRIES = 50
 FACTS = 'synthesis.json'
 
 
-def build_libraries(config: str | Path, cfg_options: dict | None = None, workers: Workers = Workers()
-                    ) -> list[DefectLibrary]:
+def build_libraries(
+    config: str | Path, cfg_options: dict | None = None, workers: Workers = Workers()
+) -> list[DefectLibrary]:
     """Build the libraries of defects that a config pastes from; training then finds them in the cache.
 
     Args:
@@ -47,8 +48,10 @@ def build_libraries(config: str | Path, cfg_options: dict | None = None, workers
     for part in (cfg.train_dataloader, cfg.model):
         wanted += [donors for donors in _donors_of(part) if donors not in wanted]
     if not wanted:
-        raise ValueError(f'{config} must paste defects, but has no PasteDefects with donors; choose a recipe such as '
-                         'configs/_base_/synthesis/paste_poisson.py.')
+        raise ValueError(
+            f'{config} must paste defects, but has no PasteDefects with donors; choose a recipe such as '
+            'configs/_base_/synthesis/paste_poisson.py.'
+        )
     return [library_of(**donors, cut_all=partial(_cut_side_by_side, workers)) for donors in wanted]
 
 
@@ -64,19 +67,26 @@ def _donors_of(node: Any) -> Iterator[dict[str, Any]]:
             yield from _donors_of(value)
 
 
-def _cut_side_by_side(workers: Workers, images: list[LabelledImage], rule: CuttingRule) -> Iterator[PictureCuts]:
+def _cut_side_by_side(workers: Workers, images: list[LabelledImage], rule: CuttingRule) -> Iterator[ImageCuts]:
     return track(map_items(partial(_make_cutter, rule), images, workers), len(images), 'cutting defects')
 
 
 def _make_cutter(rule: CuttingRule):
-    return partial(cut_picture, rule=rule)
+    return partial(cut_image, rule=rule)
 
 
-def synthesize(config: str | Path, out: str | Path, count: int, seed: int = 0, cfg_options: dict | None = None,
-               workers: Workers = Workers(), split: str = 'train') -> dict[str, Any]:
+def synthesize(
+    config: str | Path,
+    out: str | Path,
+    count: int,
+    seed: int = 0,
+    cfg_options: dict | None = None,
+    workers: Workers = Workers(),
+    split: str = 'train',
+) -> dict[str, Any]:
     """Write synthetic images with exact labels, as a data set: ``img_dir``, ``ann_dir`` and ``instances``.
 
-    Each image shows at least one synthetic defect, on a training picture after the geometric transforms of the config,
+    Each image shows at least one synthetic defect, on a training image after the geometric transforms of the config,
     before its photometric ones: a training on these images has its own. Image ``n`` depends on the config, the seed
     and ``n`` only. What is complete is not made again; a larger ``count`` adds images.
 
@@ -93,7 +103,7 @@ def synthesize(config: str | Path, out: str | Path, count: int, seed: int = 0, c
         ``images``, ``made`` (now), ``defects`` by class name, and ``skipped`` defects by reason.
 
     Raises:
-        ValueError: if the folder holds images of other settings, or a picture takes no defect.
+        ValueError: if the folder holds images of other settings, or an image takes no defect.
     """
     out, config = Path(out), Path(config).absolute()
     if count < 1:
@@ -121,8 +131,10 @@ def _claim_folder(out: Path, facts: dict[str, Any]) -> None:
         before = read_json(path)
         changed = [key for key, value in facts.items() if before.get(key) != value]
         if changed:
-            raise ValueError(f'{out} must hold images of the same settings to go on in it, but {", ".join(changed)} '
-                             'differ; take another folder, or remove this one.')
+            raise ValueError(
+                f'{out} must hold images of the same settings to go on in it, but {", ".join(changed)} '
+                'differ; take another folder, or remove this one.'
+            )
     elif out.is_dir() and any(out.iterdir()):
         raise ValueError(f'{out} must be empty or hold images of this tool, but holds other files; take another one.')
     write_json(path, facts)
@@ -152,8 +164,10 @@ def _write_image(dataset, step, out: Path, seed: int, split: str, number: int) -
         if results.get('instances'):
             break
     else:
-        raise ValueError(f'a recipe must make defects, but {TRIES} pictures in a row got none for image {number} '
-                         f'({skipped or "no reason"}); look at the location prior and the sizes of the donors.')
+        raise ValueError(
+            f'a recipe must make defects, but {TRIES} images in a row got none for image {number} '
+            f'({skipped or "no reason"}); look at the location prior and the sizes of the donors.'
+        )
     write_bytes(out / 'img_dir' / split / f'{name}.png', _png(results['img'][..., ::-1]))
     write_bytes(out / 'ann_dir' / split / f'{name}.png', _png(results['gt_seg_map'].astype(np.uint8)))
     record = {'background': results.get('img_path', ''), 'instances': results['instances'], 'skipped': skipped}

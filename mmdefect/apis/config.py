@@ -22,7 +22,7 @@ top-level key       where it goes
 ``own_optimizer``   what a transformer base needs instead of the schedule's: keys of ``optim_wrapper``
 ``bilevel``         learns the policy of ``synthesis``: loop, outer loader and hook, see :mod:`mmdefect.apis.bilevel`
 ``own_transforms``  transforms a model base needs at the end of the training pipeline, before packing
-``generated``       a packed set of generated pictures beside the training data, see :mod:`mmdefect.apis.generated`
+``generated``       a packed set of generated images beside the training data, see :mod:`mmdefect.apis.generated`
 ``category``        ``category`` of every dataset that has one
 ``variant``, ...    views and classes of CutPaste training, see :mod:`mmdefect.apis.cutpaste`
 ``synthesis``       transforms of the training pipelines and the sampler, see :mod:`mmdefect.apis.synthesis`
@@ -46,13 +46,31 @@ from mmdefect.apis.switches import SWITCHES, compose_switches
 LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader', 'outer_dataloader')
 RESIZES = ('Resize', 'RandomResize', 'ResizeToMultiple')
 #: Top-level keys that :func:`compose` spreads; an override of any other key is a last word and is applied again after it.
-SPREAD = ('data_root', 'split_file', 'category', 'variant', 'patch', 'classes', 'palette', 'num_classes', 'crop_size',
-          'image_scale', 'loss_decode', 'class_weight', 'bn_momentum', 'own_optimizer', 'own_transforms', 'generated',
-          'synthesis', 'bilevel', *SWITCHES)
+SPREAD = (
+    'data_root',
+    'split_file',
+    'category',
+    'variant',
+    'patch',
+    'classes',
+    'palette',
+    'num_classes',
+    'crop_size',
+    'image_scale',
+    'loss_decode',
+    'class_weight',
+    'bn_momentum',
+    'own_optimizer',
+    'own_transforms',
+    'generated',
+    'synthesis',
+    'bilevel',
+    *SWITCHES,
+)
 #: Heads whose list of losses has roles: the places of the segmentation losses. The rest (edges) stays as it is.
 LOSS_ROLES = {'PIDHead': (0, 1, 3), 'DDRHead': (0, 1)}
 #: Heads that do not predict the classes: class count, loss and weights are their own.
-DETAIL_HEADS = ('STDCHead', )
+DETAIL_HEADS = ('STDCHead',)
 
 
 def load_config(path: str | Path, cfg_options: dict | None = None) -> Config:
@@ -71,6 +89,7 @@ def load_config(path: str | Path, cfg_options: dict | None = None) -> Config:
         _check_options(cfg, cfg_options)
         cfg.merge_from_dict(cfg_options)
     import mmdefect.registration  # noqa: F401  (also when the config forgot its custom_imports)
+
     compose(cfg)
     if cfg_options:
         cfg.merge_from_dict({k: v for k, v in cfg_options.items() if k.split('.')[0] not in SPREAD})
@@ -84,15 +103,18 @@ def _check_options(cfg: Config, options: dict) -> None:
         for part in key.split('.'):
             node = node.get(part) if isinstance(node, (Config, dict)) else None
         if isinstance(node, dict) and node and isinstance(value, str):
-            raise ValueError(f'`{key}` is a table of settings ({", ".join(node)}) and cannot become the text {value!r}. Set '
-                             f'one of them at a time, such as {key}.{next(iter(node))}=VALUE, or write a config with '
-                             'this one as its `_base_`.')
+            raise ValueError(
+                f'`{key}` is a table of settings ({", ".join(node)}) and cannot become the text {value!r}. Set '
+                f'one of them at a time, such as {key}.{next(iter(node))}=VALUE, or write a config with '
+                'this one as its `_base_`.'
+            )
 
 
 def compose(cfg: Config) -> None:
     """Carry the top-level keys of the table above to their places, in place; composing twice changes nothing."""
     if cfg.get('generated') is not None:
         from mmdefect.apis.generated import compose_generated  # needs the adapters, which compose() alone does not
+
         compose_generated(cfg)
     datasets = list(iter_datasets(cfg))
     for key in ('data_root', 'split_file', 'category'):
@@ -117,6 +139,7 @@ def compose(cfg: Config) -> None:
     compose_cutpaste(cfg, datasets)
     if cfg.get('synthesis') is not None:
         from mmdefect.apis.synthesis import compose_synthesis  # needs the adapters, which compose() alone does not
+
         compose_synthesis(cfg, list(_unwrap(cfg.train_dataloader.get('dataset'))))
     if cfg.get('train_dataloader'):
         compose_switches(cfg, list(_unwrap(cfg.train_dataloader.get('dataset'))))
@@ -161,8 +184,10 @@ def _compose_classes(cfg: Config, datasets: list[ConfigDict]) -> None:
         if cfg.get('num_classes') is None:
             cfg.num_classes = len(classes)
         if cfg.num_classes != len(classes):
-            raise ValueError(f'`num_classes` must be the number of `classes`, got {cfg.num_classes} and {list(classes)}; '
-                             'leave `num_classes` out.')
+            raise ValueError(
+                f'`num_classes` must be the number of `classes`, got {cfg.num_classes} and {list(classes)}; '
+                'leave `num_classes` out.'
+            )
     if cfg.get('num_classes') is not None:
         for head in iter_heads(cfg):
             head['num_classes'] = cfg.num_classes
@@ -218,8 +243,10 @@ def _set_loss(head: ConfigDict, loss_decode: ConfigDict | list) -> None:
     own = _as_list(head.get('loss_decode'))
     roles = LOSS_ROLES.get(head.type)
     if roles is not None:
-        head['loss_decode'] = [_one_loss(loss_decode, loss.get('loss_weight', 1.0)) if place in roles else loss
-                               for place, loss in enumerate(own)]
+        head['loss_decode'] = [
+            _one_loss(loss_decode, loss.get('loss_weight', 1.0)) if place in roles else loss
+            for place, loss in enumerate(own)
+        ]
         return
     head_weight = own[0].get('loss_weight', 1.0) if own else 1.0
     losses = [_scaled(loss, head_weight) for loss in _as_list(loss_decode)]
@@ -259,5 +286,7 @@ def _missing_config(path: Path) -> str:
     root = compat.config_root('mmdefect')
     known = {p.stem: p for p in root.rglob('*.py') if '_base_' not in p.parts}
     close = get_close_matches(path.stem, known, n=3, cutoff=0.4)
-    hint = 'did you mean ' + ', '.join(str(known[c]) for c in close) + '?' if close else f'leaf configs lie under {root}.'
+    hint = (
+        'did you mean ' + ', '.join(str(known[c]) for c in close) + '?' if close else f'leaf configs lie under {root}.'
+    )
     return f'the config must be an existing file, but {path} is not; {hint}'

@@ -1,11 +1,11 @@
-"""The ``generated`` step of composing a config: a packed set of generated pictures beside the real training data.
+"""The ``generated`` step of composing a config: a packed set of generated images beside the real training data.
 
 One top-level ``generated = dict(...)`` with
 
 ``folder``
     the packed set that ``tools/generate.py pack`` wrote; ``None`` or an empty dict leaves the training as it is.
 ``ratio``
-    ``dict(real=..., generated=...)``: shares of the draws. ``None`` draws every picture equally often.
+    ``dict(real=..., generated=...)``: shares of the draws. ``None`` draws every image equally often.
 """
 
 from __future__ import annotations
@@ -36,21 +36,30 @@ def compose_generated(cfg: Config) -> None:
     loader = cfg.train_dataloader
     real = loader.dataset
     if 'pipeline' not in real:
-        raise ValueError('`generated` must find one plain data set to train on, but `train_dataloader.dataset` is a '
-                         f'{real.type}; put the packed set (GeneratedDefectDataset) into that wrapper yourself.')
-    packed = ConfigDict(type='GeneratedDefectDataset', folder=recipe.folder, metainfo=_metainfo(real),
-                        pipeline=copy.deepcopy(real.pipeline))
+        raise ValueError(
+            '`generated` must find one plain data set to train on, but `train_dataloader.dataset` is a '
+            f'{real.type}; put the packed set (GeneratedDefectDataset) into that wrapper yourself.'
+        )
+    packed = ConfigDict(
+        type='GeneratedDefectDataset',
+        folder=recipe.folder,
+        metainfo=_metainfo(real),
+        pipeline=copy.deepcopy(real.pipeline),
+    )
     loader.dataset = ConfigDict(type='MixedDefectDataset', datasets=[real, packed])
     ratio = recipe.get('ratio')
     if ratio is None:
         return
     if set(ratio) != {'real', 'generated'} or min(ratio.values()) < 0 or sum(ratio.values()) <= 0:
-        raise ValueError('`generated.ratio` must give numbers >= 0, not both 0, for real and generated, got '
-                         f'{dict(ratio)}.')
+        raise ValueError(
+            f'`generated.ratio` must give numbers >= 0, not both 0, for real and generated, got {dict(ratio)}.'
+        )
     sampler = loader.get('sampler') or ConfigDict(type='DefectSampler')
     if sampler['type'] not in PLAIN_SAMPLERS:
-        raise ValueError(f'`generated.ratio` needs a plain sampler, one of {", ".join(PLAIN_SAMPLERS)}, got '
-                         f'{sampler["type"]}; set `generated.ratio=None` to keep it.')
+        raise ValueError(
+            f'`generated.ratio` needs a plain sampler, one of {", ".join(PLAIN_SAMPLERS)}, got '
+            f'{sampler["type"]}; set `generated.ratio=None` to keep it.'
+        )
     kept = {k: sampler[k] for k in ('shuffle', 'seed') if sampler.get(k) is not None}
     loader.sampler = ConfigDict(type='PartShareSampler', shares=[ratio.real, ratio.generated], **kept)
 

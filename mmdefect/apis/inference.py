@@ -23,6 +23,7 @@ def open_model(path: str | Path, config: str | Path | None = None, device: str =
         return SavedPredictor(path, device)
     if is_detector(path):
         from mmdefect.models.anomaly_detector import AnomalyDetector
+
         return AnomalyInferencer(AnomalyDetector.load(path), path, device)
     return open_checkpoint(path, config, device)
 
@@ -39,4 +40,5 @@ def is_detector(path: str | Path) -> bool:
 def open_checkpoint(checkpoint: str | Path, config: str | Path | None = None, device: str = 'cpu') -> DefectInferencer:
     """Open a checkpoint that ``tools/train.py`` wrote; see :func:`open_model`."""
     import mmdefect.registration  # noqa: F401  (the checkpoint's own config names it, a foreign one may not)
+
     return DefectInferencer(checkpoint, None if config is None else load_config(config), device)

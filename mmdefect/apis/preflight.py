@@ -11,8 +11,24 @@ from mmdefect.datasets.checks import check_dataset, check_disjoint
 from mmdefect.registry import DATASETS
 
 #: Keys in which the config of a work dir may differ from the present one: they change no result.
-FREE_KEYS = ('work_dir', 'resume', 'load_from', 'launcher', 'log_level', 'visualizer', 'vis_backends', 'log_processor',
-             'env_cfg', 'tta', 'tta_model', 'tta_pipeline', 'test_dataloader', 'test_evaluator', 'test_pipeline', 'random_initialisation')
+FREE_KEYS = (
+    'work_dir',
+    'resume',
+    'load_from',
+    'launcher',
+    'log_level',
+    'visualizer',
+    'vis_backends',
+    'log_processor',
+    'env_cfg',
+    'tta',
+    'tta_model',
+    'tta_pipeline',
+    'test_dataloader',
+    'test_evaluator',
+    'test_pipeline',
+    'random_initialisation',
+)
 FREE_LOADER_KEYS = ('num_workers', 'persistent_workers', 'pin_memory', 'prefetch_factor')
 
 
@@ -27,8 +43,10 @@ def check_writable(folder: str | Path) -> None:
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as err:
-        raise PermissionError(f'`--work-dir` must be a folder that can be written to, but {folder} is not ({err.strerror}); '
-                              'choose another one.') from err
+        raise PermissionError(
+            f'`--work-dir` must be a folder that can be written to, but {folder} is not ({err.strerror}); '
+            'choose another one.'
+        ) from err
 
 
 def check_same_config(cfg: Config, work_dir: str | Path) -> None:
@@ -42,9 +60,11 @@ def check_same_config(cfg: Config, work_dir: str | Path) -> None:
     for dumped in sorted(Path(work_dir).glob('*.py')):
         differing = sorted(_differences(_comparable(Config.fromfile(str(dumped))), _comparable(cfg)))
         if differing:
-            raise ValueError(f'`--work-dir` must be new or hold runs of the same config, but {dumped} differs in '
-                             f'{", ".join(differing[:5])}{" and more" if len(differing) > 5 else ""}; '
-                             'choose another --work-dir or remove that one.')
+            raise ValueError(
+                f'`--work-dir` must be new or hold runs of the same config, but {dumped} differs in '
+                f'{", ".join(differing[:5])}{" and more" if len(differing) > 5 else ""}; '
+                'choose another --work-dir or remove that one.'
+            )
 
 
 def check_data(cfg: Config) -> None:

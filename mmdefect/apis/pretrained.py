@@ -33,8 +33,10 @@ def resolve_pretrained(cfg: Config) -> list[str]:
         reason = _why_absent(checkpoint)
         if reason:
             module.pop('init_cfg')
-            warnings.append(f'{place} starts from RANDOM weights{_thaw(module)}: {checkpoint} {reason}; put the file there, '
-                            f'or name another with --cfg-options {place}.init_cfg.checkpoint=PATH.')
+            warnings.append(
+                f'{place} starts from RANDOM weights{_thaw(module)}: {checkpoint} {reason}; put the file there, '
+                f'or name another with --cfg-options {place}.init_cfg.checkpoint=PATH.'
+            )
     for warning in warnings:
         print_log(warning, logger='current', level=logging.WARNING)
     if warnings:

@@ -64,6 +64,7 @@ def load_truth_of_config(config: Path, data_root: Path | None = None, split: str
 
 class _Loader:
     """Loads the label of one image when it is needed."""
+
     def __init__(self, load, info: dict) -> None:
         self.load, self.info = load, info
 

@@ -44,8 +44,10 @@ def compose_switches(cfg: Config, datasets: Sequence[ConfigDict]) -> None:
     if settings['class_aware']:
         sampler = cfg.train_dataloader.get('sampler') or {}
         if sampler.get('type', 'DefectSampler') not in PLAIN_SAMPLERS:
-            raise ValueError('`class_aware` must find a plain sampler to replace, but the training data are drawn by '
-                             f'{sampler["type"]}; leave out either this switch or the shares of the synthesis recipe.')
+            raise ValueError(
+                '`class_aware` must find a plain sampler to replace, but the training data are drawn by '
+                f'{sampler["type"]}; leave out either this switch or the shares of the synthesis recipe.'
+            )
         seed = {'seed': sampler['seed']} if 'seed' in sampler else {}
         cfg.train_dataloader.sampler = ConfigDict(type='ClassAwareSampler', **seed, **settings['class_aware'])
     for dataset in datasets:
@@ -71,8 +73,10 @@ def _add_hook(cfg: Config, hook: str, arguments: dict | None) -> None:
 def _ask_for_defects(dataset: ConfigDict, arguments: dict) -> None:
     crops = [step for step in dataset.get('pipeline') or [] if step.get('type') in ('RandomCrop', 'DefectCrop')]
     if not crops:
-        raise ValueError(f'`defect_crop` must find a RandomCrop to replace in the training pipeline of {dataset.type}, got '
-                         f'{[s.get("type") for s in dataset.get("pipeline") or []]}; crop there, or leave the switch out.')
+        raise ValueError(
+            f'`defect_crop` must find a RandomCrop to replace in the training pipeline of {dataset.type}, got '
+            f'{[s.get("type") for s in dataset.get("pipeline") or []]}; crop there, or leave the switch out.'
+        )
     for step in crops:
         if step.get('cat_max_ratio') == 1:  # no limit, which is the default: two ways of writing one setting
             step.pop('cat_max_ratio')
@@ -83,8 +87,10 @@ def _packing_place(dataset: ConfigDict) -> int:
     for place, step in enumerate(dataset.get('pipeline') or []):
         if step.get('type') in PACKING:
             return place
-    raise ValueError(f'the training pipeline of {dataset.type} must end in one of {PACKING}, got '
-                     f'{[s.get("type") for s in dataset.get("pipeline") or []]}.')
+    raise ValueError(
+        f'the training pipeline of {dataset.type} must end in one of {PACKING}, got '
+        f'{[s.get("type") for s in dataset.get("pipeline") or []]}.'
+    )
 
 
 def _wants_extras(node) -> bool:

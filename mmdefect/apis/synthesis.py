@@ -8,11 +8,11 @@ A recipe is one top-level ``synthesis = dict(...)`` with these keys, all but ``t
     how often each of them is taken; equally often by default.
 ``ratio``
     ``dict(real=..., synthetic=..., clean=...)``: shares of the draws that show a real defect only, get a synthetic one,
-    and stay clean. ``None`` leaves the draws to the data set and changes each picture with ``probability``.
+    and stay clean. ``None`` leaves the draws to the data set and changes each image with ``probability``.
 ``backgrounds``
-    ``dict(clean=..., defective=...)``: which pictures get the synthetic defects of a ``ratio``; clean ones by default.
+    ``dict(clean=..., defective=...)``: which images get the synthetic defects of a ``ratio``; clean ones by default.
 ``probability``
-    of a picture to get a synthetic defect, when ``ratio`` is ``None``.
+    of an image to get a synthetic defect, when ``ratio`` is ``None``.
 ``fade``
     ``dict(begin=0.6, end=0.8)``: shares of the training between which synthetic defects become fewer, down to none.
 ``location``
@@ -62,8 +62,11 @@ def compose_synthesis(cfg: Config, datasets: list[ConfigDict]) -> None:
         dataset=without_pipeline(cfg.train_dataloader.dataset),
         held_out={
             name: without_pipeline(cfg[f'{name}_dataloader'].dataset)
-            for name in ('val', 'test', 'outer') if cfg.get(f'{name}_dataloader')
-        }, **recipe.get('donors', {}))
+            for name in ('val', 'test', 'outer')
+            if cfg.get(f'{name}_dataloader')
+        },
+        **recipe.get('donors', {}),
+    )
     transforms = [copy.deepcopy(dict(t)) for t in recipe['transforms']]
     for transform in transforms:
         if transform['type'] == 'PasteDefects':
@@ -79,7 +82,7 @@ def compose_synthesis(cfg: Config, datasets: list[ConfigDict]) -> None:
 
 
 def mixing(ratio: dict | None, backgrounds: dict | None, probability: float) -> tuple[float | None, dict[str, float]]:
-    """Return the share of draws with a real defect, and how likely a clean and a defective picture is changed.
+    """Return the share of draws with a real defect, and how likely a clean and a defective image is changed.
 
     Raises:
         ValueError: if the numbers are negative or all zero.
@@ -87,12 +90,14 @@ def mixing(ratio: dict | None, backgrounds: dict | None, probability: float) -> 
     if ratio is None:
         return None, dict(clean=probability, defective=probability)
     if set(ratio) != {'real', 'synthetic', 'clean'} or min(ratio.values()) < 0 or sum(ratio.values()) <= 0:
-        raise ValueError('`ratio` must give numbers >= 0, not all 0, for real, synthetic and clean, got '
-                         f'{dict(ratio)}.')
+        raise ValueError(
+            f'`ratio` must give numbers >= 0, not all 0, for real, synthetic and clean, got {dict(ratio)}.'
+        )
     backgrounds = backgrounds or dict(clean=1.0, defective=0.0)
     if set(backgrounds) != {'clean', 'defective'} or min(backgrounds.values()) < 0 or sum(backgrounds.values()) <= 0:
-        raise ValueError(f'`backgrounds` must give numbers >= 0, not all 0, for clean and defective, got '
-                         f'{dict(backgrounds)}.')
+        raise ValueError(
+            f'`backgrounds` must give numbers >= 0, not all 0, for clean and defective, got {dict(backgrounds)}.'
+        )
     total, parts = sum(ratio.values()), sum(backgrounds.values())
     real, synthetic, clean = (ratio[k] / total for k in ('real', 'synthetic', 'clean'))
     on_clean, on_defective = (synthetic * backgrounds[k] / parts for k in ('clean', 'defective'))
@@ -107,8 +112,10 @@ def fading(fade: dict, max_iters: int | None, batch_size: int) -> list[int]:
         ValueError: if the shares are not in order, or the training has no number of iterations.
     """
     if set(fade) != {'begin', 'end'} or not 0 <= fade['begin'] <= fade['end'] <= 1:
-        raise ValueError(f'`fade` of a synthesis recipe must be dict(begin=..., end=...) with 0 <= begin <= end <= 1, got '
-                         f'{dict(fade)}; they are shares of the training.')
+        raise ValueError(
+            f'`fade` of a synthesis recipe must be dict(begin=..., end=...) with 0 <= begin <= end <= 1, got '
+            f'{dict(fade)}; they are shares of the training.'
+        )
     if not max_iters:
         raise ValueError('`fade` of a synthesis recipe needs `train_cfg.max_iters`, which the config does not have.')
     return [round(fade[key] * max_iters * batch_size) for key in ('begin', 'end')]
@@ -119,8 +126,10 @@ def _set_sampler(loader: ConfigDict, share: float | None) -> None:
         return
     sampler = loader.get('sampler') or ConfigDict(type='DefectSampler')
     if sampler['type'] not in PLAIN_SAMPLERS:
-        raise ValueError(f'a synthesis `ratio` needs a plain sampler, one of {", ".join(PLAIN_SAMPLERS)}, got '
-                         f'{sampler["type"]}; set `ratio=None` to keep it.')
+        raise ValueError(
+            f'a synthesis `ratio` needs a plain sampler, one of {", ".join(PLAIN_SAMPLERS)}, got '
+            f'{sampler["type"]}; set `ratio=None` to keep it.'
+        )
     kept = {k: sampler[k] for k in ('shuffle', 'seed') if sampler.get(k) is not None}
     loader.sampler = ConfigDict(type='MixingSampler', defective_share=share, **kept)
 
@@ -130,12 +139,19 @@ def _with_step(pipeline: list, location: dict, step: dict, on_device: bool) -> l
     loads = [i for i, name in enumerate(types) if name in LOADS]
     behind = [i for i, name in enumerate(types) if name in BEHIND]
     if not loads or not behind:
-        raise ValueError(f'a training pipeline must load labels ({", ".join(LOADS[:2])}) and end in PackSegInputs to '
-                         f'take a `synthesis` recipe, got {types}.')
+        raise ValueError(
+            f'a training pipeline must load labels ({", ".join(LOADS[:2])}) and end in PackSegInputs to '
+            f'take a `synthesis` recipe, got {types}.'
+        )
     made = [] if on_device else [ConfigDict(type='SynthesizeDefects', **copy.deepcopy(step))]
     after = loads[-1] + 1
-    pipeline = [*pipeline[:after], ConfigDict(type='LoadLocationMap', **location), *pipeline[after:behind[0]], *made,
-                *pipeline[behind[0]:]]
+    pipeline = [
+        *pipeline[:after],
+        ConfigDict(type='LoadLocationMap', **location),
+        *pipeline[after : behind[0]],
+        *made,
+        *pipeline[behind[0] :],
+    ]
     if on_device:
         pipeline = [ConfigDict(t, type='PackSynthesisInputs') if t['type'] == 'PackSegInputs' else t for t in pipeline]
     return pipeline

@@ -17,15 +17,17 @@ from .preflight import check_writable
 from .train import _fit_to_cpu
 
 
-def test(config: str | Path | Config,
-         checkpoint: str | Path,
-         work_dir: str | Path | None = None,
-         out: str | Path | None = None,
-         show_dir: str | Path | None = None,
-         tta: bool = False,
-         cfg_options: dict | None = None,
-         launcher: str = 'none',
-         decision: str = 'argmax') -> dict[str, float]:
+def test(
+    config: str | Path | Config,
+    checkpoint: str | Path,
+    work_dir: str | Path | None = None,
+    out: str | Path | None = None,
+    show_dir: str | Path | None = None,
+    tta: bool = False,
+    cfg_options: dict | None = None,
+    launcher: str = 'none',
+    decision: str = 'argmax',
+) -> dict[str, float]:
     """Evaluate a checkpoint on the test set.
 
     Args:
@@ -33,7 +35,7 @@ def test(config: str | Path | Config,
         checkpoint: file to test.
         work_dir: where the log goes; by default ``work_dirs/<config name>``.
         out: folder for the predicted label maps (PNG of class ids).
-        show_dir: folder for pictures of image, label and prediction side by side.
+        show_dir: folder for images of image, label and prediction side by side.
         tta: average over the scales and flips of the config's ``tta``.
         cfg_options: overrides, with dotted keys.
         launcher: ``none``, ``pytorch``, ``slurm`` or ``mpi``.
@@ -45,8 +47,10 @@ def test(config: str | Path | Config,
     """
     cfg = config if isinstance(config, Config) else load_config(config, cfg_options)
     if not Path(checkpoint).is_file():
-        raise FileNotFoundError(f'the checkpoint must be an existing file, but {checkpoint} is not; '
-                                'train first, or look into the `ckpt` folder of the run.')
+        raise FileNotFoundError(
+            f'the checkpoint must be an existing file, but {checkpoint} is not; '
+            'train first, or look into the `ckpt` folder of the run.'
+        )
     cfg.launcher, cfg.resume, cfg.load_from = launcher, False, str(checkpoint)
     if work_dir is not None:
         cfg.work_dir = str(work_dir)
@@ -79,18 +83,22 @@ def test(config: str | Path | Config,
 def _use_tta(cfg: Config) -> None:
     """Test at several scales and flips; the scales are relative to the one the network was trained at."""
     if cfg.get('tta') is None:
-        raise ValueError('`--tta` needs `tta = dict(ratios=(...), flip=True)` in the config, but it has none; add it to the '
-                         'data set base.')
+        raise ValueError(
+            '`--tta` needs `tta = dict(ratios=(...), flip=True)` in the config, but it has none; add it to the '
+            'data set base.'
+        )
     pipeline = cfg.test_dataloader.dataset.pipeline
     resize = next((t for t in iter_transforms(pipeline) if t['type'] == 'Resize'), None)
     if resize is None:
-        raise ValueError('`--tta` needs a `Resize` in the test pipeline, but it has none; add one with the native scale.')
+        raise ValueError(
+            '`--tta` needs a `Resize` in the test pipeline, but it has none; add one with the native scale.'
+        )
     scales = []
     for ratio in cfg.tta.ratios:
         step = copy.deepcopy(resize)
         step['scale'] = tuple(int(round(ratio * side)) for side in resize['scale'])
         scales.append(step)
-    flips = [dict(type='RandomFlip', prob=float(p), direction='horizontal') for p in ((0, 1) if cfg.tta.flip else (0, ))]
+    flips = [dict(type='RandomFlip', prob=float(p), direction='horizontal') for p in ((0, 1) if cfg.tta.flip else (0,))]
     before = [t for t in pipeline if t['type'].startswith('LoadImage')]
     labels = [t for t in pipeline if t['type'].endswith('Annotations')]
     augment = ConfigDict(type='TestTimeAug', transforms=[scales, flips, labels, [dict(type='PackSegInputs')]])
@@ -101,6 +109,7 @@ def _use_tta(cfg: Config) -> None:
 def _image_root(dataset: ConfigDict) -> str:
     """The folder that all test images share, so that equal file names of two folders stay apart."""
     from mmdefect.registry import DATASETS
+
     built = DATASETS.build({**dataset, 'pipeline': []})
     folders = {os.path.dirname(built.get_data_info(i)['img_path']) for i in range(len(built))}
     return os.path.commonpath(folders)

@@ -18,12 +18,14 @@ from .preflight import check_data, check_same_config, check_writable
 from .pretrained import resolve_pretrained
 
 
-def train(config: str | Path | Config,
-          work_dir: str | Path | None = None,
-          resume: bool = False,
-          amp: bool = False,
-          cfg_options: dict | None = None,
-          launcher: str = 'none') -> Runner:
+def train(
+    config: str | Path | Config,
+    work_dir: str | Path | None = None,
+    resume: bool = False,
+    amp: bool = False,
+    cfg_options: dict | None = None,
+    launcher: str = 'none',
+) -> Runner:
     """Check the data, then train.
 
     Args:
@@ -65,12 +67,14 @@ def forget_earlier_run(cfg: Config) -> None:
         MMLogger._instance_dict.pop(name)
 
 
-def prepare_train_config(config: str | Path | Config,
-                         work_dir: str | Path | None = None,
-                         resume: bool = False,
-                         amp: bool = False,
-                         cfg_options: dict | None = None,
-                         launcher: str = 'none') -> Config:
+def prepare_train_config(
+    config: str | Path | Config,
+    work_dir: str | Path | None = None,
+    resume: bool = False,
+    amp: bool = False,
+    cfg_options: dict | None = None,
+    launcher: str = 'none',
+) -> Config:
     """Return the config exactly as the Runner gets it; see :func:`train` for the arguments."""
     cfg = config if isinstance(config, Config) else load_config(config, cfg_options)
     cfg.launcher = launcher
@@ -92,12 +96,16 @@ def _use_amp(cfg: Config) -> None:
     wanted = 'AmpOptimWrapper' if on_gpu else 'Bfloat16OptimWrapper'
     wrapper = cfg.optim_wrapper.get('type', 'OptimWrapper')
     if wrapper not in ('OptimWrapper', wanted):
-        raise ValueError(f'`--amp` needs `optim_wrapper.type` OptimWrapper or, on this device, {wanted}, got {wrapper}; '
-                         'set mixed precision in that wrapper instead.')
+        raise ValueError(
+            f'`--amp` needs `optim_wrapper.type` OptimWrapper or, on this device, {wanted}, got {wrapper}; '
+            'set mixed precision in that wrapper instead.'
+        )
     if not on_gpu and not has_fast_bfloat16():
-        raise ValueError('mixed precision (`--amp`, or `amp = True` in the config) needs a GPU or a CPU with bfloat16 '
-                         'instructions (AVX512-BF16 or AMX), but torch finds neither; leave it out, or set '
-                         '`--cfg-options amp=False`.')
+        raise ValueError(
+            'mixed precision (`--amp`, or `amp = True` in the config) needs a GPU or a CPU with bfloat16 '
+            'instructions (AVX512-BF16 or AMX), but torch finds neither; leave it out, or set '
+            '`--cfg-options amp=False`.'
+        )
     cfg.optim_wrapper.type = wanted
     if on_gpu:
         cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')

@@ -5,9 +5,16 @@ from .folder import FolderDefectDataset
 from .generated import GeneratedDefectDataset, MixedDefectDataset
 from .good_images import GoodImageDataset
 from .mvtec import MVTecDataset
-from .transforms import *  # noqa: F401,F403
+from .transforms import *  # noqa: F403
 
 __all__ = [
-    'BladeWTADataset', 'CombinedDefectDataset', 'DefectDataset', 'FolderDefectDataset',
-    'GeneratedDefectDataset', 'GoodImageDataset', 'MVTecDataset', 'MixedDefectDataset', 'defect_palette'
+    'BladeWTADataset',
+    'CombinedDefectDataset',
+    'DefectDataset',
+    'FolderDefectDataset',
+    'GeneratedDefectDataset',
+    'GoodImageDataset',
+    'MVTecDataset',
+    'MixedDefectDataset',
+    'defect_palette',
 ]

@@ -15,8 +15,17 @@ from mmdefect.datasets.samples import Sample, relative_path
 from mmdefect.datasets.split_file import read_split
 
 #: Colours of the normal class and the first defect classes; further ones are spread over the colour circle.
-PALETTE = [[0, 0, 0], [255, 0, 0], [0, 255, 0], [0, 128, 255], [255, 255, 0], [255, 0, 255], [0, 255, 255],
-           [255, 128, 0], [128, 0, 255]]
+PALETTE = [
+    [0, 0, 0],
+    [255, 0, 0],
+    [0, 255, 0],
+    [0, 128, 255],
+    [255, 255, 0],
+    [255, 0, 255],
+    [0, 255, 255],
+    [255, 128, 0],
+    [128, 0, 255],
+]
 
 
 def defect_palette(num_classes: int) -> list[list[int]]:
@@ -52,17 +61,21 @@ class DefectDataset(NumberedDraws, BaseSegDataset, ABC):
         **kwargs: arguments of mmseg's ``BaseSegDataset``.
     """
 
-    def __init__(self,
-                 split: str | None = None,
-                 split_file: str | None = None,
-                 reduce_zero_label: bool = False,
-                 metainfo: dict | None = None,
-                 **kwargs) -> None:
+    def __init__(
+        self,
+        split: str | None = None,
+        split_file: str | None = None,
+        reduce_zero_label: bool = False,
+        metainfo: dict | None = None,
+        **kwargs,
+    ) -> None:
         if reduce_zero_label:
-            raise ValueError('`reduce_zero_label` must be False for defect data sets, got True: class 0 is the normal '
-                             'class and would be ignored; remove the setting.')
+            raise ValueError(
+                '`reduce_zero_label` must be False for defect data sets, got True: class 0 is the normal '
+                'class and would be ignored; remove the setting.'
+            )
         if split_file is not None and split is None:
-            raise ValueError(f'`split` must name one split of {split_file}, got None; for example split=\'train\'.')
+            raise ValueError(f"`split` must name one split of {split_file}, got None; for example split='train'.")
         self.split = split
         self.split_file = split_file
         data_root = kwargs.get('data_root')
@@ -106,8 +119,10 @@ class DefectDataset(NumberedDraws, BaseSegDataset, ABC):
         """
         samples = self.scan()
         if not samples:
-            raise ValueError(f'{self.data_root} must hold images in the layout of {type(self).__name__}, but none was '
-                             'found; correct `data_root`, or convert the data with tools/convert_dataset.py.')
+            raise ValueError(
+                f'{self.data_root} must hold images in the layout of {type(self).__name__}, but none was '
+                'found; correct `data_root`, or convert the data with tools/convert_dataset.py.'
+            )
         return [self._data_info(sample) for sample in self._select(samples)]
 
     def full_init(self) -> None:
@@ -129,8 +144,9 @@ class DefectDataset(NumberedDraws, BaseSegDataset, ABC):
         for candidate in candidates:
             if os.path.isfile(candidate):
                 return candidate
-        raise ValueError(f'`split_file` must exist, but none of {candidates} does; make it with '
-                         'tools/split_dataset.py.')
+        raise ValueError(
+            f'`split_file` must exist, but none of {candidates} does; make it with tools/split_dataset.py.'
+        )
 
     def _select(self, samples: Sequence[Sample]) -> list[Sample]:
         if self.split_file is not None:
@@ -140,9 +156,11 @@ class DefectDataset(NumberedDraws, BaseSegDataset, ABC):
         chosen = [s for s in samples if s.own_split == self.split]
         if not chosen:
             found = sorted({s.own_split for s in samples if s.own_split is not None})
-            raise ValueError(f'{self.data_root} must hold images of the split {self.split!r}, but its folders give '
-                             f'{found or "no splits"}; name one of these, or make a split file with '
-                             'tools/split_dataset.py and set `split_file`.')
+            raise ValueError(
+                f'{self.data_root} must hold images of the split {self.split!r}, but its folders give '
+                f'{found or "no splits"}; name one of these, or make a split file with '
+                'tools/split_dataset.py and set `split_file`.'
+            )
         return chosen
 
     def _select_listed(self, samples: Sequence[Sample]) -> list[Sample]:
@@ -151,10 +169,12 @@ class DefectDataset(NumberedDraws, BaseSegDataset, ABC):
         by_path = {relative_path(s.img_path, self.data_root or '.'): s for s in samples}
         missing = [e.image for e in entries if e.image not in by_path]
         if missing:
-            raise ValueError(f'{file} names {missing[0]}' +
-                             (f' and {len(missing) - 1} more images' if len(missing) > 1 else '') +
-                             f', which {type(self).__name__} does not find in {self.data_root}; correct `data_root`, '
-                             'restore the files, or make the split again.')
+            raise ValueError(
+                f'{file} names {missing[0]}'
+                + (f' and {len(missing) - 1} more images' if len(missing) > 1 else '')
+                + f', which {type(self).__name__} does not find in {self.data_root}; correct `data_root`, '
+                'restore the files, or make the split again.'
+            )
         return [by_path[e.image] for e in entries]
 
     def _data_info(self, sample: Sample) -> dict:
@@ -172,7 +192,8 @@ class DefectDataset(NumberedDraws, BaseSegDataset, ABC):
             label_map=self.label_map,
             reduce_zero_label=self.reduce_zero_label,
             seg_fields=[],
-            **sample.extra)
+            **sample.extra,
+        )
 
     def _refuse_plain_loader(self) -> None:
         """Raise when mmseg's loader would have to read a label it cannot represent."""
@@ -183,8 +204,9 @@ class DefectDataset(NumberedDraws, BaseSegDataset, ABC):
             if info['seg_map_path'] is None or info['mask_encoding'] != 'index':
                 raise ValueError(
                     f'the pipeline of {type(self).__name__} must load labels with LoadDefectAnnotations, but it uses '
-                    f"LoadAnnotations, which cannot read the label of {info['img_path']} (clean image without a file, "
-                    'or a mask that is not class indices); replace it in the config.')
+                    f'LoadAnnotations, which cannot read the label of {info["img_path"]} (clean image without a file, '
+                    'or a mask that is not class indices); replace it in the config.'
+                )
 
 
 def _is_renaming(old: Sequence[str] | None, new: Sequence[str] | None) -> bool:

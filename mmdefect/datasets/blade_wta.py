@@ -25,8 +25,10 @@ def scan_wta(root: str, img_suffix: str = '.png', seg_map_suffix: str = '.png') 
     img_dir, ann_dir = os.path.join(root, 'img_dir'), os.path.join(root, 'ann_dir')
     for folder in (img_dir, ann_dir):
         if not os.path.isdir(folder):
-            raise ValueError(f'{root} must hold img_dir/ and ann_dir/, but {folder} does not exist; correct '
-                             '`data_root`, or convert the data with tools/convert_dataset.py.')
+            raise ValueError(
+                f'{root} must hold img_dir/ and ann_dir/, but {folder} does not exist; correct '
+                '`data_root`, or convert the data with tools/convert_dataset.py.'
+            )
     samples = []
     for folder, folders, files in os.walk(img_dir):
         folders.sort()
@@ -36,7 +38,7 @@ def scan_wta(root: str, img_suffix: str = '.png', seg_map_suffix: str = '.png') 
             image = os.path.join(folder, name)
             inside = os.path.relpath(image, img_dir)
             split = inside.split(os.sep)[0] if os.sep in inside else None
-            mask = os.path.join(ann_dir, inside[:-len(img_suffix)] + seg_map_suffix)
+            mask = os.path.join(ann_dir, inside[: -len(img_suffix)] + seg_map_suffix)
             samples.append(Sample(image, mask, own_split=split))
     return samples
 
@@ -57,20 +59,21 @@ class BladeWTADataset(DefectDataset):
 
     METAINFO = dict(classes=('normal', 'attached', 'broken'), palette=[[0, 0, 0], [255, 0, 0], [0, 255, 0]])
 
-    def __init__(self,
-                 img_suffix: str = '.png',
-                 seg_map_suffix: str = '.png',
-                 data_prefix: dict | None = None,
-                 **kwargs) -> None:
+    def __init__(
+        self, img_suffix: str = '.png', seg_map_suffix: str = '.png', data_prefix: dict | None = None, **kwargs
+    ) -> None:
         if data_prefix is not None and kwargs.get('split') is not None and kwargs.get('split_file') is None:
-            raise ValueError(f'either `split` or `data_prefix` must choose the folder, got split={kwargs["split"]!r} '
-                             f'and data_prefix={data_prefix!r}; remove one.')
+            raise ValueError(
+                f'either `split` or `data_prefix` must choose the folder, got split={kwargs["split"]!r} '
+                f'and data_prefix={data_prefix!r}; remove one.'
+            )
         self._has_prefix = data_prefix is not None or bool(kwargs.get('ann_file'))
         super().__init__(
             img_suffix=img_suffix,
             seg_map_suffix=seg_map_suffix,
             data_prefix=data_prefix or dict(img_path='img_dir', seg_map_path='ann_dir'),
-            **kwargs)
+            **kwargs,
+        )
 
     def scan(self) -> list[Sample]:
         """List the images: of ``data_prefix`` as mmseg does, otherwise of all of ``img_dir``."""
@@ -78,7 +81,9 @@ class BladeWTADataset(DefectDataset):
             return scan_wta(self.data_root or '.', self.img_suffix, self.seg_map_suffix)
         folder = self.data_prefix['img_path']
         if not os.path.isdir(folder):
-            raise ValueError(f'`data_prefix` must name a folder of images, but {folder} does not exist; correct '
-                             '`data_root` or `data_prefix`.')
+            raise ValueError(
+                f'`data_prefix` must name a folder of images, but {folder} does not exist; correct '
+                '`data_root` or `data_prefix`.'
+            )
         infos = BaseSegDataset.load_data_list(self)
         return [Sample(info['img_path'], info['seg_map_path']) for info in infos]

@@ -103,13 +103,15 @@ class Census:
         return body
 
 
-def take_census(samples: Sequence[Sample],
-                classes: Sequence[str],
-                root: str | os.PathLike,
-                orphan_masks: Sequence[str] = (),
-                unmasked_images: Sequence[str] = (),
-                track: Callable[[Iterable], Iterable] = iter,
-                workers: int = 2) -> Census:
+def take_census(
+    samples: Sequence[Sample],
+    classes: Sequence[str],
+    root: str | os.PathLike,
+    orphan_masks: Sequence[str] = (),
+    unmasked_images: Sequence[str] = (),
+    track: Callable[[Iterable], Iterable] = iter,
+    workers: int = 2,
+) -> Census:
     """Read every image and mask once and count.
 
     Args:
@@ -134,11 +136,13 @@ def take_census(samples: Sequence[Sample],
     return summarise(results, classes, root, orphan_masks, unmasked_images)
 
 
-def summarise(records: Sequence[ImageRecord],
-              classes: Sequence[str],
-              root: str | os.PathLike = '.',
-              orphan_masks: Sequence[str] = (),
-              unmasked_images: Sequence[str] = ()) -> Census:
+def summarise(
+    records: Sequence[ImageRecord],
+    classes: Sequence[str],
+    root: str | os.PathLike = '.',
+    orphan_masks: Sequence[str] = (),
+    unmasked_images: Sequence[str] = (),
+) -> Census:
     """Turn the records of single images into a census."""
     pixels = np.array([r.pixels for r in records], np.int64).sum(axis=0)
     counted, ignored = int(pixels.sum()), sum(r.ignored for r in records)
@@ -148,17 +152,27 @@ def summarise(records: Sequence[ImageRecord],
     same, alike = _duplicates(records)
     defects = [p for p in pixels[1:] if p > 0]
     return Census(
-        root=str(root), images=len(records), with_mask=sum(r.mask is not None for r in records),
+        root=str(root),
+        images=len(records),
+        with_mask=sum(r.mask is not None for r in records),
         clean=sum(not any(r.pixels[1:]) for r in records),
-        sizes_wh=dict(Counter((r.size_hw[1], r.size_hw[0]) for r in records).most_common()), median_size_hw=median_hw,
-        normal_share=float(pixels[0] / max(counted, 1)), ignored_share=ignored / max(counted + ignored, 1),
-        classes=per_class, imbalance=float(pixels[0] / min(defects)) if defects else float('inf'),
-        odd_masks={r.mask: r.odd_values for r in records if r.odd_values}, exact_duplicates=same, near_duplicates=alike,
+        sizes_wh=dict(Counter((r.size_hw[1], r.size_hw[0]) for r in records).most_common()),
+        median_size_hw=median_hw,
+        normal_share=float(pixels[0] / max(counted, 1)),
+        ignored_share=ignored / max(counted + ignored, 1),
+        classes=per_class,
+        imbalance=float(pixels[0] / min(defects)) if defects else float('inf'),
+        odd_masks={r.mask: r.odd_values for r in records if r.odd_values},
+        exact_duplicates=same,
+        near_duplicates=alike,
         splits=dict(Counter(r.split for r in records if r.split is not None)),
         groups_across_splits=_across_splits(records, (*same, *alike)),
         suggestion=Suggestion(*suggest_crop(components[:, 2:4], median_hw), *suggest_weights(pixels)),
-        orphan_masks=tuple(orphan_masks), unmasked_images=tuple(unmasked_images), types=_types(records, classes),
-        hashes={r.image: r.sha256 for r in records})
+        orphan_masks=tuple(orphan_masks),
+        unmasked_images=tuple(unmasked_images),
+        types=_types(records, classes),
+        hashes={r.image: r.sha256 for r in records},
+    )
 
 
 def _try_record(sample: Sample, num_classes: int, root: str | os.PathLike) -> ImageRecord | ValueError:
@@ -175,14 +189,22 @@ def _stack_components(records: Sequence[ImageRecord]) -> np.ndarray:
     return np.concatenate(rows)
 
 
-def _class_census(name: str, index: int, records: Sequence[ImageRecord], pixels: np.ndarray,
-                  components: np.ndarray) -> ClassCensus:
+def _class_census(
+    name: str, index: int, records: Sequence[ImageRecord], pixels: np.ndarray, components: np.ndarray
+) -> ClassCensus:
     own = components[components[:, 0] == index]
     area, longest = own[:, 1], own[:, 2:4].max(axis=1) if len(own) else own[:, 2]
     return ClassCensus(
-        name, sum(r.pixels[index] > 0 for r in records), int(pixels[index]),
-        float(pixels[index] / max(pixels.sum(), 1)), len(own), int((area <= TINY_AREA).sum()), _quantiles(area),
-        _quantiles(area / own[:, 4]), _quantiles(longest))
+        name,
+        sum(r.pixels[index] > 0 for r in records),
+        int(pixels[index]),
+        float(pixels[index] / max(pixels.sum(), 1)),
+        len(own),
+        int((area <= TINY_AREA).sum()),
+        _quantiles(area),
+        _quantiles(area / own[:, 4]),
+        _quantiles(longest),
+    )
 
 
 def _quantiles(values: np.ndarray) -> tuple[float, ...]:

@@ -39,8 +39,10 @@ def suggest_crop(sides_hw: np.ndarray, image_hw: tuple[int, int]) -> tuple[tuple
     longest = float(np.percentile(sides_hw.max(axis=1), 95)) if len(sides_hw) else 0.0
     wanted = _round_up(min(max(CROP_DEFECTS * longest, CROP_MIN), CROP_MAX))
     crop = tuple(min(wanted, _round_up(side)) for side in image_hw)
-    reason = (f'95 % of the defects are at most {longest:.0f} px long; '
-              f'{CROP_DEFECTS} times that is {CROP_DEFECTS * longest:.0f}')
+    reason = (
+        f'95 % of the defects are at most {longest:.0f} px long; '
+        f'{CROP_DEFECTS} times that is {CROP_DEFECTS * longest:.0f}'
+    )
     if CROP_DEFECTS * longest < CROP_MIN:
         reason += f', raised to {CROP_MIN} (8x8 cells at stride 32)'
     elif CROP_DEFECTS * longest > CROP_MAX:

@@ -76,7 +76,8 @@ def check_dataset(dataset, num_threads: int = 8, progress: bool | None = None) -
         if not isinstance(fact, ValueError) and list(fact) != list(mask['size']):
             problems.append(
                 f'the mask {mask_path} must have the size of its image {path}, {fact[1]}x{fact[0]} (width x height), '
-                f'but it has {mask["size"][1]}x{mask["size"][0]}; export it at the size of the image.')
+                f'but it has {mask["size"][1]}x{mask["size"][0]}; export it at the size of the image.'
+            )
         problem, classes = classes_of(mask['values'], info)
         if problem:
             problems.append(problem)
@@ -103,8 +104,11 @@ def mask_facts_of(infos: list[dict], num_threads: int, progress: bool | None) ->
     for info in infos:
         if info.get('seg_map_path') is not None:
             by_encoding[_encoding(info)].append(info['seg_map_path'])
-    return {(encoding, path): fact for encoding, paths in by_encoding.items()
-            for path, fact in find_facts(f'mask/{encoding}', paths, num_threads, progress, 'checking masks').items()}
+    return {
+        (encoding, path): fact
+        for encoding, paths in by_encoding.items()
+        for path, fact in find_facts(f'mask/{encoding}', paths, num_threads, progress, 'checking masks').items()
+    }
 
 
 def classes_of(values: Sequence[int], info: dict) -> tuple[str | None, set[int]]:
@@ -141,8 +145,10 @@ def _looks_binary(infos: list[dict], masks: dict) -> list[str]:
             example = info['seg_map_path']
     if example is None or not values <= {0, IGNORE}:
         return []
-    return [f'class-index masks must hold a defect class, but all masks hold only 0 and 255, as {example} does, and '
-            '255 means ignore; read them with FolderDefectDataset or MVTecDataset, which take 0/255 masks.']
+    return [
+        f'class-index masks must hold a defect class, but all masks hold only 0 and 255, as {example} does, and '
+        '255 means ignore; read them with FolderDefectDataset or MVTecDataset, which take 0/255 masks.'
+    ]
 
 
 def _changed_since_split(dataset, num_threads: int, progress: bool | None) -> list[str]:
@@ -155,14 +161,22 @@ def _changed_since_split(dataset, num_threads: int, progress: bool | None) -> li
         return []
     file = dataset.resolve_split_file()
     expected = {e.image: e.sha256 for e in read_split(file).entries_of(dataset.split, file)}
-    paths = {path: relative_path(path, dataset.data_root or '.') for path in
-             (info['img_path'] for info in iter_data_infos(dataset))}
+    paths = {
+        path: relative_path(path, dataset.data_root or '.')
+        for path in (info['img_path'] for info in iter_data_infos(dataset))
+    }
     hashes = find_facts('sha256', paths, num_threads, progress, 'comparing with the split file')
-    return [f'the images must be those of the split file {file}, but the content of {path} has changed; restore it or '
-            'make the split again with tools/split_dataset.py.' for path, name in paths.items()
-            if not isinstance(hashes[path], ValueError) and hashes[path] != expected.get(name)]
+    return [
+        f'the images must be those of the split file {file}, but the content of {path} has changed; restore it or '
+        'make the split again with tools/split_dataset.py.'
+        for path, name in paths.items()
+        if not isinstance(hashes[path], ValueError) and hashes[path] != expected.get(name)
+    ]
 
 
 def _summarise(problems: list[str]) -> str:
-    return problems[0] if len(problems) == 1 else \
-        f'{problems[0]} ({len(problems) - 1} more such problems; the next: {problems[1]})'
+    return (
+        problems[0]
+        if len(problems) == 1
+        else f'{problems[0]} ({len(problems) - 1} more such problems; the next: {problems[1]})'
+    )

@@ -18,10 +18,12 @@ from mmdefect.datasets.masks import image_size_hw
 from mmdefect.datasets.polygons import decode_rle, rasterize_polygons, touched_pixels
 
 
-def read_coco(source: str | os.PathLike,
-              image_dir: str | os.PathLike | None = None,
-              class_names: Sequence[str] | None = None,
-              polygon_rule: str = 'union') -> Source:
+def read_coco(
+    source: str | os.PathLike,
+    image_dir: str | os.PathLike | None = None,
+    class_names: Sequence[str] | None = None,
+    polygon_rule: str = 'union',
+) -> Source:
     """Read one COCO file, or every one below a folder.
 
     The split of a file is the word train, val, valid or test in its name or folder. Categories without annotations are
@@ -64,8 +66,16 @@ def read_coco(source: str | os.PathLike,
 class _LabelReader:
     """Draw the annotations of one image when asked for."""
 
-    def __init__(self, file: Path, path: Path, image: dict, annotations: list[dict], categories: dict[int, str],
-                 names: Sequence[str], rule: str) -> None:
+    def __init__(
+        self,
+        file: Path,
+        path: Path,
+        image: dict,
+        annotations: list[dict],
+        categories: dict[int, str],
+        names: Sequence[str],
+        rule: str,
+    ) -> None:
         self.file, self.path, self.image, self.rule = file, path, image, rule
         self.annotations = [(a, categories.get(a.get('category_id'))) for a in annotations]
         self.names = list(names)
@@ -74,14 +84,18 @@ class _LabelReader:
         size_hw = image_size_hw(str(self.path))
         stated = (self.image.get('height', size_hw[0]), self.image.get('width', size_hw[1]))
         if stated != size_hw:
-            raise ValueError(f'the image {self.path} must have the size that {self.file} states, '
-                             f'{stated[1]}x{stated[0]}, but it has {size_hw[1]}x{size_hw[0]}; export the annotations '
-                             'again.')
+            raise ValueError(
+                f'the image {self.path} must have the size that {self.file} states, '
+                f'{stated[1]}x{stated[0]}, but it has {size_hw[1]}x{size_hw[0]}; export the annotations '
+                'again.'
+            )
         regions = []
         for annotation, name in self.annotations:
             if name is None:
-                raise ValueError(f'annotation {annotation.get("id")} in {self.file} must have one of the listed '
-                                 f'categories, got {annotation.get("category_id")!r}; correct the file.')
+                raise ValueError(
+                    f'annotation {annotation.get("id")} in {self.file} must have one of the listed '
+                    f'categories, got {annotation.get("category_id")!r}; correct the file.'
+                )
             if name in self.names:
                 regions.append((self._draw(annotation, size_hw, decisions), self.names.index(name) + 1))
             else:
@@ -103,20 +117,25 @@ class _LabelReader:
             decisions['polygons thinner than a pixel, drawn as the pixels of their corners'] += 1
             return touched_pixels(shape, size_hw)
         except (ValueError, KeyError, TypeError) as err:
-            raise ValueError(f'annotation {annotation.get("id")} of {self.image["file_name"]} in {self.file} cannot be '
-                             f'drawn: {err}; draw the region and export it again.') from err
+            raise ValueError(
+                f'annotation {annotation.get("id")} of {self.image["file_name"]} in {self.file} cannot be '
+                f'drawn: {err}; draw the region and export it again.'
+            ) from err
 
 
 def _find_files(source: Path) -> list[Path]:
     if source.is_file():
         return [source]
     if not source.is_dir():
-        raise FileNotFoundError(f'`SOURCE` must be a COCO file or a folder with COCO files, but {source} does not '
-                                'exist.')
+        raise FileNotFoundError(
+            f'`SOURCE` must be a COCO file or a folder with COCO files, but {source} does not exist.'
+        )
     files = [f for f in sorted(source.rglob('*.json')) if _is_coco(f)]
     if not files:
-        raise ValueError(f'{source} must hold at least one JSON file with images, annotations and categories, but it '
-                         'has none; name the file itself if it is elsewhere.')
+        raise ValueError(
+            f'{source} must hold at least one JSON file with images, annotations and categories, but it '
+            'has none; name the file itself if it is elsewhere.'
+        )
     return files
 
 
@@ -131,15 +150,20 @@ def _is_coco(file: Path) -> bool:
 def _load(file: Path) -> dict:
     try:
         body = json.loads(file.read_text(encoding='utf-8'))
-        for key, needed in (('images', ('id', 'file_name')), ('annotations', ('image_id', 'category_id')),
-                            ('categories', ('id', 'name'))):
+        for key, needed in (
+            ('images', ('id', 'file_name')),
+            ('annotations', ('image_id', 'category_id')),
+            ('categories', ('id', 'name')),
+        ):
             for entry in body[key]:
                 missing = [k for k in needed if k not in entry]
                 if missing:
                     raise KeyError(f'{missing[0]} in an entry of {key}')
     except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as err:
-        raise ValueError(f'{file} must be a COCO file with images, annotations and categories, but it is not ({err}); '
-                         'export it again.') from err
+        raise ValueError(
+            f'{file} must be a COCO file with images, annotations and categories, but it is not ({err}); '
+            'export it again.'
+        ) from err
     return body
 
 
@@ -162,8 +186,10 @@ def _categories(bodies: dict[Path, dict], wanted: Sequence[str] | None) -> tuple
     if not names:
         raise ValueError(f'{next(iter(bodies))} must hold at least one annotation, but it has none.')
     if NORMAL in names:
-        raise ValueError(f'{next(iter(bodies))} must not annotate a category {NORMAL!r}, which is the name of the '
-                         'class without defects; rename it, or take the others with --classes.')
+        raise ValueError(
+            f'{next(iter(bodies))} must not annotate a category {NORMAL!r}, which is the name of the '
+            'class without defects; rename it, or take the others with --classes.'
+        )
     return names, [n for n in known if n not in used]
 
 
@@ -177,13 +203,18 @@ def _find_image(file: Path, name: str, split: str | None, image_dir: str | os.Pa
         folders = [Path(image_dir), *([Path(image_dir) / split] if split else [])]
     else:
         around = [file.parent, file.parent.parent]
-        words = ['', 'images', 'train', 'val', 'valid', 'test'] if split is None else \
-            ['', 'images', *(w for w, s in SPLIT_NAMES.items() if s == split)]
+        words = (
+            ['', 'images', 'train', 'val', 'valid', 'test']
+            if split is None
+            else ['', 'images', *(w for w, s in SPLIT_NAMES.items() if s == split)]
+        )
         folders = [a / w for a in around for w in words]
         folders += [a / 'images' / w for a in around for w in words[2:]]
         folders += [a / f'{w}2017' for a in around for w in words[2:]]
     for folder in folders:
         if (folder / name).is_file():
             return folder / name
-    raise ValueError(f'the image {name} that {file} lists must exist, but it is not in {folders[0]}'
-                     f'{"" if image_dir else " nor around it"}; name the folder of the images with --images.')
+    raise ValueError(
+        f'the image {name} that {file} lists must exist, but it is not in {folders[0]}'
+        f'{"" if image_dir else " nor around it"}; name the folder of the images with --images.'
+    )

@@ -31,21 +31,27 @@ def scan_combined(root: str, good_split: str = GOOD) -> list[Sample]:
     """
     combined = next((c for c in (os.path.join(root, n) for n in ('Combined', 'combined')) if os.path.isdir(c)), None)
     if combined is None:
-        raise ValueError(f'{root} must hold the folder Combined/ with train, train_gt, ..., but there is none; correct '
-                         '`data_root`, or read the data with FolderDefectDataset.')
+        raise ValueError(
+            f'{root} must hold the folder Combined/ with train, train_gt, ..., but there is none; correct '
+            '`data_root`, or read the data with FolderDefectDataset.'
+        )
     samples = []
     for split in SPLITS:
         folder = os.path.join(combined, split)
         images = list_images(folder) if os.path.isdir(folder) else []
         masks = _matched(images, f'{folder}_gt')
-        samples += [Sample(i, m, mask_encoding='binary', class_id=1, own_split=split)
-                    for i, m in zip(images, masks, strict=True)]
+        samples += [
+            Sample(i, m, mask_encoding='binary', class_id=1, own_split=split)
+            for i, m in zip(images, masks, strict=True)
+        ]
     good = os.path.join(root, 'good')
     images = list_images(good) if os.path.isdir(good) else []
     objects = f'{good}_object_location_mask'
     masks = _matched(images, objects) if os.path.isdir(objects) else [None] * len(images)
-    samples += [Sample(i, None, GOOD, own_split=good_split, extra=dict(object_mask_path=m))
-                for i, m in zip(images, masks, strict=True)]
+    samples += [
+        Sample(i, None, GOOD, own_split=good_split, extra=dict(object_mask_path=m))
+        for i, m in zip(images, masks, strict=True)
+    ]
     return samples
 
 
@@ -76,9 +82,11 @@ def _matched(images: list[str], folder: str) -> list[str]:
     """Return the mask of every image: ``<stem>_mask`` or ``<stem>`` with any image suffix."""
     if not images:
         return []
-    masks = index_by_stem(list_images(folder), suffixes=('_mask', ))
+    masks = index_by_stem(list_images(folder), suffixes=('_mask',))
     for stem, image in index_by_stem(images).items():
         if stem not in masks:
-            raise ValueError(f'{image} must have a mask {os.path.join(folder, stem)}_mask.png, but there is none; '
-                             'restore the mask or take the image out.')
+            raise ValueError(
+                f'{image} must have a mask {os.path.join(folder, stem)}_mask.png, but there is none; '
+                'restore the mask or take the image out.'
+            )
     return [masks[stem] for stem in index_by_stem(images)]

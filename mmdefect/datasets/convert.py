@@ -24,13 +24,15 @@ from mmdefect.datasets.folder_scan import FolderPair, FolderScan, scan_folder
 from mmdefect.datasets.masks import decode_mask, image_size_hw, label_from_raw
 
 
-def convert(source: Source,
-            out: str | os.PathLike,
-            layout: str = 'index',
-            link: str = 'copy',
-            overwrite: bool = False,
-            origin: str = '',
-            track: Callable[[Iterable, str, int], Iterable] = lambda items, text, total: items) -> ConversionReport:
+def convert(
+    source: Source,
+    out: str | os.PathLike,
+    layout: str = 'index',
+    link: str = 'copy',
+    overwrite: bool = False,
+    origin: str = '',
+    track: Callable[[Iterable, str, int], Iterable] = lambda items, text, total: items,
+) -> ConversionReport:
     """Write a data set.
 
     Args:
@@ -55,11 +57,13 @@ def convert(source: Source,
     return write_data_set(source, Path(out), layout, link, overwrite, origin, track)
 
 
-def read_folder(root: str | os.PathLike,
-                encoding: str | None = None,
-                class_names: Sequence[str] | None = None,
-                types: str = 'auto',
-                unmasked: str = 'skip') -> Source:
+def read_folder(
+    root: str | os.PathLike,
+    encoding: str | None = None,
+    class_names: Sequence[str] | None = None,
+    types: str = 'auto',
+    unmasked: str = 'skip',
+) -> Source:
     """Read a folder in any of the arrangements of :mod:`mmdefect.datasets.folder_scan`.
 
     Several class masks of one image become one label map. See
@@ -78,8 +82,10 @@ def read_ksdd2(root: str | os.PathLike, class_names: Sequence[str] | None = None
     """
     scan = scan_folder(root, 'none')
     if scan.unmasked:
-        raise ValueError(f'every image of {root} must have a mask named <image>_GT, but {scan.unmasked[0]} has none '
-                         f'({len(scan.unmasked)} in all); restore it, or convert with the format folder.')
+        raise ValueError(
+            f'every image of {root} must have a mask named <image>_GT, but {scan.unmasked[0]} has none '
+            f'({len(scan.unmasked)} in all); restore it, or convert with the format folder.'
+        )
     return _from_scan(scan, describe_folder(scan, 'binary', class_names or ['defect']))
 
 
@@ -92,24 +98,37 @@ def read_magnetic_tile(root: str | os.PathLike, class_names: Sequence[str] | Non
     """
     scan = scan_folder(root)
     if scan.types_from == 'none':
-        raise ValueError(f'{root} must hold folders MT_<type> or files <type>__<stem>, but it has neither; convert it '
-                         'with the format folder.')
+        raise ValueError(
+            f'{root} must hold folders MT_<type> or files <type>__<stem>, but it has neither; convert it '
+            'with the format folder.'
+        )
     pairs = tuple(replace(p, types=tuple(t and re.sub('^mt_', '', t.lower()) for t in p.types)) for p in scan.pairs)
     scan = replace(scan, pairs=pairs)
     return _from_scan(scan, describe_folder(scan, 'binary', class_names))
 
 
 def _from_scan(scan: FolderScan, description: FolderDescription) -> Source:
-    images = [SourceImage(os.path.join(scan.root, pair.image), os.path.splitext(pair.image)[0], pair.split,
-                          _PairReader(scan.root, pair, description), pair.types[0] if pair.types else None)
-              for pair in scan.pairs]
+    images = [
+        SourceImage(
+            os.path.join(scan.root, pair.image),
+            os.path.splitext(pair.image)[0],
+            pair.split,
+            _PairReader(scan.root, pair, description),
+            pair.types[0] if pair.types else None,
+        )
+        for pair in scan.pairs
+    ]
     notes = []
     if scan.unmasked:
-        notes.append(f'{len(scan.unmasked)} images without a mask, left out: {", ".join(scan.unmasked[:3])}'
-                     f'{", ..." if len(scan.unmasked) > 3 else ""}.')
+        notes.append(
+            f'{len(scan.unmasked)} images without a mask, left out: {", ".join(scan.unmasked[:3])}'
+            f'{", ..." if len(scan.unmasked) > 3 else ""}.'
+        )
     if scan.orphan_masks:
-        notes.append(f'{len(scan.orphan_masks)} masks without an image, left out: {", ".join(scan.orphan_masks[:3])}'
-                     f'{", ..." if len(scan.orphan_masks) > 3 else ""}.')
+        notes.append(
+            f'{len(scan.orphan_masks)} masks without an image, left out: {", ".join(scan.orphan_masks[:3])}'
+            f'{", ..." if len(scan.orphan_masks) > 3 else ""}.'
+        )
     return Source(tuple(images), description.classes, tuple(notes))
 
 
@@ -126,9 +145,11 @@ class _PairReader:
         for mask, defect_type in zip(self.pair.masks, self.pair.types, strict=True):
             label = self._read(os.path.join(self.root, mask), defect_type)
             if label.shape != size_hw:
-                raise ValueError(f'the mask {os.path.join(self.root, mask)} must have the size of its image, '
-                                 f'{size_hw[1]}x{size_hw[0]}, but it has {label.shape[1]}x{label.shape[0]}; export it '
-                                 'at the size of the image.')
+                raise ValueError(
+                    f'the mask {os.path.join(self.root, mask)} must have the size of its image, '
+                    f'{size_hw[1]}x{size_hw[0]}, but it has {label.shape[1]}x{label.shape[0]}; export it '
+                    'at the size of the image.'
+                )
             labels.append(label)
         if len(labels) == 1:
             return labels[0]

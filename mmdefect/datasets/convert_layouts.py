@@ -24,8 +24,15 @@ MARK = 'converted_from'
 LAYOUTS = ('index', 'mvtec')
 
 
-def write_data_set(source: Source, out: Path, layout: str, link: str, overwrite: bool, origin: str,
-                   track: Callable[[Iterable, str, int], Iterable]) -> ConversionReport:
+def write_data_set(
+    source: Source,
+    out: Path,
+    layout: str,
+    link: str,
+    overwrite: bool,
+    origin: str,
+    track: Callable[[Iterable, str, int], Iterable],
+) -> ConversionReport:
     """Write ``source`` to ``out``; see :func:`mmdefect.datasets.convert.convert`."""
     out = out.absolute()
     _check_target(source, out, overwrite)
@@ -72,13 +79,21 @@ def unique_names(images: Iterable[SourceImage], per_split: bool) -> list[str]:
                 taken.add(key)
     if not all(names):
         twice = [image.path for image, name in zip(images, names, strict=True) if not name]
-        raise ValueError(f'each image must be listed once, but {twice[0]} is listed {len(twice)} times; correct the '
-                         'source.')
+        raise ValueError(
+            f'each image must be listed once, but {twice[0]} is listed {len(twice)} times; correct the source.'
+        )
     return names
 
 
-def _write_index(root: Path, image: SourceImage, name: str, label: np.ndarray, classes: tuple[str, ...], link: str,
-                 report: ConversionReport) -> str:
+def _write_index(
+    root: Path,
+    image: SourceImage,
+    name: str,
+    label: np.ndarray,
+    classes: tuple[str, ...],
+    link: str,
+    report: ConversionReport,
+) -> str:
     folder = image.split or ''
     _place(image.path, root / 'img_dir' / folder / (name + os.path.splitext(image.path)[1].lower()), link)
     _save(root / 'ann_dir' / folder / f'{name}.png', label)
@@ -87,8 +102,15 @@ def _write_index(root: Path, image: SourceImage, name: str, label: np.ndarray, c
     return kind
 
 
-def _write_mvtec(root: Path, image: SourceImage, name: str, label: np.ndarray, classes: tuple[str, ...], link: str,
-                 report: ConversionReport) -> str:
+def _write_mvtec(
+    root: Path,
+    image: SourceImage,
+    name: str,
+    label: np.ndarray,
+    classes: tuple[str, ...],
+    link: str,
+    report: ConversionReport,
+) -> str:
     kind = _type_of(label, classes)
     split = 'train' if kind == GOOD and image.split in ('train', None) else 'test'
     if kind != GOOD:
@@ -113,25 +135,35 @@ def _describe(layout: str, classes: tuple[str, ...], combined: bool, origin: str
     if layout == 'index':
         return FolderDescription(classes, 'index', types_from='none', reason=f'converted from {origin}')
     names = (*classes[1:], COMBINED) if combined else classes[1:]
-    return FolderDescription((classes[0], *names), 'binary', class_of_type={n: i + 1 for i, n in enumerate(names)},
-                             types_from='folder', reason=f'converted from {origin}')
+    return FolderDescription(
+        (classes[0], *names),
+        'binary',
+        class_of_type={n: i + 1 for i, n in enumerate(names)},
+        types_from='folder',
+        reason=f'converted from {origin}',
+    )
 
 
 def _check_target(source: Source, out: Path, overwrite: bool) -> None:
     inside = next((i.path for i in source.images if Path(i.path).absolute().is_relative_to(out)), None)
     if inside is not None:
-        raise ValueError(f'`OUT` must be another folder than the source, but {inside} lies in {out}; name a new '
-                         'folder.')
+        raise ValueError(
+            f'`OUT` must be another folder than the source, but {inside} lies in {out}; name a new folder.'
+        )
     if not out.exists():
         return
     if out.is_dir() and not any(out.iterdir()):
         return
     if not overwrite:
-        raise FileExistsError(f'{out} must be a new folder, but it exists; choose another one, or replace an earlier '
-                              'conversion with --overwrite.')
+        raise FileExistsError(
+            f'{out} must be a new folder, but it exists; choose another one, or replace an earlier '
+            'conversion with --overwrite.'
+        )
     if not _is_conversion(out):
-        raise FileExistsError(f'{out} must be an earlier conversion to be replaced, but it has no {DESCRIPTION_FILE} '
-                              'that says so; choose another folder, or remove this one yourself.')
+        raise FileExistsError(
+            f'{out} must be an earlier conversion to be replaced, but it has no {DESCRIPTION_FILE} '
+            'that says so; choose another folder, or remove this one yourself.'
+        )
 
 
 def _is_conversion(out: Path) -> bool:
@@ -146,8 +178,9 @@ def _make_staging(out: Path) -> Path:
         out.parent.mkdir(parents=True, exist_ok=True)
         return Path(tempfile.mkdtemp(prefix=f'.{out.name}.', dir=out.parent))
     except OSError as err:
-        raise PermissionError(f'{out.parent} must be writable to hold {out.name}, but writing fails ({err.strerror}); '
-                              'name another place.') from err
+        raise PermissionError(
+            f'{out.parent} must be writable to hold {out.name}, but writing fails ({err.strerror}); name another place.'
+        ) from err
 
 
 def _put_in_place(staging: Path, out: Path) -> None:
@@ -173,8 +206,10 @@ def _place(path: str, target: Path, link: str) -> None:
     try:
         os.link(os.path.realpath(path), target)
     except OSError as err:
-        raise ValueError(f'{path} must be on the same disk as {target.parent} for --link hard, but linking fails '
-                         f'({err.strerror}); take --link copy.') from err
+        raise ValueError(
+            f'{path} must be on the same disk as {target.parent} for --link hard, but linking fails '
+            f'({err.strerror}); take --link copy.'
+        ) from err
 
 
 def _save(path: Path, array: np.ndarray) -> None:

@@ -17,14 +17,18 @@ from mmdefect.datasets.leakage import check_donors
 from mmdefect.datasets.samples import iter_data_infos
 from mmdefect.registry import DATASETS
 from mmdefect.synthesis.donor_cutting import CuttingRule
-from mmdefect.synthesis.donors import CutAll, DefectLibrary, LabelledImage, cut_pictures, open_library
+from mmdefect.synthesis.donors import CutAll, DefectLibrary, LabelledImage, cut_images, open_library
 
 _SHOWN: set[str] = set()
 
 
-def library_of(dataset: dict | Any, held_out: Mapping[str, dict | Any] | None = None,
-               rule: Mapping[str, Any] | None = None, folder: str | None = None,
-               cut_all: CutAll = cut_pictures) -> DefectLibrary:
+def library_of(
+    dataset: dict | Any,
+    held_out: Mapping[str, dict | Any] | None = None,
+    rule: Mapping[str, Any] | None = None,
+    folder: str | None = None,
+    cut_all: CutAll = cut_images,
+) -> DefectLibrary:
     """Return the library of the defects of a data set, from the cache or built now; its census is printed once.
 
     Args:

@@ -13,8 +13,14 @@ from mmdefect.datasets.groups import resolve_groups
 from mmdefect.datasets.split_file import Split, SplitEntry, read_split, write_split
 
 
-def split_fewer(split_file: str, shots: Sequence[int], out: str, seed: int = 0, group_file: str | None = None,
-                overwrite: bool = False) -> dict[int, Split]:
+def split_fewer(
+    split_file: str,
+    shots: Sequence[int],
+    out: str,
+    seed: int = 0,
+    group_file: str | None = None,
+    overwrite: bool = False,
+) -> dict[int, Split]:
     """Keep some defective training images of each type, all clean ones, and every other split as it is.
 
     The images of fewer shots are among those of more shots of the same seed. Exposures of one part bring little new: an
@@ -42,8 +48,10 @@ def split_fewer(split_file: str, shots: Sequence[int], out: str, seed: int = 0, 
     paths = {number: Path(out.replace('{shots}', str(number))) for number in shots}
     there = [str(path) for path in paths.values() if path.exists()]
     if there and not overwrite:
-        raise FileExistsError(f'{", ".join(there)} must not exist yet, for they would be lost; name other files or allow '
-                              'it with --overwrite.')
+        raise FileExistsError(
+            f'{", ".join(there)} must not exist yet, for they would be lost; name other files or allow '
+            'it with --overwrite.'
+        )
     before = read_split(split_file)
     training = before.entries_of('train', split_file)
     groups: dict[str, int] = {}

@@ -38,11 +38,9 @@ def cache_folder() -> Path:
     return Path(os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache') / 'mmdefect'
 
 
-def find_facts(kind: str,
-               paths: Iterable[str],
-               num_threads: int = 8,
-               progress: bool | None = None,
-               description: str = '') -> dict[str, Any]:
+def find_facts(
+    kind: str, paths: Iterable[str], num_threads: int = 8, progress: bool | None = None, description: str = ''
+) -> dict[str, Any]:
     """Find out one fact about every file, from memory where the file has not changed.
 
     Args:
@@ -88,11 +86,15 @@ def sha256_of(path: str) -> str:
     """
     try:
         with open(path, 'rb') as stream:
-            return hashlib.file_digest(stream, 'sha256').hexdigest() if hasattr(hashlib, 'file_digest') else \
-                hashlib.sha256(stream.read()).hexdigest()
+            return (
+                hashlib.file_digest(stream, 'sha256').hexdigest()
+                if hasattr(hashlib, 'file_digest')
+                else hashlib.sha256(stream.read()).hexdigest()
+            )
     except OSError as err:
-        raise ValueError(f'{path} must be readable, but reading it fails ({err.strerror}); restore the file or its '
-                         'permissions.') from err
+        raise ValueError(
+            f'{path} must be readable, but reading it fails ({err.strerror}); restore the file or its permissions.'
+        ) from err
 
 
 def image_facts(path: str) -> list[int]:
@@ -107,15 +109,17 @@ def image_facts(path: str) -> list[int]:
         stream.seek(0, os.SEEK_END)
         stream.seek(max(0, stream.tell() - 64))
         tail = stream.read()
-    complete = (head.startswith(b'\x89PNG') and b'IEND' in tail) or (head.startswith(b'\xff\xd8')
-                                                                     and b'\xff\xd9' in tail)
+    complete = (head.startswith(b'\x89PNG') and b'IEND' in tail) or (
+        head.startswith(b'\xff\xd8') and b'\xff\xd9' in tail
+    )
     if not complete:
         try:
             with Image.open(path) as image:
                 image.load()
         except (OSError, SyntaxError) as err:
-            raise ValueError(f'the image {path} must be complete, but decoding fails ({err}); replace the '
-                             'file.') from err
+            raise ValueError(
+                f'the image {path} must be complete, but decoding fails ({err}); replace the file.'
+            ) from err
     return list(size)
 
 
@@ -128,8 +132,10 @@ def mask_facts(path: str, encoding: str) -> dict:
     try:
         data = Path(path).read_bytes()
     except OSError as err:
-        raise ValueError(f'the mask {path} must be readable, but reading it fails ({err.strerror}); restore it, or '
-                         'take its image out of the data set.') from err
+        raise ValueError(
+            f'the mask {path} must be readable, but reading it fails ({err.strerror}); restore it, or '
+            'take its image out of the data set.'
+        ) from err
     raw = decode_mask(data, encoding, path)
     size = list(raw.shape[:2])
     if encoding == 'palette':
@@ -193,14 +199,18 @@ def _remember(kind: str, paths: list[str], facts: dict, stamps: dict, remembered
         try:
             write_text_atomically(_file_of(folder), json.dumps(body, ensure_ascii=False))
         except PermissionError as err:
-            warnings.warn(f'what was found out about the files cannot be remembered, the next check takes as long: '
-                          f'{err} Set MMDEFECT_CACHE to a folder that can be written to.', stacklevel=3)
+            warnings.warn(
+                f'what was found out about the files cannot be remembered, the next check takes as long: '
+                f'{err} Set MMDEFECT_CACHE to a folder that can be written to.',
+                stacklevel=3,
+            )
             return
 
 
 def _track(results: Iterable, total: int, progress: bool | None, description: str) -> Iterable:
     from rich.console import Console
     from rich.progress import track
+
     console = Console(stderr=True)
     show = (console.is_terminal and total > 500) if progress is None else progress
     return track(results, description, total=total, console=console, transient=True) if show else results

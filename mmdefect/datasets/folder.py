@@ -7,8 +7,14 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from mmdefect.datasets.base import DefectDataset
-from mmdefect.datasets.folder_labels import (NOTE, FolderDescription, describe_folder, description_from_dict,
-                                             label_samples, read_description)
+from mmdefect.datasets.folder_labels import (
+    NOTE,
+    FolderDescription,
+    describe_folder,
+    description_from_dict,
+    label_samples,
+    read_description,
+)
 from mmdefect.datasets.folder_scan import FolderScan, scan_folder
 from mmdefect.datasets.samples import Sample, relative_path
 from mmdefect.datasets.split_file import Split, read_split
@@ -36,35 +42,44 @@ class FolderDefectDataset(DefectDataset):
         **kwargs: see :class:`~mmdefect.datasets.base.DefectDataset`.
     """
 
-    def __init__(self,
-                 data_root: str,
-                 mask_encoding: str | None = None,
-                 types_from: str | None = None,
-                 unmasked: str | None = None,
-                 metainfo: dict | None = None,
-                 split_file: str | None = None,
-                 **kwargs) -> None:
+    def __init__(
+        self,
+        data_root: str,
+        mask_encoding: str | None = None,
+        types_from: str | None = None,
+        unmasked: str | None = None,
+        metainfo: dict | None = None,
+        split_file: str | None = None,
+        **kwargs,
+    ) -> None:
         if not os.path.isdir(data_root):
             raise ValueError(f'`data_root` must be a folder, but {data_root} does not exist; correct the path.')
         self.data_root, self.split_file = data_root, split_file
         self.types: dict[str, str] = {}
         stored = self._stored_description()
-        self.folder_scan = scan_folder(data_root, types_from or (stored.types_from if stored else 'auto'),
-                                       unmasked or (stored.unmasked if stored else 'skip'))
+        self.folder_scan = scan_folder(
+            data_root,
+            types_from or (stored.types_from if stored else 'auto'),
+            unmasked or (stored.unmasked if stored else 'skip'),
+        )
         metainfo = dict(metainfo or {})
         if stored is None or mask_encoding is not None:
             stored = describe_folder(self.folder_scan, mask_encoding, _defect_names(metainfo.get('classes')))
         self.description = stored
         classes = metainfo.setdefault('classes', stored.classes)
         if len(classes) != len(stored.classes):
-            raise ValueError(f'`classes` must name the {len(stored.classes)} classes that the masks of {data_root} '
-                             f'have ({", ".join(stored.classes)}), got {list(classes)}; correct the config.')
+            raise ValueError(
+                f'`classes` must name the {len(stored.classes)} classes that the masks of {data_root} '
+                f'have ({", ".join(stored.classes)}), got {list(classes)}; correct the config.'
+            )
         super().__init__(data_root=data_root, metainfo=metainfo, split_file=split_file, **kwargs)
 
     def scan(self) -> list[Sample]:
         """List every pair of the folder; defect types come from the split file where it has them."""
-        return [replace(s, defect_type=self.types.get(relative_path(s.img_path, self.data_root), s.defect_type))
-                for s in label_samples(self.folder_scan, self.description)]
+        return [
+            replace(s, defect_type=self.types.get(relative_path(s.img_path, self.data_root), s.defect_type))
+            for s in label_samples(self.folder_scan, self.description)
+        ]
 
     def split_notes(self) -> dict:
         """Record how the masks are read, so that a data set with the split file need not find out again."""

@@ -1,4 +1,4 @@
-"""Say of every picture in a user's folder whether it is an image or a mask, and what its folders say.
+"""Say of every image in a user's folder whether it is an image or a mask, and what its folders say.
 
 Folder names decide first, then words in the file name, and as the last resort, where two files differ in their suffix
 alone, the content.
@@ -18,12 +18,43 @@ from PIL import Image, UnidentifiedImageError
 
 from mmdefect.datasets.samples import IMAGE_SUFFIXES
 
-IMAGE_FOLDERS = frozenset('image images img imgs img_dir imgs_dir jpegimages photo photos picture pictures rgb'.split())
-MASK_FOLDERS = frozenset('ann ann_dir annotation annotations anns ground_truth groundtruth gt gts label labels mask '
-                         'masks seg segmentation segmentation_masks segmentationclass segmentations'.split())
-CLEAN_FOLDERS = frozenset('clean defect_free defectfree good mt_free no_defect no_defects normal ok'.split())
-SPLIT_NAMES = {'train': 'train', 'training': 'train', 'val': 'val', 'valid': 'val', 'validation': 'val',
-               'test': 'test', 'testing': 'test'}
+IMAGE_FOLDERS = frozenset(
+    ['image', 'images', 'img', 'imgs', 'img_dir', 'imgs_dir', 'jpegimages', 'photo', 'photos', 'image', 'images', 'rgb']
+)
+MASK_FOLDERS = frozenset(
+    [
+        'ann',
+        'ann_dir',
+        'annotation',
+        'annotations',
+        'anns',
+        'ground_truth',
+        'groundtruth',
+        'gt',
+        'gts',
+        'label',
+        'labels',
+        'mask',
+        'masks',
+        'seg',
+        'segmentation',
+        'segmentation_masks',
+        'segmentationclass',
+        'segmentations',
+    ]
+)
+CLEAN_FOLDERS = frozenset(
+    ['clean', 'defect_free', 'defectfree', 'good', 'mt_free', 'no_defect', 'no_defects', 'normal', 'ok']
+)
+SPLIT_NAMES = {
+    'train': 'train',
+    'training': 'train',
+    'val': 'val',
+    'valid': 'val',
+    'validation': 'val',
+    'test': 'test',
+    'testing': 'test',
+}
 
 _MASK_WORD = 'masks?|gt|ground_?truth|labels?|anns?|annotations?|seg|segmentation'
 _IMAGE_WORD = 'images?|imgs?|rgb'
@@ -34,7 +65,7 @@ _FEW_VALUES = 16
 
 @dataclass(frozen=True)
 class FolderEntry:
-    """One picture file.
+    """One image file.
 
     Attributes:
         path: relative to the root, with forward slashes.
@@ -78,18 +109,21 @@ def classify_files(paths: Sequence[str], root: Path) -> list[FolderEntry]:
 
 
 def list_images_below(root: str | os.PathLike) -> list[str]:
-    """Return the picture files below ``root``, sorted, relative with forward slashes; hidden files are left out."""
+    """Return the image files below ``root``, sorted, relative with forward slashes; hidden files are left out."""
     found = []
     for folder, subfolders, files in os.walk(root, followlinks=True):
         subfolders[:] = sorted(d for d in subfolders if not d.startswith('.'))
         relative = PurePosixPath(Path(folder).relative_to(root).as_posix())
-        found += [str(relative / f) for f in files
-                  if not f.startswith('.') and os.path.splitext(f)[1].lower() in IMAGE_SUFFIXES]
+        found += [
+            str(relative / f)
+            for f in files
+            if not f.startswith('.') and os.path.splitext(f)[1].lower() in IMAGE_SUFFIXES
+        ]
     return sorted(found)
 
 
 def looks_like_mask(path: str | os.PathLike) -> bool:
-    """Tell whether a picture has at most 16 distinct values or colours, as masks have and photographs do not.
+    """Tell whether an image has at most 16 distinct values or colours, as masks have and photographs do not.
 
     Raises:
         ValueError: if the file cannot be decoded.
@@ -115,7 +149,7 @@ def _read_folders(parts: Iterable[str]) -> tuple[str | None, str | None, bool, t
             match = suffix.fullmatch(name)
             if match and name not in MASK_FOLDERS | IMAGE_FOLDERS:
                 role, name = word, match.group(1)
-                part = part[:len(name)]
+                part = part[: len(name)]
         if name in MASK_FOLDERS:
             role = 'mask'
         elif name in IMAGE_FOLDERS:

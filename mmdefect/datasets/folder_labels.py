@@ -62,10 +62,14 @@ def description_from_dict(body: dict, file: str) -> FolderDescription:
             raise ValueError(f'its format is {body["format"]!r}')
         palette = body.get('mask_palette')
         description = FolderDescription(
-            tuple(str(c) for c in body['classes']), body['mask_encoding'],
+            tuple(str(c) for c in body['classes']),
+            body['mask_encoding'],
             None if palette is None else tuple(tuple(int(v) for v in colour) for colour in palette),
-            body.get('class_of_type'), body.get('types_from', 'auto'), body.get('unmasked', 'skip'),
-            body.get('reason', ''))
+            body.get('class_of_type'),
+            body.get('types_from', 'auto'),
+            body.get('unmasked', 'skip'),
+            body.get('reason', ''),
+        )
         if description.mask_encoding not in ENCODINGS:
             raise ValueError(f'mask_encoding is {description.mask_encoding!r}')
         if len(set(description.classes)) != len(description.classes) or len(description.classes) < 2:
@@ -73,9 +77,11 @@ def description_from_dict(body: dict, file: str) -> FolderDescription:
         if description.mask_encoding == 'palette' and len(palette or ()) != len(description.classes):
             raise ValueError(f'mask_palette has {len(palette or ())} colours')
     except (KeyError, TypeError, ValueError) as err:
-        raise ValueError(f'{file} must hold the format {FORMAT!r}, two or more distinct classes, one of the mask '
-                         f'encodings {ENCODINGS} and a colour per class for the last one, but it does not ({err}); '
-                         'correct or remove it.') from err
+        raise ValueError(
+            f'{file} must hold the format {FORMAT!r}, two or more distinct classes, one of the mask '
+            f'encodings {ENCODINGS} and a colour per class for the last one, but it does not ({err}); '
+            'correct or remove it.'
+        ) from err
     return description
 
 
@@ -95,10 +101,12 @@ def read_description(root: str | os.PathLike) -> FolderDescription | None:
     return description_from_dict(body if isinstance(body, dict) else {}, str(path))
 
 
-def describe_folder(scan: FolderScan,
-                    encoding: str | None = None,
-                    class_names: Sequence[str] | None = None,
-                    track: Callable[[Iterable], Iterable] = iter) -> FolderDescription:
+def describe_folder(
+    scan: FolderScan,
+    encoding: str | None = None,
+    class_names: Sequence[str] | None = None,
+    track: Callable[[Iterable], Iterable] = iter,
+) -> FolderDescription:
     """Decide how the masks of a scanned folder are to be read.
 
     ``dataset.json`` in the folder decides when neither ``encoding`` nor ``class_names`` is given.
@@ -128,10 +136,19 @@ def describe_folder(scan: FolderScan,
     names = list(class_names or default or (f'class_{i + 1}' for i in range(count)))
     enough = len(names) >= count if found.encoding == 'index' else len(names) == count  # a rare class may not occur yet
     if not enough or len({NORMAL, *names}) != len(names) + 1:
-        raise ValueError(f'`class_names` must be {count} distinct names besides {NORMAL!r}, one per class of the masks '
-                         f'({found.reason}{"; types: " + ", ".join(scan.types) if default else ""}), got {names}.')
-    return FolderDescription((NORMAL, *names), found.encoding, found.palette, class_of_type, scan.types_from,
-                             scan.treat_unmasked, found.reason)
+        raise ValueError(
+            f'`class_names` must be {count} distinct names besides {NORMAL!r}, one per class of the masks '
+            f'({found.reason}{"; types: " + ", ".join(scan.types) if default else ""}), got {names}.'
+        )
+    return FolderDescription(
+        (NORMAL, *names),
+        found.encoding,
+        found.palette,
+        class_of_type,
+        scan.types_from,
+        scan.treat_unmasked,
+        found.reason,
+    )
 
 
 def label_samples(scan: FolderScan, description: FolderDescription) -> list[Sample]:
@@ -143,21 +160,39 @@ def label_samples(scan: FolderScan, description: FolderDescription) -> list[Samp
     samples = []
     for pair in scan.pairs:
         if len(pair.masks) > 1:
-            raise ValueError(f'an image must have one mask file, but {pair.image} has {" and ".join(pair.masks)}; '
-                             'merge them with `python tools/convert_dataset.py folder SOURCE TARGET` and use TARGET.')
-        samples.append(make_sample(scan.root, pair.image, pair.masks[0] if pair.masks else None,
-                                   pair.types[0] if pair.types else None, pair.split, description))
+            raise ValueError(
+                f'an image must have one mask file, but {pair.image} has {" and ".join(pair.masks)}; '
+                'merge them with `python tools/convert_dataset.py folder SOURCE TARGET` and use TARGET.'
+            )
+        samples.append(
+            make_sample(
+                scan.root,
+                pair.image,
+                pair.masks[0] if pair.masks else None,
+                pair.types[0] if pair.types else None,
+                pair.split,
+                description,
+            )
+        )
     return samples
 
 
-def make_sample(root: str, image: str, mask: str | None, defect_type: str | None, split: str | None,
-                description: FolderDescription) -> Sample:
+def make_sample(
+    root: str, image: str, mask: str | None, defect_type: str | None, split: str | None, description: FolderDescription
+) -> Sample:
     """Return one entry of a data set; ``image`` and ``mask`` are relative to ``root``."""
     if mask is None:
         return Sample(os.path.join(root, image), None, GOOD, own_split=split)
     palette = None if description.mask_palette is None else [list(c) for c in description.mask_palette]
-    return Sample(os.path.join(root, image), os.path.join(root, mask), defect_type or UNKNOWN,
-                  description.mask_encoding, class_id_of(defect_type, description, mask), palette, own_split=split)
+    return Sample(
+        os.path.join(root, image),
+        os.path.join(root, mask),
+        defect_type or UNKNOWN,
+        description.mask_encoding,
+        class_id_of(defect_type, description, mask),
+        palette,
+        own_split=split,
+    )
 
 
 def class_id_of(defect_type: str | None, description: FolderDescription, mask: str) -> int | None:
@@ -171,6 +206,8 @@ def class_id_of(defect_type: str | None, description: FolderDescription, mask: s
     if not description.class_of_type:
         return 1
     if defect_type not in description.class_of_type:
-        raise ValueError(f'the defect type of {mask} must be one of {sorted(description.class_of_type)}, got '
-                         f'{defect_type!r}; correct the folder or file name, or make the project again.')
+        raise ValueError(
+            f'the defect type of {mask} must be one of {sorted(description.class_of_type)}, got '
+            f'{defect_type!r}; correct the folder or file name, or make the project again.'
+        )
     return description.class_of_type[defect_type]

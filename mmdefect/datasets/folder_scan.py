@@ -10,7 +10,7 @@ These arrangements are understood, mixed if need be, with or without ``train``/`
 * images and masks in one folder per type, as MVTec AD has them;
 * ``good/``, ``ok/`` or ``clean/``: images without defects, which need no mask.
 
-Not covered: annotations that are no pictures (for COCO files see ``tools/convert_dataset.py``) and video.
+Not covered: annotations that are no images (for COCO files see ``tools/convert_dataset.py``) and video.
 """
 
 from __future__ import annotations
@@ -106,8 +106,10 @@ def scan_folder(root: str | os.PathLike, types: str = 'auto', unmasked: str = 's
     masks = [e for e in entries if e.role == 'mask']
     if not images:
         what = f'only masks ({masks[0].path})' if masks else 'no image file'
-        raise ValueError(f'`root` must hold images ({", ".join(IMAGE_SUFFIXES)}), but {root} has {what}; give the '
-                         'folder that holds images and masks, for example with images/ and masks/ in it.')
+        raise ValueError(
+            f'`root` must hold images ({", ".join(IMAGE_SUFFIXES)}), but {root} has {what}; give the '
+            'folder that holds images and masks, for example with images/ and masks/ in it.'
+        )
     found, orphans = _match(images, masks)
     if not found and not any(e.clean for e in images):
         raise ValueError(_nothing_paired(root, images, masks))
@@ -143,8 +145,10 @@ def _match(images: list[FolderEntry], masks: list[FolderEntry]) -> tuple[Matches
     for path, its_masks in found.items():
         names = [mask.folders[-1] if class_folder else '' for mask, class_folder in its_masks]
         if len(set(names)) < len(names) or (len(names) > 1 and '' in names):
-            raise ValueError(f'an image must have one mask, or one in each class folder, but {path} has '
-                             f'{" and ".join(mask.path for mask, _ in its_masks)}; remove one of them.')
+            raise ValueError(
+                f'an image must have one mask, or one in each class folder, but {path} has '
+                f'{" and ".join(mask.path for mask, _ in its_masks)}; remove one of them.'
+            )
     return dict(found), orphans
 
 
@@ -168,8 +172,10 @@ def _find_image(mask: FolderEntry, candidates: list[FolderEntry]) -> tuple[Folde
 
 def _only(mask: FolderEntry, hits: list[FolderEntry]) -> FolderEntry:
     if len(hits) > 1:
-        raise ValueError(f'the mask {mask.path} must belong to one image, but {hits[0].path} and {hits[1].path} both '
-                         'have its name; rename one image and its mask, or put each mask into a folder like its image.')
+        raise ValueError(
+            f'the mask {mask.path} must belong to one image, but {hits[0].path} and {hits[1].path} both '
+            'have its name; rename one image and its mask, or put each mask into a folder like its image.'
+        )
     return hits[0]
 
 
@@ -186,8 +192,9 @@ def _type_source(types: str, found: Matches) -> str:
 
 def _make_pair(image: FolderEntry, masks: list[tuple[FolderEntry, bool]], source: str) -> FolderPair:
     ordered = sorted((mask for mask, _ in masks), key=lambda m: m.path)
-    return FolderPair(image.path, tuple(m.path for m in ordered), tuple(_type_of(image, m, source) for m in ordered),
-                      image.split)
+    return FolderPair(
+        image.path, tuple(m.path for m in ordered), tuple(_type_of(image, m, source) for m in ordered), image.split
+    )
 
 
 def _type_of(image: FolderEntry, mask: FolderEntry, source: str) -> str | None:
@@ -201,8 +208,12 @@ def _type_of(image: FolderEntry, mask: FolderEntry, source: str) -> str | None:
 
 def _nothing_paired(root: Path, images: list[FolderEntry], masks: list[FolderEntry]) -> str:
     if not masks:
-        return (f'at least one image of {root} must have a mask, but its {len(images)} images (first: '
-                f'{images[0].path}) have none; put masks of the same name into masks/ beside images/, or name them '
-                '<image>_mask.png.')
-    return (f'images and masks of {root} must share their names, but none of {len(images)} images (first: '
-            f'{images[0].path}) matches one of {len(masks)} masks (first: {masks[0].path}); rename them alike.')
+        return (
+            f'at least one image of {root} must have a mask, but its {len(images)} images (first: '
+            f'{images[0].path}) have none; put masks of the same name into masks/ beside images/, or name them '
+            '<image>_mask.png.'
+        )
+    return (
+        f'images and masks of {root} must share their names, but none of {len(images)} images (first: '
+        f'{images[0].path}) matches one of {len(masks)} masks (first: {masks[0].path}); rename them alike.'
+    )

@@ -1,4 +1,4 @@
-"""Packed sets of generated pictures, alone or beside a real data set."""
+"""Packed sets of generated images, alone or beside a real data set."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from mmdefect.registry import DATASETS
 
 @DATASETS.register_module()
 class GeneratedDefectDataset(DefectDataset):
-    """Pictures that ``tools/generate.py pack`` wrote. They are for training: validation and test are real.
+    """Images that ``tools/generate.py pack`` wrote. They are for training: validation and test are real.
 
     Args:
         folder: the packed set. It is no ``data_root``, so a data root given for the real data does not move it.
@@ -28,14 +28,23 @@ class GeneratedDefectDataset(DefectDataset):
         self.packed = read_pack(folder)
         super().__init__(metainfo=metainfo or dict(classes=self.packed.classes), **kwargs)
         if len(self.metainfo['classes']) != len(self.packed.classes):
-            raise ValueError(f'the packed set {folder} must have the classes of the training, {self.metainfo["classes"]}, got '
-                             f'{self.packed.classes}; pack it with --classes of that data set.')
+            raise ValueError(
+                f'the packed set {folder} must have the classes of the training, {self.metainfo["classes"]}, got '
+                f'{self.packed.classes}; pack it with --classes of that data set.'
+            )
 
     def scan(self) -> list[Sample]:
-        """List the pictures of the packed set."""
+        """List the images of the packed set."""
         folder = str(self.packed.folder)
-        return [Sample(f'{folder}/{image.image}', f'{folder}/{image.label}', own_split='train',
-                       extra=dict(generated_from=image.entry['source'], box_labels=self.packed.labels == BOXES)) for image in self.packed.images]
+        return [
+            Sample(
+                f'{folder}/{image.image}',
+                f'{folder}/{image.label}',
+                own_split='train',
+                extra=dict(generated_from=image.entry['source'], box_labels=self.packed.labels == BOXES),
+            )
+            for image in self.packed.images
+        ]
 
 
 @DATASETS.register_module()

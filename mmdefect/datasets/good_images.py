@@ -35,8 +35,10 @@ def good_folder(root: str, category: str | None = None) -> str:
         if os.path.isdir(folder) and list_images(folder):
             return folder
     found = ', '.join(find_categories(root)) or 'none'
-    raise ValueError(f'{base} must be a folder of images, or hold train/{GOOD}/ with images, but it does neither; set '
-                     f'`category` to one of those in {root}: {found}.')
+    raise ValueError(
+        f'{base} must be a folder of images, or hold train/{GOOD}/ with images, but it does neither; set '
+        f'`category` to one of those in {root}: {found}.'
+    )
 
 
 @DATASETS.register_module()
@@ -56,17 +58,27 @@ class GoodImageDataset(NumberedDraws, BaseDataset):
         **kwargs: arguments of mmengine's ``BaseDataset``.
     """
 
-    METAINFO = dict(classes=('normal', ), palette=[[0, 0, 0]])
+    METAINFO = dict(classes=('normal',), palette=[[0, 0, 0]])
 
-    def __init__(self, data_root: str, category: str | None = None, part: str = 'all', folds: int = 10,
-                 split_seed: int = 0, labels: str | None = None, split_file: str | None = None, split: str = 'train',
-                 **kwargs) -> None:
+    def __init__(
+        self,
+        data_root: str,
+        category: str | None = None,
+        part: str = 'all',
+        folds: int = 10,
+        split_seed: int = 0,
+        labels: str | None = None,
+        split_file: str | None = None,
+        split: str = 'train',
+        **kwargs,
+    ) -> None:
         if part not in PARTS:
             raise ValueError(f'`part` must be one of {", ".join(PARTS)}, got {part!r}.')
         self.category, self.part, self.folds, self.split_seed = category, part, folds, split_seed
         if split_file is not None and (labels is not None or category is not None):
-            raise ValueError('`split_file` names the good images by itself, but `labels` or `category` is given too; leave '
-                             'them out.')
+            raise ValueError(
+                '`split_file` names the good images by itself, but `labels` or `category` is given too; leave them out.'
+            )
         self.labels, self.split_file, self.split = labels, split_file, split
         self.folder = data_root if split_file is not None else good_folder(data_root, category)
         super().__init__(data_root=data_root, **kwargs)
@@ -92,8 +104,10 @@ def _listed_ones(root: str, file: str, split: str) -> list[str]:
     entries = read_split(file).entries_of(split, file)
     paths = sorted(os.path.join(root, e.image) for e in entries if e.is_clean)
     if not paths:
-        raise ValueError(f'the split {split!r} of {file} must hold images of the type {GOOD!r}, but its {len(entries)} images '
-                         'are of others; make the split with clean images in it.')
+        raise ValueError(
+            f'the split {split!r} of {file} must hold images of the type {GOOD!r}, but its {len(entries)} images '
+            'are of others; make the split with clean images in it.'
+        )
     missing = [p for p in paths if not os.path.isfile(p)]
     if missing:
         raise ValueError(f'{file} names {missing[0]}, but there is no such file; correct `data_root`.')
@@ -108,11 +122,15 @@ def _clean_ones(paths: list[str], labels: str) -> list[str]:
         file = maps.get(os.path.splitext(os.path.basename(path))[0])
         label = None if file is None else cv2.imread(file, cv2.IMREAD_UNCHANGED)
         if label is None:
-            raise ValueError(f'{path} must have a label map of its name in {labels}, but there is none that can be read; '
-                             'restore it, or take the image out.')
+            raise ValueError(
+                f'{path} must have a label map of its name in {labels}, but there is none that can be read; '
+                'restore it, or take the image out.'
+            )
         if not label.any():
             clean.append(path)
     if not clean:
-        raise ValueError(f'{labels} must hold label maps without defects, but every one has some; give a folder of good '
-                         'images and leave `labels` out.')
+        raise ValueError(
+            f'{labels} must hold label maps without defects, but every one has some; give a folder of good '
+            'images and leave `labels` out.'
+        )
     return clean

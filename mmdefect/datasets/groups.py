@@ -26,8 +26,7 @@ class Unit:
     @property
     def stratum(self) -> str:
         """The most frequent defect type in the unit; a clean one only when nothing else is in it."""
-        counts = Counter(s.stratum for s in self.samples if not s.is_clean) or \
-            Counter(s.stratum for s in self.samples)
+        counts = Counter(s.stratum for s in self.samples if not s.is_clean) or Counter(s.stratum for s in self.samples)
         return min(counts, key=lambda t: (-counts[t], t))
 
     @property
@@ -70,8 +69,9 @@ def make_units(samples: Sequence[Sample], root: str, groups: Iterable[Sequence[s
     for group in groups:
         for member in group:
             if member not in parent:
-                raise ValueError(f'groups must name images of the data set, but {member} is not one; correct the group '
-                                 'file.')
+                raise ValueError(
+                    f'groups must name images of the data set, but {member} is not one; correct the group file.'
+                )
             parent[top(member)] = top(group[0])
     joined = defaultdict(list)
     for name in sorted(by_path):
@@ -111,11 +111,13 @@ def resolve_groups(path: str | Path, images: Iterable[str], where: str) -> list[
     try:
         body = json.loads(Path(path).read_text(encoding='utf-8'))
     except (OSError, ValueError) as err:
-        raise ValueError(f'the group file {path} must be readable JSON, but reading it fails ({err}); correct '
-                         'it.') from err
+        raise ValueError(
+            f'the group file {path} must be readable JSON, but reading it fails ({err}); correct it.'
+        ) from err
     groups = list(body.values()) if isinstance(body, dict) else body
     if not isinstance(groups, list) or not all(
-            isinstance(g, list) and all(isinstance(m, str) for m in g) for g in groups):
+        isinstance(g, list) and all(isinstance(m, str) for m in g) for g in groups
+    ):
         raise ValueError(f'the group file {path} must be a list of lists of image names; correct it.')
     names: dict[str, set[str]] = defaultdict(set)
     for relative in images:
@@ -127,7 +129,9 @@ def resolve_groups(path: str | Path, images: Iterable[str], where: str) -> list[
         for member in group:
             found = sorted(names.get(member, ()))
             if len(found) != 1:
-                raise ValueError(f'the group file {path} must name images of {where}, but {member!r} fits '
-                                 f'{"none" if not found else " and ".join(found[:2])}; name it by its relative path.')
+                raise ValueError(
+                    f'the group file {path} must name images of {where}, but {member!r} fits '
+                    f'{"none" if not found else " and ".join(found[:2])}; name it by its relative path.'
+                )
         resolved.append([next(iter(names[member])) for member in group])
     return [g for g in resolved if g]

@@ -64,16 +64,26 @@ def take_record(sample: Sample, num_classes: int, root: str | os.PathLike) -> Im
         if raw.shape[:2] != image.shape[:2]:
             raise ValueError(
                 f'the mask {sample.seg_map_path} must have the size of its image, {image.shape[1]}x{image.shape[0]}, '
-                f'but it has {raw.shape[1]}x{raw.shape[0]}; export it at the size of the image.')
-        label = label_from_raw(raw, sample.mask_encoding, sample.seg_map_path, num_classes, sample.class_id,
-                               sample.palette)
+                f'but it has {raw.shape[1]}x{raw.shape[0]}; export it at the size of the image.'
+            )
+        label = label_from_raw(
+            raw, sample.mask_encoding, sample.seg_map_path, num_classes, sample.class_id, sample.palette
+        )
         odd = _odd_values(raw) if sample.mask_encoding == 'binary' else {}
     counts = np.bincount(label.ravel(), minlength=256)
     return ImageRecord(
         relative_path(sample.img_path, str(root)),
-        None if sample.seg_map_path is None else relative_path(sample.seg_map_path, str(root)), sample.own_split,
-        sample.defect_type, image.shape[:2], hashlib.sha256(data).hexdigest(),
-        tuple(int(c) for c in counts[:num_classes]), int(counts[IGNORE]), list_components(label), odd, thumbnail(image))
+        None if sample.seg_map_path is None else relative_path(sample.seg_map_path, str(root)),
+        sample.own_split,
+        sample.defect_type,
+        image.shape[:2],
+        hashlib.sha256(data).hexdigest(),
+        tuple(int(c) for c in counts[:num_classes]),
+        int(counts[IGNORE]),
+        list_components(label),
+        odd,
+        thumbnail(image),
+    )
 
 
 def list_components(label: np.ndarray) -> np.ndarray:

@@ -31,8 +31,10 @@ def build_layout(layout: str, data_root: str, **options) -> DefectDataset:
     name = LAYOUTS.get(layout, layout)
     if layout not in LAYOUTS and DATASETS.get(name) is None:
         close = difflib.get_close_matches(layout, LAYOUTS, 1)
-        raise ValueError(f'`layout` must be one of {sorted(LAYOUTS)} or the name of a registered data set, got '
-                         f'{layout!r}{f"; did you mean {close[0]!r}?" if close else "."}')
+        raise ValueError(
+            f'`layout` must be one of {sorted(LAYOUTS)} or the name of a registered data set, got '
+            f'{layout!r}{f"; did you mean {close[0]!r}?" if close else "."}'
+        )
     dataset = DATASETS.build(dict(type=name, data_root=data_root, lazy_init=True, **options))
     if not isinstance(dataset, DefectDataset):
         raise ValueError(f'`layout` must name a data set that derives from DefectDataset, got {name}.')

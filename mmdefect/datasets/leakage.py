@@ -29,19 +29,24 @@ def check_disjoint(datasets: Mapping[str, Any], num_threads: int = 8, progress: 
     if shared:
         (name, path), (other_name, other_path) = shared[0]
         if path == other_path:
-            raise ValueError(f'no image may be in two splits, but {name} and {other_name} both read {path}'
-                             f'{_and_more(len(shared) - 1, "shared image", "shared images")}; give each its own images '
-                             'in the config (`split`, `split_file` or `data_prefix`).')
+            raise ValueError(
+                f'no image may be in two splits, but {name} and {other_name} both read {path}'
+                f'{_and_more(len(shared) - 1, "shared image", "shared images")}; give each its own images '
+                'in the config (`split`, `split_file` or `data_prefix`).'
+            )
         raise ValueError(
             f'no image may be in two splits, but {path} ({name}) and {other_path} ({other_name}) have the same content'
             f'{_and_more(len(shared) - 1, "pair", "pairs")}; take one out, or make the split again with '
-            'tools/split_dataset.py.')
+            'tools/split_dataset.py.'
+        )
 
 
-def check_donors(sources: Sequence[str] | Mapping[str, str],
-                 held_out: Mapping[str, Any],
-                 num_threads: int = 8,
-                 progress: bool | None = None) -> None:
+def check_donors(
+    sources: Sequence[str] | Mapping[str, str],
+    held_out: Mapping[str, Any],
+    num_threads: int = 8,
+    progress: bool | None = None,
+) -> None:
     """Check that donors come only from training images: none of their source images is in a held-out data set.
 
     Args:
@@ -65,19 +70,20 @@ def check_donors(sources: Sequence[str] | Mapping[str, str],
         shared = [(donor, name, path) for (_, donor), (name, path) in pairs]
     if shared:
         donor, name, path = shared[0]
-        raise ValueError(f'donors may come only from the training split, but the donor image {donor} has the content '
-                         f'of {path} ({name}){_and_more(len(shared) - 1, "donor image", "donor images")}; collect the '
-                         'donors again from the training split.')
+        raise ValueError(
+            f'donors may come only from the training split, but the donor image {donor} has the content '
+            f'of {path} ({name}){_and_more(len(shared) - 1, "donor image", "donor images")}; collect the '
+            'donors again from the training split.'
+        )
 
 
 def _image_paths(dataset) -> list[str]:
     return list(dict.fromkeys(info['img_path'] for info in iter_data_infos(dataset)))
 
 
-def _shared_content(paths: dict[str, list[str]],
-                    num_threads: int,
-                    progress: bool | None,
-                    only: str | None = None) -> list[tuple[tuple[str, str], tuple[str, str]]]:
+def _shared_content(
+    paths: dict[str, list[str]], num_threads: int, progress: bool | None, only: str | None = None
+) -> list[tuple[tuple[str, str], tuple[str, str]]]:
     """Return pairs of (group, path) with equal content in two groups; with ``only``, pairs that start in it."""
     by_size = defaultdict(list)
     for name, group in paths.items():

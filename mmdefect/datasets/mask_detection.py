@@ -74,9 +74,9 @@ def read_values(path: str | os.PathLike) -> MaskValues:
     return MaskValues(path, kind, lossy, dict(zip(levels.tolist(), counts.tolist(), strict=True)))
 
 
-def detect_encoding(paths: Sequence[str | os.PathLike],
-                    encoding: str | None = None,
-                    track: Callable[[Iterable], Iterable] = iter) -> DetectedEncoding:
+def detect_encoding(
+    paths: Sequence[str | os.PathLike], encoding: str | None = None, track: Callable[[Iterable], Iterable] = iter
+) -> DetectedEncoding:
     """Decide what the values of a set of masks mean.
 
     Single-channel masks with one value besides 0 are ``'binary'``, with small whole numbers ``'index'`` (255: ignore),
@@ -93,8 +93,10 @@ def detect_encoding(paths: Sequence[str | os.PathLike],
     """
     masks = [read_values(path) for path in track(paths)]
     if not masks or all(set(m.counts) <= {0} for m in masks):
-        raise ValueError(f'at least one mask must hold a defect, but all {len(masks)} masks are zero everywhere'
-                         f'{" (first: " + masks[0].file + ")" if masks else ""}; check that these are the label files.')
+        raise ValueError(
+            f'at least one mask must hold a defect, but all {len(masks)} masks are zero everywhere'
+            f'{" (first: " + masks[0].file + ")" if masks else ""}; check that these are the label files.'
+        )
     if encoding is None:
         encoding, reason = _decide(masks)
     else:
@@ -120,21 +122,26 @@ def _decide(masks: Sequence[MaskValues]) -> tuple[str, str]:
         both = [m for m in masks if {1, IGNORE} <= set(m.counts)]
         if not both:
             one, other = (next(m.file for m in masks if v in m.counts) for v in levels)
-            raise ValueError(f'all masks must use the same values, but {one} marks defects by 1 and {other} by 255; '
-                             "give the encoding: 'binary' if both mean a defect, 'index' if 255 means ignore.")
+            raise ValueError(
+                f'all masks must use the same values, but {one} marks defects by 1 and {other} by 255; '
+                "give the encoding: 'binary' if both mean a defect, 'index' if 255 means ignore."
+            )
     if len(levels) == 1:
         return 'binary', f'one value, {levels[0]}, besides 0'
     if defects[-1] < MAX_CLASSES:
         gaps = sorted(set(range(1, defects[-1] + 1)) - set(defects))
         return 'index', f'whole numbers 0..{defects[-1]}' + (f', of which {gaps} never occur' if gaps else '') + (
-            ', and 255 for ignore' if IGNORE in levels else '')
+            ', and 255 for ignore' if IGNORE in levels else ''
+        )
     if all(v < _NEAR or v > 255 - _NEAR for v in levels) or _mostly_white(masks):
         return 'binary', 'nearly black and white: every value but 0 is a defect'
     if len(levels) <= _FEW_LEVELS:
         return 'palette', f'the grey levels {levels}, one per class'
     shown = max(masks, key=lambda m: len(m.counts))
-    raise ValueError(f'masks must be 0/255, class ids or a few colours, but {shown.file} holds {len(shown.counts)} '
-                     "grey levels; export it without anti-aliasing, or give the encoding ('binary': all but 0).")
+    raise ValueError(
+        f'masks must be 0/255, class ids or a few colours, but {shown.file} holds {len(shown.counts)} '
+        "grey levels; export it without anti-aliasing, or give the encoding ('binary': all but 0)."
+    )
 
 
 def _mostly_white(masks: Sequence[MaskValues]) -> bool:
@@ -156,11 +163,15 @@ def _refuse(masks: Sequence[MaskValues], kind: str, must: str | None) -> None:
 def _largest_index(masks: Sequence[MaskValues]) -> int:
     largest, file = max((v, m.file) for m in masks for v in m.counts if v != IGNORE)
     if largest == 0:
-        raise ValueError(f"`encoding` 'index' takes 255 as ignore, and then no mask (first: {masks[0].file}) holds a "
-                         "defect; give 'binary' for 0/255 masks.")
+        raise ValueError(
+            f"`encoding` 'index' takes 255 as ignore, and then no mask (first: {masks[0].file}) holds a "
+            "defect; give 'binary' for 0/255 masks."
+        )
     if largest >= MAX_CLASSES:
-        raise ValueError(f'class ids must be below {MAX_CLASSES}, but {file} holds {largest}; give another encoding, '
-                         'or correct the file.')
+        raise ValueError(
+            f'class ids must be below {MAX_CLASSES}, but {file} holds {largest}; give another encoding, '
+            'or correct the file.'
+        )
     return largest
 
 
@@ -174,11 +185,15 @@ def _palette_of(masks: Sequence[MaskValues]) -> tuple[tuple[int, int, int], ...]
             code = value if mask.kind == 'colour' else value * 0x010101
             total[code] = total.get(code, 0) + count
         if len(mask.counts) > MAX_COLOURS:
-            raise ValueError(f'a mask must have at most {MAX_COLOURS} colours, one per class, but {mask.file} has '
-                             f'{len(mask.counts)}; export it as PNG without anti-aliasing.')
+            raise ValueError(
+                f'a mask must have at most {MAX_COLOURS} colours, one per class, but {mask.file} has '
+                f'{len(mask.counts)}; export it as PNG without anti-aliasing.'
+            )
     if len(total) > MAX_COLOURS:
-        raise ValueError(f'all masks together must have at most {MAX_COLOURS} colours, one per class, but they have '
-                         f'{len(total)} (first file: {masks[0].file}); export them as PNG without anti-aliasing.')
+        raise ValueError(
+            f'all masks together must have at most {MAX_COLOURS} colours, one per class, but they have '
+            f'{len(total)} (first file: {masks[0].file}); export them as PNG without anti-aliasing.'
+        )
     normal = 0 if 0 in total else max(total, key=lambda code: (total[code], -code))
     codes = [normal, *sorted(code for code in total if code != normal)]
     return tuple((c >> 16 & 255, c >> 8 & 255, c & 255) for c in codes)

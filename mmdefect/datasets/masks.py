@@ -31,8 +31,9 @@ def image_size_hw(path: str) -> tuple[int, int]:
     try:
         with Image.open(path) as image:
             width, height = image.size
-            swapped = image.format in ('JPEG', 'MPO', 'TIFF', 'WEBP') and \
-                image.getexif().get(_EXIF_ORIENTATION) in _SWAPPED
+            swapped = (
+                image.format in ('JPEG', 'MPO', 'TIFF', 'WEBP') and image.getexif().get(_EXIF_ORIENTATION) in _SWAPPED
+            )
     except FileNotFoundError as err:
         raise ValueError(f'the image {path} does not exist; restore it or take it out of the data set.') from err
     except (OSError, UnidentifiedImageError) as err:
@@ -72,27 +73,32 @@ def decode_mask(data: bytes, encoding: str, file: str) -> np.ndarray:
     if raw.ndim == 3:
         raw = raw[..., :1] if raw.shape[-1] == 2 else raw[..., :3]  # drop alpha
         if encoding == 'index' and (raw != raw[..., :1]).any():
-            raise ValueError(f'the mask {file} must hold class indices in one channel, but it is a colour image; read '
-                             "it with mask_encoding='palette' or export the class indices.")
+            raise ValueError(
+                f'the mask {file} must hold class indices in one channel, but it is a colour image; read '
+                "it with mask_encoding='palette' or export the class indices."
+            )
         raw = raw.max(axis=-1)
     if raw.dtype == np.bool_:
         raw = raw.astype(np.uint8)
     if raw.dtype.kind == 'f':
         if (raw != np.floor(raw)).any():
-            raise ValueError(f'the mask {file} must hold whole numbers, but it holds fractions; export it as 8-bit '
-                             'PNG.')
+            raise ValueError(
+                f'the mask {file} must hold whole numbers, but it holds fractions; export it as 8-bit PNG.'
+            )
         raw = raw.astype(np.int64)
     if lossy and encoding == 'binary':
         raw = _threshold_lossy(raw, file)
     return raw
 
 
-def label_from_raw(raw: np.ndarray,
-                   encoding: str,
-                   file: str,
-                   num_classes: int | None = None,
-                   class_id: int | None = None,
-                   palette: Sequence[Sequence[int]] | None = None) -> np.ndarray:
+def label_from_raw(
+    raw: np.ndarray,
+    encoding: str,
+    file: str,
+    num_classes: int | None = None,
+    class_id: int | None = None,
+    palette: Sequence[Sequence[int]] | None = None,
+) -> np.ndarray:
     """Interpret a decoded mask.
 
     Args:
@@ -127,15 +133,18 @@ def describe_outside(file: str, values: Sequence[int], num_classes: int | None) 
     """Say which index values of a mask belong to no class, and the mend."""
     shown = ', '.join(str(v) for v in values[:8]) + (', ...' if len(values) > 8 else '')
     allowed = 'fit 8 bits' if num_classes is None else f'be 0..{num_classes - 1} or {IGNORE} (ignore)'
-    return (f'the label values of {file} must {allowed}, but it holds {shown}; correct the file, name the missing '
-            'classes, or read a 0/255 mask with a data set that says which class it is.')
+    return (
+        f'the label values of {file} must {allowed}, but it holds {shown}; correct the file, name the missing '
+        'classes, or read a 0/255 mask with a data set that says which class it is.'
+    )
 
 
 def _label_from_palette(raw: np.ndarray, file: str, palette: Sequence[Sequence[int]] | None) -> np.ndarray:
     """Match every pixel to the colour of one class, exactly."""
     if not palette:
-        raise ValueError(f"`palette` must list one RGB colour per class for the 'palette' mask {file}, got "
-                         f'{palette!r}.')
+        raise ValueError(
+            f"`palette` must list one RGB colour per class for the 'palette' mask {file}, got {palette!r}."
+        )
     codes = pack_rgb(raw)
     label = np.zeros(raw.shape[:2], np.uint8)
     known = np.zeros(raw.shape[:2], bool)
@@ -158,16 +167,20 @@ def describe_unknown_colours(file: str, codes: Sequence[int], palette: Sequence[
     """Say which colours of a mask belong to no class, and the mend."""
     colours = [(c >> 16 & 255, c >> 8 & 255, c & 255) for c in codes[:8]]
     more = ', ...' if len(codes) > 8 else ''
-    return (f'every colour of {file} must be one of the palette {[tuple(c) for c in palette]}, but it also holds '
-            f'{", ".join(map(str, colours))}{more}; add the class, or export the mask as PNG without anti-aliasing.')
+    return (
+        f'every colour of {file} must be one of the palette {[tuple(c) for c in palette]}, but it also holds '
+        f'{", ".join(map(str, colours))}{more}; add the class, or export the mask as PNG without anti-aliasing.'
+    )
 
 
 def _threshold_lossy(raw: np.ndarray, file: str) -> np.ndarray:
     """Keep the values from 128 up; refuse a mask that would lose everything."""
     kept = raw >= 128
     if raw.max(initial=0) > 16 and not kept.any():
-        raise ValueError(f'the mask {file} is a JPEG and must be drawn in black and white, but its brightest value is '
-                         f'{int(raw.max())}; export it as PNG.')
+        raise ValueError(
+            f'the mask {file} is a JPEG and must be drawn in black and white, but its brightest value is '
+            f'{int(raw.max())}; export it as PNG.'
+        )
     return kept.astype(np.uint8)
 
 

@@ -22,9 +22,9 @@ def find_categories(root: str) -> dict[str, str]:
     return {name: path for name in sorted(os.listdir(root)) if _is_category(path := os.path.join(root, name))}
 
 
-def scan_mvtec(root: str,
-               categories: Sequence[str] | None = None,
-               class_ids: dict[str, int] | None = None) -> list[Sample]:
+def scan_mvtec(
+    root: str, categories: Sequence[str] | None = None, class_ids: dict[str, int] | None = None
+) -> list[Sample]:
     """List the images of some categories with their masks.
 
     Args:
@@ -42,8 +42,10 @@ def scan_mvtec(root: str,
     names = list(found) if categories is None else list(categories)
     unknown = [n for n in names if n not in found]
     if unknown:
-        raise ValueError(f'`category` must name folders of {root} that hold train/good and test, but {unknown[0]!r} is '
-                         f'not one; found: {", ".join(found) or "none"}.')
+        raise ValueError(
+            f'`category` must name folders of {root} that hold train/good and test, but {unknown[0]!r} is '
+            f'not one; found: {", ".join(found) or "none"}.'
+        )
     samples = []
     for name in names:
         samples += _scan_category(found[name], name, class_ids)
@@ -74,12 +76,14 @@ class MVTecDataset(DefectDataset):
         **kwargs: see :class:`~mmdefect.datasets.base.DefectDataset`.
     """
 
-    def __init__(self,
-                 data_root: str,
-                 category: str | Sequence[str] | None = None,
-                 classes: str | Sequence[str] = 'binary',
-                 metainfo: dict | None = None,
-                 **kwargs) -> None:
+    def __init__(
+        self,
+        data_root: str,
+        category: str | Sequence[str] | None = None,
+        classes: str | Sequence[str] = 'binary',
+        metainfo: dict | None = None,
+        **kwargs,
+    ) -> None:
         if not os.path.isdir(data_root):
             raise ValueError(f'`data_root` must be a folder, but {data_root} does not exist; correct the path.')
         self.categories = [category] if isinstance(category, str) else category
@@ -114,23 +118,29 @@ def _scan_category(folder: str, name: str, class_ids: dict[str, int] | None) -> 
                 samples += [Sample(i, None, GOOD, own_split=split, category=name) for i in images]
                 continue
             if split == 'train':
-                raise ValueError(f'{os.path.join(folder, split)} must hold only {GOOD}/, but it holds {defect_type}/; '
-                                 'move defect images to test/, or read the folder with FolderDefectDataset.')
+                raise ValueError(
+                    f'{os.path.join(folder, split)} must hold only {GOOD}/, but it holds {defect_type}/; '
+                    'move defect images to test/, or read the folder with FolderDefectDataset.'
+                )
             class_id = 1 if class_ids is None else class_ids[defect_type]
             masks = _find_masks(os.path.join(folder, 'ground_truth', defect_type), images)
-            samples += [Sample(i, m, defect_type, 'binary', class_id, own_split=split, category=name)
-                        for i, m in zip(images, masks, strict=True)]
+            samples += [
+                Sample(i, m, defect_type, 'binary', class_id, own_split=split, category=name)
+                for i, m in zip(images, masks, strict=True)
+            ]
     return samples
 
 
 def _find_masks(folder: str, images: list[str]) -> list[str]:
     """Return the mask of every image, ``<stem>_mask`` or ``<stem>`` with any image suffix."""
-    masks = index_by_stem(list_images(folder), suffixes=('_mask', )) if images else {}
+    masks = index_by_stem(list_images(folder), suffixes=('_mask',)) if images else {}
     paired = []
     for stem, image in index_by_stem(images).items():
         if stem not in masks:
-            raise ValueError(f'the defect image {image} must have a mask {os.path.join(folder, stem)}_mask.png, but '
-                             'there is none; restore the mask, or move the image to good/ if it is clean.')
+            raise ValueError(
+                f'the defect image {image} must have a mask {os.path.join(folder, stem)}_mask.png, but '
+                'there is none; restore the mask, or move the image to good/ if it is clean.'
+            )
         paired.append(masks[stem])
     return paired
 
@@ -152,15 +162,21 @@ def _class_names(classes: str | Sequence[str], types: list[str]) -> list[str]:
     if classes == 'types':
         return ['normal', *types]
     if isinstance(classes, str):
-        raise ValueError(f"`classes` must be 'binary', 'types' or a list with 'normal' first, got {classes!r}; the "
-                         f'defect types found are {types}.')
+        raise ValueError(
+            f"`classes` must be 'binary', 'types' or a list with 'normal' first, got {classes!r}; the "
+            f'defect types found are {types}.'
+        )
     names = list(classes)
     if not names or names[0] != 'normal' or len(set(names)) != len(names):
-        raise ValueError(f"`classes` must start with 'normal' and name each class once, got {names}; the defect types "
-                         f'found are {types}.')
+        raise ValueError(
+            f"`classes` must start with 'normal' and name each class once, got {names}; the defect types "
+            f'found are {types}.'
+        )
     missing = [t for t in types if t not in names]
     one_class = len(names) == 2 and names[1] not in types
     if missing and not one_class:
-        raise ValueError(f'`classes` must name every defect type found, but {missing} are missing from {names}; add '
-                         "them, take classes='types', or leave their category out.")
+        raise ValueError(
+            f'`classes` must name every defect type found, but {missing} are missing from {names}; add '
+            "them, take classes='types', or leave their category out."
+        )
     return names

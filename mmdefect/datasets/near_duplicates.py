@@ -117,7 +117,7 @@ def _unit_rows(vectors: np.ndarray) -> np.ndarray:
 def _close_pairs(features: np.ndarray, distance: float) -> tuple[np.ndarray, np.ndarray]:
     rows, columns = [np.empty(0, int)], [np.empty(0, int)]
     for start in range(0, len(features), _BLOCK):
-        close = 1 - features[start:start + _BLOCK] @ features[start:].T <= distance
+        close = 1 - features[start : start + _BLOCK] @ features[start:].T <= distance
         row, column = np.nonzero(np.triu(close, 1))
         rows.append(row + start)
         columns.append(column + start)

@@ -11,8 +11,15 @@ from mmdefect.datasets.split_file import Split, check_no_overlap, read_split, wr
 from mmdefect.datasets.splits import find_types, make_split
 
 
-def split_outer_val(dataset, share: float, out: str, seed: int = 0, split_file: str | None = None,
-                    group_file: str | None = None, overwrite: bool = False) -> Split:
+def split_outer_val(
+    dataset,
+    share: float,
+    out: str,
+    seed: int = 0,
+    split_file: str | None = None,
+    group_file: str | None = None,
+    overwrite: bool = False,
+) -> Split:
     """Divide the training images into ``train`` and ``outer_val``, the same share of every type, and write the split file.
 
     Args:
@@ -42,8 +49,10 @@ def split_outer_val(dataset, share: float, out: str, seed: int = 0, split_file: 
     side = _sides(samples, root) if before is None else {e.image: n for n, es in before.splits.items() for e in es}
     training = [s for s in samples if side.get(relative_path(s.img_path, root)) == 'train']
     if not training or 'outer_val' in side.values():
-        raise ValueError(f'{split_file or root} must have a training split and no outer_val yet, got '
-                         f'{sorted(set(filter(None, side.values())))}.')
+        raise ValueError(
+            f'{split_file or root} must have a training split and no outer_val yet, got '
+            f'{sorted(set(filter(None, side.values())))}.'
+        )
     names = {relative_path(s.img_path, root) for s in training}
     groups = [kept for kept in ([n for n in group if n in names] for group in groups) if len(kept) > 1]
     made = make_split(training, root, Fractions(dict(train=1 - share, outer_val=share)), seed, groups, True)
@@ -55,8 +64,12 @@ def split_outer_val(dataset, share: float, out: str, seed: int = 0, split_file: 
             others = [s for s in samples if side[relative_path(s.img_path, root)] == name]
             splits[name] = make_split(others, root, Fractions({'test': 1.0}), seed, (), True).splits['test']
     protocol = dict(name='outer_val', share=share, of=before.protocol if before else 'folders of the layout')
-    split = Split(splits, protocol, seed, dict(before.notes if before else {}, dataset=type(dataset).__name__,
-                                               **dataset.split_notes()))
+    split = Split(
+        splits,
+        protocol,
+        seed,
+        dict(before.notes if before else {}, dataset=type(dataset).__name__, **dataset.split_notes()),
+    )
     check_no_overlap(split)
     write_split(split, out, overwrite)
     return split

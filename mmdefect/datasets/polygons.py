@@ -13,9 +13,9 @@ import numpy as np
 RULES = ('union', 'evenodd')
 
 
-def rasterize_polygons(polygons: Sequence[Sequence[float]],
-                       size_hw: tuple[int, int],
-                       rule: str = 'union') -> np.ndarray:
+def rasterize_polygons(
+    polygons: Sequence[Sequence[float]], size_hw: tuple[int, int], rule: str = 'union'
+) -> np.ndarray:
     """Fill polygons.
 
     Args:

@@ -69,14 +69,18 @@ def class_frequencies(dataset, num_classes: int, max_images: int = 500, num_thre
     with ThreadPoolExecutor(num_threads) as pool:
         counts = sum(pool.map(count, chosen), np.zeros(num_classes, np.int64))
     if counts.sum() == 0:
-        raise ValueError(f'the data set must have labelled pixels, but {len(chosen)} label files have none; check that '
-                         'its masks are not all 255 (ignore).')
+        raise ValueError(
+            f'the data set must have labelled pixels, but {len(chosen)} label files have none; check that '
+            'its masks are not all 255 (ignore).'
+        )
     return (counts / counts.sum()).tolist()
 
 
 def _infos(dataset) -> list[dict]:
     infos = list(iter_data_infos(dataset))
     if len(infos) != len(dataset):
-        raise ValueError(f'`dataset` must have one image per index, got {len(infos)} images for {len(dataset)} '
-                         'indices; leave out wrappers that repeat or mix images.')
+        raise ValueError(
+            f'`dataset` must have one image per index, got {len(infos)} images for {len(dataset)} '
+            'indices; leave out wrappers that repeat or mix images.'
+        )
     return infos

@@ -13,8 +13,14 @@ def track(items: Iterable, text: str, total: int) -> Iterator:
 
     On a terminal the bar moves and disappears at the end; otherwise nothing is shown.
     """
-    columns = (TextColumn('{task.description}'), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
-               TextColumn('ETA'), TimeRemainingColumn())
+    columns = (
+        TextColumn('{task.description}'),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn('ETA'),
+        TimeRemainingColumn(),
+    )
     console = Console(stderr=True)
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         yield from progress.track(items, total=total, description=text)

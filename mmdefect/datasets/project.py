@@ -40,20 +40,22 @@ class Project:
     configs: tuple[Path, ...]
 
 
-def init_project(data_dir: str | os.PathLike,
-                 name: str,
-                 out: str | os.PathLike = 'configs',
-                 seed: int = 0,
-                 fractions: Sequence[float] | None = None,
-                 encoding: str | None = None,
-                 class_names: Sequence[str] | None = None,
-                 types_from: str | None = None,
-                 unmasked: str | None = None,
-                 group_file: str | os.PathLike | None = None,
-                 keep_look_alikes: bool = True,
-                 overwrite: bool = False,
-                 console: Console | None = None,
-                 track: Callable[[Iterable, str, int], Iterable] = lambda items, text, total: items) -> Project:
+def init_project(
+    data_dir: str | os.PathLike,
+    name: str,
+    out: str | os.PathLike = 'configs',
+    seed: int = 0,
+    fractions: Sequence[float] | None = None,
+    encoding: str | None = None,
+    class_names: Sequence[str] | None = None,
+    types_from: str | None = None,
+    unmasked: str | None = None,
+    group_file: str | os.PathLike | None = None,
+    keep_look_alikes: bool = True,
+    overwrite: bool = False,
+    console: Console | None = None,
+    track: Callable[[Iterable, str, int], Iterable] = lambda items, text, total: items,
+) -> Project:
     """Look at a folder, print its census, divide it, and write ``<out>/<name>/``.
 
     Args:
@@ -82,8 +84,13 @@ def init_project(data_dir: str | os.PathLike,
     survey = survey_folder(data_dir, encoding, class_names, types_from, unmasked, track)
     if console is not None:
         print_census(survey.census, console, survey.description)
-    groups = read_groups(group_file, survey.samples, survey.root) if group_file is not None else \
-        survey.census.near_duplicates if keep_look_alikes else ()
+    groups = (
+        read_groups(group_file, survey.samples, survey.root)
+        if group_file is not None
+        else survey.census.near_duplicates
+        if keep_look_alikes
+        else ()
+    )
     split = plan_split(survey, seed, fractions, groups)
     return write_project(folder, survey, split, console)
 
@@ -128,8 +135,9 @@ def _check_target(name: str, out: str | os.PathLike, overwrite: bool) -> Path:
     folder = Path(out) / name
     written = [folder / f for f in (SPLIT_FILE, CENSUS_FILE, *LEAVES) if (folder / f).exists()]
     if written and not overwrite:
-        raise FileExistsError(f'{folder} must be new, but {written[0]} exists; choose another --name, or replace it '
-                              'with --overwrite.')
+        raise FileExistsError(
+            f'{folder} must be new, but {written[0]} exists; choose another --name, or replace it with --overwrite.'
+        )
     existing = next(p for p in (folder, *folder.absolute().parents) if p.exists())
     if not existing.is_dir():
         raise NotADirectoryError(f'`--out` must be a folder, but {existing} is a file; name another place.')
@@ -137,8 +145,10 @@ def _check_target(name: str, out: str | os.PathLike, overwrite: bool) -> Path:
         with tempfile.TemporaryFile(dir=existing):
             pass
     except OSError as err:
-        raise PermissionError(f'{folder} must be writable, but writing into {existing} fails ({err.strerror}); name '
-                              'another place with --out.') from err
+        raise PermissionError(
+            f'{folder} must be writable, but writing into {existing} fails ({err.strerror}); name '
+            'another place with --out.'
+        ) from err
     return folder
 
 
@@ -156,6 +166,7 @@ def _print_next(project: Project, split: Split, console: Console) -> None:
         console.print(f' - {path}', soft_wrap=True)
     configs = ' '.join(str(c) for c in project.configs)
     console.print('[bold]next[/], on a GPU with GPU_COUNT=1:')
-    console.print(f'PROJECT_NAME={project.folder.name} GPU_COUNT=0 bash bash/run_main.sh {configs}', soft_wrap=True,
-                  markup=False)
+    console.print(
+        f'PROJECT_NAME={project.folder.name} GPU_COUNT=0 bash bash/run_main.sh {configs}', soft_wrap=True, markup=False
+    )
     console.print(f'or one model: python tools/train.py {project.configs[-1]}', soft_wrap=True, markup=False)

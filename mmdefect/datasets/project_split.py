@@ -15,10 +15,9 @@ DEFAULT_FRACTIONS = {'train': 0.6, 'val': 0.2, 'test': 0.2}
 CARVED = 0.2
 
 
-def plan_split(survey: Survey,
-               seed: int = 0,
-               fractions: Sequence[float] | None = None,
-               groups: Sequence[Sequence[str]] = ()) -> Split:
+def plan_split(
+    survey: Survey, seed: int = 0, fractions: Sequence[float] | None = None, groups: Sequence[Sequence[str]] = ()
+) -> Split:
     """Divide the images of a survey; see :func:`mmdefect.datasets.project.init_project`.
 
     Raises:
@@ -33,8 +32,9 @@ def plan_split(survey: Survey,
         protocol = {'name': 'fractions', 'fractions': shares}
     for name in DEFAULT_FRACTIONS:
         _check_side(name, sides.get(name, []), len(survey.samples))
-    entries = {name: [_entry(s, survey) for s in sorted(side, key=lambda s: s.img_path)]
-               for name, side in sides.items()}
+    entries = {
+        name: [_entry(s, survey) for s in sorted(side, key=lambda s: s.img_path)] for name, side in sides.items()
+    }
     split = Split(entries, protocol, seed, {NOTE: survey.description.to_dict()})
     try:
         check_no_overlap(split, survey.root)
@@ -46,12 +46,17 @@ def plan_split(survey: Survey,
 def _own_split_is_usable(samples: Sequence[Sample]) -> bool:
     """Tell whether the folders give every image a split, with defects to train on and images to judge by."""
     sides = {s.own_split for s in samples}
-    return None not in sides and 'train' in sides and len(sides) > 1 and any(
-        s.own_split == 'train' and s.defect_type != GOOD for s in samples)
+    return (
+        None not in sides
+        and 'train' in sides
+        and len(sides) > 1
+        and any(s.own_split == 'train' and s.defect_type != GOOD for s in samples)
+    )
 
 
-def _complete_own_split(survey: Survey, seed: int,
-                        groups: Sequence[Sequence[str]]) -> tuple[dict[str, list[Sample]], dict]:
+def _complete_own_split(
+    survey: Survey, seed: int, groups: Sequence[Sequence[str]]
+) -> tuple[dict[str, list[Sample]], dict]:
     """Take the split of the folders; what it lacks of val and test is drawn from its training images."""
     sides = {name: [s for s in survey.samples if s.own_split == name] for name in DEFAULT_FRACTIONS}
     lacking = [name for name in ('val', 'test') if not sides[name]]
@@ -66,12 +71,16 @@ def _complete_own_split(survey: Survey, seed: int,
 
 def _check_side(name: str, side: Sequence[Sample], total: int) -> None:
     if not side:
-        raise ValueError(f'the {name} split must hold at least one image, but the {total} images and their groups of '
-                         'look-alikes leave it empty; give other shares with --split, or judge look-alikes yourself '
-                         'and add --ignore-look-alikes.')
+        raise ValueError(
+            f'the {name} split must hold at least one image, but the {total} images and their groups of '
+            'look-alikes leave it empty; give other shares with --split, or judge look-alikes yourself '
+            'and add --ignore-look-alikes.'
+        )
     if all(s.defect_type == GOOD for s in side):
-        raise ValueError(f'the {name} split must hold at least one image with a defect, but its {len(side)} images '
-                         'are all clean; add images with defects, give other shares with --split, or another --seed.')
+        raise ValueError(
+            f'the {name} split must hold at least one image with a defect, but its {len(side)} images '
+            'are all clean; add images with defects, give other shares with --split, or another --seed.'
+        )
 
 
 def _entry(sample: Sample, survey: Survey) -> SplitEntry:

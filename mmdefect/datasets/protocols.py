@@ -32,8 +32,10 @@ class Fractions:
         if unknown or not self.fractions:
             raise ValueError(f'`fractions` must name splits among {SPLIT_NAMES}, got {unknown or "none"}.')
         if not all(f >= 0 for f in self.fractions.values()) or abs(sum(self.fractions.values()) - 1) > 1e-6:
-            raise ValueError(f'`fractions` must be at least 0 and add up to 1, got {dict(self.fractions)} with sum '
-                             f'{sum(self.fractions.values()):g}.')
+            raise ValueError(
+                f'`fractions` must be at least 0 and add up to 1, got {dict(self.fractions)} with sum '
+                f'{sum(self.fractions.values()):g}.'
+            )
 
     @property
     def split_names(self) -> list[str]:
@@ -81,8 +83,10 @@ class Third:
             sides = distribute(sizes, dict(train=third, test=sum(sizes) - third))
         else:
             sides = [side] * len(units)
-        training, _ = _divide([u for u, s in zip(units, sides, strict=True) if s == 'train'],
-                              _training_side(self.val_fraction, self.outer_val_fraction))
+        training, _ = _divide(
+            [u for u, s in zip(units, sides, strict=True) if s == 'train'],
+            _training_side(self.val_fraction, self.outer_val_fraction),
+        )
         testing = [i for u, s in zip(units, sides, strict=True) if s == 'test' for i in u.samples]
         return {**training, 'test': testing}, []
 
@@ -113,8 +117,10 @@ class KShot:
 
     def __post_init__(self) -> None:
         if self.k < 1 or self.k_val < 0 or self.k_outer_val < 0:
-            raise ValueError('`k` must be at least 1 and `k_val`, `k_outer_val` at least 0, got '
-                             f'{self.k}, {self.k_val}, {self.k_outer_val}.')
+            raise ValueError(
+                '`k` must be at least 1 and `k_val`, `k_outer_val` at least 0, got '
+                f'{self.k}, {self.k_val}, {self.k_outer_val}.'
+            )
         if not 0 < self.clean_train_fraction < 1:
             raise ValueError(f'`clean_train_fraction` must be between 0 and 1, got {self.clean_train_fraction}.')
 
@@ -139,8 +145,10 @@ class KShot:
             return _divide(units, self._clean_shares(side))
         stratum, needed = units[0].stratum, sum(self.shots.values())
         if len(units) <= needed:
-            raise ValueError(f'{self.k}-shot needs more than {needed} images or groups of the type {stratum!r} '
-                             f'({self.shots} and at least one for test), but there are {len(units)}; lower the shots.')
+            raise ValueError(
+                f'{self.k}-shot needs more than {needed} images or groups of the type {stratum!r} '
+                f'({self.shots} and at least one for test), but there are {len(units)}; lower the shots.'
+            )
         placed: dict[str, list[Sample]] = {}
         left_out: list[Sample] = []
         rest = iter(units)
@@ -157,8 +165,10 @@ class KShot:
         training = {n: c / sum(self.shots.values()) for n, c in self.shots.items()}
         if side == 'train':
             return training
-        return {**{n: f * self.clean_train_fraction for n, f in training.items()},
-                'test': 1 - self.clean_train_fraction}
+        return {
+            **{n: f * self.clean_train_fraction for n, f in training.items()},
+            'test': 1 - self.clean_train_fraction,
+        }
 
 
 def distribute(sizes: Sequence[int], targets: Mapping[str, int]) -> list[str]:
@@ -200,7 +210,7 @@ def quotas(count: int, shares: Mapping[str, float]) -> dict[str, int]:
     exact = {n: count * s for n, s in shares.items()}
     whole = {n: int(e + 1e-9) for n, e in exact.items()}
     order = sorted(shares, key=lambda n: (whole[n] - exact[n], list(shares).index(n)))
-    for name in order[:count - sum(whole.values())]:
+    for name in order[: count - sum(whole.values())]:
         whole[name] += 1
     if count >= len(shares):
         for name in shares:
@@ -223,5 +233,7 @@ def _training_side(val_fraction: float, outer_val_fraction: float) -> dict[str, 
 
 def _check_training_side(val_fraction: float, outer_val_fraction: float) -> None:
     if min(val_fraction, outer_val_fraction) < 0 or val_fraction + outer_val_fraction >= 1:
-        raise ValueError('`val_fraction` and `outer_val_fraction` must be at least 0 and together below 1, got '
-                         f'{val_fraction} and {outer_val_fraction}; they are shares of the training images.')
+        raise ValueError(
+            '`val_fraction` and `outer_val_fraction` must be at least 0 and together below 1, got '
+            f'{val_fraction} and {outer_val_fraction}; they are shares of the training images.'
+        )

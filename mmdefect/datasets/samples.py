@@ -66,11 +66,14 @@ def list_images(folder: str | os.PathLike) -> list[str]:
         names = sorted(os.listdir(folder))
     except (FileNotFoundError, NotADirectoryError) as err:
         raise ValueError(f'{folder} must be a folder of images, but it does not exist; correct the path.') from err
-    return [os.path.join(folder, n) for n in names
-            if not n.startswith('.') and os.path.splitext(n)[1].lower() in IMAGE_SUFFIXES]
+    return [
+        os.path.join(folder, n)
+        for n in names
+        if not n.startswith('.') and os.path.splitext(n)[1].lower() in IMAGE_SUFFIXES
+    ]
 
 
-def index_by_stem(paths: list[str], suffixes: tuple[str, ...] = ('', )) -> dict[str, str]:
+def index_by_stem(paths: list[str], suffixes: tuple[str, ...] = ('',)) -> dict[str, str]:
     """Map the stem of every file to its path, without the first of ``suffixes`` that the stem ends in.
 
     Raises:
@@ -81,11 +84,13 @@ def index_by_stem(paths: list[str], suffixes: tuple[str, ...] = ('', )) -> dict[
         stem = os.path.splitext(os.path.basename(path))[0]
         for suffix in suffixes:
             if suffix and stem.endswith(suffix):
-                stem = stem[:-len(suffix)]
+                stem = stem[: -len(suffix)]
                 break
         if stem in found:
-            raise ValueError(f'images and masks are matched by file name without suffix, but {found[stem]} and {path} '
-                             'share one; rename or remove one of them.')
+            raise ValueError(
+                f'images and masks are matched by file name without suffix, but {found[stem]} and {path} '
+                'share one; rename or remove one of them.'
+            )
         found[stem] = path
     return found
 

@@ -66,11 +66,15 @@ class Split:
             ValueError: if there is no such split, listing the ones found, or if it is empty.
         """
         if name not in self.splits:
-            raise ValueError(f'{file} has no split {name!r}; it holds {sorted(self.splits)}. Name one of them, or make '
-                             'the split again with tools/split_dataset.py.')
+            raise ValueError(
+                f'{file} has no split {name!r}; it holds {sorted(self.splits)}. Name one of them, or make '
+                'the split again with tools/split_dataset.py.'
+            )
         if not self.splits[name]:
-            raise ValueError(f'the split {name!r} of {file} must hold at least one image, but it is empty; make it '
-                             'again with tools/split_dataset.py and another share.')
+            raise ValueError(
+                f'the split {name!r} of {file} must hold at least one image, but it is empty; make it '
+                'again with tools/split_dataset.py and another share.'
+            )
         return self.splits[name]
 
 
@@ -85,15 +89,18 @@ def check_no_overlap(split: Split, file: str = 'the split') -> None:
     for name, entries in split.splits.items():
         for entry in entries:
             if entry.image in by_path:
-                raise ValueError(f'{file} must name each image once, but {entry.image} is in {by_path[entry.image]!r} '
-                                 f'and in {name!r}; remove one of them.')
+                raise ValueError(
+                    f'{file} must name each image once, but {entry.image} is in {by_path[entry.image]!r} '
+                    f'and in {name!r}; remove one of them.'
+                )
             by_path[entry.image] = name
             other_image, other_name = by_content.setdefault(entry.sha256, (entry.image, name))
             if other_name != name:
                 raise ValueError(
                     f'no image content may be in two splits, but {other_image} ({other_name!r}) and {entry.image} '
                     f'({name!r}) in {file} are the same file content; remove one, or keep them together with '
-                    '--keep-duplicates-together or a group file.')
+                    '--keep-duplicates-together or a group file.'
+                )
 
 
 def write_split(split: Split, path: str | Path, overwrite: bool = False) -> None:
@@ -131,18 +138,24 @@ def read_split(path: str | Path) -> Split:
     except FileNotFoundError as err:
         raise ValueError(f'the split file {path} does not exist; make it with tools/split_dataset.py.') from err
     except (json.JSONDecodeError, UnicodeDecodeError, IsADirectoryError) as err:
-        raise ValueError(f'the split file {path} must be JSON as tools/split_dataset.py writes it, but reading it '
-                         f'fails ({err}); make it again.') from err
+        raise ValueError(
+            f'the split file {path} must be JSON as tools/split_dataset.py writes it, but reading it '
+            f'fails ({err}); make it again.'
+        ) from err
     if not isinstance(body, dict) or body.get('format') != FORMAT:
         found = body.get('format') if isinstance(body, dict) else type(body).__name__
-        raise ValueError(f'the split file {path} must have format {FORMAT!r}, got {found!r}; make it again with '
-                         'tools/split_dataset.py.')
+        raise ValueError(
+            f'the split file {path} must have format {FORMAT!r}, got {found!r}; make it again with '
+            'tools/split_dataset.py.'
+        )
     try:
         splits = {name: [SplitEntry(**entry) for entry in entries] for name, entries in body['splits'].items()}
         split = Split(splits, body['protocol'], body['seed'], body.get('notes', {}))
     except (KeyError, TypeError, AttributeError) as err:
-        raise ValueError(f'the split file {path} must hold protocol, seed and splits with image, mask, type and sha256 '
-                         f'per entry, but it does not ({err}); make it again with tools/split_dataset.py.') from err
+        raise ValueError(
+            f'the split file {path} must hold protocol, seed and splits with image, mask, type and sha256 '
+            f'per entry, but it does not ({err}); make it again with tools/split_dataset.py.'
+        ) from err
     check_no_overlap(split, str(path))
     return split
 
@@ -157,8 +170,10 @@ def write_text_atomically(path: Path, text: str) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f'.{path.name}.', suffix='.tmp')
     except (PermissionError, OSError) as err:
-        raise PermissionError(f'{path.parent} must be writable to hold {path.name}, but writing fails ({err.strerror}'
-                              '); name another place.') from err
+        raise PermissionError(
+            f'{path.parent} must be writable to hold {path.name}, but writing fails ({err.strerror}'
+            '); name another place.'
+        ) from err
     try:
         with os.fdopen(handle, 'w', encoding='utf-8') as stream:
             stream.write(text)

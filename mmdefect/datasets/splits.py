@@ -27,19 +27,33 @@ from mmdefect.datasets.protocols import Fractions, KShot, Third
 from mmdefect.datasets.samples import GOOD, UNKNOWN, Sample, relative_path
 from mmdefect.datasets.split_file import Split, SplitEntry, check_no_overlap, read_split, write_split
 
-__all__ = ['Fractions', 'KShot', 'Split', 'SplitEntry', 'Third', 'assign', 'find_types', 'make_split', 'read_split',
-           'split_dataset', 'types_without_training', 'write_split']
+__all__ = [
+    'Fractions',
+    'KShot',
+    'Split',
+    'SplitEntry',
+    'Third',
+    'assign',
+    'find_types',
+    'make_split',
+    'read_split',
+    'split_dataset',
+    'types_without_training',
+    'write_split',
+]
 
 
-def make_split(samples: Sequence[Sample],
-               root: str,
-               protocol: Fractions | KShot | Third,
-               seed: int = 0,
-               groups: Sequence[Sequence[str]] = (),
-               keep_duplicates_together: bool = False,
-               notes: Mapping[str, Any] | None = None,
-               num_threads: int = 8,
-               progress: bool | None = None) -> Split:
+def make_split(
+    samples: Sequence[Sample],
+    root: str,
+    protocol: Fractions | KShot | Third,
+    seed: int = 0,
+    groups: Sequence[Sequence[str]] = (),
+    keep_duplicates_together: bool = False,
+    notes: Mapping[str, Any] | None = None,
+    num_threads: int = 8,
+    progress: bool | None = None,
+) -> Split:
     """Divide ``samples`` and record the content hash of every image.
 
     Args:
@@ -68,9 +82,15 @@ def make_split(samples: Sequence[Sample],
         groups = [*groups, *duplicate_groups({relative_path(p, root): h for p, h in facts.items()})]
     sides, left_out = assign(samples, root, protocol, seed, groups)
     splits = {
-        name: [SplitEntry(relative_path(s.img_path, root),
-                          None if s.seg_map_path is None else relative_path(s.seg_map_path, root),
-                          s.stratum, facts[s.img_path]) for s in side]
+        name: [
+            SplitEntry(
+                relative_path(s.img_path, root),
+                None if s.seg_map_path is None else relative_path(s.seg_map_path, root),
+                s.stratum,
+                facts[s.img_path],
+            )
+            for s in side
+        ]
         for name, side in sides.items()
     }
     notes = dict(notes or {})
@@ -81,14 +101,16 @@ def make_split(samples: Sequence[Sample],
     return split
 
 
-def split_dataset(dataset,
-                  protocol: Fractions | KShot | Third,
-                  out: str | os.PathLike,
-                  seed: int = 0,
-                  group_file: str | None = None,
-                  keep_duplicates_together: bool = False,
-                  overwrite: bool = False,
-                  progress: bool | None = None) -> Split:
+def split_dataset(
+    dataset,
+    protocol: Fractions | KShot | Third,
+    out: str | os.PathLike,
+    seed: int = 0,
+    group_file: str | None = None,
+    keep_duplicates_together: bool = False,
+    overwrite: bool = False,
+    progress: bool | None = None,
+) -> Split:
     """Divide every image of a data set and write the split file.
 
     Args:
@@ -121,11 +143,13 @@ def split_dataset(dataset,
     return split
 
 
-def assign(samples: Sequence[Sample],
-           root: str,
-           protocol: Fractions | KShot | Third,
-           seed: int = 0,
-           groups: Sequence[Sequence[str]] = ()) -> tuple[dict[str, list[Sample]], list[Sample]]:
+def assign(
+    samples: Sequence[Sample],
+    root: str,
+    protocol: Fractions | KShot | Third,
+    seed: int = 0,
+    groups: Sequence[Sequence[str]] = (),
+) -> tuple[dict[str, list[Sample]], list[Sample]]:
     """Divide ``samples`` without reading any file.
 
     When the training folder of the layout holds only clean images (MVTec AD, VisA), :class:`KShot` and :class:`Third`
@@ -154,8 +178,10 @@ def assign(samples: Sequence[Sample],
         for name, images in placed.items():
             sides[name] += images
     by_path = {s.img_path: relative_path(s.img_path, root) for s in samples}
-    return ({name: sorted(side, key=lambda s: by_path[s.img_path]) for name, side in sides.items()},
-            sorted(left_out, key=lambda s: by_path[s.img_path]))
+    return (
+        {name: sorted(side, key=lambda s: by_path[s.img_path]) for name, side in sides.items()},
+        sorted(left_out, key=lambda s: by_path[s.img_path]),
+    )
 
 
 def find_types(samples: Sequence[Sample], classes: Sequence[str], num_threads: int = 8) -> list[Sample]:
@@ -180,8 +206,9 @@ def find_types(samples: Sequence[Sample], classes: Sequence[str], num_threads: i
             return replace(sample, defect_type=GOOD)
         path = sample.seg_map_path
         if not os.path.isfile(path):
-            raise ValueError(f'the mask {path} does not exist; restore it, or take its image {sample.img_path} out of '
-                             'the data set.')
+            raise ValueError(
+                f'the mask {path} does not exist; restore it, or take its image {sample.img_path} out of the data set.'
+            )
         with open(path, 'rb') as stream:
             raw = decode_mask(stream.read(), sample.mask_encoding, path)
         label = label_from_raw(raw, sample.mask_encoding, path, len(classes), sample.class_id, sample.palette)

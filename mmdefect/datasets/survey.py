@@ -23,24 +23,36 @@ class Survey:
     census: Census
 
 
-def survey_folder(data_dir: str | os.PathLike,
-                  encoding: str | None = None,
-                  class_names: Sequence[str] | None = None,
-                  types_from: str | None = None,
-                  unmasked: str | None = None,
-                  track: Callable[[Iterable, str, int], Iterable] = lambda items, text, total: items) -> Survey:
+def survey_folder(
+    data_dir: str | os.PathLike,
+    encoding: str | None = None,
+    class_names: Sequence[str] | None = None,
+    types_from: str | None = None,
+    unmasked: str | None = None,
+    track: Callable[[Iterable, str, int], Iterable] = lambda items, text, total: items,
+) -> Survey:
     """Scan a folder, decide how its masks are read, and count; see :func:`mmdefect.datasets.project.init_project`."""
     if not os.path.isdir(data_dir):
-        raise FileNotFoundError(f'`DATA_DIR` must be a folder with images and masks, but {data_dir} is none; check '
-                                'the path.')
+        raise FileNotFoundError(
+            f'`DATA_DIR` must be a folder with images and masks, but {data_dir} is none; check the path.'
+        )
     root = str(Path(data_dir).resolve())
     stored = read_description(root)
-    scan = scan_folder(root, types_from or (stored.types_from if stored else 'auto'),
-                       unmasked or (stored.unmasked if stored else 'skip'))
+    scan = scan_folder(
+        root,
+        types_from or (stored.types_from if stored else 'auto'),
+        unmasked or (stored.unmasked if stored else 'skip'),
+    )
     masks = sum(len(p.masks) for p in scan.pairs)
     description = describe_folder(scan, encoding, class_names, lambda items: track(items, 'reading masks', masks))
     samples = label_samples(scan, description)
-    census = take_census(samples, description.classes, root, scan.orphan_masks, scan.unmasked,
-                         lambda items: track(items, 'counting', len(samples)))
+    census = take_census(
+        samples,
+        description.classes,
+        root,
+        scan.orphan_masks,
+        scan.unmasked,
+        lambda items: track(items, 'counting', len(samples)),
+    )
     typed = tuple(replace(s, defect_type=census.types[relative_path(s.img_path, root)]) for s in samples)
     return Survey(root, description, typed, census)

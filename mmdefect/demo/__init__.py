@@ -1,1 +1,1 @@
-"""Procedurally rendered inspection pictures with exact labels, so that everything can be tried without data."""
+"""Procedurally rendered inspection images with exact labels, so that everything can be tried without data."""

@@ -35,12 +35,12 @@ def white_noise(rng: Generator, size_hw: tuple[int, int]) -> ndarray:
 def smooth_noise(rng: Generator, size_hw: tuple[int, int], cell: float) -> ndarray:
     """Return noise whose blobs are about ``cell`` pixels wide: ``(H, W)`` float32, mean about 0, deviation about 1."""
     height, width = size_hw
-    # Two spare cells on each axis keep the replicated border of the resize out of the picture.
+    # Two spare cells on each axis keep the replicated border of the resize out of the image.
     rows, cols = (int(np.ceil(n / cell)) + 4 for n in size_hw)
     coarse = rng.standard_normal((rows, cols), dtype=np.float32)
     big = cv2.resize(coarse, (int(cols * cell), int(rows * cell)), interpolation=cv2.INTER_CUBIC)
     start = int(2 * cell)
-    return big[start:start + height, start:start + width] * 1.35  # bicubic interpolation shrinks the deviation
+    return big[start : start + height, start : start + width] * 1.35  # bicubic interpolation shrinks the deviation
 
 
 def fractal_noise(rng: Generator, size_hw: tuple[int, int], cell: float, octaves: int, gain: float = 0.5) -> ndarray:
@@ -53,7 +53,7 @@ def fractal_noise(rng: Generator, size_hw: tuple[int, int], cell: float, octaves
     weight, energy = 1.0, 0.0
     for _ in range(octaves):
         total += weight * smooth_noise(rng, size_hw, max(cell, 1.0))
-        energy += weight ** 2
+        energy += weight**2
         weight, cell = weight * gain, cell / 2
     return total / np.float32(np.sqrt(energy))
 
@@ -74,8 +74,11 @@ def streaks(rng: Generator, size_hw: tuple[int, int], length: float, angle: floa
     pad_y, pad_x = int(np.ceil(width * grow)) + 4, int(np.ceil(height * grow)) + 4
     field = white_noise(rng, (height + pad_y, width + pad_x))
     window = max(3, int(round(length)) | 1)
-    field = cv2.blur(cv2.blur(field, (window, 1), borderType=cv2.BORDER_REFLECT), (max(3, window // 2 | 1), 1),
-                     borderType=cv2.BORDER_REFLECT)
+    field = cv2.blur(
+        cv2.blur(field, (window, 1), borderType=cv2.BORDER_REFLECT),
+        (max(3, window // 2 | 1), 1),
+        borderType=cv2.BORDER_REFLECT,
+    )
     # Without this, interpolation blurs some rows more than others and the lines show a moire.
     field = cv2.GaussianBlur(field, (1, 5), 0.0, sigmaY=0.65)
     centre = (field.shape[1] / 2, field.shape[0] / 2)

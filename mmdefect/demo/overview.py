@@ -11,12 +11,12 @@ from mmdefect.visualization import contact_sheet, default_palette, legend, overl
 
 
 def crop_around(sample: DemoSample, side: int) -> tuple[ndarray, ndarray]:
-    """Return picture and label cut to a square of ``side`` pixels around the first defect."""
+    """Return image and label cut to a square of ``side`` pixels around the first defect."""
     left, top, right, bottom = sample.records[0].box_xyxy
     height, width = sample.label.shape
     y = int(np.clip((top + bottom - side) // 2, 0, height - side))
     x = int(np.clip((left + right - side) // 2, 0, width - side))
-    return sample.image[y:y + side, x:x + side], sample.label[y:y + side, x:x + side]
+    return sample.image[y : y + side, x : x + side], sample.label[y : y + side, x : x + side]
 
 
 def pick_example(category: str, kind: str, class_index: int, size: int, seed: tuple[int, ...]) -> DemoSample:
@@ -26,11 +26,11 @@ def pick_example(category: str, kind: str, class_index: int, size: int, seed: tu
 
 
 def demo_overview(size: int = 224, seed: int = 0) -> ndarray:
-    """Return a sheet: for each category a row of whole pictures and a row of enlarged defects with their labels.
+    """Return a sheet: for each category a row of whole images and a row of enlarged defects with their labels.
 
     Args:
-        size: side of the pictures in pixels.
-        seed: seed of the pictures.
+        size: side of the images in pixels.
+        seed: seed of the images.
 
     Returns:
         ``(H, W, 3)`` uint8 RGB.

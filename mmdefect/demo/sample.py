@@ -1,6 +1,6 @@
-"""One picture with its exact label: the scene is rendered with and without each defect and the two are compared.
+"""One image with its exact label: the scene is rendered with and without each defect and the two are compared.
 
-A pixel belongs to a defect if and only if the picture with it differs from the picture without it by more than
+A pixel belongs to a defect if and only if the image with it differs from the image without it by more than
 :data:`TOLERANCE` levels in some channel. Sensor noise, light and pose are the same in both, so the label is neither
 drawn nor estimated.
 """
@@ -21,7 +21,7 @@ from mmdefect.demo.types import Scene, Surface
 
 #: A pixel counts as defective when a channel changes by more than this many of 255 levels (sensor noise: about 2).
 TOLERANCE = 6
-#: Largest share of the picture that all defects together may change.
+#: Largest share of the image that all defects together may change.
 MAX_AREA_FRACTION = 0.03
 #: A defect that changes fewer pixels than this is drawn again: two pixels is the smallest speck worth a label.
 MIN_PIXELS = 2
@@ -44,7 +44,7 @@ CATEGORIES: dict[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True)
 class DefectRecord:
-    """What one defect did to the picture.
+    """What one defect did to the image.
 
     Attributes:
         kind: key of :data:`mmdefect.demo.defects.SAMPLERS`.
@@ -67,11 +67,11 @@ class DefectRecord:
 
 @dataclass(frozen=True)
 class DemoSample:
-    """A picture and everything that is known about it.
+    """An image and everything that is known about it.
 
     Attributes:
         image: ``(H, W, 3)`` uint8 RGB.
-        clean: the same picture without defects, ``(H, W, 3)`` uint8 RGB.
+        clean: the same image without defects, ``(H, W, 3)`` uint8 RGB.
         label: ``(H, W)`` uint8, 0 normal, else the class of the defect.
         support: ``(H, W)`` bool, the object; the plain background never carries a defect.
         records: one entry per defect, in the order in which they were applied.
@@ -88,19 +88,22 @@ def check_size(size_hw: tuple[int, int]) -> None:
     """Raise ``ValueError`` unless both sides lie within :data:`SIZE_RANGE`."""
     low, high = SIZE_RANGE
     if not all(low <= side <= high for side in size_hw):
-        raise ValueError(f'`size_hw` must lie between {low} and {high} pixels on both sides, got {tuple(size_hw)}; '
-                         'the scenes lose their detail below and have not been judged above, so choose a size between.')
+        raise ValueError(
+            f'`size_hw` must lie between {low} and {high} pixels on both sides, got {tuple(size_hw)}; '
+            'the scenes lose their detail below and have not been judged above, so choose a size between.'
+        )
 
 
-def render_sample(category: str, defects: Sequence[tuple[str, int]], size_hw: tuple[int, int],
-                  seed: Sequence[int]) -> DemoSample:
-    """Render one picture with exactly known defects.
+def render_sample(
+    category: str, defects: Sequence[tuple[str, int]], size_hw: tuple[int, int], seed: Sequence[int]
+) -> DemoSample:
+    """Render one image with exactly known defects.
 
     Args:
         category: key of :data:`CATEGORIES`.
-        defects: kind and class index of each defect wanted; empty for a clean picture.
+        defects: kind and class index of each defect wanted; empty for a clean image.
         size_hw: height and width in pixels.
-        seed: integers that identify the picture; the same ones give the same pixels in any process.
+        seed: integers that identify the image; the same ones give the same pixels in any process.
 
     Raises:
         ValueError: for an unknown category or kind, or a size outside the range.
@@ -148,9 +151,10 @@ def _difference(a: ndarray, b: ndarray) -> ndarray:
     return cv2.max(cv2.max(red, green), blue).astype(np.int16)
 
 
-def _place(scene: Scene, surface: Surface, image: ndarray, clean: ndarray, kind: str, budget: float,
-           rng: np.random.Generator) -> tuple[Surface, ndarray, Defect]:
-    """Sample a defect until it is visible and small enough; return the new surface, its picture and the defect."""
+def _place(
+    scene: Scene, surface: Surface, image: ndarray, clean: ndarray, kind: str, budget: float, rng: np.random.Generator
+) -> tuple[Surface, ndarray, Defect]:
+    """Sample a defect until it is visible and small enough; return the new surface, its image and the defect."""
     for _ in range(60):
         defect = SAMPLERS[kind](rng, scene)
         candidate = defect.apply(surface, scene)
@@ -158,8 +162,10 @@ def _place(scene: Scene, surface: Surface, image: ndarray, clean: ndarray, kind:
         visible = np.count_nonzero(_difference(after, image) > TOLERANCE) >= MIN_PIXELS
         if visible and np.count_nonzero(_difference(after, clean) > TOLERANCE) <= budget:
             return candidate, after, defect
-    raise RuntimeError(f'no visible {kind!r} under {budget:.0f} pixels in 60 draws on a scene of {scene.size_hw}; '
-                       'ask for fewer defects in one picture.')
+    raise RuntimeError(
+        f'no visible {kind!r} under {budget:.0f} pixels in 60 draws on a scene of {scene.size_hw}; '
+        'ask for fewer defects in one image.'
+    )
 
 
 def _record(mask: ndarray, kind: str, class_index: int, defect: Defect) -> DefectRecord:

@@ -1,4 +1,4 @@
-"""From a surface to a picture: shading in slope space, compositing, optics, sensor, tone curve.
+"""From a surface to an image: shading in slope space, compositing, optics, sensor, tone curve.
 
 The reflection model is the usual one for looking straight down: Lambert's law for the diffuse part and a Gaussian
 lobe in slope space (Ward's model at normal view) for the glare, with different widths along and across the grain.
@@ -23,7 +23,7 @@ ADC_LEVELS = 4096
 def tone_table() -> ndarray:
     """Return the camera's tone curve: ``(4096,)`` uint8, gamma 2.2 with a linear toe."""
     linear = np.linspace(0.0, 1.0, ADC_LEVELS)
-    curve = np.where(linear < 0.018, 4.5 * linear, 1.099 * linear ** 0.45 - 0.099)
+    curve = np.where(linear < 0.018, 4.5 * linear, 1.099 * linear**0.45 - 0.099)
     return np.round(curve * 255.0).astype(np.uint8)
 
 
@@ -57,19 +57,19 @@ def _cavity(height: ndarray, scene: Scene) -> ndarray:
 
 
 def expose(light: ndarray, camera: Camera) -> ndarray:
-    """Return the picture the camera stores: ``(H, W, 3)`` uint8 RGB.
+    """Return the image the camera stores: ``(H, W, 3)`` uint8 RGB.
 
     Args:
         light: ``(H, W, 3)`` float32 linear, as :func:`shade` returns it, backdrop included.
     """
     signal = cv2.GaussianBlur(light * camera.field[..., None], (0, 0), camera.blur_sigma)
-    signal += np.sqrt(camera.read_noise ** 2 + camera.shot_noise * np.maximum(signal, 0.0)) * camera.noise
+    signal += np.sqrt(camera.read_noise**2 + camera.shot_noise * np.maximum(signal, 0.0)) * camera.noise
     counts = np.clip(signal * ADC_LEVELS, 0, ADC_LEVELS - 1).astype(np.int16)
     return tone_table()[counts]
 
 
 def render(scene: Scene, surface: Surface | None = None) -> ndarray:
-    """Take the picture of a scene: ``(H, W, 3)`` uint8 RGB.
+    """Take the image of a scene: ``(H, W, 3)`` uint8 RGB.
 
     Args:
         surface: the surface to look at; the intact one of the scene by default.

@@ -82,7 +82,7 @@ class Material:
 
 @dataclass(frozen=True)
 class Scene:
-    """Everything needed to take the picture, with or without defects.
+    """Everything needed to take the image, with or without defects.
 
     Attributes:
         surface: the intact surface.
@@ -91,7 +91,7 @@ class Scene:
         lights: the lamps.
         ambient: light from everywhere.
         lobe: width of the glare along x and y, as slopes.
-        bend: how fast the mirror direction changes across the picture (a near lamp).
+        bend: how fast the mirror direction changes across the image (a near lamp).
         cavity: how strongly low places are darkened.
         camera: exposure, optics and sensor.
         material: colours for defects.
@@ -117,7 +117,7 @@ class Scene:
 
     @property
     def unit(self) -> float:
-        """One 256th of the short side in pixels: lengths of defects are written for a picture of 256."""
+        """One 256th of the short side in pixels: lengths of defects are written for an image of 256."""
         return min(self.size_hw) / 256.0
 
     @property

@@ -22,7 +22,7 @@ MAX_PIXELS = 2**30
 
 @dataclass(frozen=True)
 class DecodedImage:
-    """A picture ready for a predictor.
+    """An image ready for a predictor.
 
     Attributes:
         pixels: ``(H, W, 3)`` uint8 RGB, upright.
@@ -59,18 +59,24 @@ def decode_image(data: bytes, name: str = 'the image', max_pixels: int = MAX_PIX
     """
     header = read_header(data, name)
     if header.pixels > max_pixels:
-        raise ImageError(f'{name} must have at most {max_pixels} pixels, but its header says {header.size_hw[1]} x '
-                         f'{header.size_hw[0]}; cut it into parts or raise the limit.', 'size')
+        raise ImageError(
+            f'{name} must have at most {max_pixels} pixels, but its header says {header.size_hw[1]} x '
+            f'{header.size_hw[0]}; cut it into parts or raise the limit.',
+            'size',
+        )
     try:
         pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
     except cv2.error as err:
-        raise ImageError(f'{name} must be a complete {header.format} image, but decoding fails ({err.err}); send the '
-                         'file again.', 'broken') from err
+        raise ImageError(
+            f'{name} must be a complete {header.format} image, but decoding fails ({err.err}); send the file again.',
+            'broken',
+        ) from err
     turned_by_decoder = header.format == 'TIFF'
     stored_hw = header.size_hw[::-1] if turned_by_decoder and header.orientation >= 5 else header.size_hw
     if pixels is None or pixels.shape[:2] != stored_hw:
-        raise ImageError(f'{name} must be a complete {header.format} image, but decoding fails; send the file again.',
-                         'broken')
+        raise ImageError(
+            f'{name} must be a complete {header.format} image, but decoding fails; send the file again.', 'broken'
+        )
     cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB, dst=pixels)  # in place: a large image need not be held twice
     return DecodedImage(pixels if turned_by_decoder else turn_upright(pixels, header.orientation), header)
 
@@ -90,5 +96,6 @@ def _map_array(path: Path) -> DecodedImage:
     pixels = np.load(path, mmap_mode='r')
     if pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.dtype != np.uint8:
         raise ImageError(
-            f'{path} must hold (H, W, 3) uint8 RGB, got {pixels.shape} of {pixels.dtype}; convert the array.', 'type')
+            f'{path} must hold (H, W, 3) uint8 RGB, got {pixels.shape} of {pixels.dtype}; convert the array.', 'type'
+        )
     return DecodedImage(pixels, ImageHeader('npy', pixels.shape[:2], 3, 8))

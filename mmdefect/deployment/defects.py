@@ -23,8 +23,14 @@ class TooManyRegions(ValueError):
     """More regions than somebody was ready to measure: noise, or a threshold that is far too low."""
 
 
-def find_defects(label_map: ndarray, probabilities: ndarray, classes: Sequence[str], min_area_px: int = 0,
-                 mm_per_pixel: float | None = None, max_regions: int | None = None) -> list[Defect]:
+def find_defects(
+    label_map: ndarray,
+    probabilities: ndarray,
+    classes: Sequence[str],
+    min_area_px: int = 0,
+    mm_per_pixel: float | None = None,
+    max_regions: int | None = None,
+) -> list[Defect]:
     """Measure the regions of a label map and erase those that are too small.
 
     Args:
@@ -64,8 +70,11 @@ class _Region:
         a, b = self.box, other.box
         self.box = (min(a[0], b[0]), min(a[1], b[1]), max(a[2], b[2]), max(a[3], b[3]))
         self.area += other.area
-        self.sum_x, self.sum_y, self.score = (self.sum_x + other.sum_x, self.sum_y + other.sum_y,
-                                              self.score + other.score)
+        self.sum_x, self.sum_y, self.score = (
+            self.sum_x + other.sum_x,
+            self.sum_y + other.sum_y,
+            self.score + other.score,
+        )
         self.hull = _hull(np.concatenate([self.hull, other.hull]))
         self.pixels = None if self.area >= keep_below else [*self.pixels, *other.pixels]
 
@@ -80,8 +89,9 @@ class DefectGatherer:
         max_regions: more are an error.
     """
 
-    def __init__(self, classes: Sequence[str], size_hw: tuple[int, int], min_area_px: int = 0,
-                 max_regions: int | None = None) -> None:
+    def __init__(
+        self, classes: Sequence[str], size_hw: tuple[int, int], min_area_px: int = 0, max_regions: int | None = None
+    ) -> None:
         if min_area_px < 0:
             raise ValueError(f'`min_area_px` must be 0 or a number of pixels, got {min_area_px}.')
         self.classes, self.size_hw, self.min_area_px = tuple(classes), size_hw, min_area_px
@@ -127,23 +137,33 @@ class DefectGatherer:
         window = slice(upper, upper + height), slice(left, left + width)
         count, marks, stats, centroids = cv2.connectedComponentsWithStats(mask[window], None, CONNECTIVITY, cv2.CV_32S)
         if self.max_regions is not None and len(self._regions) + count - 1 > self.max_regions:
-            raise TooManyRegions(f'a label map must have at most {self.max_regions} regions, but this one has more; '
-                                 'raise the threshold, or train the model longer.')
+            raise TooManyRegions(
+                f'a label map must have at most {self.max_regions} regions, but this one has more; '
+                'raise the threshold, or train the model longer.'
+            )
         inside = np.flatnonzero(mask[window].view(bool))  # few, however large the window
         scores = np.bincount(marks.ravel()[inside], probability[window].ravel()[inside].astype(np.float64), count)
         start = len(self._regions)
         for mark in range(1, count):
             x, y, w, h, area = (int(v) for v in stats[mark])
-            own = marks[y:y + h, x:x + w] == mark
+            own = marks[y : y + h, x : x + w] == mark
             x, y = x + left, y + upper + top
             pixels = None
             if area < self.min_area_px:
                 rows, columns = np.nonzero(own)
                 pixels = [np.stack([rows + y, columns + x])]
             self._regions.append(
-                _Region(class_id, area, area * (float(centroids[mark, 0]) + left),
-                        area * (float(centroids[mark, 1]) + upper + top), float(scores[mark]), (x, y, x + w, y + h),
-                        _hull(_corners(own) + np.int32([x, y])), pixels))
+                _Region(
+                    class_id,
+                    area,
+                    area * (float(centroids[mark, 0]) + left),
+                    area * (float(centroids[mark, 1]) + upper + top),
+                    float(scores[mark]),
+                    (x, y, x + w, y + h),
+                    _hull(_corners(own) + np.int32([x, y])),
+                    pixels,
+                )
+            )
             self._joined.append(len(self._joined))
         columns = slice(left, left + width)
         for row, edge in ((0, first), (len(mask) - 1, self._edge)):
@@ -154,7 +174,7 @@ class DefectGatherer:
     def _join_rows(self, above: ndarray, below: ndarray) -> None:
         """Join what touches across two neighbouring rows, also at a corner."""
         for shift in (-1, 0, 1):
-            a, b = above[max(0, -shift):len(above) - max(0, shift)], below[max(0, shift):len(below) + min(0, shift)]
+            a, b = above[max(0, -shift) : len(above) - max(0, shift)], below[max(0, shift) : len(below) + min(0, shift)]
             touching = (a >= 0) & (b >= 0)
             for one, two in np.unique(np.stack([a[touching], b[touching]], 1), axis=0):
                 if self._regions[one].class_id == self._regions[two].class_id:
@@ -173,18 +193,20 @@ class DefectGatherer:
         sides = sorted(cv2.minAreaRect(region.hull.astype(np.float32))[1], reverse=True)
         length, width = float(sides[0]), float(sides[1])
         mm = mm_per_pixel
-        return Defect(class_name=self.classes[region.class_id],
-                      class_id=region.class_id,
-                      score=region.score / region.area,
-                      area_px=region.area,
-                      area_percent=100.0 * region.area / (self.size_hw[0] * self.size_hw[1]),
-                      box_xyxy=region.box,
-                      centroid_xy=(region.sum_x / region.area, region.sum_y / region.area),
-                      length_px=length,
-                      width_px=width,
-                      length_mm=mm and length * mm,
-                      width_mm=mm and width * mm,
-                      area_mm2=mm and region.area * mm * mm)
+        return Defect(
+            class_name=self.classes[region.class_id],
+            class_id=region.class_id,
+            score=region.score / region.area,
+            area_px=region.area,
+            area_percent=100.0 * region.area / (self.size_hw[0] * self.size_hw[1]),
+            box_xyxy=region.box,
+            centroid_xy=(region.sum_x / region.area, region.sum_y / region.area),
+            length_px=length,
+            width_px=width,
+            length_mm=mm and length * mm,
+            width_mm=mm and width * mm,
+            area_mm2=mm and region.area * mm * mm,
+        )
 
 
 def _corners(mask: ndarray) -> ndarray:

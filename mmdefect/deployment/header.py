@@ -2,7 +2,7 @@
 
 PNG, JPEG, BMP, TIFF and WebP. A header may promise 60000 x 60000 pixels in a hundred bytes: whoever takes files from
 strangers compares :attr:`ImageHeader.pixels` with a limit first. The end of the file is looked at as well, because
-some decoders return half a picture without a word.
+some decoders return half an image without a word.
 """
 
 from __future__ import annotations
@@ -81,24 +81,40 @@ def read_header(data: bytes, name: str = 'the image') -> ImageHeader:
     Raises:
         ImageError: if it is none of :data:`FORMATS`, or damaged, or cut off.
     """
-    for magic, read in ((b'\x89PNG\r\n\x1a\n', _read_png), (b'\xff\xd8\xff', _read_jpeg), (b'BM', _read_bmp),
-                        (b'II*\0', _read_tiff), (b'MM\0*', _read_tiff), (b'RIFF', _read_webp)):
+    for magic, read in (
+        (b'\x89PNG\r\n\x1a\n', _read_png),
+        (b'\xff\xd8\xff', _read_jpeg),
+        (b'BM', _read_bmp),
+        (b'II*\0', _read_tiff),
+        (b'MM\0*', _read_tiff),
+        (b'RIFF', _read_webp),
+    ):
         if data.startswith(magic):
             try:
                 header = read(data)
             except (struct.error, IndexError, KeyError) as err:
                 raise ImageError(
-                    f'{name} must be a complete image, but its header is cut off or damaged; send the file '
-                    'again.', 'broken') from err
+                    f'{name} must be a complete image, but its header is cut off or damaged; send the file again.',
+                    'broken',
+                ) from err
             if header is None:
-                raise ImageError(f'{name} must be a complete image, but the file ends too early or its structure is '
-                                 'damaged; send the file again.', 'broken')
+                raise ImageError(
+                    f'{name} must be a complete image, but the file ends too early or its structure is '
+                    'damaged; send the file again.',
+                    'broken',
+                )
             if min(header.size_hw) < 1:
-                raise ImageError(f'{name} must have pixels, but its header says {header.size_hw[1]} x '
-                                 f'{header.size_hw[0]}; send another file.', 'broken')
+                raise ImageError(
+                    f'{name} must have pixels, but its header says {header.size_hw[1]} x '
+                    f'{header.size_hw[0]}; send another file.',
+                    'broken',
+                )
             return header
-    raise ImageError(f'{name} must be one of {", ".join(FORMATS)}, but its first bytes are '
-                     f'{data[:8].hex(" ") or "none"}; convert it.', 'type')
+    raise ImageError(
+        f'{name} must be one of {", ".join(FORMATS)}, but its first bytes are '
+        f'{data[:8].hex(" ") or "none"}; convert it.',
+        'type',
+    )
 
 
 def _read_png(data: bytes) -> ImageHeader | None:
@@ -110,11 +126,11 @@ def _read_png(data: bytes) -> ImageHeader | None:
     for _ in range(MAX_PARTS):
         if at + 12 > len(data):
             break
-        length, kind = struct.unpack('>I4s', data[at:at + 8])
+        length, kind = struct.unpack('>I4s', data[at : at + 8])
         if kind == b'IEND':
             return ImageHeader('PNG', (height, width), channels, bits, orientation, color == 3)
         if kind == b'eXIf':
-            orientation = _orientation(data[at + 8:at + 8 + length])
+            orientation = _orientation(data[at + 8 : at + 8 + length])
         at += 12 + length
     return None
 
@@ -130,14 +146,14 @@ def _read_jpeg(data: bytes) -> ImageHeader | None:
         if marker == 0xFF or marker == 1 or 0xD0 <= marker <= 0xD8:  # filling, or a marker without a length
             at += 1 if marker == 0xFF else 2
             continue
-        length = struct.unpack('>H', data[at + 2:at + 4])[0]
-        body = data[at + 4:at + 2 + length]
+        length = struct.unpack('>H', data[at + 2 : at + 4])[0]
+        body = data[at + 4 : at + 2 + length]
         if marker in _FRAMES:
             bits, height, width, channels = struct.unpack('>BHHB', body[:6])
             size = height, width
         elif marker == 0xE1 and body.startswith(b'Exif\0\0'):
             orientation = _orientation(body[6:])
-        elif marker == 0xDA:  # the picture follows; its own data never hold an end marker
+        elif marker == 0xDA:  # the image follows; its own data never hold an end marker
             ends = data.rfind(b'\xff\xd9') > at
             return ImageHeader('JPEG', size, channels, bits, orientation) if ends and size else None
         at += 2 + length
@@ -171,8 +187,8 @@ def _read_webp(data: bytes) -> ImageHeader | None:
     for _ in range(MAX_PARTS):
         if at + 8 > len(data):
             break
-        kind, length = struct.unpack('<4sI', data[at:at + 8])
-        body = data[at + 8:at + 8 + length]
+        kind, length = struct.unpack('<4sI', data[at : at + 8])
+        body = data[at + 8 : at + 8 + length]
         if kind == b'VP8X':
             alpha = bool(body[0] & 16)
             size = 1 + int.from_bytes(body[7:10], 'little'), 1 + int.from_bytes(body[4:7], 'little')
@@ -202,8 +218,8 @@ def _read_ifd(data: bytes) -> dict[int, int]:
     order = {b'II': '<', b'MM': '>'}[data[:2]]
     at = struct.unpack(order + 'I', data[4:8])[0]
     tags = {}
-    for entry in range(struct.unpack(order + 'H', data[at:at + 2])[0]):
-        field = data[at + 2 + 12 * entry:at + 14 + 12 * entry]
+    for entry in range(struct.unpack(order + 'H', data[at : at + 2])[0]):
+        field = data[at + 2 + 12 * entry : at + 14 + 12 * entry]
         tag, kind, count = struct.unpack(order + 'HHI', field[:8])
         if kind == 4:
             tags[tag] = struct.unpack(order + 'I', field[8:12])[0]
@@ -211,5 +227,5 @@ def _read_ifd(data: bytes) -> dict[int, int]:
             tags[tag] = struct.unpack(order + 'H', field[8:10])[0]
         elif kind == 3:  # the values lie elsewhere: bits of each of three or four samples
             place = struct.unpack(order + 'I', field[8:12])[0]
-            tags[tag] = struct.unpack(order + 'H', data[place:place + 2])[0]
+            tags[tag] = struct.unpack(order + 'H', data[place : place + 2])[0]
     return tags

@@ -7,7 +7,7 @@ What lies in the folder afterwards:
 ``defects.csv``              a row for each defect
 ``images.csv``               a row for each image, with the decision on it
 ``labels/NAME.png``          label maps with palette
-``overlays/NAME.png``        pictures with the defects drawn in, if asked for
+``overlays/NAME.png``        images with the defects drawn in, if asked for
 ``probabilities/NAME.npz``   ``(K + 1, H, W)`` float16, if asked for
 ``settings.json``            what was predicted with; a run with other settings does not go on here
 ===========================  ====================================================================================
@@ -32,8 +32,15 @@ from mmdefect.deployment.header import ImageError
 from mmdefect.deployment.predictor import BatchPredictor
 from mmdefect.deployment.sources import AHEAD_BYTES, Source, decode_ahead
 from mmdefect.deployment.types import Prediction, Predictor, check_thresholds
-from mmdefect.deployment.writing import (RecordFile, encode_label_png, encode_overlay, encode_probabilities,
-                                         image_record, tables_of, write_bytes)
+from mmdefect.deployment.writing import (
+    RecordFile,
+    encode_label_png,
+    encode_overlay,
+    encode_probabilities,
+    image_record,
+    tables_of,
+    write_bytes,
+)
 
 
 @dataclass(frozen=True)
@@ -44,7 +51,7 @@ class JobSettings:
         thresholds: one per defect class, ``None`` for those of the model.
         min_area_px: smaller regions are dropped.
         mm_per_pixel: for lengths in millimetres.
-        overlay: write pictures: ``''`` (none), ``'.png'`` or ``'.jpg'``.
+        overlay: write images: ``''`` (none), ``'.png'`` or ``'.jpg'``.
         probabilities: write probabilities.
         batch: images of one size that go through the network together.
         workers: threads that decode, and as many that write.
@@ -78,9 +85,15 @@ class JobSummary:
     failed: list[str] = field(default_factory=list)
 
 
-def predict_to_folder(predictor: Predictor, sources: Sequence[Source], out: str | Path, settings: JobSettings,
-                      model: str | Path | None = None, overwrite: bool = False,
-                      progress: Callable[[int, int], None] | None = None) -> JobSummary:
+def predict_to_folder(
+    predictor: Predictor,
+    sources: Sequence[Source],
+    out: str | Path,
+    settings: JobSettings,
+    model: str | Path | None = None,
+    overwrite: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+) -> JobSummary:
     """Predict images and write what :mod:`this module <mmdefect.deployment.job>` lists.
 
     Args:
@@ -139,8 +152,9 @@ def _start(predictor: Predictor, images: list[ndarray], settings: JobSettings) -
 class _Writer:
     """Measures and writes in threads, and then adds, in order, the record of each image."""
 
-    def __init__(self, predictor: Predictor, out: Path, settings: JobSettings, records: RecordFile, summary: JobSummary
-                 ) -> None:
+    def __init__(
+        self, predictor: Predictor, out: Path, settings: JobSettings, records: RecordFile, summary: JobSummary
+    ) -> None:
         self.info, self.out, self.settings, self.records = predictor.info, out, settings, records
         self.summary = summary
         self.pool = ThreadPoolExecutor(max(1, settings.workers), 'write')
@@ -151,16 +165,19 @@ class _Writer:
         pixels = image.pixels.shape[0] * image.pixels.shape[1]
         held = pixels * (4 + 4 * len(self.info.classes))  # the image, its labels and its probabilities
         self.pending.append((self.pool.submit(self._files, source, image, finish), held))
-        while self.pending and (len(self.pending) > 4 * self.settings.workers or self.pending[0][0].done() or
-                                len(self.pending) > 1 and sum(size for _, size in self.pending) > AHEAD_BYTES):
+        while self.pending and (
+            len(self.pending) > 4 * self.settings.workers
+            or self.pending[0][0].done()
+            or (len(self.pending) > 1 and sum(size for _, size in self.pending) > AHEAD_BYTES)
+        ):
             self._finish_first()
 
     def _files(self, source: Source, image: DecodedImage, finish: Callable[[], Prediction]) -> dict[str, Any]:
         prediction, palette = finish(), self.info.palette
         write_bytes(self.out / 'labels' / f'{source.name}.png', encode_label_png(prediction.label_map, palette))
         if self.settings.overlay:
-            picture = encode_overlay(image.pixels, prediction.label_map, palette, self.settings.overlay)
-            write_bytes(self.out / 'overlays' / f'{source.name}{self.settings.overlay}', picture)
+            photo = encode_overlay(image.pixels, prediction.label_map, palette, self.settings.overlay)
+            write_bytes(self.out / 'overlays' / f'{source.name}{self.settings.overlay}', photo)
         if prediction.probabilities is not None:
             content = encode_probabilities(prediction.probabilities, self.info.classes)
             write_bytes(self.out / 'probabilities' / f'{source.name}.npz', content)
@@ -223,9 +240,12 @@ def claim_folder(out: Path, facts: dict[str, Any], overwrite: bool) -> None:
         before = json.loads(path.read_text(encoding='utf-8'))
         changed = sorted(key for key in facts if before.get(key) != facts[key])
         if changed:
-            raise ValueError(f'{out} must hold results of the same settings to go on in it, but these differ: '
-                             f'{", ".join(changed)}; take another folder, or overwrite.')
+            raise ValueError(
+                f'{out} must hold results of the same settings to go on in it, but these differ: '
+                f'{", ".join(changed)}; take another folder, or overwrite.'
+            )
     elif out.is_dir() and any(out.iterdir()):
         raise ValueError(
-            f'{out} must be empty or hold results of this tool, but holds other files; take another folder.')
+            f'{out} must be empty or hold results of this tool, but holds other files; take another folder.'
+        )
     write_bytes(path, (json.dumps(facts, indent=2) + '\n').encode())

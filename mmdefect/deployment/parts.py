@@ -27,9 +27,18 @@ PART = 64
 FOLDERS = ('labels', 'overlays', 'probabilities')
 
 
-def predict_in_parts(model: str | Path, options: dict[str, Any], sources: Sequence[Source], out: str | Path,
-                     settings: JobSettings, workers: Workers, plan: TilePlan | None = None, overwrite: bool = False,
-                     progress: Callable[[int, int], None] | None = None, part_size: int = PART) -> JobSummary:
+def predict_in_parts(
+    model: str | Path,
+    options: dict[str, Any],
+    sources: Sequence[Source],
+    out: str | Path,
+    settings: JobSettings,
+    workers: Workers,
+    plan: TilePlan | None = None,
+    overwrite: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+    part_size: int = PART,
+) -> JobSummary:
     """Predict images side by side; the folder is the one that a single process writes.
 
     Args:

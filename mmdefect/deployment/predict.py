@@ -14,11 +14,25 @@ from mmdefect.deployment.tiling import TiledPredictor, TilePlan
 from mmdefect.deployment.types import ModelInfo, check_thresholds
 
 
-def predict(model: str | Path, inputs: Sequence[str], out: str | Path, options: dict[str, Any] | None = None, *,
-            lines: Iterable[str] = (), thresholds: Sequence[str] | None = None, tile: Sequence[int] | None = None,
-            split: int | None = None, overlap: int | None = None, margin: int = 0, tile_multiple: int = 1,
-            overwrite: bool = False, show_progress: bool = True, engine: str = 'local', processes: int = 1,
-            **settings) -> JobSummary:
+def predict(
+    model: str | Path,
+    inputs: Sequence[str],
+    out: str | Path,
+    options: dict[str, Any] | None = None,
+    *,
+    lines: Iterable[str] = (),
+    thresholds: Sequence[str] | None = None,
+    tile: Sequence[int] | None = None,
+    split: int | None = None,
+    overlap: int | None = None,
+    margin: int = 0,
+    tile_multiple: int = 1,
+    overwrite: bool = False,
+    show_progress: bool = True,
+    engine: str = 'local',
+    processes: int = 1,
+    **settings,
+) -> JobSummary:
     """Predict images into a folder.
 
     Args:
@@ -36,9 +50,19 @@ def predict(model: str | Path, inputs: Sequence[str], out: str | Path, options: 
     """
     sources = find_sources(inputs, lines)  # before the model is loaded: a wrong name is noticed at once
     if processes > 1 or engine != 'local':
-        return _predict_side_by_side(model, sources, out, options or {}, thresholds,
-                                     (tile, split, overlap, margin, tile_multiple), overwrite, show_progress, engine,
-                                     processes, settings)
+        return _predict_side_by_side(
+            model,
+            sources,
+            out,
+            options or {},
+            thresholds,
+            (tile, split, overlap, margin, tile_multiple),
+            overwrite,
+            show_progress,
+            engine,
+            processes,
+            settings,
+        )
     predictor = load_predictor(model, **(options or {}))
     chosen = parse_thresholds(thresholds, predictor.info)
     job = JobSettings(thresholds=chosen, **settings)
@@ -64,27 +88,37 @@ def predict(model: str | Path, inputs: Sequence[str], out: str | Path, options: 
             line.close()
 
 
-def _predict_side_by_side(model, sources, out, options, thresholds, tiles, overwrite, show_progress, engine, processes,
-                          settings) -> JobSummary:
+def _predict_side_by_side(
+    model, sources, out, options, thresholds, tiles, overwrite, show_progress, engine, processes, settings
+) -> JobSummary:
     from mmdefect.deployment.parts import predict_in_parts  # a single process needs none of it
     from mmdefect.experiments.bulk import Workers
+
     predictor = load_predictor(model, **options)
     chosen = parse_thresholds(thresholds, predictor.info)
     predictor.close()
     job = JobSettings(thresholds=chosen, **settings)
     line = ProgressLine(count_frames(sources)) if show_progress else None
     try:
-        return predict_in_parts(model, options, sources, out, job,
-                                Workers(engine, processes,
-                                        options.get('threads') or 0), tile_plan(*tiles, job.batch), overwrite, line
-                                and (lambda done, defective: line(done, f'{defective} defective')))
+        return predict_in_parts(
+            model,
+            options,
+            sources,
+            out,
+            job,
+            Workers(engine, processes, options.get('threads') or 0),
+            tile_plan(*tiles, job.batch),
+            overwrite,
+            line and (lambda done, defective: line(done, f'{defective} defective')),
+        )
     finally:
         if line is not None:
             line.close()
 
 
-def tile_plan(tile: Sequence[int] | None, split: int | None, overlap: int | None, margin: int, multiple: int, batch: int
-              ) -> TilePlan | None:
+def tile_plan(
+    tile: Sequence[int] | None, split: int | None, overlap: int | None, margin: int, multiple: int, batch: int
+) -> TilePlan | None:
     """Return the plan that the arguments describe, ``None`` for whole images."""
     if tile is None and split is None:
         if overlap or margin or multiple != 1:

@@ -47,15 +47,29 @@ def quantize(model: str | Path, out: str | Path, folder: str | Path, limit: int 
     graph = onnx.load(str(model))
     metadata = {p.key: p.value for p in graph.metadata_props}
     shape = [d.dim_value or None for d in graph.graph.input[0].type.tensor_type.shape.dim]
-    images = _Images(folder, shape, limit, graph.graph.input[1].name if len(graph.graph.input) > 1 else None,
-                     _default(graph, 'thresholds'))
+    images = _Images(
+        folder,
+        shape,
+        limit,
+        graph.graph.input[1].name if len(graph.graph.input) > 1 else None,
+        _default(graph, 'thresholds'),
+    )
     with tempfile.TemporaryDirectory() as scratch:
         prepared, quantized = Path(scratch) / 'prepared.onnx', Path(scratch) / 'quantized.onnx'
         quant_pre_process(str(model), str(prepared), skip_symbolic_shape=True)
         ours = [n.name for n in onnx.load(str(prepared)).graph.node if n.name.startswith(AROUND)]
-        quantize_static(str(prepared), str(quantized), images, quant_format=QuantFormat.QDQ, per_channel=True,
-                        activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8, op_types_to_quantize=['Conv'],
-                        nodes_to_exclude=ours, calibrate_method=CalibrationMethod.MinMax)
+        quantize_static(
+            str(prepared),
+            str(quantized),
+            images,
+            quant_format=QuantFormat.QDQ,
+            per_channel=True,
+            activation_type=QuantType.QUInt8,
+            weight_type=QuantType.QInt8,
+            op_types_to_quantize=['Conv'],
+            nodes_to_exclude=ours,
+            calibrate_method=CalibrationMethod.MinMax,
+        )
         finished = onnx.load(str(quantized))
         onnx.helper.set_model_props(finished, metadata)
         write_bytes(Path(out), finished.SerializeToString())
@@ -65,8 +79,9 @@ def quantize(model: str | Path, out: str | Path, folder: str | Path, limit: int 
 class _Images:
     """Feeds images to the calibration, one at a time."""
 
-    def __init__(self, folder: str | Path, shape: list, limit: int, thresholds_name: str | None,
-                 thresholds: ndarray) -> None:
+    def __init__(
+        self, folder: str | Path, shape: list, limit: int, thresholds_name: str | None, thresholds: ndarray
+    ) -> None:
         self.sources = find_sources([str(folder)])
         step = max(1, len(self.sources) // limit)
         self.sources, self.shape, self.used = self.sources[::step][:limit], shape, 0
@@ -74,8 +89,8 @@ class _Images:
         self.feeds = self._feeds()
         if not any(self._fits(s) for s in self.sources):
             raise ValueError(
-                f'{folder} must hold images of {shape[2]} x {shape[1]} pixels, which the model takes, but holds '
-                'none.')
+                f'{folder} must hold images of {shape[2]} x {shape[1]} pixels, which the model takes, but holds none.'
+            )
 
     def _fits(self, source) -> bool:
         try:
@@ -98,4 +113,5 @@ class _Images:
 
 def _default(graph, name: str) -> ndarray:
     from onnx import numpy_helper
+
     return next(numpy_helper.to_array(t) for t in graph.graph.initializer if t.name == name)

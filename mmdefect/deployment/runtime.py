@@ -33,13 +33,15 @@ class OnnxPredictor(BatchPredictor):
         ValueError: if the file holds no model of ours, or an unknown provider is asked for.
     """
 
-    def __init__(self, path: str | Path, threads: int | None = None,
-                 providers: Sequence[str] = ('CPUExecutionProvider', )) -> None:
+    def __init__(
+        self, path: str | Path, threads: int | None = None, providers: Sequence[str] = ('CPUExecutionProvider',)
+    ) -> None:
         try:
             import onnxruntime
         except ImportError as err:
-            raise ImportError('exported models run on onnxruntime, which is not installed; '
-                              'install mmdefect[runtime].') from err
+            raise ImportError(
+                'exported models run on onnxruntime, which is not installed; install mmdefect[runtime].'
+            ) from err
         known = onnxruntime.get_available_providers()
         if not set(providers) <= set(known):
             raise ValueError(f'`providers` must be among {known}, got {list(providers)}.')
@@ -55,8 +57,10 @@ class OnnxPredictor(BatchPredictor):
             raise ValueError(f'{path} must be a model that ONNX Runtime can load, but it says: {err}') from err
         text = session.get_modelmeta().custom_metadata_map.get(METADATA_KEY)
         if text is None:
-            raise ValueError(f'{path} must be made by tools/export.py, but it holds no mmdefect metadata; export the '
-                             'checkpoint again.')
+            raise ValueError(
+                f'{path} must be made by tools/export.py, but it holds no mmdefect metadata; export the '
+                'checkpoint again.'
+            )
         self.path, self.info, self._session = Path(path), ModelInfo.from_json(text), session
         shape = session.get_inputs()[0].shape
         #: Fixed number of images and fixed size; ``None`` where any will do.

@@ -23,7 +23,7 @@ AHEAD_BYTES = 256 * 2**20
 
 @dataclass(frozen=True)
 class Source:
-    """One picture to predict.
+    """One image to predict.
 
     Attributes:
         path: of the file.
@@ -64,15 +64,16 @@ def find_sources(arguments: Sequence[str], lines: Iterable[str] = ()) -> list[So
             found += [Source(p, p.relative_to(argument).with_suffix('').as_posix()) for p in files]
             if not files:
                 raise FileNotFoundError(
-                    f'the folder {argument} must hold images ({" ".join(IMAGES)}) or videos, but holds '
-                    'none.')
+                    f'the folder {argument} must hold images ({" ".join(IMAGES)}) or videos, but holds none.'
+                )
         elif Path(argument).is_file():
             found.append(_file(Path(argument)))
         else:
             files = sorted(glob.glob(argument, recursive=True)) if glob.has_magic(argument) else []
             if not files:
                 raise FileNotFoundError(
-                    f'{argument} must be a file, a folder or a pattern, but nothing is found there.')
+                    f'{argument} must be a file, a folder or a pattern, but nothing is found there.'
+                )
             found += [_file(Path(f)) for f in files if Path(f).is_file()]
     taken: dict[str, Source] = {}
     for source in found:
@@ -80,29 +81,29 @@ def find_sources(arguments: Sequence[str], lines: Iterable[str] = ()) -> list[So
         if other.path != source.path:
             raise ValueError(
                 f'every image must have a name of its own, but {other.path} and {source.path} would both be '
-                f'written as {source.name}; give their common folder, or predict them apart.')
+                f'written as {source.name}; give their common folder, or predict them apart.'
+            )
     return list(taken.values())
 
 
 def count_frames(sources: Sequence[Source]) -> int:
-    """Return the number of pictures; a video says how many frames it has (some say so wrongly)."""
+    """Return the number of images; a video says how many frames it has (some say so wrongly)."""
     return sum(_frames(s.path) if _is_video(s.path) else 1 for s in sources)
 
 
-def decode_ahead(sources: Iterable[Source],
-                 workers: int = 2,
-                 max_pixels: int = 2**30,
-                 skip: frozenset[str] = frozenset()) -> Iterator[tuple[Source, DecodedImage | ImageError]]:
+def decode_ahead(
+    sources: Iterable[Source], workers: int = 2, max_pixels: int = 2**30, skip: frozenset[str] = frozenset()
+) -> Iterator[tuple[Source, DecodedImage | ImageError]]:
     """Decode in threads and yield in order, never more than :data:`AHEAD_BYTES` ahead.
 
     Args:
         sources: images and videos; a video is yielded frame by frame.
         workers: threads.
         max_pixels: larger images become errors.
-        skip: labels of pictures that are left out.
+        skip: labels of images that are left out.
 
     Yields:
-        Each picture, or the error that reading it raised.
+        Each image, or the error that reading it raised.
     """
     with ThreadPoolExecutor(max(1, workers), 'decode') as pool:
         pending: deque[tuple[Source, Future, int]] = deque()
@@ -134,8 +135,9 @@ def _read(path: Path, max_pixels: int) -> DecodedImage | ImageError:
     except ImageError as err:
         return err
     except OSError as err:
-        return ImageError(f'{path} must be readable, but reading it fails ({err.strerror or err}); restore it.',
-                          'broken')
+        return ImageError(
+            f'{path} must be readable, but reading it fails ({err.strerror or err}); restore it.', 'broken'
+        )
 
 
 def _read_frames(source: Source, skip: frozenset[str]) -> Iterator[tuple[Source, DecodedImage | ImageError]]:
@@ -152,9 +154,12 @@ def _read_frames(source: Source, skip: frozenset[str]) -> Iterator[tuple[Source,
                 pixels = np.ascontiguousarray(pixels[..., ::-1])
                 yield frame, DecodedImage(pixels, ImageHeader('video', pixels.shape[:2], 3, 8))
         if number == 0:
-            yield source, ImageError(
-                f'{source.path} must be a video that OpenCV can read, but it yields no frame; convert '
-                'it.', 'broken')
+            yield (
+                source,
+                ImageError(
+                    f'{source.path} must be a video that OpenCV can read, but it yields no frame; convert it.', 'broken'
+                ),
+            )
     finally:
         capture.release()
 

@@ -49,12 +49,13 @@ def place_tiles(length: int, size: int, overlap: int, margin: int = 0, multiple:
     size = min(size, length)
     if not 0 <= overlap < size and size < length:
         raise ValueError(f'the overlap must be at least 0 and smaller than the tile, got {overlap} of {size} pixels.')
-    if margin < 0 or 2 * margin > overlap and size < length:
+    if margin < 0 or (2 * margin > overlap and size < length):
         raise ValueError(f'the margin must fit into the overlap twice, got {margin} of {overlap} pixels.')
     if size < length and size - overlap < multiple:
         raise ValueError(
             f'tiles must advance by at least {multiple} pixels, the stride of the network, but they advance by '
-            f'{size - overlap}; take larger tiles or a smaller overlap.')
+            f'{size - overlap}; take larger tiles or a smaller overlap.'
+        )
     starts = [0]
     if size < length:
         step = (size - overlap) // multiple * multiple
@@ -75,9 +76,9 @@ def _blend(starts: list[int], size: int, margin: int) -> ndarray:
             weights[i] *= _rise(size - position, start + size - starts[i + 1], margin)
     total = np.zeros(starts[-1] + size)
     for start, row in zip(starts, weights, strict=True):
-        total[start:start + size] += row
+        total[start : start + size] += row
     for start, row in zip(starts, weights, strict=True):
-        row /= total[start:start + size]
+        row /= total[start : start + size]
     return weights.astype(np.float32)
 
 
@@ -85,4 +86,4 @@ def _rise(distance: ndarray, overlap: int, margin: int) -> ndarray:
     """Return 0 up to the margin, 1 from the overlap less the margin on, and a squared sine between."""
     if overlap <= 2 * margin:
         return (distance > overlap / 2).astype(np.float64)
-    return np.sin(np.pi / 2 * np.clip((distance - margin) / (overlap - 2 * margin), 0, 1))**2
+    return np.sin(np.pi / 2 * np.clip((distance - margin) / (overlap - 2 * margin), 0, 1)) ** 2

@@ -54,9 +54,16 @@ class TilePlan:
         sides = self.tile_hw
         if sides is None:
             sides = tuple(min(s, -(-s // self.split) + self.overlap_px) for s in size_hw)
-        return tuple(place_tiles(length, side, self.overlap_px if side < length else 0,
-                                 self.margin_px if side < length else 0, self.multiple_px)
-                     for length, side in zip(size_hw, sides, strict=True))
+        return tuple(
+            place_tiles(
+                length,
+                side,
+                self.overlap_px if side < length else 0,
+                self.margin_px if side < length else 0,
+                self.multiple_px,
+            )
+            for length, side in zip(size_hw, sides, strict=True)
+        )
 
 
 class TiledPredictor:
@@ -68,8 +75,9 @@ class TiledPredictor:
         progress: called with the finished and all tiles of an image.
     """
 
-    def __init__(self, predictor: BatchPredictor, plan: TilePlan, progress: Callable[[int, int], None] | None = None
-                 ) -> None:
+    def __init__(
+        self, predictor: BatchPredictor, plan: TilePlan, progress: Callable[[int, int], None] | None = None
+    ) -> None:
         self.predictor, self.plan, self.progress = predictor, plan, progress
 
     @property
@@ -81,8 +89,14 @@ class TiledPredictor:
         """Close the model."""
         self.predictor.close()
 
-    def predict_batch(self, images: list[ndarray], thresholds: Sequence[float] | None = None, min_area_px: int = 0,
-                      mm_per_pixel: float | None = None, return_probabilities: bool = False) -> list[Prediction]:
+    def predict_batch(
+        self,
+        images: list[ndarray],
+        thresholds: Sequence[float] | None = None,
+        min_area_px: int = 0,
+        mm_per_pixel: float | None = None,
+        return_probabilities: bool = False,
+    ) -> list[Prediction]:
         """Predict images of any sizes; see :class:`mmdefect.deployment.types.Predictor`.
 
         Probabilities take ``4 (K + 1)`` bytes a pixel when they are asked for; nothing else of that size is held.
@@ -90,8 +104,14 @@ class TiledPredictor:
         chosen = self.info.thresholds if thresholds is None else check_thresholds(thresholds, self.info.classes)
         return [self._predict(image, chosen, min_area_px, mm_per_pixel, return_probabilities) for image in images]
 
-    def _predict(self, image: ndarray, thresholds: tuple[float, ...], min_area_px: int, mm_per_pixel: float | None,
-                 return_probabilities: bool) -> Prediction:
+    def _predict(
+        self,
+        image: ndarray,
+        thresholds: tuple[float, ...],
+        min_area_px: int,
+        mm_per_pixel: float | None,
+        return_probabilities: bool,
+    ) -> Prediction:
         check_rgb(image)
         size_hw, classes = image.shape[:2], self.info.classes
         label_map = np.zeros(size_hw, np.uint8)
@@ -115,25 +135,29 @@ class TiledPredictor:
         total, done = len(rows.starts) * len(columns.starts), 0
         for index, (top, end) in enumerate(zip(rows.starts, rows.finished, strict=True)):
             for first in range(0, len(columns.starts), self.plan.batch):
-                lefts = columns.starts[first:first + self.plan.batch]
-                tiles = np.stack([image[top:top + rows.size, left:left + columns.size] for left in lefts])
+                lefts = columns.starts[first : first + self.plan.batch]
+                tiles = np.stack([image[top : top + rows.size, left : left + columns.size] for left in lefts])
                 for place, probability in enumerate(self._infer(tiles, thresholds), first):
                     left = columns.starts[place]
                     probability *= rows.weights[index][:, None] * columns.weights[place]
-                    band[:, :, left:left + columns.size] += probability
+                    band[:, :, left : left + columns.size] += probability
                 done += len(lefts)
                 if self.progress is not None:
                     self.progress(done, total)
             height = end - top
             yield top, band[:, :height]
-            band[:, :rows.size - height] = band[:, height:]
-            band[:, rows.size - height:] = 0
+            band[:, : rows.size - height] = band[:, height:]
+            band[:, rows.size - height :] = 0
 
     def _infer(self, tiles: ndarray, thresholds: Sequence[float]) -> ndarray:
         """Predict tiles; a small image is mirrored up to the size of a model of fixed size, and cut back."""
         height, width = tiles.shape[1:3]
         fixed = getattr(self.predictor, 'image_size_hw', None)
         if fixed is not None and (height, width) != fixed and height <= fixed[0] and width <= fixed[1]:
-            tiles = np.stack([cv2.copyMakeBorder(t, 0, fixed[0] - height, 0, fixed[1] - width, cv2.BORDER_REFLECT_101)
-                              for t in tiles])
+            tiles = np.stack(
+                [
+                    cv2.copyMakeBorder(t, 0, fixed[0] - height, 0, fixed[1] - width, cv2.BORDER_REFLECT_101)
+                    for t in tiles
+                ]
+            )
         return self.predictor.infer(tiles, thresholds)[1][:, :, :height, :width]

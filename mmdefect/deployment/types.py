@@ -46,8 +46,9 @@ class ModelInfo:
         if not 2 <= len(self.classes) <= 255 or len(set(self.classes)) != len(self.classes):
             raise ValueError(f'`classes` must be 2 to 255 different names, normal first, got {list(self.classes)}.')
         if len(self.palette) != len(self.classes):
-            raise ValueError(f'`palette` must hold a colour for each of the {len(self.classes)} classes, '
-                             f'got {len(self.palette)}.')
+            raise ValueError(
+                f'`palette` must hold a colour for each of the {len(self.classes)} classes, got {len(self.palette)}.'
+            )
         if self.kind not in KINDS:
             raise ValueError(f'`kind` must be one of {KINDS}, got {self.kind!r}.')
 
@@ -69,8 +70,10 @@ def check_thresholds(thresholds: Sequence[float], classes: Sequence[str]) -> tup
     """
     values = tuple(float(t) for t in thresholds)
     if len(values) != len(classes) - 1 or not all(0 < t < 1 for t in values):
-        raise ValueError(f'`thresholds` must be {len(classes) - 1} probabilities between 0 and 1, one for each of '
-                         f'{list(classes[1:])}, got {list(values)}.')
+        raise ValueError(
+            f'`thresholds` must be {len(classes) - 1} probabilities between 0 and 1, one for each of '
+            f'{list(classes[1:])}, got {list(values)}.'
+        )
     return values
 
 
@@ -104,8 +107,11 @@ class Defect:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values; the millimetres only where they are known."""
-        return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()
-                if value is not None}
+        return {
+            key: list(value) if isinstance(value, tuple) else value
+            for key, value in asdict(self).items()
+            if value is not None
+        }
 
 
 @dataclass
@@ -133,8 +139,14 @@ class Predictor(Protocol):
 
     info: ModelInfo
 
-    def predict_batch(self, images: list[ndarray], thresholds: Sequence[float] | None = None, min_area_px: int = 0,
-                      mm_per_pixel: float | None = None, return_probabilities: bool = False) -> list[Prediction]:
+    def predict_batch(
+        self,
+        images: list[ndarray],
+        thresholds: Sequence[float] | None = None,
+        min_area_px: int = 0,
+        mm_per_pixel: float | None = None,
+        return_probabilities: bool = False,
+    ) -> list[Prediction]:
         """Predict images of any sizes.
 
         Args:

@@ -1,4 +1,4 @@
-"""Files of a prediction: label map with palette, probabilities, picture, tables. Each is written whole or not at all."""
+"""Files of a prediction: label map with palette, probabilities, image, tables. Each is written whole or not at all."""
 
 from __future__ import annotations
 
@@ -19,9 +19,27 @@ from numpy import ndarray
 from mmdefect.deployment.types import Prediction
 from mmdefect.visualization.overlay import overlay_labels
 
-DEFECT_COLUMNS = ('image', 'is_defective', 'image_score', 'class_name', 'class_id', 'score', 'area_px', 'area_percent',
-                  'x1', 'y1', 'x2', 'y2', 'centroid_x', 'centroid_y', 'length_px', 'width_px', 'length_mm', 'width_mm',
-                  'area_mm2')
+DEFECT_COLUMNS = (
+    'image',
+    'is_defective',
+    'image_score',
+    'class_name',
+    'class_id',
+    'score',
+    'area_px',
+    'area_percent',
+    'x1',
+    'y1',
+    'x2',
+    'y2',
+    'centroid_x',
+    'centroid_y',
+    'length_px',
+    'width_px',
+    'length_mm',
+    'width_mm',
+    'area_mm2',
+)
 IMAGE_COLUMNS = ('image', 'width', 'height', 'is_defective', 'image_score', 'defects', 'notes', 'error')
 
 
@@ -47,20 +65,22 @@ def encode_label_png(label_map: ndarray, palette: Sequence[Sequence[int]]) -> by
     pack, parts = zlib.compressobj(1), []  # level 1: label maps are nearly constant
     rows = max(1, 2**22 // (width + 1))
     for top in range(0, height, rows):
-        band = label_map[top:top + rows]
+        band = label_map[top : top + rows]
         lines = np.zeros((len(band), width + 1), np.uint8)  # each line starts with its filter, 0
         lines[:, 1:] = band
         parts.append(pack.compress(lines))
     parts.append(pack.flush())
     colours = np.asarray(palette, np.uint8).tobytes()
     header = struct.pack('>IIBBBBB', width, height, 8, 3, 0, 0, 0)
-    return b''.join([
-        b'\x89PNG\r\n\x1a\n',
-        _chunk(b'IHDR', header),
-        _chunk(b'PLTE', colours),
-        _chunk(b'IDAT', b''.join(parts)),
-        _chunk(b'IEND', b'')
-    ])
+    return b''.join(
+        [
+            b'\x89PNG\r\n\x1a\n',
+            _chunk(b'IHDR', header),
+            _chunk(b'PLTE', colours),
+            _chunk(b'IDAT', b''.join(parts)),
+            _chunk(b'IEND', b''),
+        ]
+    )
 
 
 def encode_probabilities(probabilities: ndarray, classes: Sequence[str]) -> bytes:
@@ -71,7 +91,7 @@ def encode_probabilities(probabilities: ndarray, classes: Sequence[str]) -> byte
 
 
 def draw_overlay(image: ndarray, label_map: ndarray, palette: Sequence[Sequence[int]], rows: int = 512) -> ndarray:
-    """Return a picture with tinted and outlined defects, drawn in bands of rows where there are any.
+    """Return an image with tinted and outlined defects, drawn in bands of rows where there are any.
 
     Args:
         image: ``(H, W, 3)`` uint8 RGB.
@@ -84,7 +104,7 @@ def draw_overlay(image: ndarray, label_map: ndarray, palette: Sequence[Sequence[
         first, after = max(0, top - 1), min(len(image), top + rows + 1)  # an outline reaches one row over
         if label_map[first:after].any():
             band = overlay_labels(image[first:after], label_map[first:after], colours)
-            drawn[top:top + rows] = band[top - first:top - first + rows]
+            drawn[top : top + rows] = band[top - first : top - first + rows]
     return drawn
 
 
@@ -97,9 +117,15 @@ def encode_overlay(image: ndarray, label_map: ndarray, palette: Sequence[Sequenc
 
 def image_record(label: str, size_hw: tuple[int, int], prediction: Prediction, notes: Sequence[str]) -> dict[str, Any]:
     """Return one line of ``predictions.jsonl``."""
-    return dict(image=label, width=size_hw[1], height=size_hw[0], is_defective=prediction.is_defective,
-                image_score=round(prediction.image_score, 6), notes=list(notes),
-                defects=[_rounded(d.to_dict()) for d in prediction.defects])
+    return dict(
+        image=label,
+        width=size_hw[1],
+        height=size_hw[0],
+        is_defective=prediction.is_defective,
+        image_score=round(prediction.image_score, 6),
+        notes=list(notes),
+        defects=[_rounded(d.to_dict()) for d in prediction.defects],
+    )
 
 
 def tables_of(records: Iterable[dict[str, Any]]) -> tuple[str, str]:
@@ -115,8 +141,9 @@ def tables_of(records: Iterable[dict[str, Any]]) -> tuple[str, str]:
         for defect in own:
             box = dict(zip(('x1', 'y1', 'x2', 'y2'), defect['box_xyxy'], strict=True))
             centroid = dict(zip(('centroid_x', 'centroid_y'), defect['centroid_xy'], strict=True))
-            defect_rows.writerow({**{k: record[k] for k in ('image', 'is_defective', 'image_score')}, **defect, **box,
-                                  **centroid})
+            defect_rows.writerow(
+                {**{k: record[k] for k in ('image', 'is_defective', 'image_score')}, **defect, **box, **centroid}
+            )
     return defects.getvalue(), images.getvalue()
 
 
@@ -144,7 +171,7 @@ def _read_lines(path: Path) -> list[dict[str, Any]]:
     if not path.is_file():
         return []
     text = path.read_text(encoding='utf-8')
-    complete = text[:text.rfind('\n') + 1]
+    complete = text[: text.rfind('\n') + 1]
     if complete != text:
         write_bytes(path, complete.encode())
     return [json.loads(line) for line in complete.splitlines()]
@@ -155,8 +182,7 @@ def _rounded(values: dict[str, Any]) -> dict[str, Any]:
         return round(value, 6) if isinstance(value, float) else value
 
     return {
-        key: [short(v) for v in value] if isinstance(value, list) else short(value)
-        for key, value in values.items()
+        key: [short(v) for v in value] if isinstance(value, list) else short(value) for key, value in values.items()
     }
 
 

@@ -58,12 +58,20 @@ class ControlledAttention:
     def __init__(self, site: AttentionSite, editor: MapEditor | None, alpha: float) -> None:
         self.site, self.editor, self.alpha = site, editor, 0.0 if site.is_cross else alpha
 
-    def __call__(self, attn, hidden_states: Tensor, encoder_hidden_states: Tensor | None = None,
-                 attention_mask: Tensor | None = None, **unused) -> Tensor:
+    def __call__(
+        self,
+        attn,
+        hidden_states: Tensor,
+        encoder_hidden_states: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        **unused,
+    ) -> Tensor:
         """Attend: ``(B, N, D)`` float to the text ``(B, L, E)``, or to itself."""
         source = hidden_states if encoder_hidden_states is None else encoder_hidden_states
-        query, key, value = (_split_heads(layer(x), attn.heads) for layer, x in
-                             ((attn.to_q, hidden_states), (attn.to_k, source), (attn.to_v, source)))
+        query, key, value = (
+            _split_heads(layer(x), attn.heads)
+            for layer, x in ((attn.to_q, hidden_states), (attn.to_k, source), (attn.to_v, source))
+        )
         if self.editor is not None and self.editor.wants(self.site, hidden_states.shape[1]):
             scores = (query @ key.transpose(-1, -2)).float() * attn.scale
             maps = self.editor.edit(scores.softmax(-1), self.site).to(value.dtype)
@@ -76,8 +84,9 @@ class ControlledAttention:
 
 
 @contextmanager
-def controlled(model: LatentModel, editor: MapEditor | None = None, alpha: float = 0.0,
-               places: Sequence[str] = ('up', )) -> Iterator[None]:
+def controlled(
+    model: LatentModel, editor: MapEditor | None = None, alpha: float = 0.0, places: Sequence[str] = ('up',)
+) -> Iterator[None]:
     """Control the attention of a network inside the block; afterwards it is as before.
 
     Args:
@@ -115,8 +124,10 @@ def site_of(name: str) -> AttentionSite:
     """Return the site of a processor of diffusers, whose name holds block and layer (``attn2`` sees the text)."""
     place = next((p for p in PLACES if name.startswith(f'{p}_block')), None)
     if place is None or ('attn1' in name) == ('attn2' in name):
-        raise ValueError(f'the network must consist of down, mid and up blocks with attn1 and attn2, but it has '
-                         f'{name}; it is no UNet2DConditionModel with transformer blocks.')
+        raise ValueError(
+            f'the network must consist of down, mid and up blocks with attn1 and attn2, but it has '
+            f'{name}; it is no UNet2DConditionModel with transformer blocks.'
+        )
     return AttentionSite(name, place, 'attn2' in name)
 
 
@@ -130,11 +141,13 @@ StepHook = Callable[[int, Tensor], Tensor]
 
 def square_side(pixels: int, size_hw: tuple[int, int]) -> tuple[int, int]:
     """Return height and width of an attention map with so many pixels for latents of this size."""
-    factor = (size_hw[0] * size_hw[1] / pixels)**0.5
+    factor = (size_hw[0] * size_hw[1] / pixels) ** 0.5
     height, width = round(size_hw[0] / factor), round(size_hw[1] / factor)
     if height * width != pixels:
-        raise ValueError(f'an attention map of {pixels} pixels must be a scaled copy of latents of {size_hw}, but no '
-                         'scale fits; compute a size that is a multiple of 64.')
+        raise ValueError(
+            f'an attention map of {pixels} pixels must be a scaled copy of latents of {size_hw}, but no '
+            'scale fits; compute a size that is a multiple of 64.'
+        )
     return height, width
 
 

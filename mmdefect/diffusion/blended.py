@@ -1,9 +1,9 @@
 """Generate inside a mask: blended latent diffusion, and the paste that leaves every other pixel as it was.
 
-Before each step the latents outside the mask are replaced by the noised latents of the picture, so that the network
+Before each step the latents outside the mask are replaced by the noised latents of the image, so that the network
 always sees the true surroundings (Avrahami et al., "Blended latent diffusion", 2023; Gui et al., "AnoGen", ECCV 2024).
-After the last step they are replaced once more, by the latents of the picture themselves; the published code leaves
-that out. The decoder still changes pixels everywhere, so the picture is pasted back outside the mask:
+After the last step they are replaced once more, by the latents of the image themselves; the published code leaves
+that out. The decoder still changes pixels everywhere, so the image is pasted back outside the mask:
 those pixels are identical.
 """
 
@@ -29,7 +29,7 @@ SEAMS = ('none', 'poisson')
 
 @dataclass(frozen=True)
 class BlendSettings:
-    """How pictures are generated.
+    """How images are generated.
 
     Attributes:
         steps: of the sampler; more are slower. The paper uses 50.
@@ -62,14 +62,20 @@ def draw_noise(generators: Sequence[torch.Generator], shape: tuple[int, ...], de
 
 
 @torch.no_grad()
-def sample_blended(model: LatentModel, clean: Tensor, mask: Tensor, condition: TextCondition,
-                   unconditional: TextCondition, generators: Sequence[torch.Generator],
-                   settings: BlendSettings) -> Tensor:
+def sample_blended(
+    model: LatentModel,
+    clean: Tensor,
+    mask: Tensor,
+    condition: TextCondition,
+    unconditional: TextCondition,
+    generators: Sequence[torch.Generator],
+    settings: BlendSettings,
+) -> Tensor:
     """Return latents that follow the text inside the mask and are ``clean`` outside.
 
     Args:
         model: pipeline.
-        clean: ``(B, C, h, w)`` float32 latents of the pictures.
+        clean: ``(B, C, h, w)`` float32 latents of the images.
         mask: ``(B, 1, h, w)`` bool.
         condition: text of each sample.
         unconditional: what guidance leads away from.
@@ -87,14 +93,21 @@ def sample_blended(model: LatentModel, clean: Tensor, mask: Tensor, condition: T
     for step in scheduler.timesteps:
         noised = scheduler.add_noise(clean, draw_noise(generators, shape, model.device), step.expand(len(clean)))
         latents = torch.where(mask, latents, noised)
-        predicted = predict_guided(model, scheduler.scale_model_input(latents, step), step, condition, unconditional,
-                                   settings.guidance)
+        predicted = predict_guided(
+            model, scheduler.scale_model_input(latents, step), step, condition, unconditional, settings.guidance
+        )
         latents = scheduler.step(predicted, step, latents, **options).prev_sample
     return torch.where(mask, latents, clean)
 
 
-def predict_guided(model: LatentModel, latents: Tensor, step: Tensor | int, condition: TextCondition,
-                   unconditional: TextCondition, guidance: float) -> Tensor:
+def predict_guided(
+    model: LatentModel,
+    latents: Tensor,
+    step: Tensor | int,
+    condition: TextCondition,
+    unconditional: TextCondition,
+    guidance: float,
+) -> Tensor:
     """Return the output of the network under classifier-free guidance (Ho and Salimans, 2022)."""
     if guidance == 1:
         return model.predict(latents, step, condition)
@@ -104,13 +117,20 @@ def predict_guided(model: LatentModel, latents: Tensor, step: Tensor | int, cond
 
 
 @torch.no_grad()
-def generate(model: LatentModel, pictures: Tensor, masks: Tensor, condition: TextCondition,
-             unconditional: TextCondition, generators: Sequence[torch.Generator], settings: BlendSettings) -> Tensor:
+def generate(
+    model: LatentModel,
+    images: Tensor,
+    masks: Tensor,
+    condition: TextCondition,
+    unconditional: TextCondition,
+    generators: Sequence[torch.Generator],
+    settings: BlendSettings,
+) -> Tensor:
     """Generate inside masks.
 
     Args:
         model: pipeline.
-        pictures: ``(B, 3, H, W)`` float in [0, 1], RGB, of a size that the model can compute.
+        images: ``(B, 3, H, W)`` float in [0, 1], RGB, of a size that the model can compute.
         masks: ``(B, 1, H, W)`` bool.
         condition: text of each sample.
         unconditional: what guidance leads away from.
@@ -120,7 +140,7 @@ def generate(model: LatentModel, pictures: Tensor, masks: Tensor, condition: Tex
     Returns:
         ``(B, 3, H, W)`` float32 in [0, 1], RGB; decoded, not pasted back yet.
     """
-    clean = model.encode_pictures(pictures.to(model.device))
+    clean = model.encode_images(images.to(model.device))
     small = shrink_mask(masks.to(model.device), tuple(clean.shape[2:]))
     return model.decode(sample_blended(model, clean, small, condition, unconditional, generators, settings))
 
@@ -138,7 +158,7 @@ def paste_back(original: ndarray, generated: ndarray, mask: ndarray, seam: str =
         ValueError: if the mask has another size than the original.
     """
     if mask.shape != original.shape[:2]:
-        raise ValueError(f'`mask` must have the size of the picture, {original.shape[:2]}, got {mask.shape}.')
+        raise ValueError(f'`mask` must have the size of the image, {original.shape[:2]}, got {mask.shape}.')
     if generated.shape != original.shape:
         generated = cv2.resize(generated, original.shape[1::-1], interpolation=cv2.INTER_CUBIC)
     if seam == 'poisson' and mask.any():
@@ -147,18 +167,19 @@ def paste_back(original: ndarray, generated: ndarray, mask: ndarray, seam: str =
 
 
 def _continue_into(original: ndarray, generated: ndarray, mask: ndarray) -> ndarray:
-    """Return the generated picture with the surroundings continued into the mask."""
+    """Return the generated image with the surroundings continued into the mask."""
     top, left, bottom, right = bounding_box(mask)
     rows = slice(max(0, top - 1), min(mask.shape[0], bottom + 1))
     columns = slice(max(0, left - 1), min(mask.shape[1], right + 1))
-    target, source = (torch.from_numpy(p[rows, columns].transpose(2, 0, 1).astype(np.float32) / 255)
-                      for p in (original, generated))
+    target, source = (
+        torch.from_numpy(p[rows, columns].transpose(2, 0, 1).astype(np.float32) / 255) for p in (original, generated)
+    )
     blended = poisson_blend(target, source, torch.from_numpy(mask[rows, columns].copy())[None])
     result = generated.copy()
     result[rows, columns] = (blended * 255).round().numpy().astype(np.uint8).transpose(1, 2, 0)
     return result
 
 
-def to_uint8(pictures: Tensor) -> ndarray:
+def to_uint8(images: Tensor) -> ndarray:
     """Return ``(B, 3, H, W)`` float in [0, 1] as ``(B, H, W, 3)`` uint8."""
-    return (pictures * 255).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
+    return (images * 255).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()

@@ -1,7 +1,7 @@
 """Draw boxes that lie on the object: the size from a range, the place at random, at most so many tries.
 
-A box is taken when more than ``min_overlap`` of its area lies on the allowed region (a template, the foreground of a
-picture, or the whole frame); area beyond the frame is never allowed. Gui et al. ("AnoGen", ECCV 2024) use 0.75 and try
+A box is taken when more than ``min_overlap`` of its area lies on the allowed region (a template, the foreground of an
+image, or the whole frame); area beyond the frame is never allowed. Gui et al. ("AnoGen", ECCV 2024) use 0.75 and try
 for ever; here a range that does not fit is an error that names it.
 """
 
@@ -34,7 +34,7 @@ class BoxDraw:
 
 
 def sample_box(box_range: BoxRange, size_hw: tuple[int, int], generator: torch.Generator) -> BoxDraw:
-    """Draw a box for a picture of this size."""
+    """Draw a box for an image of this size."""
     width, height, row, column, turn = torch.rand(5, generator=generator, dtype=torch.float64).tolist()
     box_h = _pixels(box_range.height_range, height, size_hw[0])
     box_w = _pixels(box_range.width_range, width, size_hw[1])
@@ -56,14 +56,20 @@ def overlap_fraction(box: BoxDraw, allowed: ndarray) -> float:
     height, width = allowed.shape
     around = math.ceil(math.hypot(*box.size_hw) / 2) + 1
     top, left = max(0, math.floor(box.center_rc[0]) - around), max(0, math.floor(box.center_rc[1]) - around)
-    part = allowed[top:min(height, top + 2 * around + 2), left:min(width, left + 2 * around + 2)]
+    part = allowed[top : min(height, top + 2 * around + 2), left : min(width, left + 2 * around + 2)]
     shifted = BoxDraw((box.center_rc[0] - top, box.center_rc[1] - left), box.size_hw, box.degrees)
     inside = np.count_nonzero(draw_box(shifted, part.shape) & part)
     return min(1.0, inside / (box.size_hw[0] * box.size_hw[1]))
 
 
-def fit_box(box_range: BoxRange, allowed: ndarray, generator: torch.Generator, min_overlap: float = 0.75,
-            attempts: int = 1000, where: str = 'the allowed region') -> tuple[BoxDraw, float]:
+def fit_box(
+    box_range: BoxRange,
+    allowed: ndarray,
+    generator: torch.Generator,
+    min_overlap: float = 0.75,
+    attempts: int = 1000,
+    where: str = 'the allowed region',
+) -> tuple[BoxDraw, float]:
     """Draw boxes until one lies on the allowed region.
 
     Args:
@@ -87,9 +93,11 @@ def fit_box(box_range: BoxRange, allowed: ndarray, generator: torch.Generator, m
         if share > min_overlap:
             return box, share
         best = max(best, share)
-    raise ValueError(f'a box of the range {box_range} must fit on {where} with more than {min_overlap:g} of its area, '
-                     f'but none of {attempts} did (best {best:.2f}; {allowed.mean():.0%} of the frame is allowed); '
-                     'give a smaller range, another template, or a lower --min-overlap.')
+    raise ValueError(
+        f'a box of the range {box_range} must fit on {where} with more than {min_overlap:g} of its area, '
+        f'but none of {attempts} did (best {best:.2f}; {allowed.mean():.0%} of the frame is allowed); '
+        'give a smaller range, another template, or a lower --min-overlap.'
+    )
 
 
 def bounding_box(mask: ndarray) -> tuple[int, int, int, int]:

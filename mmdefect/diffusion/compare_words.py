@@ -33,10 +33,18 @@ def compare_words(study_file: Path, results: Path, metrics: tuple[str, ...] = ()
         study = replace(study, baseline=reference)
     comparison = compare_study(study, read_records(results / 'records'), metrics)
     if comparison is None or not comparison.differences:
-        raise ValueError(f'the arm {study.reference!r} and at least one generated set of {study_file} must have records in '
-                         f'{results / "records"}; run tools/study.py on it first.')
-    return '\n'.join([f'# {study.title or study.name}: which sets to keep\n', published_sentences(comparison),
-                      _agreement(comparison), render(comparison, {arm.name: arm.note for arm in study.arms})])
+        raise ValueError(
+            f'the arm {study.reference!r} and at least one generated set of {study_file} must have records in '
+            f'{results / "records"}; run tools/study.py on it first.'
+        )
+    return '\n'.join(
+        [
+            f'# {study.title or study.name}: which sets to keep\n',
+            published_sentences(comparison),
+            _agreement(comparison),
+            render(comparison, {arm.name: arm.note for arm in study.arms}),
+        ]
+    )
 
 
 def _agreement(comparison: Comparison) -> str:
@@ -46,5 +54,7 @@ def _agreement(comparison: Comparison) -> str:
         lower = [d for d in differences.values() if d.interval.value < 0]
         dropped += bool(lower)
         confirmed += any(d.verdict == 'worse' for d in lower)
-    return (f'Of the {dropped} sets with a lower mean in some metric, {confirmed} can be told from the original data '
-            'beyond the noise of seeds and test images.\n')
+    return (
+        f'Of the {dropped} sets with a lower mean in some metric, {confirmed} can be told from the original data '
+        'beyond the noise of seeds and test images.\n'
+    )

@@ -22,11 +22,11 @@ from mmdefect.diffusion.schedulers import make_scheduler
 
 @dataclass(frozen=True)
 class DDIMSteps:
-    """The steps of a DDIM run, from noise to picture.
+    """The steps of a DDIM run, from noise to image.
 
     Attributes:
         times: training steps, descending.
-        alphas: signal power before each step and, at the end, that of the picture: one more than ``times``.
+        alphas: signal power before each step and, at the end, that of the image: one more than ``times``.
     """
 
     times: list[int]
@@ -50,28 +50,33 @@ class DDIMSteps:
 
 def move(latents: Tensor, noise: Tensor, alpha: float, other: float) -> Tensor:
     """Return the latents at another signal power, along the predicted noise; all ``(B, C, h, w)``."""
-    clean = (latents - (1 - alpha)**0.5 * noise) / alpha**0.5
-    return other**0.5 * clean + (1 - other)**0.5 * noise
+    clean = (latents - (1 - alpha) ** 0.5 * noise) / alpha**0.5
+    return other**0.5 * clean + (1 - other) ** 0.5 * noise
 
 
 def as_noise(model: LatentModel, output: Tensor, latents: Tensor, alpha: float) -> Tensor:
     """Return the noise that an output of the network means; networks may predict velocity instead."""
     if model.prediction_type == 'epsilon':
         return output
-    return alpha**0.5 * output + (1 - alpha)**0.5 * latents
+    return alpha**0.5 * output + (1 - alpha) ** 0.5 * latents
 
 
 @torch.no_grad()
-def invert(model: LatentModel, clean: Tensor, condition: TextCondition, steps: DDIMSteps,
-           tick: Callable[[], None] | None = None) -> list[Tensor]:
-    """Return the latents of a picture at all steps, from the picture itself to noise.
+def invert(
+    model: LatentModel,
+    clean: Tensor,
+    condition: TextCondition,
+    steps: DDIMSteps,
+    tick: Callable[[], None] | None = None,
+) -> list[Tensor]:
+    """Return the latents of an image at all steps, from the image itself to noise.
 
     Only the text is used, no guidance (Mokady et al., "Null-text inversion", CVPR 2023).
 
     Args:
         model: pipeline.
         clean: ``(B, C, h, w)`` float32.
-        condition: text of each picture.
+        condition: text of each image.
         steps: of the run that will go back.
         tick: called after each step.
 
@@ -89,8 +94,15 @@ def invert(model: LatentModel, clean: Tensor, condition: TextCondition, steps: D
     return trajectory
 
 
-def guided_noise(model: LatentModel, latents: Tensor, step: int, alpha: float, condition: TextCondition,
-                 empty: TextCondition, guidance: float) -> Tensor:
+def guided_noise(
+    model: LatentModel,
+    latents: Tensor,
+    step: int,
+    alpha: float,
+    condition: TextCondition,
+    empty: TextCondition,
+    guidance: float,
+) -> Tensor:
     """Return the noise under guidance, both texts in one pass, the unconditional first."""
     output = model.predict(torch.cat([latents, latents]), step, TextCondition.cat([empty, condition]))
     plain, guided = as_noise(model, output, torch.cat([latents, latents]), alpha).chunk(2)

@@ -15,5 +15,7 @@ def need(name: str) -> ModuleType:
     try:
         return importlib.import_module(name)
     except ImportError as err:
-        raise ImportError(f'generation needs {name.split(".")[0]}, which cannot be imported ({err}); install it with '
-                          '`pip install "mmdefect[generation]"`.') from err
+        raise ImportError(
+            f'generation needs {name.split(".")[0]}, which cannot be imported ({err}); install it with '
+            '`pip install "mmdefect[generation]"`.'
+        ) from err

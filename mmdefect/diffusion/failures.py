@@ -17,7 +17,7 @@ def explain_memory(batch_size: int, dtype: str, what: str) -> Iterator[None]:
     """Turn an out-of-memory error of the device or of the machine into one that names the remedies that are left.
 
     Args:
-        batch_size: pictures computed at once.
+        batch_size: images computed at once.
         dtype: name of the number format.
         what: what was being done.
 
@@ -42,5 +42,7 @@ def _explain(batch_size: int, dtype: str, what: str) -> OutOfMemory:
     if dtype == 'fp32':
         advice.append('--dtype bf16 (now fp32)')
     advice += ['--attention-slicing', '--offload model', 'a smaller --resolution']
-    return OutOfMemory(f'{what} must fit into memory, but it did not; try {", ".join(advice)}. What is finished is '
-                       'kept: the same command goes on from there.')
+    return OutOfMemory(
+        f'{what} must fit into memory, but it did not; try {", ".join(advice)}. What is finished is '
+        'kept: the same command goes on from there.'
+    )

@@ -1,4 +1,4 @@
-"""What textual inversion sees in each step: support pictures, flipped at random, in sentences; a function of the seed.
+"""What textual inversion sees in each step: support images, flipped at random, in sentences; a function of the seed.
 
 Nothing here has a state: the batch of step 700 is the same whether the run was interrupted or not, and each process of
 a group draws its own.
@@ -24,66 +24,72 @@ class InversionBatch:
     """One batch.
 
     Attributes:
-        pictures: ``(B, 3, H, W)`` float32 in [0, 1], RGB.
+        images: ``(B, 3, H, W)`` float32 in [0, 1], RGB.
         masks: ``(B, 1, H, W)`` bool.
-        texts: one for each picture.
+        texts: one for each image.
         steps: ``(B,)`` int64 training steps.
         noise: ``(B, C, h, w)`` float32.
     """
 
-    pictures: Tensor
+    images: Tensor
     masks: Tensor
     texts: list[str]
     steps: Tensor
     noise: Tensor
 
 
-class SupportPictures:
-    """Support pictures of one type at the size that is computed.
+class SupportImages:
+    """Support images of one type at the size that is computed.
 
     Args:
-        shots: pictures ``(H, W, 3)`` uint8 RGB and masks ``(H, W)`` bool.
+        shots: images ``(H, W, 3)`` uint8 RGB and masks ``(H, W)`` bool.
         size_hw: size they are brought to.
         templates: sentences with ``{}``.
         token: name of the token.
         flip: whether they are mirrored at random.
     """
 
-    def __init__(self, shots: Sequence[tuple[ndarray, ndarray]], size_hw: tuple[int, int], templates: Sequence[str],
-                 token: str, flip: bool = True) -> None:
-        self.pictures = torch.stack([picture_tensor(picture, size_hw) for picture, _ in shots])
+    def __init__(
+        self,
+        shots: Sequence[tuple[ndarray, ndarray]],
+        size_hw: tuple[int, int],
+        templates: Sequence[str],
+        token: str,
+        flip: bool = True,
+    ) -> None:
+        self.images = torch.stack([image_tensor(image, size_hw) for image, _ in shots])
         self.masks = torch.stack([mask_tensor(mask, size_hw) for _, mask in shots])
         self.templates, self.token, self.flip = templates, token, flip
 
-    def draw(self, seed: int, number: int, batch_size: int, latent_chw: tuple[int, int, int],
-             num_steps: int) -> InversionBatch:
+    def draw(
+        self, seed: int, number: int, batch_size: int, latent_chw: tuple[int, int, int], num_steps: int
+    ) -> InversionBatch:
         """Draw a batch.
 
         Args:
             seed: of the run.
             number: of the batch; each process and each accumulated part has its own.
-            batch_size: pictures.
+            batch_size: images.
             latent_chw: shape of a latent.
             num_steps: training steps of the noise schedule.
         """
         generator = stream_generator(seed, 'inversion', number)
-        index = torch.randint(len(self.pictures), (batch_size, ), generator=generator)
-        pictures, masks = self.pictures[index].clone(), self.masks[index].clone()
+        index = torch.randint(len(self.images), (batch_size,), generator=generator)
+        images, masks = self.images[index].clone(), self.masks[index].clone()
         flips = torch.rand(batch_size, generator=generator) < 0.5
         if self.flip:
-            pictures[flips], masks[flips] = pictures[flips].flip(-1), masks[flips].flip(-1)
+            images[flips], masks[flips] = images[flips].flip(-1), masks[flips].flip(-1)
         texts = [draw_text(self.templates, self.token, generator) for _ in range(batch_size)]
-        steps = torch.randint(num_steps, (batch_size, ), generator=generator)
-        return InversionBatch(pictures, masks, texts, steps,
-                              torch.randn(batch_size, *latent_chw, generator=generator))
+        steps = torch.randint(num_steps, (batch_size,), generator=generator)
+        return InversionBatch(images, masks, texts, steps, torch.randn(batch_size, *latent_chw, generator=generator))
 
 
-def picture_tensor(picture: ndarray, size_hw: tuple[int, int]) -> Tensor:
-    """Return a picture, ``(H, W, 3)`` uint8 RGB, as ``(3, h, w)`` float32 in [0, 1]."""
-    if picture.shape[:2] != tuple(size_hw):
-        smaller = picture.shape[0] > size_hw[0]
-        picture = cv2.resize(picture, size_hw[::-1], interpolation=cv2.INTER_AREA if smaller else cv2.INTER_CUBIC)
-    return torch.from_numpy(np.ascontiguousarray(picture.transpose(2, 0, 1))).float() / 255
+def image_tensor(image: ndarray, size_hw: tuple[int, int]) -> Tensor:
+    """Return an image, ``(H, W, 3)`` uint8 RGB, as ``(3, h, w)`` float32 in [0, 1]."""
+    if image.shape[:2] != tuple(size_hw):
+        smaller = image.shape[0] > size_hw[0]
+        image = cv2.resize(image, size_hw[::-1], interpolation=cv2.INTER_AREA if smaller else cv2.INTER_CUBIC)
+    return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))).float() / 255
 
 
 def mask_tensor(mask: ndarray, size_hw: tuple[int, int]) -> Tensor:

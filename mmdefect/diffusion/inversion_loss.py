@@ -2,13 +2,12 @@ r"""The loss of textual inversion inside a mask.
 
 With the squared error :math:`e` between predicted and true noise and the mask :math:`m` on the latent grid, the
 published form (Gui et al., "AnoGen", ECCV 2024) is the mean of :math:`m e` over *all* pixels, so that a defect of 0.1 %
-of the picture gets 0.1 % of the gradient. The area-normalised form divides by the masked pixels of each picture
+of the image gets 0.1 % of the gradient. The area-normalised form divides by the masked pixels of each image
 instead.
 """
 
 from __future__ import annotations
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -35,7 +34,7 @@ def masked_noise_loss(predicted: Tensor, target: Tensor, mask: Tensor, normalise
         predicted: ``(B, C, h, w)`` float.
         target: likewise.
         mask: ``(B, 1, h, w)`` bool.
-        normalise: ``area``: mean over the masked pixels of each picture, then over pictures; ``none``: mean over all
+        normalise: ``area``: mean over the masked pixels of each image, then over images; ``none``: mean over all
             pixels, as published.
 
     Returns:
@@ -47,8 +46,10 @@ def masked_noise_loss(predicted: Tensor, target: Tensor, mask: Tensor, normalise
     if normalise not in NORMALISATIONS:
         raise ValueError(f'`normalise` must be one of {", ".join(NORMALISATIONS)}, got {normalise!r}.')
     if predicted.shape != target.shape or mask.shape != (len(target), 1, *target.shape[2:]):
-        raise ValueError(f'`mask` must have the size of the latents, {(len(target), 1, *target.shape[2:])}, got '
-                         f'{tuple(mask.shape)}; shrink it with shrink_mask.')
+        raise ValueError(
+            f'`mask` must have the size of the latents, {(len(target), 1, *target.shape[2:])}, got '
+            f'{tuple(mask.shape)}; shrink it with shrink_mask.'
+        )
     error = (predicted.float() - target.float()).square() * mask
     if normalise == 'none':
         return error.mean()

@@ -26,7 +26,7 @@ def draw_blob(size_hw: tuple[int, int], generator: torch.Generator) -> ndarray:
     A cone that falls from the centre keeps the blob whole; noise bends its edge.
     """
     seed, cells = torch.rand(2, generator=generator, dtype=torch.float64).tolist()
-    noise = perlin_noise(size_hw, (2 + int(cells * 2), ) * 2, int(seed * 2**53)).numpy()
+    noise = perlin_noise(size_hw, (2 + int(cells * 2),) * 2, int(seed * 2**53)).numpy()
     rows = (np.arange(size_hw[0]) + 0.5) / size_hw[0] * 2 - 1
     columns = (np.arange(size_hw[1]) + 0.5) / size_hw[1] * 2 - 1
     distance = np.hypot(rows[:, None], columns[None])
@@ -39,8 +39,11 @@ def draw_scratch(size_hw: tuple[int, int], generator: torch.Generator) -> ndarra
     length, breadth = max(size_hw), min(size_hw)
     draws = torch.rand(8, generator=generator, dtype=torch.float64).numpy()
     along = np.linspace(0, 1, 2 * length + 1)
-    bend = 1.6 * (draws[0] - 0.5) * (2 * along - 1) + 2 * (draws[1] - 0.5) * np.sin(math.pi * along) \
+    bend = (
+        1.6 * (draws[0] - 0.5) * (2 * along - 1)
+        + 2 * (draws[1] - 0.5) * np.sin(math.pi * along)
         + 0.15 * (draws[2] - 0.5) * np.sin(2 * math.pi * (2 + 2 * draws[3]) * along + 2 * math.pi * draws[4])
+    )
     thick = max(1.0, breadth * (0.08 + 0.14 * draws[5]))
     room = max(0.0, (breadth - thick) / 2 - 0.5)
     centre = breadth / 2 + np.clip(bend, -1, 1) * room
@@ -53,9 +56,10 @@ def draw_scratch(size_hw: tuple[int, int], generator: torch.Generator) -> ndarra
     return np.ascontiguousarray(mask if size_hw[1] >= size_hw[0] else mask.T)
 
 
-def draw_donor(size_hw: tuple[int, int], generator: torch.Generator, library: DefectLibrary,
-               class_id: int | None = None) -> tuple[ndarray, str]:
-    """Return the outline of a real defect scaled into the frame, ``(h, w)`` bool, and the picture it comes from.
+def draw_donor(
+    size_hw: tuple[int, int], generator: torch.Generator, library: DefectLibrary, class_id: int | None = None
+) -> tuple[ndarray, str]:
+    """Return the outline of a real defect scaled into the frame, ``(h, w)`` bool, and the image it comes from.
 
     The proportions of the defect are kept; its longer axis goes along the longer side of the frame.
 
@@ -64,12 +68,13 @@ def draw_donor(size_hw: tuple[int, int], generator: torch.Generator, library: De
     """
     rows = np.arange(len(library)) if class_id is None else np.flatnonzero(library.table['class_id'] == class_id)
     if not len(rows):
-        raise ValueError(f'the library {library.folder} must hold a defect of class {class_id}, but it holds '
-                         f'{library.classes}.')
+        raise ValueError(
+            f'the library {library.folder} must hold a defect of class {class_id}, but it holds {library.classes}.'
+        )
     donor = library[int(rows[int(torch.randint(len(rows), (), generator=generator))])]
     shape = donor.mask == 1
     found_rows, found_columns = shape.any(1).nonzero()[0], shape.any(0).nonzero()[0]
-    shape = shape[found_rows[0]:found_rows[-1] + 1, found_columns[0]:found_columns[-1] + 1]
+    shape = shape[found_rows[0] : found_rows[-1] + 1, found_columns[0] : found_columns[-1] + 1]
     if (shape.shape[0] > shape.shape[1]) != (size_hw[0] > size_hw[1]):
         shape = np.rot90(shape)
     scale = min(size_hw[0] / shape.shape[0], size_hw[1] / shape.shape[1])
@@ -79,7 +84,7 @@ def draw_donor(size_hw: tuple[int, int], generator: torch.Generator, library: De
         small = np.ones(size, bool)
     mask = np.zeros(size_hw, bool)
     top, left = (size_hw[0] - size[0]) // 2, (size_hw[1] - size[1]) // 2
-    mask[top:top + size[0], left:left + size[1]] = small
+    mask[top : top + size[0], left : left + size[1]] = small
     return mask, donor.source
 
 

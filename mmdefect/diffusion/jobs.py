@@ -1,4 +1,4 @@
-"""What every command that generates pictures shares: seeds, the share of each process, batches."""
+"""What every command that generates images shares: seeds, the share of each process, batches."""
 
 from __future__ import annotations
 
@@ -10,17 +10,19 @@ Job = TypeVar('Job')
 
 
 def seed_of(seed: int, name: str) -> int:
-    """Return the seed of one picture: it depends on its name, not on what else is made."""
+    """Return the seed of one image: it depends on its name, not on what else is made."""
     return int.from_bytes(hashlib.sha256(f'{seed}/{name}'.encode()).digest()[:4], 'big')
 
 
 def check_unique(names: Sequence[str]) -> None:
-    """Raise when two pictures would get one name."""
+    """Raise when two images would get one name."""
     seen: set[str] = set()
     for name in names:
         if name in seen:
-            raise ValueError(f'each generated picture must have its own name, but {name!r} comes twice; pictures or '
-                             'masks of one name lie in several folders. Rename them, or make two sets.')
+            raise ValueError(
+                f'each generated image must have its own name, but {name!r} comes twice; images or '
+                'masks of one name lie in several folders. Rename them, or make two sets.'
+            )
         seen.add(name)
 
 
@@ -30,7 +32,7 @@ def share_of(jobs: Sequence[Job], process: int, processes: int) -> list[Job]:
 
 
 def batches(jobs: Sequence[Job], size: int, key: Callable[[Job], object]) -> Iterator[list[Job]]:
-    """Yield batches of at most ``size`` neighbours that agree in ``key``, for example in the size of their picture."""
+    """Yield batches of at most ``size`` neighbours that agree in ``key``, for example in the size of their image."""
     if size < 1:
         raise ValueError(f'`batch_size` must be at least 1, got {size}.')
     batch: list[Job] = []

@@ -53,10 +53,10 @@ class LatentModel:
 
     Attributes:
         unet: predicts the noise.
-        vae: between pictures and latents.
+        vae: between images and latents.
         tokenizers: one for each text encoder.
         text_encoders: one, or two for SDXL.
-        factor: pixels of a picture per latent pixel, along one side.
+        factor: pixels of an image per latent pixel, along one side.
     """
 
     def __init__(self, pipeline, kind: str, name: str, device: torch.device | str, dtype: torch.dtype) -> None:
@@ -68,7 +68,7 @@ class LatentModel:
         self.text_encoders: list[nn.Module] = [pipeline.bert] if kind == 'ldm' else [pipeline.text_encoder]
         if kind == 'sdxl':
             self.text_encoders.append(pipeline.text_encoder_2)
-        self.factor = 2**(len(self.vae.config.block_out_channels) - 1)
+        self.factor = 2 ** (len(self.vae.config.block_out_channels) - 1)
         for encoder in self.text_encoders:
             encoder.set_input_embeddings(InjectedEmbedding(encoder.get_input_embeddings()))
         for module in (self.unet, self.vae, *self.text_encoders):
@@ -105,11 +105,13 @@ class LatentModel:
         Raises:
             ValueError: with the nearest size that does.
         """
-        step = self.factor * 2**(len(self.unet.config.block_out_channels) - 1)
+        step = self.factor * 2 ** (len(self.unet.config.block_out_channels) - 1)
         if any(side % step or side < step for side in size_hw):
             near = tuple(max(step, round(side / step) * step) for side in size_hw)
-            raise ValueError(f'the size that is computed must be a multiple of {step} for {self.name}, got '
-                             f'{size_hw[0]} {size_hw[1]}; give --resolution {near[0]} {near[1]}.')
+            raise ValueError(
+                f'the size that is computed must be a multiple of {step} for {self.name}, got '
+                f'{size_hw[0]} {size_hw[1]}; give --resolution {near[0]} {near[1]}.'
+            )
 
     def tokenize(self, texts: Sequence[str], bank: TokenBank | None = None) -> list[tuple[Tensor, Tensor | None]]:
         """Return, for each encoder, ids ``(B, 77)`` int64 and the places of learned tokens, see :class:`TokenBank`."""
@@ -118,8 +120,9 @@ class LatentModel:
             if bank is not None:
                 encoded.append(bank.tokenize(tokenizer, texts, MAX_TOKENS))
             else:
-                ids = tokenizer(list(texts), padding='max_length', max_length=MAX_TOKENS, truncation=True,
-                                return_tensors='pt').input_ids
+                ids = tokenizer(
+                    list(texts), padding='max_length', max_length=MAX_TOKENS, truncation=True, return_tensors='pt'
+                ).input_ids
                 encoded.append((ids, None))
         return encoded
 
@@ -130,8 +133,9 @@ class LatentModel:
             ValueError: if a text with a learned token is too long for it.
         """
         tokens, pooled = [], None
-        for index, (encoder, (ids, places)) in enumerate(zip(self.text_encoders, self.tokenize(texts, bank),
-                                                             strict=True)):
+        for index, (encoder, (ids, places)) in enumerate(
+            zip(self.text_encoders, self.tokenize(texts, bank), strict=True)
+        ):
             ids = ids.to(self.device)
             with encoder.get_input_embeddings().inject(places, None if bank is None else bank.vectors[index]):
                 if self.kind == 'sdxl':
@@ -150,19 +154,19 @@ class LatentModel:
         keep = torch.tensor([bool(text) for text in texts], device=condition.tokens.device)
         return TextCondition(condition.tokens * keep[:, None, None], condition.pooled * keep[:, None])
 
-    def encode_pictures(self, pictures: Tensor) -> Tensor:
+    def encode_images(self, images: Tensor) -> Tensor:
         """Return latents, ``(B, 4, H / f, W / f)`` float32: the mode of the encoder, nothing is drawn.
 
         Args:
-            pictures: ``(B, 3, H, W)`` float in [0, 1], RGB.
+            images: ``(B, 3, H, W)`` float in [0, 1], RGB.
         """
         dtype = self._vae_dtype()
-        output = self.vae.encode((pictures * 2 - 1).to(self.device, dtype))
+        output = self.vae.encode((images * 2 - 1).to(self.device, dtype))
         latents = output.latent_dist.mode() if hasattr(output, 'latent_dist') else output.latents
         return (latents.float() - self._shift()) * self.vae.config.scaling_factor
 
     def decode(self, latents: Tensor) -> Tensor:
-        """Return pictures, ``(B, 3, H, W)`` float32 in [0, 1], RGB."""
+        """Return images, ``(B, 3, H, W)`` float32 in [0, 1], RGB."""
         latents = latents / self.vae.config.scaling_factor + self._shift()
         return (self.vae.decode(latents.to(self._vae_dtype())).sample.float() / 2 + 0.5).clamp(0, 1)
 
@@ -179,8 +183,9 @@ class LatentModel:
             height, width = (side * self.factor for side in latents.shape[-2:])
             sizes = torch.tensor([[height, width, 0, 0, height, width]], dtype=self.dtype, device=latents.device)
             added = dict(text_embeds=condition.pooled.to(self.dtype), time_ids=sizes.expand(len(latents), -1))
-        output = self.unet(latents.to(self.dtype), step, encoder_hidden_states=condition.tokens.to(self.dtype),
-                           added_cond_kwargs=added)
+        output = self.unet(
+            latents.to(self.dtype), step, encoder_hidden_states=condition.tokens.to(self.dtype), added_cond_kwargs=added
+        )
         return output.sample.float()
 
     def _vae_dtype(self) -> torch.dtype:

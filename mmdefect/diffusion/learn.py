@@ -1,4 +1,4 @@
-"""Textual inversion: learn the vectors of a token from a few pictures, with everything else frozen.
+"""Textual inversion: learn the vectors of a token from a few images, with everything else frozen.
 
 Gal et al., "An image is worth one word", 2022, with the loss inside the mask
 (:mod:`mmdefect.diffusion.inversion_loss`). A run leaves in its folder::
@@ -6,7 +6,7 @@ Gal et al., "An image is worth one word", 2022, with the loss inside the mask
     token.safetensors     the learned token
     progress.csv          step and loss
     checkpoint.pt         what going on needs; removed at the end
-    previews/STEP.png     what the token generates in the masks of the support pictures
+    previews/STEP.png     what the token generates in the masks of the support images
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from torch import Tensor, nn
 from mmdefect.diffusion.blended import BlendSettings
 from mmdefect.diffusion.extras import need
 from mmdefect.diffusion.failures import explain_memory
-from mmdefect.diffusion.inversion_data import InversionBatch, SupportPictures
+from mmdefect.diffusion.images import write_bytes
+from mmdefect.diffusion.inversion_data import InversionBatch, SupportImages
 from mmdefect.diffusion.inversion_loss import NORMALISATIONS, masked_noise_loss, noise_target, shrink_mask
 from mmdefect.diffusion.latent_model import LatentModel
-from mmdefect.diffusion.pictures import write_bytes
 from mmdefect.diffusion.previews import write_preview
 from mmdefect.diffusion.progress import Meter
 from mmdefect.diffusion.prompts import TEMPLATES, check_templates
@@ -41,14 +41,14 @@ class LearnSettings:
 
     Attributes:
         steps: updates.
-        batch_size: pictures of each process in each part of an update.
+        batch_size: images of each process in each part of an update.
         accumulate: parts of an update.
         learning_rate: of AdamW; the published code multiplies it by ``batch_size`` and processes (0.02 in all).
         weight_decay: pulls the vectors to zero; the published code has 0.01.
         vectors: of the token.
         init_word: ordinary word whose vectors learning starts from.
         normalise: ``area`` (default) or ``none``, as published.
-        flip: mirror pictures at random.
+        flip: mirror images at random.
         size_hw: size that is computed.
         seed: of the draws.
         preview_every: updates between two previews, 0 for none.
@@ -76,8 +76,10 @@ class LearnSettings:
             if getattr(self, name) < 1:
                 raise ValueError(f'`{name}` must be at least 1, got {getattr(self, name)}.')
         if self.learning_rate <= 0 or self.weight_decay < 0:
-            raise ValueError(f'`learning_rate` must be positive and `weight_decay` at least 0, got '
-                             f'{self.learning_rate} and {self.weight_decay}.')
+            raise ValueError(
+                f'`learning_rate` must be positive and `weight_decay` at least 0, got '
+                f'{self.learning_rate} and {self.weight_decay}.'
+            )
         if self.normalise not in NORMALISATIONS:
             raise ValueError(f'`normalise` must be one of {", ".join(NORMALISATIONS)}, got {self.normalise!r}.')
         check_templates(self.templates)
@@ -97,7 +99,7 @@ class TokenInversion(nn.Module):
         super().__init__()
         self.vectors = nn.ParameterList([nn.Parameter(vectors.clone()) for vectors in start])
         self.token, self.normalise = token, normalise
-        self._model = (model, )  # in a tuple: its weights are no part of this module
+        self._model = (model,)  # in a tuple: its weights are no part of this module
         self._alphas = model.alphas_cumprod()
 
     def bank(self) -> TokenBank:
@@ -109,23 +111,32 @@ class TokenInversion(nn.Module):
         model = self._model[0]
         device = model.device
         with torch.no_grad():
-            clean = model.encode_pictures(batch.pictures)
+            clean = model.encode_images(batch.images)
         mask = shrink_mask(batch.masks.to(device), tuple(clean.shape[2:]))
-        noisy, target = noise_target(clean, batch.noise.to(device), self._alphas[batch.steps].to(device),
-                                     model.prediction_type)
+        noisy, target = noise_target(
+            clean, batch.noise.to(device), self._alphas[batch.steps].to(device), model.prediction_type
+        )
         condition = model.encode_text(batch.texts, self.bank())
         predicted = model.predict(noisy, batch.steps.to(device), condition)
         return masked_noise_loss(predicted, target, mask, self.normalise)
 
 
-def learn_token(model: LatentModel, shots: Sequence[tuple[ndarray, ndarray]], defect_type: str,
-                folder: str | os.PathLike, settings: LearnSettings, accelerator=None, facts: dict | None = None,
-                preview: BlendSettings | None = None, say: Callable[[str], None] = print) -> Path:
+def learn_token(
+    model: LatentModel,
+    shots: Sequence[tuple[ndarray, ndarray]],
+    defect_type: str,
+    folder: str | os.PathLike,
+    settings: LearnSettings,
+    accelerator=None,
+    facts: dict | None = None,
+    preview: BlendSettings | None = None,
+    say: Callable[[str], None] = print,
+) -> Path:
     """Learn the token of a defect type; a run that was stopped goes on from its last checkpoint.
 
     Args:
         model: pipeline, on the device of this process.
-        shots: pictures ``(H, W, 3)`` uint8 RGB and masks ``(H, W)`` bool.
+        shots: images ``(H, W, 3)`` uint8 RGB and masks ``(H, W)`` bool.
         defect_type: names the token.
         folder: of this run.
         settings: how.
@@ -157,9 +168,11 @@ def learn_token(model: LatentModel, shots: Sequence[tuple[ndarray, ndarray]], de
     first = _restore(folder, inversion, optimizer, accelerator.is_main_process)
     inversion.to(accelerator.device)
     prepared, optimizer = accelerator.prepare(inversion, optimizer)
-    data = SupportPictures(shots, settings.size_hw, settings.templates, token, settings.flip)
-    with Meter(defect_type, settings.steps, first, 'updates') as meter, \
-            explain_memory(settings.batch_size, model.dtype_name, f'learning {defect_type} at {settings.size_hw}'):
+    data = SupportImages(shots, settings.size_hw, settings.templates, token, settings.flip)
+    with (
+        Meter(defect_type, settings.steps, first, 'updates') as meter,
+        explain_memory(settings.batch_size, model.dtype_name, f'learning {defect_type} at {settings.size_hw}'),
+    ):
         for step in range(first, settings.steps):
             loss = _update(prepared, optimizer, accelerator, model, data, settings, step)
             meter.advance(note=f'loss {loss:.4f}')
@@ -174,8 +187,15 @@ def learn_token(model: LatentModel, shots: Sequence[tuple[ndarray, ndarray]], de
     return done
 
 
-def _update(prepared: nn.Module, optimizer, accelerator, model: LatentModel, data: SupportPictures,
-            settings: LearnSettings, step: int) -> float:
+def _update(
+    prepared: nn.Module,
+    optimizer,
+    accelerator,
+    model: LatentModel,
+    data: SupportImages,
+    settings: LearnSettings,
+    step: int,
+) -> float:
     """Make one update from ``accumulate`` batches of every process; returns the mean loss of this process."""
     height, width = settings.size_hw
     shape = (model.latent_channels, height // model.factor, width // model.factor)
@@ -192,19 +212,35 @@ def _update(prepared: nn.Module, optimizer, accelerator, model: LatentModel, dat
     return total / settings.accumulate
 
 
-def _after_update(folder: Path, inversion: TokenInversion, optimizer, settings: LearnSettings, step: int, loss: float,
-                  data: SupportPictures, model: LatentModel, preview: BlendSettings | None) -> None:
+def _after_update(
+    folder: Path,
+    inversion: TokenInversion,
+    optimizer,
+    settings: LearnSettings,
+    step: int,
+    loss: float,
+    data: SupportImages,
+    model: LatentModel,
+    preview: BlendSettings | None,
+) -> None:
     with open(folder / 'progress.csv', 'a', encoding='utf-8') as file:
         file.write(f'{step},{loss:.6f}\n')
     if step % settings.checkpoint_every == 0 and step < settings.steps:
         _store(folder, inversion, optimizer, step)
     if settings.preview_every and (step % settings.preview_every == 0 or step == settings.steps):
-        write_preview(folder / 'previews' / f'{step:06d}.png', model, inversion.bank(), data, settings.seed,
-                      preview or BlendSettings())
+        write_preview(
+            folder / 'previews' / f'{step:06d}.png',
+            model,
+            inversion.bank(),
+            data,
+            settings.seed,
+            preview or BlendSettings(),
+        )
 
 
-def _describe(model: LatentModel, defect_type: str, settings: LearnSettings, processes: int,
-              facts: dict | None) -> dict:
+def _describe(
+    model: LatentModel, defect_type: str, settings: LearnSettings, processes: int, facts: dict | None
+) -> dict:
     """Return what makes two runs the same, as JSON values."""
     body = dict(facts or {}, defect_type=defect_type, model=model.name, processes=processes, **asdict(settings))
     for name in ('preview_every', 'checkpoint_every'):
@@ -221,8 +257,10 @@ def _same_run(folder: Path, described: dict, accelerator) -> bool:
         different = [k for k in {**known, **described} if known.get(k) != described.get(k)]
         if different:
             key = different[0]
-            raise ValueError(f'{folder} must be gone on with in the settings it was begun with, but `{key}` was '
-                             f'{known.get(key)!r} and is {described.get(key)!r} now; name another folder.')
+            raise ValueError(
+                f'{folder} must be gone on with in the settings it was begun with, but `{key}` was '
+                f'{known.get(key)!r} and is {described.get(key)!r} now; name another folder.'
+            )
     accelerator.wait_for_everyone()
     if not held and accelerator.is_main_process:
         write_bytes(place, (json.dumps(described, indent=1) + '\n').encode())
@@ -246,8 +284,10 @@ def _restore(folder: Path, inversion: TokenInversion, optimizer, is_main: bool) 
     try:
         state = torch.load(place, map_location='cpu', weights_only=True)
     except (RuntimeError, EOFError, OSError, ValueError) as err:
-        raise ValueError(f'{place} must be a checkpoint of `tools/generate.py learn`, but it cannot be read ({err}); '
-                         'remove it to start anew.') from err
+        raise ValueError(
+            f'{place} must be a checkpoint of `tools/generate.py learn`, but it cannot be read ({err}); '
+            'remove it to start anew.'
+        ) from err
     with torch.no_grad():
         for own, stored in zip(inversion.vectors, state['vectors'], strict=True):
             own.copy_(stored)
@@ -259,5 +299,5 @@ def _restore(folder: Path, inversion: TokenInversion, optimizer, is_main: bool) 
 
 def _keep_lines(path: Path, step: int) -> None:
     """Drop what was logged after the checkpoint: it is computed again."""
-    lines = path.read_text(encoding='utf-8').splitlines()[:step + 1]
+    lines = path.read_text(encoding='utf-8').splitlines()[: step + 1]
     write_bytes(path, ('\n'.join(lines) + '\n').encode())

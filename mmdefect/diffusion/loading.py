@@ -31,7 +31,7 @@ class ModelOptions:
         dtype: ``fp32``, ``fp16`` or ``bf16``.
         offload: ``none``; ``model`` keeps one part at a time on the device; ``sequential`` one layer at a time.
         attention_slicing: compute attention in parts.
-        vae_tiling: encode and decode large pictures in tiles, pictures of a batch one by one.
+        vae_tiling: encode and decode large images in tiles, images of a batch one by one.
         revision: of a hub id.
         variant: of the weight files, such as ``fp16``.
     """
@@ -51,8 +51,10 @@ class ModelOptions:
             raise ValueError(f'`offload` must be one of {", ".join(OFFLOADS)}, got {self.offload!r}.')
         kind = torch.device(self.device).type
         if kind == 'cuda' and not torch.cuda.is_available():
-            raise ValueError(f'`device` must be one that torch sees, but {self.device} was asked for and torch sees no '
-                             'GPU; give --device cpu.')
+            raise ValueError(
+                f'`device` must be one that torch sees, but {self.device} was asked for and torch sees no '
+                'GPU; give --device cpu.'
+            )
         if kind == 'cpu' and self.offload != 'none':
             raise ValueError(f'`offload` must be none on the CPU, got {self.offload!r}: there is no device to spare.')
         if kind == 'cpu' and self.dtype == 'fp16':
@@ -86,8 +88,10 @@ def load_model(name: str | os.PathLike, options: ModelOptions | None = None) -> 
             warnings.filterwarnings('ignore', '`torch_dtype` is deprecated')
             pipeline = getattr(diffusers, index['_class_name']).from_pretrained(name, **keywords)
     except (OSError, ValueError, RuntimeError, TypeError, KeyError) as err:
-        raise ValueError(f'the weights of {name} must load as {index["_class_name"]}, but they do not: '
-                         f'{_first_lines(err)}; download them again, or check that all are of one model.') from err
+        raise ValueError(
+            f'the weights of {name} must load as {index["_class_name"]}, but they do not: '
+            f'{_first_lines(err)}; download them again, or check that all are of one model.'
+        ) from err
     pipeline.set_progress_bar_config(disable=True)
     _check_channels(pipeline, kind, name)
     return _place(pipeline, kind, name, options)
@@ -102,15 +106,19 @@ def read_index(name: str, revision: str | None = None) -> dict:
     supported = ', '.join(KINDS)
     folder = Path(name)
     if folder.is_file():
-        raise ValueError(f'`--model` must be a folder in the format of diffusers or a hub id, but {name} is a single '
-                         f'file; convert it with `from_single_file(...).save_pretrained(...)` of diffusers. Supported: '
-                         f'{supported}.')
+        raise ValueError(
+            f'`--model` must be a folder in the format of diffusers or a hub id, but {name} is a single '
+            f'file; convert it with `from_single_file(...).save_pretrained(...)` of diffusers. Supported: '
+            f'{supported}.'
+        )
     if folder.is_dir():
         place = folder / 'model_index.json'
         if not place.is_file():
             held = ', '.join(sorted(p.name for p in folder.iterdir())[:8]) or 'nothing'
-            raise ValueError(f'`--model` must be a folder with model_index.json, but {name} has none; it holds {held}. '
-                             f'Supported pipelines: {supported}.')
+            raise ValueError(
+                f'`--model` must be a folder with model_index.json, but {name} has none; it holds {held}. '
+                f'Supported pipelines: {supported}.'
+            )
         try:
             index = json.loads(place.read_text(encoding='utf-8'))
         except ValueError as err:
@@ -119,12 +127,15 @@ def read_index(name: str, revision: str | None = None) -> dict:
         try:
             index = need('diffusers').DiffusionPipeline.load_config(name, revision=revision)
         except (OSError, ValueError) as err:
-            raise ValueError(f'`--model` must be an existing folder or a hub id that can be reached, but {name!r} is '
-                             f'neither ({_first_lines(err)}). Supported pipelines: {supported}.') from err
+            raise ValueError(
+                f'`--model` must be an existing folder or a hub id that can be reached, but {name!r} is '
+                f'neither ({_first_lines(err)}). Supported pipelines: {supported}.'
+            ) from err
     found = index.get('_class_name')
     if found not in KINDS:
-        raise ValueError(f'`--model` must be one of the pipelines {supported}, but {name} holds {found}; take another '
-                         'model.')
+        raise ValueError(
+            f'`--model` must be one of the pipelines {supported}, but {name} holds {found}; take another model.'
+        )
     return index
 
 
@@ -139,25 +150,32 @@ def check_parts(folder: Path, index: dict) -> None:
             continue
         place = folder / part
         if not place.is_dir():
-            raise ValueError(f'{folder} must hold {part}/, as its model_index.json says, but it does not; download the '
-                             'whole model.')
+            raise ValueError(
+                f'{folder} must hold {part}/, as its model_index.json says, but it does not; download the whole model.'
+            )
         is_network = (place / 'config.json').is_file() and 'tokenizer' not in part
         if is_network and not any(p.suffix in _WEIGHTS for p in place.iterdir()):
             held = ', '.join(sorted(p.name for p in place.iterdir()))
-            raise ValueError(f'{place} must hold weights ({" or ".join(_WEIGHTS)}), but it holds {held} only; download '
-                             'the whole model.')
+            raise ValueError(
+                f'{place} must hold weights ({" or ".join(_WEIGHTS)}), but it holds {held} only; download '
+                'the whole model.'
+            )
 
 
 def _check_channels(pipeline, kind: str, name: str) -> None:
     vae = pipeline.vqvae if kind == 'ldm' else pipeline.vae
     channels, latent = pipeline.unet.config.in_channels, vae.config.latent_channels
     if channels != latent:
-        raise ValueError(f'the network of {name} must take {latent} channels, the latents alone, but it takes '
-                         f'{channels}; that is a model for inpainting or depth. Take a plain text-to-image model.')
+        raise ValueError(
+            f'the network of {name} must take {latent} channels, the latents alone, but it takes '
+            f'{channels}; that is a model for inpainting or depth. Take a plain text-to-image model.'
+        )
     prediction = pipeline.scheduler.config.get('prediction_type', 'epsilon')
     if prediction not in ('epsilon', 'v_prediction'):
-        raise ValueError(f'the network of {name} must predict noise or velocity (epsilon, v_prediction), but its '
-                         f'scheduler says {prediction}; take another model.')
+        raise ValueError(
+            f'the network of {name} must predict noise or velocity (epsilon, v_prediction), but its '
+            f'scheduler says {prediction}; take another model.'
+        )
 
 
 def _place(pipeline, kind: str, name: str, options: ModelOptions) -> LatentModel:

@@ -2,13 +2,13 @@
 
 A set is a folder::
 
-    settings.json      what all its pictures share; going on with other settings is refused
-    manifest.jsonl     one line a finished picture, see :class:`Record`
-    images/ID.png      pictures
+    settings.json      what all its images share; going on with other settings is refused
+    manifest.jsonl     one line a finished image, see :class:`Record`
+    images/ID.png      images
     masks/ID.png       where something was generated (0/255); sets made by prompt edits have none
 
-A picture is written first (beside its place, then renamed) and recorded after that. So whatever happens, a recorded
-picture is complete, and one that is not recorded is made again. Several processes may append: lines are added under a
+An image is written first (beside its place, then renamed) and recorded after that. So whatever happens, a recorded
+image is complete, and one that is not recorded is made again. Several processes may append: lines are added under a
 lock.
 """
 
@@ -22,25 +22,25 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from mmdefect.diffusion.pictures import disk_full, write_bytes
+from mmdefect.diffusion.images import disk_full, write_bytes
 
 FORMAT = 'mmdefect-generated/1'
 
 
 @dataclass(frozen=True)
 class Record:
-    """One generated picture.
+    """One generated image.
 
     Attributes:
         id: name within the set, unique; also the stem of its files.
         image: file, relative to the set.
-        source: picture it was made from.
-        mask: file of the generated part, relative to the set; ``None``: the whole picture may have changed.
+        source: image it was made from.
+        mask: file of the generated part, relative to the set; ``None``: the whole image may have changed.
         mask_kind: ``box``, ``perlin``, ``scratch``, ``donor``, ``given``; ``None`` without a mask.
         source_label: label file of the source, if one is known.
         defect_type: what it should show; ``None`` when the prompt alone says it.
         class_id: class of that type in a label map, 1..K, if known.
-        seed: of this picture.
+        seed: of this image.
         prompt: text it was made with.
         source_prompt: text of the source in an edit.
         negative_prompt: text it was kept away from.
@@ -81,27 +81,31 @@ class Manifest:
         """Open the set for writing: store its settings, or compare them with those it was begun with.
 
         Args:
-            settings: JSON values; whatever changes a picture.
+            settings: JSON values; whatever changes an image.
 
         Raises:
-            ValueError: if the folder holds pictures of other settings.
+            ValueError: if the folder holds images of other settings.
         """
         settings = json.loads(json.dumps(dict(settings, format=FORMAT)))
         place = self.folder / 'settings.json'
         with self._lock():
             if not place.is_file():
                 if self.path.is_file():
-                    raise ValueError(f'{self.folder} must hold settings.json beside manifest.jsonl, but it does not; '
-                                     'name another folder.')
+                    raise ValueError(
+                        f'{self.folder} must hold settings.json beside manifest.jsonl, but it does not; '
+                        'name another folder.'
+                    )
                 write_bytes(place, (json.dumps(settings, indent=1) + '\n').encode())
                 return
             known = self.settings()
         different = [k for k in {**known, **settings} if known.get(k) != settings.get(k)]
         if different:
             key = different[0]
-            raise ValueError(f'{self.folder} must be gone on with in the settings it was begun with, but `{key}` was '
-                             f'{known.get(key)!r} and is {settings.get(key)!r} now; name another folder, or repeat the '
-                             'old settings.')
+            raise ValueError(
+                f'{self.folder} must be gone on with in the settings it was begun with, but `{key}` was '
+                f'{known.get(key)!r} and is {settings.get(key)!r} now; name another folder, or repeat the '
+                'old settings.'
+            )
 
     def settings(self) -> dict:
         """Return the settings of the set.
@@ -113,17 +117,20 @@ class Manifest:
         try:
             settings = json.loads(place.read_text(encoding='utf-8'))
         except (FileNotFoundError, NotADirectoryError) as err:
-            raise ValueError(f'{self.folder} must be a generated set with settings.json and manifest.jsonl, but it is '
-                             'not; make one with tools/generate.py.') from err
+            raise ValueError(
+                f'{self.folder} must be a generated set with settings.json and manifest.jsonl, but it is '
+                'not; make one with tools/generate.py.'
+            ) from err
         except json.JSONDecodeError as err:
             raise ValueError(f'{place} must be JSON, but it cannot be read ({err}); make the set again.') from err
         if settings.get('format') != FORMAT:
-            raise ValueError(f'{place} must have format {FORMAT!r}, got {settings.get("format")!r}; make the set '
-                             'again.')
+            raise ValueError(
+                f'{place} must have format {FORMAT!r}, got {settings.get("format")!r}; make the set again.'
+            )
         return settings
 
     def records(self) -> list[Record]:
-        """Return what is recorded, in order; a last line cut off by a crash is not counted, nor a lost picture."""
+        """Return what is recorded, in order; a last line cut off by a crash is not counted, nor a lost image."""
         if not self.path.is_file():
             return []
         records: dict[str, Record] = {}
@@ -136,17 +143,19 @@ class Manifest:
             except (ValueError, TypeError) as err:
                 if number == len(lines):  # no line break behind it: the process died while it wrote
                     continue
-                raise ValueError(f'{self.path}:{number} must be a record of a generated picture, but it is not ({err})'
-                                 '; remove the line, the picture will be made again.') from err
+                raise ValueError(
+                    f'{self.path}:{number} must be a record of a generated image, but it is not ({err})'
+                    '; remove the line, the image will be made again.'
+                ) from err
             records[record.id] = record
         return [r for r in records.values() if (self.folder / r.image).is_file()]
 
     def done(self) -> set[str]:
-        """Return the ids of the finished pictures."""
+        """Return the ids of the finished images."""
         return {r.id for r in self.records()}
 
     def append(self, record: Record) -> None:
-        """Record a finished picture."""
+        """Record a finished image."""
         line = json.dumps(asdict(record), ensure_ascii=False).encode() + b'\n'
         with self._lock(), open(self.path, 'ab+') as file:
             size = file.seek(0, os.SEEK_END)

@@ -1,8 +1,8 @@
 """Draw sets of masks and write them: one PNG a mask and one ``masks.json``.
 
 ``masks.json``: ``{"format": "mmdefect-masks/1", "masks": [{"file", "category", "defect_type", "kind", "source",
-"seed", "box", "overlap", "donor"}, ...]}``; ``file`` is relative to the folder, ``source`` is the picture that a mask
-was fitted to and ``null`` when it fits every picture (template or whole frame).
+"seed", "box", "overlap", "donor"}, ...]}``; ``file`` is relative to the folder, ``source`` is the image that a mask
+was fitted to and ``null`` when it fits every image (template or whole frame).
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ import torch
 from numpy import ndarray
 
 from mmdefect.diffusion.boxes import draw_box, fit_box
+from mmdefect.diffusion.images import write_bytes, write_image
 from mmdefect.diffusion.irregular import SHAPES, draw_blob, draw_donor, draw_scratch, place_shape
-from mmdefect.diffusion.pictures import write_bytes, write_picture
 from mmdefect.diffusion.ranges import BoxRange
 from mmdefect.synthesis.donors import DefectLibrary
 from mmdefect.synthesis.streams import stream_generator
@@ -58,7 +58,7 @@ class MaskRule:
         if self.attempts < 1:
             raise ValueError(f'`attempts` must be at least 1, got {self.attempts}.')
         if self.kind == 'donor' and self.library is None:
-            raise ValueError("`library` must be given for `kind='donor'`; build one from the training pictures.")
+            raise ValueError("`library` must be given for `kind='donor'`; build one from the training images.")
 
 
 @dataclass(frozen=True)
@@ -76,8 +76,9 @@ class MaskEntry:
     donor: str | None = None
 
 
-def draw_mask(rule: MaskRule, allowed: ndarray, generator: torch.Generator,
-              where: str = 'the allowed region') -> tuple[ndarray, dict]:
+def draw_mask(
+    rule: MaskRule, allowed: ndarray, generator: torch.Generator, where: str = 'the allowed region'
+) -> tuple[ndarray, dict]:
     """Draw one mask on the allowed region.
 
     Args:
@@ -106,8 +107,15 @@ def draw_mask(rule: MaskRule, allowed: ndarray, generator: torch.Generator,
     return (mask if mask.any() else whole & region), facts
 
 
-def write_masks(folder: str | os.PathLike, category: str, defect_type: str, rule: MaskRule,
-                regions: Sequence[tuple[str | None, ndarray]], count: int, seed: int) -> list[MaskEntry]:
+def write_masks(
+    folder: str | os.PathLike,
+    category: str,
+    defect_type: str,
+    rule: MaskRule,
+    regions: Sequence[tuple[str | None, ndarray]],
+    count: int,
+    seed: int,
+) -> list[MaskEntry]:
     """Draw ``count`` masks for each region and write them, without the list.
 
     Args:
@@ -115,7 +123,7 @@ def write_masks(folder: str | os.PathLike, category: str, defect_type: str, rule
         category: product, part of the file names.
         defect_type: part of the file names.
         rule: how.
-        regions: name of the picture (``None``: any) and allowed region, ``(H, W)`` bool.
+        regions: name of the image (``None``: any) and allowed region, ``(H, W)`` bool.
         count: masks for each region.
         seed: the same seed draws the same masks, whatever else is drawn.
     """
@@ -127,7 +135,7 @@ def write_masks(folder: str | os.PathLike, category: str, defect_type: str, rule
             own = zlib.crc32(f'{seed}/{name}/{rule.kind}'.encode())
             where = f'the foreground of {source}' if source else f'the template of {category}/{defect_type}'
             mask, facts = draw_mask(rule, allowed, stream_generator(own, 'mask'), where)
-            write_picture(Path(folder) / f'{name}.png', mask)
+            write_image(Path(folder) / f'{name}.png', mask)
             entries.append(MaskEntry(f'{name}.png', category, defect_type, rule.kind, own, source, **facts))
     return entries
 
@@ -149,11 +157,15 @@ def read_list(folder: str | os.PathLike) -> list[MaskEntry]:
         body = json.loads(path.read_text(encoding='utf-8'))
         entries = [MaskEntry(**e) for e in body['masks']]
     except (OSError, ValueError, KeyError, TypeError) as err:
-        raise ValueError(f'{folder} must be a set of masks with masks.json, but that cannot be read ({err}); make it '
-                         'with `tools/generate.py masks`.') from err
+        raise ValueError(
+            f'{folder} must be a set of masks with masks.json, but that cannot be read ({err}); make it '
+            'with `tools/generate.py masks`.'
+        ) from err
     if body.get('format') != FORMAT or not entries:
-        raise ValueError(f'{path} must have format {FORMAT!r} and at least one mask, got {body.get("format")!r} with '
-                         f'{len(entries)}; make it again with `tools/generate.py masks`.')
+        raise ValueError(
+            f'{path} must have format {FORMAT!r} and at least one mask, got {body.get("format")!r} with '
+            f'{len(entries)}; make it again with `tools/generate.py masks`.'
+        )
     return entries
 
 

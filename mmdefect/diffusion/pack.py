@@ -4,9 +4,9 @@ A packed set is a folder::
 
     img_dir/train/NAME.png
     ann_dir/train/NAME.png      class indices, 0 normal, 255 ignore
-    pack.json                   what every picture is and where it comes from
+    pack.json                   what every image is and where it comes from
 
-``pack.json`` holds one entry a picture: the source and the hash of its content, mask, seed, prompt, model, scores, the
+``pack.json`` holds one entry an image: the source and the hash of its content, mask, seed, prompt, model, scores, the
 verdict, who decided it, and which label it carries. It is written last into a folder beside the final one, which is then
 renamed, so a packed set is complete or not there.
 """
@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mmdefect.diffusion.pictures import disk_full, write_picture
+from mmdefect.diffusion.images import disk_full, write_image
 from mmdefect.diffusion.relabel_pairs import Pair, load_pair, read_label
 from mmdefect.diffusion.review import Decision
 from mmdefect.experiments.records import read_json, write_json
@@ -33,7 +33,7 @@ RELABELLED, COPIED, BOXES = 'relabelled', 'copied', 'boxes'
 
 @dataclass(frozen=True)
 class PackedImage:
-    """One picture of a packed set; see the module."""
+    """One image of a packed set; see the module."""
 
     image: str
     label: str
@@ -48,7 +48,7 @@ class PackedSet:
         folder: its place.
         classes: names, the normal class first.
         labels: ``relabelled``, ``copied``, or ``boxes`` (:mod:`mmdefect.diffusion.box_labels`).
-        images: its pictures, paths relative to the folder.
+        images: its images, paths relative to the folder.
     """
 
     folder: Path
@@ -65,8 +65,9 @@ def read_pack(folder: str | Path) -> PackedSet:
     """
     folder = Path(folder)
     if not (folder / FILE).is_file():
-        raise ValueError(f'{folder} must be a packed set with {FILE}, but it is not; make one with '
-                         'tools/generate.py pack.')
+        raise ValueError(
+            f'{folder} must be a packed set with {FILE}, but it is not; make one with tools/generate.py pack.'
+        )
     content = read_json(folder / FILE)
     if content.get('version') != VERSION:
         raise ValueError(f'{folder / FILE} must have version {VERSION}, got {content.get("version")!r}; pack it again.')
@@ -85,8 +86,9 @@ def read_relabelled(folder: Path) -> dict:
         ValueError: if there is none.
     """
     if not (folder / 'relabel.json').is_file():
-        raise ValueError(f'{folder} must hold relabel.json, but it does not; run tools/generate.py relabel first, or let it '
-                         'finish.')
+        raise ValueError(
+            f'{folder} must hold relabel.json, but it does not; run tools/generate.py relabel first, or let it finish.'
+        )
     return read_json(folder / 'relabel.json')
 
 
@@ -116,15 +118,35 @@ def pack_relabelled(relabelled: Path, out: Path, decisions: Mapping[str, Decisio
     content = read_relabelled(relabelled)
     chosen = choose(content['entries'], decisions)
     if not chosen:
-        raise ValueError(f'{relabelled} must hold at least one accepted edit, but all {len(content["entries"])} are rejected; '
-                         'look at its sheets and accept some in review.csv.')
+        raise ValueError(
+            f'{relabelled} must hold at least one accepted edit, but all {len(content["entries"])} are rejected; '
+            'look at its sheets and accept some in review.csv.'
+        )
     items = []
     for entry, decided_by, corrected in chosen:
-        pair = Pair(entry['name'], Path(entry['edit']), Path(entry['source']),
-                    corrected or relabelled / entry['label'], origin=entry['origin'])
-        items.append((pair, dict(decided_by=decided_by, accepted=True, automatic=entry['accepted'],
-                                 corrected=corrected is not None, reasons=entry['reasons'], fates=entry['fates'],
-                                 checks=entry['scores'], mask=entry['mask'], components=entry['components'])))
+        pair = Pair(
+            entry['name'],
+            Path(entry['edit']),
+            Path(entry['source']),
+            corrected or relabelled / entry['label'],
+            origin=entry['origin'],
+        )
+        items.append(
+            (
+                pair,
+                dict(
+                    decided_by=decided_by,
+                    accepted=True,
+                    automatic=entry['accepted'],
+                    corrected=corrected is not None,
+                    reasons=entry['reasons'],
+                    fates=entry['fates'],
+                    checks=entry['scores'],
+                    mask=entry['mask'],
+                    components=entry['components'],
+                ),
+            )
+        )
     return write_packed(items, tuple(content['classes']), RELABELLED, out, progress)
 
 
@@ -141,19 +163,24 @@ def pack_copied(pairs: Sequence[Pair], classes: Sequence[str], out: Path, progre
     return write_packed(items, tuple(classes), COPIED, out, progress)
 
 
-def write_packed(items: Sequence[tuple[Pair, dict]], classes: tuple[str, ...], labels: str, out: Path,
-                 progress) -> PackedSet:
+def write_packed(
+    items: Sequence[tuple[Pair, dict]], classes: tuple[str, ...], labels: str, out: Path, progress
+) -> PackedSet:
     """Write pairs, each with what its entry says beside, as a packed set: complete or not at all."""
     repeated = [name for name, count in Counter(pair.name for pair, _ in items).items() if count > 1]
     if repeated:
-        raise ValueError(f'every edit must have a name of its own, but {repeated[0]!r} occurs twice; pack them separately.')
+        raise ValueError(
+            f'every edit must have a name of its own, but {repeated[0]!r} occurs twice; pack them separately.'
+        )
     if out.exists():
         raise ValueError(f'{out} must not exist yet; name another folder, or remove that one.')
     partial = out.parent / f'.{out.name}.partial'
     shutil.rmtree(partial, ignore_errors=True)
     try:
-        images = [_write_image(pair, entry, len(classes), labels, partial) for pair, entry in
-                  progress(items, 'packing', len(items))]
+        images = [
+            _write_image(pair, entry, len(classes), labels, partial)
+            for pair, entry in progress(items, 'packing', len(items))
+        ]
         write_json(partial / FILE, dict(version=VERSION, classes=list(classes), labels=labels, images=images))
         partial.rename(out)
     except OSError as err:
@@ -167,17 +194,40 @@ def _write_image(pair: Pair, entry: dict, num_classes: int, labels: str, folder:
     image, label_file = f'img_dir/train/{pair.name}.png', f'ann_dir/train/{pair.name}.png'
     if labels == COPIED:
         loaded = load_pair(pair, num_classes)  # brings a label to the size of the edit
-        picture, label = loaded.edit, loaded.label
+        photo, label = loaded.edit, loaded.label
     else:
-        from mmdefect.diffusion.pictures import read_picture
-        picture, label = read_picture(pair.edit), read_label(pair.label, num_classes)
-        if label.shape != picture.shape[:2]:
-            raise ValueError(f'the label {pair.label} must have the size of {pair.edit}, {picture.shape[1]}x'
-                             f'{picture.shape[0]}, but it has {label.shape[1]}x{label.shape[0]}; draw it at that size.')
-    write_picture(folder / image, picture)
-    write_picture(folder / label_file, label)
-    origin = {key: pair.origin.get(key) for key in ('seed', 'prompt', 'source_prompt', 'negative_prompt', 'model', 'mask_kind',
-                                                    'defect_type', 'class_id', 'scores')}
-    return dict(image=image, label=label_file, name=pair.name, labels=labels, source=pair.source.name,
-                source_sha256=hashlib.sha256(pair.source.read_bytes()).hexdigest(),
-                defect_pixels={str(k): int((label == k).sum()) for k in range(1, num_classes)}, **origin, **entry)
+        from mmdefect.diffusion.images import read_image
+
+        photo, label = read_image(pair.edit), read_label(pair.label, num_classes)
+        if label.shape != photo.shape[:2]:
+            raise ValueError(
+                f'the label {pair.label} must have the size of {pair.edit}, {photo.shape[1]}x'
+                f'{photo.shape[0]}, but it has {label.shape[1]}x{label.shape[0]}; draw it at that size.'
+            )
+    write_image(folder / image, photo)
+    write_image(folder / label_file, label)
+    origin = {
+        key: pair.origin.get(key)
+        for key in (
+            'seed',
+            'prompt',
+            'source_prompt',
+            'negative_prompt',
+            'model',
+            'mask_kind',
+            'defect_type',
+            'class_id',
+            'scores',
+        )
+    }
+    return dict(
+        image=image,
+        label=label_file,
+        name=pair.name,
+        labels=labels,
+        source=pair.source.name,
+        source_sha256=hashlib.sha256(pair.source.read_bytes()).hexdigest(),
+        defect_pixels={str(k): int((label == k).sum()) for k in range(1, num_classes)},
+        **origin,
+        **entry,
+    )

@@ -39,9 +39,18 @@ class Meter:
     def __init__(self, text: str, total: int, done: int = 0, unit: str = 'images') -> None:
         self.text, self.total, self.unit, self.count, self.first = text, total, unit, done, done
         console = Console(stderr=True)
-        self._bar = Progress(TextColumn('{task.description}'), BarColumn(), MofNCompleteColumn(), _RateColumn(unit),
-                             TextColumn('ETA'), TimeRemainingColumn(), TextColumn('{task.fields[note]}'),
-                             console=console, transient=True, disable=not console.is_terminal)
+        self._bar = Progress(
+            TextColumn('{task.description}'),
+            BarColumn(),
+            MofNCompleteColumn(),
+            _RateColumn(unit),
+            TextColumn('ETA'),
+            TimeRemainingColumn(),
+            TextColumn('{task.fields[note]}'),
+            console=console,
+            transient=True,
+            disable=not console.is_terminal,
+        )
         self._logs = not console.is_terminal
 
     def __enter__(self) -> Meter:
@@ -67,8 +76,10 @@ class Meter:
         rate = (self.count - self.first) / max(seconds, 1e-9)
         left = (self.total - self.count) / max(rate, 1e-9)
         clock = f'{int(left // 3600)}:{int(left % 3600 // 60):02d}:{int(left % 60):02d}'
-        return (f'{self.text}: {self.count}/{self.total}, {60 * rate:.3g} {self.unit}/min, ETA {clock}'
-                f'{" " + note if note else ""}')
+        return (
+            f'{self.text}: {self.count}/{self.total}, {60 * rate:.3g} {self.unit}/min, ETA {clock}'
+            f'{" " + note if note else ""}'
+        )
 
 
 def track(items: Iterable, text: str, total: int, unit: str = 'images') -> Iterator:

@@ -18,8 +18,38 @@ from mmdefect.diffusion.extras import need
 KINDS = ('ldm', 'sd', 'sdxl')
 SIZES = ('tiny', 'full')
 #: Words that are one token in every tokenizer made here.
-WORDS = ('a an the photo picture image close up view of on with part surface metal defect defects crack scratch rust '
-         'peeling corrosion blistering dent showing small large one two three').split()
+WORDS = [
+    'a',
+    'an',
+    'the',
+    'photo',
+    'image',
+    'image',
+    'close',
+    'up',
+    'view',
+    'of',
+    'on',
+    'with',
+    'part',
+    'surface',
+    'metal',
+    'defect',
+    'defects',
+    'crack',
+    'scratch',
+    'rust',
+    'peeling',
+    'corrosion',
+    'blistering',
+    'dent',
+    'showing',
+    'small',
+    'large',
+    'one',
+    'two',
+    'three',
+]
 
 _NOISE = dict(beta_start=0.00085, beta_end=0.012, beta_schedule='scaled_linear', steps_offset=1)
 _CROSS = ('CrossAttnDownBlock2D', 'CrossAttnUpBlock2D')
@@ -31,14 +61,18 @@ _UNETS = {
     ('sdxl', 'tiny'): dict(channels=(16, 32), blocks=(1, 1), heads=(2, 4), text=48, layers=(1, 2), pooled=16, times=8),
     ('ldm', 'full'): dict(channels=(320, 640, 1280, 1280), blocks=(1, 1, 1, 0), heads=8, text=1280),
     ('sd', 'full'): dict(channels=(320, 640, 1280, 1280), blocks=(1, 1, 1, 0), heads=8, text=768),
-    ('sdxl', 'full'): dict(channels=(320, 640, 1280), blocks=(0, 1, 1), heads=(5, 10, 20), text=2048, layers=(1, 2, 10),
-                           pooled=1280, times=256),
+    ('sdxl', 'full'): dict(
+        channels=(320, 640, 1280),
+        blocks=(0, 1, 1),
+        heads=(5, 10, 20),
+        text=2048,
+        layers=(1, 2, 10),
+        pooled=1280,
+        times=256,
+    ),
 }
 #: Text encoders: width, layers, heads, projection.
-_TEXTS = {
-    'tiny': ((32, 2, 4, 32), (16, 2, 4, 16)),
-    'full': ((768, 12, 12, 768), (1280, 32, 20, 1280)),
-}
+_TEXTS = {'tiny': ((32, 2, 4, 32), (16, 2, 4, 16)), 'full': ((768, 12, 12, 768), (1280, 32, 20, 1280))}
 
 
 def build_pipeline(kind: str, size: str = 'tiny', seed: int = 0):
@@ -46,15 +80,16 @@ def build_pipeline(kind: str, size: str = 'tiny', seed: int = 0):
 
     Args:
         kind: ``ldm``, ``sd`` or ``sdxl``.
-        size: ``tiny`` computes pictures of 32 pixels at once on a CPU; ``full`` has the shapes of the published models.
+        size: ``tiny`` computes images of 32 pixels at once on a CPU; ``full`` has the shapes of the published models.
         seed: of the weights; the state of torch's own generator is left as it was.
 
     Raises:
         ValueError: for another kind or size.
     """
     if kind not in KINDS or size not in SIZES:
-        raise ValueError(f'`kind` must be one of {", ".join(KINDS)} and `size` one of {", ".join(SIZES)}, got {kind!r} '
-                         f'and {size!r}.')
+        raise ValueError(
+            f'`kind` must be one of {", ".join(KINDS)} and `size` one of {", ".join(SIZES)}, got {kind!r} and {size!r}.'
+        )
     need('diffusers')
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -78,49 +113,83 @@ def _build_ldm(size: str):
     from diffusers import DDIMScheduler, LDMTextToImagePipeline
     from diffusers.pipelines.latent_diffusion.pipeline_latent_diffusion import LDMBertConfig, LDMBertModel
     from transformers import BertTokenizer
+
     letters = string.ascii_lowercase
-    vocabulary = ['[PAD]', '[UNK]', '[CLS]', '[SEP]', '[MASK]', *WORDS, *(c for c in letters if c not in WORDS),
-                  *(f'##{c}' for c in letters)]
+    vocabulary = [
+        '[PAD]',
+        '[UNK]',
+        '[CLS]',
+        '[SEP]',
+        '[MASK]',
+        *WORDS,
+        *(c for c in letters if c not in WORDS),
+        *(f'##{c}' for c in letters),
+    ]
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / 'vocab.txt').write_text('\n'.join(vocabulary), encoding='utf-8')
         tokenizer = BertTokenizer(str(Path(folder) / 'vocab.txt'), model_max_length=77)
-    options = dict(encoder_layers=2, encoder_ffn_dim=64, encoder_attention_heads=4, d_model=32, head_dim=8) \
-        if size == 'tiny' else {}
+    options = (
+        dict(encoder_layers=2, encoder_ffn_dim=64, encoder_attention_heads=4, d_model=32, head_dim=8)
+        if size == 'tiny'
+        else {}
+    )
     vocabulary_size = len(vocabulary) if size == 'tiny' else 30522
     bert = LDMBertModel(LDMBertConfig(vocab_size=vocabulary_size, pad_token_id=0, **options)).eval()
     with torch.device('cpu'):  # noise schedules are small tables, which some schedulers copy
         scheduler = DDIMScheduler(clip_sample=False, set_alpha_to_one=False, **_NOISE)
-    return LDMTextToImagePipeline(vqvae=_build_vae(size, 0.18215), bert=bert, tokenizer=tokenizer,
-                                  unet=_build_unet('ldm', size), scheduler=scheduler)
+    return LDMTextToImagePipeline(
+        vqvae=_build_vae(size, 0.18215),
+        bert=bert,
+        tokenizer=tokenizer,
+        unet=_build_unet('ldm', size),
+        scheduler=scheduler,
+    )
 
 
 def _build_sd(size: str):
     from diffusers import PNDMScheduler, StableDiffusionPipeline
     from transformers import CLIPTextModel
+
     tokenizer = _build_tokenizer('<|endoftext|>')
     with torch.device('cpu'):
         scheduler = PNDMScheduler(skip_prk_steps=True, set_alpha_to_one=False, **_NOISE)
-    return StableDiffusionPipeline(vae=_build_vae(size, 0.18215), tokenizer=tokenizer, scheduler=scheduler,
-                                   text_encoder=CLIPTextModel(_text_config(tokenizer, size, 0)).eval(),
-                                   unet=_build_unet('sd', size), safety_checker=None, feature_extractor=None,
-                                   requires_safety_checker=False)
+    return StableDiffusionPipeline(
+        vae=_build_vae(size, 0.18215),
+        tokenizer=tokenizer,
+        scheduler=scheduler,
+        text_encoder=CLIPTextModel(_text_config(tokenizer, size, 0)).eval(),
+        unet=_build_unet('sd', size),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
 
 
 def _build_sdxl(size: str):
     from diffusers import EulerDiscreteScheduler, StableDiffusionXLPipeline
     from transformers import CLIPTextModel, CLIPTextModelWithProjection
+
     tokenizer, second = _build_tokenizer('<|endoftext|>'), _build_tokenizer('!')
-    encoders = (CLIPTextModel(_text_config(tokenizer, size, 0)).eval(),
-                CLIPTextModelWithProjection(_text_config(second, size, 1)).eval())
+    encoders = (
+        CLIPTextModel(_text_config(tokenizer, size, 0)).eval(),
+        CLIPTextModelWithProjection(_text_config(second, size, 1)).eval(),
+    )
     with torch.device('cpu'):
         scheduler = EulerDiscreteScheduler(timestep_spacing='leading', **_NOISE)
-    return StableDiffusionXLPipeline(vae=_build_vae(size, 0.13025), text_encoder=encoders[0],
-                                     text_encoder_2=encoders[1], tokenizer=tokenizer, tokenizer_2=second,
-                                     unet=_build_unet('sdxl', size), scheduler=scheduler)
+    return StableDiffusionXLPipeline(
+        vae=_build_vae(size, 0.13025),
+        text_encoder=encoders[0],
+        text_encoder_2=encoders[1],
+        tokenizer=tokenizer,
+        tokenizer_2=second,
+        unet=_build_unet('sdxl', size),
+        scheduler=scheduler,
+    )
 
 
 def _build_tokenizer(pad_token: str):
     from transformers import CLIPTokenizer
+
     letters = string.ascii_lowercase
     vocabulary = [*letters, *(f'{c}</w>' for c in letters)]
     merges = []
@@ -142,35 +211,64 @@ def _build_tokenizer(pad_token: str):
 
 def _text_config(tokenizer, size: str, number: int):
     from transformers import CLIPTextConfig
+
     width, layers, heads, projection = _TEXTS[size][number]
-    return CLIPTextConfig(vocab_size=len(tokenizer) if size == 'tiny' else 49408, hidden_size=width,
-                          intermediate_size=4 * width, num_hidden_layers=layers, num_attention_heads=heads,
-                          max_position_embeddings=77, projection_dim=projection, bos_token_id=0, eos_token_id=2,
-                          hidden_act='gelu' if number else 'quick_gelu')
+    return CLIPTextConfig(
+        vocab_size=len(tokenizer) if size == 'tiny' else 49408,
+        hidden_size=width,
+        intermediate_size=4 * width,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        max_position_embeddings=77,
+        projection_dim=projection,
+        bos_token_id=0,
+        eos_token_id=2,
+        hidden_act='gelu' if number else 'quick_gelu',
+    )
 
 
 def _build_vae(size: str, scaling: float):
     from diffusers import AutoencoderKL
+
     channels = (8, 16) if size == 'tiny' else (128, 256, 512, 512)
-    return AutoencoderKL(in_channels=3, out_channels=3, latent_channels=4, block_out_channels=channels,
-                         layers_per_block=1 if size == 'tiny' else 2,
-                         down_block_types=('DownEncoderBlock2D', ) * len(channels),
-                         up_block_types=('UpDecoderBlock2D', ) * len(channels), scaling_factor=scaling,
-                         norm_num_groups=4 if size == 'tiny' else 32, sample_size=32 if size == 'tiny' else 512).eval()
+    return AutoencoderKL(
+        in_channels=3,
+        out_channels=3,
+        latent_channels=4,
+        block_out_channels=channels,
+        layers_per_block=1 if size == 'tiny' else 2,
+        down_block_types=('DownEncoderBlock2D',) * len(channels),
+        up_block_types=('UpDecoderBlock2D',) * len(channels),
+        scaling_factor=scaling,
+        norm_num_groups=4 if size == 'tiny' else 32,
+        sample_size=32 if size == 'tiny' else 512,
+    ).eval()
 
 
 def _build_unet(kind: str, size: str):
     from diffusers import UNet2DConditionModel
+
     shape = _UNETS[kind, size]
     options = {}
     if 'layers' in shape:
-        options = dict(transformer_layers_per_block=shape['layers'], use_linear_projection=True,
-                       addition_embed_type='text_time', addition_time_embed_dim=shape['times'],
-                       projection_class_embeddings_input_dim=6 * shape['times'] + shape['pooled'])
+        options = dict(
+            transformer_layers_per_block=shape['layers'],
+            use_linear_projection=True,
+            addition_embed_type='text_time',
+            addition_time_embed_dim=shape['times'],
+            projection_class_embeddings_input_dim=6 * shape['times'] + shape['pooled'],
+        )
     blocks = shape['blocks']
-    return UNet2DConditionModel(sample_size=16 if size == 'tiny' else 64, in_channels=4, out_channels=4,
-                                layers_per_block=1 if size == 'tiny' else 2, block_out_channels=shape['channels'],
-                                norm_num_groups=4 if size == 'tiny' else 32, cross_attention_dim=shape['text'],
-                                down_block_types=tuple((_CROSS if b else _PLAIN)[0] for b in blocks),
-                                up_block_types=tuple((_CROSS if b else _PLAIN)[1] for b in reversed(blocks)),
-                                attention_head_dim=shape['heads'], **options).eval()
+    return UNet2DConditionModel(
+        sample_size=16 if size == 'tiny' else 64,
+        in_channels=4,
+        out_channels=4,
+        layers_per_block=1 if size == 'tiny' else 2,
+        block_out_channels=shape['channels'],
+        norm_num_groups=4 if size == 'tiny' else 32,
+        cross_attention_dim=shape['text'],
+        down_block_types=tuple((_CROSS if b else _PLAIN)[0] for b in blocks),
+        up_block_types=tuple((_CROSS if b else _PLAIN)[1] for b in reversed(blocks)),
+        attention_head_dim=shape['heads'],
+        **options,
+    ).eval()

@@ -14,7 +14,7 @@ MVTEC_RANGES = Path(__file__).with_name('anogen_mvtec.yaml')
 
 @dataclass(frozen=True)
 class BoxRange:
-    """Size of a mask as fractions of the picture.
+    """Size of a mask as fractions of the image.
 
     Attributes:
         width_range: low and high, in (0, 1].
@@ -30,18 +30,24 @@ class BoxRange:
 
     def __post_init__(self) -> None:
         if not isinstance(self.rotate, bool):
-            raise ValueError(f'`rotate` of {self.name} must be true or false, got {self.rotate!r}; a text such as '
-                             '"False" counts as true in many programs, so none is taken.')
+            raise ValueError(
+                f'`rotate` of {self.name} must be true or false, got {self.rotate!r}; a text such as '
+                '"False" counts as true in many programs, so none is taken.'
+            )
         for side, value in (('width', self.width_range), ('height', self.height_range)):
             good = len(value) == 2 and all(isinstance(v, (int, float)) for v in value)
             if not good or not 0 < value[0] <= value[1] <= 1:
-                raise ValueError(f'`{side}` of {self.name} must satisfy 0 < low <= high <= 1, got {list(value)}; it is '
-                                 'a fraction of the picture.')
+                raise ValueError(
+                    f'`{side}` of {self.name} must satisfy 0 < low <= high <= 1, got {list(value)}; it is '
+                    'a fraction of the image.'
+                )
 
     def __str__(self) -> str:
         (w_low, w_high), (h_low, h_high) = self.width_range, self.height_range
-        return (f'{self.name} (width {w_low:g}-{w_high:g}, height {h_low:g}-{h_high:g}, '
-                f'{"turned" if self.rotate else "upright"})')
+        return (
+            f'{self.name} (width {w_low:g}-{w_high:g}, height {h_low:g}-{h_high:g}, '
+            f'{"turned" if self.rotate else "upright"})'
+        )
 
 
 def read_ranges(path: str | os.PathLike = MVTEC_RANGES) -> dict[str, dict[str, BoxRange]]:
@@ -58,11 +64,15 @@ def read_ranges(path: str | os.PathLike = MVTEC_RANGES) -> dict[str, dict[str, B
     except yaml.YAMLError as err:
         raise ValueError(f'the file of ranges {path} must be YAML, but it cannot be read ({err}).') from err
     try:
-        return {category: {kind: _read_row(f'{category}/{kind}', row) for kind, row in kinds.items()}
-                for category, kinds in body.items()}
+        return {
+            category: {kind: _read_row(f'{category}/{kind}', row) for kind, row in kinds.items()}
+            for category, kinds in body.items()
+        }
     except (AttributeError, TypeError, KeyError) as err:
-        raise ValueError(f'{path} must hold `category: {{type: {{width: [low, high], height: [low, high], rotate: '
-                         f'false}}}}`, but it does not ({err!r}); see {MVTEC_RANGES.name} in the package.') from err
+        raise ValueError(
+            f'{path} must hold `category: {{type: {{width: [low, high], height: [low, high], rotate: '
+            f'false}}}}`, but it does not ({err!r}); see {MVTEC_RANGES.name} in the package.'
+        ) from err
 
 
 def find_range(ranges: dict[str, dict[str, BoxRange]], category: str, kind: str) -> BoxRange:
@@ -72,11 +82,15 @@ def find_range(ranges: dict[str, dict[str, BoxRange]], category: str, kind: str)
         ValueError: if there is none, listing what there is.
     """
     if category not in ranges:
-        raise ValueError(f'`category` must have ranges, but {category!r} has none among {sorted(ranges)}; give the '
-                         'sizes with --width and --height, or a file with --ranges.')
+        raise ValueError(
+            f'`category` must have ranges, but {category!r} has none among {sorted(ranges)}; give the '
+            'sizes with --width and --height, or a file with --ranges.'
+        )
     if kind not in ranges[category]:
-        raise ValueError(f'`type` must have a range, but {kind!r} has none among those of {category}, '
-                         f'{sorted(ranges[category])}; give the sizes with --width and --height, or --ranges.')
+        raise ValueError(
+            f'`type` must have a range, but {kind!r} has none among those of {category}, '
+            f'{sorted(ranges[category])}; give the sizes with --width and --height, or --ranges.'
+        )
     return ranges[category][kind]
 
 

@@ -65,11 +65,14 @@ class RelabelSettings:
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f'`{name}` must be in [0, 1], got {getattr(self, name)}.')
         if self.vanished_share > self.kept_share:
-            raise ValueError('`vanished_share` must not exceed `kept_share`, got '
-                             f'{self.vanished_share} > {self.kept_share}.')
+            raise ValueError(
+                f'`vanished_share` must not exceed `kept_share`, got {self.vanished_share} > {self.kept_share}.'
+            )
         if self.change_high <= 0 or self.visible_high <= 0 or self.min_area < 1:
-            raise ValueError('`change_high` and `visible_high` must be greater than 0 and `min_area` at least 1, got '
-                             f'{self.change_high}, {self.visible_high} and {self.min_area}.')
+            raise ValueError(
+                '`change_high` and `visible_high` must be greater than 0 and `min_area` at least 1, got '
+                f'{self.change_high}, {self.visible_high} and {self.min_area}.'
+            )
 
 
 @dataclass(frozen=True)
@@ -120,13 +123,15 @@ def difference_of(source: np.ndarray, edit: np.ndarray, reach: int = 1) -> np.nd
     return change.tolerant_difference(lab, change.match_tone(lab, change.to_lab(edit))[0], reach)
 
 
-def relabel(source: np.ndarray,
-            edit: np.ndarray,
-            label: np.ndarray,
-            appearance: Appearance,
-            noise: np.ndarray | None = None,
-            probabilities: np.ndarray | None = None,
-            settings: RelabelSettings | None = None) -> Relabelled:
+def relabel(
+    source: np.ndarray,
+    edit: np.ndarray,
+    label: np.ndarray,
+    appearance: Appearance,
+    noise: np.ndarray | None = None,
+    probabilities: np.ndarray | None = None,
+    settings: RelabelSettings | None = None,
+) -> Relabelled:
     """Label an edited image.
 
     Args:
@@ -168,12 +173,15 @@ def relabel(source: np.ndarray,
     return Relabelled(result, tuple(components), score, tone)
 
 
-def _fresh_regions(score: np.ndarray, seen: np.ndarray, seen_before: np.ndarray,
-                   settings: RelabelSettings) -> np.ndarray:
+def _fresh_regions(
+    score: np.ndarray, seen: np.ndarray, seen_before: np.ndarray, settings: RelabelSettings
+) -> np.ndarray:
     """Find where the edit significantly stands out more than the source did; hysteresis, then cut at the peak's share."""
     near = cv2.dilate(seen_before, np.ones((3, 3), np.uint8))
     evidence = np.minimum(score / settings.change_high, (seen - near) / settings.visible_high)
-    count, numbers, stats, _ = cv2.connectedComponentsWithStats((evidence > settings.extent).astype(np.uint8), connectivity=8)
+    count, numbers, stats, _ = cv2.connectedComponentsWithStats(
+        (evidence > settings.extent).astype(np.uint8), connectivity=8
+    )
     peak, tallest = np.zeros(count, np.float32), np.zeros(count, np.float32)
     np.maximum.at(peak, numbers.ravel(), evidence.ravel())
     np.maximum.at(tallest, numbers.ravel(), seen.ravel())
@@ -192,8 +200,16 @@ def _alike(before: np.ndarray, after: np.ndarray, surface: np.ndarray, faded: fl
     return looks.visibility(np.abs(after - before)) <= (1 - faded) * looks.visibility(before - surface) + 1.0
 
 
-def _follow_source(label: np.ndarray, score: np.ndarray, seen: np.ndarray, seen_before: np.ndarray, alike: np.ndarray,
-                   fresh: np.ndarray, result: np.ndarray, settings: RelabelSettings) -> list[Component]:
+def _follow_source(
+    label: np.ndarray,
+    score: np.ndarray,
+    seen: np.ndarray,
+    seen_before: np.ndarray,
+    alike: np.ndarray,
+    fresh: np.ndarray,
+    result: np.ndarray,
+    settings: RelabelSettings,
+) -> list[Component]:
     """Decide what became of each source defect and draw what is left of it into ``result``."""
     numbers, classes = looks.component_classes(label)
     seen_near = cv2.dilate(seen, np.ones((2 * settings.reach + 1, 2 * settings.reach + 1), np.uint8))
@@ -211,8 +227,11 @@ def _follow_source(label: np.ndarray, score: np.ndarray, seen: np.ndarray, seen_
             drawn, fate = inside, KEPT
         else:
             zone = cv2.dilate(inside.astype(np.uint8), _disc(settings.regrow)) > 0
-            alive = there | (fresh & zone) | (
-                clear & alike & (seen >= np.maximum(settings.faded * seen_before, looks.STANDS_OUT)))
+            alive = (
+                there
+                | (fresh & zone)
+                | (clear & alike & (seen >= np.maximum(settings.faded * seen_before, looks.STANDS_OUT)))
+            )
             drawn = _drop_small(_fill_holes(_close(alive, 2)) & zone & (result == 0), settings.min_area)
             gone = retained <= settings.vanished_share and (fresh & zone).sum() < settings.min_area
             fate = VANISHED if gone or not drawn.any() else CHANGED
@@ -221,13 +240,29 @@ def _follow_source(label: np.ndarray, score: np.ndarray, seen: np.ndarray, seen_
             else:
                 drawn = inside
         shown = seen_before if fate == VANISHED else seen
-        components.append(Component(fate, class_id, _box(drawn), int(inside.sum()),
-                                    0 if fate == VANISHED else int(drawn.sum()), retained, float(shown[drawn].max())))
+        components.append(
+            Component(
+                fate,
+                class_id,
+                _box(drawn),
+                int(inside.sum()),
+                0 if fate == VANISHED else int(drawn.sum()),
+                retained,
+                float(shown[drawn].max()),
+            )
+        )
     return components
 
 
-def _add_new(fresh: np.ndarray, seen: np.ndarray, features: np.ndarray, appearance: Appearance,
-             probabilities: np.ndarray | None, result: np.ndarray, settings: RelabelSettings) -> list[Component]:
+def _add_new(
+    fresh: np.ndarray,
+    seen: np.ndarray,
+    features: np.ndarray,
+    appearance: Appearance,
+    probabilities: np.ndarray | None,
+    result: np.ndarray,
+    settings: RelabelSettings,
+) -> list[Component]:
     """Draw new defects into ``result``."""
     closed = _close(fresh, settings.close_radius)
     closed[result > 0] = 0
@@ -250,8 +285,9 @@ def _add_new(fresh: np.ndarray, seen: np.ndarray, features: np.ndarray, appearan
     return components
 
 
-def _class_of(region: np.ndarray, features: np.ndarray, appearance: Appearance,
-              probabilities: np.ndarray | None) -> tuple[int, float]:
+def _class_of(
+    region: np.ndarray, features: np.ndarray, appearance: Appearance, probabilities: np.ndarray | None
+) -> tuple[int, float]:
     if probabilities is not None:
         return 1 + int(probabilities[1:, region].mean(1).argmax()), 0.0
     return looks.nearest_class(features[region].mean(0), appearance)
@@ -262,8 +298,9 @@ def count_fates(components: Sequence[Component]) -> dict[str, int]:
     return {fate: sum(c.fate == fate for c in components) for fate in (KEPT, CHANGED, VANISHED, NEW)}
 
 
-def _check(source: np.ndarray, edit: np.ndarray, label: np.ndarray, noise: np.ndarray | None,
-           probabilities: np.ndarray | None) -> None:
+def _check(
+    source: np.ndarray, edit: np.ndarray, label: np.ndarray, noise: np.ndarray | None, probabilities: np.ndarray | None
+) -> None:
     size = source.shape[:2]
     given = dict(edit=edit.shape[:2], label=label.shape[:2])
     if noise is not None:
@@ -272,9 +309,11 @@ def _check(source: np.ndarray, edit: np.ndarray, label: np.ndarray, noise: np.nd
         given['probabilities'] = probabilities.shape[1:]
     for name, found in given.items():
         if found != size:
-            raise ValueError(f'`{name}` must have the size of its source image, {size[0]}x{size[1]}, got '
-                             f'{"x".join(map(str, found))}; resize the source as the generator did, labels with '
-                             'nearest-neighbour interpolation.')
+            raise ValueError(
+                f'`{name}` must have the size of its source image, {size[0]}x{size[1]}, got '
+                f'{"x".join(map(str, found))}; resize the source as the generator did, labels with '
+                'nearest-neighbour interpolation.'
+            )
 
 
 def _close(mask: np.ndarray, radius: int) -> np.ndarray:

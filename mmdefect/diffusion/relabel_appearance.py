@@ -67,7 +67,7 @@ def visibility(contrast: np.ndarray) -> np.ndarray:
         contrast: ``(H, W, 3)`` float32 Lab difference to the surface, see :func:`find_surface`.
     """
     lightness = np.where(contrast[..., 0] > 0, contrast[..., 0], contrast[..., 0] / 3)
-    return np.sqrt(lightness**2 + 2 * (contrast[..., 1:]**2).sum(-1))
+    return np.sqrt(lightness**2 + 2 * (contrast[..., 1:] ** 2).sum(-1))
 
 
 def component_classes(label: np.ndarray) -> tuple[np.ndarray, dict[int, int]]:
@@ -81,7 +81,9 @@ def component_classes(label: np.ndarray) -> tuple[np.ndarray, dict[int, int]]:
     """
     defect = ((label > 0) & (label != 255)).astype(np.uint8)
     _, numbers = cv2.connectedComponents(defect, connectivity=8)
-    depth = cv2.distanceTransform(cv2.copyMakeBorder(defect, 1, 1, 1, 1, cv2.BORDER_CONSTANT), cv2.DIST_L2, 3)[1:-1, 1:-1]
+    depth = cv2.distanceTransform(cv2.copyMakeBorder(defect, 1, 1, 1, 1, cv2.BORDER_CONSTANT), cv2.DIST_L2, 3)[
+        1:-1, 1:-1
+    ]
     weight = np.zeros((numbers.max() + 1, 256))
     np.add.at(weight, (numbers.ravel(), label.ravel().astype(int)), (depth**2).ravel())
     return numbers, {number: int(weight[number].argmax()) for number in range(1, len(weight))}
@@ -121,17 +123,21 @@ def learn_appearance(pairs: Iterable[tuple[np.ndarray, np.ndarray]], num_classes
                 below.append(float(np.median(surface[..., 0][inside])))
     known = {k: np.asarray(v, np.float64) for k, v in found.items() if v}
     if not known:
-        raise ValueError(f'the labelled images must show at least one defect that stands out by {STANDS_OUT} Lab units, but '
-                         'none does; check that images and labels belong together.')
+        raise ValueError(
+            f'the labelled images must show at least one defect that stands out by {STANDS_OUT} Lab units, but '
+            'none does; check that images and labels belong together.'
+        )
     means = np.stack([v.mean(0) for v in known.values()])
-    pooled = sum(((v - v.mean(0)).T @ (v - v.mean(0)) for v in known.values())) / max(sum(map(len, known.values())), 2)
+    pooled = sum((v - v.mean(0)).T @ (v - v.mean(0)) for v in known.values()) / max(sum(map(len, known.values())), 2)
     precisions = []
     for values in known.values():
         weight = len(values) / (len(values) + 10)  # shrink towards the common covariance: some classes have few defects
         own = np.cov(values.T) if len(values) > 1 else pooled
         precisions.append(np.linalg.inv(weight * own + (1 - weight) * pooled + np.eye(values.shape[1])))
     low, high = np.quantile(below, [0.05, 0.9])
-    return Appearance(tuple(known), means, np.stack(precisions), (float(low) - SURFACE_MARGIN, float(high) + SURFACE_MARGIN))
+    return Appearance(
+        tuple(known), means, np.stack(precisions), (float(low) - SURFACE_MARGIN, float(high) + SURFACE_MARGIN)
+    )
 
 
 def nearest_class(features: np.ndarray, appearance: Appearance) -> tuple[int, float]:

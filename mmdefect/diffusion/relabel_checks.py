@@ -66,8 +66,9 @@ class Verdict:
     scores: dict[str, float]
 
 
-def structure_correlation(source: np.ndarray, edit: np.ndarray, defect: np.ndarray | None = None,
-                          steepest: float = 3.0) -> float:
+def structure_correlation(
+    source: np.ndarray, edit: np.ndarray, defect: np.ndarray | None = None, steepest: float = 3.0
+) -> float:
     """Return how alike the relief of two images is: 1 for the same, 0 for unrelated.
 
     The gradients of the smoothed lightness are correlated where either is above noise. The silhouette does not count:
@@ -96,8 +97,14 @@ def structure_correlation(source: np.ndarray, edit: np.ndarray, defect: np.ndarr
     return float(np.corrcoef(x, y)[0, 1])
 
 
-def judge(source: np.ndarray, edit: np.ndarray, label: np.ndarray, relabelled: Relabelled,
-          mask: np.ndarray | None = None, limits: Limits | None = None) -> Verdict:
+def judge(
+    source: np.ndarray,
+    edit: np.ndarray,
+    label: np.ndarray,
+    relabelled: Relabelled,
+    mask: np.ndarray | None = None,
+    limits: Limits | None = None,
+) -> Verdict:
     """Decide whether an edit is fit for training.
 
     Args:
@@ -113,8 +120,10 @@ def judge(source: np.ndarray, edit: np.ndarray, label: np.ndarray, relabelled: R
     """
     limits = limits or Limits()
     if mask is not None and (mask.shape != label.shape or not mask.any()):
-        raise ValueError(f'`mask` must have the size of its image, {label.shape}, and some pixel set, got {mask.shape} with '
-                         f'{int(mask.sum())} set.')
+        raise ValueError(
+            f'`mask` must have the size of its image, {label.shape}, and some pixel set, got {mask.shape} with '
+            f'{int(mask.sum())} set.'
+        )
     changed = relabelled.score > limits.significant
     defects = (label > 0) | (relabelled.label > 0)
     if mask is not None:
@@ -122,7 +131,7 @@ def judge(source: np.ndarray, edit: np.ndarray, label: np.ndarray, relabelled: R
     scores = {
         'structure': structure_correlation(change.to_lab(source)[..., 0], change.to_lab(edit)[..., 0], defects),
         'shift': float(np.hypot(*relabelled.tone.shift_rc)),
-        'changed': float(changed.mean())
+        'changed': float(changed.mean()),
     }
     reasons = []
     if scores['structure'] < limits.structure or scores['shift'] > limits.shift:

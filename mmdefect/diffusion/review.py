@@ -22,8 +22,23 @@ from mmdefect.visualization.overlay import default_palette, overlay_labels
 from mmdefect.visualization.sheet import contact_sheet, legend
 
 ACCEPT, REJECT = 'accept', 'reject'
-COLUMNS = ('name', 'verdict', 'reasons', 'kept', 'changed', 'vanished', 'new', 'structure', 'shift', 'changed_share',
-           'defect_pixels', 'sheet', 'decision', 'corrected', 'note')
+COLUMNS = (
+    'name',
+    'verdict',
+    'reasons',
+    'kept',
+    'changed',
+    'vanished',
+    'new',
+    'structure',
+    'shift',
+    'changed_share',
+    'defect_pixels',
+    'sheet',
+    'decision',
+    'corrected',
+    'note',
+)
 #: Colours of the boxes of a sheet: what became of a defect.
 FATE_COLOURS = {'kept': (0, 200, 255), 'changed': (255, 220, 0), 'vanished': (170, 170, 170), 'new': (255, 0, 255)}
 
@@ -67,13 +82,17 @@ def read_decisions(path: Path, names: Sequence[str] | None = None) -> dict[str, 
             raise ValueError(f'{path}:{number}: `decision` must be accept, reject or empty, got {row["decision"]!r}.')
         if names is not None and row['name'] not in names:
             if word:
-                raise ValueError(f'{path}:{number}: there is no edit {row["name"]!r}; take the row out or correct the name.')
+                raise ValueError(
+                    f'{path}:{number}: there is no edit {row["name"]!r}; take the row out or correct the name.'
+                )
             continue
         corrected = (row.get('corrected') or '').strip()
         place = path.parent / corrected if corrected else None
         if place is not None and not place.is_file():
-            raise ValueError(f'{path}:{number}: `corrected` must name a label map, relative to this file, but {place} does '
-                             'not exist.')
+            raise ValueError(
+                f'{path}:{number}: `corrected` must name a label map, relative to this file, but {place} does '
+                'not exist.'
+            )
         decisions[row['name']] = Decision({'': None, ACCEPT: True, REJECT: False}[word], place, row.get('note') or '')
     return decisions
 
@@ -90,17 +109,28 @@ def write_table(path: Path, entries: Sequence[Mapping], sheets: Mapping[str, str
     names = {entry['name'] for entry in entries}
     former = _former_rows(path)
     if any(row.get('decision') and name not in names for name, row in former.items()):
-        raise ValueError(f'{path} holds decisions on edits that are not in this run; move it away, or relabel all edits.')
+        raise ValueError(
+            f'{path} holds decisions on edits that are not in this run; move it away, or relabel all edits.'
+        )
     buffer = io.StringIO()
     writer = csv.DictWriter(buffer, COLUMNS, lineterminator='\n')
     writer.writeheader()
     for entry in entries:
         old = former.get(entry['name'], {})
-        writer.writerow(dict(
-            name=entry['name'], verdict=ACCEPT if entry['accepted'] else REJECT, reasons='; '.join(entry['reasons']),
-            **entry['fates'], structure=entry['scores']['structure'], shift=entry['scores']['shift'],
-            changed_share=entry['scores']['changed'], defect_pixels=pixels[entry['name']],
-            sheet=sheets.get(entry['name'], ''), **{k: old.get(k) or '' for k in ('decision', 'corrected', 'note')}))
+        writer.writerow(
+            dict(
+                name=entry['name'],
+                verdict=ACCEPT if entry['accepted'] else REJECT,
+                reasons='; '.join(entry['reasons']),
+                **entry['fates'],
+                structure=entry['scores']['structure'],
+                shift=entry['scores']['shift'],
+                changed_share=entry['scores']['changed'],
+                defect_pixels=pixels[entry['name']],
+                sheet=sheets.get(entry['name'], ''),
+                **{k: old.get(k) or '' for k in ('decision', 'corrected', 'note')},
+            )
+        )
     write_text(path, buffer.getvalue())
 
 
@@ -111,7 +141,7 @@ class SheetWriter:
         folder: where ``sheet_001.jpg`` ... go.
         classes: names, the normal class first.
         rows: edits on a sheet.
-        cell: longer side of a picture in pixels.
+        cell: longer side of an image in pixels.
     """
 
     def __init__(self, folder: Path, classes: Sequence[str], rows: int = 6, cell: int = 384) -> None:
@@ -124,19 +154,33 @@ class SheetWriter:
     def add(self, finished: Finished) -> None:
         """Take one edit; writes a sheet if it is the last that fits."""
         loaded, entry = finished.loaded, finished.entry
-        pictures = [loaded.source, loaded.edit, heat_map(finished.score),
-                    overlay_labels(loaded.edit, loaded.label, self.palette, 0.6),
-                    overlay_labels(loaded.edit, finished.label, self.palette, 0.6)]
-        pictures = [_fit(p, self.cell) for p in pictures]
-        scale = pictures[0].shape[0] / loaded.edit.shape[0]
+        images = [
+            loaded.source,
+            loaded.edit,
+            heat_map(finished.score),
+            overlay_labels(loaded.edit, loaded.label, self.palette, 0.6),
+            overlay_labels(loaded.edit, finished.label, self.palette, 0.6),
+        ]
+        images = [_fit(p, self.cell) for p in images]
+        scale = images[0].shape[0] / loaded.edit.shape[0]
         for component in entry['components']:
             left, top, width, height = (round(v * scale) for v in component['box'])
-            cv2.rectangle(pictures[-1], (left - 3, top - 3), (left + width + 2, top + height + 2),
-                          FATE_COLOURS[component['fate']], 1)
+            cv2.rectangle(
+                images[-1],
+                (left - 3, top - 3),
+                (left + width + 2, top + height + 2),
+                FATE_COLOURS[component['fate']],
+                1,
+            )
         verdict = 'accepted' if entry['accepted'] else 'rejected: ' + ', '.join(entry['reasons'])
         fates = ', '.join(f'{v} {k}' for k, v in entry['fates'].items() if v) or 'no defect'
-        self.waiting.append((entry['name'], pictures,
-                             [entry['name'], verdict, f'structure {entry["scores"]["structure"]:.2f}', 'old label', fates]))
+        self.waiting.append(
+            (
+                entry['name'],
+                images,
+                [entry['name'], verdict, f'structure {entry["scores"]["structure"]:.2f}', 'old label', fates],
+            )
+        )
         if len(self.waiting) == self.rows:
             self.flush()
 
@@ -146,23 +190,26 @@ class SheetWriter:
             return
         self.count += 1
         name = f'sheet_{self.count:03d}.jpg'
-        sheet = contact_sheet([row for _, row, _ in self.waiting],
-                              column_titles=['source', 'edit', 'change above noise', 'copied label', 'new label'],
-                              captions=[captions for *_, captions in self.waiting], size=12,
-                              footer=legend([*self.classes[1:], *FATE_COLOURS],
-                                            [*self.palette[1:], *FATE_COLOURS.values()], size=12))
+        sheet = contact_sheet(
+            [row for _, row, _ in self.waiting],
+            column_titles=['source', 'edit', 'change above noise', 'copied label', 'new label'],
+            captions=[captions for *_, captions in self.waiting],
+            size=12,
+            footer=legend([*self.classes[1:], *FATE_COLOURS], [*self.palette[1:], *FATE_COLOURS.values()], size=12),
+        )
         self.folder.mkdir(parents=True, exist_ok=True)
         done, data = cv2.imencode('.jpg', sheet[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 92])
         if not done:
             raise RuntimeError(f'the sheet {name} of {sheet.shape} could not be encoded.')
-        from mmdefect.diffusion.pictures import write_bytes
+        from mmdefect.diffusion.images import write_bytes
+
         write_bytes(self.folder / name, data.tobytes())
         self.sheet_of.update({edit: name for edit, *_ in self.waiting})
         self.waiting = []
 
 
 def heat_map(score: np.ndarray, full: float = 12.0) -> np.ndarray:
-    """Return a picture of a change score: black is nothing, ``full`` standard deviations and more are white.
+    """Return an image of a change score: black is nothing, ``full`` standard deviations and more are white.
 
     Args:
         score: ``(H, W)`` float32, 0 or more.
@@ -172,12 +219,12 @@ def heat_map(score: np.ndarray, full: float = 12.0) -> np.ndarray:
     return cv2.applyColorMap(grey, cv2.COLORMAP_INFERNO)[..., ::-1].copy()
 
 
-def _fit(picture: np.ndarray, cell: int) -> np.ndarray:
-    scale = min(1.0, cell / max(picture.shape[:2]))
+def _fit(image: np.ndarray, cell: int) -> np.ndarray:
+    scale = min(1.0, cell / max(image.shape[:2]))
     if scale == 1.0:
-        return picture.copy()
-    size = (max(1, round(picture.shape[1] * scale)), max(1, round(picture.shape[0] * scale)))
-    return cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
+        return image.copy()
+    size = (max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale)))
+    return cv2.resize(image, size, interpolation=cv2.INTER_AREA)
 
 
 def _former_rows(path: Path) -> dict[str, dict]:

@@ -1,4 +1,4 @@
-"""How close two pictures are: PSNR, SSIM and LPIPS, one number for each picture."""
+"""How close two images are: PSNR, SSIM and LPIPS, one number for each image."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-#: Normalisation of the pictures that LPIPS networks were trained with, for values in [-1, 1].
+#: Normalisation of the images that LPIPS networks were trained with, for values in [-1, 1].
 _LPIPS_MEAN, _LPIPS_STD = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)
 #: Convolutions of VGG-16 before each of the five outputs.
 _VGG_SLICES = ((0, 2), (5, 7), (10, 12, 14), (17, 19, 21), (24, 26, 28))
 
 
 def psnr(first: Tensor, second: Tensor) -> Tensor:
-    """Return the peak signal-to-noise ratio in dB, ``(B,)``; infinite for equal pictures.
+    """Return the peak signal-to-noise ratio in dB, ``(B,)``; infinite for equal images.
 
     Args:
         first: ``(B, C, H, W)`` float in [0, 1].
@@ -28,14 +28,14 @@ def ssim(first: Tensor, second: Tensor) -> Tensor:
     """Return the structural similarity, ``(B,)``, mean over pixels and channels.
 
     Wang et al., IEEE Trans. Image Processing 13 (2004): Gaussian window of 11 pixels, sigma 1.5, K = 0.01 and 0.03.
-    Only windows that lie within the picture count.
+    Only windows that lie within the image count.
 
     Args:
         first: ``(B, C, H, W)`` float in [0, 1], at least 11 pixels high and wide.
         second: likewise.
     """
     if min(first.shape[-2:]) < 11:
-        raise ValueError(f'pictures must be at least 11 pixels high and wide, got {tuple(first.shape[-2:])}.')
+        raise ValueError(f'images must be at least 11 pixels high and wide, got {tuple(first.shape[-2:])}.')
     offsets = torch.arange(11, dtype=first.dtype, device=first.device) - 5
     window = torch.exp(-offsets.square() / (2 * 1.5**2))
     window = window / window.sum()
@@ -48,8 +48,11 @@ def ssim(first: Tensor, second: Tensor) -> Tensor:
     mean_1, mean_2 = smooth(first), smooth(second)
     var_1, var_2 = smooth(first * first) - mean_1**2, smooth(second * second) - mean_2**2
     covariance = smooth(first * second) - mean_1 * mean_2
-    value = (2 * mean_1 * mean_2 + 1e-4) * (2 * covariance + 9e-4) \
+    value = (
+        (2 * mean_1 * mean_2 + 1e-4)
+        * (2 * covariance + 9e-4)
         / ((mean_1**2 + mean_2**2 + 1e-4) * (var_1 + var_2 + 9e-4))
+    )
     return value.mean((1, 2, 3))
 
 
@@ -67,20 +70,29 @@ class Lpips:
     def __init__(self, path: str | os.PathLike) -> None:
         try:
             state = torch.load(path, map_location='cpu', weights_only=True)
-            self.layers = [[(state[f'net.slice{number}.{index}.weight'], state[f'net.slice{number}.{index}.bias'])
-                            for index in indices] for number, indices in enumerate(_VGG_SLICES, 1)]
+            self.layers = [
+                [
+                    (state[f'net.slice{number}.{index}.weight'], state[f'net.slice{number}.{index}.bias'])
+                    for index in indices
+                ]
+                for number, indices in enumerate(_VGG_SLICES, 1)
+            ]
             self.weights = [state[f'lin{number}.model.1.weight'] for number in range(5)]
         except FileNotFoundError as err:
-            raise ValueError(f'the weights of LPIPS must be at {path}, but there is no such file; save '
-                             "`lpips.LPIPS(net='vgg').state_dict()` there, or leave LPIPS out.") from err
+            raise ValueError(
+                f'the weights of LPIPS must be at {path}, but there is no such file; save '
+                "`lpips.LPIPS(net='vgg').state_dict()` there, or leave LPIPS out."
+            ) from err
         except (KeyError, TypeError, RuntimeError, EOFError) as err:
-            raise ValueError(f"{path} must hold the state dict of `lpips.LPIPS(net='vgg')`, but it does not ({err}); "
-                             "save "
-                             'it with torch.save.') from err
+            raise ValueError(
+                f"{path} must hold the state dict of `lpips.LPIPS(net='vgg')`, but it does not ({err}); "
+                'save '
+                'it with torch.save.'
+            ) from err
 
     @torch.no_grad()
     def __call__(self, first: Tensor, second: Tensor) -> Tensor:
-        """Return the distance, ``(B,)``; pictures are ``(B, 3, H, W)`` float in [0, 1], RGB."""
+        """Return the distance, ``(B,)``; images are ``(B, 3, H, W)`` float in [0, 1], RGB."""
         mean, std = (torch.tensor(v, device=first.device).view(1, 3, 1, 1) for v in (_LPIPS_MEAN, _LPIPS_STD))
         features = (torch.cat([first, second]).float() * 2 - 1 - mean) / std
         total = torch.zeros(len(first), device=first.device)

@@ -1,12 +1,12 @@
-"""Support sets: the few pictures that a defect type is learned from.
+"""Support sets: the few images that a defect type is learned from.
 
-A support set is a folder with ``support.json`` and, for each shot, ``TYPE/000.png`` (a copy of the picture, of any
+A support set is a folder with ``support.json`` and, for each shot, ``TYPE/000.png`` (a copy of the image, of any
 suffix) and ``TYPE/000_mask.png`` (0/255, the pixels of that type)::
 
     {"format": "mmdefect-support/1", "seed": 0, "k": 3, "origin": {...},
      "shots": [{"type", "class_id", "image", "mask", "source", "sha256"}, ...]}
 
-``source`` is the path within the data set and ``sha256`` that of the picture file.
+``source`` is the path within the data set and ``sha256`` that of the image file.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from pathlib import Path
 import numpy as np
 from numpy import ndarray
 
-from mmdefect.diffusion.pictures import read_mask, read_picture, write_bytes, write_picture
+from mmdefect.diffusion.images import read_image, read_mask, write_bytes, write_image
 from mmdefect.synthesis.donor_cutting import CuttingRule
 from mmdefect.synthesis.donors import DefectLibrary, LabelledImage, build_library
 
@@ -32,14 +32,14 @@ FORMAT = 'mmdefect-support/1'
 
 @dataclass(frozen=True)
 class Candidate:
-    """A picture that shows a defect type.
+    """An image that shows a defect type.
 
     Attributes:
         type: defect type.
         class_id: its class in label maps, if known.
-        path: picture file.
+        path: image file.
         source: its path within the data set, with forward slashes.
-        sha256: of the picture file.
+        sha256: of the image file.
     """
 
     type: str
@@ -51,7 +51,7 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Shot:
-    """One picture of a support set, see the module."""
+    """One image of a support set, see the module."""
 
     type: str
     class_id: int | None
@@ -83,7 +83,7 @@ class SupportSet:
         return sorted({s.type for s in self.shots})
 
     def load(self, defect_type: str) -> list[tuple[ndarray, ndarray]]:
-        """Return pictures ``(H, W, 3)`` uint8 RGB and masks ``(H, W)`` bool of one type.
+        """Return images ``(H, W, 3)`` uint8 RGB and masks ``(H, W)`` bool of one type.
 
         Raises:
             ValueError: if there is no such type, or a mask is empty or of another size.
@@ -93,21 +93,23 @@ class SupportSet:
             raise ValueError(f'`type` must be one of the support set {self.folder}, {self.types}, got {defect_type!r}.')
         loaded = []
         for shot in shots:
-            picture = read_picture(self.folder / shot.image)
-            mask = read_mask(self.folder / shot.mask, picture.shape[:2])
+            photo = read_image(self.folder / shot.image)
+            mask = read_mask(self.folder / shot.mask, photo.shape[:2])
             if not mask.any():
-                raise ValueError(f'the mask {self.folder / shot.mask} must show the defect, but it is empty; take the '
-                                 'shot out.')
-            loaded.append((picture, mask))
+                raise ValueError(
+                    f'the mask {self.folder / shot.mask} must show the defect, but it is empty; take the shot out.'
+                )
+            loaded.append((photo, mask))
         return loaded
 
 
-def choose_shots(candidates: Sequence[Candidate], k: int, seed: int,
-                 types: Sequence[str] | None = None) -> list[Candidate]:
-    """Choose ``k`` pictures of each type; the choice depends on seed and paths only, not on the order of files.
+def choose_shots(
+    candidates: Sequence[Candidate], k: int, seed: int, types: Sequence[str] | None = None
+) -> list[Candidate]:
+    """Choose ``k`` images of each type; the choice depends on seed and paths only, not on the order of files.
 
     Raises:
-        ValueError: if a type has fewer pictures, or is not there.
+        ValueError: if a type has fewer images, or is not there.
     """
     if k < 1:
         raise ValueError(f'`k` must be at least 1, got {k}.')
@@ -116,8 +118,10 @@ def choose_shots(candidates: Sequence[Candidate], k: int, seed: int,
     for defect_type in types or found:
         pool = {c.sha256: c for c in sorted(candidates, key=lambda c: c.source, reverse=True) if c.type == defect_type}
         if len(pool) < k:
-            raise ValueError(f'each type must have {k} different pictures to choose from, but {defect_type!r} has '
-                             f'{len(pool)}; the types are {found}. Lower --k, or take other types.')
+            raise ValueError(
+                f'each type must have {k} different images to choose from, but {defect_type!r} has '
+                f'{len(pool)}; the types are {found}. Lower --k, or take other types.'
+            )
         key = {c.sha256: hashlib.sha256(f'{seed}/{c.type}/{c.source}'.encode()).digest() for c in pool.values()}
         chosen += sorted(pool.values(), key=lambda c: key[c.sha256])[:k]
     if not chosen:
@@ -130,7 +134,7 @@ def check_held_out(chosen: Sequence[Candidate], held_out: Mapping[str, Mapping[s
 
     Args:
         chosen: shots.
-        held_out: for each evaluation split, the path of each picture by the SHA-256 of its file.
+        held_out: for each evaluation split, the path of each image by the SHA-256 of its file.
 
     Raises:
         ValueError: naming both files.
@@ -138,8 +142,10 @@ def check_held_out(chosen: Sequence[Candidate], held_out: Mapping[str, Mapping[s
     for shot in chosen:
         for split, files in held_out.items():
             if shot.sha256 in files:
-                raise ValueError(f'a support set may not overlap an evaluation split, but {shot.source} has the '
-                                 f'content of {files[shot.sha256]} ({split}); take shots from the training split.')
+                raise ValueError(
+                    f'a support set may not overlap an evaluation split, but {shot.source} has the '
+                    f'content of {files[shot.sha256]} ({split}); take shots from the training split.'
+                )
 
 
 def donor_library(support: SupportSet, folder: str | os.PathLike) -> DefectLibrary:
@@ -151,18 +157,19 @@ def donor_library(support: SupportSet, folder: str | os.PathLike) -> DefectLibra
     images = []
     for number, name in enumerate(support.types, 1):
         shots = [s for s in support.shots if s.type == name]
-        for shot, (picture, mask) in zip(shots, support.load(name), strict=True):
-            images.append(LabelledImage(shot.source, partial(_labelled, picture, mask, number), shot.sha256))
+        for shot, (photo, mask) in zip(shots, support.load(name), strict=True):
+            images.append(LabelledImage(shot.source, partial(_labelled, photo, mask, number), shot.sha256))
     build_library(images, CuttingRule(max_extent_fraction=1.0), folder)
     return DefectLibrary(folder)
 
 
-def _labelled(picture: ndarray, mask: ndarray, class_id: int) -> tuple[ndarray, ndarray]:
-    return picture, mask.astype(np.uint8) * np.uint8(class_id)
+def _labelled(photo: ndarray, mask: ndarray, class_id: int) -> tuple[ndarray, ndarray]:
+    return photo, mask.astype(np.uint8) * np.uint8(class_id)
 
 
-def write_support(folder: str | os.PathLike, chosen: Sequence[Candidate], masks: Sequence[ndarray], seed: int,
-                  origin: dict) -> SupportSet:
+def write_support(
+    folder: str | os.PathLike, chosen: Sequence[Candidate], masks: Sequence[ndarray], seed: int, origin: dict
+) -> SupportSet:
     """Write a support set: the whole folder or nothing.
 
     Args:
@@ -187,9 +194,10 @@ def write_support(folder: str | os.PathLike, chosen: Sequence[Candidate], masks:
             image = f'{stem}{Path(candidate.path).suffix.lower()}'
             (unfinished / image).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(candidate.path, unfinished / image)
-            write_picture(unfinished / f'{stem}_mask.png', mask)
-            shots.append(Shot(candidate.type, candidate.class_id, image, f'{stem}_mask.png', candidate.source,
-                              candidate.sha256))
+            write_image(unfinished / f'{stem}_mask.png', mask)
+            shots.append(
+                Shot(candidate.type, candidate.class_id, image, f'{stem}_mask.png', candidate.source, candidate.sha256)
+            )
         body = dict(format=FORMAT, seed=seed, k=max(numbers.values()), origin=origin, shots=[asdict(s) for s in shots])
         write_bytes(unfinished / 'support.json', (json.dumps(body, indent=1, ensure_ascii=False) + '\n').encode())
         os.replace(unfinished, folder)
@@ -209,9 +217,13 @@ def read_support(folder: str | os.PathLike) -> SupportSet:
         body = json.loads(place.read_text(encoding='utf-8'))
         shots = [Shot(**s) for s in body['shots']]
     except (OSError, ValueError, KeyError, TypeError) as err:
-        raise ValueError(f'{folder} must be a support set with support.json, but that cannot be read ({err}); make it '
-                         'with `tools/generate.py support`.') from err
+        raise ValueError(
+            f'{folder} must be a support set with support.json, but that cannot be read ({err}); make it '
+            'with `tools/generate.py support`.'
+        ) from err
     if body.get('format') != FORMAT or not shots:
-        raise ValueError(f'{place} must have format {FORMAT!r} and at least one shot, got {body.get("format")!r} with '
-                         f'{len(shots)}; make it again with `tools/generate.py support`.')
+        raise ValueError(
+            f'{place} must have format {FORMAT!r} and at least one shot, got {body.get("format")!r} with '
+            f'{len(shots)}; make it again with `tools/generate.py support`.'
+        )
     return SupportSet(Path(folder), shots, body['seed'], body['origin'])

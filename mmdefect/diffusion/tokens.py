@@ -19,11 +19,11 @@ import torch
 from torch import Tensor, nn
 
 from mmdefect.diffusion.extras import need
-from mmdefect.diffusion.pictures import write_bytes
+from mmdefect.diffusion.images import write_bytes
 
 FORMAT = 'mmdefect-token/1'
 #: Names of the vectors in a file, by kind of pipeline and encoder.
-_KEYS = {'ldm': ('bert', ), 'sd': ('clip_l', ), 'sdxl': ('clip_l', 'clip_g')}
+_KEYS = {'ldm': ('bert',), 'sd': ('clip_l',), 'sdxl': ('clip_l', 'clip_g')}
 _NAME = re.compile(r'<[\w-]+>')
 
 
@@ -93,16 +93,18 @@ class TokenBank:
         parts = {name: ' '.join(_part(name, i) for i in range(count)) for name, count in self.counts.items()}
         tokenizer.add_tokens([part for name in self.counts for part in parts[name].split()])
         expanded = [_NAME.sub(lambda match: parts.get(match[0], match[0]), text) for text in texts]
-        ids = tokenizer(expanded, padding='max_length', max_length=length, truncation=True,
-                        return_tensors='pt').input_ids
+        ids = tokenizer(
+            expanded, padding='max_length', max_length=length, truncation=True, return_tensors='pt'
+        ).input_ids
         places = torch.full_like(ids, -1)
         for part, number in index.items():
             places[ids == tokenizer.convert_tokens_to_ids(part)] = number
         for text, row in zip(texts, places, strict=True):
             wanted = sum(self.counts.get(name, 0) for name in _NAME.findall(text))
             if int((row >= 0).sum()) < wanted:
-                raise ValueError(f'the text must have its learned tokens within {length} tokens, but {text!r} is '
-                                 'longer; shorten it.')
+                raise ValueError(
+                    f'the text must have its learned tokens within {length} tokens, but {text!r} is longer; shorten it.'
+                )
         stand_in = tokenizer('a', add_special_tokens=False).input_ids[0]
         return torch.where(places >= 0, torch.full_like(ids, stand_in), ids), places
 
@@ -125,8 +127,10 @@ class TokenBank:
         for bank in banks:
             twice = sorted(set(counts) & set(bank.counts))
             if twice:
-                raise ValueError(f'each learned token must have its own name, but {twice[0]} comes twice; learn one of '
-                                 'them again under another name.')
+                raise ValueError(
+                    f'each learned token must have its own name, but {twice[0]} comes twice; learn one of '
+                    'them again under another name.'
+                )
             counts.update(bank.counts)
         return TokenBank(counts, [torch.cat(vectors) for vectors in zip(*(b.vectors for b in banks), strict=True)])
 
@@ -151,8 +155,10 @@ def start_vectors(model, init_word: str, count: int) -> list[Tensor]:
     for tokenizer, embedding in zip(model.tokenizers, model.embeddings, strict=True):
         ids = tokenizer(init_word, add_special_tokens=False).input_ids
         if not ids or (tokenizer.unk_token_id in ids and tokenizer.unk_token not in init_word):
-            raise ValueError(f'`--init-word` must be known to the tokenizer of {model.name}, but {init_word!r} is not; '
-                             'take a common English word.')
+            raise ValueError(
+                f'`--init-word` must be known to the tokenizer of {model.name}, but {init_word!r} is not; '
+                'take a common English word.'
+            )
         ids = [ids[i % len(ids)] for i in range(count)]
         starts.append(embedding.weight.detach()[torch.tensor(ids, device=embedding.weight.device)].float().cpu())
     return starts
@@ -161,8 +167,9 @@ def start_vectors(model, init_word: str, count: int) -> list[Tensor]:
 def save_tokens(path: str | os.PathLike, bank: TokenBank, kind: str) -> None:
     """Write the tokens of one type as safetensors, in one step."""
     names = _KEYS[kind]
-    tensors = {key: vectors.detach().float().cpu().contiguous()
-               for key, vectors in zip(names, bank.vectors, strict=True)}
+    tensors = {
+        key: vectors.detach().float().cpu().contiguous() for key, vectors in zip(names, bank.vectors, strict=True)
+    }
     facts = dict(bank.facts, format=FORMAT, kind=kind, counts=bank.counts)
     write_bytes(path, need('safetensors.torch').save(tensors, metadata={'mmdefect': json.dumps(facts)}))
 
@@ -176,23 +183,29 @@ def load_tokens(path: str | os.PathLike, model) -> TokenBank:
     path = Path(path)
     safetensors = need('safetensors')
     if not path.is_file():
-        raise ValueError(f'the learned token {path} must exist, but it does not; learn it with `tools/generate.py '
-                         'learn`.')
+        raise ValueError(
+            f'the learned token {path} must exist, but it does not; learn it with `tools/generate.py learn`.'
+        )
     try:
         with safetensors.safe_open(path, framework='pt') as file:
             facts = json.loads((file.metadata() or {}).get('mmdefect', '{}'))
             tensors = {key: file.get_tensor(key) for key in file.keys()}
     except safetensors.SafetensorError as err:
-        raise ValueError(f'{path} must be a safetensors file, but it cannot be read ({err}); learn the token '
-                         'again.') from err
+        raise ValueError(
+            f'{path} must be a safetensors file, but it cannot be read ({err}); learn the token again.'
+        ) from err
     if facts.get('format') != FORMAT:
-        raise ValueError(f'{path} must be a learned token of format {FORMAT!r}, got {facts.get("format")!r}; learn it '
-                         'with `tools/generate.py learn`.')
+        raise ValueError(
+            f'{path} must be a learned token of format {FORMAT!r}, got {facts.get("format")!r}; learn it '
+            'with `tools/generate.py learn`.'
+        )
     widths = [e.weight.shape[1] for e in model.embeddings]
     found = [tensors[key].shape[1] for key in _KEYS[facts['kind']]]
     if facts['kind'] != model.kind or found != widths:
-        raise ValueError(f'{path} was learned for a pipeline of kind {facts["kind"]} with vectors of {found}, but '
-                         f'{model.name} is of kind {model.kind} with {widths}; learn the token with this model.')
+        raise ValueError(
+            f'{path} was learned for a pipeline of kind {facts["kind"]} with vectors of {found}, but '
+            f'{model.name} is of kind {model.kind} with {widths}; learn the token with this model.'
+        )
     return TokenBank(facts['counts'], [tensors[key] for key in _KEYS[model.kind]], facts)
 
 

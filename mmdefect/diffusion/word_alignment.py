@@ -38,8 +38,8 @@ def align(model: LatentModel, source: str, target: str, mode: str = 'replace') -
 
     Args:
         model: pipeline, for its tokenizer.
-        source: text of the picture as it is.
-        target: text of the picture as it shall be.
+        source: text of the image as it is.
+        target: text of the image as it shall be.
         mode: ``replace``: word by word, every token takes the attention of its counterpart; the texts must have equally
             many words and counterparts equally many tokens. ``refine``: tokens that both texts have in the same order
             take the attention, new ones keep their own. ``auto``: ``replace`` where it is possible.
@@ -57,16 +57,16 @@ def align(model: LatentModel, source: str, target: str, mode: str = 'replace') -
     changed_source, changed_target = torch.ones(MAX_TOKENS, dtype=torch.bool), torch.ones(MAX_TOKENS, dtype=torch.bool)
     indices = torch.arange(MAX_TOKENS)
     for block in matched:
-        changed_source[block.a:block.a + block.size] = False
-        changed_target[block.b:block.b + block.size] = False
-        indices[block.b:block.b + block.size] = torch.arange(block.a, block.a + block.size)
-    changed_source[len(before):], changed_target[len(after):] = False, False
+        changed_source[block.a : block.a + block.size] = False
+        changed_target[block.b : block.b + block.size] = False
+        indices[block.b : block.b + block.size] = torch.arange(block.a, block.a + block.size)
+    changed_source[len(before) :], changed_target[len(after) :] = False, False
     if not problem and mode != 'refine':
         everything = torch.ones(MAX_TOKENS, dtype=torch.bool)
         return Alignment(torch.arange(MAX_TOKENS), everything, changed_source, changed_target, 'replace')
     # behind the text both have only padding, which corresponds to padding
     padding = torch.arange(MAX_TOKENS - len(after)) + len(before)
-    indices[len(after):] = padding.clamp(max=MAX_TOKENS - 1)
+    indices[len(after) :] = padding.clamp(max=MAX_TOKENS - 1)
     return Alignment(indices, ~changed_target, changed_source, changed_target, 'refine')
 
 
@@ -78,8 +78,9 @@ def token_ids(model: LatentModel, text: str) -> list[int]:
     """
     ids = model.tokenizers[0](text).input_ids
     if len(ids) > MAX_TOKENS:
-        raise ValueError(f'the text must have at most {MAX_TOKENS} tokens with its marks, but {text!r} has {len(ids)}; '
-                         'shorten it.')
+        raise ValueError(
+            f'the text must have at most {MAX_TOKENS} tokens with its marks, but {text!r} has {len(ids)}; shorten it.'
+        )
     return ids
 
 
@@ -94,7 +95,7 @@ def word_tokens(model: LatentModel, text: str, words: Sequence[str]) -> Tensor:
     for word in text.split():
         count = _count(model, word)
         if word in words:
-            found[place:place + count] = True
+            found[place : place + count] = True
             missing.discard(word)
         place += count
     if missing:
@@ -106,13 +107,17 @@ def _replace_problem(model: LatentModel, source: str, target: str) -> str | None
     old, new = source.split(), target.split()
     advice = 'take other words, or --mode refine (or auto), which aligns texts of different lengths.'
     if len(old) != len(new):
-        return (f'texts must have equally many words to be replaced word by word, but {source!r} has {len(old)} and '
-                f'{target!r} {len(new)}; {advice}')
+        return (
+            f'texts must have equally many words to be replaced word by word, but {source!r} has {len(old)} and '
+            f'{target!r} {len(new)}; {advice}'
+        )
     for first, second in zip(old, new, strict=True):
         counts = _count(model, first), _count(model, second)
         if counts[0] != counts[1]:
-            return (f'words must have equally many tokens to be replaced, but {first!r} has {counts[0]} and {second!r} '
-                    f'{counts[1]} in {model.name}; {advice}')
+            return (
+                f'words must have equally many tokens to be replaced, but {first!r} has {counts[0]} and {second!r} '
+                f'{counts[1]} in {model.name}; {advice}'
+            )
     return None
 
 

@@ -10,14 +10,26 @@ from dataclasses import dataclass, field
 
 from mmdefect import __version__, compat
 
-from .pins import (BASE, CORE, ONEDL, OPENCV, PARTS, TRAIN, UPSTREAM, UPSTREAM_UNDECLARED, installed_version, pip,
-                   pip_install, read_pins)
+from .pins import (
+    BASE,
+    CORE,
+    ONEDL,
+    OPENCV,
+    PARTS,
+    TRAIN,
+    UPSTREAM,
+    UPSTREAM_UNDECLARED,
+    installed_version,
+    pip,
+    pip_install,
+    read_pins,
+)
 from .probes import DIAGNOSIS, OPTIONAL, Outcome, probe_all, probe_core, probe_runtime
 from .rules import Finding, check_device, check_metadata, explain, family, is_for_prediction_only
 
-
-_REINSTALL = (f'{pip()} install --force-reinstall --no-deps -e . in a fresh checkout; '
-              'if it stays, report it with this text')
+_REINSTALL = (
+    f'{pip()} install --force-reinstall --no-deps -e . in a fresh checkout; if it stays, report it with this text'
+)
 
 
 @dataclass(frozen=True)
@@ -76,21 +88,34 @@ def examine() -> Examination:
 def _examine_runtime() -> Examination:
     """A machine without torch and OpenMMLab predicts from exported files, if onnxruntime is there, and nothing more."""
     outcome = probe_runtime()
-    result = Examination(_machine(), _rows([n for n in BASE if n not in OPENCV] + _opencv() + ['onnxruntime']),
-                         findings=check_metadata(), core_works=outcome.ok, core='prediction of exported files')
+    result = Examination(
+        _machine(),
+        _rows([n for n in BASE if n not in OPENCV] + _opencv() + ['onnxruntime']),
+        findings=check_metadata(),
+        core_works=outcome.ok,
+        core='prediction of exported files',
+    )
     if not outcome.ok:
         result.findings = [explain('opencv-python', outcome), *result.findings]
     elif installed_version('onnxruntime') is None:
-        result.findings.append(Finding('error', 'not installed: onnxruntime, on which exported files run; nor torch, on '
-                                       'which training does', pip_install('onnxruntime')))
+        result.findings.append(
+            Finding(
+                'error',
+                'not installed: onnxruntime, on which exported files run; nor torch, on which training does',
+                pip_install('onnxruntime'),
+            )
+        )
     result.parts = [*_parts(('runtime', 'serve')), Part('training', 'absent', pip_install(*TRAIN, *ONEDL))]
     return result
 
 
 def _machine() -> list[tuple[str, str]]:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
-    return [('mmdefect', __version__), ('Python', f'{sys.version.split()[0]} ({sys.executable})'),
-            ('Machine', f'{platform.system()} {platform.machine()}, {cores} CPU cores')]
+    return [
+        ('mmdefect', __version__),
+        ('Python', f'{sys.version.split()[0]} ({sys.executable})'),
+        ('Machine', f'{platform.system()} {platform.machine()}, {cores} CPU cores'),
+    ]
 
 
 def _opencv() -> list[str]:
@@ -169,8 +194,13 @@ def _parts(names: tuple[str, ...] = tuple(OPTIONAL)) -> list[Part]:
                 finding = explain(name, outcome)
                 parts.append(Part(name, 'broken', f'{finding.what}; {finding.mend}'))
         elif name == 'compiled operators':
-            parts.append(Part(name, 'absent', f'without them these fail: {compat.NEEDS_COMPILED_OPS} (docs/install.md, '
-                                              '"Compiled operators")'))
+            parts.append(
+                Part(
+                    name,
+                    'absent',
+                    f'without them these fail: {compat.NEEDS_COMPILED_OPS} (docs/install.md, "Compiled operators")',
+                )
+            )
         else:
             parts.append(Part(name, 'absent', pip_install(*absent[name])))
     return parts

@@ -16,7 +16,7 @@ CORE = (*BASE, *TRAIN)
 PARTS = {
     'pretrain': ('scikit-learn', 'tensorboard', 'timm'),
     'generation': ('accelerate', 'diffusers', 'pyyaml', 'safetensors', 'transformers'),
-    'runtime': ('onnxruntime', ),
+    'runtime': ('onnxruntime',),
     'export': ('onnxruntime', 'onnx', 'onnxscript'),
     'serve': ('onnxruntime', 'fastapi', 'prometheus-client', 'python-multipart', 'uvicorn'),
     'ray': ('pandas', 'pyarrow', 'ray'),

@@ -11,7 +11,7 @@ from pathlib import Path
 
 TIMEOUT_SECONDS = 300
 
-_CORE = '''
+_CORE = """
 import json, sys, torch
 device = dict(built_for=torch.version.cuda or torch.version.hip or 'CPU', gpus=[])
 try:
@@ -37,7 +37,7 @@ model = MODELS.build(cfg.model)
 labels = [SegDataSample(gt_sem_seg=PixelData(data=torch.zeros(1, 64, 64, dtype=torch.long))) for _ in range(2)]
 losses = model(torch.rand(2, 3, 64, 64), labels, mode='loss')
 sum(v for k, v in losses.items() if 'loss' in k).backward()
-'''
+"""
 
 _RUNTIME = 'import cv2, numpy; import mmdefect.deployment.predict, mmdefect.deployment.runtime'
 
@@ -57,7 +57,7 @@ DIAGNOSIS = {
 OPTIONAL = {
     'pretrain': 'import sklearn.manifold; from mmdefect import compat; compat.apply(); import mmpretrain.models',
     'generation': 'import accelerate, safetensors; from diffusers import UNet2DConditionModel; '
-                  'from transformers import CLIPTextModel',
+    'from transformers import CLIPTextModel',
     'runtime': 'import onnxruntime; onnxruntime.get_available_providers()',
     'export': 'import onnx, onnxscript, onnxruntime, torch.onnx',
     'serve': 'import fastapi, uvicorn, prometheus_client, python_multipart, onnxruntime',
@@ -86,11 +86,9 @@ def probe(code: str) -> Outcome:
     paths = [p for p in os.environ.get('PYTHONPATH', '').split(os.pathsep) if p]
     env = {**os.environ, 'PYTHONPATH': os.pathsep.join([*paths, here]), 'MPLBACKEND': 'Agg', 'PYTHONWARNINGS': 'ignore'}
     try:
-        done = subprocess.run([sys.executable, '-c', code],
-                              capture_output=True,
-                              text=True,
-                              env=env,
-                              timeout=TIMEOUT_SECONDS)
+        done = subprocess.run(
+            [sys.executable, '-c', code], capture_output=True, text=True, env=env, timeout=TIMEOUT_SECONDS
+        )
     except subprocess.TimeoutExpired:
         return Outcome(False, error=f'gave no answer within {TIMEOUT_SECONDS} seconds')
     if done.returncode < 0:

@@ -41,8 +41,17 @@ def check_metadata() -> list[Finding]:
     """Everything that can be said without importing anything."""
     if is_for_prediction_only():
         return [finding for check in (_python, _two_opencv) for finding in check()]
-    checks = (_python, _doubled, _mixed_families, _missing, _torch_pair, _mmcv_window, _undeclared, _two_opencv,
-              _shared_memory)
+    checks = (
+        _python,
+        _doubled,
+        _mixed_families,
+        _missing,
+        _torch_pair,
+        _mmcv_window,
+        _undeclared,
+        _two_opencv,
+        _shared_memory,
+    )
     return [finding for check in checks for finding in check()]
 
 
@@ -52,8 +61,11 @@ def explain(name: str, outcome: Outcome) -> Finding:
         match = re.search(pattern, outcome.error)
         if match:
             return rule(name, match)[0]
-    return Finding('error', f'{name} cannot be used: {outcome.last_line}',
-                   pip_install(*_distributions(name), options='--force-reinstall --no-deps'))
+    return Finding(
+        'error',
+        f'{name} cannot be used: {outcome.last_line}',
+        pip_install(*_distributions(name), options='--force-reinstall --no-deps'),
+    )
 
 
 def check_device(device: dict) -> list[Finding]:
@@ -62,8 +74,11 @@ def check_device(device: dict) -> list[Finding]:
         return []
     if device.get('built_for') == 'CPU':
         return _warning('this machine has an NVIDIA driver, but torch is a CPU build', _reinstall_torch())
-    return _warning(f'torch is built for CUDA {device.get("built_for")}, but finds no usable GPU although an NVIDIA '
-                    f'driver is installed ({device.get("error", "no device")})', _FIT_DRIVER)
+    return _warning(
+        f'torch is built for CUDA {device.get("built_for")}, but finds no usable GPU although an NVIDIA '
+        f'driver is installed ({device.get("error", "no device")})',
+        _FIT_DRIVER,
+    )
 
 
 def _error(what: str, mend: str) -> list[Finding]:
@@ -78,7 +93,7 @@ def _distributions(name: str) -> list[str]:
     """The installed distributions behind what a probe is called."""
     if name in compat.DISTRIBUTIONS:
         return list(compat.installed_distributions(name))
-    return list(PARTS.get(name, (name, )))
+    return list(PARTS.get(name, (name,)))
 
 
 def _reinstall_torch() -> str:
@@ -88,8 +103,10 @@ def _reinstall_torch() -> str:
 def _python() -> list[Finding]:
     if sys.version_info >= (3, 10):
         return []
-    return _error(f'Python must be 3.10 or newer, this is {sys.version.split()[0]}',
-                  'make the environment with another interpreter: PYTHON=python3.11 bash bash/setup_env.sh')
+    return _error(
+        f'Python must be 3.10 or newer, this is {sys.version.split()[0]}',
+        'make the environment with another interpreter: PYTHON=python3.11 bash bash/setup_env.sh',
+    )
 
 
 def _doubled() -> list[Finding]:
@@ -100,8 +117,10 @@ def _doubled() -> list[Finding]:
     keep = [name for name in names if name in ONEDL] or [name for name in names if name in UPSTREAM]
     what = '; '.join(f'{module} comes from {" and ".join(found)}' for module, found in doubled.items())
     # Both put files into one folder, so removing one of them leaves the other with holes: remove both.
-    return _error(f'two distributions overwrite each other: {what}',
-                  f'{pip()} uninstall -y {" ".join(names)} && {pip_install(*keep)}')
+    return _error(
+        f'two distributions overwrite each other: {what}',
+        f'{pip()} uninstall -y {" ".join(names)} && {pip_install(*keep)}',
+    )
 
 
 def _mixed_families() -> list[Finding]:
@@ -110,9 +129,11 @@ def _mixed_families() -> list[Finding]:
     upstream = [name for name in single if name not in ONEDL]
     if not upstream or len(upstream) == len(single):
         return []
-    return _warning(f'the OpenMMLab packages are a mixture of two distributions ({", ".join(single)}); they are '
-                    'released and tested separately',
-                    f'{pip()} uninstall -y {" ".join(upstream)} && {pip_install(*ONEDL)}')
+    return _warning(
+        f'the OpenMMLab packages are a mixture of two distributions ({", ".join(single)}); they are '
+        'released and tested separately',
+        f'{pip()} uninstall -y {" ".join(upstream)} && {pip_install(*ONEDL)}',
+    )
 
 
 def _missing() -> list[Finding]:
@@ -139,8 +160,10 @@ def _torch_pair() -> list[Finding]:
             operator, wanted = match.groups()
             have, need = (tuple(map(int, re.findall(r'\d+', v)[:3])) for v in (torch, wanted))
             if have != need if operator == '==' else have < need:
-                return _warning(f'torchvision {vision} was built for torch {operator} {wanted}, but torch is {torch}',
-                                _reinstall_torch())
+                return _warning(
+                    f'torchvision {vision} was built for torch {operator} {wanted}, but torch is {torch}',
+                    _reinstall_torch(),
+                )
     if torch.partition('+')[2] != vision.partition('+')[2]:
         return _warning(f'torch {torch} and torchvision {vision} come from different builds', _reinstall_torch())
     return []
@@ -155,8 +178,11 @@ def _mmcv_window() -> list[Finding]:
     if numbers < (2, 0) or numbers > (2, 2):
         return _error(f'mmsegmentation needs mmcv 2.0 to 2.2, but {name} is {version}', mend)
     if numbers == (2, 2):
-        return _warning(f'mmsegmentation refuses {name} {version} when it is imported by itself; mmdefect lets it '
-                        'pass, other programs do not', mend)
+        return _warning(
+            f'mmsegmentation refuses {name} {version} when it is imported by itself; mmdefect lets it '
+            'pass, other programs do not',
+            mend,
+        )
     return []
 
 
@@ -171,8 +197,10 @@ def _two_opencv() -> list[Finding]:
     found = [n for n in OPENCV if installed_version(n)]
     if len(found) < 2:
         return []
-    return _warning(f'several OpenCV packages overwrite each other: {", ".join(found)}',
-                    f'{pip()} uninstall -y {" ".join(found)} && {pip_install("opencv-python")}')
+    return _warning(
+        f'several OpenCV packages overwrite each other: {", ".join(found)}',
+        f'{pip()} uninstall -y {" ".join(found)} && {pip_install("opencv-python")}',
+    )
 
 
 def _shared_memory() -> list[Finding]:
@@ -182,9 +210,11 @@ def _shared_memory() -> list[Finding]:
         return []
     if size >= 256 << 20:
         return []
-    return _warning(f'shared memory is only {size >> 20} MiB, in which workers of a data loader die with a bus error',
-                    'start the container with --shm-size=2g, or train with --cfg-options '
-                    'train_dataloader.num_workers=0 train_dataloader.persistent_workers=False')
+    return _warning(
+        f'shared memory is only {size >> 20} MiB, in which workers of a data loader die with a bus error',
+        'start the container with --shm-size=2g, or train with --cfg-options '
+        'train_dataloader.num_workers=0 train_dataloader.persistent_workers=False',
+    )
 
 
 #: Names under which a distribution is imported, where they differ.
@@ -205,13 +235,15 @@ def _absent_module(name: str, match: re.Match) -> list[Finding]:
     else:
         distribution = _DISTRIBUTION_OF.get(module, module)
     reinstall = '--force-reinstall --no-deps' if installed_version(distribution) else ''
-    return _error(f'{name} needs the module {match.group(1)}, which cannot be found',
-                  pip_install(distribution, options=reinstall))
+    return _error(
+        f'{name} needs the module {match.group(1)}, which cannot be found', pip_install(distribution, options=reinstall)
+    )
 
 
 def _pkg_resources(name: str, match: re.Match) -> list[Finding]:
-    return _error(f'{name} needs pkg_resources, which newer releases of setuptools no longer bring',
-                  pip_install('setuptools'))
+    return _error(
+        f'{name} needs pkg_resources, which newer releases of setuptools no longer bring', pip_install('setuptools')
+    )
 
 
 def _different_builds(name: str, match: re.Match) -> list[Finding]:
@@ -219,18 +251,24 @@ def _different_builds(name: str, match: re.Match) -> list[Finding]:
 
 
 def _system_library(name: str, match: re.Match) -> list[Finding]:
-    return _error(f'OpenCV needs the system library {match.group(1)}, which this machine lacks',
-                  f'{pip()} uninstall -y opencv-python && {pip_install("opencv-python-headless")}')
+    return _error(
+        f'OpenCV needs the system library {match.group(1)}, which this machine lacks',
+        f'{pip()} uninstall -y opencv-python && {pip_install("opencv-python-headless")}',
+    )
 
 
 def _other_numpy(name: str, match: re.Match) -> list[Finding]:
-    return _error(f'{name} was compiled for another NumPy than {installed_version("numpy")}',
-                  pip_install('numpy', *_distributions(name), options='--force-reinstall --no-deps'))
+    return _error(
+        f'{name} was compiled for another NumPy than {installed_version("numpy")}',
+        pip_install('numpy', *_distributions(name), options='--force-reinstall --no-deps'),
+    )
 
 
 def _version_window(name: str, match: re.Match) -> list[Finding]:
-    return _error(f'the installed mmseg or mmpretrain refuses mmcv {match.group(1)}',
-                  pip_install(*(UPSTREAM if family() == 'upstream' else ONEDL)))
+    return _error(
+        f'the installed mmseg or mmpretrain refuses mmcv {match.group(1)}',
+        pip_install(*(UPSTREAM if family() == 'upstream' else ONEDL)),
+    )
 
 
 def _old_driver(name: str, match: re.Match) -> list[Finding]:

@@ -60,40 +60,55 @@ class DefectMetric(BaseMetric):
         **kwargs: see :class:`mmengine.evaluator.BaseMetric`.
     """
 
-    def __init__(self,
-                 groups: str | Sequence[str] = ('pixel', ),
-                 calibration: str | None = None,
-                 objective: str = 'IoU',
-                 recall_floor: float = 0.8,
-                 offsets: dict[str, float] | None = None,
-                 decision: str = 'argmax',
-                 scores: str = 'logits',
-                 bins: int = 32768,
-                 exact: bool = False,
-                 ignore_index: int = 255,
-                 tolerance: float = 2.0,
-                 size_edges: Sequence[int] = SIZE_EDGES,
-                 min_coverage: float = 0.25,
-                 min_alarm_area: int = 1,
-                 per_image: str | None = None,
-                 curves: str | None = None,
-                 output_dir: str | None = None,
-                 output_root: str | None = None,
-                 **kwargs) -> None:
+    def __init__(
+        self,
+        groups: str | Sequence[str] = ('pixel',),
+        calibration: str | None = None,
+        objective: str = 'IoU',
+        recall_floor: float = 0.8,
+        offsets: dict[str, float] | None = None,
+        decision: str = 'argmax',
+        scores: str = 'logits',
+        bins: int = 32768,
+        exact: bool = False,
+        ignore_index: int = 255,
+        tolerance: float = 2.0,
+        size_edges: Sequence[int] = SIZE_EDGES,
+        min_coverage: float = 0.25,
+        min_alarm_area: int = 1,
+        per_image: str | None = None,
+        curves: str | None = None,
+        output_dir: str | None = None,
+        output_root: str | None = None,
+        **kwargs,
+    ) -> None:
         super().__init__(**kwargs)
         self.groups = GROUPS if groups == 'all' else tuple(groups) if not isinstance(groups, str) else groups
         check_groups(self.groups)
-        for name, value, choices in (('calibration', calibration, CALIBRATIONS), ('objective', objective, OBJECTIVES),
-                                     ('decision', decision, DECISIONS), ('scores', scores, KINDS)):
+        for name, value, choices in (
+            ('calibration', calibration, CALIBRATIONS),
+            ('objective', objective, OBJECTIVES),
+            ('decision', decision, DECISIONS),
+            ('scores', scores, KINDS),
+        ):
             if value not in choices:
                 raise ValueError(f'`{name}` must be one of {choices}, got {value!r}.')
         if calibration == 'fit' and (offsets is not None or decision == 'calibrated'):
-            raise ValueError('`calibration="fit"` knows its offsets only when all images are seen; `offsets` and '
-                             '`decision="calibrated"` need `calibration="apply"`.')
+            raise ValueError(
+                '`calibration="fit"` knows its offsets only when all images are seen; `offsets` and '
+                '`decision="calibrated"` need `calibration="apply"`.'
+            )
         self.calibration_mode, self.objective, self.recall_floor = calibration, objective, recall_floor
         self.offsets, self.decision, self.scores = offsets, decision, scores
-        self.settings = dict(ignore_index=ignore_index, bins=bins, exact=exact, tolerance=tolerance,
-                             size_edges=tuple(size_edges), min_coverage=min_coverage, min_alarm_area=min_alarm_area)
+        self.settings = dict(
+            ignore_index=ignore_index,
+            bins=bins,
+            exact=exact,
+            tolerance=tolerance,
+            size_edges=tuple(size_edges),
+            min_coverage=min_coverage,
+            min_alarm_area=min_alarm_area,
+        )
         self.per_image, self.curves = per_image, curves
         self.output_dir, self.output_root = output_dir, output_root
         self.calibration: dict | None = None
@@ -166,15 +181,24 @@ class DefectMetric(BaseMetric):
             return prediction
         offsets = self._offset_tuple()
         if offsets is None or scores is None:
-            raise ValueError(f'`decision="calibrated"` needs {"scores" if offsets else "offsets"}, but there are none; '
-                             'validate with `calibration="fit"` while training, or decide by argmax.')
+            raise ValueError(
+                f'`decision="calibrated"` needs {"scores" if offsets else "offsets"}, but there are none; '
+                'validate with `calibration="fit"` while training, or decide by argmax.'
+            )
         return decide(log_scores(scores, self._kind(scores)), torch.tensor(offsets))
 
     def _new_counters(self, scores: torch.Tensor | None) -> DefectCounters:
         fit = self.objective if self.calibration_mode == 'fit' else None
         offsets = self._offset_tuple() if self.calibration_mode == 'apply' else None
-        return DefectCounters(tuple(self.dataset_meta['classes']), self.groups, kind=self._kind(scores), fit=fit,
-                              recall_floor=self.recall_floor, offsets=offsets, **self.settings)
+        return DefectCounters(
+            tuple(self.dataset_meta['classes']),
+            self.groups,
+            kind=self._kind(scores),
+            fit=fit,
+            recall_floor=self.recall_floor,
+            offsets=offsets,
+            **self.settings,
+        )
 
     def _kind(self, scores: torch.Tensor | None) -> str:
         return 'probabilities' if scores is not None and scores.shape[0] == 1 else self.scores

@@ -38,5 +38,8 @@ class ViewAccuracy(BaseMetric):
         labels, predicted, scores = (np.array(column) for column in zip(*results, strict=True))
         right = labels == predicted
         per_class = [right[labels == k].mean() for k in np.unique(labels)]
-        return {'accuracy': 100 * float(right.mean()), 'accuracy_class': 100 * float(np.mean(per_class)),
-                'AUROC': 100 * image_ranking(scores, labels > 0)['AUROC']}
+        return {
+            'accuracy': 100 * float(right.mean()),
+            'accuracy_class': 100 * float(np.mean(per_class)),
+            'AUROC': 100 * image_ranking(scores, labels > 0)['AUROC'],
+        }

@@ -49,8 +49,10 @@ class Workers:
         if self.engine not in ENGINES:
             raise ValueError(f'`engine` must be one of {ENGINES}, got {self.engine!r}.')
         if self.count < 1 or self.threads < 0 or self.gpus < 0:
-            raise ValueError('there must be at least one worker, and no negative number of threads or devices, got '
-                             f'{self.count}, {self.threads} and {self.gpus}.')
+            raise ValueError(
+                'there must be at least one worker, and no negative number of threads or devices, got '
+                f'{self.count}, {self.threads} and {self.gpus}.'
+            )
 
 
 def map_items(make: Maker, items: Sequence[Item], workers: Workers = Workers()) -> Iterator[Result]:
@@ -81,8 +83,10 @@ def chunks(items: Sequence[Item], count: int) -> list[Sequence[Item]]:
 
 def _map_in_processes(make: Maker, items: Sequence[Item], workers: Workers) -> Iterator[Result]:
     context = multiprocessing.get_context('spawn')
-    with _variables(thread_variables(workers.threads)), \
-            ProcessPoolExecutor(workers.count, context, _prepare, (make, )) as pool:
+    with (
+        _variables(thread_variables(workers.threads)),
+        ProcessPoolExecutor(workers.count, context, _prepare, (make,)) as pool,
+    ):
         waiting: deque[Future] = deque()
         try:
             for item in items:
@@ -124,8 +128,10 @@ def _map_on_ray(make: Maker, items: Sequence[Item], workers: Workers) -> Iterato
     if not items:
         return
     cores = max(1, workers.threads)
-    with _variables(thread_variables(workers.threads)), \
-            connected(workers.address, workers.count * cores, None if workers.gpus else 0):
+    with (
+        _variables(thread_variables(workers.threads)),
+        connected(workers.address, workers.count * cores, None if workers.gpus else 0),
+    ):
         import ray.data  # needs pandas and pyarrow, which the extra brings
 
         context = ray.data.DataContext.get_current()
@@ -133,8 +139,13 @@ def _map_on_ray(make: Maker, items: Sequence[Item], workers: Workers) -> Iterato
         context.execution_options.preserve_order = True
         rows = [{'item': pickle.dumps(item)} for item in items]  # the same whatever Arrow makes of the type
         data = ray.data.from_items(rows, override_num_blocks=min(len(rows), 16 * workers.count))
-        done = data.map(_RayWorker, fn_constructor_args=(make, os.getcwd()), num_cpus=cores,
-                        num_gpus=workers.gpus or None, compute=ray.data.ActorPoolStrategy(size=workers.count))
+        done = data.map(
+            _RayWorker,
+            fn_constructor_args=(make, os.getcwd()),
+            num_cpus=cores,
+            num_gpus=workers.gpus or None,
+            compute=ray.data.ActorPoolStrategy(size=workers.count),
+        )
         for row in done.iter_rows():
             value, error = pickle.loads(row['result'])
             if error is not None:

@@ -57,8 +57,11 @@ def prepare_resume(train_dir: Path, validated: set[int]) -> int | None:
     pointer = train_dir / POINTER
     newest = step_of(Path(pointer.read_text().strip())) if pointer.is_file() else None
     due = _validation_due(train_dir)
-    usable = [step for step, path in regular(train_dir).items()
-              if is_complete(path) and (newest is None or step <= newest) and (not due(step) or step in validated)]
+    usable = [
+        step
+        for step, path in regular(train_dir).items()
+        if is_complete(path) and (newest is None or step <= newest) and (not due(step) or step in validated)
+    ]
     start = max(usable, default=None)
     for path in train_dir.glob('*.pth'):
         step = step_of(path)
@@ -94,8 +97,9 @@ def collect(train_dir: Path) -> Path:
 def _validation_due(train_dir: Path):
     """Return a function that tells whether a validation follows an iteration, by the config dumped in the work dir."""
     loop = _train_cfg(train_dir)
-    interval, begin, end = (loop.get(key, default)
-                            for key, default in (('val_interval', 0), ('val_begin', 1), ('max_iters', 0)))
+    interval, begin, end = (
+        loop.get(key, default) for key, default in (('val_interval', 0), ('val_begin', 1), ('max_iters', 0))
+    )
     if not (interval and end):
         return lambda step: False
     return lambda step: step >= begin and (step % interval == 0 or step == end)
@@ -105,8 +109,15 @@ def _train_cfg(train_dir: Path) -> dict[str, int]:
     """Read the integers of ``train_cfg = dict(...)`` from the config dump; empty without a readable dump."""
     for path in sorted(train_dir.glob('*.py')):
         for node in ast.parse(path.read_text(encoding='utf-8')).body:
-            if (isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name)
-                    and node.targets[0].id == 'train_cfg' and isinstance(node.value, ast.Call)):
-                return {word.arg: word.value.value for word in node.value.keywords
-                        if isinstance(word.value, ast.Constant) and isinstance(word.value.value, int)}
+            if (
+                isinstance(node, ast.Assign)
+                and isinstance(node.targets[0], ast.Name)
+                and node.targets[0].id == 'train_cfg'
+                and isinstance(node.value, ast.Call)
+            ):
+                return {
+                    word.arg: word.value.value
+                    for word in node.value.keywords
+                    if isinstance(word.value, ast.Constant) and isinstance(word.value.value, int)
+                }
     return {}

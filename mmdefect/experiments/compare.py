@@ -62,12 +62,14 @@ class Comparison:
     warnings: list[str]
 
 
-def compare(arms: Mapping[str, Sequence[Evidence]],
-            reference: str,
-            metrics: Sequence[str],
-            factor_keys: Sequence[str] = (),
-            level: float = 0.95,
-            draws: int = 4000) -> Comparison:
+def compare(
+    arms: Mapping[str, Sequence[Evidence]],
+    reference: str,
+    metrics: Sequence[str],
+    factor_keys: Sequence[str] = (),
+    level: float = 0.95,
+    draws: int = 4000,
+) -> Comparison:
     """Compare every arm with the reference.
 
     A metric that follows from the counts gets an interval over seeds and test images; another one, such as a
@@ -93,32 +95,36 @@ def compare(arms: Mapping[str, Sequence[Evidence]],
     if not counted:
         notes.append('no counts of the same test images for all runs: intervals cover the seeds only.')
     values = {
-        name: {
-            metric: [_value(run, metric, counted, notes) for run in runs]
-            for metric in metrics
-        }
+        name: {metric: [_value(run, metric, counted, notes) for run in runs] for metric in metrics}
         for name, runs in arms.items()
     }
     notes += [
-        f'`{metric}` is zero in every run: nothing was learned, so nothing can be compared.' for metric in metrics
+        f'`{metric}` is zero in every run: nothing was learned, so nothing can be compared.'
+        for metric in metrics
         if all(value == 0 for row in values.values() for value in row[metric])
     ]
     differences: dict[str, dict[str, Difference]] = {name: {} for name in arms if name != reference}
     for metric in metrics:
         found = {
-            name:
-            _interval(arms[reference], arms[name], values[reference][metric], values[name][metric], metric, counted,
-                      level, draws)
+            name: _interval(
+                arms[reference],
+                arms[name],
+                values[reference][metric],
+                values[name][metric],
+                metric,
+                counted,
+                level,
+                draws,
+            )
             for name in differences
         }
         adjusted = statistics.holm([interval.p for interval, _ in found.values()])
         for (name, (interval, basis)), p in zip(found.items(), adjusted, strict=True):
             differences[name][metric] = Difference(metric, interval, p, _verdict(interval, p, metric, level), basis)
     images = len(next(iter(arms.values()))[0].counts.names) if counted else 0
-    return Comparison(reference, values, differences, images, {
-        n: [r.seed for r in runs]
-        for n, runs in arms.items()
-    }, notes)
+    return Comparison(
+        reference, values, differences, images, {n: [r.seed for r in runs] for n, runs in arms.items()}, notes
+    )
 
 
 def lower_is_better(metric: str) -> bool:
@@ -126,8 +132,9 @@ def lower_is_better(metric: str) -> bool:
     return any(fnmatch(metric, pattern) for pattern in LOWER_IS_BETTER)
 
 
-def published_rule(values: Mapping[str, Mapping[str, float]], reference: str,
-                   metrics: Sequence[str]) -> tuple[list[str], dict[str, list[str]]]:
+def published_rule(
+    values: Mapping[str, Mapping[str, float]], reference: str, metrics: Sequence[str]
+) -> tuple[list[str], dict[str, list[str]]]:
     """The published selection of data sets: drop each that lowers any metric of the reference, rank the rest.
 
     It looks at means only and knows no noise: with several metrics a harmless arm is dropped as often as not. It is
@@ -147,7 +154,8 @@ def published_rule(values: Mapping[str, Mapping[str, float]], reference: str,
         if name == reference:
             continue
         worse = [
-            m for m in metrics
+            m
+            for m in metrics
             if (row[m] > values[reference][m] if lower_is_better(m) else row[m] < values[reference][m])
         ]
         if worse:
@@ -173,21 +181,32 @@ def _value(run: Evidence, metric: str, counted: bool, notes: list[str]) -> float
     if exact is None:
         return math.nan if logged is None else float(logged)
     if logged is not None and abs(float(exact) - logged) > LOG_TOLERANCE:
-        notes.append(f'{run.name}: `{metric}` is {logged:.2f} in the log, but {float(exact):.2f} from the predictions; '
-                     'they belong to different tests.')
+        notes.append(
+            f'{run.name}: `{metric}` is {logged:.2f} in the log, but {float(exact):.2f} from the predictions; '
+            'they belong to different tests.'
+        )
     return float(exact)
 
 
-def _interval(first: Sequence[Evidence], second: Sequence[Evidence], values_1: Sequence[float],
-              values_2: Sequence[float], metric: str, counted: bool, level: float, draws: int) -> tuple[Interval, str]:
+def _interval(
+    first: Sequence[Evidence],
+    second: Sequence[Evidence],
+    values_1: Sequence[float],
+    values_2: Sequence[float],
+    metric: str,
+    counted: bool,
+    level: float,
+    draws: int,
+) -> tuple[Interval, str]:
     seeds = [[run.seed for run in runs] for runs in (first, second)]
     paired = seeds[0] == seeds[1] and None not in seeds[0]
     if not counted or metric not in count_metrics(first[0].counts.values.sum(0), first[0].counts.classes):
         return statistics.compare_values(values_1, values_2, paired, level), 'seeds'
     stacks = [np.stack([run.counts.values for run in runs]) for runs in (first, second)]
     classes = first[0].counts.classes
-    interval = statistics.compare_counts(*stacks, lambda summed: count_metrics(summed, classes)[metric], paired, draws,
-                                         level)
+    interval = statistics.compare_counts(
+        *stacks, lambda summed: count_metrics(summed, classes)[metric], paired, draws, level
+    )
     return interval, 'seeds and images' if max(map(len, seeds)) > 1 else 'images'
 
 

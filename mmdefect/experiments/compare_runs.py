@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from mmdefect.experiments import settings as st
-from mmdefect.experiments.tested_run import Evidence
 from mmdefect.experiments.evidence.report import SearchPlaces
 from mmdefect.experiments.evidence.run import RunEvidence, find_runs, load_run
 from mmdefect.experiments.states import STATE_NAME, read_state
 from mmdefect.experiments.study_records import budget, donor_leaks
+from mmdefect.experiments.tested_run import Evidence
 
 _CHECKPOINT = re.compile(r'Load checkpoint from (\S+)')
 
@@ -27,13 +27,16 @@ def parse_group(text: str) -> tuple[str, list[Path]]:
     folders = [Path(place) for place in (places if equals else text).split(',') if place]
     missing = [str(folder) for folder in folders if not folder.is_dir()]
     if missing or not folders:
-        raise FileNotFoundError(f'an arm must look like NAME=FOLDER,FOLDER with run folders, got {text!r}'
-                                f'{"; there is no " + ", ".join(missing) if missing else ""}.')
+        raise FileNotFoundError(
+            f'an arm must look like NAME=FOLDER,FOLDER with run folders, got {text!r}'
+            f'{"; there is no " + ", ".join(missing) if missing else ""}.'
+        )
     return (name if equals else folders[0].name), folders
 
 
-def load_groups(groups: Sequence[tuple[str, list[Path]]], places: SearchPlaces,
-                read_settings: Callable[[Path], dict[str, Any]]) -> dict[str, list[Evidence]]:
+def load_groups(
+    groups: Sequence[tuple[str, list[Path]]], places: SearchPlaces, read_settings: Callable[[Path], dict[str, Any]]
+) -> dict[str, list[Evidence]]:
     """Return the evidence of every arm; a folder with several runs brings all of them.
 
     Args:
@@ -60,9 +63,16 @@ def load_evidence(folder: Path, places: SearchPlaces, read_settings: Callable[[P
     config = next(iter(sorted((folder / 'train').glob('*.py'))), None)
     settings = read_settings(config) if config is not None else {}
     seed = st.flatten(settings).get(st.SEED)
-    return Evidence(run.name, seed, run.test, run.counts,
-                    st.with_effect(settings) if settings else {}, budget(settings), tested(run),
-                    donor_leaks(folder, truths[0] if truths else None))
+    return Evidence(
+        run.name,
+        seed,
+        run.test,
+        run.counts,
+        st.with_effect(settings) if settings else {},
+        budget(settings),
+        tested(run),
+        donor_leaks(folder, truths[0] if truths else None),
+    )
 
 
 def tested(run: RunEvidence) -> list[dict[str, Any]]:
@@ -72,7 +82,8 @@ def tested(run: RunEvidence) -> list[dict[str, Any]]:
     for name in ('test/test_log.txt', 'test_log.txt'):
         path = run.folder / name
         if path.is_file():
-            return [{
-                'checkpoint': found
-            } for found in _CHECKPOINT.findall(path.read_text(encoding='utf-8', errors='replace'))]
+            return [
+                {'checkpoint': found}
+                for found in _CHECKPOINT.findall(path.read_text(encoding='utf-8', errors='replace'))
+            ]
     return []

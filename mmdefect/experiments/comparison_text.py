@@ -14,9 +14,10 @@ def markdown_table(header: Sequence[str], lines: Iterable[Sequence[str]], left: 
     cells = [list(header), *map(list, lines)]
     widths = [max(len(line[k]) for line in cells) for k in range(len(header))]
     out = [
-        '| ' +
-        ' | '.join(c.ljust(w) if k < left else c.rjust(w)
-                   for k, (c, w) in enumerate(zip(line, widths, strict=True))) + ' |' for line in cells
+        '| '
+        + ' | '.join(c.ljust(w) if k < left else c.rjust(w) for k, (c, w) in enumerate(zip(line, widths, strict=True)))
+        + ' |'
+        for line in cells
     ]
     out.insert(1, '|' + '|'.join('-' * (w + 1) + ('-' if k < left else ':') for k, w in enumerate(widths)) + '|')
     return '\n'.join(out) + '\n'
@@ -53,10 +54,18 @@ def values_table(comparison: Comparison, notes: Mapping[str, str] | None = None)
 
 def differences_table(comparison: Comparison) -> str:
     """Return one row an arm and metric: difference, interval, p, verdict."""
-    lines = [[
-        name, d.metric, d.verdict,
-        format_difference(d), '–' if math.isnan(d.adjusted_p) else f'{d.adjusted_p:.3f}', d.basis
-    ] for name, row in comparison.differences.items() for d in row.values()]
+    lines = [
+        [
+            name,
+            d.metric,
+            d.verdict,
+            format_difference(d),
+            '–' if math.isnan(d.adjusted_p) else f'{d.adjusted_p:.3f}',
+            d.basis,
+        ]
+        for name, row in comparison.differences.items()
+        for d in row.values()
+    ]
     return markdown_table(['arm', 'metric', 'verdict', 'difference [95 %]', 'p (Holm)', 'interval over'], lines, left=3)
 
 
@@ -68,23 +77,22 @@ def verdict_sentences(comparison: Comparison, metric: str) -> list[str]:
         words = {
             'better': f'better than `{comparison.reference}`',
             'worse': f'worse than `{comparison.reference}`',
-            'not distinguishable': f'not distinguishable from `{comparison.reference}`'
+            'not distinguishable': f'not distinguishable from `{comparison.reference}`',
         }
         if d.verdict in words:
             sentences.append(f'`{name}` is {words[d.verdict]} in {metric} ({format_difference(d)}).')
         else:
-            sentences.append(f'`{name}` cannot be compared with `{comparison.reference}` in {metric} ({format_difference(d)}): '
-                             'it takes several seeds or counts of images.')
+            sentences.append(
+                f'`{name}` cannot be compared with `{comparison.reference}` in {metric} ({format_difference(d)}): '
+                'it takes several seeds or counts of images.'
+            )
     return sentences
 
 
 def published_sentences(comparison: Comparison) -> str:
     """Return what the published selection rule says about the arms, and that it knows no noise."""
     values = {
-        name: {
-            metric: mean_and_sd(found)[0]
-            for metric, found in row.items()
-        }
+        name: {metric: mean_and_sd(found)[0] for metric, found in row.items()}
         for name, row in comparison.values.items()
     }
     metrics = list(next(iter(values.values())))
@@ -105,12 +113,13 @@ def render(comparison: Comparison, notes: Mapping[str, str] | None = None) -> st
         parts += [
             '\n'.join(f'- {line}' for line in verdict_sentences(comparison, first)) + '\n',
             f'Difference to `{comparison.reference}`:\n',
-            differences_table(comparison)
+            differences_table(comparison),
         ]
     if comparison.warnings:
         parts.append('Warnings:\n\n' + '\n'.join(f'- {line}' for line in comparison.warnings) + '\n')
     scope = f'{comparison.images} test images. ' if comparison.images else ''
     parts.append(
         f'{scope}Values are percent, mean ± standard deviation over seeds. Intervals: bootstrap over seeds and test '
-        'images with Student quantiles (docs/studies.md); p is adjusted for the number of arms.\n')
+        'images with Student quantiles (docs/studies.md); p is adjusted for the number of arms.\n'
+    )
     return '\n'.join(parts)

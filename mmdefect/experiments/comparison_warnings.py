@@ -34,11 +34,15 @@ def warn(arms: Mapping[str, Sequence[Evidence]], reference: str, factor_keys: Se
         for run in runs:
             tested = {entry['checkpoint'] for entry in run.tests}
             if len(tested) > 1:
-                notes.append(f'`{name}`, {run.name}: the test set was read {len(run.tests)} times with {len(tested)} '
-                             'checkpoints; choosing among those would be selection on test.')
+                notes.append(
+                    f'`{name}`, {run.name}: the test set was read {len(run.tests)} times with {len(tested)} '
+                    'checkpoints; choosing among those would be selection on test.'
+                )
             if run.leaks:
-                notes.append(f'`{name}`, {run.name}: {len(run.leaks)} donor(s) come from test images, the first is '
-                             f'{run.leaks[0]}; its test result does not count.')
+                notes.append(
+                    f'`{name}`, {run.name}: {len(run.leaks)} donor(s) come from test images, the first is '
+                    f'{run.leaks[0]}; its test result does not count.'
+                )
     for what in ('data', 'commit', 'versions', 'hardware'):
         if len({st.digest(run.source[what]) for runs in arms.values() for run in runs if what in run.source}) > 1:
             notes.append(f'the runs differ in {what}.')
@@ -49,11 +53,13 @@ def _setting_warnings(name: str, first: Evidence, other: Evidence, factor_keys: 
     notes = []
     for key in ('iterations', 'batch_size'):
         if first.budget.get(key) != other.budget.get(key):
-            notes.append(f'unequal budget: `{name}` has {key} {other.budget.get(key)}, the reference '
-                         f'{first.budget.get(key)}.')
+            notes.append(
+                f'unequal budget: `{name}` has {key} {other.budget.get(key)}, the reference {first.budget.get(key)}.'
+            )
     budget_keys = ('train_cfg.max_iters', 'train_dataloader.batch_size')
     changed = [
-        key for key in st.difference(first.settings, other.settings)
+        key
+        for key in st.difference(first.settings, other.settings)
         if not any(fnmatch(key, pattern) for pattern in factor_keys) and key not in budget_keys
     ]
     if changed and factor_keys:
@@ -65,5 +71,6 @@ def _setting_warnings(name: str, first: Evidence, other: Evidence, factor_keys: 
 
 def _some(keys: Sequence[str] | set[str], most: int = 6) -> str:
     listed = sorted(keys)
-    return ', '.join(f'`{key}`'
-                     for key in listed[:most]) + (f' and {len(listed) - most} more' if len(listed) > most else '')
+    return ', '.join(f'`{key}`' for key in listed[:most]) + (
+        f' and {len(listed) - most} more' if len(listed) > most else ''
+    )

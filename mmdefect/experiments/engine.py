@@ -28,8 +28,9 @@ class Engine(Protocol):
             ValueError, RuntimeError, ModuleNotFoundError: if the machine has not what the batch asks for.
         """
 
-    def run(self, batch: Batch, jobs: Sequence[Job], show: Callable[[str], None],
-            finished: Callable[[Job, JobState], None]) -> None:
+    def run(
+        self, batch: Batch, jobs: Sequence[Job], show: Callable[[str], None], finished: Callable[[Job, JobState], None]
+    ) -> None:
         """Run jobs in order, several at a time; those that another process runs are left to it.
 
         Args:

@@ -9,8 +9,19 @@ import subprocess
 from importlib import metadata
 from pathlib import Path
 
-DISTRIBUTIONS = ('mmdefect', 'torch', 'torchvision', 'numpy', 'opencv-python', 'mmengine', 'mmcv', 'mmsegmentation',
-                 'onedl-mmengine', 'onedl-mmcv', 'onedl-mmsegmentation')
+DISTRIBUTIONS = (
+    'mmdefect',
+    'torch',
+    'torchvision',
+    'numpy',
+    'opencv-python',
+    'mmengine',
+    'mmcv',
+    'mmsegmentation',
+    'onedl-mmengine',
+    'onedl-mmcv',
+    'onedl-mmsegmentation',
+)
 
 
 def versions() -> dict[str, str]:

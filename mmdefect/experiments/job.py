@@ -17,8 +17,15 @@ from pathlib import Path
 from typing import Any
 
 from mmdefect.experiments import checkpoints, claims, process, states
-from mmdefect.experiments.records import (parse_test_log, read_scalars, read_validations, training_logs, validations,
-                                          write_json, write_text)
+from mmdefect.experiments.records import (
+    parse_test_log,
+    read_scalars,
+    read_validations,
+    training_logs,
+    validations,
+    write_json,
+    write_text,
+)
 from mmdefect.experiments.select import choose_best
 from mmdefect.experiments.spec import Batch, Job, differences, fingerprint
 from mmdefect.experiments.states import JobState
@@ -50,8 +57,10 @@ def check_job(batch: Batch, job: Job) -> None:
     state = states.read_state(folder)
     if state is None:
         if train_dir.is_dir() and any(train_dir.iterdir()):
-            raise ValueError(f'{train_dir} must be empty or made by this batch, but holds files and there is no '
-                             f'{folder / states.STATE_NAME}; move it away or use another project name.')
+            raise ValueError(
+                f'{train_dir} must be empty or made by this batch, but holds files and there is no '
+                f'{folder / states.STATE_NAME}; move it away or use another project name.'
+            )
         return
     traces = [path for path in train_dir.glob('*') if path.is_dir() or path.suffix in ('.py', '.pth')]
     if state.phase == 'train' and not traces:
@@ -59,9 +68,11 @@ def check_job(batch: Batch, job: Job) -> None:
     changed = differences(state.fingerprint, fingerprint(job.config, batch.cfg_options))
     if changed:
         kept = train_dir / Path(state.fingerprint['config']).name
-        raise ValueError(f'{job.config} must be the config that {folder} was trained with (kept in {kept}), but it '
-                         f'differs: {"; ".join(changed)}. Undo the change, or use another project name, or move '
-                         f'{folder} away to train anew.')
+        raise ValueError(
+            f'{job.config} must be the config that {folder} was trained with (kept in {kept}), but it '
+            f'differs: {"; ".join(changed)}. Undo the change, or use another project name, or move '
+            f'{folder} away to train anew.'
+        )
 
 
 def plan_commands(batch: Batch, job: Job, resume: bool = False, checkpoint: str = '<best>') -> dict[str, list[str]]:
@@ -75,11 +86,25 @@ def plan_commands(batch: Batch, job: Job, resume: bool = False, checkpoint: str 
     if resume:
         train.append('--resume')
     if batch.gpu_count > 1:
-        train = ['-m', 'torch.distributed.run', '--standalone', f'--nproc_per_node={batch.gpu_count}', *train,
-                 '--launcher', 'pytorch']
+        train = [
+            '-m',
+            'torch.distributed.run',
+            '--standalone',
+            f'--nproc_per_node={batch.gpu_count}',
+            *train,
+            '--launcher',
+            'pytorch',
+        ]
     test_dir = folder / 'test'
-    test = [str(tools.test), str(job.config), str(folder / 'train' / 'ckpt' / checkpoint),
-            '--work-dir', str(test_dir), '--out', str(test_dir)]
+    test = [
+        str(tools.test),
+        str(job.config),
+        str(folder / 'train' / 'ckpt' / checkpoint),
+        '--work-dir',
+        str(test_dir),
+        '--out',
+        str(test_dir),
+    ]
     return {'train': [tools.python, *train, *options], 'test': [tools.python, *test, *options]}
 
 
@@ -167,7 +192,7 @@ def run_job(batch: Batch, job: Job, show: Show) -> JobState:
         state.status, state.error, state.error_tail = 'failed', f'{state.phase}: {err}', err.lines
     except Exception as err:  # recorded with its traceback: one broken model must not stop the others
         state.status, state.error = 'failed', f'{state.phase}: {type(err).__name__}: {err}'
-        state.error_tail = traceback.format_exc().splitlines()[-process.TAIL_LINES:]
+        state.error_tail = traceback.format_exc().splitlines()[-process.TAIL_LINES :]
     _give_back(folder, state)
     return state
 
@@ -186,8 +211,12 @@ def _train(batch: Batch, job: Job, state: JobState, show: Show) -> None:
     logs = [read_scalars(path, show) for path in training_logs(train_dir)]
     start = checkpoints.prepare_resume(train_dir, set(validations(logs))) if state.attempts else None
     command = plan_commands(batch, job, resume=start is not None)['train']
-    attempt = {'started': time.strftime('%Y-%m-%d %H:%M:%S'), 'resumed_from': start or 0, 'seconds': 0.0,
-               'command': command}
+    attempt = {
+        'started': time.strftime('%Y-%m-%d %H:%M:%S'),
+        'resumed_from': start or 0,
+        'seconds': 0.0,
+        'command': command,
+    }
     state.attempts.append(attempt)
     show(f'training attempt {len(state.attempts)}' + (f', resumed from iteration {start}' if start else ''))
     log = train_dir / f'train_log_{len(state.attempts)}.txt'
@@ -205,9 +234,11 @@ def _select(batch: Batch, job: Job, state: JobState, show: Show) -> None:
         raise JobFailed(str(err)) from err
     candidates = {step: metrics for step, metrics in validated.items() if step in saved}
     if not candidates:
-        raise JobFailed(f'a checkpoint must be saved where the model is validated, but there are validations at '
-                        f'{list(validated)} and checkpoints at {sorted(saved)}; '
-                        'set default_hooks.checkpoint.interval to train_cfg.val_interval')
+        raise JobFailed(
+            f'a checkpoint must be saved where the model is validated, but there are validations at '
+            f'{list(validated)} and checkpoints at {sorted(saved)}; '
+            'set default_hooks.checkpoint.interval to train_cfg.val_interval'
+        )
     log = folder / 'validations.json'
     write_text(log, ''.join(json.dumps({**metrics, 'step': step}) + '\n' for step, metrics in candidates.items()))
     step = _ask_find_best(batch, log, show)
@@ -229,8 +260,16 @@ def _select(batch: Batch, job: Job, state: JobState, show: Show) -> None:
 
 def _ask_find_best(batch: Batch, log: Path, show: Show) -> int:
     rule = batch.rule
-    command = [batch.tools.python, str(batch.tools.find_best), '--json_log_path', str(log), '--metric', rule.metric,
-               '--tie', rule.tie]
+    command = [
+        batch.tools.python,
+        str(batch.tools.find_best),
+        '--json_log_path',
+        str(log),
+        '--metric',
+        rule.metric,
+        '--tie',
+        rule.tie,
+    ]
     command += ['--mode', rule.mode] if rule.mode != 'max' else []
     command += ['--smooth', str(rule.smooth), '--average', rule.average] if rule.smooth != 1 else []
     command += ['--exclude-background'] if rule.exclude_background else []
@@ -240,8 +279,10 @@ def _ask_find_best(batch: Batch, log: Path, show: Show) -> int:
         show(line)
     if answer.returncode or not answer.stdout.strip().isdigit():
         lines = answer.stderr.splitlines()
-        raise JobFailed(lines[-1] if lines else f'{batch.tools.find_best} must print an iteration, but printed '
-                        f'{answer.stdout!r}', lines)
+        raise JobFailed(
+            lines[-1] if lines else f'{batch.tools.find_best} must print an iteration, but printed {answer.stdout!r}',
+            lines,
+        )
     return int(answer.stdout)
 
 
@@ -256,13 +297,22 @@ def _test(batch: Batch, job: Job, state: JobState, show: Show) -> None:
     state.metrics = {key: _finite(value) for key, value in result.summary.items()}
     state.classes = {name: {key: _finite(value) for key, value in row.items()} for name, row in result.classes.items()}
     write_json(log.with_name('metrics.json'), {'metrics': state.metrics, 'classes': state.classes})
-    state.tests.append({'checkpoint': state.best['checkpoint'], 'rule': state.rule,
-                        'finished': time.strftime('%Y-%m-%d %H:%M:%S')})
+    state.tests.append(
+        {'checkpoint': state.best['checkpoint'], 'rule': state.rule, 'finished': time.strftime('%Y-%m-%d %H:%M:%S')}
+    )
     state.phase = 'done'
 
 
-def _run_tool(batch: Batch, job: Job, state: JobState, show: Show, command: list[str], log: Path, gpu_count: int,
-              attempt: dict[str, Any] | None = None) -> None:
+def _run_tool(
+    batch: Batch,
+    job: Job,
+    state: JobState,
+    show: Show,
+    command: list[str],
+    log: Path,
+    gpu_count: int,
+    attempt: dict[str, Any] | None = None,
+) -> None:
     folder, begun = batch.job_dir(job), time.monotonic()
 
     def started(pid: int) -> None:
@@ -292,4 +342,3 @@ def _run_tool(batch: Batch, job: Job, state: JobState, show: Show, command: list
 
 def _finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
-

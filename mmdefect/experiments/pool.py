@@ -35,8 +35,10 @@ class Slots:
 
     def __post_init__(self) -> None:
         if self.count < 1 or self.threads < 0:
-            raise ValueError(f'there must be at least one slot and no negative number of threads, got {self.count} and '
-                             f'{self.threads}.')
+            raise ValueError(
+                f'there must be at least one slot and no negative number of threads, got {self.count} and '
+                f'{self.threads}.'
+            )
 
     def environment(self, slot: int) -> dict[str, str]:
         """Return the variables of the tools in one slot."""
@@ -53,12 +55,15 @@ class Slots:
             return
         present = process.count_gpus(batch.tools.python)
         if wanted > present:
-            raise ValueError(f'`gpu_count` must be at most the number of GPUs that torch sees, {present}, got '
-                             f'{wanted}; take {present or "0 (CPU)"}, or look at CUDA_VISIBLE_DEVICES and the '
-                             'torch build.')
+            raise ValueError(
+                f'`gpu_count` must be at most the number of GPUs that torch sees, {present}, got '
+                f'{wanted}; take {present or "0 (CPU)"}, or look at CUDA_VISIBLE_DEVICES and the '
+                'torch build.'
+            )
 
-    def run(self, batch: Batch, jobs: Sequence[Job], show: Callable[[str], None],
-            finished: Callable[[Job, JobState], None]) -> None:
+    def run(
+        self, batch: Batch, jobs: Sequence[Job], show: Callable[[str], None], finished: Callable[[Job, JobState], None]
+    ) -> None:
         """Run jobs in order, ``count`` at a time."""
         context = multiprocessing.get_context('spawn')
         waiting, running = list(jobs), {}
@@ -67,8 +72,9 @@ class Slots:
                 for slot in range(self.count):
                     if slot not in running and waiting:
                         job = waiting.pop(0)
-                        worker = context.Process(target=work, args=(self._of_slot(batch, slot), job, show),
-                                                 name=job.label)
+                        worker = context.Process(
+                            target=work, args=(self._of_slot(batch, slot), job, show), name=job.label
+                        )
                         worker.start()
                         running[slot] = worker, job
                 for slot, (worker, job) in list(running.items()):

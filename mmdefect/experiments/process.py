@@ -44,8 +44,14 @@ def stop_signals() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def run_logged(command: Sequence[str], log: Path, environment: dict[str, str], show: Callable[[str], None],
-               started: Callable[[int], None], beat: Callable[[], None]) -> int:
+def run_logged(
+    command: Sequence[str],
+    log: Path,
+    environment: dict[str, str],
+    show: Callable[[str], None],
+    started: Callable[[int], None],
+    beat: Callable[[], None],
+) -> int:
     """Run a command with stdout and stderr in ``log``, passing every line to ``show`` as it comes.
 
     The child writes to the file itself: what it said is complete when this process dies. It gets a process group of
@@ -65,8 +71,14 @@ def run_logged(command: Sequence[str], log: Path, environment: dict[str, str], s
     """
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open('wb') as sink:
-        child = subprocess.Popen([*_tied(), *command], stdin=subprocess.DEVNULL, stdout=sink, stderr=subprocess.STDOUT,
-                                 env=environment, start_new_session=True)
+        child = subprocess.Popen(
+            [*_tied(), *command],
+            stdin=subprocess.DEVNULL,
+            stdout=sink,
+            stderr=subprocess.STDOUT,
+            env=environment,
+            start_new_session=True,
+        )
     with log.open('rb') as source:
         reader = _LineReader(source, show)
         try:
@@ -93,8 +105,10 @@ def _tied() -> list[str]:
     return [sys.executable, '-I', '-S', '-c', _TIE, str(os.getpid())]
 
 
-_TIE = (f'import ctypes, os, sys; ctypes.CDLL(None).prctl(1, {int(signal.SIGTERM)}); '  # 1: PR_SET_PDEATHSIG
-        'os.getppid() == int(sys.argv[1]) or sys.exit("error: the planner died"); os.execvp(sys.argv[2], sys.argv[2:])')
+_TIE = (
+    f'import ctypes, os, sys; ctypes.CDLL(None).prctl(1, {int(signal.SIGTERM)}); '  # 1: PR_SET_PDEATHSIG
+    'os.getppid() == int(sys.argv[1]) or sys.exit("error: the planner died"); os.execvp(sys.argv[2], sys.argv[2:])'
+)
 
 
 class _LineReader:
@@ -157,7 +171,7 @@ def explain(lines: Sequence[str], returncode: int) -> tuple[str, list[str]]:
     if not found:
         last = next((line for line in reversed(plain) if line), 'no output')
         return f'exit code {returncode}: {last}', plain[-TAIL_LINES:]
-    return plain[found[-1]], plain[:found[-1] + 1][-TAIL_LINES:]
+    return plain[found[-1]], plain[: found[-1] + 1][-TAIL_LINES:]
 
 
 def child_environment(gpu_count: int, extra: dict[str, str]) -> dict[str, str]:
@@ -175,10 +189,12 @@ def count_gpus(python: str) -> int:
     Raises:
         RuntimeError: if torch cannot be asked.
     """
-    answer = subprocess.run([python, '-c', 'import torch; print(torch.cuda.device_count())'], capture_output=True,
-                            text=True)
+    answer = subprocess.run(
+        [python, '-c', 'import torch; print(torch.cuda.device_count())'], capture_output=True, text=True
+    )
     if answer.returncode:
         reason = answer.stderr.strip().rpartition('\n')[2]
-        raise RuntimeError(f'{python} must be able to import torch, but says: {reason}; activate the environment of '
-                           'the project.')
+        raise RuntimeError(
+            f'{python} must be able to import torch, but says: {reason}; activate the environment of the project.'
+        )
     return int(answer.stdout.split()[-1])

@@ -57,7 +57,8 @@ def read_progress(project: Path) -> list[Progress]:
     found = read_states(project, plan.get('jobs', ()))
     if not found:
         raise FileNotFoundError(
-            f'{project} must be a project with jobs in exp/, but has none; see what lies in work_dirs.')
+            f'{project} must be a project with jobs in exp/, but has none; see what lies in work_dirs.'
+        )
     return [_progress(project / 'exp' / state.job, state, plan.get('rule')) for state in found]
 
 
@@ -67,13 +68,17 @@ def time_left(rows: Sequence[Progress]) -> float | None:
     A job that has not begun is taken to last as long as the mean of those that have.
     """
     running = [row for row in rows if row.status == 'running']
-    known = [row.seconds + (row.left or 0) for row in rows
-             if row.seconds and (row.status == 'done' or row.left is not None)]
+    known = [
+        row.seconds + (row.left or 0) for row in rows if row.seconds and (row.status == 'done' or row.left is not None)
+    ]
     if not running or not known:
         return None
     whole = sum(known) / len(known)
-    lefts = [row.left if row.left is not None else max(0.0, whole - row.seconds) for row in rows
-             if row.status not in ('done', 'failed')]
+    lefts = [
+        row.left if row.left is not None else max(0.0, whole - row.seconds)
+        for row in rows
+        if row.status not in ('done', 'failed')
+    ]
     return max(max(lefts), sum(lefts) / len(running))
 
 

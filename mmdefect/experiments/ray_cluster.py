@@ -23,8 +23,10 @@ def import_ray() -> ModuleType:
     try:
         import ray
     except ModuleNotFoundError as err:
-        raise ModuleNotFoundError('the engine `ray` needs the package ray, which is not installed; run '
-                                  '`pip install -c constraints.txt "mmdefect[ray]"`, or take `--engine local`.') from err
+        raise ModuleNotFoundError(
+            'the engine `ray` needs the package ray, which is not installed; run '
+            '`pip install -c constraints.txt "mmdefect[ray]"`, or take `--engine local`.'
+        ) from err
     return ray
 
 

@@ -39,8 +39,9 @@ class RayTasks:
         """Raise if Ray is not installed; how many GPUs there are is the cluster's business."""
         import_ray()
 
-    def run(self, batch: Batch, jobs: Sequence[Job], show: Callable[[str], None],
-            finished: Callable[[Job, JobState], None]) -> None:
+    def run(
+        self, batch: Batch, jobs: Sequence[Job], show: Callable[[str], None], finished: Callable[[Job, JobState], None]
+    ) -> None:
         """Run jobs in order, as many at a time as the cluster has room for."""
         batch = replace(batch, environment={**batch.environment, **thread_variables(self.threads)})
         cores = max(1, self.threads)
@@ -81,8 +82,10 @@ class RayTasks:
         there = ray.cluster_resources()
         for name, wanted in (('CPU', cores), ('GPU', gpus)):
             if there.get(name, 0) < wanted:
-                show(f'warning: a job asks for {wanted} {name}, but the cluster has {there.get(name, 0):g} now; '
-                     'jobs wait until a machine with enough joins')
+                show(
+                    f'warning: a job asks for {wanted} {name}, but the cluster has {there.get(name, 0):g} now; '
+                    'jobs wait until a machine with enough joins'
+                )
 
 
 def _work(batch: Batch, job: Job, show: Callable[[str], None], folder: str) -> None:

@@ -74,8 +74,10 @@ def read_scalars(path: str | Path, report: Callable[[str], None] = report_to_std
     """
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f'{path} must be a scalar log of mmengine (<timestamp>/vis_data/scalars.json), but '
-                                'there is no such file; give the path of an existing log.')
+        raise FileNotFoundError(
+            f'{path} must be a scalar log of mmengine (<timestamp>/vis_data/scalars.json), but '
+            'there is no such file; give the path of an existing log.'
+        )
     records = []
     for number, line in enumerate(path.read_bytes().split(b'\n'), start=1):
         if not line.strip():
@@ -126,8 +128,9 @@ def _sets_position(record: dict[str, Any]) -> bool:
     return bool(_TRAIN_MARKS & record.keys()) or (is_validation(record) and bool(_VALIDATION_MARKS & record.keys()))
 
 
-def read_validations(paths: Iterable[str | Path],
-                     report: Callable[[str], None] = report_to_stderr) -> dict[int, dict[str, Any]]:
+def read_validations(
+    paths: Iterable[str | Path], report: Callable[[str], None] = report_to_stderr
+) -> dict[int, dict[str, Any]]:
     """Read the validations of one training from its logs, oldest first.
 
     Raises:
@@ -137,8 +140,10 @@ def read_validations(paths: Iterable[str | Path],
     paths = [Path(path) for path in paths]
     merged = validations(read_scalars(path, report) for path in paths)
     if not merged:
-        raise ValueError(f'{", ".join(map(str, paths)) or "the list of logs"} must hold at least one validation, but '
-                         'there is none; train longer than `train_cfg.val_interval` or make that interval smaller.')
+        raise ValueError(
+            f'{", ".join(map(str, paths)) or "the list of logs"} must hold at least one validation, but '
+            'there is none; train longer than `train_cfg.val_interval` or make that interval smaller.'
+        )
     return merged
 
 
@@ -179,8 +184,10 @@ def parse_test_log(text: str) -> TestLog:
             if values:  # progress lines such as "[60/60]  eta: 0:00:00  time: 0.1" hold times only
                 summary = values
     if not summary:
-        raise ValueError('the test log must end with a summary line "Iter(test) [n/n]  aAcc: ...  mIoU: ...", but has '
-                         'none; the test stopped early, look for an error in it.')
+        raise ValueError(
+            'the test log must end with a summary line "Iter(test) [n/n]  aAcc: ...  mIoU: ...", but has '
+            'none; the test stopped early, look for an error in it.'
+        )
     return TestLog(summary, _last_class_table(text))
 
 

@@ -68,8 +68,10 @@ def to_markdown(table: list[Row]) -> str:
     cells = [columns] + [[_cell(row[key]) for key in columns] for row in table]
     widths = [max(len(line[i]) for line in cells) for i in range(len(columns))]
     numeric = [i > 1 and key != 'error' for i, key in enumerate(columns)]
-    lines = ['| ' + ' | '.join(c.rjust(w) if n else c.ljust(w) for c, w, n in zip(line, widths, numeric, strict=True))
-             + ' |' for line in cells]
+    lines = [
+        '| ' + ' | '.join(c.rjust(w) if n else c.ljust(w) for c, w, n in zip(line, widths, numeric, strict=True)) + ' |'
+        for line in cells
+    ]
     rule = '|' + '|'.join('-' * (w + 1) + (':' if n else '-') for w, n in zip(widths, numeric, strict=True)) + '|'
     return '\n'.join([lines[0], rule, *lines[1:]]) + '\n'
 
@@ -89,11 +91,17 @@ def write_results(project_dir: Path, order: Iterable[str] = ()) -> str:
         return ''
     table = rows(states)
     markdown = to_markdown(table)
-    rules = {(s.rule['metric'] + (' without background' if s.rule['exclude_background'] else ''), s.rule['tie'])
-             for s in states if s.rule}
+    rules = {
+        (s.rule['metric'] + (' without background' if s.rule['exclude_background'] else ''), s.rule['tie'])
+        for s in states
+        if s.rule
+    }
     chosen = '; '.join(f'best `{metric}` on the validation set, {tie} of equals' for metric, tie in sorted(rules))
     write_text(project_dir / 'results.csv', to_csv(table))
-    write_text(project_dir / 'results.md', f'# {project_dir.name}\n\n{markdown}\n'
-               'Percent on the test set. mIoU and mAcc include the background, fg_mIoU and fg_mAcc are means over the '
-               f'defect classes.\nCheckpoint: {chosen or "none chosen yet"}.\n')
+    write_text(
+        project_dir / 'results.md',
+        f'# {project_dir.name}\n\n{markdown}\n'
+        'Percent on the test set. mIoU and mAcc include the background, fg_mIoU and fg_mAcc are means over the '
+        f'defect classes.\nCheckpoint: {chosen or "none chosen yet"}.\n',
+    )
     return markdown

@@ -94,10 +94,18 @@ def _write_plan(batch: Batch) -> list[str]:
     with states.locked(batch.project_dir / '.lock'):
         known = read_json(path)['jobs'] if path.is_file() else {}
         jobs = {**known, **{job.name: str(job.config) for job in batch.jobs}}
-        write_json(path, {'project': batch.project, 'jobs': jobs, 'gpu_count': batch.gpu_count,
-                          'cfg_options': list(batch.cfg_options), 'rule': asdict(batch.rule),
-                          'tools': {key: str(value) for key, value in asdict(batch.tools).items()},
-                          'working_dir': str(Path.cwd())})
+        write_json(
+            path,
+            {
+                'project': batch.project,
+                'jobs': jobs,
+                'gpu_count': batch.gpu_count,
+                'cfg_options': list(batch.cfg_options),
+                'rule': asdict(batch.rule),
+                'tools': {key: str(value) for key, value in asdict(batch.tools).items()},
+                'working_dir': str(Path.cwd()),
+            },
+        )
         for job in batch.jobs:
             if states.read_state(batch.job_dir(job)) is None:
                 states.write_state(batch.job_dir(job), JobState(job.name))
@@ -115,8 +123,9 @@ def _intent(state: JobState | None, batch: Batch) -> str:
 
 def _outcome(state: JobState) -> str:
     if state.status == 'done':
-        values = ', '.join(f'{key} {state.metrics[key]:.2f}' for key in ('mIoU', 'fg_mIoU')
-                           if state.metrics.get(key) is not None)
+        values = ', '.join(
+            f'{key} {state.metrics[key]:.2f}' for key in ('mIoU', 'fg_mIoU') if state.metrics.get(key) is not None
+        )
         return f'done, {state.best["checkpoint"]}: {values}'
     if state.status == 'running':
         owner = state.owner or {}

@@ -104,22 +104,26 @@ def _value(metrics: dict[str, Any], key: str, rule: Rule) -> float:
     if rule.exclude_background and key.startswith(('m', 'aAcc', 'cal_m')) and key in metrics:
         raise MissingMetric(
             f'`{key}` cannot be had without the background: only mIoU, mAcc, fg_mIoU, fg_mAcc and the '
-            'scores can (and cal_fg_mIoU, cal_fg_mAcc). Leave `--exclude-background` away or choose one of those.')
+            'scores can (and cal_fg_mIoU, cal_fg_mAcc). Leave `--exclude-background` away or choose one of those.'
+        )
     value = metrics.get(key)
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         found = sorted(k for k, v in metrics.items() if isinstance(v, (int, float)))
-        raise MissingMetric(f'`{key}` must be a key of the validations, but the log has only {found}; '
-                            'choose one of those or a score.')
+        raise MissingMetric(
+            f'`{key}` must be a key of the validations, but the log has only {found}; choose one of those or a score.'
+        )
     return float(value)
 
 
 def _foreground_mean(metrics: dict[str, Any], kind: str, background: str | None) -> float:
     prefix = f'{kind}.'
-    classes = {key[len(prefix):]: float(value) for key, value in metrics.items() if key.startswith(prefix)}
+    classes = {key[len(prefix) :]: float(value) for key, value in metrics.items() if key.startswith(prefix)}
     if not classes:
-        raise MissingMetric(f'a mean without background needs per-class values (`{prefix}<class>`) or `fg_m{kind}` in '
-                            f'the log, but it has only {sorted(metrics)}; validate with a metric that logs them or '
-                            'select by the mean over all classes.')
+        raise MissingMetric(
+            f'a mean without background needs per-class values (`{prefix}<class>`) or `fg_m{kind}` in '
+            f'the log, but it has only {sorted(metrics)}; validate with a metric that logs them or '
+            'select by the mean over all classes.'
+        )
     background = background if background is not None else next(iter(classes))
     if background not in classes:
         raise MissingMetric(f'`background` must be a class of the log, one of {list(classes)}, got {background!r}.')
@@ -128,8 +132,9 @@ def _foreground_mean(metrics: dict[str, Any], kind: str, background: str | None)
     return sum(values) / len(values) if values else math.nan
 
 
-def choose_best(validations: dict[int, dict[str, Any]], rule: Rule = Rule(),
-                report: Callable[[str], None] = report_to_stderr) -> Choice:
+def choose_best(
+    validations: dict[int, dict[str, Any]], rule: Rule = Rule(), report: Callable[[str], None] = report_to_stderr
+) -> Choice:
     """Choose the best step of ``{step: metrics}``.
 
     Validations whose value is NaN or infinite, and those without the metric while others have it, are reported
@@ -158,8 +163,10 @@ def choose_best(validations: dict[int, dict[str, Any]], rule: Rule = Rule(),
     for step, err in missing:
         report(f'step {step}: not a candidate: {err}')
     if not candidates:
-        raise ValueError(f'`{rule.metric}` must be finite in at least one validation, but it is NaN or infinite in all '
-                         f'{len(validations)}; choose another metric or look at the training.')
+        raise ValueError(
+            f'`{rule.metric}` must be finite in at least one validation, but it is NaN or infinite in all '
+            f'{len(validations)}; choose another metric or look at the training.'
+        )
     compared = smoothed(candidates, rule.smooth, rule.average, rule.mode)
     # Rounded, so that equal metrics added in another order still tie.
     ranks = {step: round(value, 9) * (1 if rule.mode == 'max' else -1) for step, value in compared.items()}
@@ -190,4 +197,4 @@ def smoothed(values: dict[int, float], width: int, average: str = 'median', mode
     median = statistics.median_low if mode == 'max' else statistics.median_high
     middle = median if average == 'median' else statistics.fmean
     steps, reach = list(values), width // 2
-    return {step: middle([values[s] for s in steps[max(0, i - reach):i + reach + 1]]) for i, step in enumerate(steps)}
+    return {step: middle([values[s] for s in steps[max(0, i - reach) : i + reach + 1]]) for i, step in enumerate(steps)}

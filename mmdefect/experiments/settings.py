@@ -18,11 +18,29 @@ from typing import Any
 
 #: Dotted keys that change no result of a run: where it lies, how it is logged, how many workers load its data,
 #: in which order its numbers lie in memory.
-WITHOUT_EFFECT = ('work_dir', 'resume', 'launcher', 'log_level', 'log_processor*', 'vis_backends*', 'visualizer*',
-                  'env_cfg*', 'default_hooks.logger*', 'default_hooks.timer*', 'default_hooks.visualization*',
-                  'default_hooks.checkpoint.max_keep_ckpts', 'custom_imports*', 'tta*', '*_dataloader.num_workers',
-                  '*_dataloader.persistent_workers', '*_dataloader.pin_memory', '*_dataloader.prefetch_factor',
-                  '*_evaluator.output_dir', '*_evaluator.output_root', 'cpu_channels_last')
+WITHOUT_EFFECT = (
+    'work_dir',
+    'resume',
+    'launcher',
+    'log_level',
+    'log_processor*',
+    'vis_backends*',
+    'visualizer*',
+    'env_cfg*',
+    'default_hooks.logger*',
+    'default_hooks.timer*',
+    'default_hooks.visualization*',
+    'default_hooks.checkpoint.max_keep_ckpts',
+    'custom_imports*',
+    'tta*',
+    '*_dataloader.num_workers',
+    '*_dataloader.persistent_workers',
+    '*_dataloader.pin_memory',
+    '*_dataloader.prefetch_factor',
+    '*_evaluator.output_dir',
+    '*_evaluator.output_root',
+    'cpu_channels_last',
+)
 #: Variables that a config file leaves behind once its loaders hold their content.
 LEFTOVERS = ('train_pipeline*', 'test_pipeline*', 'data_root')
 SEED = 'randomness.seed'
@@ -71,7 +89,8 @@ def _index(node: Any, part: str, where: str, key: str) -> int:
     kind = f'a list of {len(node)}' if isinstance(node, list) else repr(node)
     raise ValueError(
         f'the override {key!r} must lead through dicts and list indices that exist, but {where!r} is {kind}; '
-        'correct the key.')
+        'correct the key.'
+    )
 
 
 def parse_overrides(overrides: Mapping[str, Any] | list[str] | tuple[str, ...]) -> dict[str, Any]:
@@ -99,13 +118,17 @@ def set_budget(settings: dict[str, Any], iterations: int, val_interval: int) -> 
         ValueError: if the settings do not say how long they train now, or the intervals do not fit.
     """
     if not 0 < val_interval <= iterations or iterations % val_interval:
-        raise ValueError(f'`iterations` must be a multiple of `val_interval`, got {iterations} and {val_interval}; '
-                         'the last weights could not be chosen otherwise.')
+        raise ValueError(
+            f'`iterations` must be a multiple of `val_interval`, got {iterations} and {val_interval}; '
+            'the last weights could not be chosen otherwise.'
+        )
     loop = settings.get('train_cfg') or {}
     former = loop.get('max_iters')
     if not former:
-        raise ValueError('the base config must train by iterations (`train_cfg.max_iters`), but it has '
-                         f'train_cfg={loop!r}; choose a schedule with iterations.')
+        raise ValueError(
+            'the base config must train by iterations (`train_cfg.max_iters`), but it has '
+            f'train_cfg={loop!r}; choose a schedule with iterations.'
+        )
     for schedule in settings.get('param_scheduler') or []:
         for key in ('begin', 'end', 'T_max', 'total_iters'):
             if isinstance(schedule.get(key), int):
@@ -122,8 +145,11 @@ def flatten(settings: Any, prefix: str = '') -> dict[str, Any]:
     """Return ``{dotted key: scalar}``; list items are numbered, an empty dict or list stays as a value."""
     if isinstance(settings, Mapping) and settings:
         items: Iterator = ((str(key), value) for key, value in settings.items())
-    elif isinstance(settings,
-                    (list, tuple)) and settings and any(isinstance(v, (Mapping, list, tuple)) for v in settings):
+    elif (
+        isinstance(settings, (list, tuple))
+        and settings
+        and any(isinstance(v, (Mapping, list, tuple)) for v in settings)
+    ):
         items = ((str(k), value) for k, value in enumerate(settings))
     else:
         return {prefix: list(settings) if isinstance(settings, tuple) else settings}
@@ -179,7 +205,9 @@ def hash_files(root: Path, known: dict[str, list] | None = None, without: Collec
     """
     known = {} if known is None else known
     root = root.resolve()
-    files = [root] if root.is_file() else sorted(p for p in _files_below(root) if p.parent != root or p.name not in without)
+    files = (
+        [root] if root.is_file() else sorted(p for p in _files_below(root) if p.parent != root or p.name not in without)
+    )
     total = hashlib.sha256()
     for path in files:
         stat, key = path.stat(), str(path)

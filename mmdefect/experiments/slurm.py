@@ -49,26 +49,37 @@ class SlurmArray:
     def check(self, batch: Batch) -> None:
         """Raise if there is no Slurm here."""
         if shutil.which('sbatch') is None:
-            raise RuntimeError('the engine `slurm` needs the program sbatch, which is not in PATH; start it where '
-                               'jobs are submitted, or look at the script with --dry-run.')
+            raise RuntimeError(
+                'the engine `slurm` needs the program sbatch, which is not in PATH; start it where '
+                'jobs are submitted, or look at the script with --dry-run.'
+            )
 
     def script(self, batch: Batch, jobs: Sequence[Job], folder: Path) -> str:
         """Return the array script; ``folder`` holds the plan and gets the output."""
         limit = f'%{self.count}' if self.count else ''
-        options = [f'--job-name={batch.project}', f'--array=0-{len(jobs) - 1}{limit}', '--ntasks=1',
-                   f'--cpus-per-task={max(1, self.threads)}', f'--output={folder}/%a.log', '--open-mode=append',
-                   '--requeue']
+        options = [
+            f'--job-name={batch.project}',
+            f'--array=0-{len(jobs) - 1}{limit}',
+            '--ntasks=1',
+            f'--cpus-per-task={max(1, self.threads)}',
+            f'--output={folder}/%a.log',
+            '--open-mode=append',
+            '--requeue',
+        ]
         options += [f'--gres=gpu:{batch.gpu_count}'] if batch.gpu_count else []
         lines = '\n'.join(f'#SBATCH {option}' for option in (*options, *self.options))
         names = '\n'.join(f'# {number} {job.label}' for number, job in enumerate(jobs))
         path = shlex.quote(str(_PACKAGE_ROOT))
-        return (f'#!/usr/bin/env bash\n{lines}\n{names}\nset -euo pipefail\n'
-                f'export PYTHONPATH={path}${{PYTHONPATH:+:$PYTHONPATH}}\n'
-                f'exec srun --ntasks=1 {shlex.quote(batch.tools.python)} -m mmdefect.experiments.worker '
-                f'{shlex.quote(str(folder / "plan.json"))} "$SLURM_ARRAY_TASK_ID"\n')
+        return (
+            f'#!/usr/bin/env bash\n{lines}\n{names}\nset -euo pipefail\n'
+            f'export PYTHONPATH={path}${{PYTHONPATH:+:$PYTHONPATH}}\n'
+            f'exec srun --ntasks=1 {shlex.quote(batch.tools.python)} -m mmdefect.experiments.worker '
+            f'{shlex.quote(str(folder / "plan.json"))} "$SLURM_ARRAY_TASK_ID"\n'
+        )
 
-    def run(self, batch: Batch, jobs: Sequence[Job], show: Callable[[str], None],
-            finished: Callable[[Job, JobState], None]) -> None:
+    def run(
+        self, batch: Batch, jobs: Sequence[Job], show: Callable[[str], None], finished: Callable[[Job, JobState], None]
+    ) -> None:
         """Submit the jobs that are not done as one array, and wait for them."""
         done = [job for job in jobs if is_done(batch, job)]
         jobs = [job for job in jobs if job not in done]
@@ -90,16 +101,23 @@ class SlurmArray:
                 _await_stop(batch, jobs)
                 raise
 
-    def _follow(self, batch: Batch, jobs: Sequence[Job], number: str, show: Callable[[str], None],
-                finished: Callable[[Job, JobState], None]) -> None:
+    def _follow(
+        self,
+        batch: Batch,
+        jobs: Sequence[Job],
+        number: str,
+        show: Callable[[str], None],
+        finished: Callable[[Job, JobState], None],
+    ) -> None:
         before = {job.name: claims.last_number(batch.job_dir(job)) for job in jobs}
         waiting = list(jobs)
         while waiting:
             ended = not _is_queued(number)  # asked first: what ends after this is seen in the next round
             for job in list(waiting):
                 state = states.read_state(batch.job_dir(job))
-                fresh = state is not None and (state.status == 'done' or claims.last_number(batch.job_dir(job)) >
-                                               before[job.name])
+                fresh = state is not None and (
+                    state.status == 'done' or claims.last_number(batch.job_dir(job)) > before[job.name]
+                )
                 if ended or (fresh and state.status in ('done', 'failed')):
                     waiting.remove(job)
                     finished(job, state_of(batch, job, f'Slurm ended job {number}'))
@@ -123,8 +141,10 @@ def _submit(script: Path) -> str:
     answer = subprocess.run(['sbatch', str(script)], capture_output=True, text=True)
     match = re.search(r'Submitted batch job (\d+)', answer.stdout)
     if answer.returncode or match is None:
-        raise RuntimeError(f'sbatch must take {script}, but says: {(answer.stderr or answer.stdout).strip()}; '
-                           'correct the options of the engine.')
+        raise RuntimeError(
+            f'sbatch must take {script}, but says: {(answer.stderr or answer.stdout).strip()}; '
+            'correct the options of the engine.'
+        )
     return match[1]
 
 
@@ -137,5 +157,6 @@ def _is_queued(number: str) -> bool:
 def _await_stop(batch: Batch, jobs: Sequence[Job]) -> None:
     deadline = time.monotonic() + STOP_SECONDS
     while time.monotonic() < deadline and any(
-            (state := states.read_state(batch.job_dir(job))) is not None and state.status == 'running' for job in jobs):
+        (state := states.read_state(batch.job_dir(job))) is not None and state.status == 'running' for job in jobs
+    ):
         time.sleep(min(1.0, STOP_SECONDS / 10))

@@ -34,8 +34,10 @@ class Tools:
     def __post_init__(self) -> None:
         for name in ('train', 'test', 'find_best'):
             if not getattr(self, name).is_file():
-                raise FileNotFoundError(f'the {name} tool must be an existing file, but {getattr(self, name)} is not; '
-                                        'give the path of the program.')
+                raise FileNotFoundError(
+                    f'the {name} tool must be an existing file, but {getattr(self, name)} is not; '
+                    'give the path of the program.'
+                )
 
 
 @dataclass(frozen=True)
@@ -83,21 +85,27 @@ class Batch:
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r'\w[\w.+-]*', self.project):
-            raise ValueError('the project name must be one folder name of letters, digits and _ . + -, got '
-                             f'{self.project!r}; choose another one.')
+            raise ValueError(
+                'the project name must be one folder name of letters, digits and _ . + -, got '
+                f'{self.project!r}; choose another one.'
+            )
         if self.gpu_count < 0:
             raise ValueError(f'`gpu_count` must be 0 (CPU) or the number of GPUs, got {self.gpu_count}.')
         if not self.jobs:
             raise ValueError('a batch must have at least one model, got none; name configs or set TEST_CANDI.')
         for option in self.cfg_options:
             if not re.match(r'[\w.]+=', option):
-                raise ValueError(f'an override must look like key=value, got {option!r}; '
-                                 'what follows `--` goes to the tools as --cfg-options.')
+                raise ValueError(
+                    f'an override must look like key=value, got {option!r}; '
+                    'what follows `--` goes to the tools as --cfg-options.'
+                )
         places: dict[str, Path] = {}
         for job in self.jobs:
             if job.name in places:
-                raise ValueError(f'two models must not share the folder exp/{job.name}, but {places[job.name]} and '
-                                 f'{job.config} do; name each config once or rename one.')
+                raise ValueError(
+                    f'two models must not share the folder exp/{job.name}, but {places[job.name]} and '
+                    f'{job.config} do; name each config once or rename one.'
+                )
             places[job.name] = job.config
 
     @property
@@ -110,9 +118,15 @@ class Batch:
 
 def write_batch(path: Path, batch: Batch) -> None:
     """Write a plan as JSON, for a process on another machine."""
-    write_json(path, asdict(batch) | {'work_dir': str(batch.work_dir), 'jobs': [
-        {'name': job.name, 'config': str(job.config), 'title': job.title} for job in batch.jobs],
-        'tools': {name: str(value) for name, value in asdict(batch.tools).items()}})
+    write_json(
+        path,
+        asdict(batch)
+        | {
+            'work_dir': str(batch.work_dir),
+            'jobs': [{'name': job.name, 'config': str(job.config), 'title': job.title} for job in batch.jobs],
+            'tools': {name: str(value) for name, value in asdict(batch.tools).items()},
+        },
+    )
 
 
 def read_batch(path: Path) -> Batch:
@@ -120,8 +134,14 @@ def read_batch(path: Path) -> Batch:
     value = read_json(path)
     tools = {name: text if name == 'python' else Path(text) for name, text in value.pop('tools').items()}
     jobs = tuple(Job(job['name'], Path(job['config']), job['title']) for job in value.pop('jobs'))
-    return Batch(Path(value.pop('work_dir')), jobs=jobs, tools=Tools(**tools), rule=Rule(**value.pop('rule')),
-                 cfg_options=tuple(value.pop('cfg_options')), **value)
+    return Batch(
+        Path(value.pop('work_dir')),
+        jobs=jobs,
+        tools=Tools(**tools),
+        rule=Rule(**value.pop('rule')),
+        cfg_options=tuple(value.pop('cfg_options')),
+        **value,
+    )
 
 
 def candidates(text: str) -> list[str]:
@@ -146,13 +166,19 @@ def find_jobs(entries: Iterable[str], roots: Sequence[Path]) -> tuple[Job, ...]:
         else:
             lost.append(entry)
     if lost:
-        known = {path.relative_to(root).with_suffix('').as_posix() for root in roots
-                 for path in root.rglob('*.py') if '_base_' not in path.parts}
+        known = {
+            path.relative_to(root).with_suffix('').as_posix()
+            for root in roots
+            for path in root.rglob('*.py')
+            if '_base_' not in path.parts
+        }
         near = {entry: difflib.get_close_matches(entry.removesuffix('.py'), known, n=3, cutoff=0.4) for entry in lost}
-        hints = '; '.join(f'{entry!r} (did you mean {", ".join(close)}?)' if close else repr(entry)
-                          for entry, close in near.items())
-        raise FileNotFoundError('each model must be a config file or a path below '
-                                f'{" or ".join(map(str, roots))}, but there is no {hints}.')
+        hints = '; '.join(
+            f'{entry!r} (did you mean {", ".join(close)}?)' if close else repr(entry) for entry, close in near.items()
+        )
+        raise FileNotFoundError(
+            f'each model must be a config file or a path below {" or ".join(map(str, roots))}, but there is no {hints}.'
+        )
     return tuple(jobs)
 
 

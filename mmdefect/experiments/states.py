@@ -85,8 +85,10 @@ def read_state(job_dir: Path) -> JobState | None:
     value = read_json(path)
     known = {f.name for f in fields(JobState)}
     if not isinstance(value, dict) or 'job' not in value or value.keys() - known:
-        raise ValueError(f'{path} must be a job state with the keys {sorted(known)}, but is not; '
-                         'it comes from another version: move the folder away or use another project name.')
+        raise ValueError(
+            f'{path} must be a job state with the keys {sorted(known)}, but is not; '
+            'it comes from another version: move the folder away or use another project name.'
+        )
     return JobState(**value)
 
 

@@ -73,13 +73,15 @@ def image_interval(counts: ndarray, metric: Metric, draws: int = 2000, level: fl
     return Interval(value, float(low), float(high), float(values.std(ddof=1)) if values.size > 1 else float('nan'))
 
 
-def compare_counts(first: ndarray,
-                   second: ndarray,
-                   metric: Metric,
-                   paired_seeds: bool,
-                   draws: int = 4000,
-                   level: float = 0.95,
-                   seed: int = 0) -> Interval:
+def compare_counts(
+    first: ndarray,
+    second: ndarray,
+    metric: Metric,
+    paired_seeds: bool,
+    draws: int = 4000,
+    level: float = 0.95,
+    seed: int = 0,
+) -> Interval:
     """Interval of ``mean over seeds of metric(second) - metric(first)``, over seeds and test images.
 
     Args:
@@ -92,8 +94,9 @@ def compare_counts(first: ndarray,
         seed: of the resampling.
     """
     if first.shape[1:] != second.shape[1:] or (paired_seeds and len(first) != len(second)):
-        raise ValueError(f'both arms must have the same images (and seeds, when paired), got {first.shape} and '
-                         f'{second.shape}.')
+        raise ValueError(
+            f'both arms must have the same images (and seeds, when paired), got {first.shape} and {second.shape}.'
+        )
     generator = np.random.default_rng(seed)
     weights = draw_weights(generator, draws, first.shape[1])
     values_1, values_2 = (_per_seed(counts, weights, metric) for counts in (first, second))  # (draws, S)
@@ -103,9 +106,11 @@ def compare_counts(first: ndarray,
     w_1 = _seed_weights(generator, draws, len(first))
     w_2 = w_1 if paired_seeds else _seed_weights(generator, draws, len(second))
     both = (values_2 * w_2).sum(1) - (values_1 * w_1).sum(1)
-    spread = [_variance_of_mean(exact_2 -
-                                exact_1)] if paired_seeds else [_variance_of_mean(exact_1),
-                                                                _variance_of_mean(exact_2)]
+    spread = (
+        [_variance_of_mean(exact_2 - exact_1)]
+        if paired_seeds
+        else [_variance_of_mean(exact_1), _variance_of_mean(exact_2)]
+    )
     sizes = [len(first)] if paired_seeds else [len(first), len(second)]
     parts = [(variance, size - 1) for variance, size in zip(spread, sizes, strict=True) if size > 1]
     parts.append((_variance(only_images), first.shape[1] - 1))
@@ -138,8 +143,9 @@ def student(value: float, error: float, freedom: float, level: float = 0.95) -> 
     if error == 0.0:
         return Interval(value, value, value, 0.0, freedom, 1.0 if value == 0.0 else 0.0)
     reach = float(stats.t.ppf((1 + level) / 2, freedom)) * error
-    return Interval(value, value - reach, value + reach, error, freedom,
-                    float(2 * stats.t.sf(abs(value) / error, freedom)))
+    return Interval(
+        value, value - reach, value + reach, error, freedom, float(2 * stats.t.sf(abs(value) / error, freedom))
+    )
 
 
 def satterthwaite(parts: Sequence[tuple[float, float]]) -> float:

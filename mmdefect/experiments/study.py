@@ -31,7 +31,6 @@ from typing import Any
 from mmdefect.experiments import settings as st
 from mmdefect.experiments.select import Rule
 
-
 #: What a split file holds near its beginning (:mod:`mmdefect.datasets.split_file`).
 SPLIT_FORMAT = re.compile(rb'"format"\s*:\s*"mmdefect-split/')
 #: How a checkpoint is chosen where a study does not say.
@@ -170,9 +169,11 @@ def read_study(path: Path) -> Study:
     factor, selection = values.pop('factor', {}), values.pop('selection', {})
     known = {f.name for f in fields(Study)} - {'rule', 'factor_keys'}
     if values.keys() - known or not {'name', 'base', 'arms'} <= values.keys():
-        raise ValueError(f'{path} must set name, base and arms, and may set {sorted(known)}, factor and selection; '
-                         f'missing {sorted({"name", "base", "arms"} - values.keys())}, '
-                         f'unknown {sorted(values.keys() - known)}.')
+        raise ValueError(
+            f'{path} must set name, base and arms, and may set {sorted(known)}, factor and selection; '
+            f'missing {sorted({"name", "base", "arms"} - values.keys())}, '
+            f'unknown {sorted(values.keys() - known)}.'
+        )
     if isinstance(factor, str):
         factor = {'name': factor}
     if factor.keys() - {'name', 'keys'}:
@@ -190,8 +191,10 @@ def read_study(path: Path) -> Study:
     study = Study(**values, factor=factor.get('name', ''), factor_keys=tuple(factor.get('keys', ())))
     for arm in study.arms:
         if not set(arm.seeds) <= set(study.seeds):
-            raise ValueError(f'{path}: the `seeds` of the arm {arm.name!r} must be some of the study\'s, '
-                             f'{list(study.seeds)}, got {list(arm.seeds)}.')
+            raise ValueError(
+                f"{path}: the `seeds` of the arm {arm.name!r} must be some of the study's, "
+                f'{list(study.seeds)}, got {list(arm.seeds)}.'
+            )
     return study
 
 
@@ -201,8 +204,11 @@ def _read_values(path: Path) -> dict[str, Any]:
         raise FileNotFoundError(f'the study must be an existing file, but {path} is not; see configs/studies.')
     own = runpy.run_path(str(path))
     values = _read_values(path.parent / own['_base_']) if '_base_' in own else {}
-    values.update((key, value) for key, value in own.items()
-                  if not key.startswith('_') and not callable(value) and type(value).__name__ != 'module')
+    values.update(
+        (key, value)
+        for key, value in own.items()
+        if not key.startswith('_') and not callable(value) and type(value).__name__ != 'module'
+    )
     return values
 
 
@@ -213,18 +219,22 @@ def _arm(name: str, value: Any, path: Path) -> Arm:
     if value.keys() - known:
         raise ValueError(f'{path}: the arm {name!r} may set {sorted(known)}, got {sorted(value.keys() - known)}.')
     value = {
-        **value, 'bases': tuple(value.get('bases', ())), 'seeds': tuple(value.get('seeds', ())),
-        'overrides': st.parse_overrides(value.get('overrides', {}))
+        **value,
+        'bases': tuple(value.get('bases', ())),
+        'seeds': tuple(value.get('seeds', ())),
+        'overrides': st.parse_overrides(value.get('overrides', {})),
     }
     return Arm(name, **value)
 
 
-def expand(study: Study,
-           composer: Composer,
-           root: Path,
-           options: Mapping[str, Any] | None = None,
-           known_files: dict[str, list] | None = None,
-           arms: Sequence[Arm] | None = None) -> list[Run]:
+def expand(
+    study: Study,
+    composer: Composer,
+    root: Path,
+    options: Mapping[str, Any] | None = None,
+    known_files: dict[str, list] | None = None,
+    arms: Sequence[Arm] | None = None,
+) -> list[Run]:
     """Return the runs of a study, in the order in which they should be trained.
 
     Args:
@@ -259,8 +269,7 @@ def expand(study: Study,
             inputs = _hash_inputs(composed, hashes, known_files)
             # A file named in the settings counts by its content and not by its place.
             content = {
-                key: inputs.get(value, value) if isinstance(value, str) else value
-                for key, value in flat.items()
+                key: inputs.get(value, value) if isinstance(value, str) else value for key, value in flat.items()
             }
             roots = sorted({inputs[value] for value in _roots(composed) if value in inputs})
             # The checkpoint that is tested is part of the run; the usual rule is left out, so that known keys stay.
@@ -268,37 +277,48 @@ def expand(study: Study,
             key = st.digest([content, roots, seed + arm.seed_offset, *chosen_by])
             runs.append(Run(key, arm, seed + arm.seed_offset, composed, text, st.difference(base_flat, flat), inputs))
     if not runs:
-        raise ValueError(f'the arms must be trained with one of the seeds {list(study.seeds)} at least, but none of them is.')
+        raise ValueError(
+            f'the arms must be trained with one of the seeds {list(study.seeds)} at least, but none of them is.'
+        )
     position = {arm.name: k for k, arm in enumerate(study.arms)}
     first = min(run.seed - run.arm.seed_offset for run in runs)
     # One seed of every arm of a priority, then the next seed: a study that is stopped has its arms equally far.
-    return sorted(runs,
-                  key=lambda run: (run.arm.priority, run.seed - run.arm.seed_offset - first, position[run.arm.name]))
+    return sorted(
+        runs, key=lambda run: (run.arm.priority, run.seed - run.arm.seed_offset - first, position[run.arm.name])
+    )
 
 
 def _laid_over(composer: Composer, settings: Any, bases: Sequence[str], root: Path, arm: str, seed: int) -> Any:
     """Return the settings with config files laid over them, in order."""
     for file in (root / path.replace('{seed}', str(seed)) for path in bases):
         if not file.is_file():
-            raise FileNotFoundError(f'arm {arm!r} must have its settings, but {file} is not there; make it as the study '
-                                    'file says, or leave the arm out with --arms or --priority.')
+            raise FileNotFoundError(
+                f'arm {arm!r} must have its settings, but {file} is not there; make it as the study '
+                'file says, or leave the arm out with --arms or --priority.'
+            )
         settings = st.merge(settings, composer.read(file))
     return settings
 
 
 def _of_seed(overrides: Mapping[str, Any], seed: int) -> dict[str, Any]:
     """Put the seed into the texts that ask for it."""
-    return {key: value.replace('{seed}', str(seed)) if isinstance(value, str) else value
-            for key, value in overrides.items()}
+    return {
+        key: value.replace('{seed}', str(seed)) if isinstance(value, str) else value for key, value in overrides.items()
+    }
 
 
 def _check_effect(overrides: Mapping[str, Any], flat: Mapping[str, Any], arm: str) -> None:
     """Refuse overrides of single values that came to nothing; places in lists may have moved and are not looked at."""
     for key, value in overrides.items():
-        if isinstance(value, (str, int, float)) and not any(part.isdigit() for part in key.split('.')) \
-                and flat.get(key, value) != value:
-            raise ValueError(f'the override {key} = {value!r} of the arm {arm!r} must have an effect, but the composed '
-                             f'config says {flat[key]!r}, which comes from a top-level setting; override that one.')
+        if (
+            isinstance(value, (str, int, float))
+            and not any(part.isdigit() for part in key.split('.'))
+            and flat.get(key, value) != value
+        ):
+            raise ValueError(
+                f'the override {key} = {value!r} of the arm {arm!r} must have an effect, but the composed '
+                f'config says {flat[key]!r}, which comes from a top-level setting; override that one.'
+            )
 
 
 def _with(settings: dict[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
@@ -316,14 +336,18 @@ def _roots(settings: dict[str, Any]) -> set[str]:
     }
 
 
-def _hash_inputs(settings: dict[str, Any], hashes: dict[str, str],
-                 known_files: dict[str, list] | None) -> dict[str, str]:
+def _hash_inputs(
+    settings: dict[str, Any], hashes: dict[str, str], known_files: dict[str, list] | None
+) -> dict[str, str]:
     """Hash everything on disk that the settings name: roots of data, split files, donor libraries, weights.
 
     Of the split files in the root of a data set those count that the settings name: another study may add its own.
     """
-    texts = {v for k, v in st.flatten(settings).items()
-             if isinstance(v, str) and k != 'work_dir' and '\n' not in v and len(v) < 4096}
+    texts = {
+        v
+        for k, v in st.flatten(settings).items()
+        if isinstance(v, str) and k != 'work_dir' and '\n' not in v and len(v) < 4096
+    }
     named = {Path(value).name for value in texts}
     roots = _roots(settings)
     inputs = {}

@@ -20,8 +20,13 @@ def pairs_section(study: Study, found: Mapping[str, Mapping[int, Any]], metrics:
     return '\n'.join(filter(None, sections))
 
 
-def _together(title: str, pairs: Sequence[tuple[str, str]], all_seeds: Sequence[int],
-              found: Mapping[str, Mapping[int, Any]], metrics: list[str]) -> str:
+def _together(
+    title: str,
+    pairs: Sequence[tuple[str, str]],
+    all_seeds: Sequence[int],
+    found: Mapping[str, Mapping[int, Any]],
+    metrics: list[str],
+) -> str:
     seeds = [seed for seed in all_seeds if all(seed in found.get(arm, {}) for pair in pairs for arm in pair)]
     if not seeds:
         return ''
@@ -33,15 +38,25 @@ def _together(title: str, pairs: Sequence[tuple[str, str]], all_seeds: Sequence[
         without, with_it = ([sum(pair[k] for pair in of_seed) / len(of_seed) for of_seed in values] for k in (0, 1))
         interval = compare_values(without, with_it, paired=True)
         won = sum(pair[1] > pair[0] for of_seed in values for pair in of_seed)
-        lines.append([metric, format_mean(without), format_mean(with_it), _with_reach(interval),
-                      '–' if math.isnan(interval.p) else f'{interval.p:.3f}', f'{won} of {len(seeds) * len(pairs)}'])
+        lines.append(
+            [
+                metric,
+                format_mean(without),
+                format_mean(with_it),
+                _with_reach(interval),
+                '–' if math.isnan(interval.p) else f'{interval.p:.3f}',
+                f'{won} of {len(seeds) * len(pairs)}',
+            ]
+        )
     if not lines:
         return ''
     names = ', '.join(f'`{b}` against `{a}`' for a, b in pairs)
-    return (f'## Pairs together{": " * bool(title)}{title}\n\n{names}. Mean over the pairs, ± over seeds; interval and p over '
-            f'{len(seeds)} seeds, not adjusted for the number of metrics; the last column counts pairs and seeds in which the '
-            'value went up.\n\n'
-            + markdown_table(['metric', 'first of the pair', 'second', 'difference [95 %]', 'p', 'higher in'], lines))
+    return (
+        f'## Pairs together{": " * bool(title)}{title}\n\n{names}. Mean over the pairs, ± over seeds; interval and p over '
+        f'{len(seeds)} seeds, not adjusted for the number of metrics; the last column counts pairs and seeds in which the '
+        'value went up.\n\n'
+        + markdown_table(['metric', 'first of the pair', 'second', 'difference [95 %]', 'p', 'higher in'], lines)
+    )
 
 
 def each_pair_section(study: Study, found: Mapping[str, Mapping[int, Any]], metrics: list[str]) -> str:
@@ -58,15 +73,19 @@ def each_pair_section(study: Study, found: Mapping[str, Mapping[int, Any]], metr
                 intervals[f'`{pair[1]}` - `{pair[0]}`, n = {len(seeds)}'] = compare_values(*values, paired=True)
         tested = [name for name, interval in intervals.items() if not math.isnan(interval.p)]
         adjusted = dict(zip(tested, holm([intervals[name].p for name in tested]), strict=True))
-        columns[metric] = {name: _with_reach(interval) + (' *' if adjusted.get(name, 1) < 0.05 else '')
-                           for name, interval in intervals.items()}
+        columns[metric] = {
+            name: _with_reach(interval) + (' *' if adjusted.get(name, 1) < 0.05 else '')
+            for name, interval in intervals.items()
+        }
     names = list(dict.fromkeys(name for column in columns.values() for name in column))
     if not names:
         return ''
     shown = [metric for metric in columns if columns[metric]]
     lines = [[name, *(columns[metric].get(name, '–') for metric in shown)] for name in names]
-    return ('## Each pair\n\nDifference in pairs over seeds. * p below .05 after Holm over the pairs, not adjusted for the '
-            'number of metrics.\n\n' + markdown_table(['pair', *shown], lines))
+    return (
+        '## Each pair\n\nDifference in pairs over seeds. * p below .05 after Holm over the pairs, not adjusted for the '
+        'number of metrics.\n\n' + markdown_table(['pair', *shown], lines)
+    )
 
 
 def _with_reach(interval: Interval) -> str:

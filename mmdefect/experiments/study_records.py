@@ -26,13 +26,9 @@ def record_path(folder: Path, key: str) -> Path:
     return folder / f'{key}.json'
 
 
-def make_record(study: Study,
-                run: Run,
-                state: JobState,
-                job_dir: Path,
-                truth: Truth | None,
-                root: Path,
-                command: str = '') -> dict[str, Any]:
+def make_record(
+    study: Study, run: Run, state: JobState, job_dir: Path, truth: Truth | None, root: Path, command: str = ''
+) -> dict[str, Any]:
     """Collect what a finished run proves.
 
     Args:
@@ -55,30 +51,17 @@ def make_record(study: Study,
         'used_by': [],
         'base': study.base,
         'seed': run.seed,
-        'diff': {
-            key: [_hide(v, names) for v in values]
-            for key, values in run.diff.items()
-        },
-        'data': {
-            names.get(path,
-                      Path(path).name): value
-            for path, value in run.data.items()
-        },
+        'diff': {key: [_hide(v, names) for v in values] for key, values in run.diff.items()},
+        'data': {names.get(path, Path(path).name): value for path, value in run.data.items()},
         'budget': budget(run.settings),
         'rule': state.rule,
         'best': best,
         'validation': _numbers(validations.get(best.get('iter'), {})),
         'curve': {
-            str(step): _numbers({
-                k: v
-                for k, v in values.items() if k in {*study.metrics, study.rule.metric}
-            })
+            str(step): _numbers({k: v for k, v in values.items() if k in {*study.metrics, study.rule.metric}})
             for step, values in validations.items()
         },
-        'test': _numbers({
-            **_per_class(state.classes),
-            **state.metrics
-        }),
+        'test': _numbers({**_per_class(state.classes), **state.metrics}),
         'tests': state.tests,
         'command': command,
         'train_seconds': round(state.train_seconds, 1),
@@ -123,9 +106,10 @@ def claim_records(folder: Path, study: Study, runs: Sequence[Run]) -> None:
     cells = {(run.arm.name, run.seed): run.key for run in runs}
     for key, record in read_records(folder).items():
         kept = [
-            use for use in record['used_by'] if use['study'] != study.name or cells.get(
-                (use['arm'], use['seed']), key) == key and use['arm'] in {arm.name
-                                                                          for arm in study.arms}
+            use
+            for use in record['used_by']
+            if use['study'] != study.name
+            or (cells.get((use['arm'], use['seed']), key) == key and use['arm'] in {arm.name for arm in study.arms})
         ]
         for run in runs:
             use = {'study': study.name, 'arm': run.arm.name, 'seed': run.seed}
@@ -151,7 +135,7 @@ def budget(settings: Mapping[str, Any]) -> dict[str, Any]:
     return {
         'iterations': loop.get('max_iters'),
         'val_interval': loop.get('val_interval'),
-        'batch_size': loader.get('batch_size')
+        'batch_size': loader.get('batch_size'),
     }
 
 
@@ -159,14 +143,15 @@ def donor_leaks(job_dir: Path, truth: Truth | None, folders: Iterable[str] = ())
     """Return the test images that donors of the training were cut from; ``None`` if no list of donors is found.
 
     Lists are ``donors.json`` and ``library.json`` below ``train/``, and ``library.json`` in the given folders and in
-    those that the training log names; each names its pictures in ``sources``. Pictures are compared by path, and by
+    those that the training log names; each names its images in ``sources``. Images are compared by path, and by
     content where the file is still there.
     """
     logs = (job_dir / 'train').glob('train_log_*.txt')
     logged = {name for log in logs for name in _LIBRARY.findall(log.read_text(encoding='utf-8', errors='replace'))}
     found = [
-        *(job_dir / 'train').rglob('donors.json'), *(job_dir / 'train').rglob('library.json'),
-        *(Path(folder) / 'library.json' for folder in {*folders, *logged})
+        *(job_dir / 'train').rglob('donors.json'),
+        *(job_dir / 'train').rglob('library.json'),
+        *(Path(folder) / 'library.json' for folder in {*folders, *logged}),
     ]
     found = [path for path in found if path.is_file()]
     if truth is None or not found:
@@ -174,8 +159,11 @@ def donor_leaks(job_dir: Path, truth: Truth | None, folders: Iterable[str] = ())
     sources = {Path(source) for path in found for source in read_json(path)['sources']}
     places = {source.resolve() for source in sources}
     contents = {hash_files(source) for source in sources if source.is_file()}
-    return sorted(sample.name for sample in truth.samples
-                  if sample.image.resolve() in places or hash_files(sample.image) in contents)
+    return sorted(
+        sample.name
+        for sample in truth.samples
+        if sample.image.resolve() in places or hash_files(sample.image) in contents
+    )
 
 
 def _per_class(classes: Mapping[str, Mapping[str, float | None]]) -> dict[str, float | None]:
@@ -185,7 +173,8 @@ def _per_class(classes: Mapping[str, Mapping[str, float | None]]) -> dict[str, f
 def _numbers(values: Mapping[str, Any]) -> dict[str, float | None]:
     return {
         key: (round(float(value), 4) if value is not None and math.isfinite(value) else None)
-        for key, value in values.items() if value is None or isinstance(value, (int, float))
+        for key, value in values.items()
+        if value is None or isinstance(value, (int, float))
     }
 
 

@@ -57,15 +57,17 @@ def make_batch(study: Study, jobs: Sequence[Job], places: Places, tools: Tools, 
     return Batch(places.work_dir, PROJECT, tuple(jobs), gpu_count, tools, study.rule)
 
 
-def run_study(study: Study,
-              runs: Sequence[Run],
-              places: Places,
-              tools: Tools,
-              engine: Engine,
-              load_truth: Callable[[dict[str, Any]], Truth],
-              command: str,
-              show: Callable[[str], None] = print,
-              gpu_count: int = 0) -> dict[str, JobState]:
+def run_study(
+    study: Study,
+    runs: Sequence[Run],
+    places: Places,
+    tools: Tools,
+    engine: Engine,
+    load_truth: Callable[[dict[str, Any]], Truth],
+    command: str,
+    show: Callable[[str], None] = print,
+    gpu_count: int = 0,
+) -> dict[str, JobState]:
     """Train, select and test what has no record yet; write a record and the study's page after every run.
 
     Args:

@@ -48,13 +48,17 @@ def write_study_page(study: Study, folder: Path, command: str) -> Path:
     if study.text:
         parts.append(study.text.strip() + '\n')
     parts.append(f'```\n{command}\n```\n')
-    parts.append(f'{done} of {len(planned)} runs are here. Base `{study.base}`, factor: {study.factor or "not named"}, '
-                 f'checkpoint: {_rule(study)}; the test set was read once by each run.\n')
+    parts.append(
+        f'{done} of {len(planned)} runs are here. Base `{study.base}`, factor: {study.factor or "not named"}, '
+        f'checkpoint: {_rule(study)}; the test set was read once by each run.\n'
+    )
     if comparison is None:
         parts.append(f'The reference arm `{study.reference}` has no run yet.\n')
     else:
         parts += ['## Test\n', render(comparison, {arm.name: arm.note for arm in study.arms})]
-        sections = [section(study, found, present_metrics(study, found)) for section in (each_pair_section, pairs_section)]
+        sections = [
+            section(study, found, present_metrics(study, found)) for section in (each_pair_section, pairs_section)
+        ]
         parts += filter(None, sections)
         parts += ['## Validation, at the chosen checkpoint\n', _validation_table(study, found)]
         parts += ['## Runs\n', _runs_table(study, found), _origin(found)]
@@ -65,8 +69,10 @@ def write_study_page(study: Study, folder: Path, command: str) -> Path:
 
 def _rule(study: Study) -> str:
     rule = study.rule
-    return (f'best `{rule.metric}`{" without background" if rule.exclude_background else ""} on validation, '
-            f'{rule.tie} of equals')
+    return (
+        f'best `{rule.metric}`{" without background" if rule.exclude_background else ""} on validation, '
+        f'{rule.tie} of equals'
+    )
 
 
 def _validation_table(study: Study, found: Mapping[str, Mapping[int, Any]]) -> str:
@@ -85,12 +91,17 @@ def _runs_table(study: Study, found: Mapping[str, Mapping[int, Any]]) -> str:
     for arm in study.arms:
         for seed, r in found.get(arm.name, {}).items():
             values = [_cell([r['test'].get(metric)]) for metric in study.metrics[:1]]
-            lines.append([
-                arm.name, f'[`{r["key"]}`](records/{r["key"]}.json)',
-                str(seed), *values,
-                str(r['budget']['iterations']), f'{r["train_seconds"] / 60:.1f}',
-                str(r.get('commit', '')) + ('*' if r.get('modified') else '')
-            ])
+            lines.append(
+                [
+                    arm.name,
+                    f'[`{r["key"]}`](records/{r["key"]}.json)',
+                    str(seed),
+                    *values,
+                    str(r['budget']['iterations']),
+                    f'{r["train_seconds"] / 60:.1f}',
+                    str(r.get('commit', '')) + ('*' if r.get('modified') else ''),
+                ]
+            )
     return markdown_table(['arm', 'record', 'seed', study.metrics[0], 'updates', 'minutes', 'commit'], lines, left=2)
 
 
@@ -105,9 +116,11 @@ def _cell(values: Sequence[float | None]) -> str:
 def _origin(found: Mapping[str, Mapping[int, Any]]) -> str:
     records = [record for seeds in found.values() for record in seeds.values()]
     hardware = sorted(
-        {', '.join(str(v) + (' cores' if k == 'cores' else '') for k, v in r['hardware'].items())
-         for r in records})
+        {', '.join(str(v) + (' cores' if k == 'cores' else '') for k, v in r['hardware'].items()) for r in records}
+    )
     torch = sorted({r['versions'].get('torch', '?') for r in records})
     data = sorted({f'{name} {value}' for r in records for name, value in r['data'].items()})
-    return (f'Hardware: {"; ".join(hardware)}. torch {", ".join(torch)}. Data (hash of all files): {", ".join(data)}. '
-            'A star marks a commit with local changes.\n')
+    return (
+        f'Hardware: {"; ".join(hardware)}. torch {", ".join(torch)}. Data (hash of all files): {", ".join(data)}. '
+        'A star marks a commit with local changes.\n'
+    )

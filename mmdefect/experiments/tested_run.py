@@ -42,7 +42,15 @@ def from_record(record: Mapping[str, Any]) -> Evidence:
     """Return the evidence of a record of :mod:`mmdefect.experiments.study_records`."""
     counts = Counts.from_json(record['counts']) if 'counts' in record else None
     source = {key: record[key] for key in ('data', 'commit', 'modified', 'versions', 'hardware') if key in record}
-    return Evidence(f'{record["key"]} (seed {record["seed"]})', record['seed'], record['test'], counts, {
-        key: value[1]
-        for key, value in record['diff'].items()
-    }, record['budget'], record['tests'], record.get('leaks'), source, record['key'])
+    return Evidence(
+        f'{record["key"]} (seed {record["seed"]})',
+        record['seed'],
+        record['test'],
+        counts,
+        {key: value[1] for key, value in record['diff'].items()},
+        record['budget'],
+        record['tests'],
+        record.get('leaks'),
+        source,
+        record['key'],
+    )

@@ -99,21 +99,29 @@ def compare_labels(first: ndarray, second: ndarray, tolerance: float = 3.0) -> A
     if first.ndim != 2 or first.shape != second.shape:
         raise ValueError(
             f'both label maps must be (H, W) of one size, got {first.shape} and {second.shape}; compare them '
-            'at the native resolution of the image.')
+            'at the native resolution of the image.'
+        )
     if tolerance < 0:
         raise ValueError(f'`tolerance` must be a distance in pixels, 0 or more, got {tolerance}.')
     known = (first != IGNORE) & (second != IGNORE)
     mask_1, mask_2 = (first > 0) & known, (second > 0) & known
     near_1, near_2 = _near(mask_1, tolerance), _near(mask_2, tolerance)
     both = mask_1 & mask_2
-    return Agreement(int(mask_1.sum()), int(mask_2.sum()), int(both.sum()), int((both & (first == second)).sum()),
-                     int((mask_1 & near_2).sum()), int((mask_2 & near_1).sum()), _regions_alone(mask_1, near_2),
-                     _regions_alone(mask_2, near_1))
+    return Agreement(
+        int(mask_1.sum()),
+        int(mask_2.sum()),
+        int(both.sum()),
+        int((both & (first == second)).sum()),
+        int((mask_1 & near_2).sum()),
+        int((mask_2 & near_1).sum()),
+        _regions_alone(mask_1, near_2),
+        _regions_alone(mask_2, near_1),
+    )
 
 
 def total(parts: list[Agreement]) -> Agreement:
     """Return the agreement over a whole data set: the sums of all pixels."""
-    sums = {key: 0 for key in Agreement.__dataclass_fields__}
+    sums = dict.fromkeys(Agreement.__dataclass_fields__, 0)
     for part in parts:
         for key, value in asdict(part).items():
             sums[key] += value

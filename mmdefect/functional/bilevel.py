@@ -12,6 +12,7 @@ Each takes products with second derivatives exactly, through a graph of the grad
 which need no second-order graph. ``docs/derivations/bilevel.md`` has the equations; the names there are used here.
 Not covered: inner problems whose Hessian is indefinite at the solution; damping only hides that.
 """
+
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
@@ -21,8 +22,17 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mmdefect.functional.bilevel_products import (PRODUCTS, DifferenceProducts, ExactProducts, Loss, Products, decayed, dot,
-                                                  gradients, moved)
+from mmdefect.functional.bilevel_products import (
+    PRODUCTS,
+    DifferenceProducts,
+    ExactProducts,
+    Loss,
+    Products,
+    decayed,
+    dot,
+    gradients,
+    moved,
+)
 
 
 def keep(tensors: list[Tensor]) -> list[Tensor]:
@@ -65,12 +75,16 @@ class BilevelProblem:
         for name in ('weights', 'policy'):
             leaves = getattr(self, name)
             if not leaves or not all(t.is_leaf and t.requires_grad for t in leaves):
-                raise ValueError(f'`{name}` must be leaf tensors that require a gradient, at least one, got '
-                                 f'{len(leaves)} with {sum(not t.requires_grad for t in leaves)} that do not.')
+                raise ValueError(
+                    f'`{name}` must be leaf tensors that require a gradient, at least one, got '
+                    f'{len(leaves)} with {sum(not t.requires_grad for t in leaves)} that do not.'
+                )
         for name in ('steps', 'decay'):
             if len(getattr(self, name)) not in (0, len(self.weights)):
-                raise ValueError(f'`{name}` must hold one entry for each of {len(self.weights)} weights, got '
-                                 f'{len(getattr(self, name))}.')
+                raise ValueError(
+                    f'`{name}` must hold one entry for each of {len(self.weights)} weights, got '
+                    f'{len(getattr(self, name))}.'
+                )
 
 
 @dataclass(frozen=True)
@@ -120,7 +134,7 @@ class Estimator(ABC):
         loss = problem.outer_loss()
         both = gradients(loss, [*problem.weights, *problem.policy])
         value = problem.average([loss.detach().clone()])[0].item()
-        return value, problem.average(both[:len(problem.weights)]), both[len(problem.weights):]
+        return value, problem.average(both[: len(problem.weights)]), both[len(problem.weights) :]
 
     @abstractmethod
     def respond(self, problem: BilevelProblem, slopes: list[Tensor], curvature: Products) -> list[Tensor]:
@@ -180,7 +194,7 @@ def _stretch(steps: Sequence[float | Tensor], term: list[Tensor], product: list[
     """
     after = sum(float((step * h).mul_(h).sum(dtype=torch.float64)) for step, h in zip(steps, product, strict=True))
     before = sum(float((t * t).div_(step).sum(dtype=torch.float64)) for step, t in zip(steps, term, strict=True))
-    return (after / before)**0.5 if before > 0 else 0.0
+    return (after / before) ** 0.5 if before > 0 else 0.0
 
 
 @dataclass(frozen=True)
@@ -262,6 +276,8 @@ def stepped(problem: BilevelProblem, vector: list[Tensor]) -> list[Tensor]:
         ValueError: if the problem does not say what the steps are.
     """
     if not problem.steps:
-        raise ValueError('`steps` must be given for this estimator: the step of the inner optimiser for each weight; '
-                         'see inner_steps.')
+        raise ValueError(
+            '`steps` must be given for this estimator: the step of the inner optimiser for each weight; '
+            'see inner_steps.'
+        )
     return [step * v for step, v in zip(problem.steps, vector, strict=True)]

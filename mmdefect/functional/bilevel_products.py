@@ -1,4 +1,5 @@
 """Products of the second derivatives of an inner loss with vectors: exactly, or as differences of gradients."""
+
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
@@ -66,7 +67,7 @@ class DifferenceProducts(Products):
         self._before = [w.detach().clone() for w in problem.weights]
 
     def _reach(self, vector: list[Tensor]) -> float:
-        norm = sum(float(torch.linalg.vector_norm(v.detach()))**2 for v in vector)**0.5
+        norm = sum(float(torch.linalg.vector_norm(v.detach())) ** 2 for v in vector) ** 0.5
         return self.radius / norm if norm > 0 else 0.0
 
     def _hessian(self, vector: list[Tensor]) -> list[Tensor]:
@@ -86,13 +87,17 @@ class DifferenceProducts(Products):
             return [torch.zeros_like(p) for p in self.problem.policy]
         sides = []
         for sign in (1, -1):
-            with moved(self.problem.weights, vector, sign * reach, self._before), without_gradient(self.problem.weights):
+            with (
+                moved(self.problem.weights, vector, sign * reach, self._before),
+                without_gradient(self.problem.weights),
+            ):
                 sides.append(gradients(self.problem.inner_loss(), self.problem.policy))
         return [(b - a) / (2 * reach) for b, a in zip(*sides, strict=True)]
 
 
-def gradients(outputs: Tensor | Sequence[Tensor], inputs: Sequence[Tensor], along: Sequence[Tensor] | None = None,
-              **kwargs) -> list[Tensor]:
+def gradients(
+    outputs: Tensor | Sequence[Tensor], inputs: Sequence[Tensor], along: Sequence[Tensor] | None = None, **kwargs
+) -> list[Tensor]:
     """Return gradients by the inputs; zeros for inputs and outputs that are not connected."""
     outputs = [outputs] if isinstance(outputs, Tensor) else list(outputs)
     along = [None] * len(outputs) if along is None else along
@@ -116,7 +121,9 @@ def dot(one: Sequence[Tensor], other: Sequence[Tensor]) -> float:
 
 
 @contextmanager
-def moved(weights: Sequence[Tensor], direction: Sequence[Tensor], length: float, before: Sequence[Tensor] | None = None):
+def moved(
+    weights: Sequence[Tensor], direction: Sequence[Tensor], length: float, before: Sequence[Tensor] | None = None
+):
     """Move the weights inside the block; afterwards they have their bits again, whatever happened.
 
     ``before`` is a copy of the weights as they are; one is made if it is None.

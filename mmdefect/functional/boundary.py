@@ -40,15 +40,17 @@ def signed_distance(truth: np.ndarray, max_distance: float) -> np.ndarray:
     return (np.clip(distance, -max_distance, max_distance) / max_distance).astype(np.float32)
 
 
-def signed_distance_loss(logits: Tensor,
-                         label: Tensor,
-                         *,
-                         max_distance: float = 20.0,
-                         class_weight: Sequence[float] | Tensor | None = None,
-                         weight: Tensor | None = None,
-                         ignore_index: int = 255,
-                         reduction: str = 'mean',
-                         avg_factor: float | Tensor | None = None) -> Tensor:
+def signed_distance_loss(
+    logits: Tensor,
+    label: Tensor,
+    *,
+    max_distance: float = 20.0,
+    class_weight: Sequence[float] | Tensor | None = None,
+    weight: Tensor | None = None,
+    ignore_index: int = 255,
+    reduction: str = 'mean',
+    avg_factor: float | Tensor | None = None,
+) -> Tensor:
     """Return the boundary term, the mean over labelled pixels and defect classes.
 
     Distances are computed on the CPU, image by image; a class that an image does not show costs nothing.

@@ -86,13 +86,16 @@ def read_offsets(record: dict, classes: Sequence[str]) -> dict[str, float]:
         ValueError: if the classes differ.
     """
     if list(record['classes']) != list(classes):
-        raise ValueError(f'the offsets of a checkpoint must be for the classes {list(classes)}, but they are for '
-                         f'{list(record["classes"])}; validate again with the data set at hand.')
+        raise ValueError(
+            f'the offsets of a checkpoint must be for the classes {list(classes)}, but they are for '
+            f'{list(record["classes"])}; validate again with the data set at hand.'
+        )
     return dict(zip(classes[1:], map(float, record['offsets'][1:]), strict=True))
 
 
-def fit_offsets(margins: np.ndarray, counts: np.ndarray, objective: str = 'IoU', recall_floor: float = 0.8,
-                rounds: int = 20) -> Calibration:
+def fit_offsets(
+    margins: np.ndarray, counts: np.ndarray, objective: str = 'IoU', recall_floor: float = 0.8, rounds: int = 20
+) -> Calibration:
     """Fit one offset per defect class.
 
     Args:
@@ -108,8 +111,10 @@ def fit_offsets(margins: np.ndarray, counts: np.ndarray, objective: str = 'IoU',
         ValueError: for another objective or floor.
     """
     if objective not in OBJECTIVES or not 0 < recall_floor <= 1:
-        raise ValueError(f'`objective` must be one of {OBJECTIVES} and `recall_floor` in (0, 1], got {objective!r} and '
-                         f'{recall_floor}.')
+        raise ValueError(
+            f'`objective` must be one of {OBJECTIVES} and `recall_floor` in (0, 1], got {objective!r} and '
+            f'{recall_floor}.'
+        )
     classes = counts.shape[1]
     labelled = counts.sum(0)
     fitted = [k for k in range(1, classes) if labelled[k]]
@@ -127,8 +132,9 @@ def fit_offsets(margins: np.ndarray, counts: np.ndarray, objective: str = 'IoU',
     return Calibration(tuple(float(o) for o in offsets), objective, recall_floor, float(best), float(plain), unfitted)
 
 
-def _ascend(values: np.ndarray, counts: np.ndarray, offsets: np.ndarray, fitted: list[int], goal: _Goal,
-            rounds: int) -> tuple[float, np.ndarray]:
+def _ascend(
+    values: np.ndarray, counts: np.ndarray, offsets: np.ndarray, fitted: list[int], goal: _Goal, rounds: int
+) -> tuple[float, np.ndarray]:
     """Improve one offset at a time until none can be."""
     best = goal(*_totals(values, counts, offsets))
     for _ in range(rounds):
@@ -172,8 +178,9 @@ def _totals(values: np.ndarray, counts: np.ndarray, offsets: np.ndarray) -> tupl
     return np.diag(confusion).astype(np.float64), confusion.sum(0).astype(np.float64)
 
 
-def _best_offset(values: np.ndarray, counts: np.ndarray, offsets: np.ndarray, k: int,
-                 goal: _Goal) -> tuple[float, float]:
+def _best_offset(
+    values: np.ndarray, counts: np.ndarray, offsets: np.ndarray, k: int, goal: _Goal
+) -> tuple[float, float]:
     """Try every offset of class ``k`` while the others stay; return the best and its objective."""
     classes = counts.shape[1]
     moved = values + offsets
@@ -195,8 +202,11 @@ def _best_offset(values: np.ndarray, counts: np.ndarray, offsets: np.ndarray, k:
     exists = edges[1:] > edges[:-1] + 1e-9
     low, high = edges[:-1], edges[1:]
     # The middle, or a little beyond the inner edge where nothing bounds the other side.
-    middle = np.clip((low + high) / 2, np.where(high >= LIMIT, -np.inf, high - _STEP_OUT), np.where(
-        low <= -LIMIT, np.inf, low + _STEP_OUT))
+    middle = np.clip(
+        (low + high) / 2,
+        np.where(high >= LIMIT, -np.inf, high - _STEP_OUT),
+        np.where(low <= -LIMIT, np.inf, low + _STEP_OUT),
+    )
     objective = np.where(exists, goal(hit, predicted), -np.inf)
     best = np.flatnonzero(objective >= objective.max() - 1e-12)
     choice = best[np.argmin(np.abs(middle[best]))]

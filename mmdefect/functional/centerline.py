@@ -41,18 +41,20 @@ def soft_skeleton(values: Tensor, iterations: int) -> Tensor:
     return skeleton
 
 
-def centerline_dice_loss(logits: Tensor,
-                         label: Tensor,
-                         *,
-                         iterations: int = 3,
-                         smooth: float = 1.0,
-                         per_image: bool = False,
-                         present_only: bool = False,
-                         class_weight: Sequence[float] | Tensor | None = None,
-                         weight: Tensor | None = None,
-                         ignore_index: int = 255,
-                         reduction: str = 'mean',
-                         avg_factor: float | Tensor | None = None) -> Tensor:
+def centerline_dice_loss(
+    logits: Tensor,
+    label: Tensor,
+    *,
+    iterations: int = 3,
+    smooth: float = 1.0,
+    per_image: bool = False,
+    present_only: bool = False,
+    class_weight: Sequence[float] | Tensor | None = None,
+    weight: Tensor | None = None,
+    ignore_index: int = 255,
+    reduction: str = 'mean',
+    avg_factor: float | Tensor | None = None,
+) -> Tensor:
     """Return the centre-line Dice loss, the mean over the defect classes.
 
     It says nothing about width: use it beside a loss over pixels, with a small weight.
@@ -86,8 +88,15 @@ def centerline_dice_loss(logits: Tensor,
     precision = (area(line_p * y, per_image) + smooth) / (area(line_p, per_image) + smooth)
     recall = (area(line_y * p, per_image) + smooth) / (area(line_y, per_image) + smooth)
     loss = 1 - 2 * precision * recall / (precision + recall)
-    return mean_over_classes(loss, members, class_weight=class_weight, present_only=present_only, reduction=reduction,
-                             avg_factor=avg_factor, num_classes=logits.shape[1])
+    return mean_over_classes(
+        loss,
+        members,
+        class_weight=class_weight,
+        present_only=present_only,
+        reduction=reduction,
+        avg_factor=avg_factor,
+        num_classes=logits.shape[1],
+    )
 
 
 class _MaxOfThree(torch.autograd.Function):

@@ -53,23 +53,25 @@ class Gaussian:
             ``(N,)`` in that precision, on the device of the embeddings.
         """
         if embeddings.ndim != 2 or embeddings.shape[1] != len(self.mean):
-            raise ValueError(f'`embeddings` must be (N, {len(self.mean)}) like those the density was fitted on, got '
-                             f'{tuple(embeddings.shape)}; take features of the same layers.')
+            raise ValueError(
+                f'`embeddings` must be (N, {len(self.mean)}) like those the density was fitted on, got '
+                f'{tuple(embeddings.shape)}; take features of the same layers.'
+            )
         dtype = torch.float64 if embeddings.dtype == torch.float64 else torch.float32
         mean = self.mean.to(embeddings.device, dtype)
         whitening = self.whitening.to(embeddings.device, dtype)
         result = torch.empty(len(embeddings), dtype=dtype, device=embeddings.device)
         # Taken away before the product and not after it: the whitened mean is large, and float32 would lose digits.
         for start in range(0, len(embeddings), _ROWS):
-            z = embeddings[start:start + _ROWS].to(dtype) - mean
-            result[start:start + _ROWS] = _lower_product_norm(z, whitening)
+            z = embeddings[start : start + _ROWS].to(dtype) - mean
+            result[start : start + _ROWS] = _lower_product_norm(z, whitening)
         return result
 
     def log_density(self, embeddings: Tensor) -> Tensor:
         """Return the logarithm of the density of each row, ``(N,)``."""
         width = len(self.mean)
         volume = 2 * float(self.cholesky.diagonal().log().sum()) + width * math.log(2 * math.pi)
-        return -0.5 * (self.distance(embeddings)**2 + volume)
+        return -0.5 * (self.distance(embeddings) ** 2 + volume)
 
     def state(self) -> dict[str, Tensor | float | int]:
         """Return what :meth:`from_state` makes the same density of; plain tensors and numbers."""
@@ -79,8 +81,13 @@ class Gaussian:
     def from_state(cls, state: dict) -> Gaussian:
         """Make the density of a saved state."""
         cholesky = state['cholesky'].double()
-        return cls(state['mean'].double(), cholesky, _inverse_of_lower(cholesky), float(state['shrinkage']),
-                   int(state['count']))
+        return cls(
+            state['mean'].double(),
+            cholesky,
+            _inverse_of_lower(cholesky),
+            float(state['shrinkage']),
+            int(state['count']),
+        )
 
 
 def fit_gaussian(moments: Moments | Tensor, shrinkage: str = 'ledoit_wolf') -> Gaussian:
@@ -110,7 +117,8 @@ def fit_gaussian(moments: Moments | Tensor, shrinkage: str = 'ledoit_wolf') -> G
     if int(failed) or not bool(smallest > 1e-12 * scale):
         raise ValueError(
             f'the covariance must be invertible, but the {moments.count} embeddings of width {len(covariance)} do not '
-            'span all dimensions; take shrinkage="ledoit_wolf", more images or fewer features.')
+            'span all dimensions; take shrinkage="ledoit_wolf", more images or fewer features.'
+        )
     return Gaussian(moments.mean, cholesky, _inverse_of_lower(cholesky), weight, moments.count)
 
 

@@ -54,8 +54,9 @@ def fit_bank(embeddings: Tensor, max_points: int = 4096, generator: Generator | 
         generator: of the projection that distances are compared on; see :func:`far_apart`.
     """
     if embeddings.ndim != 2 or not len(embeddings):
-        raise ValueError(f'`embeddings` must be (N, D) with at least one row, got {tuple(embeddings.shape)}; add normal '
-                         'images.')
+        raise ValueError(
+            f'`embeddings` must be (N, D) with at least one row, got {tuple(embeddings.shape)}; add normal images.'
+        )
     if max_points < 1:
         raise ValueError(f'`max_points` must be at least 1, got {max_points}.')
     points = embeddings.float()

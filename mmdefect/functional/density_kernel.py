@@ -33,16 +33,18 @@ def reduce_squares(points: Tensor, embeddings: Tensor, reduce: Callable[[Tensor]
         ValueError: if the widths differ.
     """
     if embeddings.ndim != 2 or embeddings.shape[1] != points.shape[1]:
-        raise ValueError(f'`embeddings` must be (N, {points.shape[1]}) like those the density was fitted on, got '
-                         f'{tuple(embeddings.shape)}; take features of the same layers.')
+        raise ValueError(
+            f'`embeddings` must be (N, {points.shape[1]}) like those the density was fitted on, got '
+            f'{tuple(embeddings.shape)}; take features of the same layers.'
+        )
     dtype = torch.float64 if embeddings.dtype == torch.float64 else torch.float32
     points = points.to(embeddings.device, dtype)
     norms = points.square().sum(1)
     result = torch.empty(len(embeddings), dtype=dtype, device=embeddings.device)
     for start in range(0, len(embeddings), _ROWS):
-        x = embeddings[start:start + _ROWS].to(dtype)
+        x = embeddings[start : start + _ROWS].to(dtype)
         squares = torch.addmm(norms, x, points.T, alpha=-2).add_(x.square().sum(1, keepdim=True)).clamp_min_(0)
-        result[start:start + _ROWS] = reduce(squares)
+        result[start : start + _ROWS] = reduce(squares)
     return result
 
 
@@ -66,7 +68,9 @@ class KernelDensity:
         width = self.points.shape[1]
         constant = math.log(len(self.points)) + width * math.log(self.bandwidth) + 0.5 * width * math.log(2 * math.pi)
         scale = -0.5 / self.bandwidth**2
-        return reduce_squares(self.points, embeddings, lambda squares: torch.logsumexp(squares.mul_(scale), 1) - constant)
+        return reduce_squares(
+            self.points, embeddings, lambda squares: torch.logsumexp(squares.mul_(scale), 1) - constant
+        )
 
     def distance(self, embeddings: Tensor) -> Tensor:
         """Return a score that grows with the distance from the normal embeddings, in units of the space, ``(N,)``.
@@ -87,8 +91,9 @@ class KernelDensity:
         return cls(state['points'].float(), float(state['bandwidth']))
 
 
-def fit_kernel_density(embeddings: Tensor, bandwidth: float | None = None, max_points: int = 4096,
-                       generator: Generator | None = None) -> KernelDensity:
+def fit_kernel_density(
+    embeddings: Tensor, bandwidth: float | None = None, max_points: int = 4096, generator: Generator | None = None
+) -> KernelDensity:
     """Put a kernel on normal embeddings.
 
     Args:
@@ -98,8 +103,9 @@ def fit_kernel_density(embeddings: Tensor, bandwidth: float | None = None, max_p
         generator: draws them; needed then.
     """
     if embeddings.ndim != 2 or len(embeddings) < 2:
-        raise ValueError(f'`embeddings` must be (N, D) with at least two rows, got {tuple(embeddings.shape)}; add normal '
-                         'images.')
+        raise ValueError(
+            f'`embeddings` must be (N, D) with at least two rows, got {tuple(embeddings.shape)}; add normal images.'
+        )
     if bandwidth is not None and not bandwidth > 0:
         raise ValueError(f'`bandwidth` must be positive, got {bandwidth}; None chooses one from the data.')
     points = embeddings.float()

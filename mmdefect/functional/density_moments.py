@@ -37,6 +37,7 @@ class Moments:
     @classmethod
     def empty(cls, width: int, device: torch.device | str = 'cpu') -> Moments:
         """Return the moments of nothing, to which batches are added."""
+
         def zeros(*shape: int) -> Tensor:
             return torch.zeros(shape, dtype=torch.float64, device=device)
 
@@ -54,13 +55,17 @@ class Moments:
             ValueError: if it is no such batch, or holds NaN or infinity.
         """
         if embeddings.ndim != 2 or not len(embeddings) or not embeddings.is_floating_point():
-            raise ValueError(f'`embeddings` must be a (N, D) batch of floats, got {tuple(embeddings.shape)} of '
-                             f'{embeddings.dtype}; pool feature maps first.')
+            raise ValueError(
+                f'`embeddings` must be a (N, D) batch of floats, got {tuple(embeddings.shape)} of '
+                f'{embeddings.dtype}; pool feature maps first.'
+            )
         own = embeddings if embeddings.dtype == torch.float64 else embeddings.float()
         mean = own.mean(0)
         if not bool(torch.isfinite(mean).all()):
-            raise ValueError('`embeddings` must be finite, but a value is NaN or infinite; look at the images and at '
-                             'the precision of the backbone.')
+            raise ValueError(
+                '`embeddings` must be finite, but a value is NaN or infinite; look at the images and at '
+                'the precision of the backbone.'
+            )
         z = own - mean
         rest = z.mean(0).double()  # what rounding left of the mean; small, so its own rounding does not count
         squares = (z * z).sum(1)
@@ -74,9 +79,15 @@ class Moments:
         first = torch.zeros_like(e) if z_mean is None else n * z_mean
         trace, square = s.trace(), e @ e
         scatter = s + torch.outer(first, e) + torch.outer(e, first) + n * torch.outer(e, e)
-        third = (self.third + 2 * s @ e + trace * e + 2 * (first @ e) * e + square * first + n * square * e)
-        fourth = (self.fourth + 4 * e @ (s @ e) + n * square**2 + 4 * (e @ self.third) + 2 * square * trace
-                  + 4 * square * (first @ e))
+        third = self.third + 2 * s @ e + trace * e + 2 * (first @ e) * e + square * first + n * square * e
+        fourth = (
+            self.fourth
+            + 4 * e @ (s @ e)
+            + n * square**2
+            + 4 * (e @ self.third)
+            + 2 * square * trace
+            + 4 * square * (first @ e)
+        )
         return scatter, third, fourth
 
     def merge(self, other: Moments) -> Moments:
@@ -84,8 +95,10 @@ class Moments:
         if not self.count or not other.count:
             return other if not self.count else self
         if self.mean.shape != other.mean.shape:
-            raise ValueError(f'merged moments must have one width, got {len(self.mean)} and {len(other.mean)}; '
-                             'take features of the same layers.')
+            raise ValueError(
+                f'merged moments must have one width, got {len(self.mean)} and {len(other.mean)}; '
+                'take features of the same layers.'
+            )
         count = self.count + other.count
         mean = self.mean + (other.mean - self.mean) * (other.count / count)
         sums = zip(self._about(self.mean - mean), other._about(other.mean - mean), strict=True)

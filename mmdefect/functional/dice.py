@@ -17,19 +17,21 @@ from torch import Tensor
 from mmdefect.functional.soft_counts import area, mean_over_classes, membership
 
 
-def defect_dice_loss(logits: Tensor,
-                     label: Tensor,
-                     *,
-                     exponent: int = 1,
-                     smooth: float = 1.0,
-                     defects_only: bool = False,
-                     per_image: bool = False,
-                     present_only: bool = False,
-                     class_weight: Sequence[float] | Tensor | None = None,
-                     weight: Tensor | None = None,
-                     ignore_index: int = 255,
-                     reduction: str = 'mean',
-                     avg_factor: float | Tensor | None = None) -> Tensor:
+def defect_dice_loss(
+    logits: Tensor,
+    label: Tensor,
+    *,
+    exponent: int = 1,
+    smooth: float = 1.0,
+    defects_only: bool = False,
+    per_image: bool = False,
+    present_only: bool = False,
+    class_weight: Sequence[float] | Tensor | None = None,
+    weight: Tensor | None = None,
+    ignore_index: int = 255,
+    reduction: str = 'mean',
+    avg_factor: float | Tensor | None = None,
+) -> Tensor:
     """Return the Dice loss, the mean over classes; areas are summed over the batch by default.
 
     Args:
@@ -59,5 +61,12 @@ def defect_dice_loss(logits: Tensor,
     predicted = area(members.probability.pow(exponent) * members.weight, per_image)
     labelled = area(members.truth * members.weight, per_image)
     loss = 1 - (2 * hit + smooth) / (predicted + labelled + smooth)
-    return mean_over_classes(loss, members, class_weight=class_weight, present_only=present_only, reduction=reduction,
-                             avg_factor=avg_factor, num_classes=logits.shape[1])
+    return mean_over_classes(
+        loss,
+        members,
+        class_weight=class_weight,
+        present_only=present_only,
+        reduction=reduction,
+        avg_factor=avg_factor,
+        num_classes=logits.shape[1],
+    )

@@ -20,23 +20,31 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from mmdefect.functional.focal_map import FocalMap, plain_focal_map
-from mmdefect.functional.reduction import (check_logits_and_label, count_pixels, expand_weight, per_class, reduce_loss,
-                                           values_at_labels)
+from mmdefect.functional.reduction import (
+    check_logits_and_label,
+    count_pixels,
+    expand_weight,
+    per_class,
+    reduce_loss,
+    values_at_labels,
+)
 
 
-def softmax_focal_loss(logits: Tensor,
-                       label: Tensor,
-                       *,
-                       gamma: float = 2.0,
-                       alpha: Sequence[float] | Tensor | None = None,
-                       class_weight: Sequence[float] | Tensor | None = None,
-                       weight: Tensor | None = None,
-                       ignore_index: int = 255,
-                       label_smoothing: float = 0.0,
-                       reduction: str = 'mean',
-                       avg_factor: float | Tensor | None = None,
-                       avg_non_ignore: bool = True,
-                       fused: bool = True) -> Tensor:
+def softmax_focal_loss(
+    logits: Tensor,
+    label: Tensor,
+    *,
+    gamma: float = 2.0,
+    alpha: Sequence[float] | Tensor | None = None,
+    class_weight: Sequence[float] | Tensor | None = None,
+    weight: Tensor | None = None,
+    ignore_index: int = 255,
+    label_smoothing: float = 0.0,
+    reduction: str = 'mean',
+    avg_factor: float | Tensor | None = None,
+    avg_non_ignore: bool = True,
+    fused: bool = True,
+) -> Tensor:
     r"""Return the focal loss of a softmax.
 
     The mean is :math:`\sum_i v_i \ell_i / \sum_i w_{t_i}` over the labelled pixels, :math:`v` being ``weight``:
@@ -83,8 +91,9 @@ def softmax_focal_loss(logits: Tensor,
         inside = [f for f in factors.values() if not f.requires_grad]
         outside = [f for f in factors.values() if f.requires_grad]
         total = reduction != 'none' and weight is None and not outside
-        loss, _, labelled = FocalMap.apply(logits, label, float(gamma), ignore_index,
-                                           math.prod(inside) if inside else None, total)
+        loss, _, labelled = FocalMap.apply(
+            logits, label, float(gamma), ignore_index, math.prod(inside) if inside else None, total
+        )
     else:
         outside = [factors['alpha']] if 'alpha' in factors else []
         loss, labelled = plain_focal_map(logits, label, gamma, ignore_index, class_weight, label_smoothing), None

@@ -29,8 +29,9 @@ def cross_entropy_map(logits: Tensor, label: Tensor, ignore_index: int, **kwargs
     """Return the map of the cross entropy, 0 where ignored, in float32 or float64."""
     try:
         if kwargs:
-            return F.cross_entropy(logits.to(working_dtype(logits)), label, ignore_index=ignore_index,
-                                   reduction='none', **kwargs)
+            return F.cross_entropy(
+                logits.to(working_dtype(logits)), label, ignore_index=ignore_index, reduction='none', **kwargs
+            )
         log_p = F.log_softmax(logits, 1, dtype=working_dtype(logits))
         return F.nll_loss(log_p, label, ignore_index=ignore_index, reduction='none')
     except IndexError:  # on a CUDA device the kernel asserts instead
@@ -38,8 +39,9 @@ def cross_entropy_map(logits: Tensor, label: Tensor, ignore_index: int, **kwargs
         raise
 
 
-def plain_focal_map(logits: Tensor, label: Tensor, gamma: float, ignore_index: int, class_weight: Tensor | None,
-                    label_smoothing: float) -> Tensor:
+def plain_focal_map(
+    logits: Tensor, label: Tensor, gamma: float, ignore_index: int, class_weight: Tensor | None, label_smoothing: float
+) -> Tensor:
     """Return the map of the focal loss by plain autograd, 0 where ignored."""
     entropy = cross_entropy_map(logits, label, ignore_index)
     cost = entropy
@@ -80,8 +82,9 @@ class FocalMap(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(logits: Tensor, label: Tensor, gamma: float, ignore_index: int, class_factor: Tensor | None,
-                total: bool) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(
+        logits: Tensor, label: Tensor, gamma: float, ignore_index: int, class_factor: Tensor | None, total: bool
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Return loss, slope and count; the slope is kept instead of the probabilities, at 1/C of their size."""
         slope = torch.empty(label.shape, dtype=working_dtype(logits), device=logits.device)
         loss = slope.new_zeros(()) if total else torch.empty_like(slope)
@@ -126,7 +129,7 @@ class FocalMap(torch.autograd.Function):
     def backward(ctx, grad: Tensor | None, *_: Tensor | None) -> tuple:
         """By the logit of class j: ``slope * (p_j - [j is the label])``."""
         if grad is None:
-            return (None, ) * 6
+            return (None,) * 6
         logits, label, slope = ctx.saved_tensors
         if torch.is_grad_enabled():  # a graph of the gradient is asked for: the slope depends on the logits again
             entropy = cross_entropy_map(logits, label, ctx.ignore_index)
@@ -139,13 +142,13 @@ class FocalMap(torch.autograd.Function):
                 slope = slope * values_at_labels(ctx.class_factor, label, ctx.ignore_index)
             scale = (slope * grad).unsqueeze(1)
             result = F.softmax(logits, 1, dtype=slope.dtype) * scale
-            return (result.scatter_add(1, _index(logits, label), -scale).to(logits.dtype), ) + (None, ) * 5
+            return (result.scatter_add(1, _index(logits, label), -scale).to(logits.dtype),) + (None,) * 5
         result = torch.empty(logits.shape, dtype=logits.dtype, device=logits.device)
         space = _Workspace(logits)
         for piece in _pieces(logits):
             scale = torch.mul(slope[piece], grad[piece] if grad.dim() else grad, out=space('scale', slope[piece]))
             _write_gradient(result[piece], logits[piece], label[piece], scale, space)
-        return (result, ) + (None, ) * 5
+        return (result,) + (None,) * 5
 
 
 class _Workspace:
@@ -159,7 +162,7 @@ class _Workspace:
         """Return an uninitialised buffer of the shape and dtype of ``like``; the first piece is the largest."""
         if name not in self.buffers:
             self.buffers[name] = torch.empty(like.numel(), dtype=like.dtype, device=self.device)
-        return self.buffers[name][:like.numel()].view(like.shape)
+        return self.buffers[name][: like.numel()].view(like.shape)
 
 
 def _table(class_factor: Tensor, ignore_index: int) -> Tensor | None:
@@ -167,13 +170,14 @@ def _table(class_factor: Tensor, ignore_index: int) -> Tensor | None:
     num_classes = class_factor.shape[0]
     if class_factor.device.type != 'cpu' or not num_classes <= ignore_index <= LARGEST_TABLE:
         return None
-    table = class_factor.new_full((ignore_index + 1, ), float('nan'))
+    table = class_factor.new_full((ignore_index + 1,), float('nan'))
     table[:num_classes], table[ignore_index] = class_factor, 0.0
     return table
 
 
-def _look_up(logits: Tensor, label: Tensor, ignore_index: int, table: Tensor,
-             space: _Workspace) -> tuple[Tensor, Tensor]:
+def _look_up(
+    logits: Tensor, label: Tensor, ignore_index: int, table: Tensor, space: _Workspace
+) -> tuple[Tensor, Tensor]:
     """Return the maps of the cross entropy and of the class factor; their product is 0 where ignored.
 
     PyTorch's ``nll_loss`` takes more than twice as long on a CPU as picking from a table and from the probabilities.

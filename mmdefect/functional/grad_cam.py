@@ -47,10 +47,11 @@ def grad_cam(network: nn.Module, layer: str, images: Tensor, score: Callable[[Te
         handle.remove()
     if not kept or kept[-1].ndim != 4:
         shape = tuple(kept[-1].shape) if kept else 'nothing'
-        raise ValueError(f'`layer` must put out a map (B, C, h, w), but {layer} gives {shape}; choose a convolution or a '
-                         'stage.')
+        raise ValueError(
+            f'`layer` must put out a map (B, C, h, w), but {layer} gives {shape}; choose a convolution or a stage.'
+        )
     activation = kept[-1]
-    gradient, = torch.autograd.grad(total, activation)
+    (gradient,) = torch.autograd.grad(total, activation)
     heat = torch.relu((gradient.mean((2, 3), keepdim=True) * activation).sum(1))
     heat = F.interpolate(heat[:, None].float(), images.shape[-2:], mode='bilinear', align_corners=False)[:, 0]
     low, high = heat.amin((1, 2), keepdim=True), heat.amax((1, 2), keepdim=True)

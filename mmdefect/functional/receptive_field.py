@@ -26,8 +26,10 @@ def grid_shape(size_hw: tuple[int, int], patch: int, stride: int) -> tuple[int, 
     for size in size_hw:
         if size < patch or (size - patch) % stride:
             fitting = patch + max(0, math.ceil((size - patch) / stride)) * stride
-            raise ValueError(f'image sides must be {patch} plus a multiple of the stride {stride}, got {size_hw[0]}x'
-                             f'{size_hw[1]}; resize to {fitting}, or take another patch or stride.')
+            raise ValueError(
+                f'image sides must be {patch} plus a multiple of the stride {stride}, got {size_hw[0]}x'
+                f'{size_hw[1]}; resize to {fitting}, or take another patch or stride.'
+            )
     return (size_hw[0] - patch) // stride + 1, (size_hw[1] - patch) // stride + 1
 
 
@@ -50,7 +52,9 @@ def default_std(patch: int) -> float:
     return 10.0 if patch >= 32 else math.log10(0.45 * patch + 1) + 0.25
 
 
-def upsample_scores(scores: Tensor, patch: int, stride: int, std: float | None = None, normalize: bool = True) -> Tensor:
+def upsample_scores(
+    scores: Tensor, patch: int, stride: int, std: float | None = None, normalize: bool = True
+) -> Tensor:
     """Spread scores of patches over the pixels.
 
     Args:
@@ -69,8 +73,9 @@ def upsample_scores(scores: Tensor, patch: int, stride: int, std: float | None =
     if not std > 0:
         raise ValueError(f'`std` must be positive, got {std}.')
     # The weights are a product of rows and columns, so a transposed convolution is two small matrix products.
-    down, across = (_weights(count, patch, stride, std, normalize).to(scores.device, scores.dtype)
-                    for count in scores.shape[1:])
+    down, across = (
+        _weights(count, patch, stride, std, normalize).to(scores.device, scores.dtype) for count in scores.shape[1:]
+    )
     return down @ scores @ across.T
 
 
@@ -87,8 +92,10 @@ def upsample_cells(scores: Tensor, size_hw: tuple[int, int], patch: int, std: fl
         ``(B, H, W)``: weighted means of the cells whose patches cover a pixel.
     """
     std = default_std(patch) if std is None else std
-    down, across = (_cell_weights(count, size, patch, std).to(scores.device, scores.dtype)
-                    for count, size in zip(scores.shape[1:], size_hw, strict=True))
+    down, across = (
+        _cell_weights(count, size, patch, std).to(scores.device, scores.dtype)
+        for count, size in zip(scores.shape[1:], size_hw, strict=True)
+    )
     return down @ scores @ across.T
 
 
@@ -97,7 +104,7 @@ def _cell_weights(count: int, size: int, patch: int, std: float) -> Tensor:
     centres = (torch.arange(count, dtype=torch.float64)[None] + 0.5) * (size / count) - 0.5
     offset = torch.arange(size, dtype=torch.float64)[:, None] - centres
     reach = max(patch / 2, size / count)  # every pixel has a cell
-    weights = torch.where(offset.abs() <= reach, torch.exp(-0.5 * (offset / std)**2), 0.0)
+    weights = torch.where(offset.abs() <= reach, torch.exp(-0.5 * (offset / std) ** 2), 0.0)
     return weights / weights.sum(1, keepdim=True)
 
 
@@ -107,6 +114,6 @@ def _weights(count: int, patch: int, stride: int, std: float, normalize: bool) -
     pixels = torch.arange((count - 1) * stride + patch, dtype=torch.float64)[:, None]
     starts = torch.arange(count, dtype=torch.float64)[None] * stride
     offset = pixels - starts
-    weights = torch.exp(-0.5 * ((offset - (patch - 1) / 2) / std)**2)
+    weights = torch.exp(-0.5 * ((offset - (patch - 1) / 2) / std) ** 2)
     weights = torch.where((offset >= 0) & (offset < patch), weights, 0.0)
     return weights / (weights.sum(1, keepdim=True) if normalize else 1.0)

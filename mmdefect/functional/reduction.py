@@ -19,9 +19,11 @@ def check_logits_and_label(logits: Tensor, label: Tensor) -> None:
         ValueError: if ``label`` is not ``logits`` without its channel axis.
     """
     if logits.dim() < 2 or label.shape != logits.shape[:1] + logits.shape[2:]:
-        raise ValueError('`label` must have the shape of `logits` without axis 1, got logits '
-                         f'{tuple(logits.shape)} and label {tuple(label.shape)}; resize the logits to the label and '
-                         'squeeze its channel.')
+        raise ValueError(
+            '`label` must have the shape of `logits` without axis 1, got logits '
+            f'{tuple(logits.shape)} and label {tuple(label.shape)}; resize the logits to the label and '
+            'squeeze its channel.'
+        )
 
 
 def check_classes(label: Tensor, num_classes: int, ignore_index: int) -> None:
@@ -34,9 +36,11 @@ def check_classes(label: Tensor, num_classes: int, ignore_index: int) -> None:
         return
     wrong = label[((label < 0) | (label >= num_classes)) & (label != ignore_index)]
     if wrong.numel():
-        raise ValueError(f'`label` must be 0..{num_classes - 1} or {ignore_index} (ignore), got '
-                         f'{wrong.unique().tolist()[:8]}; check the class list of the data set. One output channel '
-                         'means two classes, more classes need one channel each.')
+        raise ValueError(
+            f'`label` must be 0..{num_classes - 1} or {ignore_index} (ignore), got '
+            f'{wrong.unique().tolist()[:8]}; check the class list of the data set. One output channel '
+            'means two classes, more classes need one channel each.'
+        )
 
 
 def expand_weight(weight: Tensor, label: Tensor) -> Tensor:
@@ -52,12 +56,14 @@ def expand_weight(weight: Tensor, label: Tensor) -> Tensor:
     batch = label.shape[0]
     if weight.shape == label.shape:
         return weight
-    if weight.numel() == batch and weight.shape[:1] == (batch, ):
+    if weight.numel() == batch and weight.shape[:1] == (batch,):
         return weight.reshape(batch, *[1] * (label.dim() - 1))
     if weight.shape == (batch, 1, *label.shape[1:]):
         return weight.squeeze(1)
-    raise ValueError(f'`weight` must hold one value per sample, ({batch},), or per pixel, {tuple(label.shape)}, got '
-                     f'{tuple(weight.shape)}.')
+    raise ValueError(
+        f'`weight` must hold one value per sample, ({batch},), or per pixel, {tuple(label.shape)}, got '
+        f'{tuple(weight.shape)}.'
+    )
 
 
 def per_class(values: Sequence[float] | Tensor, num_classes: int, like: Tensor, name: str) -> Tensor:
@@ -66,11 +72,14 @@ def per_class(values: Sequence[float] | Tensor, num_classes: int, like: Tensor, 
     Raises:
         ValueError: if there is not one value per class.
     """
-    tensor = torch.as_tensor(values, dtype=torch.float64 if like.dtype == torch.float64 else torch.float32,
-                             device=like.device)
-    if tensor.shape != (num_classes, ):
-        raise ValueError(f'`{name}` must hold one number per class, {num_classes}, got {tuple(tensor.shape)}; class 0 '
-                         'is the normal class and has its own number.')
+    tensor = torch.as_tensor(
+        values, dtype=torch.float64 if like.dtype == torch.float64 else torch.float32, device=like.device
+    )
+    if tensor.shape != (num_classes,):
+        raise ValueError(
+            f'`{name}` must hold one number per class, {num_classes}, got {tuple(tensor.shape)}; class 0 '
+            'is the normal class and has its own number.'
+        )
     return tensor
 
 
@@ -100,8 +109,9 @@ def safe_divide(total: Tensor, count: Tensor | float) -> Tensor:
     return total / torch.where(count > 0, count, torch.ones_like(count))
 
 
-def reduce_loss(loss: Tensor, reduction: str, count: Tensor | float,
-                avg_factor: Tensor | float | None = None) -> Tensor:
+def reduce_loss(
+    loss: Tensor, reduction: str, count: Tensor | float, avg_factor: Tensor | float | None = None
+) -> Tensor:
     """Reduce a map of losses.
 
     Args:
@@ -124,8 +134,9 @@ def reduce_loss(loss: Tensor, reduction: str, count: Tensor | float,
     return safe_divide(loss.sum(), count if avg_factor is None else avg_factor)
 
 
-def count_pixels(label: Tensor, ignore_index: int, avg_non_ignore: bool,
-                 class_weight: Tensor | None = None) -> Tensor | int:
+def count_pixels(
+    label: Tensor, ignore_index: int, avg_non_ignore: bool, class_weight: Tensor | None = None
+) -> Tensor | int:
     """Return the denominator of a mean over pixels.
 
     Args:

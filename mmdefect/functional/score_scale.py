@@ -49,8 +49,10 @@ def fit_scale(held_out: Tensor, threshold: float = 1.0) -> ScoreScale:
     """
     low, high = (float(v) for v in held_out.double().aminmax()) if len(held_out) else (0.0, 0.0)
     if not high > low:
-        raise ValueError(f'the scale needs at least two different scores of held-out normal images, got {len(held_out)} '
-                         f'between {low} and {high}; add normal images.')
+        raise ValueError(
+            f'the scale needs at least two different scores of held-out normal images, got {len(held_out)} '
+            f'between {low} and {high}; add normal images.'
+        )
     return ScoreScale(low, high, float(threshold), len(held_out))
 
 

@@ -17,21 +17,29 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mmdefect.functional.focal_map import working_dtype
-from mmdefect.functional.reduction import (check_classes, check_logits_and_label, count_pixels, expand_weight,
-                                           per_class, reduce_loss)
+from mmdefect.functional.reduction import (
+    check_classes,
+    check_logits_and_label,
+    count_pixels,
+    expand_weight,
+    per_class,
+    reduce_loss,
+)
 
 
-def sigmoid_focal_loss(logits: Tensor,
-                       label: Tensor,
-                       *,
-                       gamma: float = 2.0,
-                       alpha: float | Sequence[float] | Tensor | None = 0.25,
-                       class_weight: Sequence[float] | Tensor | None = None,
-                       weight: Tensor | None = None,
-                       ignore_index: int = 255,
-                       reduction: str = 'mean',
-                       avg_factor: float | Tensor | None = None,
-                       avg_non_ignore: bool = True) -> Tensor:
+def sigmoid_focal_loss(
+    logits: Tensor,
+    label: Tensor,
+    *,
+    gamma: float = 2.0,
+    alpha: float | Sequence[float] | Tensor | None = 0.25,
+    class_weight: Sequence[float] | Tensor | None = None,
+    weight: Tensor | None = None,
+    ignore_index: int = 255,
+    reduction: str = 'mean',
+    avg_factor: float | Tensor | None = None,
+    avg_non_ignore: bool = True,
+) -> Tensor:
     """Return the focal loss of one sigmoid per channel.
 
     The mean is over channels and labelled pixels; neither ``class_weight`` nor ``weight`` enters its denominator.

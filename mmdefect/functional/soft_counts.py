@@ -32,12 +32,9 @@ class Membership:
     classes: tuple[int, ...]
 
 
-def membership(logits: Tensor,
-               label: Tensor,
-               *,
-               defects_only: bool = False,
-               weight: Tensor | None = None,
-               ignore_index: int = 255) -> Membership:
+def membership(
+    logits: Tensor, label: Tensor, *, defects_only: bool = False, weight: Tensor | None = None, ignore_index: int = 255
+) -> Membership:
     """Turn logits and labels into memberships.
 
     Args:
@@ -52,7 +49,7 @@ def membership(logits: Tensor,
     """
     check_logits_and_label(logits, label)
     if logits.shape[1] == 1:
-        probability, classes = logits.to(working_dtype(logits)).sigmoid(), (1, )
+        probability, classes = logits.to(working_dtype(logits)).sigmoid(), (1,)
     else:
         first = 1 if defects_only else 0
         probability = torch.softmax(logits, 1, dtype=working_dtype(logits))[:, first:]
@@ -71,14 +68,16 @@ def area(values: Tensor, per_image: bool) -> Tensor:
     return values.flatten(2).sum(2) if per_image else values.transpose(0, 1).flatten(1).sum(1)
 
 
-def mean_over_classes(loss: Tensor,
-                      members: Membership,
-                      *,
-                      class_weight: Sequence[float] | Tensor | None,
-                      present_only: bool,
-                      reduction: str,
-                      avg_factor: float | Tensor | None,
-                      num_classes: int) -> Tensor:
+def mean_over_classes(
+    loss: Tensor,
+    members: Membership,
+    *,
+    class_weight: Sequence[float] | Tensor | None,
+    present_only: bool,
+    reduction: str,
+    avg_factor: float | Tensor | None,
+    num_classes: int,
+) -> Tensor:
     """Reduce one loss per class.
 
     Args:

@@ -23,21 +23,23 @@ from mmdefect.functional.soft_counts import area, mean_over_classes, membership
 _SMALLEST = 1e-7
 
 
-def tversky_focal_loss(logits: Tensor,
-                       label: Tensor,
-                       *,
-                       alpha: float = 0.3,
-                       beta: float = 0.7,
-                       gamma: float = 0.75,
-                       smooth: float = 1.0,
-                       defects_only: bool = False,
-                       per_image: bool = False,
-                       present_only: bool = False,
-                       class_weight: Sequence[float] | Tensor | None = None,
-                       weight: Tensor | None = None,
-                       ignore_index: int = 255,
-                       reduction: str = 'mean',
-                       avg_factor: float | Tensor | None = None) -> Tensor:
+def tversky_focal_loss(
+    logits: Tensor,
+    label: Tensor,
+    *,
+    alpha: float = 0.3,
+    beta: float = 0.7,
+    gamma: float = 0.75,
+    smooth: float = 1.0,
+    defects_only: bool = False,
+    per_image: bool = False,
+    present_only: bool = False,
+    class_weight: Sequence[float] | Tensor | None = None,
+    weight: Tensor | None = None,
+    ignore_index: int = 255,
+    reduction: str = 'mean',
+    avg_factor: float | Tensor | None = None,
+) -> Tensor:
     """Return the focal Tversky loss, the mean over classes.
 
     Areas are summed over the batch by default: most images have no defect at all, and a mean over images would be
@@ -76,5 +78,12 @@ def tversky_focal_loss(logits: Tensor,
     loss = (wrong / (hit + wrong + smooth)).clamp_min(0)
     if gamma != 1:
         loss = loss.clamp_min(_SMALLEST).pow(gamma)
-    return mean_over_classes(loss, members, class_weight=class_weight, present_only=present_only, reduction=reduction,
-                             avg_factor=avg_factor, num_classes=logits.shape[1])
+    return mean_over_classes(
+        loss,
+        members,
+        class_weight=class_weight,
+        present_only=present_only,
+        reduction=reduction,
+        avg_factor=avg_factor,
+        num_classes=logits.shape[1],
+    )

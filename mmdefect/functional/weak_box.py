@@ -42,8 +42,9 @@ class BoxSchedule:
     def __post_init__(self) -> None:
         start = self.tau if self.start is None else self.start
         if not (0 <= self.tau <= 1 and 0 <= start <= 1):
-            raise ValueError(f'`tau` and `start` must lie in [0, 1], got {self.tau} and {self.start}; they are '
-                             'probabilities.')
+            raise ValueError(
+                f'`tau` and `start` must lie in [0, 1], got {self.tau} and {self.start}; they are probabilities.'
+            )
         if self.warmup < 0 or self.ramp < 0:
             raise ValueError(f'`warmup` and `ramp` must not be negative, got {self.warmup} and {self.ramp}.')
 
@@ -76,18 +77,20 @@ def counted_in_boxes(logits: Tensor, label: Tensor, tau: float | None, boxes: Te
     return (defect > tau) | ~boxes
 
 
-def weak_box_loss(logits: Tensor,
-                  label: Tensor,
-                  *,
-                  tau: float | None = 0.1,
-                  boxes: Tensor | None = None,
-                  gamma: float = 2.0,
-                  alpha: Sequence[float] | Tensor | None = None,
-                  class_weight: Sequence[float] | Tensor | None = None,
-                  weight: Tensor | None = None,
-                  ignore_index: int = 255,
-                  reduction: str = 'mean',
-                  avg_factor: float | Tensor | None = None) -> Tensor:
+def weak_box_loss(
+    logits: Tensor,
+    label: Tensor,
+    *,
+    tau: float | None = 0.1,
+    boxes: Tensor | None = None,
+    gamma: float = 2.0,
+    alpha: Sequence[float] | Tensor | None = None,
+    class_weight: Sequence[float] | Tensor | None = None,
+    weight: Tensor | None = None,
+    ignore_index: int = 255,
+    reduction: str = 'mean',
+    avg_factor: float | Tensor | None = None,
+) -> Tensor:
     """Return the focal loss over the pixels that count.
 
     Args:
@@ -110,14 +113,24 @@ def weak_box_loss(logits: Tensor,
         ValueError: if shapes, class counts or labels do not fit.
     """
     if logits.shape[1] < 2:
-        raise ValueError(f'`logits` must have the normal class and at least one defect class, got {logits.shape[1]} '
-                         'channel; set `out_channels` of the head to 2.')
+        raise ValueError(
+            f'`logits` must have the normal class and at least one defect class, got {logits.shape[1]} '
+            'channel; set `out_channels` of the head to 2.'
+        )
     check_logits_and_label(logits, label)
     check_classes(label, logits.shape[1], ignore_index)  # before wrong labels are masked out
     counted = counted_in_boxes(logits, label, tau, boxes)
     label = label.masked_fill(~counted, ignore_index)
-    loss = softmax_focal_loss(logits, label, gamma=gamma, alpha=alpha, class_weight=class_weight, weight=weight,
-                              ignore_index=ignore_index, reduction='none')
+    loss = softmax_focal_loss(
+        logits,
+        label,
+        gamma=gamma,
+        alpha=alpha,
+        class_weight=class_weight,
+        weight=weight,
+        ignore_index=ignore_index,
+        reduction='none',
+    )
     if class_weight is not None:
         class_weight = torch.as_tensor(class_weight, dtype=loss.dtype, device=loss.device)
     return reduce_loss(loss, reduction, count_pixels(label, ignore_index, True, class_weight), avg_factor)

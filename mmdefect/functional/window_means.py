@@ -17,8 +17,9 @@ def window_means(features: Tensor, window: int, stride: tuple[int, int]) -> Tens
     Returns:
         ``(B, C, h, w)`` with ``h = (H - min(window, H)) // stride + 1``, and ``w`` alike.
     """
-    rows, columns = (_mean_matrix(side, window, step, features)
-                     for side, step in zip(features.shape[2:], stride, strict=True))
+    rows, columns = (
+        _mean_matrix(side, window, step, features) for side, step in zip(features.shape[2:], stride, strict=True)
+    )
     return rows @ features @ columns.transpose(0, 1)
 
 

@@ -58,18 +58,20 @@ def exportable_operations(open_size: bool = True) -> Iterator[None]:
         open_size: whether the exported file is to take any size.
     """
     place = _place if open_size else VisionTransformer._pos_embeding
-    with mock.patch.object(functional, 'adaptive_avg_pool2d', pool_by_matrices), \
-            mock.patch.object(functional, 'multi_head_attention_forward', _attend), \
-            mock.patch.object(VisionTransformer, '_pos_embeding', place), \
-            mock.patch.object(Conv2dAdaptivePadding, 'forward', _pad_and_convolve), \
-            mock.patch.object(AdaptivePadding, 'forward', _pad_adaptively), \
-            mock.patch.object(Upsample, 'forward', _upsample):
+    with (
+        mock.patch.object(functional, 'adaptive_avg_pool2d', pool_by_matrices),
+        mock.patch.object(functional, 'multi_head_attention_forward', _attend),
+        mock.patch.object(VisionTransformer, '_pos_embeding', place),
+        mock.patch.object(Conv2dAdaptivePadding, 'forward', _pad_and_convolve),
+        mock.patch.object(AdaptivePadding, 'forward', _pad_adaptively),
+        mock.patch.object(Upsample, 'forward', _upsample),
+    ):
         yield
 
 
 def _upsample(module: Upsample, inputs: Tensor) -> Tensor:
     """Return what mmseg's ``Upsample`` (UNet) returns, without making the size of the trace a constant."""
-    factors = module.scale_factor if isinstance(module.scale_factor, tuple) else (module.scale_factor, ) * 2
+    factors = module.scale_factor if isinstance(module.scale_factor, tuple) else (module.scale_factor,) * 2
     size = module.size
     if not size:
         if any(float(f) != int(f) for f in factors):
@@ -81,8 +83,9 @@ def _upsample(module: Upsample, inputs: Tensor) -> Tensor:
 def _pad_and_convolve(module: Conv2dAdaptivePadding, inputs: Tensor) -> Tensor:
     """Return what mmcv's convolution returns."""
     padded = _pad(inputs, module.kernel_size, module.stride, module.dilation, 'same')
-    return functional.conv2d(padded, module.weight, module.bias, module.stride, module.padding, module.dilation,
-                             module.groups)
+    return functional.conv2d(
+        padded, module.weight, module.bias, module.stride, module.padding, module.dilation, module.groups
+    )
 
 
 def _pad_adaptively(module: AdaptivePadding, inputs: Tensor) -> Tensor:
@@ -93,8 +96,9 @@ def _pad_adaptively(module: AdaptivePadding, inputs: Tensor) -> Tensor:
 def _pad(inputs: Tensor, kernel_hw, stride_hw, dilation_hw, where: str) -> Tensor:
     """Pad for as many outputs as strides fit into each side, rounded up, on both sides (``same``) or behind (``corner``)."""
     padding = []
-    for side, kernel, stride, dilation in zip(inputs.shape[:1:-1], kernel_hw[::-1], stride_hw[::-1], dilation_hw[::-1],
-                                              strict=True):
+    for side, kernel, stride, dilation in zip(
+        inputs.shape[:1:-1], kernel_hw[::-1], stride_hw[::-1], dilation_hw[::-1], strict=True
+    ):
         reach = (kernel - 1) * dilation + 1
         if reach < stride:
             raise ValueError(f'a convolution must reach as far as its stride of {stride} to export, got {reach}.')
@@ -108,8 +112,10 @@ def _place(module: VisionTransformer, patches: Tensor, grid_hw, embedding: Tenso
     """Return what mmseg's ViT does, resizing its positions to the traced size as well; to their own size it changes nothing."""
     trained_hw = tuple(side // module.patch_size for side in module.img_size)
     if embedding.shape[1] != trained_hw[0] * trained_hw[1] + 1:
-        raise ValueError(f'the positions of a ViT must be those of {trained_hw[0]} x {trained_hw[1]} patches and a class, '
-                         f'got {embedding.shape[1]}.')
+        raise ValueError(
+            f'the positions of a ViT must be those of {trained_hw[0]} x {trained_hw[1]} patches and a class, '
+            f'got {embedding.shape[1]}.'
+        )
     resized = module.resize_pos_embed(embedding, grid_hw, trained_hw, module.interpolate_mode)
     return module.drop_after_pos(patches + resized)
 
@@ -117,20 +123,52 @@ def _place(module: VisionTransformer, patches: Tensor, grid_hw, embedding: Tenso
 _attention = functional.multi_head_attention_forward
 
 
-def _attend(query: Tensor, key: Tensor, value: Tensor, width: int, heads: int, in_weight: Tensor | None,
-            in_bias: Tensor | None, bias_k, bias_v, add_zero: bool, dropout: float, out_weight: Tensor,
-            out_bias: Tensor, **options) -> tuple[Tensor, Tensor | None]:
+def _attend(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    width: int,
+    heads: int,
+    in_weight: Tensor | None,
+    in_bias: Tensor | None,
+    bias_k,
+    bias_v,
+    add_zero: bool,
+    dropout: float,
+    out_weight: Tensor,
+    out_bias: Tensor,
+    **options,
+) -> tuple[Tensor, Tensor | None]:
     """Return what PyTorch's attention returns, for ``(L, N, E)`` without masks; anything else is left to PyTorch."""
     special = ('key_padding_mask', 'attn_mask', 'use_separate_proj_weight', 'is_causal')
-    if bias_k is not None or add_zero or in_weight is None or any(
-            options.get(name) is not None and options[name] is not False for name in special):
-        return _attention(query, key, value, width, heads, in_weight, in_bias, bias_k, bias_v, add_zero, dropout,
-                          out_weight, out_bias, **options)
-    biases = (None, ) * 3 if in_bias is None else in_bias.chunk(3)
+    if (
+        bias_k is not None
+        or add_zero
+        or in_weight is None
+        or any(options.get(name) is not None and options[name] is not False for name in special)
+    ):
+        return _attention(
+            query,
+            key,
+            value,
+            width,
+            heads,
+            in_weight,
+            in_bias,
+            bias_k,
+            bias_v,
+            add_zero,
+            dropout,
+            out_weight,
+            out_bias,
+            **options,
+        )
+    biases = (None,) * 3 if in_bias is None else in_bias.chunk(3)
     queries, keys, values = (
         functional.linear(x, w, b).unflatten(2, (heads, width // heads)).permute(1, 2, 0, 3)
-        for x, w, b in zip((query, key, value), in_weight.chunk(3), biases, strict=True))
-    weights = ((queries * (width // heads)**-0.5) @ keys.transpose(2, 3)).softmax(3)
+        for x, w, b in zip((query, key, value), in_weight.chunk(3), biases, strict=True)
+    )
+    weights = ((queries * (width // heads) ** -0.5) @ keys.transpose(2, 3)).softmax(3)
     mixed = (weights @ values).permute(2, 0, 1, 3).flatten(2)
     return functional.linear(mixed, out_weight, out_bias), weights.mean(1)
 

@@ -35,12 +35,16 @@ class HeatCore(nn.Module):
         super().__init__()
         density = detector.densities.get('fast')
         if density is None or not hasattr(density, 'whitening'):
-            raise ValueError('a deployed detector must have a fast heat map of a Gaussian density, but it has '
-                             f'{ {k: type(d).__name__ for k, d in detector.densities.items()} or "none"}; fit it with '
-                             '`--localize fast` and another `--density` than kde and bank.')
+            raise ValueError(
+                'a deployed detector must have a fast heat map of a Gaussian density, but it has '
+                f'{ {k: type(d).__name__ for k, d in detector.densities.items()} or "none" }; fit it with '
+                '`--localize fast` and another `--density` than kde and bank.'
+            )
         if detector.settings.turns != 1:
-            raise ValueError(f'a deployed detector must see the image as it lies, but it was fitted with turns='
-                             f'{detector.settings.turns}; fit it with `--turns 1`.')
+            raise ValueError(
+                f'a deployed detector must see the image as it lies, but it was fitted with turns='
+                f'{detector.settings.turns}; fit it with `--turns 1`.'
+            )
         self.features, self.network = detector.features, detector.features._fused()
         self.size_hw, self.patch = tuple(detector.settings.size_hw), detector.settings.patch
         self.register_buffer('center', density.mean.float())
@@ -50,6 +54,7 @@ class HeatCore(nn.Module):
         self.map_sizes = [tuple(int(v) for v in m.shape[2:]) for m in maps]
         self.cells_hw = max(self.map_sizes)
         from mmdefect.functional.receptive_field import upsample_cells
+
         rows, columns = self.cells_hw
         # the spreading over pixels is linear: its two matrices are what it makes of unit vectors
         self.register_buffer('down', _spread(upsample_cells, rows, self.size_hw[0], self.patch))
@@ -78,11 +83,14 @@ class HeatCore(nn.Module):
 def open_detector(detector: nn.Module, path: str | Path) -> tuple[HeatCore, Preparation, ModelInfo]:
     """Return network, preparation and description of a fitted detector."""
     size_hw = tuple(detector.settings.size_hw)
-    preparation = Preparation(size_hw, False, (0.0, ) * 3, (1.0, ) * 3, activation='odds')
+    preparation = Preparation(size_hw, False, (0.0,) * 3, (1.0,) * 3, activation='odds')
     facts: Mapping = detector.settings.facts or {}
-    extra = {'preparation': preparation.to_dict(), 'thresholds_from': 'held-out normal images',
-             'facts': {key: value for key, value in facts.items() if isinstance(value, (str, int, float, bool))}}
-    info = ModelInfo(CLASSES, PALETTE, (0.5, ), size_hw, 'anomaly', Path(path).stem, extra)
+    extra = {
+        'preparation': preparation.to_dict(),
+        'thresholds_from': 'held-out normal images',
+        'facts': {key: value for key, value in facts.items() if isinstance(value, (str, int, float, bool))},
+    }
+    info = ModelInfo(CLASSES, PALETTE, (0.5,), size_hw, 'anomaly', Path(path).stem, extra)
     return HeatCore(detector).eval(), preparation, info
 
 

@@ -44,8 +44,10 @@ def open_segmentor(path: str | Path, config: Config | None = None) -> tuple[nn.M
     report = model.load_state_dict(checkpoint['state_dict'], strict=False)
     missing = [key for key in report.missing_keys if 'loss' not in key]
     if missing:
-        raise ValueError(f'{path} must hold all weights of the model in the config, but {len(missing)} are missing '
-                         f'({missing[0]} ...); name the config that it was trained with.')
+        raise ValueError(
+            f'{path} must hold all weights of the model in the config, but {len(missing)} are missing '
+            f'({missing[0]} ...); name the config that it was trained with.'
+        )
     return model, read_preparation(config, model), read_info(config, meta, model, Path(path))
 
 
@@ -62,14 +64,16 @@ def read_info(config: Config, meta: dict[str, Any], model: nn.Module, path: Path
     dataset = meta.get('dataset_meta') or config['test_dataloader']['dataset'].get('metainfo') or {}
     if not dataset.get('classes'):
         raise ValueError(
-            f'{path} must hold the names of its classes, but it does not; take one that tools/train.py wrote.')
+            f'{path} must hold the names of its classes, but it does not; take one that tools/train.py wrote.'
+        )
     classes = tuple(dataset['classes'])
     if len(classes) != model.decode_head.num_classes:
         raise ValueError(
             f'{path} names {len(classes)} classes, but its model has {model.decode_head.num_classes}; name the '
-            'config that it was trained with.')
+            'config that it was trained with.'
+        )
     record = meta.get('calibration')
-    thresholds = (0.5, ) * (len(classes) - 1)
+    thresholds = (0.5,) * (len(classes) - 1)
     extra: dict[str, Any] = {'iter': meta.get('iter'), 'thresholds_from': 'argmax'}
     if record is not None:
         offsets = read_offsets(record, classes)
@@ -77,10 +81,14 @@ def read_info(config: Config, meta: dict[str, Any], model: nn.Module, path: Path
         extra.update(thresholds_from='validation', objective=record.get('objective'), metrics=record.get('metrics'))
     preparation = read_preparation(config, model)
     extra['preparation'] = preparation.to_dict()
-    name = f'{config.model.backbone.type}-{config.model.decode_head[-1].type}' if isinstance(
-        config.model.decode_head, list) else f'{config.model.backbone.type}-{config.model.decode_head.type}'
-    return ModelInfo(classes, palette_of(dataset, len(classes)), thresholds, preparation.scale_hw, 'segmentation', name,
-                     extra)
+    name = (
+        f'{config.model.backbone.type}-{config.model.decode_head[-1].type}'
+        if isinstance(config.model.decode_head, list)
+        else f'{config.model.backbone.type}-{config.model.decode_head.type}'
+    )
+    return ModelInfo(
+        classes, palette_of(dataset, len(classes)), thresholds, preparation.scale_hw, 'segmentation', name, extra
+    )
 
 
 def palette_of(dataset: dict[str, Any], count: int) -> list[tuple[int, int, int]]:
@@ -88,6 +96,7 @@ def palette_of(dataset: dict[str, Any], count: int) -> list[tuple[int, int, int]
     if dataset.get('palette'):
         return [tuple(colour) for colour in dataset['palette']]
     from mmdefect.visualization import default_palette
+
     return default_palette(count)
 
 

@@ -23,8 +23,15 @@ FORMATS = ('onnx', 'torchscript', 'program')
 METADATA_FILE = 'mmdefect.json'
 
 
-def export_model(network: DeployedNetwork, info: ModelInfo, path: str | Path, form: str = 'onnx', dynamic: str = 'size',
-                 size_hw: tuple[int, int] | None = None, batch: int = 1) -> Path:
+def export_model(
+    network: DeployedNetwork,
+    info: ModelInfo,
+    path: str | Path,
+    form: str = 'onnx',
+    dynamic: str = 'size',
+    size_hw: tuple[int, int] | None = None,
+    batch: int = 1,
+) -> Path:
     """Write a deployed network to a file.
 
     Args:
@@ -45,11 +52,13 @@ def export_model(network: DeployedNetwork, info: ModelInfo, path: str | Path, fo
     """
     if form not in FORMATS or dynamic not in DYNAMIC:
         raise ValueError(
-            f'`form` must be one of {FORMATS} and `dynamic` one of {DYNAMIC}, got {form!r} and {dynamic!r}.')
+            f'`form` must be one of {FORMATS} and `dynamic` one of {DYNAMIC}, got {form!r} and {dynamic!r}.'
+        )
     if dynamic != 'size' and size_hw is None:
         raise ValueError(
             f'`size_hw` must say the size of the images with `dynamic={dynamic!r}`; give it, or export with '
-            "`dynamic='size'`.")
+            "`dynamic='size'`."
+        )
     write = {'onnx': _onnx, 'torchscript': _torchscript, 'program': _program}[form]
     try:
         with warnings.catch_warnings(), exportable_operations(dynamic == 'size'), torch.no_grad():
@@ -57,8 +66,10 @@ def export_model(network: DeployedNetwork, info: ModelInfo, path: str | Path, fo
             content = write(network.eval(), info, dynamic, size_hw, batch)
     except Exception as err:  # exporters raise what they like; what is said is kept
         text = ' '.join(str(err).split())
-        raise ValueError(f'{info.name or "the model"} cannot be exported as {form} with dynamic {dynamic}: '
-                         f'{type(err).__name__}: {text[:300]}') from err
+        raise ValueError(
+            f'{info.name or "the model"} cannot be exported as {form} with dynamic {dynamic}: '
+            f'{type(err).__name__}: {text[:300]}'
+        ) from err
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(path.name + '.part')
@@ -70,18 +81,20 @@ def export_model(network: DeployedNetwork, info: ModelInfo, path: str | Path, fo
     return path
 
 
-def _onnx(network: DeployedNetwork, info: ModelInfo, dynamic: str, size_hw: tuple[int, int] | None,
-          batch: int) -> bytes:
+def _onnx(
+    network: DeployedNetwork, info: ModelInfo, dynamic: str, size_hw: tuple[int, int] | None, batch: int
+) -> bytes:
     from mmdefect.inference.onnx_graph import wrap_core
+
     network_hw = _traced_size(network, dynamic, size_hw)
     # images of any size become one size inside where the aspect ratio is not kept
     fixed_inside = network.preparation.scale_hw is not None and not network.preparation.keep_ratio
-    core = export_core(network.core,
-                       network_hw,
-                       batch if dynamic == 'none' else None,
-                       open_size=dynamic == 'size' and not fixed_inside)
-    model = wrap_core(core, network.preparation, info, batch if dynamic == 'none' else None,
-                      None if dynamic == 'size' else size_hw)
+    core = export_core(
+        network.core, network_hw, batch if dynamic == 'none' else None, open_size=dynamic == 'size' and not fixed_inside
+    )
+    model = wrap_core(
+        core, network.preparation, info, batch if dynamic == 'none' else None, None if dynamic == 'size' else size_hw
+    )
     return model.SerializeToString()
 
 
@@ -95,20 +108,29 @@ def export_core(core: nn.Module, size_hw: tuple[int, int], batch: int | None, op
         open_size: whether the size may differ.
     """
     import onnx
+
     axes = {} if batch is not None else {0: 'N'}
     if open_size:
         axes |= {2: 'h', 3: 'w'}
     example = torch.zeros(batch or 2, 3, *size_hw)
     core(example)  # whatever is made at the first call must be there before the trace
     stream = io.BytesIO()
-    torch.onnx.export(core, (example, ), stream, input_names=['core_input'], output_names=['core_output'],
-                      dynamic_axes={'core_input': axes, 'core_output': axes} if axes else None, opset_version=OPSET,
-                      dynamo=False)
+    torch.onnx.export(
+        core,
+        (example,),
+        stream,
+        input_names=['core_input'],
+        output_names=['core_output'],
+        dynamic_axes={'core_input': axes, 'core_output': axes} if axes else None,
+        opset_version=OPSET,
+        dynamo=False,
+    )
     return onnx.load_from_string(stream.getvalue())
 
 
-def _torchscript(network: DeployedNetwork, info: ModelInfo, dynamic: str, size_hw: tuple[int, int] | None, batch: int
-                 ) -> bytes:
+def _torchscript(
+    network: DeployedNetwork, info: ModelInfo, dynamic: str, size_hw: tuple[int, int] | None, batch: int
+) -> bytes:
     if dynamic == 'size':
         raise ValueError('a trace fixes the size; take `dynamic` batch or none, or ONNX.')
     images, thresholds, fixed = _example(info, size_hw, batch if dynamic == 'none' else None)
@@ -119,8 +141,9 @@ def _torchscript(network: DeployedNetwork, info: ModelInfo, dynamic: str, size_h
     return stream.getvalue()
 
 
-def _program(network: DeployedNetwork, info: ModelInfo, dynamic: str, size_hw: tuple[int, int] | None,
-             batch: int) -> bytes:
+def _program(
+    network: DeployedNetwork, info: ModelInfo, dynamic: str, size_hw: tuple[int, int] | None, batch: int
+) -> bytes:
     if dynamic == 'size':
         raise ValueError('a program is exported for one size; take `dynamic` batch or none, or ONNX.')
     images, thresholds, fixed = _example(info, size_hw, batch if dynamic == 'none' else None)
@@ -140,6 +163,6 @@ def _example(info: ModelInfo, size_hw: tuple[int, int], batch: int | None) -> tu
 
 def _traced_size(network: DeployedNetwork, dynamic: str, size_hw: tuple[int, int] | None) -> tuple[int, int]:
     """Return the size of the network's input to trace with."""
-    if dynamic != 'size' or not network.preparation.keep_ratio and network.preparation.scale_hw is not None:
+    if dynamic != 'size' or (not network.preparation.keep_ratio and network.preparation.scale_hw is not None):
         return network.preparation.network_size(size_hw or (0, 0))
     return network.preparation.scale_hw or size_hw or (256, 256)

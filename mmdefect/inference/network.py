@@ -58,10 +58,9 @@ class DeployedNetwork(nn.Module):
         size_hw = images.shape[1:3]
         logits = self.core(self.prepare(images))
         if logits.shape[2:] != size_hw:
-            logits = functional.interpolate(logits,
-                                            size_hw,
-                                            mode='bilinear',
-                                            align_corners=self.preparation.align_corners)
+            logits = functional.interpolate(
+                logits, size_hw, mode='bilinear', align_corners=self.preparation.align_corners
+            )
         probabilities = activate(logits, self.preparation.activation)
         return decide(probabilities, thresholds), probabilities
 

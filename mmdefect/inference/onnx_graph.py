@@ -41,8 +41,9 @@ class GraphBuilder:
         return names[0] if outputs == 1 else names
 
 
-def wrap_core(core: onnx.ModelProto, preparation: Preparation, info: ModelInfo, batch: int | None,
-              size_hw: tuple[int, int] | None) -> onnx.ModelProto:
+def wrap_core(
+    core: onnx.ModelProto, preparation: Preparation, info: ModelInfo, batch: int | None, size_hw: tuple[int, int] | None
+) -> onnx.ModelProto:
     """Put preparation and decision around an exported network.
 
     Args:
@@ -64,12 +65,18 @@ def wrap_core(core: onnx.ModelProto, preparation: Preparation, info: ModelInfo, 
     classes = len(info.classes)
     defaults = numpy_helper.from_array(np.asarray(info.thresholds, np.float32), 'thresholds')
     built = helper.make_graph(
-        nodes, info.name or 'mmdefect',
-        [helper.make_tensor_value_info('images', TensorProto.UINT8, shape),
-         helper.make_tensor_value_info('thresholds', TensorProto.FLOAT, [classes - 1])],
-        [helper.make_tensor_value_info('labels', TensorProto.UINT8, shape[:3]),
-         helper.make_tensor_value_info('probabilities', TensorProto.FLOAT, [shape[0], classes, *shape[1:3]])],
-        [*core.graph.initializer, *graph.constants, defaults])
+        nodes,
+        info.name or 'mmdefect',
+        [
+            helper.make_tensor_value_info('images', TensorProto.UINT8, shape),
+            helper.make_tensor_value_info('thresholds', TensorProto.FLOAT, [classes - 1]),
+        ],
+        [
+            helper.make_tensor_value_info('labels', TensorProto.UINT8, shape[:3]),
+            helper.make_tensor_value_info('probabilities', TensorProto.FLOAT, [shape[0], classes, *shape[1:3]]),
+        ],
+        [*core.graph.initializer, *graph.constants, defaults],
+    )
     model = helper.make_model(built, opset_imports=core.opset_import, producer_name='mmdefect')
     model.ir_version = min(core.ir_version, 9) or 8  # what runtimes of the last years read
     helper.set_model_props(model, {METADATA_KEY: info.to_json()})
@@ -80,8 +87,11 @@ def wrap_core(core: onnx.ModelProto, preparation: Preparation, info: ModelInfo, 
 def _prepare(graph: GraphBuilder, preparation: Preparation, size_hw: tuple[int, int] | None) -> str:
     value = 'images'
     if preparation.scale_hw is not None and (size_hw is None or preparation.network_size(size_hw) != tuple(size_hw)):
-        value = _resize_images(graph, preparation, size_hw) if size_hw is not None else _resize_if_needed(
-            graph, preparation)
+        value = (
+            _resize_images(graph, preparation, size_hw)
+            if size_hw is not None
+            else _resize_if_needed(graph, preparation)
+        )
     else:
         value = graph.add('Cast', value, to=TensorProto.FLOAT)
     value = graph.add('Transpose', value, perm=[0, 3, 1, 2])
@@ -98,8 +108,10 @@ def _resize_if_needed(graph: GraphBuilder, preparation: Preparation) -> str:
     fits = graph.add('Cast', graph.add('Equal', old, new), to=TensorProto.INT32)
     fits = graph.add('Cast', graph.add('ReduceMin', fits, keepdims=0), to=TensorProto.BOOL)
     outer, branches = graph.nodes, []
-    for name, build in (('keep', lambda: graph.add('Cast', 'images', to=TensorProto.FLOAT)),
-                        ('resize', lambda: _resize_images(graph, preparation, None))):
+    for name, build in (
+        ('keep', lambda: graph.add('Cast', 'images', to=TensorProto.FLOAT)),
+        ('resize', lambda: _resize_images(graph, preparation, None)),
+    ):
         graph.nodes = []
         result = helper.make_tensor_value_info(build(), TensorProto.FLOAT, ['N', None, None, 3])
         branches.append(helper.make_graph(graph.nodes, f'around_{name}', [], [result]))
@@ -113,8 +125,10 @@ def _network_size(graph: GraphBuilder, preparation: Preparation, size_hw: tuple[
         return graph.constant(preparation.network_size(size_hw or (0, 0)), np.int64)
     sides = graph.add('Cast', _image_size(graph), to=TensorProto.DOUBLE)
     short, long = sorted(preparation.scale_hw)
-    ratios = [graph.add('Div', graph.constant([bound], np.float64), graph.add(kind, sides, keepdims=1))
-              for bound, kind in ((long, 'ReduceMax'), (short, 'ReduceMin'))]
+    ratios = [
+        graph.add('Div', graph.constant([bound], np.float64), graph.add(kind, sides, keepdims=1))
+        for bound, kind in ((long, 'ReduceMax'), (short, 'ReduceMin'))
+    ]
     factor = graph.add('Min', *ratios)
     scaled = graph.add('Add', graph.add('Mul', sides, factor), graph.constant(0.5, np.float64))
     return graph.add('Cast', graph.add('Floor', scaled), to=TensorProto.INT64)
@@ -133,8 +147,9 @@ def _resize_images(graph: GraphBuilder, preparation: Preparation, size_hw: tuple
         index = graph.constant(axis - 1, np.int64)
         low, high, weight = _interpolation(graph, graph.add('Gather', old, index), graph.add('Gather', new, index))
         weight = graph.add('Reshape', weight, graph.constant([-1, 1, 1] if axis == 1 else [-1, 1], np.int64))
-        first, second = (graph.add('Cast', graph.add('Gather', value, side, axis=axis), to=TensorProto.FLOAT)
-                         for side in (low, high))
+        first, second = (
+            graph.add('Cast', graph.add('Gather', value, side, axis=axis), to=TensorProto.FLOAT) for side in (low, high)
+        )
         rest = graph.add('Sub', graph.constant(WEIGHT_STEPS, np.float32), weight)
         mixed = graph.add('Add', graph.add('Mul', first, rest), graph.add('Mul', second, weight))
         value = graph.add('Mul', mixed, graph.constant(scale, np.float32))
@@ -165,8 +180,9 @@ def _resize(graph: GraphBuilder, value: str, size: str, align_corners: bool) -> 
     return graph.add('Resize', value, '', '', sizes, mode='linear', coordinate_transformation_mode=mode)
 
 
-def _decide(graph: GraphBuilder, logits: str, preparation: Preparation, info: ModelInfo,
-            size_hw: tuple[int, int] | None) -> None:
+def _decide(
+    graph: GraphBuilder, logits: str, preparation: Preparation, info: ModelInfo, size_hw: tuple[int, int] | None
+) -> None:
     if size_hw is None or preparation.network_size(size_hw) != tuple(size_hw):
         target = _image_size(graph) if size_hw is None else graph.constant(size_hw, np.int64)
         logits = _resize(graph, logits, target, preparation.align_corners)

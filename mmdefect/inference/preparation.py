@@ -6,8 +6,15 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
 #: Steps of a test pipeline that change no pixel.
-_NEUTRAL = ('LoadImageFromFile', 'LoadAnnotations', 'LoadDefectAnnotations', 'LoadObjectMask', 'PackSegInputs',
-            'PackSynthesisInputs', 'PackDefectInputs')
+_NEUTRAL = (
+    'LoadImageFromFile',
+    'LoadAnnotations',
+    'LoadDefectAnnotations',
+    'LoadObjectMask',
+    'PackSegInputs',
+    'PackSynthesisInputs',
+    'PackDefectInputs',
+)
 
 
 @dataclass(frozen=True)
@@ -63,11 +70,14 @@ def read_preparation(cfg: Mapping, model) -> Preparation:
         elif step['type'] not in _NEUTRAL:
             raise ValueError(
                 f'the test pipeline of a deployed model may load, resize once to a `scale` and pack, but it '
-                f'has {dict(step)}; leave that step out.')
+                f'has {dict(step)}; leave that step out.'
+            )
     given = cfg['model'].get('data_preprocessor') or {}
     if given.get('test_cfg'):
-        raise ValueError(f'the preprocessor of a deployed model must not pad in testing, but it has `test_cfg` '
-                         f'{dict(given["test_cfg"])}; leave it out.')
+        raise ValueError(
+            f'the preprocessor of a deployed model must not pad in testing, but it has `test_cfg` '
+            f'{dict(given["test_cfg"])}; leave it out.'
+        )
     head = model.decode_head
     channels = int(cfg['model']['backbone'].get('in_channels', 3)) if 'backbone' in cfg['model'] else 3
     if channels != 3:
@@ -77,5 +87,8 @@ def read_preparation(cfg: Mapping, model) -> Preparation:
         scale_hw=None if resize is None else tuple(int(v) for v in resize['scale'])[::-1],
         keep_ratio=bool(resize and resize.get('keep_ratio', False)),
         mean=tuple(float(v) for v in given.get('mean') or (0, 0, 0)),
-        std=tuple(float(v) for v in given.get('std') or (1, 1, 1)), bgr=not flipped,
-        align_corners=bool(model.align_corners), activation='sigmoid' if head.out_channels == 1 else 'softmax')
+        std=tuple(float(v) for v in given.get('std') or (1, 1, 1)),
+        bgr=not flipped,
+        align_corners=bool(model.align_corners),
+        activation='sigmoid' if head.out_channels == 1 else 'softmax',
+    )

@@ -33,8 +33,8 @@ class SavedPredictor(BatchPredictor):
         text = extra[METADATA_FILE]
         if not text:
             raise ValueError(
-                f'{path} must be made by tools/export.py, but it holds no {METADATA_FILE}; export the checkpoint '
-                'again.')
+                f'{path} must be made by tools/export.py, but it holds no {METADATA_FILE}; export the checkpoint again.'
+            )
         self.info = ModelInfo.from_json(text if isinstance(text, str) else text.decode())
         self.image_size_hw = tuple(self.info.extra['image_size_hw'])
         self.batch_size: int | None = self.info.extra['batch_size']

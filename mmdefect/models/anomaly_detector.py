@@ -26,7 +26,7 @@ SPACES = ('image', 'fast', 'exact')
 FORMAT = 'mmdefect-anomaly/1'
 _DENSITIES = {'gaussian': Gaussian, 'kernel': KernelDensity, 'bank': Bank}
 #: Quarter turns by how many of them there are.
-QUARTERS = {1: (0, ), 2: (0, 2), 4: (0, 1, 2, 3)}
+QUARTERS = {1: (0,), 2: (0, 2), 4: (0, 1, 2, 3)}
 _AUTOCAST = {'fp32': None, 'fp16': torch.float16, 'bf16': torch.bfloat16}
 
 
@@ -64,13 +64,20 @@ class DetectorSettings:
     facts: dict = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for name, choices in (('density', ('ledoit_wolf', 'full', 'kde', 'bank')), ('score', ('image', 'heat')),
-                              ('turns', tuple(QUARTERS))):
+        for name, choices in (
+            ('density', ('ledoit_wolf', 'full', 'kde', 'bank')),
+            ('score', ('image', 'heat')),
+            ('turns', tuple(QUARTERS)),
+        ):
             if getattr(self, name) not in choices:
-                raise ValueError(f'`{name}` must be one of {", ".join(map(str, choices))}, got {getattr(self, name)!r}.')
+                raise ValueError(
+                    f'`{name}` must be one of {", ".join(map(str, choices))}, got {getattr(self, name)!r}.'
+                )
         if self.turns == 4 and self.size_hw[0] != self.size_hw[1]:
-            raise ValueError(f'`turns` must be 1 or 2 for images that are not square, got 4 and {tuple(self.size_hw)}; resize '
-                             'them to a square.')
+            raise ValueError(
+                f'`turns` must be 1 or 2 for images that are not square, got 4 and {tuple(self.size_hw)}; resize '
+                'them to a square.'
+            )
 
 
 class AnomalyDetector(nn.Module):
@@ -83,8 +90,13 @@ class AnomalyDetector(nn.Module):
         scales: of image scores (``'score'``) and of heat maps (``'heat'``).
     """
 
-    def __init__(self, settings: DetectorSettings, backbone: nn.Module, densities: dict[str, Any] | None = None,
-                 scales: dict[str, ScoreScale] | None = None) -> None:
+    def __init__(
+        self,
+        settings: DetectorSettings,
+        backbone: nn.Module,
+        densities: dict[str, Any] | None = None,
+        scales: dict[str, ScoreScale] | None = None,
+    ) -> None:
         super().__init__()
         self.settings = settings
         self.features = BackboneFeatures(backbone, settings.layers, settings.mean, settings.std, settings.normalize)
@@ -124,19 +136,25 @@ class AnomalyDetector(nn.Module):
         mode = mode or self.mode
         density = density if density is not None else self.densities.get(mode)
         if density is None:
-            raise ValueError(f'heat maps of mode {mode!r} need a density of that kind, but the detector has '
-                             f'{", ".join(self.densities) or "none"}; fit it with --localize {mode or "fast"}.')
+            raise ValueError(
+                f'heat maps of mode {mode!r} need a density of that kind, but the detector has '
+                f'{", ".join(self.densities) or "none"}; fit it with --localize {mode or "fast"}.'
+            )
         maps = []
         for quarters, own in self.turned(images):
             cells = self.embeddings(own, mode, precision)
             scores = density.distance(cells.flatten(0, 2)).view(cells.shape[:3])
-            heat = upsample_cells(scores, tuple(own.shape[2:]), self.settings.patch) if mode == 'fast' else upsample_scores(
-                scores, self.settings.patch, self.settings.stride)
+            heat = (
+                upsample_cells(scores, tuple(own.shape[2:]), self.settings.patch)
+                if mode == 'fast'
+                else upsample_scores(scores, self.settings.patch, self.settings.stride)
+            )
             maps.append(torch.rot90(heat, -quarters, (1, 2)))
         return torch.stack(maps).mean(0) if len(maps) > 1 else maps[0]
 
-    def score_images(self, images: Tensor, mode: str | None = None, precision: str = 'fp32'
-                     ) -> tuple[Tensor, Tensor | None]:
+    def score_images(
+        self, images: Tensor, mode: str | None = None, precision: str = 'fp32'
+    ) -> tuple[Tensor, Tensor | None]:
         """Score a batch; a pure function of the images.
 
         Args:
@@ -149,19 +167,23 @@ class AnomalyDetector(nn.Module):
             heat maps: ``(B, H, W)`` float32, raw, for ``scales['heat']``; None if no heat map was fitted.
         """
         if images.dtype != torch.uint8 or tuple(images.shape[1:]) != (3, *self.settings.size_hw):
-            raise ValueError(f'`images` must be (B, 3, {self.settings.size_hw[0]}, {self.settings.size_hw[1]}) uint8 RGB, '
-                             f'got {tuple(images.shape)} {images.dtype}; resize them first.')
+            raise ValueError(
+                f'`images` must be (B, 3, {self.settings.size_hw[0]}, {self.settings.size_hw[1]}) uint8 RGB, '
+                f'got {tuple(images.shape)} {images.dtype}; resize them first.'
+            )
         heat = self.heat_maps(images, mode, precision=precision) if self.mode or mode else None
         if self.settings.score == 'heat':
             if heat is None:
                 raise ValueError('scores from heat maps need one; fit the detector with --localize fast or exact.')
             return heat.amax((1, 2)), heat
-        scores = [self.densities['image'].distance(self.embeddings(own, 'image', precision))
-                  for _, own in self.turned(images)]
+        scores = [
+            self.densities['image'].distance(self.embeddings(own, 'image', precision)) for _, own in self.turned(images)
+        ]
         return torch.stack(scores).mean(0), heat
 
     def explain(self, images: Tensor, layer: str) -> Tensor:
         """Return by Grad-CAM which places of a layer raise the distance of the image as it lies, ``(B, H, W)`` in [0, 1]."""
+
         def score(inputs: Tensor) -> Tensor:
             return self.densities['image'].distance(self.features.embed(inputs))
 
@@ -171,9 +193,13 @@ class AnomalyDetector(nn.Module):
         """Write one file of plain values and tensors; through a temporary file, so that none is half written."""
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
-        content = dict(format=FORMAT, settings=asdict(self.settings), backbone=self.features.backbone.state_dict(),
-                       densities={s: dict(kind=_kind(d), **d.state()) for s, d in self.densities.items()},
-                       scales={name: scale.state() for name, scale in self.scales.items()})
+        content = dict(
+            format=FORMAT,
+            settings=asdict(self.settings),
+            backbone=self.features.backbone.state_dict(),
+            densities={s: dict(kind=_kind(d), **d.state()) for s, d in self.densities.items()},
+            scales={name: scale.state() for name, scale in self.scales.items()},
+        )
         temporary = path.with_name(f'.{path.name}.tmp')
         torch.save(content, temporary)
         os.replace(temporary, path)
@@ -186,17 +212,23 @@ class AnomalyDetector(nn.Module):
             ValueError: if the file is something else.
         """
         if not Path(path).is_file():
-            raise FileNotFoundError(f'{path} must be a fitted detector, but there is no such file; make one with '
-                                    'tools/anomaly.py fit.')
+            raise FileNotFoundError(
+                f'{path} must be a fitted detector, but there is no such file; make one with tools/anomaly.py fit.'
+            )
         content = torch.load(path, map_location='cpu', weights_only=True)
         if not isinstance(content, dict) or content.get('format') != FORMAT:
-            raise ValueError(f'{path} must be a fitted detector ({FORMAT}), but it is another file; make one with '
-                             'tools/anomaly.py fit.')
-        settings = DetectorSettings(**{k: tuple(v) if isinstance(v, list) else v for k, v in content['settings'].items()})
+            raise ValueError(
+                f'{path} must be a fitted detector ({FORMAT}), but it is another file; make one with '
+                'tools/anomaly.py fit.'
+            )
+        settings = DetectorSettings(
+            **{k: tuple(v) if isinstance(v, list) else v for k, v in content['settings'].items()}
+        )
         backbone = build_backbone(settings.backbone)
         backbone.load_state_dict(content['backbone'])
-        densities = {space: _DENSITIES[state.pop('kind')].from_state(state)
-                     for space, state in content['densities'].items()}
+        densities = {
+            space: _DENSITIES[state.pop('kind')].from_state(state) for space, state in content['densities'].items()
+        }
         scales = {name: ScoreScale(**state) for name, state in content['scales'].items()}
         return cls(settings, backbone, densities, scales)
 
@@ -212,6 +244,7 @@ def build_backbone(config: dict | str, seed: int = 0) -> nn.Module:
     from mmdefect.models.backbone_weights import load_backbone
     from mmdefect.models.cutpaste_classifier import backbone_config
     from mmdefect.registry import MODELS, init_default_scope
+
     init_default_scope('mmseg')
     config = backbone_config(config)
     init = config.get('init_cfg') or {}

@@ -26,8 +26,14 @@ class BackboneFeatures(nn.Module):
         normalize: scale the embedding of each layer to length 1.
     """
 
-    def __init__(self, backbone: nn.Module, layers: Sequence[str] = (), mean: Sequence[float] = (123.675, 116.28, 103.53),
-                 std: Sequence[float] = (58.395, 57.12, 57.375), normalize: bool = True) -> None:
+    def __init__(
+        self,
+        backbone: nn.Module,
+        layers: Sequence[str] = (),
+        mean: Sequence[float] = (123.675, 116.28, 103.53),
+        std: Sequence[float] = (58.395, 57.12, 57.375),
+        normalize: bool = True,
+    ) -> None:
         super().__init__()
         backbone.eval()  # backbones of OpenMMLab return nothing here
         self.backbone, self.layers, self.normalize = backbone, tuple(layers), normalize
@@ -52,6 +58,7 @@ class BackboneFeatures(nn.Module):
         def keep(name: str):
             def hook(_module, _inputs, output) -> None:
                 kept[name] = output[-1] if isinstance(output, (tuple, list)) else output
+
             return hook
 
         handles = [find_layer(network, name).register_forward_hook(keep(name)) for name in self.layers]
@@ -86,7 +93,7 @@ class BackboneFeatures(nn.Module):
         flat = patches.flatten(0, 1)
         done = []
         for start in range(0, len(flat), rows):
-            piece = flat[start:start + rows].flatten(0, 1).contiguous(memory_format=torch.channels_last)
+            piece = flat[start : start + rows].flatten(0, 1).contiguous(memory_format=torch.channels_last)
             done.append(self.embed(piece, network))
         return torch.cat(done).view(*shape, -1)
 
@@ -116,7 +123,7 @@ class BackboneFeatures(nn.Module):
     def _cells(self, maps: list[Tensor], patch: int, size_hw: tuple[int, int]) -> Tensor:
         if any(m.ndim != 4 for m in maps):
             raise ValueError('a heat map needs layers that put out maps (B, C, h, w); name such `layers`.')
-        size = max((tuple(m.shape[2:]) for m in maps))
+        size = max(tuple(m.shape[2:]) for m in maps)
         cells = []
         for m in maps:
             window = max(1, round(patch * m.shape[2] / size_hw[0]))
@@ -135,6 +142,7 @@ class BackboneFeatures(nn.Module):
         """Return the backbone with its batch norms folded into the convolutions, channels last; made once."""
         if self._fast is None or next(self._fast.parameters()).device != next(self.backbone.parameters()).device:
             from mmcv.cnn.utils import fuse_conv_bn
+
             fused = fuse_conv_bn(copy.deepcopy(self.backbone)).to(memory_format=torch.channels_last)
             fused.eval()
             object.__setattr__(self, '_fast', fused)  # no part of the module: it is not saved

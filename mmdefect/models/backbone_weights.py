@@ -44,13 +44,15 @@ class LoadReport:
 
     def text(self) -> str:
         """Return the report in lines."""
-        lines = [f'backbone weights from {self.source}: {100 * self.share:.1f} % of the parameters loaded',
-                 f'  matched ({len(self.matched)}): {_by_part(self.matched)}',
-                 f'  missing ({len(self.missing)}): '
-                 + (_by_part(self.missing) if len(self.missing) > 12 else ', '.join(self.missing) or 'none'),
-                 f'  other shape ({len(self.mismatched)}): '
-                 + (', '.join(f'{n} {a} -> {b}' for n, a, b in self.mismatched) or 'none'),
-                 f'  unused ({len(self.unused)}): {_by_part(self.unused)}']
+        lines = [
+            f'backbone weights from {self.source}: {100 * self.share:.1f} % of the parameters loaded',
+            f'  matched ({len(self.matched)}): {_by_part(self.matched)}',
+            f'  missing ({len(self.missing)}): '
+            + (_by_part(self.missing) if len(self.missing) > 12 else ', '.join(self.missing) or 'none'),
+            f'  other shape ({len(self.mismatched)}): '
+            + (', '.join(f'{n} {a} -> {b}' for n, a, b in self.mismatched) or 'none'),
+            f'  unused ({len(self.unused)}): {_by_part(self.unused)}',
+        ]
         return '\n'.join([*lines, *(f'  note: {note}' for note in self.notes)])
 
 
@@ -71,7 +73,7 @@ def load_backbone(network: nn.Module, checkpoint: str, min_share: float = 0.9) -
     weights = read_weights(checkpoint)
     own = network.state_dict()
     before, into = _best_prefixes(weights, own)
-    renamed = {into + name[len(before):]: value for name, value in weights.items() if name.startswith(before)}
+    renamed = {into + name[len(before) :]: value for name, value in weights.items() if name.startswith(before)}
     parameters = {n: p.numel() for n, p in network.named_parameters()}
     fitting, share = _fitting(renamed, own, parameters)
     notes = []
@@ -82,12 +84,19 @@ def load_backbone(network: nn.Module, checkpoint: str, min_share: float = 0.9) -
             fitting, share = _fitting(renamed, own, parameters)
             notes.append('the names differ, so the weights were taken in their order; every shape agrees.')
     report = LoadReport(
-        checkpoint, sorted(fitting), [n for n in own if n not in renamed],
+        checkpoint,
+        sorted(fitting),
+        [n for n in own if n not in renamed],
         [(n, tuple(v.shape), tuple(own[n].shape)) for n, v in renamed.items() if n in own and n not in fitting],
-        [n for n in renamed if n not in own], share, [*notes, *_notes(renamed, own, into)])
+        [n for n in renamed if n not in own],
+        share,
+        [*notes, *_notes(renamed, own, into)],
+    )
     if share < min_share:
-        raise ValueError(f'at least {100 * min_share:.0f} % of the backbone must be loaded (`min_share`), but '
-                         f'{100 * share:.1f} % fits; take the same backbone, or lower `min_share`.\n{report.text()}')
+        raise ValueError(
+            f'at least {100 * min_share:.0f} % of the backbone must be loaded (`min_share`), but '
+            f'{100 * share:.1f} % fits; take the same backbone, or lower `min_share`.\n{report.text()}'
+        )
     with torch.no_grad():
         for name, value in fitting.items():
             own[name].copy_(value)
@@ -100,14 +109,17 @@ def read_weights(checkpoint: str) -> dict[str, Tensor]:
     weights = content.get('state_dict', content) if isinstance(content, Mapping) else {}
     weights = {n.removeprefix('module.'): v for n, v in weights.items() if isinstance(v, Tensor)}
     if not weights:
-        raise ValueError(f'{checkpoint} must hold weights, but no tensor was found in it; give a checkpoint of '
-                         'tools/train.py or a state dict.')
+        raise ValueError(
+            f'{checkpoint} must hold weights, but no tensor was found in it; give a checkpoint of '
+            'tools/train.py or a state dict.'
+        )
     only = {n: v for n, v in weights.items() if n.startswith('backbone.')}
     return only or weights
 
 
-def _fitting(renamed: Mapping[str, Tensor], own: Mapping[str, Tensor],
-             parameters: Mapping[str, int]) -> tuple[dict[str, Tensor], float]:
+def _fitting(
+    renamed: Mapping[str, Tensor], own: Mapping[str, Tensor], parameters: Mapping[str, int]
+) -> tuple[dict[str, Tensor], float]:
     """Return the weights that have a place of their shape, and the share of the parameters that they make."""
     fitting = {n: v for n, v in renamed.items() if n in own and v.shape == own[n].shape}
     return fitting, sum(parameters.get(n, 0) for n in fitting) / max(1, sum(parameters.values()))
@@ -122,10 +134,11 @@ def _by_order(weights: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> dict[
     theirs, ours = ([n for n in names if not n.endswith('num_batches_tracked')] for names in (weights, own))
     agree = len(theirs) >= len(ours) > 0 and all(
         t.rsplit('.', 1)[-1] == o.rsplit('.', 1)[-1] and weights[t].shape == own[o].shape
-        for t, o in zip(theirs, ours, strict=False))
+        for t, o in zip(theirs, ours, strict=False)
+    )
     if not agree:
         return {}
-    rest = {t: weights[t] for t in theirs[len(ours):]}
+    rest = {t: weights[t] for t in theirs[len(ours) :]}
     return {**rest, **{o: weights[t] for t, o in zip(theirs, ours, strict=False)}}
 
 
@@ -159,11 +172,16 @@ def _split(name: str, other: str) -> tuple[str, str]:
 
 def _notes(renamed: Mapping[str, Tensor], own: Mapping[str, Tensor], into: str) -> list[str]:
     notes = []
-    if f'{into}conv1.weight' in renamed and f'{into}conv1.weight' not in own and any(
-            n.startswith(f'{into}stem.') for n in own):
-        notes.append('the stem differs: the checkpoint has one 7x7 convolution (conv1, bn1), the network three of 3x3 '
-                     '(ResNetV1c); the stem keeps its own initialisation. Set the type of the backbone to ResNet to load '
-                     'all of it.')
+    if (
+        f'{into}conv1.weight' in renamed
+        and f'{into}conv1.weight' not in own
+        and any(n.startswith(f'{into}stem.') for n in own)
+    ):
+        notes.append(
+            'the stem differs: the checkpoint has one 7x7 convolution (conv1, bn1), the network three of 3x3 '
+            '(ResNetV1c); the stem keeps its own initialisation. Set the type of the backbone to ResNet to load '
+            'all of it.'
+        )
     return notes
 
 
@@ -183,6 +201,7 @@ class CutPasteBackboneInit:
     def __call__(self, module: nn.Module) -> None:
         """Load, and keep the parts of the module from initialising themselves afterwards."""
         from mmengine.logging import print_log
+
         report = load_backbone(module, self.checkpoint, self.min_share)
         loaded = {n.rsplit('.', 1)[0] for n in report.matched}
         for name, part in module.named_modules():

@@ -38,11 +38,13 @@ def backbone_config(backbone: str | Mapping) -> dict:
     if backbone in BACKBONES:
         return dict(BACKBONES[backbone])
     if backbone.startswith('timm/'):
-        return dict(type='mmpretrain.TIMMBackbone', model_name=backbone[len('timm/'):])
+        return dict(type='mmpretrain.TIMMBackbone', model_name=backbone[len('timm/') :])
     if MODELS.get(f'mmpretrain.{backbone}') is not None:
         return dict(type=f'mmpretrain.{backbone}')
-    raise ValueError(f'`backbone` must be one of {", ".join(BACKBONES)}, timm/<model>, or the name of a backbone class of '
-                     f'mmpretrain, got {backbone!r}.')
+    raise ValueError(
+        f'`backbone` must be one of {", ".join(BACKBONES)}, timm/<model>, or the name of a backbone class of '
+        f'mmpretrain, got {backbone!r}.'
+    )
 
 
 def feature_width(backbone: nn.Module, side: int = 64) -> int:
@@ -66,8 +68,13 @@ class CutPasteClassifier(ImageClassifier):
         **kwargs: arguments of mmpretrain's ``ImageClassifier``.
     """
 
-    def __init__(self, backbone: str | Mapping, head: Mapping, data_preprocessor: Mapping | None = None, **kwargs) -> None:
+    def __init__(
+        self, backbone: str | Mapping, head: Mapping, data_preprocessor: Mapping | None = None, **kwargs
+    ) -> None:
         built = MODELS.build(backbone_config(backbone))
-        super().__init__(backbone=built, head=dict(head, in_channels=feature_width(built)),
-                         data_preprocessor=MODELS.build(dict(data_preprocessor or dict(type='ViewDataPreProcessor'))),
-                         **kwargs)
+        super().__init__(
+            backbone=built,
+            head=dict(head, in_channels=feature_width(built)),
+            data_preprocessor=MODELS.build(dict(data_preprocessor or dict(type='ViewDataPreProcessor'))),
+            **kwargs,
+        )

@@ -22,8 +22,9 @@ def pool(features: Tensor | Sequence) -> Tensor:
         return features.mean(1)
     if features.ndim == 2:
         return features
-    raise ValueError(f'a backbone must put out maps (B, C, h, w), tokens (B, N, C) or vectors (B, C), got '
-                     f'{tuple(features.shape)}.')
+    raise ValueError(
+        f'a backbone must put out maps (B, C, h, w), tokens (B, N, C) or vectors (B, C), got {tuple(features.shape)}.'
+    )
 
 
 @MODELS.register_module()
@@ -37,8 +38,9 @@ class ProjectionHead(BaseModule):
         init_cfg: see mmengine.
     """
 
-    def __init__(self, in_channels: int, num_classes: int = 3, hidden: Sequence[int] = (512, 128),
-                 init_cfg: dict | None = None) -> None:
+    def __init__(
+        self, in_channels: int, num_classes: int = 3, hidden: Sequence[int] = (512, 128), init_cfg: dict | None = None
+    ) -> None:
         super().__init__(init_cfg)
         self.num_classes = num_classes
         layers: list[nn.Module] = []
@@ -61,9 +63,11 @@ class ProjectionHead(BaseModule):
         """
         labels = torch.stack([sample.gt_label for sample in data_samples]).to(features[-1].device)
         if int(labels.max()) >= self.num_classes:
-            raise ValueError(f'`num_classes` of the head must be more than every label of the views, got '
-                             f'{self.num_classes} and the label {int(labels.max())}; set `variant` at the top of the '
-                             'config, which sets both.')
+            raise ValueError(
+                f'`num_classes` of the head must be more than every label of the views, got '
+                f'{self.num_classes} and the label {int(labels.max())}; set `variant` at the top of the '
+                'config, which sets both.'
+            )
         logits = self(features)
         return dict(loss=F.cross_entropy(logits, labels), accuracy=100 * (logits.argmax(1) == labels).float().mean())
 

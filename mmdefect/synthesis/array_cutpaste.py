@@ -1,6 +1,6 @@
-"""CutPaste on 8-bit pictures in numpy and OpenCV: the draws of ``cutpaste``, its pixels to a grey level, in less time.
+"""CutPaste on 8-bit images in numpy and OpenCV: the draws of ``cutpaste``, its pixels to a grey level, in less time.
 
-Only the source and the target of the patch are touched; the rest of a new picture is one copy.
+Only the source and the target of the patch are touched; the rest of a new image is one copy.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from mmdefect.synthesis.types import IGNORE_LABEL, Instance
 _BGR = [2, 1, 0, 3]
 
 
-class EditedPicture(NamedTuple):
-    """A picture with defects in it: ``(H, W, C)`` uint8, its label ``(H, W)`` uint8, the instances, and the skips."""
+class EditedImage(NamedTuple):
+    """An image with defects in it: ``(H, W, C)`` uint8, its label ``(H, W)`` uint8, the instances, and the skips."""
 
     image: ndarray
     label: ndarray
@@ -32,10 +32,19 @@ class EditedPicture(NamedTuple):
     skipped: Mapping[str, int]
 
 
-def cut_paste_array(image: ndarray, generator: Generator, label: ndarray | None = None, *, kind: str = 'normal',
-                    class_id: int = 1, ranges: CutPasteRanges | None = None, tolerance: float = VISIBLE_TOLERANCE,
-                    is_bgr: bool = True, attempts: int = 4) -> EditedPicture:
-    """Paste one CutPaste defect into a picture.
+def cut_paste_array(
+    image: ndarray,
+    generator: Generator,
+    label: ndarray | None = None,
+    *,
+    kind: str = 'normal',
+    class_id: int = 1,
+    ranges: CutPasteRanges | None = None,
+    tolerance: float = VISIBLE_TOLERANCE,
+    is_bgr: bool = True,
+    attempts: int = 4,
+) -> EditedImage:
+    """Paste one CutPaste defect into an image.
 
     Args:
         image: ``(H, W, 3)`` or ``(H, W, 1)`` uint8, at network size.
@@ -46,7 +55,7 @@ def cut_paste_array(image: ndarray, generator: Generator, label: ndarray | None 
         ranges: what is drawn.
         tolerance: a pasted pixel is labelled when a colour moved by more than this, of [0, 1].
         is_bgr: whether blue comes first.
-        attempts: draws until one is visible; after the last the picture stays as it is and the skip is counted.
+        attempts: draws until one is visible; after the last the image stays as it is and the skip is counted.
 
     Returns:
         New arrays.
@@ -68,28 +77,35 @@ def cut_paste_array(image: ndarray, generator: Generator, label: ndarray | None 
         else:
             new_label = label.copy()
             new_label[crop][visible] = class_id
-        return EditedPicture(new_image, new_label, [cutpaste_instance(draw, visible, class_id)], {})
+        return EditedImage(new_image, new_label, [cutpaste_instance(draw, visible, class_id)], {})
     new_label = np.zeros(image.shape[:2], np.uint8) if label is None else label.copy()
-    return EditedPicture(image.copy(), new_label, [], {'invisible': 1})
+    return EditedImage(image.copy(), new_label, [], {'invisible': 1})
 
 
-def cut_paste_3way_array(image: ndarray, generator: Generator, label: ndarray | None = None, *,
-                         class_ids: tuple[int, int] = (1, 2), **options
-                         ) -> tuple[EditedPicture, EditedPicture, EditedPicture]:
-    """Return three views: the picture as it is (the same array), with a normal patch, and with a scar.
+def cut_paste_3way_array(
+    image: ndarray,
+    generator: Generator,
+    label: ndarray | None = None,
+    *,
+    class_ids: tuple[int, int] = (1, 2),
+    **options,
+) -> tuple[EditedImage, EditedImage, EditedImage]:
+    """Return three views: the image as it is (the same array), with a normal patch, and with a scar.
 
     Args:
         image, generator, label, options: as for :func:`cut_paste_array`.
         class_ids: classes of the normal patch and of the scar.
     """
     same = np.zeros(image.shape[:2], np.uint8) if label is None else label
-    return (EditedPicture(image, same, [], {}),
-            cut_paste_array(image, generator, label, kind='normal', class_id=class_ids[0], **options),
-            cut_paste_array(image, generator, label, kind='scar', class_id=class_ids[1], **options))
+    return (
+        EditedImage(image, same, [], {}),
+        cut_paste_array(image, generator, label, kind='normal', class_id=class_ids[0], **options),
+        cut_paste_array(image, generator, label, kind='scar', class_id=class_ids[1], **options),
+    )
 
 
 def cutpaste_part(image: ndarray, draw: CutPasteDraw, is_bgr: bool = True) -> tuple[ndarray, ndarray | None]:
-    """Return what the draw makes of the target part of a picture.
+    """Return what the draw makes of the target part of an image.
 
     Args:
         image: ``(H, W, 3)`` or ``(H, W, 1)`` uint8.
@@ -101,15 +117,15 @@ def cutpaste_part(image: ndarray, draw: CutPasteDraw, is_bgr: bool = True) -> tu
         alpha: ``(h, w)`` float32 in [0, 1], how much of every pixel was pasted; ``None`` for all of it.
 
     Raises:
-        ValueError: if the source or the target leaves the picture.
+        ValueError: if the source or the target leaves the image.
     """
     check_inside(draw, image.shape[:2])
-    source = image[draw.source_top:draw.source_top + draw.height, draw.source_left:draw.source_left + draw.width]
+    source = image[draw.source_top : draw.source_top + draw.height, draw.source_left : draw.source_left + draw.width]
     matrix = _jitter_matrix(source, draw, is_bgr)
     if not draw.scar:
         part = cv2.transform(source, matrix)
         return part.reshape(source.shape), None
-    # Four channels also for a grey picture: OpenCV samples two of them at 1/32 of a pixel.
+    # Four channels also for a grey image: OpenCV samples two of them at 1/32 of a pixel.
     patch = np.empty((draw.height, draw.width, 4), np.float32)
     colours = cv2.transform(source.astype(np.float32), matrix)
     patch[..., :-1] = np.minimum(np.maximum(colours, 0), 255).reshape(source.shape)
@@ -117,7 +133,7 @@ def cutpaste_part(image: ndarray, draw: CutPasteDraw, is_bgr: bool = True) -> tu
     turned = cv2.remap(patch, *_turned_places(draw), cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT)
     alpha = turned[..., -1]
     target = image[target_crop(draw)]
-    part = np.rint(turned[..., :target.shape[2]] + target * (1 - alpha)[..., None])
+    part = np.rint(turned[..., : target.shape[2]] + target * (1 - alpha)[..., None])
     return np.minimum(part, 255).astype(np.uint8), alpha
 
 
@@ -131,9 +147,15 @@ def cutpaste_instance(draw: CutPasteDraw, visible: ndarray, class_id: int) -> In
     """Return the record of a patch of which some pixels are labelled."""
     left, top, width, height = cv2.boundingRect(visible.view(np.uint8))
     top, left = top + draw.target_top, left + draw.target_left
-    return Instance(class_id, (top, left, top + height, left + width), int(np.count_nonzero(visible)),
-                    f'background:{draw.source_top},{draw.source_left},{draw.height},{draw.width}',
-                    'cutpaste-scar' if draw.scar else 'cutpaste-normal', 'alpha', draw.parameters())
+    return Instance(
+        class_id,
+        (top, left, top + height, left + width),
+        int(np.count_nonzero(visible)),
+        f'background:{draw.source_top},{draw.source_left},{draw.height},{draw.width}',
+        'cutpaste-scar' if draw.scar else 'cutpaste-normal',
+        'alpha',
+        draw.parameters(),
+    )
 
 
 def _jitter_matrix(source: ndarray, draw: CutPasteDraw, is_bgr: bool) -> ndarray:

@@ -1,4 +1,4 @@
-"""Bring a donor to the scale and pose of a picture with numpy and OpenCV, and keep what can be used again."""
+"""Bring a donor to the scale and pose of an image with numpy and OpenCV, and keep what can be used again."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def window_around(mask: ndarray, ring: int) -> Window | None:
 def cut_window(array: ndarray, window: Window, border: int) -> ndarray:
     """Return a window of an array; beyond it there are zeros, or its border goes on, as OpenCV's ``border`` says."""
     (height, width), (top, bottom, left, right) = array.shape, window
-    inner = array[max(0, top):min(bottom, height), max(0, left):min(right, width)]
+    inner = array[max(0, top) : min(bottom, height), max(0, left) : min(right, width)]
     outside = max(0, -top), max(0, bottom - height), max(0, -left), max(0, right - width)
     return cv2.copyMakeBorder(inner, *outside, border)
 

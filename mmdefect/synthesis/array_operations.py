@@ -38,12 +38,12 @@ class Sampling:
     down: ndarray
     points: int
 
-    def read(self, picture: ndarray, border: int, window: Window | None = None) -> ndarray:
-        """Return what the canvas, or a window of it, shows of a picture; beyond the canvas its border goes on.
+    def read(self, photo: ndarray, border: int, window: Window | None = None) -> ndarray:
+        """Return what the canvas, or a window of it, shows of an image; beyond the canvas its border goes on.
 
         Args:
-            picture: ``(h, w)`` or ``(h, w, C)`` float32.
-            border: OpenCV's name for what lies beyond the picture.
+            image: ``(h, w)`` or ``(h, w, C)`` float32.
+            border: OpenCV's name for what lies beyond the image.
             window: of the canvas.
         """
         across, down, points, outside = self.across, self.down, self.points, (0, 0, 0, 0)
@@ -53,7 +53,7 @@ class Sampling:
             rows = slice(max(0, top) * points, min(bottom, height) * points)
             columns = slice(max(0, left) * points, min(right, width) * points)
             across, down = across[rows, columns], down[rows, columns]
-        sampled = cv2.remap(picture, across, down, cv2.INTER_LINEAR, borderMode=border)
+        sampled = cv2.remap(photo, across, down, cv2.INTER_LINEAR, borderMode=border)
         if points > 1:
             size = sampled.shape[1] // points, sampled.shape[0] // points
             sampled = cv2.resize(sampled, size, interpolation=cv2.INTER_AREA)
@@ -72,7 +72,7 @@ def warped_mask(core: ndarray, sampling: Sampling) -> ndarray:
         core: ``(h, w)`` float32 of 0 and 1.
         sampling: of its operations.
     """
-    # OpenCV fades to a constant over one pixel beyond the picture, as a border of zeros does.
+    # OpenCV fades to a constant over one pixel beyond the image, as a border of zeros does.
     soft, peak = sampling.read(core, cv2.BORDER_CONSTANT), float(core.max())
     new_peak = float(soft.max())
     share = new_peak / max(peak, 1e-12)
@@ -159,8 +159,8 @@ def sampling_of(operations: DrawnOperations, size_hw: tuple[int, int]) -> Sampli
         step = operations.elastic * canvas.control_step
         mixed = np.array(((a * step, b * step), (c * step, d * step))) @ control.reshape(2, -1)
         basis = _basis(np.concatenate([rows / (2 * canvas.half_y), columns / (2 * canvas.half_x)]) + 0.5)
-        left[:, :, 2:] = basis[:len(rows)] @ mixed.reshape(2, CONTROLS, CONTROLS)
-        right[:, 2:] = basis[len(rows):].T
+        left[:, :, 2:] = basis[: len(rows)] @ mixed.reshape(2, CONTROLS, CONTROLS)
+        right[:, 2:] = basis[len(rows) :].T
     across, down = left @ right
     return Sampling(across, down, points)
 
@@ -170,8 +170,12 @@ def _inverse(values: tuple[float, ...], flips: tuple[float, float]) -> tuple[flo
     turn, (shear_x, shear_y) = math.radians(values[0]), (math.tan(math.radians(v)) for v in values[1:3])
     cosine, sine, inner = math.cos(turn), math.sin(turn), 1 + shear_x * shear_y
     x, y = flips[0] / values[3], flips[1] / values[4]
-    return ((cosine - shear_x * sine) * x, (-sine - shear_x * cosine) * x,
-            (inner * sine - shear_y * cosine) * y, (inner * cosine + shear_y * sine) * y)
+    return (
+        (cosine - shear_x * sine) * x,
+        (-sine - shear_x * cosine) * x,
+        (inner * sine - shear_y * cosine) * y,
+        (inner * cosine + shear_y * sine) * y,
+    )
 
 
 def _line(size: int, points: int) -> ndarray:

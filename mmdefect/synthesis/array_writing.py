@@ -1,4 +1,4 @@
-"""Compose one defect with an 8-bit picture in numpy: what ``tensor_writing`` does with tensors, in less time."""
+"""Compose one defect with an 8-bit image in numpy: what ``tensor_writing`` does with tensors, in less time."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def write_arrays(canvas: ArrayCanvas, paste: Paste, policy: PolicySpec, source_n
     """Write one drawn defect; ``None`` when too little of it can be seen, and then nothing is changed.
 
     Args:
-        canvas: the picture.
+        canvas: the image.
         paste: what is written.
         policy: limits of the blend, and the label rule.
         source_name: of the donor.
@@ -33,8 +33,9 @@ def write_arrays(canvas: ArrayCanvas, paste: Paste, policy: PolicySpec, source_n
         TypeError: if the canvas holds tensors.
     """
     if not isinstance(canvas, ArrayCanvas):
-        raise TypeError(f"`canvas` must be an ArrayCanvas for backend='numpy', got {type(canvas).__name__}; take "
-                        "backend='torch'.")
+        raise TypeError(
+            f"`canvas` must be an ArrayCanvas for backend='numpy', got {type(canvas).__name__}; take backend='torch'."
+        )
     frame, part = overlap(paste.mask.shape, paste.corner, canvas.size_hw)
     mask, core, source, membrane = paste.mask, paste.core, paste.patch, paste.membrane
     crop = np.ascontiguousarray(canvas.image[frame])
@@ -59,8 +60,14 @@ def write_arrays(canvas: ArrayCanvas, paste: Paste, policy: PolicySpec, source_n
     return record_paste(paste, frame, visible, limited, source_name)
 
 
-def composed(target: ndarray, source: ndarray, membrane: Membrane, method: str,
-             limits: tuple[float, float] = (2.0, 2.0), source_is_rgb: bool = False) -> tuple[ndarray, float]:
+def composed(
+    target: ndarray,
+    source: ndarray,
+    membrane: Membrane,
+    method: str,
+    limits: tuple[float, float] = (2.0, 2.0),
+    source_is_rgb: bool = False,
+) -> tuple[ndarray, float]:
     """Return the new values of the masked pixels, in the order in which numpy counts them.
 
     Alpha, feather and Poisson are computed here; mixed gradients and the spectral blend run as tensors.
@@ -102,8 +109,9 @@ def composed(target: ndarray, source: ndarray, membrane: Membrane, method: str,
     return np.minimum(np.maximum(values, 0), 255).astype(np.uint8), limited
 
 
-def limit_source(target: ndarray, source: ndarray, factor: PoissonFactor, limits: tuple[float, float]
-                 ) -> tuple[ndarray, float]:
+def limit_source(
+    target: ndarray, source: ndarray, factor: PoissonFactor, limits: tuple[float, float]
+) -> tuple[ndarray, float]:
     """Return a source whose step to the target is limited beside the mask, and the share of pixels that were.
 
     Args:
@@ -137,7 +145,7 @@ def visible_pixels(old: ndarray, new: ndarray, membrane: Membrane, core: ndarray
         changed.ravel()[membrane.inside] = changed_pixels(old[None], new[None], policy.tolerance)[0]
     if policy.label == 'visible' or policy.label_radius < 1:
         return changed
-    square = np.ones((2 * policy.label_radius + 1, ) * 2, np.uint8)
+    square = np.ones((2 * policy.label_radius + 1,) * 2, np.uint8)
     near = cv2.dilate(changed.view(np.uint8), square).view(bool)
     return changed | (near & mask & core)
 
@@ -152,4 +160,4 @@ def changed_pixels(old: ndarray, new: ndarray, tolerance: float) -> ndarray:
     """
     moved = cv2.absdiff(old, new)
     most = math.floor(min(tolerance, 1.0) * 255)
-    return cv2.inRange(moved, (0, ) * 4, (most, ) * 4) == 0
+    return cv2.inRange(moved, (0,) * 4, (most,) * 4) == 0

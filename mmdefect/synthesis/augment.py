@@ -23,8 +23,9 @@ OPERATIONS = ('rotate', 'shear_x', 'shear_y', 'scale', 'brightness', 'contrast',
 VALUES = ('rotate', 'shear_x', 'shear_y', 'scale_x', 'scale_y', 'brightness', 'contrast', 'saturation', 'hue')
 _IDENTITY = torch.tensor([0, 0, 0, 1, 1, 1, 1, 1, 0], dtype=torch.float64)
 #: Values are kept within these, also while the ranges are learned: no defect is scaled away or sheared flat.
-LIMITS = torch.tensor([[-180, -60, -60, 0.1, 0.1, 0, 0, 0, -0.5], [180, 60, 60, 10, 10, 3, 3, 3, 0.5]],
-                       dtype=torch.float64)
+LIMITS = torch.tensor(
+    [[-180, -60, -60, 0.1, 0.1, 0, 0, 0, -0.5], [180, 60, 60, 10, 10, 3, 3, 3, 0.5]], dtype=torch.float64
+)
 _COLUMNS = [0, 1, 2, 3, 3, 4, 5, 6, 7]
 #: A warped mask whose peak falls below this share of the peak it had is gone.
 VANISHED_SHARE = 0.05
@@ -69,8 +70,10 @@ class OperationRanges:
             value = getattr(self, name)
             value = value.tolist() if isinstance(value, Tensor) else value
             if len(value) != 2 or not lowest <= value[0] <= value[1] <= highest:
-                raise ValueError(f'`{name}` must satisfy {lowest:g} <= low <= high <= {highest:g}, got {value!r}. '
-                                 'Angles are degrees, hue is a fraction of a turn, the others are factors.')
+                raise ValueError(
+                    f'`{name}` must satisfy {lowest:g} <= low <= high <= {highest:g}, got {value!r}. '
+                    'Angles are degrees, hue is a fraction of a turn, the others are factors.'
+                )
         for name in ('probability', 'flip_probability', 'elastic_probability'):
             value = getattr(self, name)
             each = list(value) if name == 'probability' and isinstance(value, Sequence) else [value]
@@ -84,9 +87,17 @@ class OperationRanges:
     @classmethod
     def published(cls) -> OperationRanges:
         """Return the starting ranges of Synth4Seg, with a smallest scale of 0.1 in place of 0 and shears as angles."""
-        return cls(shear_x=(-16.7, 16.7), shear_y=(-16.7, 16.7), scale=(0.1, 2.0), brightness=(0.1, 1.9),
-                   contrast=(0.1, 1.9), saturation=(0.1, 1.9), hue=(0.0, 0.0),
-                   flip_probability=0, elastic_probability=0)
+        return cls(
+            shear_x=(-16.7, 16.7),
+            shear_y=(-16.7, 16.7),
+            scale=(0.1, 2.0),
+            brightness=(0.1, 1.9),
+            contrast=(0.1, 1.9),
+            saturation=(0.1, 1.9),
+            hue=(0.0, 0.0),
+            flip_probability=0,
+            elastic_probability=0,
+        )
 
     @cached_property
     def plain_bounds(self) -> list[tuple[float, float]]:
@@ -128,7 +139,7 @@ class Operations:
 
     def select(self, index: int) -> Operations:
         """Return the operations of one sample."""
-        return Operations(*(getattr(self, item.name)[index:index + 1] for item in fields(self)))
+        return Operations(*(getattr(self, item.name)[index : index + 1] for item in fields(self)))
 
     def parameters(self, index: int = 0) -> dict[str, float]:
         """Return what was drawn for one sample as floats, for the record of its instance."""
@@ -180,8 +191,10 @@ def apply_operations(patch: Tensor, mask: Tensor, operations: Operations) -> tup
         patch, mask = apply_operations(patch[None], mask[None], operations)
         return patch[0], mask[0]
     if patch.ndim != 4 or mask.shape != (patch.shape[0], 1, *patch.shape[2:]) or len(operations) != len(patch):
-        raise ValueError('`patch` (B, C, h, w), `mask` (B, 1, h, w) and `operations` must be of the same B, h and w, '
-                         f'got {tuple(patch.shape)}, {tuple(mask.shape)} and operations for {len(operations)}.')
+        raise ValueError(
+            '`patch` (B, C, h, w), `mask` (B, 1, h, w) and `operations` must be of the same B, h and w, '
+            f'got {tuple(patch.shape)}, {tuple(mask.shape)} and operations for {len(operations)}.'
+        )
     mask = mask.to(patch.dtype)
     peak = mask.amax((2, 3), keepdim=True)
     colored = adjust_color(patch.flatten(2), operations.values[:, 5:], mask.flatten(1), clip=False).view(patch.shape)
@@ -224,11 +237,9 @@ class AugmentedDefect:
     redraws: int = 0
 
 
-def augment_defect(patch: Tensor,
-                   mask: Tensor,
-                   generator: Generator,
-                   ranges: OperationRanges | None = None,
-                   attempts: int = 4) -> AugmentedDefect | None:
+def augment_defect(
+    patch: Tensor, mask: Tensor, generator: Generator, ranges: OperationRanges | None = None, attempts: int = 4
+) -> AugmentedDefect | None:
     """Draw and apply operations to one defect, again when it vanished.
 
     Args:

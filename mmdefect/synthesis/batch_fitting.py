@@ -66,7 +66,8 @@ def fit_batch(plans: Sequence[Plan], grow: int, device: torch.device) -> tuple[l
         image, core, shown = fit(plan.donor.image, plan.donor.mask, plan.scale_yx)
         canvas = canvas_of(plan.operations, core.shape)
         groups[canvas.points, side_for(max(*core.shape, *canvas.size_hw) + 2)].append(
-            _Member(index, image, core, shown, plan.operations, canvas))
+            _Member(index, image, core, shown, plan.operations, canvas)
+        )
     stores, masks, members, bases, base = [], [], [], [], 0
     for (points, side), group in groups.items():
         colours, core, shown = _warp_group(group, points, side, device)
@@ -81,9 +82,10 @@ def fit_batch(plans: Sequence[Plan], grow: int, device: torch.device) -> tuple[l
     found = torch.cat(masks).cpu().numpy()  # the one wait for the device
     fitted: list[FittedDonor | None] = [None] * len(plans)
     for (member, side), start in zip(members, bases, strict=True):
-        core, shown = found[2 * start:2 * (start + side * side)].reshape(2, side, side)
-        fitted[member.plan] = _cut_member(member, side, start, core, shown, grown_pixels(
-            grow, plans[member.plan].scale_yx, member.operations))
+        core, shown = found[2 * start : 2 * (start + side * side)].reshape(2, side, side)
+        fitted[member.plan] = _cut_member(
+            member, side, start, core, shown, grown_pixels(grow, plans[member.plan].scale_yx, member.operations)
+        )
     return fitted, torch.cat(stores, 1)
 
 
@@ -101,16 +103,16 @@ def _cut_member(member: _Member, side: int, base: int, core: ndarray, shown: nda
     return FittedDonor(None, core_cut, region, stored=StoredPatch(base, side, (height, width), (window[0], window[2])))
 
 
-def _warp_group(group: list[_Member], points: int, side: int, device: torch.device
-                ) -> tuple[Tensor, Tensor, Tensor]:
+def _warp_group(group: list[_Member], points: int, side: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
     """Return colours ``(n, 3, S, S)`` in [0, 1], core and shown ``(n, S, S)`` bool of members of one kind."""
     pixels = np.empty((len(group), side, side, 3), np.uint8)
     others = np.empty((len(group), 2, side, side), np.float32)
     for place, member in enumerate(group):
         borders = 1, side - member.core.shape[0] - 1, 1, side - member.core.shape[1] - 1
         pixels[place] = cv2.copyMakeBorder(np.ascontiguousarray(member.image), *borders, cv2.BORDER_REPLICATE)
-        others[place, 0] = 1 if member.shown is None else cv2.copyMakeBorder(member.shown, *borders,
-                                                                             cv2.BORDER_REPLICATE)
+        others[place, 0] = (
+            1 if member.shown is None else cv2.copyMakeBorder(member.shown, *borders, cv2.BORDER_REPLICATE)
+        )
         others[place, 1] = cv2.copyMakeBorder(member.core, *borders, cv2.BORDER_CONSTANT)
     patch = torch.from_numpy(pixels).to(device).permute(0, 3, 1, 2).float().mul_(1 / 255)
     layers = torch.from_numpy(others).to(device)
@@ -130,13 +132,14 @@ def _warp_group(group: list[_Member], points: int, side: int, device: torch.devi
 
 def _grid(group: list[_Member], points: int, side: int, device: torch.device) -> Tensor:
     """Return where ``grid_sample`` reads each point of the canvases, ``(n, S p, S p, 2)``."""
+
     def column(numbers: list) -> Tensor:
         return torch.tensor(numbers, dtype=torch.float32).to(device)
 
     sizes = [member.canvas.size_hw for member in group]
     middles = column([[(height * points - 1) / 2, (width * points - 1) / 2] for height, width in sizes])
     line = torch.arange(side * points, dtype=torch.float32, device=device)
-    rows, columns = ((line - middles[:, axis:axis + 1]) / points for axis in (0, 1))
+    rows, columns = ((line - middles[:, axis : axis + 1]) / points for axis in (0, 1))
     to_grid = 2 / (side - 1)
     inverse = column([member.canvas.inverse for member in group]).view(-1, 2, 2) * to_grid
     centre = column([[1 + (member.core.shape[1] - 1) / 2, 1 + (member.core.shape[0] - 1) / 2] for member in group])

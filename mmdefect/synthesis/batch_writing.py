@@ -1,7 +1,7 @@
 """Write the defects of a whole batch: crop, blend, label and scatter as tensors, a few groups of one size at a time.
 
-Defects of one picture go in one after the other, since the second may lie on the first; the n-th defects of all
-pictures go together. What a sample gets does not depend on its batch mates: sizes follow from the sample's own defect.
+Defects of one image go in one after the other, since the second may lie on the first; the n-th defects of all
+images go together. What a sample gets does not depend on its batch mates: sizes follow from the sample's own defect.
 Nothing is read back from the device until all is written; then one small table holds all records.
 
 Mixed gradients and the spectral blend go one by one, through ``tensor_writing``.
@@ -46,20 +46,21 @@ class _Member:
     boundary: tuple[ndarray, ndarray] | None
 
 
-def write_batch(images: Tensor, labels: Tensor, pastes: Sequence[Sequence[Paste]], store: Tensor, policy: PolicySpec,
-                name_of) -> tuple[list[list[Instance]], int]:
+def write_batch(
+    images: Tensor, labels: Tensor, pastes: Sequence[Sequence[Paste]], store: Tensor, policy: PolicySpec, name_of
+) -> tuple[list[list[Instance]], int]:
     """Write drawn defects into a batch, in place.
 
     Args:
         images: ``(B, C, H, W)`` float in [0, 1], RGB or one channel; contiguous.
         labels: ``(B, H, W)`` int64; contiguous.
-        pastes: of each picture, in their order.
+        pastes: of each image, in their order.
         store: pixels of the donors, of :func:`~mmdefect.synthesis.batch_fitting.fit_batch`.
         policy: limits of the blends, and the label rule.
         name_of: returns the source of a donor by its index.
 
     Returns:
-        The records of each picture, and how many defects could not be seen and were left out.
+        The records of each image, and how many defects could not be seen and were left out.
     """
     written: list[tuple[int, int, Paste]] = []
     tables: list[Tensor] = []
@@ -77,8 +78,15 @@ def write_batch(images: Tensor, labels: Tensor, pastes: Sequence[Sequence[Paste]
     for (row, turn, paste), (seen, area, top, left, bottom, right, limited) in zip(written, rows, strict=True):
         if seen:
             parameters = {**paste.parameters, LIMITED: limited} if limited else paste.parameters
-            records[row][turn] = Instance(paste.class_id, (int(top), int(left), int(bottom), int(right)), int(area),
-                                          name_of(paste.donor), 'paste', paste.blend, parameters)
+            records[row][turn] = Instance(
+                paste.class_id,
+                (int(top), int(left), int(bottom), int(right)),
+                int(area),
+                name_of(paste.donor),
+                'paste',
+                paste.blend,
+                parameters,
+            )
     return [[own[turn] for turn in sorted(own)] for own in records], len(written) - sum(map(len, records))
 
 
@@ -99,17 +107,26 @@ def _member(row: int, paste: Paste, frame_hw: tuple[int, int]) -> tuple[tuple, _
     return (size_hw, method, capacity, at_border), _Member(row, paste, top, left, mask, core, boundary)
 
 
-def _write_group(images: Tensor, labels: Tensor, group: list[_Member], size_hw: tuple[int, int], method: str,
-                 capacity: int, store: Tensor, policy: PolicySpec) -> Tensor:
-    """Write pastes of different pictures; return ``(n, 7)``: seen, area, box, share of the outline that was limited."""
+def _write_group(
+    images: Tensor,
+    labels: Tensor,
+    group: list[_Member],
+    size_hw: tuple[int, int],
+    method: str,
+    capacity: int,
+    store: Tensor,
+    policy: PolicySpec,
+) -> Tensor:
+    """Write pastes of different images; return ``(n, 7)``: seen, area, box, share of the outline that was limited."""
     channels, (height, width), device = images.shape[1], images.shape[2:], images.device
     places = _places(group, size_hw, (height, width), device)
     image_rows = images.view(len(images), channels, -1)
-    pictures = torch.tensor([member.row for member in group], device=device)
-    target = image_rows[pictures[:, None], :, places].transpose(1, 2).reshape(len(group), channels, *size_hw)
+    photos = torch.tensor([member.row for member in group], device=device)
+    target = image_rows[photos[:, None], :, places].transpose(1, 2).reshape(len(group), channels, *size_hw)
     source = _sources(group, size_hw, store, channels).to(images.dtype)
-    mask, core = (torch.from_numpy(np.stack([getattr(member, name) for member in group])).to(device)
-                  for name in ('mask', 'core'))
+    mask, core = (
+        torch.from_numpy(np.stack([getattr(member, name) for member in group])).to(device) for name in ('mask', 'core')
+    )
     limited = target.new_zeros(len(group))
     if method == 'poisson':
         pixels, limited = _poisson(target, source, mask, group, size_hw, capacity, limits_of(policy))
@@ -124,12 +141,12 @@ def _write_group(images: Tensor, labels: Tensor, group: list[_Member], size_hw: 
     area, needed = visible.flatten(1).sum(1), (mask & core).flatten(1).sum(1) * policy.min_visible
     seen = (area > 0) & (area >= needed)
     pixels = torch.where((mask & seen[:, None, None])[:, None], pixels, target)
-    image_rows[pictures[:, None], :, places] = pixels.flatten(2).transpose(1, 2)
+    image_rows[photos[:, None], :, places] = pixels.flatten(2).transpose(1, 2)
     label_rows = labels.view(len(labels), -1)
-    old = label_rows[pictures[:, None], places]
+    old = label_rows[photos[:, None], places]
     classes = torch.tensor([[member.paste.class_id] for member in group], device=device)
     marked = (visible & seen[:, None, None]).flatten(1) & (old != IGNORE_LABEL)
-    label_rows[pictures[:, None], places] = torch.where(marked, classes.to(old.dtype), old)
+    label_rows[photos[:, None], places] = torch.where(marked, classes.to(old.dtype), old)
     corners = torch.tensor([[member.top, member.left] for member in group], device=device)
     return torch.cat([seen[:, None], area[:, None], _boxes(visible, corners), limited[:, None]], 1).double()
 
@@ -146,8 +163,15 @@ def _sources(group: list[_Member], size_hw: tuple[int, int], store: Tensor, chan
     facts = []
     for member in group:
         stored, corner = member.paste.stored, member.paste.corner
-        facts.append([stored.base, stored.pitch, *stored.canvas_hw, member.top - corner[0] + stored.top_left_rc[0],
-                      member.left - corner[1] + stored.top_left_rc[1]])
+        facts.append(
+            [
+                stored.base,
+                stored.pitch,
+                *stored.canvas_hw,
+                member.top - corner[0] + stored.top_left_rc[0],
+                member.left - corner[1] + stored.top_left_rc[1],
+            ]
+        )
     base, pitch, height, width, top, left = torch.tensor(facts, device=store.device).T[..., None]
     zero = torch.zeros_like(base)
     rows, columns = (torch.arange(size, device=store.device) for size in size_hw)
@@ -157,8 +181,15 @@ def _sources(group: list[_Member], size_hw: tuple[int, int], store: Tensor, chan
     return source if channels == 3 else source.mean(1, keepdim=True)
 
 
-def _poisson(target: Tensor, source: Tensor, mask: Tensor, group: list[_Member], size_hw: tuple[int, int],
-             capacity: int, limits: tuple[float, float]) -> tuple[Tensor, Tensor]:
+def _poisson(
+    target: Tensor,
+    source: Tensor,
+    mask: Tensor,
+    group: list[_Member],
+    size_hw: tuple[int, int],
+    capacity: int,
+    limits: tuple[float, float],
+) -> tuple[Tensor, Tensor]:
     membranes = MembraneBatch([member.boundary for member in group], size_hw, capacity, target)
     beside = membranes.beside[:, None].expand(-1, target.shape[1], -1)
     step = (target - source).flatten(2).gather(2, beside)
@@ -171,8 +202,10 @@ def _alone(member: _Member, target: Tensor, source: Tensor, limits: tuple[float,
     """Blend one paste in its own crop: the spectral blend works on the whole of it."""
     frame, part = overlap(member.paste.mask.shape, member.paste.corner, (2**31, 2**31))
     top, left = frame[0].start - member.top, frame[1].start - member.left
-    crop = (slice(top, min(frame[0].stop - member.top, target.shape[2])),
-            slice(left, min(frame[1].stop - member.left, target.shape[3])))
+    crop = (
+        slice(top, min(frame[0].stop - member.top, target.shape[2])),
+        slice(left, min(frame[1].stop - member.left, target.shape[3])),
+    )
     mask = torch.from_numpy(member.mask[crop]).to(target.device)
     old, new, factor, limited = target[0][:, *crop], source[0][:, *crop], None, 0.0
     if member.paste.blend.startswith('poisson'):

@@ -1,4 +1,4 @@
-"""A picture and its label map that defects are written into, crop by crop, so that untouched pixels keep their bits."""
+"""An image and its label map that defects are written into, crop by crop, so that untouched pixels keep their bits."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ Crop = tuple[slice, slice]
 
 
 class TensorCanvas:
-    """A float picture on any device; the canvas works on copies.
+    """A float image on any device; the canvas works on copies.
 
     Args:
         image: ``(C, H, W)`` float in [0, 1], RGB.
@@ -42,19 +42,19 @@ class TensorCanvas:
 
 
 class ArrayCanvas:
-    """An 8-bit picture as mmseg loads it, changed in place.
+    """An 8-bit image as mmseg loads it, changed in place.
 
     Args:
         image: ``(H, W, 3)`` uint8 BGR, or ``(H, W)`` or ``(H, W, 1)`` grey.
         label: ``(H, W)`` uint8 or a wider integer type.
 
     Raises:
-        ValueError: if the picture is not of 8 bits.
+        ValueError: if the image is not of 8 bits.
     """
 
     def __init__(self, image: ndarray, label: ndarray) -> None:
         if image.dtype != np.uint8:
-            raise ValueError(f'`image` must be uint8, got {image.dtype}; paste before the picture is normalised.')
+            raise ValueError(f'`image` must be uint8, got {image.dtype}; paste before the image is normalised.')
         self.image = image[..., None] if image.ndim == 2 else image
         self.label = label
         self.size_hw = image.shape[:2]

@@ -33,10 +33,9 @@ def _basis(dtype: torch.dtype, device: torch.device) -> Tensor:
     return torch.stack(parts).view(3, 9).to(device, dtype)
 
 
-def adjust_color(image: Tensor,
-                 values: Tensor | Sequence[float],
-                 mask: Tensor | None = None,
-                 clip: bool = True) -> Tensor:
+def adjust_color(
+    image: Tensor, values: Tensor | Sequence[float], mask: Tensor | None = None, clip: bool = True
+) -> Tensor:
     """Change brightness, contrast, saturation and hue in one pass.
 
     Args:
@@ -83,8 +82,12 @@ def color_matrix(values: Sequence[float], mean: ndarray, scale: float = 1.0) -> 
     luma = sum(weight * part for weight, part in zip(_LUMA, mean, strict=True))
     offset = (brightness - gain) * float(luma)
     # Nine sums of plain numbers take less time than five operations on arrays of nine.
-    return np.array([[gain_here * grey + straight * kept + crossed * turned for grey, kept, turned in row] + [offset]
-                     for row in _plain_basis()])
+    return np.array(
+        [
+            [gain_here * grey + straight * kept + crossed * turned for grey, kept, turned in row] + [offset]
+            for row in _plain_basis()
+        ]
+    )
 
 
 @lru_cache(maxsize=1)
@@ -99,8 +102,10 @@ def _coefficients(values: Tensor | Sequence[float]) -> Tensor:
         brightness, contrast, saturation, hue = values
         gain = brightness * contrast
         chroma, angle = gain * saturation, 2 * math.pi * hue
-        return torch.tensor([[[gain, chroma * math.cos(angle), chroma * math.sin(angle)], [brightness - gain, 0, 0]]],
-                            dtype=torch.float64)
+        return torch.tensor(
+            [[[gain, chroma * math.cos(angle), chroma * math.sin(angle)], [brightness - gain, 0, 0]]],
+            dtype=torch.float64,
+        )
     brightness, contrast, saturation, hue = values.unbind(1)
     gain = brightness * contrast
     chroma, angle = gain * saturation, hue * (2 * math.pi)

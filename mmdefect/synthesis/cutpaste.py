@@ -18,8 +18,17 @@ import torch.nn.functional as F
 from torch import Generator, Tensor
 
 from mmdefect.synthesis.color import adjust_color
-from mmdefect.synthesis.shapes import (VISIBLE_TOLERANCE, check_generators, check_range, find_box, fresh_label,
-                                       rotated_size, stack_samples, visible_change, write_label)
+from mmdefect.synthesis.shapes import (
+    VISIBLE_TOLERANCE,
+    check_generators,
+    check_range,
+    find_box,
+    fresh_label,
+    rotated_size,
+    stack_samples,
+    visible_change,
+    write_label,
+)
 from mmdefect.synthesis.types import Instance, Synthesis
 
 KINDS = ('normal', 'scar', 'union')
@@ -47,8 +56,13 @@ class CutPasteRanges:
     reference_size: float = 256
 
     def __post_init__(self) -> None:
-        check_range('area_fraction_range', self.area_fraction_range, 1e-6, 1,
-                    'It is a fraction of the image area, not a number of pixels.')
+        check_range(
+            'area_fraction_range',
+            self.area_fraction_range,
+            1e-6,
+            1,
+            'It is a fraction of the image area, not a number of pixels.',
+        )
         check_range('aspect_range', self.aspect_range, 1e-2, 1e2, 'It is width over height.')
         check_range('scar_width_range', self.scar_width_range, 1, 1e4, 'It is in pixels at `reference_size`.')
         check_range('scar_length_range', self.scar_length_range, 1, 1e4, 'It is in pixels at `reference_size`.')
@@ -87,10 +101,9 @@ class CutPasteDraw:
         return {name: float(getattr(self, name)) for name in self.__dataclass_fields__}
 
 
-def sample_cutpaste(size_hw: tuple[int, int],
-                    generator: Generator,
-                    kind: str = 'normal',
-                    ranges: CutPasteRanges | None = None) -> CutPasteDraw:
+def sample_cutpaste(
+    size_hw: tuple[int, int], generator: Generator, kind: str = 'normal', ranges: CutPasteRanges | None = None
+) -> CutPasteDraw:
     """Draw one patch for an image; it always lies inside the image, before and after its rotation."""
     if kind not in KINDS:
         raise ValueError(f'`kind` must be one of {", ".join(KINDS)}, got {kind!r}.')
@@ -106,9 +119,16 @@ def sample_cutpaste(size_hw: tuple[int, int],
     jitter = ranges.jitter
     return CutPasteDraw(
         scar,
-        _corner(size_hw[0], height, draws[4]), _corner(size_hw[1], width, draws[5]), height, width,
-        _corner(size_hw[0], canvas_hw[0], draws[6]), _corner(size_hw[1], canvas_hw[1], draws[7]), degrees,
-        *(1 + jitter * (2 * value - 1) for value in draws[8:11]), jitter * (2 * draws[11] - 1))
+        _corner(size_hw[0], height, draws[4]),
+        _corner(size_hw[1], width, draws[5]),
+        height,
+        width,
+        _corner(size_hw[0], canvas_hw[0], draws[6]),
+        _corner(size_hw[1], canvas_hw[1], draws[7]),
+        degrees,
+        *(1 + jitter * (2 * value - 1) for value in draws[8:11]),
+        jitter * (2 * draws[11] - 1),
+    )
 
 
 def _draw_rectangle(size_hw: tuple[int, int], draws: list[float], ranges: CutPasteRanges) -> tuple[int, int]:
@@ -146,11 +166,15 @@ def _corner(size: int, part: int, draw: float) -> int:
 
 def check_inside(draw: CutPasteDraw, size_hw: tuple[int, int]) -> None:
     """Raise when the source or the target of a draw leaves an image: the draw belongs to another size."""
-    for top, left, part_hw in ((draw.source_top, draw.source_left, (draw.height, draw.width)),
-                               (draw.target_top, draw.target_left, draw.canvas_hw)):
+    for top, left, part_hw in (
+        (draw.source_top, draw.source_left, (draw.height, draw.width)),
+        (draw.target_top, draw.target_left, draw.canvas_hw),
+    ):
         if not (0 <= top <= size_hw[0] - part_hw[0] and 0 <= left <= size_hw[1] - part_hw[1]):
-            raise ValueError(f'The patch of {part_hw[0]}x{part_hw[1]} at row {top}, column {left} must lie inside the '
-                             f'image of {size_hw[0]}x{size_hw[1]}. Draw with the size of this image.')
+            raise ValueError(
+                f'The patch of {part_hw[0]}x{part_hw[1]} at row {top}, column {left} must lie inside the '
+                f'image of {size_hw[0]}x{size_hw[1]}. Draw with the size of this image.'
+            )
 
 
 def apply_cutpaste(image: Tensor, draw: CutPasteDraw) -> tuple[Tensor, Tensor]:
@@ -168,7 +192,7 @@ def apply_cutpaste(image: Tensor, draw: CutPasteDraw) -> tuple[Tensor, Tensor]:
     """
     check_inside(draw, tuple(image.shape[1:]))
     height, width = draw.canvas_hw
-    source = image[:, draw.source_top:draw.source_top + draw.height, draw.source_left:draw.source_left + draw.width]
+    source = image[:, draw.source_top : draw.source_top + draw.height, draw.source_left : draw.source_left + draw.width]
     values = draw.brightness, draw.contrast, draw.saturation, draw.hue
     patch = adjust_color(source.reshape(1, len(image), -1), values).view(source.shape)
     if not draw.scar:
@@ -176,28 +200,37 @@ def apply_cutpaste(image: Tensor, draw: CutPasteDraw) -> tuple[Tensor, Tensor]:
     opaque = torch.cat((patch, torch.ones_like(patch[:1])))[None]
     turned = F.grid_sample(opaque, _scar_grid(image, draw), align_corners=False)
     alpha = turned[0, -1]  # the colours fade to 0 with it: they are already weighted
-    target = image[:, draw.target_top:draw.target_top + height, draw.target_left:draw.target_left + width]
+    target = image[:, draw.target_top : draw.target_top + height, draw.target_left : draw.target_left + width]
     return torch.addcmul(turned[0, :-1], target, 1 - alpha), alpha
 
 
 def _scar_grid(image: Tensor, draw: CutPasteDraw) -> Tensor:
     height, width = draw.canvas_hw
     cosine, sine = math.cos(math.radians(draw.degrees)), math.sin(math.radians(draw.degrees))
-    matrix = torch.tensor([[[cosine * width / draw.width, -sine * height / draw.width, 0],
-                            [sine * width / draw.height, cosine * height / draw.height, 0]]], dtype=image.dtype)
+    matrix = torch.tensor(
+        [
+            [
+                [cosine * width / draw.width, -sine * height / draw.width, 0],
+                [sine * width / draw.height, cosine * height / draw.height, 0],
+            ]
+        ],
+        dtype=image.dtype,
+    )
     return torch.affine_grid_generator(matrix.to(image.device), (1, 1, height, width), False)
 
 
-def cut_paste(image: Tensor,
-              generator: Generator | Sequence[Generator],
-              label: Tensor | None = None,
-              *,
-              kind: str = 'normal',
-              class_id: int = 1,
-              ranges: CutPasteRanges | None = None,
-              tolerance: float | None = VISIBLE_TOLERANCE,
-              overwrite_ignore: bool = False,
-              attempts: int = 4) -> Synthesis:
+def cut_paste(
+    image: Tensor,
+    generator: Generator | Sequence[Generator],
+    label: Tensor | None = None,
+    *,
+    kind: str = 'normal',
+    class_id: int = 1,
+    ranges: CutPasteRanges | None = None,
+    tolerance: float | None = VISIBLE_TOLERANCE,
+    overwrite_ignore: bool = False,
+    attempts: int = 4,
+) -> Synthesis:
     """Paste one CutPaste defect into every image.
 
     Args:
@@ -218,8 +251,17 @@ def cut_paste(image: Tensor,
     if image.ndim == 4:
         generators = check_generators(image, generator)
         samples = [
-            cut_paste(image[i], generators[i], None if label is None else label[i], kind=kind, class_id=class_id,
-                      ranges=ranges, tolerance=tolerance, overwrite_ignore=overwrite_ignore, attempts=attempts)
+            cut_paste(
+                image[i],
+                generators[i],
+                None if label is None else label[i],
+                kind=kind,
+                class_id=class_id,
+                ranges=ranges,
+                tolerance=tolerance,
+                overwrite_ignore=overwrite_ignore,
+                attempts=attempts,
+            )
             for i in range(len(image))
         ]
         return stack_samples(samples)
@@ -240,19 +282,26 @@ def cut_paste(image: Tensor,
         new_image = image.clone()
         new_image[:, window[0], window[1]] = part
         instance = Instance(
-            class_id, (top + box[0], left + box[1], top + box[2], left + box[3]), area,
+            class_id,
+            (top + box[0], left + box[1], top + box[2], left + box[3]),
+            area,
             f'background:{draw.source_top},{draw.source_left},{draw.height},{draw.width}',
-            'cutpaste-scar' if draw.scar else 'cutpaste-normal', 'alpha', draw.parameters())
+            'cutpaste-scar' if draw.scar else 'cutpaste-normal',
+            'alpha',
+            draw.parameters(),
+        )
         return Synthesis(new_image, new_label, [instance])
     return Synthesis(image.clone(), new_label, [], skipped={reason: 1})
 
 
-def cut_paste_3way(image: Tensor,
-                   generator: Generator | Sequence[Generator],
-                   label: Tensor | None = None,
-                   *,
-                   class_ids: tuple[int, int] = (1, 2),
-                   **options) -> tuple[Synthesis, Synthesis, Synthesis]:
+def cut_paste_3way(
+    image: Tensor,
+    generator: Generator | Sequence[Generator],
+    label: Tensor | None = None,
+    *,
+    class_ids: tuple[int, int] = (1, 2),
+    **options,
+) -> tuple[Synthesis, Synthesis, Synthesis]:
     """Return three views: the image as it is (the same tensor), with a normal patch and with a scar.
 
     Args:
@@ -264,5 +313,8 @@ def cut_paste_3way(image: Tensor,
     if label is None:
         same_label = torch.zeros(image.shape[:-3] + image.shape[-2:], dtype=torch.int64, device=image.device)
     untouched = Synthesis(image, same_label, [[] for _ in image] if image.ndim == 4 else [])
-    return (untouched, cut_paste(image, generator, label, kind='normal', class_id=class_ids[0], **options),
-            cut_paste(image, generator, label, kind='scar', class_id=class_ids[1], **options))
+    return (
+        untouched,
+        cut_paste(image, generator, label, kind='normal', class_id=class_ids[0], **options),
+        cut_paste(image, generator, label, kind='scar', class_id=class_ids[1], **options),
+    )

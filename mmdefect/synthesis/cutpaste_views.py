@@ -16,7 +16,7 @@ from mmdefect.synthesis.color import adjust_color
 from mmdefect.synthesis.cutpaste import CutPasteRanges, cut_paste
 
 #: Kinds of paste in the views that follow the untouched one.
-VARIANTS = {'normal': ('normal', ), 'scar': ('scar', ), 'union': ('union', ), '3way': ('normal', 'scar')}
+VARIANTS = {'normal': ('normal',), 'scar': ('scar',), 'union': ('union',), '3way': ('normal', 'scar')}
 
 
 @dataclass(frozen=True)
@@ -48,8 +48,15 @@ def class_names(variant: str) -> tuple[str, ...]:
     return ('untouched', 'patch', 'scar') if variant == '3way' else ('untouched', 'pasted')
 
 
-def make_views(image: Tensor, generator: Generator, variant: str = '3way', patch: int | None = None,
-               jitter: float = 0.1, ranges: CutPasteRanges | None = None, attempts: int = 16) -> Views:
+def make_views(
+    image: Tensor,
+    generator: Generator,
+    variant: str = '3way',
+    patch: int | None = None,
+    jitter: float = 0.1,
+    ranges: CutPasteRanges | None = None,
+    attempts: int = 16,
+) -> Views:
     """Make the views of one image.
 
     Args:
@@ -70,7 +77,7 @@ def make_views(image: Tensor, generator: Generator, variant: str = '3way', patch
     top_left = _draw_crop(tuple(image.shape[1:]), patch, generator)
     if patch is not None:
         top, left = top_left
-        image = image[:, top:top + patch, left:left + patch]
+        image = image[:, top : top + patch, left : left + patch]
         # Scars grow with the image; inside a crop they keep the size they have in the whole one.
         ranges = replace(ranges or CutPasteRanges(), reference_size=patch)
     if jitter:

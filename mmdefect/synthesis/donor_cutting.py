@@ -1,4 +1,4 @@
-"""Cut the defects of a labelled picture out: connected components, merged when close, with a margin around them."""
+"""Cut the defects of a labelled image out: connected components, merged when close, with a margin around them."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ OTHER_DEFECT = 3
 
 @dataclass(frozen=True)
 class CuttingRule:
-    """How defects are cut out of a labelled picture.
+    """How defects are cut out of a labelled image.
 
     Attributes:
         merge_radius: parts of one class at most about this many pixels apart are one defect; 0 keeps every connected
             component apart. Speckle defects need it: in the set of cutting inserts the median component has 2 pixels.
-        whole_mask: take all pixels of a class in a picture as one defect.
+        whole_mask: take all pixels of a class in an image as one defect.
         margin: pixels around the defect that are stored with it; blending needs at least one after all shrinking.
         min_area: smaller defects, in pixels, are left out.
-        max_extent_fraction: defects longer than this fraction of the longer side of their picture are left out.
+        max_extent_fraction: defects longer than this fraction of the longer side of their image are left out.
     """
 
     merge_radius: int = 8
@@ -38,16 +38,20 @@ class CuttingRule:
     def __post_init__(self) -> None:
         for name, low in (('merge_radius', 0), ('margin', 2), ('min_area', 1)):
             if getattr(self, name) < low:
-                raise ValueError(f'`{name}` must be at least {low}, got {getattr(self, name)}; it is a number of '
-                                 'pixels of the stored picture.')
+                raise ValueError(
+                    f'`{name}` must be at least {low}, got {getattr(self, name)}; it is a number of '
+                    'pixels of the stored image.'
+                )
         if not 0 < self.max_extent_fraction <= 1:
-            raise ValueError(f'`max_extent_fraction` must be in (0, 1], got {self.max_extent_fraction}; it is a '
-                             'fraction of the longer side of the picture.')
+            raise ValueError(
+                f'`max_extent_fraction` must be in (0, 1], got {self.max_extent_fraction}; it is a '
+                'fraction of the longer side of the image.'
+            )
 
 
 @dataclass(frozen=True)
 class CutDefect:
-    """One defect cut out of a picture.
+    """One defect cut out of an image.
 
     Attributes:
         class_id: defect class, 1..K.
@@ -65,9 +69,14 @@ class CutDefect:
     inside: float
 
 
-def cut_defects(image: ndarray, label: ndarray, rule: CuttingRule, object_mask: ndarray | None = None,
-                skipped: dict[str, int] | None = None) -> Iterator[CutDefect]:
-    """Yield the defects of a picture, class by class, from top to bottom.
+def cut_defects(
+    image: ndarray,
+    label: ndarray,
+    rule: CuttingRule,
+    object_mask: ndarray | None = None,
+    skipped: dict[str, int] | None = None,
+) -> Iterator[CutDefect]:
+    """Yield the defects of an image, class by class, from top to bottom.
 
     Args:
         image: ``(H, W, 3)`` uint8.
@@ -80,8 +89,10 @@ def cut_defects(image: ndarray, label: ndarray, rule: CuttingRule, object_mask: 
         ValueError: if label and image differ in size.
     """
     if label.shape != image.shape[:2]:
-        raise ValueError(f'`label` must have the size of `image`, {image.shape[:2]}, got {label.shape}; load both at '
-                         'the resolution of the file.')
+        raise ValueError(
+            f'`label` must have the size of `image`, {image.shape[:2]}, got {label.shape}; load both at '
+            'the resolution of the file.'
+        )
     skipped = {} if skipped is None else skipped
     on_object = np.ones(label.shape, bool) if object_mask is None else object_mask > 0
     on_object = on_object | ((label > 0) & (label != IGNORE_LABEL))
@@ -108,8 +119,9 @@ def cut_defects(image: ndarray, label: ndarray, rule: CuttingRule, object_mask: 
             frame, inner = overlap(around.shape, (top - margin, left - margin), label.shape)
             around[inner] = surroundings[frame]
             around[margin:-margin, margin:-margin][part > 0] = 1
-            yield CutDefect(class_id, _window(image, box, margin), around, (top - margin, left - margin),
-                            _share_inside(around))
+            yield CutDefect(
+                class_id, _window(image, box, margin), around, (top - margin, left - margin), _share_inside(around)
+            )
 
 
 def reason_of_class(reason: str, class_id: int) -> str:
@@ -151,15 +163,21 @@ def _parts(mask: ndarray, rule: CuttingRule) -> Iterator[tuple[ndarray, tuple[in
     count, parts, stats, _ = cv2.connectedComponentsWithStats(joined, connectivity=8)
     for index in range(1, count):
         left, top, width, height = stats[index, :4].tolist()
-        part = (parts[top:top + height, left:left + width] == index) & (mask[top:top + height, left:left + width] > 0)
+        part = (parts[top : top + height, left : left + width] == index) & (
+            mask[top : top + height, left : left + width] > 0
+        )
         yield _tight(part.view(np.uint8), (top, left, top + height, left + width))
 
 
 def _tight(part: ndarray, box: tuple[int, int, int, int]) -> tuple[ndarray, tuple[int, int, int, int]]:
     rows, columns = np.flatnonzero(part.any(1)), np.flatnonzero(part.any(0))
     top, bottom, left, right = int(rows[0]), int(rows[-1]) + 1, int(columns[0]), int(columns[-1]) + 1
-    return np.ascontiguousarray(part[top:bottom, left:right]), (box[0] + top, box[1] + left, box[0] + bottom,
-                                                               box[1] + right)
+    return np.ascontiguousarray(part[top:bottom, left:right]), (
+        box[0] + top,
+        box[1] + left,
+        box[0] + bottom,
+        box[1] + right,
+    )
 
 
 def _reason_to_skip(part: ndarray, shape: tuple, rule: CuttingRule) -> str | None:
@@ -169,10 +187,10 @@ def _reason_to_skip(part: ndarray, shape: tuple, rule: CuttingRule) -> str | Non
 
 
 def _window(image: ndarray, box: tuple[int, int, int, int], margin: int) -> ndarray:
-    """Return the box with its margin; the border of the picture is repeated (a mirror would show a defect twice)."""
+    """Return the box with its margin; the border of the image is repeated (a mirror would show a defect twice)."""
     top, left, bottom, right = box[0] - margin, box[1] - margin, box[2] + margin, box[3] + margin
     height, width = image.shape[:2]
-    inner = image[max(0, top):min(height, bottom), max(0, left):min(width, right)]
+    inner = image[max(0, top) : min(height, bottom), max(0, left) : min(width, right)]
     sides = (max(0, -top), max(0, bottom - height), max(0, -left), max(0, right - width))
     return np.ascontiguousarray(inner) if not any(sides) else cv2.copyMakeBorder(inner, *sides, cv2.BORDER_REPLICATE)
 

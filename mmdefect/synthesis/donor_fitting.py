@@ -1,4 +1,4 @@
-"""Bring a donor to the scale and pose of a picture, and apply the operations that were drawn for it."""
+"""Bring a donor to the scale and pose of an image, and apply the operations that were drawn for it."""
 
 from __future__ import annotations
 
@@ -62,23 +62,25 @@ def prepare(donor: Donor, scale_yx: tuple[float, float], operations: DrawnOperat
 
     Args:
         donor: the donor at the resolution of its file.
-        scale_yx: pixels of the picture per pixel of the file, down and across; negative: flipped.
+        scale_yx: pixels of the image per pixel of the file, down and across; negative: flipped.
         operations: what was drawn.
         grow: pixels of the donor's file by which the pasted region exceeds the defect, see :func:`grown_pixels`.
     """
-    patch, core, region = prepare_tensors(donor, scale_yx, operations.as_tensors(),
-                                          grown_pixels(grow, scale_yx, operations))
+    patch, core, region = prepare_tensors(
+        donor, scale_yx, operations.as_tensors(), grown_pixels(grow, scale_yx, operations)
+    )
     return FittedDonor(patch.permute(1, 2, 0).contiguous().numpy(), core, region)
 
 
-def prepare_tensors(donor: Donor, scale_yx: tuple[float, float], operations: Operations, grow: int
-                    ) -> tuple[Tensor, ndarray, ndarray]:
+def prepare_tensors(
+    donor: Donor, scale_yx: tuple[float, float], operations: Operations, grow: int
+) -> tuple[Tensor, ndarray, ndarray]:
     """Return patch ``(3, h, w)``, differentiable in the operations, defect and region of :func:`prepare`.
 
     Args:
         donor, scale_yx: as there.
         operations: of one sample.
-        grow: pixels of the picture.
+        grow: pixels of the image.
     """
     image, mask, on_object = fit(donor.image, donor.mask, scale_yx)
     patch = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))).float().mul_(1 / 255)
@@ -103,11 +105,11 @@ def fit(image: ndarray, mask: ndarray, scale_yx: tuple[float, float]) -> tuple[n
         scale_yx: factors down and across; negative: flipped.
 
     Returns:
-        The picture, ``(h, w, 3)`` uint8; the defect, ``(h, w)`` float32 of 0 and 1; where the patch shows the object
+        The image, ``(h, w, 3)`` uint8; the defect, ``(h, w)`` float32 of 0 and 1; where the patch shows the object
         and no other defect, ``(h, w)`` float32, or ``None`` when it shows nothing else.
     """
     step = (-1 if scale_yx[0] < 0 else 1, -1 if scale_yx[1] < 0 else 1)
-    image, mask = image[::step[0], ::step[1]], mask[::step[0], ::step[1]]
+    image, mask = image[:: step[0], :: step[1]], mask[:: step[0], :: step[1]]
     height, width = (max(3, round(n * abs(s))) for n, s in zip(mask.shape, scale_yx, strict=True))
     core = (mask == 1).astype(np.float32)
     sound = (mask == 1) | (mask == 2)
@@ -124,7 +126,7 @@ def fit(image: ndarray, mask: ndarray, scale_yx: tuple[float, float]) -> tuple[n
 
 
 def grown_pixels(grow: int, scale_yx: tuple[float, float], operations: DrawnOperations) -> int:
-    """Return by how many pixels of the picture the pasted region exceeds the defect; at least one unless none is asked.
+    """Return by how many pixels of the image the pasted region exceeds the defect; at least one unless none is asked.
 
     It grows with the defect: a rim that lies one pixel outside of the mask in the file lies two outside when the donor
     is enlarged twice, and gradients that start on the rim give the inside the opposite colour.

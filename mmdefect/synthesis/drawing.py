@@ -33,7 +33,7 @@ class Plan:
     Attributes:
         choice: donor, kind of place and blend.
         donor: the donor.
-        scale_yx: pixels of the picture per pixel of the file.
+        scale_yx: pixels of the image per pixel of the file.
         operations: what is applied.
         variant: which of the donor's fixed shapes ``operations`` have; ``None``: a shape drawn freshly.
         at_source: whether it goes to its own place in the frame.
@@ -68,22 +68,26 @@ class Planner:
     def __getstate__(self) -> dict:
         return {**vars(self), 'cache': VariantCache(self.cache.most_bytes)}
 
-    def plan(self, search: PlaceSearch, scale_yx: tuple[float, float], file_hw: tuple[int, int] | None,
-             generator: torch.Generator) -> Plan | str:
+    def plan(
+        self,
+        search: PlaceSearch,
+        scale_yx: tuple[float, float],
+        file_hw: tuple[int, int] | None,
+        generator: torch.Generator,
+    ) -> Plan | str:
         """Draw one defect up to its shape, or say why there is none; it takes the same number of draws either way.
 
         Args:
-            search: of the picture.
-            scale_yx: pixels of the picture per pixel of the file.
-            file_hw: size of the picture in its file, where its codes say how it lies.
-            generator: of the picture.
+            search: of the image.
+            scale_yx: pixels of the image per pixel of the file.
+            file_hw: size of the image in its file, where its codes say how it lies.
+            generator: of the image.
         """
         policy = self.policy
         numbers = uniforms(generator, 4 + 4 * policy.tries + OPERATION_DRAWS)
-        head, tail = numbers[:3 + policy.tries].tolist(), 3 + 4 * policy.tries
+        head, tail = numbers[: 3 + policy.tries].tolist(), 3 + 4 * policy.tries
         scale = math.sqrt(abs(scale_yx[0] * scale_yx[1]))
-        choice = self.chooser.choose(head, scale, search.codes.shape,
-                                     file_hw is not None and search.affine is not None)
+        choice = self.chooser.choose(head, scale, search.codes.shape, file_hw is not None and search.affine is not None)
         if isinstance(choice, str):
             return choice
         donor = self.library[choice.donor]
@@ -92,15 +96,16 @@ class Planner:
         if on_outline and not at_source:
             return NO_POSE
         ranges, variant = self.source_ranges if on_outline else self.ranges, None
-        operations = draw_operations(numbers[tail + 1:], ranges)
+        operations = draw_operations(numbers[tail + 1 :], ranges)
         if policy.variants:
             variant = int(numbers[tail] * policy.variants)
             operations = self._variant(choice.donor, variant, ranges).with_colours_of(operations)
-        return Plan(choice, donor, scale_yx, operations, variant, at_source,
-                    numbers[3 + policy.tries:tail].reshape(-1, 3))
+        return Plan(
+            choice, donor, scale_yx, operations, variant, at_source, numbers[3 + policy.tries : tail].reshape(-1, 3)
+        )
 
     def _variant(self, donor: int, variant: int, ranges: OperationRanges) -> DrawnOperations:
-        """Return a fixed shape of a donor: the same in every process, for every picture."""
+        """Return a fixed shape of a donor: the same in every process, for every image."""
         generator = stream_generator(self._content, 'variant', donor * self.policy.variants + variant)
         return draw_operations(uniforms(generator, OPERATION_DRAWS), ranges)
 
@@ -135,17 +140,31 @@ class Planner:
         search.occupy(shape, corner)
         on_outline = donor.inside < policy.min_inside
         parameters = plan.operations.parameters()
-        parameters.update(donor=float(choice.donor), top=float(corner[0]), left=float(corner[1]),
-                          fit_y=float(plan.scale_yx[0]), fit_x=float(plan.scale_yx[1]))
+        parameters.update(
+            donor=float(choice.donor),
+            top=float(corner[0]),
+            left=float(corner[1]),
+            fit_y=float(plan.scale_yx[0]),
+            fit_x=float(plan.scale_yx[1]),
+        )
         if plan.at_source:
             parameters['at_source'] = 1.0
-        return Paste(choice.donor, donor.class_id, corner, fitted.patch, shape, fitted.core,
-                     policy.outline_blend if on_outline else choice.blend, parameters,
-                     fitted.membrane if shape is fitted.region else None, fitted.stored)
+        return Paste(
+            choice.donor,
+            donor.class_id,
+            corner,
+            fitted.patch,
+            shape,
+            fitted.core,
+            policy.outline_blend if on_outline else choice.blend,
+            parameters,
+            fitted.membrane if shape is fitted.region else None,
+            fitted.stored,
+        )
 
 
-def picture_scale(background: Background, search: PlaceSearch) -> tuple[float, float]:
-    """Return pixels of the picture per pixel of its file, down and across; negative where it is flipped."""
+def image_scale(background: Background, search: PlaceSearch) -> tuple[float, float]:
+    """Return pixels of the image per pixel of its file, down and across; negative where it is flipped."""
     if background.codes is None or background.file_hw is None or search.affine is None:
         return background.scale_yx
     linear = search.affine[:, :2] * (SIDE / background.file_hw[0], SIDE / background.file_hw[1])

@@ -90,13 +90,15 @@ def operations_from(numbers: Mapping[str, float]) -> DrawnOperations:
     elastic, control = numbers['elastic'], None
     if elastic:
         control = np.array([numbers[name] for name in _CONTROL_NAMES]).reshape(2, CONTROLS, CONTROLS)
-    return DrawnOperations(tuple(numbers[name] for name in VALUES), (numbers['flip_x'], numbers['flip_y']), elastic,
-                           control)
+    return DrawnOperations(
+        tuple(numbers[name] for name in VALUES), (numbers['flip_x'], numbers['flip_y']), elastic, control
+    )
 
 
 def operations_at(operations: Operations, index: int = 0) -> DrawnOperations:
     """Return one sample of drawn tensors as plain numbers."""
     rows: Sequence = (operations.values[index].tolist(), operations.flips[index].tolist())
     elastic = operations.elastic[index].item()
-    return DrawnOperations(tuple(rows[0]), tuple(rows[1]), elastic,
-                           operations.control[index].detach().numpy() if elastic else None)
+    return DrawnOperations(
+        tuple(rows[0]), tuple(rows[1]), elastic, operations.control[index].detach().numpy() if elastic else None
+    )

@@ -17,8 +17,10 @@ MAX_FRACTION = 0.25
 def check_fraction(name: str, fraction_range: tuple[float, float]) -> None:
     """Raise when the deformation could fold."""
     if len(fraction_range) != 2 or not 0 <= fraction_range[0] <= fraction_range[1] < MAX_FRACTION:
-        raise ValueError(f'`{name}` must satisfy 0 <= low <= high < {MAX_FRACTION}, got {fraction_range!r}. It is a '
-                         'fraction of the spacing of the control points; at a quarter the deformation could fold.')
+        raise ValueError(
+            f'`{name}` must satisfy 0 <= low <= high < {MAX_FRACTION}, got {fraction_range!r}. It is a '
+            'fraction of the spacing of the control points; at a quarter the deformation could fold.'
+        )
 
 
 def spline_basis(positions: Tensor, controls: int = CONTROLS) -> Tensor:

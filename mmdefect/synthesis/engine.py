@@ -1,6 +1,6 @@
-"""Paste real defects: draw where each goes, then write them into the picture with exact labels.
+"""Paste real defects: draw where each goes, then write them into the image with exact labels.
 
-The draw runs on the CPU and is small; applying it is deterministic and runs where the picture is. One picture takes one
+The draw runs on the CPU and is small; applying it is deterministic and runs where the image is. One image takes one
 generator, so its pixels do not depend on its batch mates.
 """
 
@@ -19,7 +19,7 @@ from mmdefect.synthesis.batch_writing import write_batch
 from mmdefect.synthesis.canvas import ArrayCanvas, TensorCanvas
 from mmdefect.synthesis.donor_fitting import prepare
 from mmdefect.synthesis.donors import DefectLibrary
-from mmdefect.synthesis.drawing import NO_POSE, VANISHED, Plan, Planner, picture_scale, trimmed
+from mmdefect.synthesis.drawing import NO_POSE, VANISHED, Plan, Planner, image_scale, trimmed
 from mmdefect.synthesis.drawn_operations import operations_from
 from mmdefect.synthesis.location import empirical_density, location_codes
 from mmdefect.synthesis.pastes import LIMITED, Background, Draw, Paste
@@ -37,7 +37,7 @@ INVISIBLE = 'invisible'
 class PasteEngine:
     """Pastes the defects of a library after a policy. It holds no parameters to learn and no state that changes.
 
-    ``backend`` of its methods is 'torch', for pictures on any device, or 'numpy', for 8-bit pictures
+    ``backend`` of its methods is 'torch', for images on any device, or 'numpy', for 8-bit images
     (:class:`ArrayCanvas`) on the CPU: the same draws, and up to rounding the same pixels, in less time.
 
     Args:
@@ -46,8 +46,9 @@ class PasteEngine:
         density_smoothing: see :func:`~mmdefect.synthesis.location.empirical_density`.
     """
 
-    def __init__(self, library: DefectLibrary, policy: PolicySpec | Mapping = PolicySpec(),
-                 density_smoothing: float = 1.0) -> None:
+    def __init__(
+        self, library: DefectLibrary, policy: PolicySpec | Mapping = PolicySpec(), density_smoothing: float = 1.0
+    ) -> None:
         self.library = library
         self.policy = policy if isinstance(policy, PolicySpec) else PolicySpec.from_dict(policy)
         self.planner = Planner(library, self.policy)
@@ -55,11 +56,11 @@ class PasteEngine:
         self.densities = {c: density[c] for c in library.classes}
 
     def draw(self, background: Background, generator: torch.Generator, backend: str = 'torch') -> Draw:
-        """Draw the defects of one picture.
+        """Draw the defects of one image.
 
         Args:
-            background: the picture, without its pixels.
-            generator: CPU generator of this picture.
+            background: the image, without its pixels.
+            generator: CPU generator of this image.
             backend: how patches are warped, see the class.
 
         Raises:
@@ -85,11 +86,11 @@ class PasteEngine:
         if not count:
             return None, []
         search = self.search(background)
-        scale_yx = picture_scale(background, search)
+        scale_yx = image_scale(background, search)
         return search, [self.planner.plan(search, scale_yx, background.file_hw, generator) for _ in range(count)]
 
     def search(self, background: Background) -> PlaceSearch:
-        """Return the search of places in one picture."""
+        """Return the search of places in one image."""
         policy, label = self.policy, background.label
         codes = location_codes(label.shape) if background.codes is None else background.codes
         densities, learned = self.densities, background.density
@@ -97,9 +98,10 @@ class PasteEngine:
             densities = {c: learned if learned.ndim == 2 else learned[c] for c in self.library.classes}
         return PlaceSearch(codes, label, densities, policy.min_overlap, policy.max_existing_overlap, policy.clearance)
 
-    def apply(self, canvas: ArrayCanvas | TensorCanvas, draw: Draw, backend: str = 'torch'
-              ) -> tuple[list[Instance], Counter]:
-        """Write drawn defects into a picture and its label map.
+    def apply(
+        self, canvas: ArrayCanvas | TensorCanvas, draw: Draw, backend: str = 'torch'
+    ) -> tuple[list[Instance], Counter]:
+        """Write drawn defects into an image and its label map.
 
         Returns:
             The defects that can be seen, and the number of skipped ones by reason.
@@ -113,15 +115,20 @@ class PasteEngine:
                 instances.append(written)
         return instances, skipped
 
-    def __call__(self, image: Tensor, label: Tensor, generator: torch.Generator | Sequence[torch.Generator],
-                 backgrounds: Background | Sequence[Background] | None = None) -> Synthesis:
-        """Paste defects into a picture, or into each picture of a batch.
+    def __call__(
+        self,
+        image: Tensor,
+        label: Tensor,
+        generator: torch.Generator | Sequence[torch.Generator],
+        backgrounds: Background | Sequence[Background] | None = None,
+    ) -> Synthesis:
+        """Paste defects into an image, or into each image of a batch.
 
         Args:
             image: ``(C, H, W)`` or ``(B, C, H, W)`` float in [0, 1], RGB (or one channel).
             label: ``(H, W)`` or ``(B, H, W)`` int64.
             generator: one CPU generator; for a batch one for each sample.
-            backgrounds: what is known of each picture; its whole frame is object when absent.
+            backgrounds: what is known of each image; its whole frame is object when absent.
 
         Returns:
             New tensors; ``image`` keeps dtype and device. A batch is warped, blended and written together; a sample
@@ -134,14 +141,15 @@ class PasteEngine:
         instances, skipped = self.apply(canvas, self.draw(known, generator))
         return Synthesis(canvas.image, canvas.label, instances, skipped=dict(skipped))
 
-    def replay(self, canvas: ArrayCanvas | TensorCanvas, instance: Instance, background: Background,
-               backend: str = 'torch') -> Instance | None:
-        """Write a recorded defect again: the same pixels on the same picture, with the same library.
+    def replay(
+        self, canvas: ArrayCanvas | TensorCanvas, instance: Instance, background: Background, backend: str = 'torch'
+    ) -> Instance | None:
+        """Write a recorded defect again: the same pixels on the same image, with the same library.
 
         Args:
-            canvas: the picture as it was before.
+            canvas: the image as it was before.
             instance: the record.
-            background: what the draw knew of the picture: its location codes, and its label before anything was pasted.
+            background: what the draw knew of the image: its location codes, and its label before anything was pasted.
             backend: that of the draw.
         """
         numbers = instance.parameters
@@ -153,19 +161,29 @@ class PasteEngine:
             fitted = prepare(self.library[donor], scale_yx, operations, grow)
         corner = int(numbers['top']), int(numbers['left'])
         mask = trimmed(fitted.region, corner, self.search(background))
-        return self.write(canvas, Paste(donor, instance.class_id, corner, fitted.patch, mask, fitted.core,
-                                        instance.blend, dict(numbers)), backend)
+        return self.write(
+            canvas,
+            Paste(donor, instance.class_id, corner, fitted.patch, mask, fitted.core, instance.blend, dict(numbers)),
+            backend,
+        )
 
     def write(self, canvas: ArrayCanvas | TensorCanvas, paste: Paste, backend: str = 'torch') -> Instance | None:
         """Write one drawn defect; ``None`` when too little of it can be seen, and then nothing is changed."""
         write = write_arrays if backend == 'numpy' else write_tensors
         return write(canvas, paste, self.policy, self.library.source_of(paste.donor))
 
-    def _batch(self, image: Tensor, label: Tensor, generators: Sequence[torch.Generator],
-               backgrounds: Sequence[Background] | None) -> Synthesis:
+    def _batch(
+        self,
+        image: Tensor,
+        label: Tensor,
+        generators: Sequence[torch.Generator],
+        backgrounds: Sequence[Background] | None,
+    ) -> Synthesis:
         if len(generators) != len(image):
-            raise ValueError(f'`generator` must hold one generator for each sample, got {len(generators)} for '
-                             f'{len(image)}; with a shared one batch mates would change a sample.')
+            raise ValueError(
+                f'`generator` must hold one generator for each sample, got {len(generators)} for '
+                f'{len(image)}; with a shared one batch mates would change a sample.'
+            )
         known = backgrounds or [Background(array) for array in label.cpu().numpy()]
         plans, owners, searches, skipped = [], [], [], Counter()
         for row, (background, generator) in enumerate(zip(known, generators, strict=True)):

@@ -1,4 +1,4 @@
-"""Find the inspected object in a picture: Otsu's split of the grey levels, the largest part, small holes filled.
+"""Find the inspected object in an image: Otsu's split of the grey levels, the largest part, small holes filled.
 
 The background is what the border of the frame shows. When the grey levels of the object fall apart as clearly as object
 and background do, it is split once more and the larger part kept: a cutting insert before a white screen has a drilled
@@ -29,11 +29,11 @@ def otsu_split(values: ndarray) -> tuple[int, float]:
     bins = np.arange(_BINS)
     mass, moment = np.cumsum(count), np.cumsum(count * bins)
     total, mean = mass[-1], moment[-1] / max(mass[-1], 1)
-    variance = float((count * (bins - mean)**2).sum())
+    variance = float((count * (bins - mean) ** 2).sum())
     if variance == 0:
         return int(values.max(initial=0)), 0.0
     low, high = np.maximum(mass[:-1], 1e-9), np.maximum(total - mass[:-1], 1e-9)
-    between = (moment[:-1] - mean * mass[:-1])**2 * total / (low * high)
+    between = (moment[:-1] - mean * mass[:-1]) ** 2 * total / (low * high)
     best = np.flatnonzero(between >= between.max() * (1 - 1e-12))
     middle = int(best[len(best) // 2])  # an empty range of levels between two classes: cut in its middle
     return middle * 4 + 3, float(between[middle]) / variance
@@ -50,19 +50,20 @@ def find_foreground(image: ndarray, work_size: int = 160, fill_fraction: float =
     Returns:
         ``(H, W)`` uint8, 1 on the object.
     """
-    return cv2.resize(small_foreground(image, work_size, fill_fraction), image.shape[1::-1],
-                      interpolation=cv2.INTER_NEAREST)
+    return cv2.resize(
+        small_foreground(image, work_size, fill_fraction), image.shape[1::-1], interpolation=cv2.INTER_NEAREST
+    )
 
 
 def small_foreground(image: ndarray, work_size: int = 160, fill_fraction: float = 0.02) -> ndarray:
     """Return where the object is, at reduced size.
 
-    Small holes (highlights, defects) are filled, large ones (drilled holes) are not. A picture without a uniform
+    Small holes (highlights, defects) are filled, large ones (drilled holes) are not. An image without a uniform
     border, or whose grey levels do not fall into two classes, is all object: a close-up of a surface.
 
     Args:
         image: ``(H, W, 3)`` or ``(H, W)`` uint8; the order of the colours does not matter.
-        work_size: longer side of the result; smaller pictures keep their size.
+        work_size: longer side of the result; smaller images keep their size.
         fill_fraction: holes up to this fraction of the object's area are filled.
 
     Returns:
@@ -107,8 +108,12 @@ def _fill_holes(mask: ndarray, fill_fraction: float) -> ndarray:
         return mask
     height, width = mask.shape
     left, top = stats[:, cv2.CC_STAT_LEFT], stats[:, cv2.CC_STAT_TOP]
-    inside = (left > 0) & (top > 0) & (left + stats[:, cv2.CC_STAT_WIDTH] < width) \
+    inside = (
+        (left > 0)
+        & (top > 0)
+        & (left + stats[:, cv2.CC_STAT_WIDTH] < width)
         & (top + stats[:, cv2.CC_STAT_HEIGHT] < height)
+    )
     fill = inside & (stats[:, cv2.CC_STAT_AREA] <= limit)
     fill[0] = False  # label 0 is the object itself
     return np.where(fill[parts], np.uint8(1), mask)

@@ -4,11 +4,12 @@ A place is not differentiable, its probability is. Places are drawn from a *prop
 the loss of the sample is weighted by map over proposal; the map gets its gradient through that weight. The proposal is a
 mixture with the even density, so no place is lost for good and the weights are bounded. Two kinds of map:
 
-* :class:`LocationNet` looks at the background picture, for products whose pose or texture varies (V3 of Synth4Seg);
+* :class:`LocationNet` looks at the background image, for products whose pose or texture varies (V3 of Synth4Seg);
 * :class:`ClassMaps` is a table for each class, for parts that always lie the same way.
 
 ``docs/derivations/bilevel.md`` has the equations and says what bias the weights have.
 """
+
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -33,7 +34,7 @@ _CELL = SIDE // GRID
 
 @dataclass(frozen=True)
 class ObjectCells:
-    """Which cell of the frame every pixel of a picture shows.
+    """Which cell of the frame every pixel of an image shows.
 
     Attributes:
         cells: ``(H, W)`` int64, ``GRID * row + column``; -1 off the object.
@@ -61,12 +62,12 @@ class ObjectCells:
 class LocationNet(nn.Module):
     """A small net that reads the background and says where a defect belongs, the same for all classes.
 
-    It sees the picture at a coarse size, the object, and the place in the frame of the file. It has no batch norm: what
-    it says of a picture does not depend on batch mates. Fresh, it says :data:`FRESH` everywhere.
+    It sees the image at a coarse size, the object, and the place in the frame of the file. It has no batch norm: what
+    it says of an image does not depend on batch mates. Fresh, it says :data:`FRESH` everywhere.
 
     Args:
         channels: of its layers.
-        side: pictures are shrunk to so many pixels a side; the map has half of it.
+        side: images are shrunk to so many pixels a side; the map has half of it.
         coordinates: whether it sees places; without, it judges by appearance only.
     """
 
@@ -75,8 +76,9 @@ class LocationNet(nn.Module):
     def __init__(self, channels: int = 16, side: int = 64, coordinates: bool = True) -> None:
         super().__init__()
         if side % 2 or side < 8 or channels % 4:
-            raise ValueError(f'`side` must be even and at least 8 and `channels` a multiple of 4, got {side} and '
-                             f'{channels}.')
+            raise ValueError(
+                f'`side` must be even and at least 8 and `channels` a multiple of 4, got {side} and {channels}.'
+            )
         self.side, self.coordinates = side, coordinates
         layers = []
         inputs = 6 if coordinates else 4
@@ -87,8 +89,8 @@ class LocationNet(nn.Module):
         nn.init.zeros_(self.layers[-1].weight)
         nn.init.zeros_(self.layers[-1].bias)
 
-    def picture_maps(self, images: Tensor, codes: Sequence[ndarray]) -> Tensor:
-        """Return the map of each picture in its own frame.
+    def image_maps(self, images: Tensor, codes: Sequence[ndarray]) -> Tensor:
+        """Return the map of each image in its own frame.
 
         Args:
             images: ``(B, 3, H, W)`` float in [0, 1], RGB.
@@ -108,21 +110,21 @@ class LocationNet(nn.Module):
         return torch.from_numpy(np.stack([on_object - 0.5, *(k * on_object for k in known)]).astype(np.float32))
 
     def tables(self, images: Tensor, codes: Sequence[ndarray], objects: Sequence[ObjectCells]) -> Tensor:
-        """Return the map of each picture over the cells of the frame of its file; 0 where it shows nothing of a cell.
+        """Return the map of each image over the cells of the frame of its file; 0 where it shows nothing of a cell.
 
         Returns:
             ``(B, 1, GRID, GRID)`` in [0, 1], differentiable.
         """
-        pixels = F.interpolate(self.picture_maps(images, codes)[:, None], images.shape[-2:], mode='bilinear')
+        pixels = F.interpolate(self.image_maps(images, codes)[:, None], images.shape[-2:], mode='bilinear')
         return torch.stack([cell_means(one[0], o) for one, o in zip(pixels, objects, strict=True)])[:, None]
 
     def sparsity(self, images: Tensor, codes: Sequence[ndarray]) -> Tensor:
         """Return the mean of the maps."""
-        return self.picture_maps(images, codes).mean()
+        return self.image_maps(images, codes).mean()
 
 
 class ClassMaps(nn.Module):
-    """One table for each defect class over the frame of the file; it needs no net and no picture.
+    """One table for each defect class over the frame of the file; it needs no net and no image.
 
     Args:
         num_classes: defect classes, the normal one not counted.
@@ -142,7 +144,7 @@ class ClassMaps(nn.Module):
         return torch.sigmoid(F.interpolate(self.logits[None], (GRID, GRID), mode='bilinear', align_corners=False)[0])
 
     def tables(self, images: Tensor, codes: Sequence[ndarray], objects: Sequence[ObjectCells]) -> Tensor:
-        """Return ``(B, K, GRID, GRID)``, the same for all pictures."""
+        """Return ``(B, K, GRID, GRID)``, the same for all images."""
         return self.maps()[None].expand(len(images), -1, -1, -1)
 
     def sparsity(self, images: Tensor, codes: Sequence[ndarray]) -> Tensor:
@@ -159,7 +161,7 @@ def cell_means(pixels: Tensor, objects: ObjectCells) -> Tensor:
 
 
 def mean_over(table: Tensor, objects: ObjectCells) -> Tensor:
-    """Return the mean of a map over the object pixels of a picture."""
+    """Return the mean of a map over the object pixels of an image."""
     counts = torch.from_numpy(objects.counts).to(table)
     return (table * counts).sum() / counts.sum().clamp_min(1)
 
@@ -186,14 +188,15 @@ class Proposal:
         if self.kind not in PROPOSALS:
             raise ValueError(f'`kind` must be one of {", ".join(PROPOSALS)}, got {self.kind!r}.')
         if not 0 < self.share <= 1 or not 0 <= self.threshold < 1:
-            raise ValueError(f'`share` must be in (0, 1] and `threshold` in [0, 1), got {self.share} and '
-                             f'{self.threshold}.')
+            raise ValueError(
+                f'`share` must be in (0, 1] and `threshold` in [0, 1), got {self.share} and {self.threshold}.'
+            )
 
     def density(self, table: ndarray, objects: ObjectCells, name: str) -> ndarray:
         """Return the density that places are drawn from, ``(GRID, GRID)`` float32, mean 1 over the object.
 
         Raises:
-            ValueError: if the map has no place on the object; the message names the picture.
+            ValueError: if the map has no place on the object; the message names the image.
         """
         total = float(objects.counts.sum())
         if total == 0:  # the search finds that nothing is allowed, and says so in its own words
@@ -203,12 +206,14 @@ class Proposal:
             wanted = (table >= self.threshold).astype(np.float32)
         mean = float((wanted * objects.counts).sum()) / total
         if not mean > 0 or not np.isfinite(mean):
-            raise ValueError(f'the learned map must have a place on the object of {name}, but it is '
-                             f'{"empty" if mean == 0 else "not finite"} there (largest value '
-                             f'{float(table[objects.counts > 0].max()):.3g}'
-                             + (f', threshold {self.threshold:g}' if self.kind == 'threshold' else '')
-                             + '); lower the sparsity penalty or the step of the policy'
-                             + (', or take the proposal "mixture".' if self.kind == 'threshold' else '.'))
+            raise ValueError(
+                f'the learned map must have a place on the object of {name}, but it is '
+                f'{"empty" if mean == 0 else "not finite"} there (largest value '
+                f'{float(table[objects.counts > 0].max()):.3g}'
+                + (f', threshold {self.threshold:g}' if self.kind == 'threshold' else '')
+                + '); lower the sparsity penalty or the step of the policy'
+                + (', or take the proposal "mixture".' if self.kind == 'threshold' else '.')
+            )
         followed = wanted / mean
         share = self.share if self.kind == 'mixture' else 0.0
         return ((1 - share) * followed + share).astype(np.float32)
@@ -219,7 +224,7 @@ class Proposal:
         Args:
             table: ``(GRID, GRID)`` map, differentiable.
             density: ``(GRID, GRID)`` of :meth:`density`.
-            objects: of the picture.
+            objects: of the image.
             cells: ``(n,)`` int64, below the pasted mask.
         """
         value = table.flatten()[torch.from_numpy(cells).to(table.device)].mean()

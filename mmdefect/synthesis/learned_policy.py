@@ -1,10 +1,11 @@
 """A policy of pasting whose numbers are parameters: weights of streams, ranges and probabilities of the operations, places.
 
-Every sample of a batch belongs to a *stream*: ``image`` (a real picture as it is), ``clean`` (a sound picture as it is),
+Every sample of a batch belongs to a *stream*: ``image`` (a real image as it is), ``clean`` (a sound image as it is),
 or one that pastes a defect with some of the operations. The loss of a stream counts by its weight. Ranges are learned
 through the pixels (a value is ``low + (high - low) u``); probabilities through the likelihood of what was drawn; places
 as :mod:`mmdefect.synthesis.learned_location` says. Nothing here knows how the gradient comes about.
 """
+
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
@@ -19,13 +20,25 @@ from mmdefect.synthesis.learned_location import ClassMaps, LocationNet, Proposal
 #: Streams that paste nothing.
 REAL, CLEAN = 'image', 'clean'
 #: Streams of the published system: one for each family of operations.
-STREAMS = dict(photometric=('brightness', 'contrast', 'saturation', 'hue'), rotate=('rotate', ),
-               shear=('shear_x', 'shear_y'), scale=('scale', ))
+STREAMS = dict(
+    photometric=('brightness', 'contrast', 'saturation', 'hue'),
+    rotate=('rotate',),
+    shear=('shear_x', 'shear_y'),
+    scale=('scale',),
+)
 #: A unit of each operation, so that one step size serves all ranges.
 UNITS = dict(rotate=30.0, shear_x=15.0, shear_y=15.0, scale=1.0, brightness=1.0, contrast=1.0, saturation=1.0, hue=0.1)
 #: Published limits of the ranges while they are learned; a defect is never scaled below a tenth.
-LIMITS = dict(rotate=(-180, 180), shear_x=(-60, 60), shear_y=(-60, 60), scale=(0.1, 3), brightness=(0, 3),
-              contrast=(0, 3), saturation=(0, 3), hue=(-0.5, 0.5))
+LIMITS = dict(
+    rotate=(-180, 180),
+    shear_x=(-60, 60),
+    shear_y=(-60, 60),
+    scale=(0.1, 3),
+    brightness=(0, 3),
+    contrast=(0, 3),
+    saturation=(0, 3),
+    hue=(-0.5, 0.5),
+)
 #: Neutral value that a range must hold, so that "a little" stays possible.
 NEUTRAL = dict(rotate=0.0, shear_x=0.0, shear_y=0.0, scale=1.0, brightness=1.0, contrast=1.0, saturation=1.0, hue=0.0)
 MOST_WEIGHT = 10.0
@@ -53,10 +66,16 @@ class LearnedPolicy(nn.Module):
         ValueError: for an unknown stream, operation, kind of map, or thing to learn.
     """
 
-    def __init__(self, streams: Mapping[str, Sequence[str]] = STREAMS, learn: Sequence[str] = LEARNABLE,
-                 ranges: Mapping[str, Any] | None = None, probabilities: float | Mapping[str, float] = 0.5,
-                 weights: Mapping[str, float] | None = None, location: Mapping[str, Any] | None = None,
-                 proposal: Mapping[str, Any] | None = None) -> None:
+    def __init__(
+        self,
+        streams: Mapping[str, Sequence[str]] = STREAMS,
+        learn: Sequence[str] = LEARNABLE,
+        ranges: Mapping[str, Any] | None = None,
+        probabilities: float | Mapping[str, float] = 0.5,
+        weights: Mapping[str, float] | None = None,
+        location: Mapping[str, Any] | None = None,
+        proposal: Mapping[str, Any] | None = None,
+    ) -> None:
         super().__init__()
         self.streams = {name: tuple(operations) for name, operations in streams.items()}
         self.names = (REAL, *self.streams, CLEAN)
@@ -88,11 +107,14 @@ class LearnedPolicy(nn.Module):
             raise ValueError(f'`learn` must name some of {", ".join(LEARNABLE)}, got {unknown}.')
         for name, operations in self.streams.items():
             if name in (REAL, CLEAN) or not set(operations) <= set(OPERATIONS):
-                raise ValueError(f'a stream must have a name other than {REAL} and {CLEAN} and operations of '
-                                 f'{", ".join(OPERATIONS)}, got {name!r} with {list(operations)}.')
+                raise ValueError(
+                    f'a stream must have a name other than {REAL} and {CLEAN} and operations of '
+                    f'{", ".join(OPERATIONS)}, got {name!r} with {list(operations)}.'
+                )
         if not set(weights) <= set(self.names):
-            raise ValueError(f'`weights` must name streams, {", ".join(self.names)}, got '
-                             f'{sorted(set(weights) - set(self.names))}.')
+            raise ValueError(
+                f'`weights` must name streams, {", ".join(self.names)}, got {sorted(set(weights) - set(self.names))}.'
+            )
 
     def _make(self, name: str, value: Tensor) -> None:
         self.register_parameter(f'raw_{name}', nn.Parameter(value, requires_grad=name in self.learn))
@@ -118,8 +140,10 @@ class LearnedPolicy(nn.Module):
             if leaves:
                 found.append(dict(params=leaves, lr=float(rates.get(name, rates.get('default', 0.01))), name=name))
         if not found:
-            raise ValueError('a policy must have something to learn, got none: `learn` names '
-                             f'{list(self.learn)} and `location` is {"given" if self.location else "absent"}.')
+            raise ValueError(
+                'a policy must have something to learn, got none: `learn` names '
+                f'{list(self.learn)} and `location` is {"given" if self.location else "absent"}.'
+            )
         return found
 
     def stream_weights(self) -> Tensor:
@@ -141,8 +165,12 @@ class LearnedPolicy(nn.Module):
         bounds = self.bounds().cpu()
         return OperationRanges(
             **{name: bounds[i] for i, name in enumerate(OPERATIONS)},
-            probability=(self.chances().detach().cpu() * allowed).tolist(), flip_probability=base.flip_probability,
-            elastic=base.elastic, elastic_probability=base.elastic_probability, isotropic=base.isotropic)
+            probability=(self.chances().detach().cpu() * allowed).tolist(),
+            flip_probability=base.flip_probability,
+            elastic=base.elastic,
+            elastic_probability=base.elastic_probability,
+            isotropic=base.isotropic,
+        )
 
     def log_likelihood(self, stream: str, applied: Sequence[bool]) -> Tensor:
         """Return the logarithm of the probability that just these operations were applied, differentiable.

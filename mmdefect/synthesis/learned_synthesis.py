@@ -8,6 +8,7 @@ policy as they are now. The weight of a sample is the product of
 * the likelihood of its operations over the same number held fixed, which is 1 and has the gradient of a score function;
   dividing by the mean of the batch subtracts the mean loss as a baseline.
 """
+
 from __future__ import annotations
 
 from collections import Counter
@@ -54,51 +55,57 @@ class WeightedBatch:
 class LearnedSynthesis:
     """Makes the defects of a batch; handed to ``SynthesisDataPreProcessor.set_synthesis``.
 
-    A sound picture becomes ``clean`` with ``clean_share``, else it gets one defect of a pasting stream, each as often
-    as the others; a picture with a real defect is of the stream ``image`` and stays as it is.
+    A sound image becomes ``clean`` with ``clean_share``, else it gets one defect of a pasting stream, each as often
+    as the others; an image with a real defect is of the stream ``image`` and stays as it is.
 
     Args:
         engine: library and settings of pasting; its numbers of defects, operations and densities are not used.
         policy: the policy.
-        clean_share: of the sound pictures.
+        clean_share: of the sound images.
         patience: see :data:`PATIENCE`.
     """
 
-    def __init__(self, engine: PasteEngine, policy: LearnedPolicy, clean_share: float = 0.5,
-                 patience: int = PATIENCE) -> None:
+    def __init__(
+        self, engine: PasteEngine, policy: LearnedPolicy, clean_share: float = 0.5, patience: int = PATIENCE
+    ) -> None:
         if not 0 <= clean_share <= 1:
             raise ValueError(f'`clean_share` must be in [0, 1], got {clean_share}.')
         places = dict(engine.policy.places)
         if policy.location is not None:
-            places = {'density': sum(w for p, w in places.items() if p != 'source'), **{
-                p: w for p, w in places.items() if p == 'source'}}
+            places = {
+                'density': sum(w for p, w in places.items() if p != 'source'),
+                **{p: w for p, w in places.items() if p == 'source'},
+            }
         self.engine = PasteEngine(engine.library, replace(engine.policy, number={1: 1.0}, places=places, variants=0))
         if policy.location is not None and policy.location.per_class:
             highest = max(engine.library.classes)
             if len(policy.location.logits) < highest:
-                raise ValueError(f'`num_classes` of the location maps must be at least {highest}, the highest class of '
-                                 f'the donors, got {len(policy.location.logits)}.')
+                raise ValueError(
+                    f'`num_classes` of the location maps must be at least {highest}, the highest class of '
+                    f'the donors, got {len(policy.location.logits)}.'
+                )
         self.policy, self.clean_share, self.patience = policy, clean_share, patience
         self.round, self.differentiable = 0, False
         self.last: WeightedBatch | None = None
-        self.seen: tuple[Tensor, list[np.ndarray]] | None = None  # pictures and codes of the last batch
+        self.seen: tuple[Tensor, list[np.ndarray]] | None = None  # images and codes of the last batch
         self._without_place = 0
 
-    def __call__(self, images: Tensor, labels: Tensor, metas: Sequence[Mapping[str, Any]],
-                 backgrounds: Sequence[Background]) -> Synthesis:
+    def __call__(
+        self, images: Tensor, labels: Tensor, metas: Sequence[Mapping[str, Any]], backgrounds: Sequence[Background]
+    ) -> Synthesis:
         """Paste; ``last`` then holds the weights.
 
         Args:
             images: ``(B, 3, H, W)`` float in [0, 1], RGB.
             labels: ``(B, H, W)`` int64.
             metas: ``sample_seed``, and where known ``shows_defect`` and ``img_path``, of each sample.
-            backgrounds: what is known of each picture.
+            backgrounds: what is known of each image.
 
         Returns:
-            New tensors; with ``differentiable`` the pictures carry the gradient of the ranges.
+            New tensors; with ``differentiable`` the images carry the gradient of the ranges.
 
         Raises:
-            ValueError: if no defect has found a place for long; the message names a picture.
+            ValueError: if no defect has found a place for long; the message names an image.
         """
         with torch.set_grad_enabled(self.differentiable):
             codes = [location_codes(b.label.shape) if b.codes is None else b.codes for b in backgrounds]
@@ -109,10 +116,10 @@ class LearnedSynthesis:
             for i, (meta, background) in enumerate(zip(metas, backgrounds, strict=True)):
                 where = None if tables is None else (tables[i], objects[i])
                 made.append(self._one(images[i], labels[i], meta, background, where, skipped))
-            pictures, new_labels, instances, streams, factors, likelihoods = zip(*made, strict=True)
+            photos, new_labels, instances, streams, factors, likelihoods = zip(*made, strict=True)
             weights = self._weights(streams, factors, likelihoods, images)
             self.last = WeightedBatch(weights, list(streams), skipped)
-            return Synthesis(torch.stack(pictures), torch.stack(new_labels), list(instances), skipped=dict(skipped))
+            return Synthesis(torch.stack(photos), torch.stack(new_labels), list(instances), skipped=dict(skipped))
 
     def _weights(self, streams: Sequence[str], factors: Sequence, likelihoods: Sequence, images: Tensor) -> Tensor:
         by_stream = dict(zip(self.policy.names, self.policy.stream_weights(), strict=True))
@@ -123,11 +130,19 @@ class LearnedSynthesis:
             weight = by_stream[stream]
             weight = weight if factor is None else weight * factor
             weights.append(weight if likelihood is None else weight * (likelihood / baseline))
-        return torch.stack([w.to(images.device, torch.float64 if w.dtype == torch.float64 else torch.float32)
-                            for w in weights])
+        return torch.stack(
+            [w.to(images.device, torch.float64 if w.dtype == torch.float64 else torch.float32) for w in weights]
+        )
 
-    def _one(self, image: Tensor, label: Tensor, meta: Mapping[str, Any], background: Background,
-             where: tuple[Tensor, ObjectCells] | None, skipped: Counter) -> tuple:
+    def _one(
+        self,
+        image: Tensor,
+        label: Tensor,
+        meta: Mapping[str, Any],
+        background: Background,
+        where: tuple[Tensor, ObjectCells] | None,
+        skipped: Counter,
+    ) -> tuple:
         seed = meta['sample_seed'] if 'sample_seed' in meta else int(np.random.randint(0, 2**31))
         generator = stream_generator(seed, type(self).__name__, self.round)
         shows = meta.get('shows_defect')
@@ -144,10 +159,17 @@ class LearnedSynthesis:
             return image, label, [], CLEAN, None, None
         return canvas.image, canvas.label, [instance], stream, factor, likelihood
 
-    def _paste(self, canvas: TensorCanvas, stream: str, generator: torch.Generator, background: Background,
-               where: tuple[Tensor, ObjectCells] | None, meta: Mapping[str, Any], skipped: Counter
-               ) -> tuple[Instance | None, Tensor | None, Tensor | None]:
-        engine, name = self.engine, str(meta.get('img_path', 'a picture'))
+    def _paste(
+        self,
+        canvas: TensorCanvas,
+        stream: str,
+        generator: torch.Generator,
+        background: Background,
+        where: tuple[Tensor, ObjectCells] | None,
+        meta: Mapping[str, Any],
+        skipped: Counter,
+    ) -> tuple[Instance | None, Tensor | None, Tensor | None]:
+        engine, name = self.engine, str(meta.get('img_path', 'an image'))
         ranges = self.policy.ranges_of(stream)
         engine.planner.ranges = ranges
         densities: dict[int, np.ndarray] = {}
@@ -192,17 +214,23 @@ class LearnedSynthesis:
         values = torch.where(applied, bounds[:, 0] + (bounds[:, 1] - bounds[:, 0]) * share, values)
         operations = replace(drawn.as_tensors(), values=values[None])
         scale_yx = paste.parameters['fit_y'], paste.parameters['fit_x']
-        patch, _, _ = prepare_tensors(self.engine.library[paste.donor], scale_yx, operations,
-                                      grown_pixels(self.engine.policy.grow, scale_yx, drawn))
+        patch, _, _ = prepare_tensors(
+            self.engine.library[paste.donor],
+            scale_yx,
+            operations,
+            grown_pixels(self.engine.policy.grow, scale_yx, drawn),
+        )
         return patch.permute(1, 2, 0)
 
     def _watch(self, drawn, name: str) -> None:
         self._without_place = 0 if drawn.pastes else self._without_place + 1
         if self._without_place >= self.patience:
             reasons = ', '.join(sorted(drawn.skipped)) or 'no reason'
-            raise ValueError(f'defects must find a place, but {self._without_place} in a row found none, the last one in '
-                             f'{name} ({reasons}); look at the object masks (`location` of the recipe) and at the '
-                             'learned maps.')
+            raise ValueError(
+                f'defects must find a place, but {self._without_place} in a row found none, the last one in '
+                f'{name} ({reasons}); look at the object masks (`location` of the recipe) and at the '
+                'learned maps.'
+            )
 
 
 def applied_operations(parameters: Mapping[str, float]) -> list[bool]:

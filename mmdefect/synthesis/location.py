@@ -1,6 +1,6 @@
 """Location codes: the place of every pixel in the frame of its file, carried along by any transform of label maps.
 
-A picture is resized, cropped and flipped before anything is pasted, while the outline of the object and the places
+An image is resized, cropped and flipped before anything is pasted, while the outline of the object and the places
 where defects were seen belong to the frame of the file. So the place of every pixel is written down once, before that::
 
     0                    outside of the object: no defect goes here
@@ -9,7 +9,7 @@ where defects were seen belong to the frame of the file. So the place of every p
 
 The codes are float32: these numbers are exact in it, and every resize, flip, rotation and padding of OpenCV takes it;
 they must be resized with nearest neighbours, as label maps are. One map carries the allowed region, the density of
-defects (a table over the cells of a coarse grid) and the way the picture was scaled and flipped.
+defects (a table over the cells of a coarse grid) and the way the image was scaled and flipped.
 """
 
 from __future__ import annotations
@@ -47,8 +47,10 @@ def location_codes(size_hw: tuple[int, int], allowed: ndarray | None = None) -> 
     if allowed is None:
         return codes.copy()
     if allowed.shape != codes.shape:
-        raise ValueError(f'`allowed` must have the size of the frame, {codes.shape}, got {allowed.shape}; resize it '
-                         'with nearest neighbours.')
+        raise ValueError(
+            f'`allowed` must have the size of the frame, {codes.shape}, got {allowed.shape}; resize it '
+            'with nearest neighbours.'
+        )
     return codes * (allowed > 0)
 
 
@@ -80,14 +82,14 @@ def code_weights(codes: ndarray, density: ndarray | None) -> ndarray:
 
 
 def frame_affine(codes: ndarray, stride: int = 1) -> ndarray | None:
-    """Return how the frame of the file was moved into this picture: the least-squares fit to the codes.
+    """Return how the frame of the file was moved into this image: the least-squares fit to the codes.
 
     Args:
         codes: ``(H, W)`` float32 location codes.
         stride: every ``stride``-th row and column is used.
 
     Returns:
-        ``(2, 3)`` float64: row and column in the picture from (row, column, 1) in 1/2048 of the frame; ``None`` when
+        ``(2, 3)`` float64: row and column in the image from (row, column, 1) in 1/2048 of the frame; ``None`` when
         too little of the object is visible to tell.
     """
     on_object, rows, columns = decode(codes[::stride, ::stride])
@@ -146,7 +148,9 @@ def map_density(location_map: ndarray) -> ndarray:
     """
     array = np.asarray(location_map, np.float32)
     if array.ndim != 2 or not np.isfinite(array).all() or array.min() < 0 or not array.any():
-        raise ValueError('`location_map` must be (H, W) with finite values >= 0, not all zero, got shape '
-                         f'{array.shape}; pass probabilities in the frame of the picture.')
+        raise ValueError(
+            '`location_map` must be (H, W) with finite values >= 0, not all zero, got shape '
+            f'{array.shape}; pass probabilities in the frame of the image.'
+        )
     shrunk = cv2.resize(array, (GRID, GRID), interpolation=cv2.INTER_AREA)
     return shrunk / shrunk.mean()

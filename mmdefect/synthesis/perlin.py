@@ -17,8 +17,14 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
-from mmdefect.synthesis.shapes import (VISIBLE_TOLERANCE, check_generators, check_range, fresh_label, rotated_size,
-                                       stack_samples)
+from mmdefect.synthesis.shapes import (
+    VISIBLE_TOLERANCE,
+    check_generators,
+    check_range,
+    fresh_label,
+    rotated_size,
+    stack_samples,
+)
 from mmdefect.synthesis.texture import ShuffledTiles, TextureDraw, TextureSource, sample_texture
 from mmdefect.synthesis.types import IGNORE_LABEL, Instance, Synthesis
 
@@ -44,8 +50,10 @@ class PerlinRanges:
 
     def __post_init__(self) -> None:
         if not 0 <= self.octave_range[0] < self.octave_range[1] <= 11:
-            raise ValueError(f'`octave_range` must satisfy 0 <= low < high <= 11, got {self.octave_range!r}. They are '
-                             'exponents of 2 and the second is excluded.')
+            raise ValueError(
+                f'`octave_range` must satisfy 0 <= low < high <= 11, got {self.octave_range!r}. They are '
+                'exponents of 2 and the second is excluded.'
+            )
         if not -1 < self.threshold < 1:
             raise ValueError(f'`threshold` must be in (-1, 1), got {self.threshold}. The noise lies within about +-1.')
         check_range('transparency_range', self.transparency_range, 0, 1, 'It is the share of the image that is seen.')
@@ -74,9 +82,14 @@ def sample_perlin(generator: Generator, source: TextureSource, ranges: PerlinRan
     ranges = ranges or PerlinRanges()
     low, high = ranges.octave_range
     octave_y, octave_x, seed, turn, clear = torch.rand(5, generator=generator, dtype=torch.float64).tolist()
-    return PerlinDraw(2**(low + int(octave_y * (high - low))), 2**(low + int(octave_x * (high - low))),
-                      int(seed * 2**53), _between(ranges.rotation_range, turn),
-                      _between(ranges.transparency_range, clear), sample_texture(generator, source))
+    return PerlinDraw(
+        2 ** (low + int(octave_y * (high - low))),
+        2 ** (low + int(octave_x * (high - low))),
+        int(seed * 2**53),
+        _between(ranges.rotation_range, turn),
+        _between(ranges.transparency_range, clear),
+        sample_texture(generator, source),
+    )
 
 
 def _between(value_range: tuple[float, float], draw: float) -> float:
@@ -110,12 +123,14 @@ def _profiles(positions: Tensor, corners: int) -> tuple[Tensor, Tensor]:
     return distance * fade, fade
 
 
-def perlin_noise(size_hw: tuple[int, int],
-                 cells_yx: tuple[int, int],
-                 seed: int,
-                 degrees: float = 0.0,
-                 dtype: torch.dtype = torch.float32,
-                 device: torch.device | str = 'cpu') -> Tensor:
+def perlin_noise(
+    size_hw: tuple[int, int],
+    cells_yx: tuple[int, int],
+    seed: int,
+    degrees: float = 0.0,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str = 'cpu',
+) -> Tensor:
     """Return a field of Perlin noise of any size.
 
     Args:
@@ -130,8 +145,10 @@ def perlin_noise(size_hw: tuple[int, int],
     generator = torch.Generator().manual_seed(seed)
     if degrees == 0:
         angles = torch.rand(cells_yx[0] + 1, cells_yx[1] + 1, generator=generator) * (2 * math.pi)
-        rows, columns = (torch.arange(size, dtype=dtype, device=device) * (cells / size)
-                         for size, cells in zip(size_hw, cells_yx, strict=True))
+        rows, columns = (
+            torch.arange(size, dtype=dtype, device=device) * (cells / size)
+            for size, cells in zip(size_hw, cells_yx, strict=True)
+        )
         return gradient_noise(rows, columns, angles.to(device))
     cell = min(size / cells for size, cells in zip(size_hw, cells_yx, strict=True))
     shrink = max(1, min(math.ceil(max(size_hw) / _FIELD_SIZE), int(cell / _SAMPLES_PER_CELL)))
@@ -140,18 +157,21 @@ def perlin_noise(size_hw: tuple[int, int],
     per_pixel = cells_yx[0] / height, cells_yx[1] / width
     counts = [math.floor(size * per) + 2 for size, per in zip(field_hw, per_pixel, strict=True)]
     angles = torch.rand(*counts, generator=generator) * (2 * math.pi)
-    rows, columns = (torch.arange(size, dtype=dtype, device=device) * per
-                     for size, per in zip(field_hw, per_pixel, strict=True))
+    rows, columns = (
+        torch.arange(size, dtype=dtype, device=device) * per for size, per in zip(field_hw, per_pixel, strict=True)
+    )
     field = gradient_noise(rows, columns, angles.to(device))
-    turned = F.grid_sample(field[None, None], _rotation_grid((height, width), field_hw, degrees, dtype, device),
-                           align_corners=True)
+    turned = F.grid_sample(
+        field[None, None], _rotation_grid((height, width), field_hw, degrees, dtype, device), align_corners=True
+    )
     if shrink > 1:
         turned = F.interpolate(turned, size_hw, mode='bilinear', align_corners=False)
     return turned[0, 0]
 
 
-def _rotation_grid(size_hw: tuple[int, int], field_hw: tuple[int, int], degrees: float, dtype: torch.dtype,
-                   device: torch.device | str) -> Tensor:
+def _rotation_grid(
+    size_hw: tuple[int, int], field_hw: tuple[int, int], degrees: float, dtype: torch.dtype, device: torch.device | str
+) -> Tensor:
     cosine, sine = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
     rows, columns = (torch.arange(size, dtype=dtype, device=device) - (size - 1) / 2 for size in size_hw)
     matrix = torch.tensor([[cosine, -sine], [sine, cosine]], dtype=dtype, device=device)
@@ -175,17 +195,19 @@ def apply_perlin(image: Tensor, mask: Tensor, source: TextureSource, draw: Perli
     return places, old, torch.lerp(texture, old, draw.transparency)
 
 
-def perlin_anomaly(image: Tensor,
-                   generator: Generator | Sequence[Generator],
-                   label: Tensor | None = None,
-                   *,
-                   source: TextureSource | None = None,
-                   foreground: Tensor | None = None,
-                   class_id: int = 1,
-                   ranges: PerlinRanges | None = None,
-                   tolerance: float | None = VISIBLE_TOLERANCE,
-                   overwrite_ignore: bool = False,
-                   attempts: int = 5) -> Synthesis:
+def perlin_anomaly(
+    image: Tensor,
+    generator: Generator | Sequence[Generator],
+    label: Tensor | None = None,
+    *,
+    source: TextureSource | None = None,
+    foreground: Tensor | None = None,
+    class_id: int = 1,
+    ranges: PerlinRanges | None = None,
+    tolerance: float | None = VISIBLE_TOLERANCE,
+    overwrite_ignore: bool = False,
+    attempts: int = 5,
+) -> Synthesis:
     """Cover noise-shaped parts of every image by another texture.
 
     Args:
@@ -204,16 +226,29 @@ def perlin_anomaly(image: Tensor,
     """
     if image.ndim == 4:
         generators = check_generators(image, generator)
-        return stack_samples([
-            perlin_anomaly(image[i], generators[i], None if label is None else label[i], source=source,
-                           foreground=None if foreground is None else foreground[i], class_id=class_id, ranges=ranges,
-                           tolerance=tolerance, overwrite_ignore=overwrite_ignore, attempts=attempts)
-            for i in range(len(image))
-        ])
+        return stack_samples(
+            [
+                perlin_anomaly(
+                    image[i],
+                    generators[i],
+                    None if label is None else label[i],
+                    source=source,
+                    foreground=None if foreground is None else foreground[i],
+                    class_id=class_id,
+                    ranges=ranges,
+                    tolerance=tolerance,
+                    overwrite_ignore=overwrite_ignore,
+                    attempts=attempts,
+                )
+                for i in range(len(image))
+            ]
+        )
     new_label = fresh_label(image, label)
     if foreground is not None and (foreground.dtype != torch.bool or foreground.shape != new_label.shape):
-        raise ValueError(f'`foreground` must be bool of shape {tuple(new_label.shape)} like the image, got '
-                         f'{foreground.dtype} of shape {tuple(foreground.shape)}.')
+        raise ValueError(
+            f'`foreground` must be bool of shape {tuple(new_label.shape)} like the image, got '
+            f'{foreground.dtype} of shape {tuple(foreground.shape)}.'
+        )
     source, ranges, reason = ShuffledTiles() if source is None else source, ranges or PerlinRanges(), 'empty'
     size_hw = tuple(image.shape[1:])
     for _ in range(attempts):
@@ -236,8 +271,15 @@ def perlin_anomaly(image: Tensor,
         new_label.view(-1)[labelled] = class_id
         new_image = image.clone(memory_format=torch.contiguous_format)
         new_image.view(len(image), -1)[:, places] = new
-        instance = Instance(class_id, _box(labelled, size_hw[1]), len(labelled), source.name(draw.texture), 'perlin',
-                            'alpha', draw.parameters())
+        instance = Instance(
+            class_id,
+            _box(labelled, size_hw[1]),
+            len(labelled),
+            source.name(draw.texture),
+            'perlin',
+            'alpha',
+            draw.parameters(),
+        )
         return Synthesis(new_image, new_label, [instance])
     return Synthesis(image.clone(), new_label, [], skipped={reason: 1})
 

@@ -21,7 +21,7 @@ OFF_OBJECT, ON_DEFECT, NO_PLACE = 'off the object', 'on another defect', 'no pla
 
 
 class PlaceSearch:
-    """Draws places of defects in one picture.
+    """Draws places of defects in one image.
 
     Args:
         codes: ``(H, W)`` float32 location codes.
@@ -33,8 +33,15 @@ class PlaceSearch:
         clearance: pixels that the defect keeps from the outline of the object (not from the border of the frame).
     """
 
-    def __init__(self, codes: ndarray, label: ndarray, densities: Mapping[int, ndarray] | None = None,
-                 min_overlap: float = 0.95, max_existing_overlap: float = 0.1, clearance: int = 2) -> None:
+    def __init__(
+        self,
+        codes: ndarray,
+        label: ndarray,
+        densities: Mapping[int, ndarray] | None = None,
+        min_overlap: float = 0.95,
+        max_existing_overlap: float = 0.1,
+        clearance: int = 2,
+    ) -> None:
         self.codes, self.label, self.densities = codes, label, densities or {}
         self.min_overlap, self.max_existing_overlap, self.clearance = min_overlap, max_existing_overlap, clearance
         self.stride = max(1, min(codes.shape) // _SEARCH_POINTS)
@@ -64,21 +71,22 @@ class PlaceSearch:
             inner.append(slice(part.start - wider[-1].start, part.stop - wider[-1].start))
         allowed = self.allowed(tuple(wider))
         if not allowed.all():
-            square = np.ones((2 * reach + 1, ) * 2, np.uint8)
+            square = np.ones((2 * reach + 1,) * 2, np.uint8)
             allowed = cv2.erode(allowed.view(np.uint8), square, borderType=cv2.BORDER_REPLICATE).view(bool)
         return allowed[tuple(inner)]
 
     @cached_property
     def affine(self) -> ndarray | None:
-        """How the frame of the file lies in the picture, see :func:`~mmdefect.synthesis.location.frame_affine`."""
+        """How the frame of the file lies in the image, see :func:`~mmdefect.synthesis.location.frame_affine`."""
         return frame_affine(self.codes, 2 * self.stride)
 
-    def draw(self, mask: ndarray, density_class: int | None, uniforms: Sequence[Sequence[float]]
-             ) -> tuple[int, int] | str:
+    def draw(
+        self, mask: ndarray, density_class: int | None, uniforms: Sequence[Sequence[float]]
+    ) -> tuple[int, int] | str:
         """Return row and column of the mask's corner, or why no place was found.
 
         Args:
-            mask: ``(h, w)`` bool, the defect; it may be larger than the picture.
+            mask: ``(h, w)`` bool, the defect; it may be larger than the image.
             density_class: class whose density the place is drawn from; ``None`` for an even one.
             uniforms: three numbers in [0, 1) for every place to try, in turn.
         """
@@ -89,16 +97,19 @@ class PlaceSearch:
         for place, row_jitter, column_jitter in uniforms:
             row, column = divmod(int(np.searchsorted(sums, place * sums[-1], side='right')), columns)
             # Centre of the mask on the point, moved by less than one step of the search.
-            corner = (min(row * stride + int(row_jitter * stride), self.codes.shape[0] - 1) - mask.shape[0] // 2,
-                      min(column * stride + int(column_jitter * stride), self.codes.shape[1] - 1) - mask.shape[1] // 2)
+            corner = (
+                min(row * stride + int(row_jitter * stride), self.codes.shape[0] - 1) - mask.shape[0] // 2,
+                min(column * stride + int(column_jitter * stride), self.codes.shape[1] - 1) - mask.shape[1] // 2,
+            )
             refused = self._refuses(mask, corner, area, self.cleared)
             if refused is None:
                 return corner
             reason = refused
         return reason
 
-    def draw_near(self, mask: ndarray, centre_yx: tuple[float, float], jitter_yx: Sequence[Sequence[float]]
-                  ) -> tuple[int, int] | str:
+    def draw_near(
+        self, mask: ndarray, centre_yx: tuple[float, float], jitter_yx: Sequence[Sequence[float]]
+    ) -> tuple[int, int] | str:
         """Return row and column of the mask's corner near a given centre, or why it cannot go there.
 
         No clearance is asked for: what was found on the outline goes back onto it.
@@ -113,16 +124,19 @@ class PlaceSearch:
         centre = self.affine @ (centre_yx[0] * SIDE, centre_yx[1] * SIDE, 1)
         area, reason = np.count_nonzero(mask), OFF_OBJECT
         for row, column in jitter_yx:
-            corner = (round(centre[0] + row - (mask.shape[0] - 1) / 2),
-                      round(centre[1] + column - (mask.shape[1] - 1) / 2))
+            corner = (
+                round(centre[0] + row - (mask.shape[0] - 1) / 2),
+                round(centre[1] + column - (mask.shape[1] - 1) / 2),
+            )
             refused = self._refuses(mask, corner, area, self.allowed)
             if refused is None:
                 return corner
             reason = refused
         return reason
 
-    def _refuses(self, mask: ndarray, corner: tuple[int, int], area: int, allowed: Callable[[Window], ndarray]
-                 ) -> str | None:
+    def _refuses(
+        self, mask: ndarray, corner: tuple[int, int], area: int, allowed: Callable[[Window], ndarray]
+    ) -> str | None:
         """Return why a defect may not lie there, or ``None``."""
         window, part = overlap(mask.shape, corner, self.codes.shape)
         visible = mask[part]

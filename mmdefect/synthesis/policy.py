@@ -17,8 +17,14 @@ from mmdefect.synthesis.types import BLENDS
 PLACES = ('even', 'density', 'source')
 LABEL_RULES = ('visible', 'mask')
 #: Operations that change colours only.
-SAME_SHAPE = dict(rotate=[0.0, 0.0], shear_x=[0.0, 0.0], shear_y=[0.0, 0.0], scale=[1.0, 1.0], flip_probability=0.0,
-                  elastic_probability=0.0)
+SAME_SHAPE = dict(
+    rotate=[0.0, 0.0],
+    shear_x=[0.0, 0.0],
+    shear_y=[0.0, 0.0],
+    scale=[1.0, 1.0],
+    flip_probability=0.0,
+    elastic_probability=0.0,
+)
 
 
 @dataclass(frozen=True)
@@ -26,7 +32,7 @@ class PolicySpec:
     """The settings of pasting; JSON values only, so a learned policy is a file of these.
 
     Attributes:
-        number: weight of each number of defects in one picture, for example ``{1: 2, 2: 1}``.
+        number: weight of each number of defects in one image, for example ``{1: 2, 2: 1}``.
         class_shares: share of each class among the defects; ``None`` takes each donor as often as any other.
         places: weight of each way to draw a place. ``'even'``: anywhere on the object; ``'density'``: where defects of
             the class were found in training labels, or where a learned map says; ``'source'``: where the donor itself
@@ -36,7 +42,7 @@ class PolicySpec:
         outline_blend: blend of donors that were found on the outline of the object and return to it. Poisson blends
             fail there: the outlines of two parts never agree to the pixel, and the step between them bleeds into the
             defect.
-        max_boundary_shade: largest departure of the step in brightness between donor and picture, at a pixel of the
+        max_boundary_shade: largest departure of the step in brightness between donor and image, at a pixel of the
             outline of a Poisson paste, from the median along the outline; of [0, 1]. What is beyond is limited, see
             :func:`~mmdefect.synthesis.blending.boundary.limit_step`; 2 switches it off.
         max_boundary_cast: the same for the colour of the step.
@@ -49,13 +55,13 @@ class PolicySpec:
         variant_megabytes: memory of what is kept, in each process; the least recently used go first.
         grow: pixels of the donor's file, enlarged with the donor, by which the pasted region exceeds the defect: masks
             often end on the rim of a defect, and the gradients must start on sound surface. At least one pixel of the
-            picture unless 0.
+            image unless 0.
         min_overlap: fraction of the defect that must lie on the object; the rest of it is not pasted.
         max_existing_overlap: fraction of the defect that may cover defects that are there already.
         clearance: pixels to the outline of the object, except for places of kind ``'source'``.
         min_inside: donors with less of their surroundings on the object are only pasted at places of kind ``'source'``:
             they carry a piece of the background with them.
-        max_extent: longest side of a defect as a fraction of the shorter side of the picture.
+        max_extent: longest side of a defect as a fraction of the shorter side of the image.
         tries: places and donors that are tried before a defect is skipped and counted.
         tolerance: a pixel that changed by no more than this, of [0, 1], in every channel did not change visibly.
         label: ``'visible'`` labels exactly the pixels that changed visibly; ``'mask'`` adds the pixels that the
@@ -100,14 +106,20 @@ class PolicySpec:
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f'`{name}` must be in [0, 1], got {getattr(self, name)}; it is a fraction.')
         if min(self.number) < 0 or self.tries < 1 or min(self.clearance, self.grow) < 0:
-            raise ValueError('`number`, `clearance` and `grow` must not be negative and `tries` at least 1, got '
-                             f'{dict(self.number)}, {self.clearance}, {self.grow} and {self.tries}.')
+            raise ValueError(
+                '`number`, `clearance` and `grow` must not be negative and `tries` at least 1, got '
+                f'{dict(self.number)}, {self.clearance}, {self.grow} and {self.tries}.'
+            )
         if min(self.variants, self.variant_megabytes) < 0:
-            raise ValueError('`variants` and `variant_megabytes` must not be negative, got '
-                             f'{self.variants} and {self.variant_megabytes}; 0 variants draw every shape freshly.')
+            raise ValueError(
+                '`variants` and `variant_megabytes` must not be negative, got '
+                f'{self.variants} and {self.variant_megabytes}; 0 variants draw every shape freshly.'
+            )
         if min(self.max_boundary_shade, self.max_boundary_cast) < 0:
-            raise ValueError('`max_boundary_shade` and `max_boundary_cast` must not be negative, got '
-                             f'{self.max_boundary_shade} and {self.max_boundary_cast}; 2 limits nothing.')
+            raise ValueError(
+                '`max_boundary_shade` and `max_boundary_cast` must not be negative, got '
+                f'{self.max_boundary_shade} and {self.max_boundary_cast}; 2 limits nothing.'
+            )
         if self.outline_blend not in BLENDS:
             raise ValueError(f'`outline_blend` must be one of {", ".join(BLENDS)}, got {self.outline_blend!r}.')
         if self.label not in LABEL_RULES:
@@ -150,21 +162,30 @@ class DonorChooser:
     def __init__(self, library: DefectLibrary, spec: PolicySpec) -> None:
         self.spec, self.library = spec, library
         class_ids, inside = library.table['class_id'], library.table['inside'] >= spec.min_inside
-        self.members = {(c, place): np.flatnonzero((class_ids == c) & (inside | (place == 'source')))
-                        for c in library.classes for place in PLACES}
+        self.members = {
+            (c, place): np.flatnonzero((class_ids == c) & (inside | (place == 'source')))
+            for c in library.classes
+            for place in PLACES
+        }
         shares = spec.class_shares
         if shares is None:
-            usable = {c: len(self.members[c, 'source' if spec.places.get('source', 0) > 0 else 'even'])
-                      for c in library.classes}
+            usable = {
+                c: len(self.members[c, 'source' if spec.places.get('source', 0) > 0 else 'even'])
+                for c in library.classes
+            }
             shares = {c: float(n) for c, n in usable.items() if n}
             if not shares:
-                raise ValueError(f'at least one donor must have {spec.min_inside:.0%} of its surroundings on the '
-                                 f'object, but none of {len(library)} has; lower `min_inside`, or give `places` weight '
-                                 "for 'source'.")
+                raise ValueError(
+                    f'at least one donor must have {spec.min_inside:.0%} of its surroundings on the '
+                    f'object, but none of {len(library)} has; lower `min_inside`, or give `places` weight '
+                    "for 'source'."
+                )
         absent = [c for c, share in shares.items() if share > 0 and c not in library.classes]
         if absent:
-            raise ValueError(f'`class_shares` must name classes that have donors, {library.classes}, got {absent}; '
-                             'label some in the training split, or take them out.')
+            raise ValueError(
+                f'`class_shares` must name classes that have donors, {library.classes}, got {absent}; '
+                'label some in the training split, or take them out.'
+            )
         self.class_ids, self.class_bounds = _cumulate(shares)
         self.places, self.place_bounds = _cumulate(spec.places)
         self.blends, self.blend_bounds = _cumulate(spec.blends)
@@ -173,11 +194,12 @@ class DonorChooser:
         self.extents = np.maximum(library.table['height'], library.table['width']) - margin
 
     def choose_number(self, uniform: float) -> int:
-        """Return how many defects a picture gets."""
+        """Return how many defects an image gets."""
         return _pick(self.numbers, self.number_bounds, uniform)
 
-    def choose(self, uniforms: Sequence[float], scale: float, size_hw: tuple[int, int],
-               fixed_pose: bool) -> DonorChoice | str:
+    def choose(
+        self, uniforms: Sequence[float], scale: float, size_hw: tuple[int, int], fixed_pose: bool
+    ) -> DonorChoice | str:
         """Choose class, kind of place, donor and blend.
 
         A class without a donor for the drawn kind of place goes to one of the other kind: the shares of classes hold
@@ -185,9 +207,9 @@ class DonorChooser:
 
         Args:
             uniforms: three numbers in [0, 1), and one more for every donor to try.
-            scale: pixels of this picture per pixel of the file.
-            size_hw: size of the picture.
-            fixed_pose: whether the place of a donor in its own frame can be found in this picture.
+            scale: pixels of this image per pixel of the file.
+            size_hw: size of the image.
+            fixed_pose: whether the place of a donor in its own frame can be found in this image.
         """
         class_id = _pick(self.class_ids, self.class_bounds, uniforms[0])
         place = _pick(self.places, self.place_bounds, uniforms[1])

@@ -33,8 +33,10 @@ def rotated_size(size_hw: tuple[int, int], degrees: float) -> tuple[int, int]:
     height, width = size_hw
     cosine, sine = abs(math.cos(math.radians(degrees))), abs(math.sin(math.radians(degrees)))
     # a full turn must not grow by a pixel because a sine is 1e-16
-    return (max(1, math.ceil(height * cosine + width * sine - 1e-6)),
-            max(1, math.ceil(width * cosine + height * sine - 1e-6)))
+    return (
+        max(1, math.ceil(height * cosine + width * sine - 1e-6)),
+        max(1, math.ceil(width * cosine + height * sine - 1e-6)),
+    )
 
 
 def visible_change(new: Tensor, old: Tensor, tolerance: float) -> Tensor:
@@ -63,13 +65,16 @@ def fresh_label(image: Tensor, label: Tensor | None) -> Tensor:
     if not image.is_floating_point():
         raise TypeError(f'`image` must be float in [0, 1], got {image.dtype}. Divide uint8 pixels by 255 first.')
     if image.ndim != 3:
-        raise ValueError(f'`image` must be (C, H, W), or (B, C, H, W) with one generator per sample, '
-                         f'got shape {tuple(image.shape)}.')
+        raise ValueError(
+            f'`image` must be (C, H, W), or (B, C, H, W) with one generator per sample, got shape {tuple(image.shape)}.'
+        )
     if label is None:
         return torch.zeros(image.shape[1:], dtype=torch.int64, device=image.device)
     if label.dtype != torch.int64 or label.shape != image.shape[1:]:
-        raise ValueError(f'`label` must be int64 of shape {tuple(image.shape[1:])} like the image, got {label.dtype} '
-                         f'of shape {tuple(label.shape)}.')
+        raise ValueError(
+            f'`label` must be int64 of shape {tuple(image.shape[1:])} like the image, got {label.dtype} '
+            f'of shape {tuple(label.shape)}.'
+        )
     return label.clone()
 
 
@@ -87,8 +92,11 @@ def stack_samples(samples: Sequence[Synthesis]) -> Synthesis:
     for sample in samples:
         skipped.update(sample.skipped)
     return Synthesis(
-        torch.stack([sample.image for sample in samples]), torch.stack([sample.label for sample in samples]),
-        [sample.instances for sample in samples], skipped=dict(skipped))
+        torch.stack([sample.image for sample in samples]),
+        torch.stack([sample.label for sample in samples]),
+        [sample.instances for sample in samples],
+        skipped=dict(skipped),
+    )
 
 
 def check_range(name: str, value: Sequence[float], low: float, high: float, hint: str) -> None:

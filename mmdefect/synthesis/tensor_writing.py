@@ -1,4 +1,4 @@
-"""Write one defect into a picture with tensors, on any device; the route that the others are compared with."""
+"""Write one defect into an image with tensors, on any device; the route that the others are compared with."""
 
 from __future__ import annotations
 
@@ -17,12 +17,13 @@ from mmdefect.synthesis.policy import PolicySpec
 from mmdefect.synthesis.types import Instance
 
 
-def write_tensors(canvas: ArrayCanvas | TensorCanvas, paste: Paste, policy: PolicySpec, source_name: str
-                  ) -> Instance | None:
+def write_tensors(
+    canvas: ArrayCanvas | TensorCanvas, paste: Paste, policy: PolicySpec, source_name: str
+) -> Instance | None:
     """Write one drawn defect; ``None`` when too little of it can be seen, and then nothing is changed.
 
     Args:
-        canvas: the picture.
+        canvas: the image.
         paste: what is written.
         policy: limits of the blend, and the label rule.
         source_name: of the donor.
@@ -57,16 +58,20 @@ def _visible(target: Tensor, pixels: Tensor, mask: Tensor, core: Tensor, policy:
     return changed | (near & mask & core)
 
 
-def limit_on_device(target: Tensor, source: Tensor, factor: PoissonFactor, limits: tuple[float, float]
-           ) -> tuple[Tensor, float]:
+def limit_on_device(
+    target: Tensor, source: Tensor, factor: PoissonFactor, limits: tuple[float, float]
+) -> tuple[Tensor, float]:
     """Return the source with a limited step to the target beside the mask, and the share of limited pixels."""
     arrays: tuple[ndarray, ...] = tuple(
-        np.ascontiguousarray(t.detach().cpu().numpy().transpose(1, 2, 0)) for t in (target, source))
+        np.ascontiguousarray(t.detach().cpu().numpy().transpose(1, 2, 0)) for t in (target, source)
+    )
     limited, share = limit_source(*arrays, factor, limits)
     if not share:
         return source, share
     limited = torch.from_numpy(limited.transpose(2, 0, 1)).to(source)
-    if source.requires_grad or target.requires_grad:  # ranges are learned through the pixels: same bits, with a derivative
+    if (
+        source.requires_grad or target.requires_grad
+    ):  # ranges are learned through the pixels: same bits, with a derivative
         moved = _limited(target, source, torch.from_numpy(factor.places[1]).to(source.device), limits)
         limited = limited + (moved - moved.detach())
     return limited, share

@@ -1,4 +1,4 @@
-"""Where the texture of an anomaly comes from: a folder of pictures, or the image itself in shuffled tiles.
+"""Where the texture of an anomaly comes from: a folder of images, or the image itself in shuffled tiles.
 
 A source answers for a list of pixels, not for a frame: an anomaly covers a small part of it.
 """
@@ -21,8 +21,15 @@ from mmdefect.synthesis.color import adjust_color
 _SUFFIXES = ('.bmp', '.jpeg', '.jpg', '.png', '.tif', '.tiff', '.webp')
 #: What can happen to a texture; three of them are drawn.
 ADJUSTMENTS = ('brightness', 'contrast', 'saturation', 'hue', 'gamma', 'solarize', 'posterize')
-_RANGES = dict(brightness=(0.6, 1.4), contrast=(0.5, 1.7), saturation=(0.4, 1.8), hue=(-0.15, 0.15), gamma=(0.5, 2.0),
-               solarize=(0.5, 1.0), posterize=(4, 16))
+_RANGES = dict(
+    brightness=(0.6, 1.4),
+    contrast=(0.5, 1.7),
+    saturation=(0.4, 1.8),
+    hue=(-0.15, 0.15),
+    gamma=(0.5, 2.0),
+    solarize=(0.5, 1.0),
+    posterize=(4, 16),
+)
 _IDENTITY = dict(brightness=1.0, contrast=1.0, saturation=1.0, hue=0.0, gamma=1.0, solarize=2.0, posterize=0.0)
 
 
@@ -31,7 +38,7 @@ class TextureDraw:
     """What was drawn for one texture.
 
     Attributes:
-        index: picture of the folder, -1 for the image itself.
+        index: image of the folder, -1 for the image itself.
         seed: of the order of the tiles.
         shift_y, shift_x: in [0, 1), offset as a fraction of the texture.
         brightness, contrast, saturation: factors; hue: fraction of a turn; gamma: exponent.
@@ -62,8 +69,8 @@ class TextureSource(Protocol):
     #: Adjustments that suit the source; three of them, or all when there are fewer, are drawn for a texture.
     adjustments: tuple[str, ...]
 
-    #: Pictures to choose from, 0 when the image itself is used.
-    num_pictures: int
+    #: Images to choose from, 0 when the image itself is used.
+    num_images: int
 
     def pixels(self, image: Tensor, places: Tensor, draw: TextureDraw) -> Tensor:
         """Return ``(C, N)`` texture pixels in [0, 1] for places in the flattened ``(C, H, W)`` image."""
@@ -73,9 +80,9 @@ class TextureSource(Protocol):
 
 
 def sample_texture(generator: Generator, source: TextureSource) -> TextureDraw:
-    """Draw a picture, an offset and three adjustments; the number of draws is the same for every source."""
+    """Draw an image, an offset and three adjustments; the number of draws is the same for every source."""
     draws = torch.rand(4 + 2 * len(ADJUSTMENTS), generator=generator, dtype=torch.float64).tolist()
-    order, amounts = draws[4:4 + len(ADJUSTMENTS)], draws[4 + len(ADJUSTMENTS):]
+    order, amounts = draws[4 : 4 + len(ADJUSTMENTS)], draws[4 + len(ADJUSTMENTS) :]
     allowed = [i for i, name in enumerate(ADJUSTMENTS) if name in source.adjustments]
     chosen = set(sorted(allowed, key=order.__getitem__)[:3])
     values = {}
@@ -83,7 +90,7 @@ def sample_texture(generator: Generator, source: TextureSource) -> TextureDraw:
         low, high = _RANGES[name]
         values[name] = low + (high - low) * amounts[i] if i in chosen else _IDENTITY[name]
     values['posterize'] = float(int(values['posterize']))
-    index = int(draws[0] * source.num_pictures) if source.num_pictures else -1
+    index = int(draws[0] * source.num_images) if source.num_images else -1
     return TextureDraw(index, int(draws[1] * 2**53), draws[2], draws[3], **values)
 
 
@@ -93,7 +100,7 @@ def adjust_texture(pixels: Tensor, draw: TextureDraw) -> Tensor:
     if values != (1, 1, 1, 0):
         pixels = adjust_color(pixels[None], values)[0]
     if draw.gamma != 1:
-        pixels = pixels.clamp_min(1e-6)**draw.gamma
+        pixels = pixels.clamp_min(1e-6) ** draw.gamma
     if draw.solarize <= 1:
         pixels = torch.where(pixels > draw.solarize, 1 - pixels, pixels)
     if draw.posterize:
@@ -107,15 +114,15 @@ class ShuffledTiles:
 
     Args:
         tiles: per axis; 8 is MemSeg's number. A remainder of the sides takes its pixels from wrapped-around tiles.
-        adjustments: allowed for the texture; the drastic ones are left to foreign pictures.
+        adjustments: allowed for the texture; the drastic ones are left to foreign images.
     """
 
     tiles: int = 8
     adjustments: tuple[str, ...] = ('brightness', 'contrast', 'saturation', 'hue', 'gamma')
 
     @property
-    def num_pictures(self) -> int:
-        """There is no picture but the image."""
+    def num_images(self) -> int:
+        """There is no image but the image."""
         return 0
 
     def pixels(self, image: Tensor, places: Tensor, draw: TextureDraw) -> Tensor:
@@ -129,8 +136,10 @@ class ShuffledTiles:
         y = places.div(width, rounding_mode='floor')
         x = places - y * width
         tile = order[(rows // tile_h % down * across)[y] + (columns // tile_w % across)[x]]
-        target = (torch.arange(down * across, device=places.device) // across * (tile_h * width)
-                  + torch.arange(down * across, device=places.device) % across * tile_w)
+        target = (
+            torch.arange(down * across, device=places.device) // across * (tile_h * width)
+            + torch.arange(down * across, device=places.device) % across * tile_w
+        )
         inside = (rows % tile_h * width)[y] + (columns % tile_w)[x]
         return adjust_texture(image.flatten(1)[:, target[tile] + inside], draw)
 
@@ -140,34 +149,35 @@ class ShuffledTiles:
 
 
 class TextureFolder:
-    """Pictures below a folder, decoded when needed and kept while they fit; at their own scale, mirrored at the ends.
+    """Images below a folder, decoded when needed and kept while they fit; at their own scale, mirrored at the ends.
 
     Args:
         folder: searched recursively, in sorted order.
-        cache_mebibytes: of decoded pictures kept in this process.
+        cache_mebibytes: of decoded images kept in this process.
         adjustments: allowed for the texture.
 
     Raises:
-        ValueError: if there is no picture.
+        ValueError: if there is no image.
     """
 
-    def __init__(self,
-                 folder: str | Path,
-                 cache_mebibytes: float = 256,
-                 adjustments: tuple[str, ...] = ADJUSTMENTS) -> None:
+    def __init__(
+        self, folder: str | Path, cache_mebibytes: float = 256, adjustments: tuple[str, ...] = ADJUSTMENTS
+    ) -> None:
         self.folder = Path(folder)
         self.paths = sorted(path for path in self.folder.rglob('*') if path.suffix.lower() in _SUFFIXES)
         if not self.paths:
-            raise ValueError(f'`folder` must hold pictures ({", ".join(_SUFFIXES)}), got {folder} with none. '
-                             'Give the folder of a texture data set.')
+            raise ValueError(
+                f'`folder` must hold images ({", ".join(_SUFFIXES)}), got {folder} with none. '
+                'Give the folder of a texture data set.'
+            )
         self.adjustments = adjustments
         self.cache_bytes = int(cache_mebibytes * 2**20)
         self._cache: OrderedDict[int, Tensor] = OrderedDict()
         self._lock = threading.Lock()
 
     @property
-    def num_pictures(self) -> int:
-        """Number of pictures found."""
+    def num_images(self) -> int:
+        """Number of images found."""
         return len(self.paths)
 
     def __getstate__(self) -> dict:
@@ -176,8 +186,8 @@ class TextureFolder:
     def __setstate__(self, state: dict) -> None:
         self.__dict__.update(state, _cache=OrderedDict(), _lock=threading.Lock())
 
-    def picture(self, index: int) -> Tensor:
-        """Return ``(H, W, 3)`` uint8 RGB of one picture."""
+    def photo(self, index: int) -> Tensor:
+        """Return ``(H, W, 3)`` uint8 RGB of one image."""
         with self._lock:
             if index in self._cache:
                 self._cache.move_to_end(index)
@@ -185,29 +195,31 @@ class TextureFolder:
         # imdecode of the bytes: imread cannot open every path that Python can
         array = cv2.imdecode(np.fromfile(self.paths[index], np.uint8), cv2.IMREAD_COLOR)
         if array is None:
-            raise ValueError(f'{self.paths[index]} must be a readable picture, but it cannot be decoded. '
-                             'Replace it or take it out of the folder.')
-        picture = torch.from_numpy(cv2.cvtColor(array, cv2.COLOR_BGR2RGB))
+            raise ValueError(
+                f'{self.paths[index]} must be a readable image, but it cannot be decoded. '
+                'Replace it or take it out of the folder.'
+            )
+        photo = torch.from_numpy(cv2.cvtColor(array, cv2.COLOR_BGR2RGB))
         with self._lock:
-            self._cache[index] = picture
+            self._cache[index] = photo
             while len(self._cache) > 1 and sum(kept.nbytes for kept in self._cache.values()) > self.cache_bytes:
                 self._cache.popitem(last=False)
-        return picture
+        return photo
 
     def pixels(self, image: Tensor, places: Tensor, draw: TextureDraw) -> Tensor:
-        """Return ``(C, N)`` pixels of the drawn picture from the drawn offset on, adjusted."""
-        picture = self.picture(draw.index).to(image.device)
-        height, width = picture.shape[:2]
+        """Return ``(C, N)`` pixels of the drawn image from the drawn offset on, adjusted."""
+        photo = self.photo(draw.index).to(image.device)
+        height, width = photo.shape[:2]
         rows = _mirrored(image.shape[1], height, draw.shift_y, places.device) * width
         columns = _mirrored(image.shape[2], width, draw.shift_x, places.device)
         y = places.div(image.shape[2], rounding_mode='floor')
-        chosen = picture.view(-1, 3)[rows[y] + columns[places - y * image.shape[2]]].T.to(image.dtype) / 255
+        chosen = photo.view(-1, 3)[rows[y] + columns[places - y * image.shape[2]]].T.to(image.dtype) / 255
         if len(image) != 3:
             chosen = chosen.mean(0, keepdim=True).expand(len(image), -1)
         return adjust_texture(chosen, draw)
 
     def name(self, draw: TextureDraw) -> str:
-        """Return the path of the picture relative to the folder."""
+        """Return the path of the image relative to the folder."""
         return self.paths[draw.index].relative_to(self.folder).as_posix()
 
 

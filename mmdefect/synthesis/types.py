@@ -1,4 +1,5 @@
-"""What every generator of defects returns: the picture, its exact label and the record of what was pasted."""
+"""What every generator of defects returns: the image, its exact label and the record of what was pasted."""
+
 from __future__ import annotations
 
 from dataclasses import dataclass, field
@@ -37,14 +38,20 @@ class Instance:
     def __post_init__(self) -> None:
         top, left, bottom, right = self.box
         if not 1 <= self.class_id < IGNORE_LABEL:
-            raise ValueError(f'`class_id` must be in 1..{IGNORE_LABEL - 1}, got {self.class_id}. '
-                             'Normal pixels and ignored pixels are no instances.')
+            raise ValueError(
+                f'`class_id` must be in 1..{IGNORE_LABEL - 1}, got {self.class_id}. '
+                'Normal pixels and ignored pixels are no instances.'
+            )
         if not (0 <= top < bottom and 0 <= left < right):
-            raise ValueError(f'`box` must be (top, left, bottom, right) with 0 <= top < bottom and 0 <= left < right, '
-                             f'got {self.box}. Skip and count a defect that has no visible pixel.')
+            raise ValueError(
+                f'`box` must be (top, left, bottom, right) with 0 <= top < bottom and 0 <= left < right, '
+                f'got {self.box}. Skip and count a defect that has no visible pixel.'
+            )
         if not 1 <= self.area <= (bottom - top) * (right - left):
-            raise ValueError(f'`area` must be between 1 and the {(bottom - top) * (right - left)} pixels of `box`, '
-                             f'got {self.area}. It counts labelled pixels.')
+            raise ValueError(
+                f'`area` must be between 1 and the {(bottom - top) * (right - left)} pixels of `box`, '
+                f'got {self.area}. It counts labelled pixels.'
+            )
         if self.generator not in GENERATORS:
             raise ValueError(f'`generator` must be one of {", ".join(GENERATORS)}, got {self.generator!r}.')
         if self.blend not in BLENDS:

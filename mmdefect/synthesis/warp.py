@@ -34,8 +34,15 @@ def inverse_matrix(geometry: Tensor, flips: Tensor) -> Tensor:
     shear_x, shear_y = radians[:, 1:].tan().unbind(1)
     inner = 1 + shear_x * shear_y
     # scale^-1 shear_y^-1 shear_x^-1 rotation^-1, in closed form; rows of the image point down
-    entries = torch.stack((cosine - shear_x * sine, -sine - shear_x * cosine,
-                           inner * sine - shear_y * cosine, inner * cosine + shear_y * sine), dim=1)
+    entries = torch.stack(
+        (
+            cosine - shear_x * sine,
+            -sine - shear_x * cosine,
+            inner * sine - shear_y * cosine,
+            inner * cosine + shear_y * sine,
+        ),
+        dim=1,
+    )
     return entries.view(-1, 2, 2) * (flips / geometry[:, 3:])[:, :, None]
 
 
@@ -65,15 +72,14 @@ def whole_half(half: float, size: int) -> float:
 
 def supersampling(inverse: Tensor) -> list[int]:
     """Return for every sample how many points a side a pixel must average: 1, and more when the defect shrinks."""
-    return [max(1, round(max(math.hypot(a, c), math.hypot(b, d)) - 0.01))
-            for (a, b), (c, d) in inverse.detach().tolist()]
+    return [
+        max(1, round(max(math.hypot(a, c), math.hypot(b, d)) - 0.01)) for (a, b), (c, d) in inverse.detach().tolist()
+    ]
 
 
-def warp(patch: Tensor,
-         mask: Tensor,
-         inverse: Tensor,
-         halves: Tensor,
-         control: Tensor | None = None) -> tuple[Tensor, Tensor]:
+def warp(
+    patch: Tensor, mask: Tensor, inverse: Tensor, halves: Tensor, control: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """Warp patches and masks; colours are continued past the border of the patch, the mask is 0 there.
 
     A shrunk defect is averaged over the area of each new pixel: thin parts fade instead of falling between samples.
@@ -94,16 +100,26 @@ def warp(patch: Tensor,
     if len(set(points)) == 1:
         both = _sample(both, inverse, halves, control, canvas_hw, points[0])
     else:  # one by one: averaging over more points than a sample needs would change it in company
-        both = torch.cat([
-            _sample(both[i:i + 1], inverse[i:i + 1], halves[i:i + 1], None if control is None else control[i:i + 1],
-                    canvas_hw, points[i]) for i in range(len(points))
-        ])
+        both = torch.cat(
+            [
+                _sample(
+                    both[i : i + 1],
+                    inverse[i : i + 1],
+                    halves[i : i + 1],
+                    None if control is None else control[i : i + 1],
+                    canvas_hw,
+                    points[i],
+                )
+                for i in range(len(points))
+            ]
+        )
     both = both.clamp_(0, 1)
     return both[:, :-1], both[:, -1:]
 
 
-def _sample(both: Tensor, inverse: Tensor, halves: Tensor, control: Tensor | None, canvas_hw: tuple[int, int],
-            points: int) -> Tensor:
+def _sample(
+    both: Tensor, inverse: Tensor, halves: Tensor, control: Tensor | None, canvas_hw: tuple[int, int], points: int
+) -> Tensor:
     rows, columns = (torch.arange(size * points, dtype=both.dtype, device=both.device) for size in canvas_hw)
     rows, columns = ((line - (len(line) - 1) / 2) / points for line in (rows, columns))
     # pixels from the centre to [-1, 1] between the centres of the outermost pixels

@@ -1,9 +1,25 @@
 """Drawing functions: arrays in, array out, always ``(H, W, 3)`` uint8 RGB."""
 
-from mmdefect.visualization.overlay import (DEFECT_COLOURS, default_palette, difference, draw_boxes, outline_mask,
-                                            overlay_labels)
+from mmdefect.visualization.overlay import (
+    DEFECT_COLOURS,
+    default_palette,
+    difference,
+    draw_boxes,
+    outline_mask,
+    overlay_labels,
+)
 from mmdefect.visualization.sheet import contact_sheet, legend
 from mmdefect.visualization.text import draw_text, text_strip
 
-__all__ = ['DEFECT_COLOURS', 'contact_sheet', 'default_palette', 'difference', 'draw_boxes', 'draw_text', 'legend',
-           'outline_mask', 'overlay_labels', 'text_strip']
+__all__ = [
+    'DEFECT_COLOURS',
+    'contact_sheet',
+    'default_palette',
+    'difference',
+    'draw_boxes',
+    'draw_text',
+    'legend',
+    'outline_mask',
+    'overlay_labels',
+    'text_strip',
+]

@@ -1,4 +1,4 @@
-"""Figures of anomaly detection: score histograms, embeddings in the plane, heat maps on pictures."""
+"""Figures of anomaly detection: score histograms, embeddings in the plane, heat maps on images."""
 
 from __future__ import annotations
 
@@ -10,15 +10,21 @@ import matplotlib
 import numpy as np
 
 matplotlib.use('Agg')
-from matplotlib import pyplot as plt  # noqa: E402
-from matplotlib.figure import Figure  # noqa: E402
+from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
 
-from mmdefect.visualization.overlay import check_image  # noqa: E402
+from mmdefect.visualization.overlay import check_image
 
 #: Normal, defect, cut-paste, scar: told apart also by most colour-blind readers.
 COLOURS = ('#2f7ed8', '#d1495b', '#e0a516', '#1f9e78')
-_STYLE = {'font.size': 9.0, 'axes.spines.top': False, 'axes.spines.right': False, 'legend.frameon': False,
-          'figure.titlesize': 9.5, 'figure.titleweight': 'bold'}
+_STYLE = {
+    'font.size': 9.0,
+    'axes.spines.top': False,
+    'axes.spines.right': False,
+    'legend.frameon': False,
+    'figure.titlesize': 9.5,
+    'figure.titleweight': 'bold',
+}
 
 
 def histogram_figure(groups: Mapping[str, np.ndarray], title: str, threshold: float | None = None) -> Figure:
@@ -30,8 +36,14 @@ def histogram_figure(groups: Mapping[str, np.ndarray], title: str, threshold: fl
         figure, axes = plt.subplots(figsize=(4.3, 2.7), layout='constrained')
         for k, (name, scores) in enumerate(groups.items()):
             scores = np.clip(scores, bins[0], bins[-1])  # what lies beyond is counted in the last bin
-            axes.hist(scores, bins, weights=np.full(len(scores), 1 / max(1, len(scores))), alpha=0.6,
-                      color=COLOURS[k % len(COLOURS)], label=f'{name} ({len(scores)})')
+            axes.hist(
+                scores,
+                bins,
+                weights=np.full(len(scores), 1 / max(1, len(scores))),
+                alpha=0.6,
+                color=COLOURS[k % len(COLOURS)],
+                label=f'{name} ({len(scores)})',
+            )
         if threshold is not None:
             axes.axvline(threshold, color='#1b2330', linewidth=1, linestyle='--')
         axes.set(xlabel='normalised score (1: farthest held-out normal image)', ylabel='share')
@@ -45,8 +57,16 @@ def scatter_figure(groups: Mapping[str, np.ndarray], title: str) -> Figure:
     with plt.rc_context(_STYLE):
         figure, axes = plt.subplots(figsize=(4.3, 3.4), layout='constrained')
         for k, (name, points) in enumerate(groups.items()):
-            axes.plot(points[:, 0], points[:, 1], 'o', markersize=3.5, alpha=0.75, markeredgewidth=0,
-                      color=COLOURS[k % len(COLOURS)], label=f'{name} ({len(points)})')
+            axes.plot(
+                points[:, 0],
+                points[:, 1],
+                'o',
+                markersize=3.5,
+                alpha=0.75,
+                markeredgewidth=0,
+                color=COLOURS[k % len(COLOURS)],
+                label=f'{name} ({len(points)})',
+            )
         axes.set(xticks=[], yticks=[])
         figure.legend(loc='outside lower center', ncols=2)
         figure.suptitle(title, x=0.01, ha='left')
@@ -56,6 +76,7 @@ def scatter_figure(groups: Mapping[str, np.ndarray], title: str) -> Figure:
 def embed_in_plane(groups: Mapping[str, np.ndarray], seed: int = 0) -> dict[str, np.ndarray]:
     """Return t-SNE coordinates ``(N, 2)`` of the embeddings ``(N, D)`` of each group, computed together."""
     from sklearn.manifold import TSNE
+
     rows = np.concatenate(list(groups.values()))
     if len(rows) < 4:
         raise ValueError(f't-SNE needs at least four embeddings, got {len(rows)}; add images.')
@@ -65,7 +86,7 @@ def embed_in_plane(groups: Mapping[str, np.ndarray], seed: int = 0) -> dict[str,
 
 
 def overlay_heat(image: np.ndarray, heat: np.ndarray, low: float, high: float, alpha: float = 0.5) -> np.ndarray:
-    """Lay a heat map over a picture, transparent where it is low.
+    """Lay a heat map over an image, transparent where it is low.
 
     Args:
         image: ``(H, W, 3)`` uint8 RGB.

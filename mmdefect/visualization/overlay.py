@@ -1,4 +1,4 @@
-"""Labels on pictures: tinted pixels, outlines, boxes, and the difference of two pictures."""
+"""Labels on images: tinted pixels, outlines, boxes, and the difference of two images."""
 
 from __future__ import annotations
 
@@ -12,8 +12,17 @@ from mmdefect.visualization.text import Colour, draw_text, text_width
 
 #: Colours of class 1, 2, ... when a data set names none: far apart, also for most colour-blind readers.
 DEFECT_COLOURS: tuple[Colour, ...] = (
-    (230, 57, 57), (60, 190, 80), (255, 200, 30), (60, 130, 240), (240, 110, 210), (40, 205, 210), (255, 135, 40),
-    (150, 95, 235), (170, 215, 60), (200, 140, 100))
+    (230, 57, 57),
+    (60, 190, 80),
+    (255, 200, 30),
+    (60, 130, 240),
+    (240, 110, 210),
+    (40, 205, 210),
+    (255, 135, 40),
+    (150, 95, 235),
+    (170, 215, 60),
+    (200, 140, 100),
+)
 #: Label value that losses and metrics leave out, and its colour.
 IGNORE, IGNORE_COLOUR = 255, (128, 128, 128)
 
@@ -26,14 +35,16 @@ def default_palette(num_classes: int) -> list[Colour]:
 def check_image(image: ndarray, name: str = 'image') -> None:
     """Raise ``ValueError`` unless the array is ``(H, W, 3)`` uint8."""
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
-        raise ValueError(f'`{name}` must be (H, W, 3) uint8 RGB, got shape {image.shape} of {image.dtype}; '
-                         'scale, transpose or repeat the channels first.')
+        raise ValueError(
+            f'`{name}` must be (H, W, 3) uint8 RGB, got shape {image.shape} of {image.dtype}; '
+            'scale, transpose or repeat the channels first.'
+        )
 
 
 def colour_table(palette: Sequence[Colour]) -> ndarray:
     """Return ``(256, 3)`` uint8: the palette, then black, with :data:`IGNORE_COLOUR` at 255."""
     table = np.zeros((256, 3), np.uint8)
-    table[:len(palette)] = np.asarray(palette, np.uint8).reshape(-1, 3)
+    table[: len(palette)] = np.asarray(palette, np.uint8).reshape(-1, 3)
     table[IGNORE] = IGNORE_COLOUR
     return table
 
@@ -57,9 +68,10 @@ def outline_mask(mask: ndarray, width: int = 1) -> ndarray:
     return (cv2.dilate(solid, kernel) > 0) & ~mask.astype(bool)
 
 
-def overlay_labels(image: ndarray, label: ndarray, palette: Sequence[Colour], alpha: float = 0.45,
-                   outline: int = 1) -> ndarray:
-    """Tint the labelled pixels of a picture and draw a line around each region.
+def overlay_labels(
+    image: ndarray, label: ndarray, palette: Sequence[Colour], alpha: float = 0.45, outline: int = 1
+) -> ndarray:
+    """Tint the labelled pixels of an image and draw a line around each region.
 
     Args:
         image: ``(H, W, 3)`` uint8 RGB.
@@ -76,15 +88,19 @@ def overlay_labels(image: ndarray, label: ndarray, palette: Sequence[Colour], al
     """
     check_image(image)
     if label.shape != image.shape[:2]:
-        raise ValueError(f'`label` must be {image.shape[:2]} like the image, got {label.shape}; '
-                         'resize labels with nearest neighbour only.')
+        raise ValueError(
+            f'`label` must be {image.shape[:2]} like the image, got {label.shape}; '
+            'resize labels with nearest neighbour only.'
+        )
     if not 0.0 <= alpha <= 1.0:
         raise ValueError(f'`alpha` must lie in [0, 1], got {alpha}.')
     values = [int(v) for v in np.unique(label) if v != 0]
     unknown = [v for v in values if v != IGNORE and not 0 < v < len(palette)]
     if unknown:
-        raise ValueError(f'`label` must hold values below {len(palette)} (the palette) or {IGNORE}, got {unknown}; '
-                         'pass the palette of the data set the label comes from.')
+        raise ValueError(
+            f'`label` must hold values below {len(palette)} (the palette) or {IGNORE}, got {unknown}; '
+            'pass the palette of the data set the label comes from.'
+        )
     table = colour_table(palette)
     index = np.where(np.isin(label, values), label, 0).astype(np.uint8)
     tinted = image * (1.0 - alpha) + table[index] * alpha
@@ -94,8 +110,13 @@ def overlay_labels(image: ndarray, label: ndarray, palette: Sequence[Colour], al
     return out
 
 
-def draw_boxes(image: ndarray, boxes_xyxy: ndarray, classes: Sequence[int], palette: Sequence[Colour],
-               names: Sequence[str] | None = None) -> ndarray:
+def draw_boxes(
+    image: ndarray,
+    boxes_xyxy: ndarray,
+    classes: Sequence[int],
+    palette: Sequence[Colour],
+    names: Sequence[str] | None = None,
+) -> ndarray:
     """Draw instance boxes just outside the pixels they hold.
 
     Args:
@@ -123,7 +144,7 @@ def draw_boxes(image: ndarray, boxes_xyxy: ndarray, classes: Sequence[int], pale
 
 
 def difference(image_a: ndarray, image_b: ndarray, gain: float = 4.0) -> ndarray:
-    """Show where two pictures differ: grey where they agree, brighter or darker by ``gain`` times the change.
+    """Show where two images differ: grey where they agree, brighter or darker by ``gain`` times the change.
 
     Args:
         image_a: ``(H, W, 3)`` uint8 RGB.

@@ -39,13 +39,13 @@ def draw_curves(history: Sequence[Mapping[str, float]], path: str | os.PathLike)
 
 
 def draw_maps(shown: Sequence[tuple[ndarray, ndarray, str]], path: str | os.PathLike, side: int = 220) -> None:
-    """Draw each picture, and beside it its map over it for every class, on one scale, and write a PNG.
+    """Draw each image, and beside it its map over it for every class, on one scale, and write a PNG.
 
     Args:
-        shown: picture ``(H, W, 3)`` uint8 RGB, maps ``(K, h, w)`` in [0, 1] in the frame of the picture,
+        shown: image ``(H, W, 3)`` uint8 RGB, maps ``(K, h, w)`` in [0, 1] in the frame of the image,
             not a number off the object, and its name.
         path: the file; written whole or not at all.
-        side: longer side of a picture on the sheet, in pixels.
+        side: longer side of an image on the sheet, in pixels.
     """
     from matplotlib import colormaps
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -75,8 +75,13 @@ def draw_maps(shown: Sequence[tuple[ndarray, ndarray, str]], path: str | os.Path
 def _lines(axis, history: Sequence[Mapping[str, float]], steps: list[float], prefix: str, title: str) -> None:
     names = [key for key in history[0] if key.startswith(prefix)]
     for number, key in enumerate(names):
-        axis.plot(steps, [record[key] for record in history], label=key.removeprefix(prefix), linewidth=1.5,
-                  color=f'C{number}')
+        axis.plot(
+            steps,
+            [record[key] for record in history],
+            label=key.removeprefix(prefix),
+            linewidth=1.5,
+            color=f'C{number}',
+        )
     axis.legend(fontsize=7, ncols=2, frameon=False)
     axis.set_title(title, fontsize=10)
 
@@ -88,8 +93,13 @@ def _ranges(axis, history: Sequence[Mapping[str, float]], steps: list[float]) ->
         low, high = ([record[f'{side}.{name}'] for record in history] for side in ('low', 'high'))
         width, middle = (high[0] - low[0]) or 1.0, (high[0] + low[0]) / 2
         for values in (low, high):
-            axis.plot(steps, [(v - middle) / width for v in values], color=f'C{number}', linewidth=1.2,
-                      label=name if values is high else None)
+            axis.plot(
+                steps,
+                [(v - middle) / width for v in values],
+                color=f'C{number}',
+                linewidth=1.2,
+                label=name if values is high else None,
+            )
     axis.legend(fontsize=7, ncols=2, frameon=False)
     axis.set_title('ranges of the operations, in widths of the first', fontsize=10)
 

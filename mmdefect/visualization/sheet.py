@@ -1,4 +1,4 @@
-"""Sheets of pictures with titles, and the legend of the classes."""
+"""Sheets of images with titles, and the legend of the classes."""
 
 from __future__ import annotations
 
@@ -47,33 +47,40 @@ def legend(names: Sequence[str], palette: Sequence[Colour], width: int | None = 
     return strip
 
 
-def contact_sheet(rows: Sequence[Sequence[ndarray | None]], row_titles: Sequence[str] | None = None,
-                  column_titles: Sequence[str] | None = None, captions: Sequence[Sequence[str]] | None = None,
-                  title: str = '', footer: ndarray | None = None, cell_hw: tuple[int, int] | None = None,
-                  gap: int = 6, size: int = 14) -> ndarray:
-    """Lay pictures out in a grid.
+def contact_sheet(
+    rows: Sequence[Sequence[ndarray | None]],
+    row_titles: Sequence[str] | None = None,
+    column_titles: Sequence[str] | None = None,
+    captions: Sequence[Sequence[str]] | None = None,
+    title: str = '',
+    footer: ndarray | None = None,
+    cell_hw: tuple[int, int] | None = None,
+    gap: int = 6,
+    size: int = 14,
+) -> ndarray:
+    """Lay images out in a grid.
 
     Args:
-        rows: rows of ``(H, W, 3)`` uint8 RGB pictures; they may differ in length, ``None`` leaves a cell empty.
+        rows: rows of ``(H, W, 3)`` uint8 RGB images; they may differ in length, ``None`` leaves a cell empty.
         row_titles: text to the left of each row.
         column_titles: text above each column.
-        captions: text below each picture, in the shape of ``rows``.
+        captions: text below each image, in the shape of ``rows``.
         title: text above everything.
         footer: ``(h, w, 3)`` uint8 below everything, such as :func:`legend`.
-        cell_hw: size of a cell; larger pictures are shrunk into it, smaller ones centred. The largest by default.
+        cell_hw: size of a cell; larger images are shrunk into it, smaller ones centred. The largest by default.
         gap: white pixels between cells.
         size: size of the font in pixels.
 
     Returns:
         ``(H, W, 3)`` uint8 RGB.
     """
-    pictures = [picture for row in rows for picture in row if picture is not None]
-    if not pictures:
-        raise ValueError('`rows` must hold at least one picture, got none.')
-    for picture in pictures:
-        check_image(picture, 'rows')
+    images = [image for row in rows for image in row if image is not None]
+    if not images:
+        raise ValueError('`rows` must hold at least one image, got none.')
+    for image in images:
+        check_image(image, 'rows')
     _check_titles(rows, row_titles, column_titles, captions)
-    cell_h, cell_w = cell_hw or (max(p.shape[0] for p in pictures), max(p.shape[1] for p in pictures))
+    cell_h, cell_w = cell_hw or (max(p.shape[0] for p in images), max(p.shape[1] for p in images))
     line = int(1.6 * size)
     columns = max(len(row) for row in rows)
     side = max((text_width(text, size) for text in row_titles), default=0) + 12 if row_titles else 0
@@ -90,10 +97,10 @@ def contact_sheet(rows: Sequence[Sequence[ndarray | None]], row_titles: Sequence
         y = top + i * step_y
         if row_titles:
             _put(sheet, text_strip(row_titles[i], side, cell_h, size), y, 0)
-        for j, picture in enumerate(row):
+        for j, image in enumerate(row):
             x = side + gap + j * step_x
-            if picture is not None:
-                cell = _shrink(picture, (cell_h, cell_w))
+            if image is not None:
+                cell = _shrink(image, (cell_h, cell_w))
                 _put(sheet, cell, y + (cell_h - cell.shape[0]) // 2, x + (cell_w - cell.shape[1]) // 2)
             if captions:
                 _put(sheet, text_strip(captions[i][j], cell_w, line, size), y + cell_h, x)
@@ -102,25 +109,26 @@ def contact_sheet(rows: Sequence[Sequence[ndarray | None]], row_titles: Sequence
     return sheet
 
 
-def _check_titles(rows: Sequence, row_titles: Sequence | None, column_titles: Sequence | None,
-                  captions: Sequence | None) -> None:
+def _check_titles(
+    rows: Sequence, row_titles: Sequence | None, column_titles: Sequence | None, captions: Sequence | None
+) -> None:
     if row_titles is not None and len(row_titles) != len(rows):
         raise ValueError(f'`row_titles` must name each of the {len(rows)} rows, got {len(row_titles)}.')
     columns = max(len(row) for row in rows)
     if column_titles is not None and len(column_titles) > columns:
         raise ValueError(f'`column_titles` must name at most the {columns} columns, got {len(column_titles)}.')
     if captions is not None and [len(c) for c in captions] != [len(r) for r in rows]:
-        raise ValueError('`captions` must have the shape of `rows`, one text per picture; use \'\' for none.')
+        raise ValueError("`captions` must have the shape of `rows`, one text per image; use '' for none.")
 
 
-def _shrink(picture: ndarray, cell_hw: tuple[int, int]) -> ndarray:
-    """Return the picture, made smaller to fit the cell where necessary."""
-    scale = min(1.0, cell_hw[0] / picture.shape[0], cell_hw[1] / picture.shape[1])
+def _shrink(image: ndarray, cell_hw: tuple[int, int]) -> ndarray:
+    """Return the image, made smaller to fit the cell where necessary."""
+    scale = min(1.0, cell_hw[0] / image.shape[0], cell_hw[1] / image.shape[1])
     if scale == 1.0:
-        return picture
-    size = (max(1, round(picture.shape[1] * scale)), max(1, round(picture.shape[0] * scale)))
-    return cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
+        return image
+    size = (max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale)))
+    return cv2.resize(image, size, interpolation=cv2.INTER_AREA)
 
 
-def _put(sheet: ndarray, picture: ndarray, top: int, left: int) -> None:
-    sheet[top:top + picture.shape[0], left:left + picture.shape[1]] = picture
+def _put(sheet: ndarray, image: ndarray, top: int, left: int) -> None:
+    sheet[top : top + image.shape[0], left : left + image.shape[1]] = image

@@ -1,4 +1,4 @@
-"""Readable text in pictures, with the font that ships with matplotlib."""
+"""Readable text in images, with the font that ships with matplotlib."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ def fit_text(text: str, size: int, width: int) -> str:
     if text_width(text, size) <= width:
         return text
     for kept in range(len(text) - 1, 0, -1):
-        short = text[:(kept + 1) // 2] + '…' + text[len(text) - kept // 2:]
+        short = text[: (kept + 1) // 2] + '…' + text[len(text) - kept // 2 :]
         if text_width(short, size) <= width:
             return short
     return '…' if text_width('…', size) <= width else ''
 
 
 def draw_text(image: ndarray, text: str, left_top_xy: tuple[int, int], size: int, colour: Colour) -> ndarray:
-    """Return a copy of the picture with one line of text on it.
+    """Return a copy of the image with one line of text on it.
 
     Args:
         image: ``(H, W, 3)`` uint8 RGB.
@@ -56,8 +56,15 @@ def draw_text(image: ndarray, text: str, left_top_xy: tuple[int, int], size: int
     return np.array(canvas)
 
 
-def text_strip(text: str, width: int, height: int, size: int, colour: Colour = (25, 25, 25),
-               background: Colour = (255, 255, 255), centre: bool = True) -> ndarray:
+def text_strip(
+    text: str,
+    width: int,
+    height: int,
+    size: int,
+    colour: Colour = (25, 25, 25),
+    background: Colour = (255, 255, 255),
+    centre: bool = True,
+) -> ndarray:
     """Return ``(height, width, 3)`` uint8 with a line of text in its middle, cut when it does not fit."""
     strip = np.full((height, width, 3), background, np.uint8)
     text = fit_text(text, size, width - 4)

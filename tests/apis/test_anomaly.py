@@ -13,8 +13,15 @@ import torch
 from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
 
 from mmdefect.apis import train
-from mmdefect.apis.anomaly import (UNTRAINED, evaluate_anomaly, explain_anomaly, fit_anomaly, list_inputs, localize_anomaly,
-                                   predict_anomaly)
+from mmdefect.apis.anomaly import (
+    UNTRAINED,
+    evaluate_anomaly,
+    explain_anomaly,
+    fit_anomaly,
+    list_inputs,
+    localize_anomaly,
+    predict_anomaly,
+)
 from mmdefect.apis.anomaly_choice import candidates_of, compare_candidates
 from mmdefect.apis.anomaly_eval import DetectorResult, markdown_table, pixel_metrics, roc_points, rows_of
 from mmdefect.apis.anomaly_fit import detector_of_config, fit_detector
@@ -25,17 +32,26 @@ from mmdefect.demo.write import write_demo_dataset
 
 CONFIG = Path(__file__).resolve().parents[2] / 'configs' / 'cutpaste' / 'resnet18-l3_3way-scratch_256_mvtec-256.py'
 SMALL = {'image_scale': (64, 64), 'model.backbone.base_channels': 8, 'model.backbone.stem_channels': 8}
-QUICK = {**SMALL, 'train_dataloader.batch_size': 4, 'train_dataloader.num_workers': 0, 'val_dataloader.num_workers': 0,
-         'train_dataloader.persistent_workers': False, 'val_dataloader.persistent_workers': False,
-         'train_cfg.max_iters': 4, 'train_cfg.val_interval': 4, 'default_hooks.checkpoint.interval': 4,
-         'default_hooks.logger.interval': 1, 'vis_backends': [dict(type='LocalVisBackend')],
-         'visualizer.vis_backends': [dict(type='LocalVisBackend')]}
+QUICK = {
+    **SMALL,
+    'train_dataloader.batch_size': 4,
+    'train_dataloader.num_workers': 0,
+    'val_dataloader.num_workers': 0,
+    'train_dataloader.persistent_workers': False,
+    'val_dataloader.persistent_workers': False,
+    'train_cfg.max_iters': 4,
+    'train_cfg.val_interval': 4,
+    'default_hooks.checkpoint.interval': 4,
+    'default_hooks.logger.interval': 1,
+    'vis_backends': [dict(type='LocalVisBackend')],
+    'visualizer.vis_backends': [dict(type='LocalVisBackend')],
+}
 
 
 @pytest.fixture(scope='module')
 def data_root(tmp_path_factory):
     root = tmp_path_factory.mktemp('demo')
-    write_demo_dataset(root, ('mvtec', ), 60, (128, 128), 0, False)
+    write_demo_dataset(root, ('mvtec',), 60, (128, 128), 0, False)
     return root / 'mvtec'
 
 
@@ -61,15 +77,28 @@ def test_pretraining_is_deterministic(tmp_path, data_root, category, patch):
 @pytest.mark.slow
 def test_from_pretraining_to_pseudo_labels(tmp_path, data_root, category):
     pretrain(tmp_path / category, data_root, category)
-    rows = evaluate_anomaly(CONFIG, data_root, [category], tmp_path / 'eval', str(tmp_path / '{category}' / 'iter_4.pth'),
-                            layer='layer2', localize='fast', cfg_options=SMALL)
+    rows = evaluate_anomaly(
+        CONFIG,
+        data_root,
+        [category],
+        tmp_path / 'eval',
+        str(tmp_path / '{category}' / 'iter_4.pth'),
+        layer='layer2',
+        localize='fast',
+        cfg_options=SMALL,
+    )
     assert [(r['category'], r['arm']) for r in rows] == [
-        (category, UNTRAINED), (category, 'CutPaste'), ('average', UNTRAINED), ('average', 'CutPaste')]
+        (category, UNTRAINED),
+        (category, 'CutPaste'),
+        ('average', UNTRAINED),
+        ('average', 'CutPaste'),
+    ]
     assert all(0 <= r[m] <= 100 for r in rows for m in ('AUROC', 'AP', 'pixel_AUROC', 'pixel_AP', 'AUPRO'))
     page = (tmp_path / 'eval' / 'report.html').read_text()
     assert not re.search(r'(?:src|href)="(?!data:|#)', page) and page.count('data:image/') > 8
     assert {p.name for p in (tmp_path / 'eval' / 'figures').iterdir()} == {
-        f'{category}_{name}.png' for name in ('roc', 'scores_0', 'scores_1', 'tsne')}
+        f'{category}_{name}.png' for name in ('roc', 'scores_0', 'scores_1', 'tsne')
+    }
     assert (tmp_path / 'eval' / 'table.md').read_text() == markdown_table(rows)
 
     model = tmp_path / 'eval' / 'models' / f'{category}_cutpaste.pth'
@@ -94,11 +123,19 @@ def test_from_pretraining_to_pseudo_labels(tmp_path, data_root, category):
 
 
 def test_detectors_and_choice_without_training(data_root, category):
-    fitted = fit_anomaly(CONFIG, data_root, category, cfg_options=SMALL, localize='exact', progress=None, calibrate=6,
-                         settings=dict(stride=16))
+    fitted = fit_anomaly(
+        CONFIG,
+        data_root,
+        category,
+        cfg_options=SMALL,
+        localize='exact',
+        progress=None,
+        calibrate=6,
+        settings=dict(stride=16),
+    )
     assert fitted.mode == 'exact' and fitted.scales['score'].count == 6 and fitted.scales['heat'].maximum > 0
     assert fitted.settings.facts['arm'] == UNTRAINED
-    candidates = candidates_of([('layer3', )], ['ledoit_wolf', 'kde'], ['image', 'heat'])
+    candidates = candidates_of([('layer3',)], ['ledoit_wolf', 'kde'], ['image', 'heat'])
     rows = compare_candidates(CONFIG, str(data_root), category, None, candidates, cfg_options=SMALL)
     assert len(rows) == 4 and [r['AUROC'] for r in rows] == sorted((r['AUROC'] for r in rows), reverse=True)
 
@@ -115,8 +152,14 @@ def test_turns_fit_on_turned_images(density, data_root, category, tmp_path):
     cfg.model.backbone.update(init_cfg=None)
 
     def fitted(files, **settings):
-        return fit_detector(detector_of_config(cfg, layers=('layer2', 'layer3'), density=density, **settings), files,
-                            'fast', folds=0, max_points=300, progress=None)
+        return fit_detector(
+            detector_of_config(cfg, layers=('layer2', 'layer3'), density=density, **settings),
+            files,
+            'fast',
+            folds=0,
+            max_points=300,
+            progress=None,
+        )
 
     turned, written = fitted(paths, turns=4), fitted(list_images(str(tmp_path)))
     for space in ('image', 'fast'):
@@ -126,7 +169,9 @@ def test_turns_fit_on_turned_images(density, data_root, category, tmp_path):
             assert turned.densities[space].points.shape == written.densities[space].points.shape
     if density == 'bank':
         rows = torch.cat([written.densities['image'].points, turned.densities['image'].points])
-        assert len(torch.unique((1e4 * rows).round(), dim=0)) <= 32  # the pooled rows of 8 images in 4 turns, both times
+        assert (
+            len(torch.unique((1e4 * rows).round(), dim=0)) <= 32
+        )  # the pooled rows of 8 images in 4 turns, both times
 
 
 def test_pixel_metrics_equal_scikit_learn(tmp_path):
@@ -135,12 +180,13 @@ def test_pixel_metrics_equal_scikit_learn(tmp_path):
     for index in range(3):
         mask = np.zeros((16, 16), np.uint8)
         if index:
-            mask[3 * index:3 * index + 4, 2:9] = 255
+            mask[3 * index : 3 * index + 4, 2:9] = 255
             cv2.imwrite(str(tmp_path / f'{index}.png'), mask)
         heat[index][mask > 0] += 0.4
         masks.append(mask > 0)
-        samples.append(Sample(f'{index}.png', str(tmp_path / f'{index}.png') if index else None,
-                              'scratch' if index else 'good'))
+        samples.append(
+            Sample(f'{index}.png', str(tmp_path / f'{index}.png') if index else None, 'scratch' if index else 'good')
+        )
     found = pixel_metrics(heat, samples)
     truth = np.stack(masks).ravel()
     assert found['pixel_AUROC'] == pytest.approx(100 * roc_auc_score(truth, heat.ravel()))
@@ -157,10 +203,15 @@ def test_roc_points_equal_scikit_learn():
 
 def test_table_ends_with_the_average_of_each_arm():
     samples = [Sample('a', None, 'good'), Sample('b', None, 'crack')]
-    results = [DetectorResult(c, arm, samples, np.zeros(2), None, dict(AUROC=value))
-               for c, arm, value in (('bottle', 'x', 90.), ('bottle', 'y', 80.), ('screw', 'x', 70.), ('screw', 'y', 60.))]
+    results = [
+        DetectorResult(c, arm, samples, np.zeros(2), None, dict(AUROC=value))
+        for c, arm, value in (('bottle', 'x', 90.0), ('bottle', 'y', 80.0), ('screw', 'x', 70.0), ('screw', 'y', 60.0))
+    ]
     rows = rows_of(results)
-    assert [(r['category'], r['arm'], r['AUROC']) for r in rows[-2:]] == [('average', 'x', 80.), ('average', 'y', 70.)]
+    assert [(r['category'], r['arm'], r['AUROC']) for r in rows[-2:]] == [
+        ('average', 'x', 80.0),
+        ('average', 'y', 70.0),
+    ]
     assert rows[-1]['paper'] == pytest.approx((98.3 + 86.3) / 2)
     assert '| average | x |' in markdown_table(rows)
 

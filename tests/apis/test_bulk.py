@@ -18,6 +18,8 @@ from tests.helpers.defects import labelled_parts
 
 REPO = Path(__file__).resolve().parents[2]
 LEAF = REPO / 'configs/fast_scnn/fast-scnn_paste-poisson_2k_wta-256.py'
+
+
 @pytest.fixture(scope='module')
 def options(tmp_path_factory):
     root = tmp_path_factory.mktemp('data')
@@ -35,8 +37,11 @@ def cache(tmp_path, monkeypatch):
 
 
 def files_of(folder):
-    return {path.relative_to(folder): path.read_bytes() for path in sorted(folder.rglob('*'))
-            if path.is_file() and path.suffix != '.lock'}
+    return {
+        path.relative_to(folder): path.read_bytes()
+        for path in sorted(folder.rglob('*'))
+        if path.is_file() and path.suffix != '.lock'
+    }
 
 
 @pytest.fixture
@@ -48,8 +53,11 @@ def one_by_one(options, cache, tmp_path):
 def test_images_labels_and_records_agree_and_make_a_data_set(one_by_one, options, tmp_path):
     result, files = one_by_one
     assert result['images'] == result['made'] == 7 and sum(result['defects'].values()) >= 7
-    dataset = BladeWTADataset(data_root=str(tmp_path / 'one'), pipeline=[],
-                              data_prefix=dict(img_path='img_dir/train', seg_map_path='ann_dir/train'))
+    dataset = BladeWTADataset(
+        data_root=str(tmp_path / 'one'),
+        pipeline=[],
+        data_prefix=dict(img_path='img_dir/train', seg_map_path='ann_dir/train'),
+    )
     assert len(dataset) == 7
     counted = {}
     for number in range(7):
@@ -99,7 +107,7 @@ def test_a_library_cut_on_ray_is_the_one_cut_here(options, tmp_path, monkeypatch
     found = []
     for name, who in (('one', Workers()), ('many', Workers('ray', 1, threads=1))):
         monkeypatch.setenv('MMDEFECT_CACHE', str(tmp_path / name))
-        library, = build_libraries(LEAF, options, who)
+        (library,) = build_libraries(LEAF, options, who)
         assert len(library) >= 6 and tmp_path / name in library.folder.parents
         found.append(files_of(library.folder))
     assert found[0] == found[1]

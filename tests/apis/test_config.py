@@ -33,10 +33,13 @@ def test_sizes_reach_preprocessor_and_pipelines():
     assert [t.scale for t in [*train, *test] if 'scale' in t] == [(320, 200)] * 2
 
 
-@pytest.mark.parametrize('loss', [
-    dict(type='CrossEntropyLoss', loss_weight=2.0),
-    [dict(type='CrossEntropyLoss', loss_weight=0.5), dict(type='DiceLoss', loss_weight=0.5)],
-])
+@pytest.mark.parametrize(
+    'loss',
+    [
+        dict(type='CrossEntropyLoss', loss_weight=2.0),
+        [dict(type='CrossEntropyLoss', loss_weight=0.5), dict(type='DiceLoss', loss_weight=0.5)],
+    ],
+)
 def test_composing_twice_changes_nothing(loss):
     cfg = load_config(LEAF)
     cfg.loss_decode = loss
@@ -44,8 +47,11 @@ def test_composing_twice_changes_nothing(loss):
     once = cfg.to_dict()
     compose(cfg)
     assert cfg.to_dict() == once
-    weights = [l['loss_weight'] for h in iter_heads(cfg)
-               for l in (h.loss_decode if isinstance(h.loss_decode, list) else [h.loss_decode])]
+    weights = [
+        l['loss_weight']
+        for h in iter_heads(cfg)
+        for l in (h.loss_decode if isinstance(h.loss_decode, list) else [h.loss_decode])
+    ]
     assert weights == ([2.0, 0.8, 0.8] if isinstance(loss, dict) else [0.5, 0.5, 0.2, 0.2, 0.2, 0.2])
 
 
@@ -89,7 +95,10 @@ def test_a_missing_config_suggests_a_near_one():
 
 
 def test_a_text_does_not_take_the_place_of_settings():
-    with pytest.raises(ValueError, match=r'`train_dataloader.sampler` is a table of settings \(type, shuffle\) and cannot become the text'):
+    with pytest.raises(
+        ValueError,
+        match=r'`train_dataloader.sampler` is a table of settings \(type, shuffle\) and cannot become the text',
+    ):
         load_config(LEAF, {'train_dataloader.sampler': "{'type':'DefaultSampler'}"})
     assert load_config(LEAF, {'train_dataloader.sampler': dict(type='DefaultSampler')}).train_dataloader.sampler.shuffle
     assert load_config(LEAF, {'param_scheduler.1.end': 7, 'resume': 'x', 'new.key': 'y'}).param_scheduler[1].end == 7

@@ -50,8 +50,9 @@ def test_nested_parts_are_found(tmp_path):
 
 def test_random_stages_are_not_frozen(tmp_path):
     cfg = config()
-    cfg.model.backbone.update(frozen_stages=3, norm_eval=True,
-                              init_cfg=dict(type='Pretrained', checkpoint=str(tmp_path / 'no.pth')))
+    cfg.model.backbone.update(
+        frozen_stages=3, norm_eval=True, init_cfg=dict(type='Pretrained', checkpoint=str(tmp_path / 'no.pth'))
+    )
     assert 'RANDOM weights and is therefore not frozen' in resolve_pretrained(cfg)[0]
     assert cfg.model.backbone.frozen_stages == -1 and cfg.model.backbone.norm_eval is False
 
@@ -59,6 +60,7 @@ def test_random_stages_are_not_frozen(tmp_path):
 def test_pretrained_stages_stay_frozen(tmp_path):
     torch.save({}, tmp_path / 'r18.pth')
     cfg = config()
-    cfg.model.backbone.update(frozen_stages=3, norm_eval=True,
-                              init_cfg=dict(type='Pretrained', checkpoint=str(tmp_path / 'r18.pth')))
+    cfg.model.backbone.update(
+        frozen_stages=3, norm_eval=True, init_cfg=dict(type='Pretrained', checkpoint=str(tmp_path / 'r18.pth'))
+    )
     assert resolve_pretrained(cfg) == [] and cfg.model.backbone.frozen_stages == 3

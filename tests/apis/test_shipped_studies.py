@@ -19,11 +19,15 @@ def test_a_shipped_study_expands(file, monkeypatch):
     monkeypatch.chdir(ROOT)
     study = read_study(file)
     assert study.title and study.text and study.metrics and study.factor_keys and study.reference
-    # Arms whose settings another command makes first are left out: learned recipes and packed sets of generated pictures.
-    ready = [arm for arm in study.arms if all(base.startswith('configs/') for base in arm.bases)
-             and not any(key.startswith('generated') for key in arm.overrides)]
+    # Arms whose settings another command makes first are left out: learned recipes and packed sets of generated images.
+    ready = [
+        arm
+        for arm in study.arms
+        if all(base.startswith('configs/') for base in arm.bases)
+        and not any(key.startswith('generated') for key in arm.overrides)
+    ]
     assert ready
-    runs = expand(replace(study, seeds=(0, )), Composer(read_settings, compose_settings), ROOT, arms=ready)
+    runs = expand(replace(study, seeds=(0,)), Composer(read_settings, compose_settings), ROOT, arms=ready)
     keys = {run.key for run in runs}
     assert len(keys) == len(ready), 'two arms are the same run'
     for run in runs:

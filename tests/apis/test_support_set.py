@@ -1,4 +1,4 @@
-"""Support sets from data sets: chosen by seed, never from an evaluation split unless that gives its pictures up."""
+"""Support sets from data sets: chosen by seed, never from an evaluation split unless that gives its images up."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import mmdefect.registration  # noqa: F401
 from mmdefect.apis.support_set import make_support
 from mmdefect.datasets.layouts import build_layout
 from mmdefect.datasets.split_file import read_split
-from mmdefect.diffusion.pictures import read_mask, read_picture, write_picture
+from mmdefect.diffusion.images import read_image, read_mask, write_image
 from mmdefect.diffusion.support import Candidate, choose_shots, read_support
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -24,7 +24,7 @@ def run(tool, *arguments):
 
 @pytest.fixture()
 def wta(tmp_path):
-    """Six training pictures, half `attached`, half `broken`, of which one shows both; two for validation."""
+    """Six training images, half `attached`, half `broken`, of which one shows both; two for validation."""
     random = np.random.default_rng(0)
     for split, count in (('train', 6), ('val', 2), ('test', 2)):
         for number in range(count):
@@ -32,9 +32,11 @@ def wta(tmp_path):
             label[2:5, 2:6] = 1 + number % 2
             if number == 5:
                 label[10:20, 20:22] = 1
-            write_picture(tmp_path / 'wta' / 'img_dir' / split / f'{number}.png',
-                          random.integers(0, 255, (24, 32, 3)).astype(np.uint8))
-            write_picture(tmp_path / 'wta' / 'ann_dir' / split / f'{number}.png', label)
+            write_image(
+                tmp_path / 'wta' / 'img_dir' / split / f'{number}.png',
+                random.integers(0, 255, (24, 32, 3)).astype(np.uint8),
+            )
+            write_image(tmp_path / 'wta' / 'ann_dir' / split / f'{number}.png', label)
     return tmp_path / 'wta'
 
 
@@ -43,13 +45,15 @@ def mvtec(tmp_path):
     random = np.random.default_rng(1)
     for folder, count in (('train/good', 4), ('test/good', 3), ('test/cut', 5), ('test/hole', 5)):
         for number in range(count):
-            write_picture(tmp_path / 'mvtec' / 'tile' / folder / f'{number:03d}.png',
-                          random.integers(0, 255, (16, 16, 3)).astype(np.uint8))
+            write_image(
+                tmp_path / 'mvtec' / 'tile' / folder / f'{number:03d}.png',
+                random.integers(0, 255, (16, 16, 3)).astype(np.uint8),
+            )
             if 'good' not in folder:
                 mask = np.zeros((16, 16), bool)
-                mask[number:number + 3, 2:5] = True
+                mask[number : number + 3, 2:5] = True
                 name = f'{folder[5:]}/{number:03d}_mask.png'
-                write_picture(tmp_path / 'mvtec' / 'tile' / 'ground_truth' / name, mask)
+                write_image(tmp_path / 'mvtec' / 'tile' / 'ground_truth' / name, mask)
     return tmp_path / 'mvtec'
 
 
@@ -60,7 +64,7 @@ def test_shots_carry_the_pixels_of_their_class(wta, tmp_path):
     assert {s.class_id for s in support.shots if s.type == 'broken'} == {2}
     for shot in support.shots:
         assert shot.source.startswith('img_dir/train/')
-        label = np.asarray(read_picture(wta / shot.source.replace('img_dir', 'ann_dir')))[..., 0]
+        label = np.asarray(read_image(wta / shot.source.replace('img_dir', 'ann_dir')))[..., 0]
         assert (read_mask(support.folder / shot.mask) == (label == shot.class_id)).all()
         assert (support.folder / shot.image).read_bytes() == (wta / shot.source).read_bytes()
     assert len(support.load('broken')) == 3
@@ -72,32 +76,37 @@ def test_the_seed_chooses_and_the_order_of_files_does_not():
     assert first == choose_shots(pool[::-1], 3, 0) and first != choose_shots(pool, 3, 1)
     twice = [*pool, Candidate('cut', 1, 'copy.png', 'copy.png', '3')]
     assert len({c.sha256 for c in choose_shots(twice, 20, 0)}) == 20, 'two copies are one shot'
-    with pytest.raises(ValueError, match=r"3 different pictures .* but 'hole' has 0; the types are \['cut'\]"):
+    with pytest.raises(ValueError, match=r"3 different images .* but 'hole' has 0; the types are \['cut'\]"):
         choose_shots(pool, 3, 0, ['hole'])
 
 
 def test_evaluation_splits_are_refused(wta, tmp_path, capsys):
     assert run('generate.py', 'support', wta, '--layout', 'wta', '--split', 'test', '--out', tmp_path / 's') == 2
     assert "training split, got 'test'" in capsys.readouterr().err
-    assert run('generate.py', 'support', wta, '--layout', 'wta', '--split', 'test', '--from-test', '--out',
-               tmp_path / 's') == 2
+    assert (
+        run('generate.py', 'support', wta, '--layout', 'wta', '--split', 'test', '--from-test', '--out', tmp_path / 's')
+        == 2
+    )
     assert 'must have a split file to write into' in capsys.readouterr().err
     assert not (tmp_path / 's').exists()
 
 
-def test_a_picture_that_is_also_evaluated_is_found_by_content(wta, tmp_path):
+def test_a_image_that_is_also_evaluated_is_found_by_content(wta, tmp_path):
     copy = wta / 'img_dir' / 'val' / '0.png'
     copy.write_bytes((wta / 'img_dir' / 'train' / '0.png').read_bytes())
-    with pytest.raises(ValueError, match=r'may not overlap an evaluation split, but img_dir/train/0.png has the '
-                                          'content of '
-                       r'.*val.0.png \(val\)'):
+    with pytest.raises(
+        ValueError,
+        match=r'may not overlap an evaluation split, but img_dir/train/0.png has the '
+        'content of '
+        r'.*val.0.png \(val\)',
+    ):
         make_support(str(wta), 'wta', tmp_path / 's', k=3)
     assert not (tmp_path / 's').exists()
 
 
 def test_shots_from_a_test_split_leave_it_for_good(mvtec, tmp_path):
     split_file = tmp_path / 'splits.json'
-    # every defect tests, only clean pictures train
+    # every defect tests, only clean images train
     assert run_split(mvtec, split_file) is None
     before = read_split(split_file)
     support = make_support(str(mvtec), 'mvtec', tmp_path / 's', 2, 0, 'test', split_file, True, None, ['tile'])
@@ -113,16 +122,19 @@ def test_shots_from_a_test_split_leave_it_for_good(mvtec, tmp_path):
 
 
 def run_split(root, split_file):
+    import hashlib
+
     from mmdefect.datasets.samples import relative_path
     from mmdefect.datasets.split_file import Split, SplitEntry, write_split
-    import hashlib
+
     dataset = build_layout('mvtec', str(root), category=['tile'])
     splits = {'train': [], 'test': []}
     for sample in dataset.scan():
         digest = hashlib.sha256(Path(sample.img_path).read_bytes()).hexdigest()
         mask = sample.seg_map_path and relative_path(sample.seg_map_path, str(root))
-        splits[sample.own_split].append(SplitEntry(relative_path(sample.img_path, str(root)), mask, sample.defect_type,
-                                                   digest))
+        splits[sample.own_split].append(
+            SplitEntry(relative_path(sample.img_path, str(root)), mask, sample.defect_type, digest)
+        )
     write_split(Split(splits, dict(name='folders'), 0), split_file)
 
 

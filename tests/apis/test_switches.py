@@ -64,14 +64,18 @@ def test_options_reach_a_switch_and_none_turns_it_off(tmp_path):
 
 def test_crops_are_asked_for_defects_and_keep_their_size(tmp_path):
     options = {'crop_size': (192, 160), 'defect_crop.probability': 0.25}
-    plain, cfg = (load_config(leaf(tmp_path, *bases), {k: v for k, v in options.items() if bases or '.' not in k})
-                  for bases in ((), ('defect_crop', )))
+    plain, cfg = (
+        load_config(leaf(tmp_path, *bases), {k: v for k, v in options.items() if bases or '.' not in k})
+        for bases in ((), ('defect_crop',))
+    )
     assert [('DefectCrop' if kind == 'RandomCrop' else kind) for kind in pipeline_of(plain)] == pipeline_of(cfg)
-    (crop, ) = [t for t in cfg.train_dataloader.dataset.pipeline if t['type'] == 'DefectCrop']
+    (crop,) = [t for t in cfg.train_dataloader.dataset.pipeline if t['type'] == 'DefectCrop']
     assert crop == dict(type='DefectCrop', crop_size=(192, 160), probability=0.25)
     assert TRANSFORMS.build(crop).probability == 0.25
     assert 'RandomCrop' in pipeline_of(load_config(leaf(tmp_path, 'defect_crop'), {'defect_crop': None}))
-    path = leaf(tmp_path, 'defect_crop', text="train_dataloader = dict(dataset=dict(pipeline=[dict(type='PackSegInputs')]))\n")
+    path = leaf(
+        tmp_path, 'defect_crop', text="train_dataloader = dict(dataset=dict(pipeline=[dict(type='PackSegInputs')]))\n"
+    )
     with pytest.raises(ValueError, match='`defect_crop` must find a RandomCrop to replace'):
         load_config(path)
 
@@ -129,7 +133,8 @@ def test_every_loss_base_reaches_the_heads_with_their_weights(tmp_path, path):
     for head, factor in zip(iter_heads(cfg), (1.0, 0.4, 0.4), strict=True):
         losses = head.loss_decode if isinstance(head.loss_decode, list) else [head.loss_decode]
         assert [loss.loss_weight for loss in losses] == pytest.approx(
-            [factor * loss.get('loss_weight', 1.0) for loss in own])
+            [factor * loss.get('loss_weight', 1.0) for loss in own]
+        )
         for loss in losses:
             built = MODELS.build(loss)
             assert built.loss_weight == pytest.approx(loss.loss_weight)
@@ -150,12 +155,25 @@ def test_the_published_recipe_is_one_file_beside_its_data():
 @pytest.mark.slow
 def test_a_training_with_every_switch_runs(tmp_path):
     from mmdefect.apis import train
+
     write_wta(tmp_path / 'data', dict(train=6, val=3, test=3), size_hw=(64, 64))
     bases = ('losses/weighted_focal', 'ema', 'class_prior', 'class_aware', 'ignore_band')
-    runner = train(leaf(tmp_path, *bases), work_dir=tmp_path / 'work', cfg_options={
-        'data_root': str(tmp_path / 'data'), 'crop_size': (64, 64), 'image_scale': (64, 64), 'train_cfg.max_iters': 2,
-        'train_cfg.val_interval': 2, 'train_dataloader.batch_size': 2, 'train_dataloader.num_workers': 0,
-        'train_dataloader.persistent_workers': False, 'val_dataloader.num_workers': 0,
-        'val_dataloader.persistent_workers': False, 'class_aware.target_share': 0.4})
+    runner = train(
+        leaf(tmp_path, *bases),
+        work_dir=tmp_path / 'work',
+        cfg_options={
+            'data_root': str(tmp_path / 'data'),
+            'crop_size': (64, 64),
+            'image_scale': (64, 64),
+            'train_cfg.max_iters': 2,
+            'train_cfg.val_interval': 2,
+            'train_dataloader.batch_size': 2,
+            'train_dataloader.num_workers': 0,
+            'train_dataloader.persistent_workers': False,
+            'val_dataloader.num_workers': 0,
+            'val_dataloader.persistent_workers': False,
+            'class_aware.target_share': 0.4,
+        },
+    )
     assert runner.iter == 2
     assert (tmp_path / 'work' / 'last_checkpoint').is_file()

@@ -9,17 +9,23 @@ from mmdefect.apis.synthesis import fading, mixing
 from tests.helpers.data import write_wta
 
 REPO = Path(__file__).resolve().parents[2]
-LEAVES = sorted(p for p in (REPO / 'configs' / 'fast_scnn').glob('*.py')
-                if any(r in p.stem for r in ('cutpaste', 'paste-', 'perlin', 'mixed')))
+LEAVES = sorted(
+    p
+    for p in (REPO / 'configs' / 'fast_scnn').glob('*.py')
+    if any(r in p.stem for r in ('cutpaste', 'paste-', 'perlin', 'mixed'))
+)
 
 
-@pytest.mark.parametrize(('ratio', 'backgrounds', 'share', 'clean', 'defective'), [
-    (dict(real=1, synthetic=1, clean=1), None, 1 / 3, 0.5, 0.0),
-    (dict(real=1, synthetic=2, clean=1), dict(clean=0, defective=1), 0.75, 0.0, 2 / 3),
-    (dict(real=2, synthetic=1, clean=1), dict(clean=1, defective=1), 0.625, 1 / 3, 0.2),
-    (dict(real=0, synthetic=1, clean=0), None, 0.0, 1.0, 0.0),
-    (dict(real=1, synthetic=0, clean=3), None, 0.25, 0.0, 0.0),
-])
+@pytest.mark.parametrize(
+    ('ratio', 'backgrounds', 'share', 'clean', 'defective'),
+    [
+        (dict(real=1, synthetic=1, clean=1), None, 1 / 3, 0.5, 0.0),
+        (dict(real=1, synthetic=2, clean=1), dict(clean=0, defective=1), 0.75, 0.0, 2 / 3),
+        (dict(real=2, synthetic=1, clean=1), dict(clean=1, defective=1), 0.625, 1 / 3, 0.2),
+        (dict(real=0, synthetic=1, clean=0), None, 0.0, 1.0, 0.0),
+        (dict(real=1, synthetic=0, clean=3), None, 0.25, 0.0, 0.0),
+    ],
+)
 def test_a_ratio_becomes_shares(ratio, backgrounds, share, clean, defective):
     found_share, probability = mixing(ratio, backgrounds, 0.5)
     assert found_share == pytest.approx(share)
@@ -51,8 +57,10 @@ def test_every_leaf_becomes_a_plain_config(leaf):
 
 def test_the_device_takes_the_recipe(tmp_path):
     write_wta(tmp_path)
-    cfg = load_config(REPO / 'configs/fast_scnn/fast-scnn_paste-poisson_2k_wta-256.py',
-                      {'data_root': str(tmp_path), 'synthesis.where': 'device', 'synthesis.ratio.synthetic': 2})
+    cfg = load_config(
+        REPO / 'configs/fast_scnn/fast-scnn_paste-poisson_2k_wta-256.py',
+        {'data_root': str(tmp_path), 'synthesis.where': 'device', 'synthesis.ratio.synthetic': 2},
+    )
     names = [t['type'] for t in cfg.train_dataloader.dataset.pipeline]
     assert names[-1] == 'PackSynthesisInputs' and 'SynthesizeDefects' not in names
     assert cfg.model.data_preprocessor.type == 'SynthesisDataPreProcessor'
@@ -62,11 +70,20 @@ def test_the_device_takes_the_recipe(tmp_path):
 @pytest.mark.parametrize('where', ['worker', 'device'])
 def test_a_fade_becomes_draws(tmp_path, where):
     write_wta(tmp_path)
-    cfg = load_config(REPO / 'configs/fast_scnn/fast-scnn_paste-poisson_2k_wta-256.py',
-                      {'data_root': str(tmp_path), 'synthesis.where': where, 'synthesis.fade': dict(begin=0.5, end=0.75),
-                       'train_dataloader.batch_size': 4})
-    step = cfg.model.data_preprocessor.synthesis if where == 'device' else next(
-        t for t in cfg.train_dataloader.dataset.pipeline if t['type'] == 'SynthesizeDefects')
+    cfg = load_config(
+        REPO / 'configs/fast_scnn/fast-scnn_paste-poisson_2k_wta-256.py',
+        {
+            'data_root': str(tmp_path),
+            'synthesis.where': where,
+            'synthesis.fade': dict(begin=0.5, end=0.75),
+            'train_dataloader.batch_size': 4,
+        },
+    )
+    step = (
+        cfg.model.data_preprocessor.synthesis
+        if where == 'device'
+        else next(t for t in cfg.train_dataloader.dataset.pipeline if t['type'] == 'SynthesizeDefects')
+    )
     assert list(step['fade']) == [4000, 6000]
     with pytest.raises(ValueError, match='shares of the training'):
         fading(dict(begin=0.8, end=0.5), 100, 2)
@@ -82,7 +99,8 @@ def tiny(**synthesis):
 def test_mistakes_are_said():
     paste = [dict(type='CutPaste')]
     for cfg, words in [
-        (tiny(transforms=paste, colour=1), 'transforms'), (tiny(transforms=[]), 'transforms'),
+        (tiny(transforms=paste, colour=1), 'transforms'),
+        (tiny(transforms=[]), 'transforms'),
         (tiny(transforms=paste, ratio=dict(real=1)), 'real, synthetic and clean'),
         (tiny(transforms=paste, ratio=dict(real=1, synthetic=1, clean=0), backgrounds=dict(clean=0)), 'backgrounds'),
     ]:

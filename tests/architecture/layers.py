@@ -11,7 +11,7 @@ PACKAGE = ROOT / 'mmdefect'
 
 PURE = ('functional', 'synthesis', 'diffusion', 'deployment', 'experiments', 'visualization', 'demo')
 ADAPTERS = ('datasets', 'models', 'engine', 'evaluation', 'inference')
-FACES = ('apis', )
+FACES = ('apis',)
 #: Single modules (and the doctor) beside the layers.
 FOUNDATION = ('extras', 'ranks', 'compat', 'registry', 'registration', 'doctor', '__main__')
 
@@ -39,12 +39,12 @@ def imports(path: Path, top_level_only: bool = False) -> Iterator[tuple[str, int
     package = module_name(path).split('.')
     if path.name != '__init__.py':
         package = package[:-1]
-    for node in (tree.body if top_level_only else ast.walk(tree)):
+    for node in tree.body if top_level_only else ast.walk(tree):
         if isinstance(node, ast.Import):
             for alias in node.names:
                 yield alias.name, node.lineno
         elif isinstance(node, ast.ImportFrom):
-            base = package[:len(package) - node.level + 1] if node.level else []
+            base = package[: len(package) - node.level + 1] if node.level else []
             origin = '.'.join([*base, *([node.module] if node.module else [])])
             for alias in node.names:
                 target = f'{origin}.{alias.name}'

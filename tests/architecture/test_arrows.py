@@ -4,8 +4,19 @@ from __future__ import annotations
 
 import pytest
 
-from .layers import (ADAPTERS, FACES, FOUNDATION, MM_PACKAGES, PACKAGE, PURE, ROOT, imports, layer_of, module_name,
-                     modules)
+from .layers import (
+    ADAPTERS,
+    FACES,
+    FOUNDATION,
+    MM_PACKAGES,
+    PACKAGE,
+    PURE,
+    ROOT,
+    imports,
+    layer_of,
+    module_name,
+    modules,
+)
 
 #: What the files of a layer may import of this package, beside their own layer.
 ALLOWED = {
@@ -43,19 +54,31 @@ def test_imports_within_the_package(layer):
 
 @pytest.mark.parametrize('layer', PURE)
 def test_pure_code_imports_no_openmmlab(layer):
-    wrong = [f'{path.relative_to(ROOT)}:{line} imports {target}' for path in modules(layer)
-             for target, line in imports(path) if target.split('.')[0] in MM_PACKAGES]
+    wrong = [
+        f'{path.relative_to(ROOT)}:{line} imports {target}'
+        for path in modules(layer)
+        for target, line in imports(path)
+        if target.split('.')[0] in MM_PACKAGES
+    ]
     assert not wrong, '\n'.join(wrong)
 
 
 def test_compiled_operators_are_never_needed_at_import():
-    wrong = [f'{path.relative_to(ROOT)}:{line}' for path in sorted(PACKAGE.rglob('*.py'))
-             for target, line in imports(path, top_level_only=True) if target.startswith('mmcv.ops')]
+    wrong = [
+        f'{path.relative_to(ROOT)}:{line}'
+        for path in sorted(PACKAGE.rglob('*.py'))
+        for target, line in imports(path, top_level_only=True)
+        if target.startswith('mmcv.ops')
+    ]
     assert not wrong, '\n'.join(wrong)
 
 
 def test_only_one_module_imports_the_registries():
     """What joins a registry of mmseg comes through ``mmdefect.registry``."""
-    wrong = [f'{module_name(path)}:{line} imports {target}' for path in modules(*ADAPTERS)
-             for target, line in imports(path) if target in ('mmseg.registry', 'mmengine.registry')]
+    wrong = [
+        f'{module_name(path)}:{line} imports {target}'
+        for path in modules(*ADAPTERS)
+        for target, line in imports(path)
+        if target in ('mmseg.registry', 'mmengine.registry')
+    ]
     assert not wrong, '\n'.join(wrong)

@@ -26,7 +26,9 @@ def names_of(*layers: str) -> list[str]:
     return [module_name(path) for path in modules(*layers) if path.name != '__main__.py']
 
 
-@pytest.mark.parametrize('name', ['mmdefect', 'mmdefect.extras', 'mmdefect.compat', 'mmdefect.doctor', 'mmdefect.__main__'])
+@pytest.mark.parametrize(
+    'name', ['mmdefect', 'mmdefect.extras', 'mmdefect.compat', 'mmdefect.doctor', 'mmdefect.__main__']
+)
 def test_light_modules_load_nothing_heavy(name):
     heavy = loaded_after(name) & {*MM_PACKAGES, 'torch', 'torchvision', 'kornia', 'cv2', 'numpy', 'scipy', 'matplotlib'}
     assert not heavy

@@ -10,17 +10,47 @@ import pytest
 from .layers import ROOT
 
 #: Split up, so that this file does not contain what it forbids.
-MACHINE_PATHS = '|'.join([
-    '/ho' + r'me/\w+', '/ro' + 'ot/', '/Us' + r'ers/\w+', r'[A-Z]:\\Us' + 'ers', '/wo' + r'rk/\w+', '/t' + r'mp/\w+',
-    '/m' + r'nt/\w+', '/op' + r't/\w+'
-])
-INDEX_HOSTS = '|'.join([
-    'py' + r'pi\.(?:org|python|tuna|douban)', 'python' + r'hosted\.org', r'download\.py' + r'torch\.org/whl',
-    r'conda\.ana' + r'conda\.org', r'repo\.ana' + r'conda\.com', r'mirrors?\.[\w.-]+/(?:py' + 'pi|simple)',
-    r'download\.open' + r'mmlab\.com/mm' + 'cv', '--(?:extra-)?in' + 'dex-url', '--find-' + 'links'
-])
+MACHINE_PATHS = '|'.join(
+    [
+        '/ho' + r'me/\w+',
+        '/ro' + 'ot/',
+        '/Us' + r'ers/\w+',
+        r'[A-Z]:\\Us' + 'ers',
+        '/wo' + r'rk/\w+',
+        '/t' + r'mp/\w+',
+        '/m' + r'nt/\w+',
+        '/op' + r't/\w+',
+    ]
+)
+INDEX_HOSTS = '|'.join(
+    [
+        'py' + r'pi\.(?:org|python|tuna|douban)',
+        'python' + r'hosted\.org',
+        r'download\.py' + r'torch\.org/whl',
+        r'conda\.ana' + r'conda\.org',
+        r'repo\.ana' + r'conda\.com',
+        r'mirrors?\.[\w.-]+/(?:py' + 'pi|simple)',
+        r'download\.open' + r'mmlab\.com/mm' + 'cv',
+        '--(?:extra-)?in' + 'dex-url',
+        '--find-' + 'links',
+    ]
+)
 TEXT = {
-    '.py', '.sh', '.md', '.txt', '.yaml', '.yml', '.ini', '.cfg', '.toml', '.in', '.json', '.html', '.css', '.js', ''
+    '.py',
+    '.sh',
+    '.md',
+    '.txt',
+    '.yaml',
+    '.yml',
+    '.ini',
+    '.cfg',
+    '.toml',
+    '.in',
+    '.json',
+    '.html',
+    '.css',
+    '.js',
+    '',
 }
 
 

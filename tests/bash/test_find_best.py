@@ -33,9 +33,11 @@ def find_best(*arguments):
 @pytest.fixture
 def log(tmp_path):
     path = tmp_path / 'scalars.json'
-    records = [{'lr': 1, 'iter': 50, 'step': 50},
-               {'aAcc': 99.0, 'mIoU': 40.0, 'mAcc': 50.0, 'IoU.normal': 99.0, 'IoU.chip': 10.0, 'step': 100},
-               {'aAcc': 99.0, 'mIoU': 40.0, 'mAcc': 50.0, 'IoU.normal': 98.0, 'IoU.chip': 9.0, 'step': 200}]
+    records = [
+        {'lr': 1, 'iter': 50, 'step': 50},
+        {'aAcc': 99.0, 'mIoU': 40.0, 'mAcc': 50.0, 'IoU.normal': 99.0, 'IoU.chip': 10.0, 'step': 100},
+        {'aAcc': 99.0, 'mIoU': 40.0, 'mAcc': 50.0, 'IoU.normal': 98.0, 'IoU.chip': 9.0, 'step': 200},
+    ]
     path.write_text('\n'.join(map(json.dumps, records)) + '\n{"aAcc": 9')
     return path
 
@@ -71,9 +73,11 @@ def test_options(log):
 
 def test_errors_leave_stdout_empty(log, tmp_path):
     (tmp_path / 'train.json').write_text('{"lr": 1, "iter": 50, "step": 50}\n')
-    for arguments, words in (([tmp_path / 'train.json'], 'at least one validation'),
-                             ([tmp_path / 'no.json'], 'no such file'),
-                             ([log, '--metric', 'mDice'], "['IoU.chip', 'IoU.normal', 'aAcc', 'mAcc', 'mIoU']")):
+    for arguments, words in (
+        ([tmp_path / 'train.json'], 'at least one validation'),
+        ([tmp_path / 'no.json'], 'no such file'),
+        ([log, '--metric', 'mDice'], "['IoU.chip', 'IoU.normal', 'aAcc', 'mAcc', 'mIoU']"),
+    ):
         answer = find_best('--json_log_path', *arguments)
         assert (answer.returncode, answer.stdout) == (1, '') and words in answer.stderr
 

@@ -15,8 +15,21 @@ ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / 'bash' / 'run_main.sh'
 STAND_INS = ROOT / 'tests' / 'experiments' / 'stand_ins'
 TOOLS = ['--train-tool', STAND_INS / 'train.py', '--test-tool', STAND_INS / 'evaluate.py']
-VARIABLES = ('PROJECT_NAME', 'GPU_COUNT', 'TEST_CANDI', 'MODEL_CONFIG_PATH', 'WORK_DIR', 'FIND_BEST_DIR', 'METRIC',
-             'TIE', 'EXCLUDE_BACKGROUND', 'ENGINE', 'SLOTS', 'THREADS', 'GPUS')
+VARIABLES = (
+    'PROJECT_NAME',
+    'GPU_COUNT',
+    'TEST_CANDI',
+    'MODEL_CONFIG_PATH',
+    'WORK_DIR',
+    'FIND_BEST_DIR',
+    'METRIC',
+    'TIE',
+    'EXCLUDE_BACKGROUND',
+    'ENGINE',
+    'SLOTS',
+    'THREADS',
+    'GPUS',
+)
 
 
 @pytest.fixture
@@ -35,8 +48,14 @@ def environment(variables):
 
 
 def run_main(home, *arguments, **variables):
-    return subprocess.run(['bash', str(SCRIPT), *map(str, arguments)], cwd=home, env=environment(variables),
-                          stdin=subprocess.DEVNULL, capture_output=True, text=True)
+    return subprocess.run(
+        ['bash', str(SCRIPT), *map(str, arguments)],
+        cwd=home,
+        env=environment(variables),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+    )
 
 
 def models(home, project='p', work_dir='work_dirs'):
@@ -56,10 +75,15 @@ def test_all_variables(home):
     (home / 'configs').rename(home / 'settings')
     (home / 'mine').mkdir()
     (home / 'mine' / 'find_best.py').write_text('import sys\nprint(sys.argv, file=sys.stderr)\nprint(2)\n')
-    places = {'TEST_CANDI': '# the list\nnet/a  # small\n  net/b.py \\\n', 'MODEL_CONFIG_PATH': 'settings',
-              'WORK_DIR': 'out', 'FIND_BEST_DIR': 'mine'}
-    answer = run_main(home, *TOOLS, PROJECT_NAME='p', GPU_COUNT='0', METRIC='mIoU', TIE='first', EXCLUDE_BACKGROUND='1',
-                      **places)
+    places = {
+        'TEST_CANDI': '# the list\nnet/a  # small\n  net/b.py \\\n',
+        'MODEL_CONFIG_PATH': 'settings',
+        'WORK_DIR': 'out',
+        'FIND_BEST_DIR': 'mine',
+    }
+    answer = run_main(
+        home, *TOOLS, PROJECT_NAME='p', GPU_COUNT='0', METRIC='mIoU', TIE='first', EXCLUDE_BACKGROUND='1', **places
+    )
     assert answer.returncode == 1  # the log of the stand-in has no per-class values
     assert 'per-class values' in answer.stdout
     assert "'--metric', 'mIoU', '--tie', 'first', '--exclude-background'" in answer.stdout
@@ -80,16 +104,19 @@ def test_a_failing_model_shows_in_the_exit_code_only_at_the_end(home):
     assert 'loss is NaN at iteration 3' in answer.stdout
 
 
-@pytest.mark.parametrize('arguments, variables, words', [
-    (['net/a'], {'GPU_COUNT': '0'}, 'PROJECT_NAME must be set'),
-    (['net/a'], {'PROJECT_NAME': 'p'}, 'GPU_COUNT must be set'),
-    (['net/a'], {'PROJECT_NAME': 'p', 'GPU_COUNT': 'two'}, 'invalid int value'),
-    (['net/a'], {'PROJECT_NAME': '../p', 'GPU_COUNT': '0'}, 'project name must be one folder name'),
-    ([], {'PROJECT_NAME': 'p', 'GPU_COUNT': '0'}, 'at least one model'),
-    (['net/aa'], {'PROJECT_NAME': 'p', 'GPU_COUNT': '0'}, 'did you mean net/a'),
-    (['net/a'], {'PROJECT_NAME': 'p', 'GPU_COUNT': '0', 'FIND_BEST_DIR': 'no'}, 'find_best tool must be'),
-    (['net/a'], {'PROJECT_NAME': 'p', 'GPU_COUNT': '0', 'TIE': 'middle'}, 'invalid choice'),
-])
+@pytest.mark.parametrize(
+    'arguments, variables, words',
+    [
+        (['net/a'], {'GPU_COUNT': '0'}, 'PROJECT_NAME must be set'),
+        (['net/a'], {'PROJECT_NAME': 'p'}, 'GPU_COUNT must be set'),
+        (['net/a'], {'PROJECT_NAME': 'p', 'GPU_COUNT': 'two'}, 'invalid int value'),
+        (['net/a'], {'PROJECT_NAME': '../p', 'GPU_COUNT': '0'}, 'project name must be one folder name'),
+        ([], {'PROJECT_NAME': 'p', 'GPU_COUNT': '0'}, 'at least one model'),
+        (['net/aa'], {'PROJECT_NAME': 'p', 'GPU_COUNT': '0'}, 'did you mean net/a'),
+        (['net/a'], {'PROJECT_NAME': 'p', 'GPU_COUNT': '0', 'FIND_BEST_DIR': 'no'}, 'find_best tool must be'),
+        (['net/a'], {'PROJECT_NAME': 'p', 'GPU_COUNT': '0', 'TIE': 'middle'}, 'invalid choice'),
+    ],
+)
 def test_wrong_input_is_refused_before_anything_starts(home, arguments, variables, words):
     answer = run_main(home, *arguments, **variables)
     assert answer.returncode == 2 and words in answer.stderr
@@ -116,8 +143,15 @@ def test_help_needs_nothing(home):
 
 def test_what_is_not_given_is_asked_for_on_a_terminal(home):
     master, slave = pty.openpty()
-    child = subprocess.Popen(['bash', str(SCRIPT), *map(str, TOOLS), 'net/a'], cwd=home, env=environment({}),
-                             stdin=slave, stdout=slave, stderr=slave, start_new_session=True)
+    child = subprocess.Popen(
+        ['bash', str(SCRIPT), *map(str, TOOLS), 'net/a'],
+        cwd=home,
+        env=environment({}),
+        stdin=slave,
+        stdout=slave,
+        stderr=slave,
+        start_new_session=True,
+    )
     os.close(slave)
     os.write(master, b'\nq\n0\n')  # an empty name is asked for again
     output = b''

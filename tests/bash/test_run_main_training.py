@@ -23,15 +23,33 @@ MODEL = 'fast_scnn/fast-scnn_baseline_2k_wta-256'
 @pytest.mark.slow
 @pytest.mark.skipif(not DATA.is_dir(), reason='MMDEFECT_DATA/wta512 is absent')
 def test_a_training_killed_half_way_is_resumed_selected_and_tested(tmp_path):
-    options = [f'data_root={DATA}', 'train_cfg.max_iters=40', 'train_cfg.val_interval=10',
-               'default_hooks.checkpoint.interval=10', 'default_hooks.logger.interval=5',
-               'train_dataloader.batch_size=2', 'train_dataloader.num_workers=1']
+    options = [
+        f'data_root={DATA}',
+        'train_cfg.max_iters=40',
+        'train_cfg.val_interval=10',
+        'default_hooks.checkpoint.interval=10',
+        'default_hooks.logger.interval=5',
+        'train_dataloader.batch_size=2',
+        'train_dataloader.num_workers=1',
+    ]
     command = ['bash', str(ROOT / 'bash' / 'run_main.sh'), MODEL, '--', *options]
-    environment = {**os.environ, 'PROJECT_NAME': 'p', 'GPU_COUNT': '0', 'PYTHON': sys.executable,
-                   'WORK_DIR': str(tmp_path)}
+    environment = {
+        **os.environ,
+        'PROJECT_NAME': 'p',
+        'GPU_COUNT': '0',
+        'PYTHON': sys.executable,
+        'WORK_DIR': str(tmp_path),
+    }
     folder = tmp_path / 'p' / 'exp' / MODEL
-    first = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-                             start_new_session=True, text=True)
+    first = subprocess.Popen(
+        command,
+        cwd=ROOT,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+        text=True,
+    )
     deadline = time.monotonic() + 300
     try:
         for line in first.stdout:
@@ -51,6 +69,6 @@ def test_a_training_killed_half_way_is_resumed_selected_and_tested(tmp_path):
     assert len(list((folder / 'test').glob('*.png'))) == len(list((DATA / 'img_dir' / 'test').glob('*.png')))
     log = (folder / 'test' / 'test_log.txt').read_text().splitlines()
     assert '|  Class   |  IoU  |  Acc  |' in log and 'Iter(test) [60/60]    aAcc:' in log[-1] and 'fg_mIoU:' in log[-1]
-    row, = csv.DictReader((tmp_path / 'p' / 'results.csv').open())
+    (row,) = csv.DictReader((tmp_path / 'p' / 'results.csv').open())
     assert (row['model'], row['state']) == (MODEL, 'done')
     assert float(row['fg_mIoU']) == pytest.approx((float(row['IoU.attached']) + float(row['IoU.broken'])) / 2, abs=0.02)

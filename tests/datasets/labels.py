@@ -11,8 +11,10 @@ LOAD = [dict(type='LoadImageFromFile'), dict(type='LoadDefectAnnotations')]
 
 def loaded_labels(dataset):
     """Return the label of every image by relative path."""
-    return {relative_path(r['img_path'], dataset.data_root): r['gt_seg_map'] for r in
-            (dataset[i] for i in range(len(dataset)))}
+    return {
+        relative_path(r['img_path'], dataset.data_root): r['gt_seg_map']
+        for r in (dataset[i] for i in range(len(dataset)))
+    }
 
 
 def assert_labels(dataset, truth):

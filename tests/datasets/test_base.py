@@ -15,8 +15,10 @@ class ListedDataset(DefectDataset):
     METAINFO = dict(classes=('normal', 'dent', 'hole'), palette=[[0, 0, 0], [1, 1, 1], [2, 2, 2]])
 
     def scan(self):
-        return [Sample(f'{self.data_root}/{n}.png', None, own_split=s) for n, s in
-                (('a', 'train'), ('b', 'val'), ('c', None))]
+        return [
+            Sample(f'{self.data_root}/{n}.png', None, own_split=s)
+            for n, s in (('a', 'train'), ('b', 'val'), ('c', None))
+        ]
 
 
 def names(dataset):
@@ -24,14 +26,14 @@ def names(dataset):
 
 
 def split_file(path, **splits):
-    entries = {n: [SplitEntry(f'{i}.png', None, 'good', f'hash of {i}') for i in images]
-               for n, images in splits.items()}
+    entries = {
+        n: [SplitEntry(f'{i}.png', None, 'good', f'hash of {i}') for i in images] for n, images in splits.items()
+    }
     write_split(Split(entries, {'name': 'by hand'}, 0), path)
     return str(path)
 
 
 class TestSelection:
-
     def test_own_split_and_everything(self, tmp_path):
         assert names(ListedDataset(data_root=str(tmp_path), split='train')) == ['a.png']
         assert names(ListedDataset(data_root=str(tmp_path))) == ['a.png', 'b.png', 'c.png']
@@ -74,7 +76,6 @@ class TestSelection:
             ListedDataset(data_root=str(tmp_path / 'no'))
 
         class Empty(DefectDataset):
-
             def scan(self):
                 return []
 
@@ -83,7 +84,6 @@ class TestSelection:
 
 
 class TestMetainfo:
-
     def test_selected_classes_map_the_others_to_ignore(self, tmp_path):
         dataset = ListedDataset(data_root=str(tmp_path), metainfo=dict(classes=('normal', 'hole')))
         assert dataset.metainfo['label_map'] == {0: 0, 1: 255, 2: 1}
@@ -108,13 +108,21 @@ class TestMetainfo:
 
 
 class TestPlainLoader:
-
-    @pytest.mark.parametrize('pipeline', [
-        [dict(type='LoadAnnotations')],
-        [dict(type='RandomChoice', transforms=[[dict(type='LoadAnnotations')], [dict(type='LoadDefectAnnotations')]])],
-        [dict(type='RandomApply', transforms=[dict(type='LoadAnnotations')])],
-        [dict(type='TestTimeAug', transforms=[[dict(type='LoadAnnotations')], [dict(type='PackSegInputs')]])],
-    ], ids=['plain', 'choice', 'apply', 'tta'])
+    @pytest.mark.parametrize(
+        'pipeline',
+        [
+            [dict(type='LoadAnnotations')],
+            [
+                dict(
+                    type='RandomChoice',
+                    transforms=[[dict(type='LoadAnnotations')], [dict(type='LoadDefectAnnotations')]],
+                )
+            ],
+            [dict(type='RandomApply', transforms=[dict(type='LoadAnnotations')])],
+            [dict(type='TestTimeAug', transforms=[[dict(type='LoadAnnotations')], [dict(type='PackSegInputs')]])],
+        ],
+        ids=['plain', 'choice', 'apply', 'tta'],
+    )
     def test_is_refused_where_it_would_read_labels_wrongly(self, tmp_path, pipeline):
         write_mvtec(tmp_path)
         with pytest.raises(ValueError, match='must load labels with LoadDefectAnnotations'):
@@ -123,7 +131,6 @@ class TestPlainLoader:
 
 
 class TestFiles:
-
     def test_images_only_sorted_and_visible(self, tmp_path):
         for name in ('b.PNG', 'a.jpg'):
             save(tmp_path / name, np.zeros((2, 2), np.uint8))
@@ -136,6 +143,6 @@ class TestFiles:
             list_images(tmp_path / 'no')
 
     def test_stems(self):
-        assert index_by_stem(['d/a_mask.png', 'd/b.c.png'], ('_mask', )) == {'a': 'd/a_mask.png', 'b.c': 'd/b.c.png'}
+        assert index_by_stem(['d/a_mask.png', 'd/b.c.png'], ('_mask',)) == {'a': 'd/a_mask.png', 'b.c': 'd/b.c.png'}
         with pytest.raises(ValueError, match='d/a.png and d/a.jpg share one'):
             index_by_stem(['d/a.png', 'd/a.jpg'])

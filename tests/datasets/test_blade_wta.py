@@ -13,18 +13,23 @@ from tests.helpers.data import write_wta
 def test_labels_of_every_split(tmp_path):
     truth = write_wta(tmp_path)
     for split in ('train', 'val', 'test'):
-        assert_labels(BladeWTADataset(data_root=str(tmp_path), split=split, pipeline=LOAD),
-                      part(truth, f'img_dir/{split}/'))
+        assert_labels(
+            BladeWTADataset(data_root=str(tmp_path), split=split, pipeline=LOAD), part(truth, f'img_dir/{split}/')
+        )
     assert_labels(BladeWTADataset(data_root=str(tmp_path), pipeline=LOAD), truth)
 
 
 @pytest.mark.parametrize('name', ['BladeWTADataset', 'WTADataset'])
 def test_existing_mmseg_config(tmp_path, name):
     truth = write_wta(tmp_path)
-    dataset = DATASETS.build(dict(
-        type=name, data_root=str(tmp_path),
-        data_prefix=dict(img_path='img_dir/train', seg_map_path='ann_dir/train'),
-        pipeline=[dict(type='LoadImageFromFile'), dict(type='LoadAnnotations')]))
+    dataset = DATASETS.build(
+        dict(
+            type=name,
+            data_root=str(tmp_path),
+            data_prefix=dict(img_path='img_dir/train', seg_map_path='ann_dir/train'),
+            pipeline=[dict(type='LoadImageFromFile'), dict(type='LoadAnnotations')],
+        )
+    )
     assert type(dataset) is BladeWTADataset
     assert dataset.metainfo['classes'] == ('normal', 'attached', 'broken')
     assert dataset.metainfo['palette'] == [[0, 0, 0], [255, 0, 0], [0, 255, 0]]
@@ -34,8 +39,12 @@ def test_existing_mmseg_config(tmp_path, name):
 def test_ann_file(tmp_path):
     truth = write_wta(tmp_path)
     (tmp_path / 'few.txt').write_text('[0001]top\n[0004]top\n')
-    dataset = BladeWTADataset(data_root=str(tmp_path), ann_file='few.txt', pipeline=LOAD,
-                              data_prefix=dict(img_path='img_dir/train', seg_map_path='ann_dir/train'))
+    dataset = BladeWTADataset(
+        data_root=str(tmp_path),
+        ann_file='few.txt',
+        pipeline=LOAD,
+        data_prefix=dict(img_path='img_dir/train', seg_map_path='ann_dir/train'),
+    )
     assert_labels(dataset, {n: truth[n] for n in ('img_dir/train/[0001]top.png', 'img_dir/train/[0004]top.png')})
 
 

@@ -53,8 +53,13 @@ def count_slowly(labels, classes):
     return result
 
 
-LABELS = st.lists(hnp.arrays(np.uint8, st.tuples(st.integers(6, 24), st.integers(6, 24)),
-                             elements=st.sampled_from([0, 0, 0, 1, 2, 255])), min_size=1, max_size=5)
+LABELS = st.lists(
+    hnp.arrays(
+        np.uint8, st.tuples(st.integers(6, 24), st.integers(6, 24)), elements=st.sampled_from([0, 0, 0, 1, 2, 255])
+    ),
+    min_size=1,
+    max_size=5,
+)
 
 
 @settings(deadline=None, max_examples=60)
@@ -98,7 +103,7 @@ def test_hand_made_case(tmp_path):
     census = take_census(write_labels(tmp_path, [first, clean]), CLASSES, tmp_path)
     pit, scratch = census.classes
     assert (pit.images, pit.pixels, pit.components, pit.tiny) == (1, 11, 1, 1)
-    assert pit.longest_side_px == (6, ) * len(QUANTILES) and pit.area_share[0] == pytest.approx(11 / 600)
+    assert pit.longest_side_px == (6,) * len(QUANTILES) and pit.area_share[0] == pytest.approx(11 / 600)
     assert (scratch.pixels, census.clean, census.sizes_wh, census.median_size_hw) == (1, 1, {(30, 20): 2}, (20, 30))
     assert census.imbalance == 1188 and census.types == {'images/000.png': 'pit', 'images/001.png': 'good'}
     digest = hashlib.sha256((tmp_path / 'images/000.png').read_bytes()).hexdigest()
@@ -116,7 +121,7 @@ def test_odd_values_and_orphans_are_reported(tmp_path):
     mask = np.zeros((9, 9), np.uint8)
     mask[2:5, 2:5], mask[2, 2], mask[8, 8] = 255, 254, 7
     samples = write_labels(tmp_path, [mask], 'binary', class_id=1)
-    census = take_census(samples, ('normal', 'pit'), tmp_path, ('masks/x.png', ), ('images/y.png', ))
+    census = take_census(samples, ('normal', 'pit'), tmp_path, ('masks/x.png',), ('images/y.png',))
     assert census.odd_masks == {'masks/000.png': {7: 1, 254: 1}} and census.classes[0].pixels == 10
     said = ' '.join(list_findings(census))
     assert '1 mask with values besides black and white' in said and 'masks/000.png: 7 (1 px), 254 (1 px)' in said
@@ -128,26 +133,31 @@ def test_exact_duplicates_are_grouped(tmp_path):
     samples = write_labels(tmp_path, [np.eye(9, dtype=np.uint8)] * 3)
     (tmp_path / 'images/002.png').write_bytes((tmp_path / 'images/000.png').read_bytes())
     census = take_census(samples, CLASSES, tmp_path)
-    assert census.exact_duplicates == (('images/000.png', 'images/002.png'), ) and census.near_duplicates == ()
+    assert census.exact_duplicates == (('images/000.png', 'images/002.png'),) and census.near_duplicates == ()
 
 
 def test_duplicates_across_split_folders_are_reported(tmp_path):
     labels = write_wta(tmp_path, dict(train=2, test=2))
     (tmp_path / 'img_dir/test/[0001]top.png').write_bytes((tmp_path / 'img_dir/train/[0001]top.png').read_bytes())
-    samples = [Sample(str(tmp_path / n), str(tmp_path / n.replace('img_dir', 'ann_dir')), own_split=n.split('/')[1])
-               for n in labels]
+    samples = [
+        Sample(str(tmp_path / n), str(tmp_path / n.replace('img_dir', 'ann_dir')), own_split=n.split('/')[1])
+        for n in labels
+    ]
     census = take_census(samples, CLASSES, tmp_path)
-    assert census.groups_across_splits == (('img_dir/train/[0001]top.png', 'img_dir/test/[0001]top.png'), )
+    assert census.groups_across_splits == (('img_dir/train/[0001]top.png', 'img_dir/test/[0001]top.png'),)
     assert 'in different split folders' in ' '.join(list_findings(census))
 
 
-@pytest.mark.parametrize('longest, image_hw, crop', [
-    (20, (1000, 1000), (256, 256)),
-    (70, (1000, 1000), (288, 288)),
-    (100, (1000, 350), (416, 352)),
-    (400, (1000, 1000), (512, 512)),
-    (400, (100, 90), (128, 96)),
-])
+@pytest.mark.parametrize(
+    'longest, image_hw, crop',
+    [
+        (20, (1000, 1000), (256, 256)),
+        (70, (1000, 1000), (288, 288)),
+        (100, (1000, 350), (416, 352)),
+        (400, (1000, 1000), (512, 512)),
+        (400, (100, 90), (128, 96)),
+    ],
+)
 def test_suggested_crop(longest, image_hw, crop):
     found, reason = suggest_crop(np.array([[3, longest]] * 5), image_hw)
     assert found == crop and f'at most {longest} px long' in reason
@@ -168,16 +178,16 @@ def change(tmp_path, what):
     samples = write_labels(tmp_path, [np.eye(9, dtype=np.uint8)] * 3)
     image, mask = tmp_path / 'images/001.png', tmp_path / 'masks/001.png'
     if what == 'image of text':
-        image.write_text('not a picture')
+        image.write_text('not an image')
     elif what == 'empty image':
         image.write_bytes(b'')
     elif what == 'lost image':
         image.unlink()
     elif what == 'mask of text':
-        mask.write_text('not a picture')
+        mask.write_text('not an image')
     elif what in ('cut image', 'cut mask'):
         path = image if what == 'cut image' else mask
-        path.write_bytes(path.read_bytes()[:len(path.read_bytes()) // 2])
+        path.write_bytes(path.read_bytes()[: len(path.read_bytes()) // 2])
     elif what == 'small mask':
         save(mask, np.eye(8, dtype=np.uint8))
     else:
@@ -185,16 +195,19 @@ def change(tmp_path, what):
     return samples
 
 
-@pytest.mark.parametrize('what, says', [
-    ('image of text', 'images/001.png must be readable'),
-    ('empty image', 'images/001.png must be readable'),
-    ('lost image', 'images/001.png does not exist'),
-    ('cut image', 'images/001.png must be complete'),
-    ('mask of text', 'masks/001.png must be readable'),
-    ('cut mask', 'masks/001.png must be readable'),
-    ('small mask', 'masks/001.png must have the size of its image, 9x9, but it has 8x8'),
-    ('value 7', 'masks/001.png must be 0..2 or 255 (ignore), but it holds 7'),
-])
+@pytest.mark.parametrize(
+    'what, says',
+    [
+        ('image of text', 'images/001.png must be readable'),
+        ('empty image', 'images/001.png must be readable'),
+        ('lost image', 'images/001.png does not exist'),
+        ('cut image', 'images/001.png must be complete'),
+        ('mask of text', 'masks/001.png must be readable'),
+        ('cut mask', 'masks/001.png must be readable'),
+        ('small mask', 'masks/001.png must have the size of its image, 9x9, but it has 8x8'),
+        ('value 7', 'masks/001.png must be 0..2 or 255 (ignore), but it holds 7'),
+    ],
+)
 def test_bad_files_are_named(tmp_path, what, says):
     with pytest.raises(ValueError) as info:
         take_census(change(tmp_path, what), CLASSES, tmp_path)

@@ -27,7 +27,6 @@ def check(root, **options):
 
 
 class TestSummary:
-
     def test_counts_by_class(self, wta):
         summary = check(wta)  # six images: clean, broken, both, clean, attached, both
         assert (summary.num_images, summary.num_masks, summary.warnings) == (6, 6, [])
@@ -45,8 +44,12 @@ class TestSummary:
         assert summary.images_by_class == {0: 38, 1: 6, 2: 12, 3: 6}
 
     def test_wrappers_and_plain_mmseg_data_sets(self, wta):
-        plain = BaseSegDataset(data_root=str(wta), img_suffix='.png', metainfo=dict(classes=('n', 'a', 'b')),
-                               data_prefix=dict(img_path='img_dir/train', seg_map_path='ann_dir/train'))
+        plain = BaseSegDataset(
+            data_root=str(wta),
+            img_suffix='.png',
+            metainfo=dict(classes=('n', 'a', 'b')),
+            data_prefix=dict(img_path='img_dir/train', seg_map_path='ann_dir/train'),
+        )
         ours = BladeWTADataset(data_root=str(wta), split='val')
         assert check_dataset(RepeatDataset(plain, 3)).num_images == 6
         both = BladeWTADataset(data_root=str(wta), split='train')
@@ -55,12 +58,11 @@ class TestSummary:
     def test_defect_without_pixels_is_a_warning(self, tmp_path):
         write_mvtec(tmp_path)
         save(tmp_path / 'screw/ground_truth/bent/002_mask.png', np.zeros(SIZE_HW, np.uint8))
-        warning, = check_dataset(MVTecDataset(data_root=str(tmp_path))).warnings
+        (warning,) = check_dataset(MVTecDataset(data_root=str(tmp_path))).warnings
         assert 'bent/002.png is listed as bent' in warning and 'no defect pixel' in warning
 
 
 class TestErrors:
-
     def test_missing_mask(self, wta):
         (wta / MASK).unlink()
         with pytest.raises(ValueError, match=r'the mask .*\[0001\]top\.png must be readable.*restore it'):
@@ -108,10 +110,16 @@ class TestErrors:
         save(tmp_path / 'm.png', np.array([[[0, 0, 0], [255, 0, 0]], [[0, 0, 0], [9, 9, 9]]], np.uint8))
 
         class Coloured(DefectDataset):
-
             def scan(self):
-                return [Sample(f'{self.data_root}/i.png', f'{self.data_root}/m.png', 'dent', 'palette',
-                               palette=[[0, 0, 0], [255, 0, 0]])]
+                return [
+                    Sample(
+                        f'{self.data_root}/i.png',
+                        f'{self.data_root}/m.png',
+                        'dent',
+                        'palette',
+                        palette=[[0, 0, 0], [255, 0, 0]],
+                    )
+                ]
 
         with pytest.raises(ValueError, match=r'm\.png must be one of the palette .* holds \(9, 9, 9\)'):
             check_dataset(Coloured(data_root=str(tmp_path), metainfo=dict(classes=('normal', 'dent'))))

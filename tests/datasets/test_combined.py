@@ -12,8 +12,10 @@ from tests.helpers.data import SIZE_HW, write_combined
 def test_labels(tmp_path):
     truth = write_combined(tmp_path)
     for split in ('train', 'val', 'test'):
-        assert_labels(CombinedDefectDataset(data_root=str(tmp_path), split=split, pipeline=LOAD),
-                      part(truth, f'Combined/{split}/'))
+        assert_labels(
+            CombinedDefectDataset(data_root=str(tmp_path), split=split, pipeline=LOAD),
+            part(truth, f'Combined/{split}/'),
+        )
     assert_labels(CombinedDefectDataset(data_root=str(tmp_path), split='good', pipeline=LOAD), part(truth, 'good/'))
     assert_labels(CombinedDefectDataset(data_root=str(tmp_path), pipeline=LOAD), truth)
 
@@ -26,8 +28,9 @@ def test_good_images_join_training(tmp_path):
 
 def test_object_masks(tmp_path):
     write_combined(tmp_path)
-    dataset = CombinedDefectDataset(data_root=str(tmp_path), split='good',
-                                    pipeline=[*LOAD, dict(type='LoadObjectMask')])
+    dataset = CombinedDefectDataset(
+        data_root=str(tmp_path), split='good', pipeline=[*LOAD, dict(type='LoadObjectMask')]
+    )
     assert dataset[0]['gt_object_map'].sum() == SIZE_HW[0] * (SIZE_HW[1] // 2)
     (tmp_path / 'good_object_location_mask/001_mask.png').unlink()
     with pytest.raises(ValueError, match=r'good/001\.png must have a mask .*001_mask\.png'):

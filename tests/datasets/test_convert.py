@@ -56,8 +56,11 @@ def write_magnetic(root, published):
         for index in range(3):
             label = draw_label(rng, [1])
             name = f'exp{index}_num_{value}{index}'
-            image, mask = (root / f'MT_{kind}/Imgs/{name}.jpg', root / f'MT_{kind}/Imgs/{name}.png') if published else \
-                (root / f'images/{kind.lower()}__{name}.jpg', root / f'masks/{kind.lower()}__{name}.png')
+            image, mask = (
+                (root / f'MT_{kind}/Imgs/{name}.jpg', root / f'MT_{kind}/Imgs/{name}.png')
+                if published
+                else (root / f'images/{kind.lower()}__{name}.jpg', root / f'masks/{kind.lower()}__{name}.png')
+            )
             save(image, draw_image(rng))
             save(mask, label * np.uint8(255))
             labels[image.stem] = label * np.uint8(value)
@@ -108,7 +111,7 @@ def test_class_folders_of_one_image_are_merged_smaller_on_top(tmp_path):
     save(tmp_path / 'in/masks/chip/a.png', small)
     save(tmp_path / 'in/images/a.png', draw_image(np.random.default_rng(0), (20, 20)))
     report = convert(read_folder(tmp_path / 'in'), tmp_path / 'out')
-    (label, ) = loaded(FolderDefectDataset(str(tmp_path / 'out'), pipeline=LOAD)).values()
+    (label,) = loaded(FolderDefectDataset(str(tmp_path / 'out'), pipeline=LOAD)).values()
     assert (label[2:10, 2:12] == 2).all() and (label[10:14, 10:14] == 1).all()
     assert report.decisions == {'pixels claimed by two classes, given to the smaller region': 4}
 
@@ -133,16 +136,21 @@ def write_coco(root, split='train', kind='polygon'):
             mask = np.zeros((24, 30), bool)
             mask[y0:y1, x0:x1] = True
             runs = np.diff(np.flatnonzero(np.diff(np.r_[-1, mask.ravel('F'), -1].astype(int))) + 0)
-            shape = [[x0, y0, x1, y0, x1, y1, x0, y1]] if kind == 'polygon' else \
-                dict(size=[24, 30], counts=([0] if mask[0, 0] else []) + runs.tolist())
+            shape = (
+                [[x0, y0, x1, y0, x1, y1, x0, y1]]
+                if kind == 'polygon'
+                else dict(size=[24, 30], counts=([0] if mask[0, 0] else []) + runs.tolist())
+            )
             annotations.append(dict(id=len(annotations), image_id=image_id, category_id=category, segmentation=shape))
         save(root / split / f'{image_id}.jpg', draw_image(rng, (24, 30)))
         labels[str(image_id)] = label
     save(root / split / '3.jpg', draw_image(rng, (24, 30)))
     labels['3'] = np.zeros((24, 30), np.uint8)
-    body = dict(images=[dict(id=i, file_name=f'{i}.jpg', width=30, height=24) for i in (1, 2, 3)],
-                annotations=annotations,
-                categories=[dict(id=9, name='dent'), dict(id=7, name='scratch'), dict(id=1, name='all defects')])
+    body = dict(
+        images=[dict(id=i, file_name=f'{i}.jpg', width=30, height=24) for i in (1, 2, 3)],
+        annotations=annotations,
+        categories=[dict(id=9, name='dent'), dict(id=7, name='scratch'), dict(id=1, name='all defects')],
+    )
     file = root / split / '_annotations.coco.json'
     file.write_text(json.dumps(body))
     return file, labels
@@ -196,19 +204,22 @@ def test_thin_coco_polygons_are_kept_and_counted(tmp_path):
     assert loaded(FolderDefectDataset(str(tmp_path / 'out'), pipeline=LOAD))['1'].sum() == 2
 
 
-@pytest.mark.parametrize('change, says', [
-    (lambda b: b['annotations'][0].pop('segmentation'), 'annotation 0 of 1.jpg in .* only a box at best'),
-    (lambda b: b['annotations'][0].update(segmentation=[[1, 2, 3]]), 'annotation 0 of 1.jpg .* three or more x, y'),
-    (lambda b: b['annotations'][0].update(segmentation=dict(size=[24, 30], counts=[5])), 'must fill 30x24 pixels'),
-    (lambda b: b['annotations'][0].update(segmentation=dict(size=[9, 9], counts=[81])), r'is for \[9, 9\]'),
-    (lambda b: b['images'][0].update(width=60), '1.jpg must have the size that .* states, 60x24, but it has 30x24'),
-    (lambda b: b['images'][0].pop('file_name'), 'file_name in an entry of images'),
-    (lambda b: b.pop('categories'), 'must be a COCO file'),
-    (lambda b: b.update(annotations=[]), 'must hold at least one annotation'),
-    (lambda b: b['categories'][1].update(name='normal'), "must not annotate a category 'normal'"),
-    (lambda b: b['images'][0].update(file_name='gone.jpg'), 'the image gone.jpg .* must exist'),
-    (lambda b: b['annotations'][0].update(category_id=55), 'must have one of the listed categories, got 55'),
-])
+@pytest.mark.parametrize(
+    'change, says',
+    [
+        (lambda b: b['annotations'][0].pop('segmentation'), 'annotation 0 of 1.jpg in .* only a box at best'),
+        (lambda b: b['annotations'][0].update(segmentation=[[1, 2, 3]]), 'annotation 0 of 1.jpg .* three or more x, y'),
+        (lambda b: b['annotations'][0].update(segmentation=dict(size=[24, 30], counts=[5])), 'must fill 30x24 pixels'),
+        (lambda b: b['annotations'][0].update(segmentation=dict(size=[9, 9], counts=[81])), r'is for \[9, 9\]'),
+        (lambda b: b['images'][0].update(width=60), '1.jpg must have the size that .* states, 60x24, but it has 30x24'),
+        (lambda b: b['images'][0].pop('file_name'), 'file_name in an entry of images'),
+        (lambda b: b.pop('categories'), 'must be a COCO file'),
+        (lambda b: b.update(annotations=[]), 'must hold at least one annotation'),
+        (lambda b: b['categories'][1].update(name='normal'), "must not annotate a category 'normal'"),
+        (lambda b: b['images'][0].update(file_name='gone.jpg'), 'the image gone.jpg .* must exist'),
+        (lambda b: b['annotations'][0].update(category_id=55), 'must have one of the listed categories, got 55'),
+    ],
+)
 def test_bad_coco_files(tmp_path, change, says):
     file, _ = write_coco(tmp_path / 'in')
     body = json.loads(file.read_text())
@@ -317,7 +328,7 @@ def test_ignored_pixels_survive_in_the_index_layout(tmp_path):
     label = np.zeros((6, 6), np.uint8)
     label[0], label[3] = 255, 1
     save(tmp_path / 'a.png', draw_image(np.random.default_rng(0), (6, 6)))
-    source = Source((SourceImage(str(tmp_path / 'a.png'), 'a', None, lambda _: label), ), ('normal', 'dent'))
+    source = Source((SourceImage(str(tmp_path / 'a.png'), 'a', None, lambda _: label),), ('normal', 'dent'))
     convert(source, tmp_path / 'out')
     np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / 'out/ann_dir/a.png')), label)
     report = convert(source, tmp_path / 'out2', 'mvtec')

@@ -19,7 +19,7 @@ CODE = '01e;?PE00000000D_O4a0L_O4a0L_O4a0L_O4a0L_O4a0800000000000000000000if0AR[
 
 
 def centres(size_hw):
-    rows, columns = np.mgrid[:size_hw[0], :size_hw[1]] + 0.5
+    rows, columns = np.mgrid[: size_hw[0], : size_hw[1]] + 0.5
     return np.column_stack([columns.ravel(), rows.ravel()])
 
 
@@ -41,7 +41,9 @@ def ray_cast(polygon, size_hw):
 
 # In binary fractions a crossing is on a centre or far from it, so floats must agree with fractions on every pixel; every
 # second coordinate is a corner or a centre of a pixel, so many outlines do go through centres.
-COORDINATES = st.one_of(st.integers(-4 * 1024, 27 * 1024).map(lambda v: v / 1024), st.integers(-8, 54).map(lambda v: v / 2))
+COORDINATES = st.one_of(
+    st.integers(-4 * 1024, 27 * 1024).map(lambda v: v / 1024), st.integers(-8, 54).map(lambda v: v / 2)
+)
 POLYGONS = st.lists(COORDINATES, min_size=6, max_size=16).filter(lambda p: len(p) % 2 == 0)
 
 
@@ -97,8 +99,9 @@ def test_thin_polygons_leave_their_corners():
     assert not touched_pixels([[-5, -5, 90, 90, -5, 90]], SIZE_HW).any()
 
 
-@pytest.mark.parametrize('polygon', [[1, 2, 3, 4], [1, 2, 3, 4, 5, 6, 7], [1, 2, 3, 4, 5, float('nan')],
-                                     [[1, 2], [3, 4]]])
+@pytest.mark.parametrize(
+    'polygon', [[1, 2, 3, 4], [1, 2, 3, 4, 5, 6, 7], [1, 2, 3, 4, 5, float('nan')], [[1, 2], [3, 4]]]
+)
 def test_bad_polygons(polygon):
     with pytest.raises(ValueError, match='three or more x, y pairs'):
         rasterize_polygons([polygon], SIZE_HW)

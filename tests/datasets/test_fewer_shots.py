@@ -10,7 +10,6 @@ import pytest
 from mmdefect.datasets.fewer_shots import split_fewer
 from mmdefect.datasets.split_file import Split, SplitEntry, read_split, write_split
 
-
 TOOL = Path(__file__).resolve().parents[2] / 'tools' / 'split_fewer.py'
 
 
@@ -20,9 +19,11 @@ def entry(name, kind):
 
 @pytest.fixture
 def split_file(tmp_path):
-    train = [entry(f'good{i}', 'good') for i in range(4)] + [entry(f'crack{i}', 'crack') for i in range(9)] + [
-        entry(f'hole{i}', 'hole') for i in range(2)
-    ]
+    train = (
+        [entry(f'good{i}', 'good') for i in range(4)]
+        + [entry(f'crack{i}', 'crack') for i in range(9)]
+        + [entry(f'hole{i}', 'hole') for i in range(2)]
+    )
     test = [entry(f'test{i}', 'crack') for i in range(3)]
     write_split(Split(dict(train=train, test=test), dict(name='fractions'), 7, dict(dataset='x')), tmp_path / 's.json')
     return tmp_path / 's.json'
@@ -41,8 +42,9 @@ def test_shots_lie_inside_each_other_and_the_rest_stays(split_file, tmp_path):
         assert split.counts()['train'] == {'crack': number, 'good': 4, 'hole': min(number, 2)}
         assert split.splits['test'] == before.splits['test'] and split.notes == before.notes
         order = [e.image for e in before.splits['train']]
-        assert [e.image for e in split.splits['train']] == [i for i in order if i in {
-            e.image for e in split.splits['train']}]
+        assert [e.image for e in split.splits['train']] == [
+            i for i in order if i in {e.image for e in split.splits['train']}
+        ]
     assert images(made[1], 'crack') < images(made[3], 'crack') < images(made[5], 'crack')
     again = split_fewer(str(split_file), [3], str(tmp_path / 'again_{shots}.json'))[3]
     assert images(again, 'crack') == images(made[3], 'crack')
@@ -58,25 +60,35 @@ def test_the_tool_names_files_by_number_and_seed(split_file, out, monkeypatch, c
     monkeypatch.setattr('sys.argv', ['split_fewer.py', str(split_file), '--shots', '1', '3', '--seed', '4', *words])
     assert runpy.run_path(str(TOOL), run_name='tool')['main']() == 0
     assert sorted(path.name for path in split_file.parent.glob('shots_*')) == ['shots_1_4.json', 'shots_3_4.json']
-    assert 'shots_1_4.json: 1 crack, 4 good, 1 hole in train' in capsys.readouterr().out.replace('1 hole, 4 good', '4 good, 1 hole')
+    assert 'shots_1_4.json: 1 crack, 4 good, 1 hole in train' in capsys.readouterr().out.replace(
+        '1 hole, 4 good', '4 good, 1 hole'
+    )
 
 
 def test_clean_images_of_a_product_stay(tmp_path):
-    train = [entry(f'good{i}', 'screw/good') for i in range(4)] + [entry(f'top{i}', 'screw/thread_top') for i in range(3)]
+    train = [entry(f'good{i}', 'screw/good') for i in range(4)] + [
+        entry(f'top{i}', 'screw/thread_top') for i in range(3)
+    ]
     write_split(Split(dict(train=train), dict(name='third'), 7, dict(dataset='x')), tmp_path / 's.json')
     made = split_fewer(str(tmp_path / 's.json'), [1], str(tmp_path / 'shots_{shots}.json'))
     assert made[1].counts()['train'] == {'screw/good': 4, 'screw/thread_top': 1}
 
 
 def test_every_group_gives_an_image_before_one_gives_two(split_file, tmp_path):
-    groups = [[f'images/crack{i}.png' for i in range(0, 5)], ['images/crack5.png', 'images/crack6.png']]
+    groups = [[f'images/crack{i}.png' for i in range(5)], ['images/crack5.png', 'images/crack6.png']]
     stems = [[image[7:-4] for image in group] for group in groups]
     (tmp_path / 'g.json').write_text(json.dumps(stems))
     of = {image: k for k, group in enumerate(groups) for image in group}
     for seed in range(20):
-        made = split_fewer(str(split_file), [4, 6], str(tmp_path / 'shots_{shots}.json'), seed, str(tmp_path / 'g.json'), True)
+        made = split_fewer(
+            str(split_file), [4, 6], str(tmp_path / 'shots_{shots}.json'), seed, str(tmp_path / 'g.json'), True
+        )
         assert {of.get(image, image) for image in images(made[4], 'crack')} == {
-            0, 1, 'images/crack7.png', 'images/crack8.png'}
+            0,
+            1,
+            'images/crack7.png',
+            'images/crack8.png',
+        }
         assert sorted(Counter(of.get(i, i) for i in images(made[6], 'crack')).values()) == [1, 1, 2, 2]
 
 

@@ -81,7 +81,7 @@ def test_errors_are_returned_and_not_remembered(files, reads):
 
 def test_damaged_memory_is_forgotten(files, reads, own_cache):
     find_facts('sha256', files)
-    memory, = (own_cache / 'files').iterdir()
+    (memory,) = (own_cache / 'files').iterdir()
     memory.write_text('{"version": 1, ')
     assert find_facts('sha256', files) and len(reads) == 6
 

@@ -33,8 +33,10 @@ def write_folder(root, encode, count=8, seed=0):
 
 
 def loaded(dataset, root):
-    return {str(info['img_path'])[len(str(root)) + 1:]: dataset[index]['gt_seg_map']
-            for index, info in enumerate(dataset.get_data_info(i) for i in range(len(dataset)))}
+    return {
+        str(info['img_path'])[len(str(root)) + 1 :]: dataset[index]['gt_seg_map']
+        for index, info in enumerate(dataset.get_data_info(i) for i in range(len(dataset)))
+    }
 
 
 def assert_same_labels(found, expected):
@@ -43,8 +45,10 @@ def assert_same_labels(found, expected):
         np.testing.assert_array_equal(found[name], label, err_msg=name)
 
 
-@pytest.mark.parametrize('encode, encoding', [(lambda x: x, 'index'), (lambda x: COLOURS[x], 'palette'),
-                                              (lambda x: x * np.uint8(100), 'palette')])
+@pytest.mark.parametrize(
+    'encode, encoding',
+    [(lambda x: x, 'index'), (lambda x: COLOURS[x], 'palette'), (lambda x: x * np.uint8(100), 'palette')],
+)
 def test_labels_are_read_as_drawn(tmp_path, encode, encoding):
     labels = write_folder(tmp_path, encode)
     dataset = FolderDefectDataset(str(tmp_path), pipeline=LOAD, metainfo=dict(classes=('normal', 'pit', 'cut')))
@@ -80,8 +84,10 @@ def test_split_file_carries_the_description(tmp_path, monkeypatch):
     whole = build_layout('folder', str(tmp_path), metainfo=dict(classes=('normal', 'pit', 'cut')))
     split_dataset(whole, Fractions(), str(file), seed=0)
     monkeypatch.setattr('mmdefect.datasets.folder.describe_folder', lambda *_: pytest.fail('masks were read again'))
-    parts = {s: FolderDefectDataset(str(tmp_path), split_file=str(file), split=s, pipeline=LOAD)
-             for s in ('train', 'val', 'test')}
+    parts = {
+        s: FolderDefectDataset(str(tmp_path), split_file=str(file), split=s, pipeline=LOAD)
+        for s in ('train', 'val', 'test')
+    }
     assert all(p.metainfo['classes'] == ('normal', 'pit', 'cut') for p in parts.values())
     found = {}
     for part in parts.values():
@@ -90,7 +96,7 @@ def test_split_file_carries_the_description(tmp_path, monkeypatch):
     assert_same_labels(found, labels)
     types = {e.image: e.type for e in read_split(file).splits['train']}
     infos = [parts['train'].get_data_info(i) for i in range(len(parts['train']))]
-    assert {i['img_path'][len(str(tmp_path)) + 1:]: i['defect_type'] for i in infos} == types
+    assert {i['img_path'][len(str(tmp_path)) + 1 :]: i['defect_type'] for i in infos} == types
 
 
 def test_description_file_carries_the_classes(tmp_path):
@@ -100,13 +106,16 @@ def test_description_file_carries_the_classes(tmp_path):
     assert FolderDefectDataset(str(tmp_path)).metainfo['classes'] == ('normal', 'pit', 'cut')
 
 
-@pytest.mark.parametrize('arguments, says', [
-    (dict(metainfo=dict(classes=('normal', 'pit'))), 'must be 2 distinct names'),
-    (dict(mask_encoding='rgb'), '`encoding` must be one of'),
-    (dict(types_from='stem'), '`types` must be one of'),
-    (dict(split='train'), "must hold images of the split 'train', but its folders give no splits"),
-    (dict(split='train', split_file='absent.json'), '`split_file` must exist'),
-])
+@pytest.mark.parametrize(
+    'arguments, says',
+    [
+        (dict(metainfo=dict(classes=('normal', 'pit'))), 'must be 2 distinct names'),
+        (dict(mask_encoding='rgb'), '`encoding` must be one of'),
+        (dict(types_from='stem'), '`types` must be one of'),
+        (dict(split='train'), "must hold images of the split 'train', but its folders give no splits"),
+        (dict(split='train', split_file='absent.json'), '`split_file` must exist'),
+    ],
+)
 def test_bad_arguments(tmp_path, arguments, says):
     write_folder(tmp_path, lambda x: x)
     with pytest.raises(ValueError) as info:

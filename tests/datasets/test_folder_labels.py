@@ -31,23 +31,26 @@ def colours(*values):
     return np.repeat(np.repeat(np.array([values], np.uint8), 4, axis=0), 4, axis=1)
 
 
-@pytest.mark.parametrize('masks, encoding, classes', [
-    ([grey(0, 255), grey(0, 0)], 'binary', 1),
-    ([grey(0, 1)], 'binary', 1),
-    ([grey(0, 128)], 'binary', 1),
-    ([grey(0, 1, 2), grey(0, 0, 2)], 'index', 2),
-    ([grey(0, 1, 255), grey(0, 0, 1)], 'index', 1),
-    ([grey(0, 1, 2, 255)], 'index', 2),
-    ([grey(0, 3)], 'binary', 1),
-    ([grey(0, 1, 5)], 'index', 5),
-    ([grey(0, 254, 255, 1)], 'binary', 1),
-    ([grey(0, 128, 255)], 'palette', 2),
-    ([grey(0, 40, 80, 120, 160)], 'palette', 4),
-    ([grey(0, *([255] * 90), *range(20, 220, 20))], 'binary', 1),
-    ([colours((0, 0, 0), (255, 0, 0)), colours((0, 0, 0), (0, 255, 0))], 'palette', 2),
-    ([colours((0, 0, 0), (255, 255, 255))], 'binary', 1),
-    ([colours((0, 0, 0), (2, 2, 2), (1, 1, 1))], 'index', 2),
-])
+@pytest.mark.parametrize(
+    'masks, encoding, classes',
+    [
+        ([grey(0, 255), grey(0, 0)], 'binary', 1),
+        ([grey(0, 1)], 'binary', 1),
+        ([grey(0, 128)], 'binary', 1),
+        ([grey(0, 1, 2), grey(0, 0, 2)], 'index', 2),
+        ([grey(0, 1, 255), grey(0, 0, 1)], 'index', 1),
+        ([grey(0, 1, 2, 255)], 'index', 2),
+        ([grey(0, 3)], 'binary', 1),
+        ([grey(0, 1, 5)], 'index', 5),
+        ([grey(0, 254, 255, 1)], 'binary', 1),
+        ([grey(0, 128, 255)], 'palette', 2),
+        ([grey(0, 40, 80, 120, 160)], 'palette', 4),
+        ([grey(0, *([255] * 90), *range(20, 220, 20))], 'binary', 1),
+        ([colours((0, 0, 0), (255, 0, 0)), colours((0, 0, 0), (0, 255, 0))], 'palette', 2),
+        ([colours((0, 0, 0), (255, 255, 255))], 'binary', 1),
+        ([colours((0, 0, 0), (2, 2, 2), (1, 1, 1))], 'index', 2),
+    ],
+)
 def test_detection(tmp_path, masks, encoding, classes):
     found = detect_encoding(write_masks(tmp_path, *masks))
     assert (found.encoding, found.defect_classes) == (encoding, classes)
@@ -84,12 +87,15 @@ def test_sixteen_bit_masks(tmp_path):
     assert detect_encoding([tmp_path / 'a.png']).encoding == 'binary'
 
 
-@pytest.mark.parametrize('masks, says', [
-    ([grey(0, 0)], ['all 1 masks are zero everywhere', '0.png']),
-    ([grey(0, 1), grey(0, 255)], ['0.png marks defects by 1', '1.png by 255', "'binary' if both mean a defect"]),
-    ([np.arange(256).reshape(16, 16)], ['0.png holds 256 grey levels', 'without anti-aliasing']),
-    ([np.random.default_rng(0).integers(0, 256, (16, 16, 3))], ['at most 64 colours', '0.png has']),
-])
+@pytest.mark.parametrize(
+    'masks, says',
+    [
+        ([grey(0, 0)], ['all 1 masks are zero everywhere', '0.png']),
+        ([grey(0, 1), grey(0, 255)], ['0.png marks defects by 1', '1.png by 255', "'binary' if both mean a defect"]),
+        ([np.arange(256).reshape(16, 16)], ['0.png holds 256 grey levels', 'without anti-aliasing']),
+        ([np.random.default_rng(0).integers(0, 256, (16, 16, 3))], ['at most 64 colours', '0.png has']),
+    ],
+)
 def test_undecidable_masks_are_errors(tmp_path, masks, says):
     with pytest.raises(ValueError) as info:
         detect_encoding(write_masks(tmp_path, *masks))
@@ -125,7 +131,10 @@ def test_binary_masks_take_their_class_from_type(tmp_path):
     assert described.classes == ('normal', 'cut', 'pit') and described.class_of_type == {'cut': 1, 'pit': 2}
     samples = label_samples(scan, described)
     assert [(s.defect_type, s.class_id, s.mask_encoding) for s in samples] == [
-        ('cut', 1, 'binary'), ('cut', 1, 'binary'), ('pit', 2, 'binary')]
+        ('cut', 1, 'binary'),
+        ('cut', 1, 'binary'),
+        ('pit', 2, 'binary'),
+    ]
     one = describe_folder(scan, class_names=['defect'])
     assert one.classes == ('normal', 'defect') and {s.class_id for s in label_samples(scan, one)} == {1}
     renamed = describe_folder(scan, class_names=['Schnitt', 'Grube'])
@@ -153,11 +162,17 @@ def test_description_file_decides(tmp_path):
     assert description_from_dict(json.loads(json.dumps(described.to_dict())), 'x') == described
 
 
-@pytest.mark.parametrize('body', ['{', '[]', '{"format": "other"}',
-                                  '{"format": "mmdefect-dataset/1", "classes": ["a"], "mask_encoding": "index"}',
-                                  '{"format": "mmdefect-dataset/1", "classes": ["a", "b"], "mask_encoding": "rgb"}',
-                                  '{"format": "mmdefect-dataset/1", "classes": ["a", "b"], '
-                                  '"mask_encoding": "palette"}'])
+@pytest.mark.parametrize(
+    'body',
+    [
+        '{',
+        '[]',
+        '{"format": "other"}',
+        '{"format": "mmdefect-dataset/1", "classes": ["a"], "mask_encoding": "index"}',
+        '{"format": "mmdefect-dataset/1", "classes": ["a", "b"], "mask_encoding": "rgb"}',
+        '{"format": "mmdefect-dataset/1", "classes": ["a", "b"], "mask_encoding": "palette"}',
+    ],
+)
 def test_bad_description_file_is_named(tmp_path, body):
     (tmp_path / 'dataset.json').write_text(body)
     with pytest.raises(ValueError, match=r'dataset.json must .*correct or remove it\.$'):

@@ -26,7 +26,7 @@ ROOT = config_root('mmdefect')
 
 @pytest.fixture
 def packed(tmp_path):
-    """Five pictures, the way ``generate.py pack`` writes them."""
+    """Five images, the way ``generate.py pack`` writes them."""
     folder = tmp_path / 'packed'
     rng = np.random.default_rng(0)
     images = []
@@ -34,7 +34,10 @@ def packed(tmp_path):
         label = np.zeros((40, 48), np.uint8)
         label[10:14, 10:14] = 1 + index % 2
         entry = dict(image=f'img_dir/train/g{index}.png', label=f'ann_dir/train/g{index}.png', source=f's{index}.png')
-        for name, array in ((entry['image'], rng.integers(0, 255, (40, 48, 3)).astype(np.uint8)), (entry['label'], label)):
+        for name, array in (
+            (entry['image'], rng.integers(0, 255, (40, 48, 3)).astype(np.uint8)),
+            (entry['label'], label),
+        ):
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(array).save(folder / name)
         images.append(entry)
@@ -46,15 +49,22 @@ def packed(tmp_path):
 def leaf(tmp_path, packed, text=''):
     write_wta(tmp_path / 'real', dict(train=8, val=4, test=4))
     bases = [str(ROOT / 'fast_scnn/fast-scnn_baseline_2k_wta-256.py'), str(ROOT / '_base_/datasets/generated.py')]
-    (tmp_path / 'leaf.py').write_text(f'_base_ = {bases!r}\ndata_root = {str(tmp_path / "real")!r}\n'
-                                      f'crop_size = (32, 32)\nimage_scale = (48, 40)\n'
-                                      f'generated = dict(folder={str(packed)!r})\n{text}')
+    (tmp_path / 'leaf.py').write_text(
+        f'_base_ = {bases!r}\ndata_root = {str(tmp_path / "real")!r}\n'
+        f'crop_size = (32, 32)\nimage_scale = (48, 40)\n'
+        f'generated = dict(folder={str(packed)!r})\n{text}'
+    )
     return tmp_path / 'leaf.py'
 
 
 def test_a_packed_set_is_a_data_set(packed):
-    data = DATASETS.build(dict(type='GeneratedDefectDataset', folder=str(packed),
-                               pipeline=[dict(type='LoadImageFromFile'), dict(type='LoadDefectAnnotations')]))
+    data = DATASETS.build(
+        dict(
+            type='GeneratedDefectDataset',
+            folder=str(packed),
+            pipeline=[dict(type='LoadImageFromFile'), dict(type='LoadDefectAnnotations')],
+        )
+    )
     summary = check_dataset(data)
     assert summary.images_by_class == {0: 5, 1: 3, 2: 2}
     assert data.metainfo['classes'] == ('normal', 'attached', 'broken')
@@ -125,8 +135,8 @@ def test_shares_are_met_and_parts_go_round(shares):
     expected = shares[1] / sum(shares)
     assert abs(share - expected) <= 4 * np.sqrt(expected * (1 - expected) / 4000)
     generated = draws[draws >= 50]
-    rounds = generated[:len(generated) // 7 * 7].reshape(-1, 7)
-    assert (np.sort(rounds, 1) == np.arange(50, 57)).all(), 'each picture once a round'
+    rounds = generated[: len(generated) // 7 * 7].reshape(-1, 7)
+    assert (np.sort(rounds, 1) == np.arange(50, 57)).all(), 'each image once a round'
     assert np.array_equal(draws[:500], list(itertools.islice(iter(sampler), 500)))
     with pytest.raises(ValueError, match='shares'):
         PartShareSampler(Joined(), [1])
@@ -134,11 +144,14 @@ def test_shares_are_met_and_parts_go_round(shares):
         PartShareSampler(Joined(), [0, 0])
 
 
-@pytest.mark.parametrize('change, words', [
-    (dict(ratio=dict(real=1)), 'real and generated'),
-    (dict(ratio=dict(real=0, generated=0)), 'not both 0'),
-    (dict(share=1), 'keys folder and ratio'),
-])
+@pytest.mark.parametrize(
+    'change, words',
+    [
+        (dict(ratio=dict(real=1)), 'real and generated'),
+        (dict(ratio=dict(real=0, generated=0)), 'not both 0'),
+        (dict(share=1), 'keys folder and ratio'),
+    ],
+)
 def test_a_wrong_recipe_is_named(tmp_path, packed, change, words):
     cfg = Config.fromfile(leaf(tmp_path, packed))
     if 'ratio' in change:

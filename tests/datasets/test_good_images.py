@@ -25,7 +25,9 @@ def test_the_same_images_however_they_are_named(tmp_path):
 
 def test_parts_are_disjoint_complete_and_stable(tmp_path):
     write_mvtec(tmp_path, train_good=13)
-    parts = {part: names(GoodImageDataset(str(tmp_path), 'screw', part, folds=4)) for part in ('all', 'fit', 'held_out')}
+    parts = {
+        part: names(GoodImageDataset(str(tmp_path), 'screw', part, folds=4)) for part in ('all', 'fit', 'held_out')
+    }
     assert sorted(parts['fit'] + parts['held_out']) == parts['all'] and len(parts['held_out']) in (3, 4)
     assert parts['held_out'] == names(GoodImageDataset(str(tmp_path), 'screw', 'held_out', folds=4))
 
@@ -44,7 +46,8 @@ def test_label_maps_tell_the_clean_images(tmp_path):
     labels = write_wta(tmp_path, dict(train=7))
     dataset = GoodImageDataset(str(tmp_path / 'img_dir' / 'train'), labels=str(tmp_path / 'ann_dir' / 'train'))
     assert [n.split('img_dir')[1] for n in names(dataset)] == [
-        n.split('img_dir')[1] for n, label in sorted(labels.items()) if not label.any()]
+        n.split('img_dir')[1] for n, label in sorted(labels.items()) if not label.any()
+    ]
     (tmp_path / 'ann_dir' / 'train' / '[0001]top.png').unlink()
     with pytest.raises(ValueError, match='0001'):
         GoodImageDataset(str(tmp_path / 'img_dir' / 'train'), labels=str(tmp_path / 'ann_dir' / 'train'))
@@ -52,24 +55,46 @@ def test_label_maps_tell_the_clean_images(tmp_path):
 
 def write_split(path, splits: dict[str, list[tuple[str, str]]]) -> None:
     """Write a split file by hand: names and types."""
-    path.write_text(json.dumps(dict(format='mmdefect-split/1', protocol=dict(name='fractions'), seed=0, notes={}, splits={
-        name: [dict(image=image, mask=None, type=kind, sha256=image) for image, kind in entries]
-        for name, entries in splits.items()})))
+    path.write_text(
+        json.dumps(
+            dict(
+                format='mmdefect-split/1',
+                protocol=dict(name='fractions'),
+                seed=0,
+                notes={},
+                splits={
+                    name: [dict(image=image, mask=None, type=kind, sha256=image) for image, kind in entries]
+                    for name, entries in splits.items()
+                },
+            )
+        )
+    )
 
 
 def test_a_split_file_gives_the_good_images_of_one_split(tmp_path):
     write_mvtec(tmp_path, train_good=6)
     good = [f'screw/train/good/{p.name}' for p in sorted((tmp_path / 'screw' / 'train' / 'good').iterdir())]
     bad = sorted(p.relative_to(tmp_path).as_posix() for p in (tmp_path / 'screw' / 'test').rglob('*.png'))[0]
-    write_split(tmp_path / 'splits.json', dict(train=[(good[3], 'good'), (bad, 'crack'), (good[0], 'screw/good')],
-                                               test=[(good[1], 'good')], val=[(bad + 'x', 'crack')], far=[('no.png', 'good')]))
+    write_split(
+        tmp_path / 'splits.json',
+        dict(
+            train=[(good[3], 'good'), (bad, 'crack'), (good[0], 'screw/good')],
+            test=[(good[1], 'good')],
+            val=[(bad + 'x', 'crack')],
+            far=[('no.png', 'good')],
+        ),
+    )
 
     def made(**settings) -> list[str]:
         return names(GoodImageDataset(str(tmp_path), split_file='splits.json', **settings))
 
     assert made() == [str(tmp_path / good[0]), str(tmp_path / good[3])]
     assert made(split='test') == [str(tmp_path / good[1])]
-    for settings, message in ((dict(split='val'), "type 'good'"), (dict(split='dev'), 'no split'), (dict(split='far'), 'no.png'),
-                              (dict(category='screw'), 'by itself')):
+    for settings, message in (
+        (dict(split='val'), "type 'good'"),
+        (dict(split='dev'), 'no split'),
+        (dict(split='far'), 'no.png'),
+        (dict(category='screw'), 'by itself'),
+    ):
         with pytest.raises(ValueError, match=message):
             made(**settings)

@@ -13,6 +13,7 @@ from mmdefect.registry import TRANSFORMS
 def slow_band(label, width, min_core):
     """Compare every pixel with every other one."""
     from scipy import ndimage
+
     result = label.copy()
     points = np.argwhere(label != 255)
     for index in points:
@@ -54,7 +55,7 @@ def test_it_is_the_slow_version(seed, width, min_core):
     label = np.zeros((20, 24), np.uint8)
     for class_id in (1, 2, 1, 255):
         top, left = rng.integers(0, 14, 2)
-        label[top:top + rng.integers(1, 9), left:left + rng.integers(1, 10)] = class_id
+        label[top : top + rng.integers(1, 9), left : left + rng.integers(1, 10)] = class_id
     before = label.copy()
     assert np.array_equal(ignore_band(label, width, min_core), slow_band(label, width, min_core))
     assert np.array_equal(label, before)

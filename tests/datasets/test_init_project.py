@@ -40,8 +40,9 @@ def names_by_split(file):
 def test_ten_photographs(tmp_path):
     data = write_photographs(tmp_path / 'photos')
     stream = io.StringIO()
-    project = init_project(data, 'mypart', tmp_path / 'configs', class_names=['pit', 'cut'],
-                           console=make_console(stream))
+    project = init_project(
+        data, 'mypart', tmp_path / 'configs', class_names=['pit', 'cut'], console=make_console(stream)
+    )
     sides = names_by_split(project.split_file)
     assert {name: len(side) for name, side in sides.items()} == {'train': 6, 'val': 2, 'test': 2}
     assert len(set.union(*sides.values())) == 10
@@ -49,7 +50,7 @@ def test_ten_photographs(tmp_path):
     assert counts == {'train': {'pit': 3, 'cut': 3}, 'val': {'pit': 1, 'cut': 1}, 'test': {'pit': 1, 'cut': 1}}
     assert json.loads(project.census_file.read_text())['images'] == 10
     text = stream.getvalue()
-    table = text[:text.index('wrote')]
+    table = text[: text.index('wrote')]
     assert max(map(len, table.splitlines())) <= WIDTH
     assert '10: 10 with defects, 0 without' in text and 'train 6 (0 clean), val 2 (0 clean), test 2 (0 clean)' in text
     configs = ' '.join(map(str, project.configs))
@@ -67,8 +68,9 @@ def test_configs_compose_and_their_data_load(tmp_path):
         assert all(head.num_classes == 3 for head in iter_heads(cfg))
     assert recommended.crop_size == (64, 96) and baseline.crop_size == (256, 256)
     assert all(head.loss_decode.class_weight == list(recommended.class_weight) for head in iter_heads(recommended))
-    assert all('class_weight' not in head.loss_decode or head.loss_decode.class_weight is None
-               for head in iter_heads(baseline))
+    assert all(
+        'class_weight' not in head.loss_decode or head.loss_decode.class_weight is None for head in iter_heads(baseline)
+    )
     weights = recommended.class_weight
     for head in iter_heads(frozen):
         assert head.loss_decode.type == 'SoftmaxFocalLoss'
@@ -86,9 +88,10 @@ def test_configs_compose_and_their_data_load(tmp_path):
     assert item['inputs'].shape[1] <= 64 and item['inputs'].shape[2] <= 96  # the preprocessor pads to the crop
 
 
-def test_without_clean_pictures_defects_go_beside_those_that_are_there(tmp_path):
-    project = init_project(write_photographs(tmp_path / 'photos'), 'mypart', tmp_path / 'configs',
-                           class_names=['pit', 'cut'])
+def test_without_clean_images_defects_go_beside_those_that_are_there(tmp_path):
+    project = init_project(
+        write_photographs(tmp_path / 'photos'), 'mypart', tmp_path / 'configs', class_names=['pit', 'cut']
+    )
     recommended = load_config(project.configs[1])
     step = next(t for t in recommended.train_dataloader.dataset.pipeline if t.type == 'SynthesizeDefects')
     assert step.probability == dict(clean=0.0, defective=0.5)
@@ -96,8 +99,8 @@ def test_without_clean_pictures_defects_go_beside_those_that_are_there(tmp_path)
 
 
 @pytest.mark.parametrize(('count', 'pastes'), [(32, True), (34, False)])
-def test_pastes_are_for_few_pictures_and_small_crops_ask_for_defects(tmp_path, count, pastes):
-    """Half of the pictures have each class; no crop is larger than 512."""
+def test_pastes_are_for_few_images_and_small_crops_ask_for_defects(tmp_path, count, pastes):
+    """Half of the images have each class; no crop is larger than 512."""
     data = write_photographs(tmp_path / 'photos', count, clean=4, size_hw=(540, 560))
     project = init_project(data, 'mypart', tmp_path / 'configs', class_names=['pit', 'cut'])
     baseline, *tuned = (load_config(c) for c in project.configs)
@@ -106,11 +109,11 @@ def test_pastes_are_for_few_pictures_and_small_crops_ask_for_defects(tmp_path, c
         assert ('SynthesizeDefects' in steps) == pastes
         assert tuple(steps['DefectCrop'].crop_size) == tuple(cfg.crop_size) and 'RandomCrop' not in steps
     assert 'DefectCrop' not in [t.type for t in baseline.train_dataloader.dataset.pipeline]
-    assert ('paste_poisson.py\' has them.' in project.configs[1].read_text()) == (not pastes)
+    assert ("paste_poisson.py' has them." in project.configs[1].read_text()) == (not pastes)
 
 
 @pytest.mark.parametrize('clean', [30, 50])
-def test_without_pastes_rare_defects_are_drawn_as_often_as_clean_pictures(tmp_path, clean):
+def test_without_pastes_rare_defects_are_drawn_as_often_as_clean_images(tmp_path, clean):
     project = init_project(write_photographs(tmp_path / 'photos', 40, clean=clean), 'mypart', tmp_path / 'configs')
     baseline, recommended, frozen = (load_config(c).train_dataloader for c in project.configs)
     plain = dict(type='DefectSampler', shuffle=True)
@@ -161,7 +164,8 @@ def test_given_split_folders_are_kept(tmp_path):
     labels = write_wta(tmp_path / 'wta', dict(train=6, val=3, test=3))
     project = init_project(tmp_path / 'wta', 'wta', tmp_path, class_names=['attached', 'broken'])
     assert names_by_split(project.split_file) == {
-        s: {n for n in labels if f'/{s}/' in n} for s in ('train', 'val', 'test')}
+        s: {n for n in labels if f'/{s}/' in n} for s in ('train', 'val', 'test')
+    }
     redrawn = init_project(tmp_path / 'wta', 'redrawn', tmp_path, fractions=(0.5, 0.25, 0.25))
     assert names_by_split(redrawn.split_file) != names_by_split(project.split_file)
 
@@ -199,16 +203,19 @@ def test_overwrite_and_nothing_half_written(tmp_path, monkeypatch):
     assert sorted(p.name for p in (tmp_path / 'configs').iterdir()) == ['mypart']
 
 
-@pytest.mark.parametrize('arguments, error, says', [
-    (dict(name='my part'), ValueError, '`--name` must consist of letters'),
-    (dict(name='../x'), ValueError, '`--name` must consist of letters'),
-    (dict(data_dir='absent'), FileNotFoundError, '`DATA_DIR` must be a folder'),
-    (dict(fractions=(0.5, 0.2, 0.2)), ValueError, 'add up to 1'),
-    (dict(fractions=(1.0, 0.0, 0.0)), ValueError, 'the val split must hold at least one image'),
-    (dict(encoding='binary', class_names=['a', 'b']), ValueError, '`class_names` must be 1 distinct names'),
-    (dict(class_names=['a']), ValueError, '`class_names` must be 2 distinct names'),
-    (dict(group_file='absent.json'), ValueError, 'the group file absent.json must be readable'),
-])
+@pytest.mark.parametrize(
+    'arguments, error, says',
+    [
+        (dict(name='my part'), ValueError, '`--name` must consist of letters'),
+        (dict(name='../x'), ValueError, '`--name` must consist of letters'),
+        (dict(data_dir='absent'), FileNotFoundError, '`DATA_DIR` must be a folder'),
+        (dict(fractions=(0.5, 0.2, 0.2)), ValueError, 'add up to 1'),
+        (dict(fractions=(1.0, 0.0, 0.0)), ValueError, 'the val split must hold at least one image'),
+        (dict(encoding='binary', class_names=['a', 'b']), ValueError, '`class_names` must be 1 distinct names'),
+        (dict(class_names=['a']), ValueError, '`class_names` must be 2 distinct names'),
+        (dict(group_file='absent.json'), ValueError, 'the group file absent.json must be readable'),
+    ],
+)
 def test_bad_arguments_write_nothing(tmp_path, arguments, error, says):
     data = write_photographs(tmp_path / 'photos', 4)
     with pytest.raises(error) as info:
@@ -232,7 +239,7 @@ def test_leak_between_given_folders(tmp_path):
     write_wta(tmp_path / 'wta')
     source = tmp_path / 'wta/img_dir/train/[0001]top.png'
     (tmp_path / 'wta/img_dir/test/[0001]top.png').write_bytes(source.read_bytes())
-    with pytest.raises(ValueError, match=r"train/\[0001\]top.png.*test/\[0001\]top.png.*--split 0.6 0.2 0.2"):
+    with pytest.raises(ValueError, match=r'train/\[0001\]top.png.*test/\[0001\]top.png.*--split 0.6 0.2 0.2'):
         init_project(tmp_path / 'wta', 'wta', tmp_path)
     init_project(tmp_path / 'wta', 'wta', tmp_path, fractions=(0.4, 0.3, 0.3))
 

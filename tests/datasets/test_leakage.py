@@ -32,14 +32,16 @@ def copy_image(root, source, target):
 
 
 class TestDisjoint:
-
     def test_passes(self, root):
         check_disjoint(datasets(root))
 
     def test_copy_under_another_name_names_both_files(self, root):
         copy_image(root, 'train/[0002]top.png', 'test/renamed.png')
-        with pytest.raises(ValueError, match=r'train/\[0002\]top\.png \(train\) and .*test/renamed\.png \(test\) have '
-                           r'the same content; take one out'):
+        with pytest.raises(
+            ValueError,
+            match=r'train/\[0002\]top\.png \(train\) and .*test/renamed\.png \(test\) have '
+            r'the same content; take one out',
+        ):
             check_disjoint(datasets(root))
 
     def test_more_pairs_are_counted(self, root):
@@ -49,7 +51,7 @@ class TestDisjoint:
             check_disjoint(datasets(root))
 
     def test_one_folder_used_twice(self, root):
-        same = datasets(root, ('val', ))['val']
+        same = datasets(root, ('val',))['val']
         with pytest.raises(ValueError, match=r'val and test both read .*\(2 more shared images\); give each its own'):
             check_disjoint({'val': same, 'test': RepeatDataset(same, 2)})
 
@@ -67,7 +69,6 @@ class TestDisjoint:
 
 
 class TestDonors:
-
     def held_out(self, root):
         return datasets(root, ('val', 'test'))
 

@@ -24,7 +24,6 @@ def load(data: bytes, encoding: str, **options) -> np.ndarray:
 
 
 class TestIndex:
-
     def test_values_and_ignore_are_kept(self):
         label = load(encode(LABEL), 'index', num_classes=3)
         assert label.dtype == np.uint8
@@ -65,11 +64,10 @@ class TestIndex:
         whole = encode(np.array([[0, 1]], np.float32), format='TIFF')
         np.testing.assert_array_equal(load(whole, 'index', num_classes=2), [[0, 1]])
         with pytest.raises(ValueError, match='whole numbers'):
-            load(encode(np.array([[0, .5]], np.float32), format='TIFF'), 'index', num_classes=2)
+            load(encode(np.array([[0, 0.5]], np.float32), format='TIFF'), 'index', num_classes=2)
 
 
 class TestBinary:
-
     @pytest.mark.parametrize('value', [1, 7, 255])
     def test_every_value_but_zero_is_the_class(self, value):
         mask = np.array([[0, value], [value, 0]], np.uint8)
@@ -103,7 +101,6 @@ class TestBinary:
 
 
 class TestPalette:
-
     def test_matches_a_loop_over_pixels(self):
         truth = np.random.default_rng(0).integers(0, 3, (9, 11))
         colours = np.array([[PALETTE[v] for v in row] for row in truth], np.uint8)
@@ -131,13 +128,13 @@ def test_unreadable_file_is_named(data):
 
 
 class TestImageSize:
-
     def test_exif_rotation_swaps(self, tmp_path):
         exif = Image.Exif()
         exif[0x0112] = 6
         path = tmp_path / 'photo.jpg'
         Image.new('RGB', (30, 20)).save(path, exif=exif)
         import cv2
+
         assert image_size_hw(str(path)) == cv2.imread(str(path)).shape[:2] == (30, 20)
 
     def test_plain(self, tmp_path):

@@ -13,10 +13,14 @@ from tests.helpers.data import write_mvtec
 def test_labels_as_downloaded(tmp_path):
     truth = write_mvtec(tmp_path)
     assert_labels(MVTecDataset(data_root=str(tmp_path), pipeline=LOAD), truth)
-    assert_labels(MVTecDataset(data_root=str(tmp_path), split='train', pipeline=LOAD),
-                  {n: label for n, label in truth.items() if '/train/' in n})
-    assert_labels(MVTecDataset(data_root=str(tmp_path), category='bottle', split='test', pipeline=LOAD),
-                  part(truth, 'bottle/test/'))
+    assert_labels(
+        MVTecDataset(data_root=str(tmp_path), split='train', pipeline=LOAD),
+        {n: label for n, label in truth.items() if '/train/' in n},
+    )
+    assert_labels(
+        MVTecDataset(data_root=str(tmp_path), category='bottle', split='test', pipeline=LOAD),
+        part(truth, 'bottle/test/'),
+    )
 
 
 def test_one_category_folder_as_root(tmp_path):
@@ -71,20 +75,28 @@ def test_entries_say_type_and_category(tmp_path):
     dataset = MVTecDataset(data_root=str(tmp_path))
     infos = [dataset.get_data_info(i) for i in range(len(dataset))]
     assert Counter((i['category'], i['defect_type']) for i in infos) == {
-        ('bottle', 'good'): 7, ('bottle', 'crack'): 6, ('bottle', 'stain'): 6,
-        ('screw', 'good'): 7, ('screw', 'crack'): 6, ('screw', 'bent'): 6}
+        ('bottle', 'good'): 7,
+        ('bottle', 'crack'): 6,
+        ('bottle', 'stain'): 6,
+        ('screw', 'good'): 7,
+        ('screw', 'crack'): 6,
+        ('screw', 'bent'): 6,
+    }
     assert all((i['seg_map_path'] is None) == (i['defect_type'] == 'good') for i in infos)
 
 
-@pytest.mark.parametrize('options, message', [
-    (dict(category='lens'), r"'lens' is not one; found: bottle, screw"),
-    (dict(category=['bottle', 'nut']), r"'nut' is not one; found: bottle, screw"),
-    (dict(split='val'), r"split 'val', but its folders give \['test', 'train'\].*split_dataset"),
-    (dict(classes='type'), r"`classes` must be 'binary', 'types' or a list .* \['bent', 'crack', 'stain'\]"),
-    (dict(classes=['normal', 'crack']), r"\['bent', 'stain'\] are missing"),
-    (dict(classes=['crack', 'bent', 'stain']), "must start with 'normal'"),
-    (dict(classes=['normal', 'crack', 'crack']), 'name each class once'),
-])
+@pytest.mark.parametrize(
+    'options, message',
+    [
+        (dict(category='lens'), r"'lens' is not one; found: bottle, screw"),
+        (dict(category=['bottle', 'nut']), r"'nut' is not one; found: bottle, screw"),
+        (dict(split='val'), r"split 'val', but its folders give \['test', 'train'\].*split_dataset"),
+        (dict(classes='type'), r"`classes` must be 'binary', 'types' or a list .* \['bent', 'crack', 'stain'\]"),
+        (dict(classes=['normal', 'crack']), r"\['bent', 'stain'\] are missing"),
+        (dict(classes=['crack', 'bent', 'stain']), "must start with 'normal'"),
+        (dict(classes=['normal', 'crack', 'crack']), 'name each class once'),
+    ],
+)
 def test_wrong_settings(tmp_path, options, message):
     write_mvtec(tmp_path)
     with pytest.raises(ValueError, match=message):

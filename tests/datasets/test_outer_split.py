@@ -26,7 +26,8 @@ def test_folders_keep_their_sides_and_training_is_divided(root, tmp_path):
     train, outer = names(split, 'train'), names(split, 'outer_val')
     assert train | outer == {f'img_dir/train/[{i:04d}]top.png' for i in range(18)} and not train & outer
     assert len(outer) in (6, 7, 8) and {e.type for e in split.splits['outer_val']} == {
-        e.type for e in split.splits['train']}  # every type is on both sides
+        e.type for e in split.splits['train']
+    }  # every type is on both sides
     assert names(read_split(tmp_path / 'a.json'), 'outer_val') == outer
     again = split_outer_val(build_layout('wta', str(root)), 0.34, str(tmp_path / 'b.json'))
     other = split_outer_val(build_layout('wta', str(root)), 0.34, str(tmp_path / 'c.json'), seed=5)

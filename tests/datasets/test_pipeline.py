@@ -15,9 +15,9 @@ from tests.helpers.data import SIZE_HW, write_combined, write_mvtec, write_wta
 TRAIN = [
     dict(type='LoadImageFromFile'),
     dict(type='LoadDefectAnnotations'),
-    dict(type='RandomResize', scale=(64, 64), ratio_range=(.5, 2.0), keep_ratio=True),
-    dict(type='RandomCrop', crop_size=(32, 32), cat_max_ratio=.75),
-    dict(type='RandomFlip', prob=.5),
+    dict(type='RandomResize', scale=(64, 64), ratio_range=(0.5, 2.0), keep_ratio=True),
+    dict(type='RandomCrop', crop_size=(32, 32), cat_max_ratio=0.75),
+    dict(type='RandomFlip', prob=0.5),
     dict(type='PhotoMetricDistortion'),
     dict(type='PackSegInputs'),
 ]
@@ -30,8 +30,11 @@ TEST = [
 MEMBERS = [
     (write_wta, lambda root, **kw: BladeWTADataset(data_root=root, split='train', **kw), 3),
     (write_mvtec, lambda root, **kw: MVTecDataset(data_root=root, classes='types', **kw), 4),
-    (write_combined,
-     lambda root, **kw: CombinedDefectDataset(data_root=root, split='train', include_good=True, **kw), 2),
+    (
+        write_combined,
+        lambda root, **kw: CombinedDefectDataset(data_root=root, split='train', include_good=True, **kw),
+        2,
+    ),
 ]
 
 
@@ -39,8 +42,14 @@ MEMBERS = [
 def test_training_pipeline(tmp_path, write, build, num_classes):
     write(tmp_path)
     dataset = build(str(tmp_path), pipeline=TRAIN)
-    loader = DataLoader(dataset, batch_size=3, shuffle=True, num_workers=2, collate_fn=pseudo_collate,
-                        generator=torch.Generator().manual_seed(0))
+    loader = DataLoader(
+        dataset,
+        batch_size=3,
+        shuffle=True,
+        num_workers=2,
+        collate_fn=pseudo_collate,
+        generator=torch.Generator().manual_seed(0),
+    )
     seen, images = set(), 0
     for batch in loader:
         for image, sample in zip(batch['inputs'], batch['data_samples'], strict=True):
@@ -68,6 +77,7 @@ def test_test_pipeline_yields_the_drawn_pixels(tmp_path):
     truth = part(write_wta(tmp_path), 'img_dir/train/')
     dataset = BladeWTADataset(data_root=str(tmp_path), split='train', pipeline=TEST)
     drawn = np.bincount(np.concatenate([v.ravel() for v in truth.values()]), minlength=3)
-    loaded = sum(torch.bincount(dataset[i]['data_samples'].gt_sem_seg.data.ravel(), minlength=3)
-                 for i in range(len(dataset)))
+    loaded = sum(
+        torch.bincount(dataset[i]['data_samples'].gt_sem_seg.data.ravel(), minlength=3) for i in range(len(dataset))
+    )
     assert loaded.tolist() == drawn.tolist()

@@ -22,11 +22,11 @@ def units_of(sizes, defect_type='dent'):
 
 
 SHARES = st.lists(st.integers(1, 20), min_size=1, max_size=4).map(
-    lambda parts: {n: p / sum(parts) for n, p in zip(('train', 'outer_val', 'val', 'test'), parts, strict=False)})
+    lambda parts: {n: p / sum(parts) for n, p in zip(('train', 'outer_val', 'val', 'test'), parts, strict=False)}
+)
 
 
 class TestQuotas:
-
     @given(st.integers(0, 500), SHARES)
     def test_adds_up_and_is_close(self, count, shares):
         result = quotas(count, shares)
@@ -37,14 +37,15 @@ class TestQuotas:
         for name, share in shares.items():
             assert math.floor(count * share + 1e-9) - lifted <= result[name] <= math.ceil(count * share + 1e-9) + lifted
 
-    @pytest.mark.parametrize('count, expected', [(10, (6, 2, 2)), (7, (4, 2, 1)), (3, (1, 1, 1)), (2, (1, 1, 0)),
-                                                 (1, (1, 0, 0)), (0, (0, 0, 0))])
+    @pytest.mark.parametrize(
+        'count, expected',
+        [(10, (6, 2, 2)), (7, (4, 2, 1)), (3, (1, 1, 1)), (2, (1, 1, 0)), (1, (1, 0, 0)), (0, (0, 0, 0))],
+    )
     def test_by_hand(self, count, expected):
-        assert tuple(quotas(count, dict(train=.6, val=.2, test=.2)).values()) == expected
+        assert tuple(quotas(count, dict(train=0.6, val=0.2, test=0.2)).values()) == expected
 
 
 class TestDistribute:
-
     @given(st.lists(st.just(1), max_size=40), st.data())
     def test_single_images_meet_the_targets_exactly(self, sizes, data):
         train = data.draw(st.integers(0, len(sizes)))
@@ -53,7 +54,7 @@ class TestDistribute:
 
     @given(st.lists(st.integers(1, 12), min_size=3, max_size=40))
     def test_groups_miss_the_targets_by_less_than_the_largest_group(self, sizes):
-        targets = quotas(sum(sizes), dict(train=.5, val=.2, test=.3))
+        targets = quotas(sum(sizes), dict(train=0.5, val=0.2, test=0.3))
         given_to = distribute(sizes, targets)
         counts = Counter()
         for size, name in zip(sizes, given_to, strict=True):
@@ -66,8 +67,7 @@ class TestDistribute:
 
 
 class TestThird:
-
-    @given(st.integers(1, 60), st.sampled_from([0.0, .2, .5]), st.sampled_from([0.0, .25]))
+    @given(st.integers(1, 60), st.sampled_from([0.0, 0.2, 0.5]), st.sampled_from([0.0, 0.25]))
     def test_counts(self, count, val, outer):
         placed, left_out = Third(val, outer).place(units_of([1] * count))
         training = sum(len(v) for n, v in placed.items() if n != 'test')
@@ -76,22 +76,26 @@ class TestThird:
 
     def test_the_test_split_does_not_depend_on_validation(self):
         units = units_of([1, 2, 1, 1, 3, 1, 1, 1, 4, 1])
-        tests = [Third(v).place(units)[0]['test'] for v in (0.0, .2, .5)]
+        tests = [Third(v).place(units)[0]['test'] for v in (0.0, 0.2, 0.5)]
         assert tests[0] == tests[1] == tests[2]
 
     def test_by_hand(self):
-        placed, _ = Third(val_fraction=.5).place(units_of([1] * 12))
+        placed, _ = Third(val_fraction=0.5).place(units_of([1] * 12))
         assert {n: [s.img_path[:4] for s in v] for n, v in placed.items()} == {
-            'train': ['0000', '0001'], 'val': ['0002', '0003'], 'test': [f'{i:04d}' for i in range(4, 12)]}
+            'train': ['0000', '0001'],
+            'val': ['0002', '0003'],
+            'test': [f'{i:04d}' for i in range(4, 12)],
+        }
 
 
 class TestKShot:
-
     @given(st.integers(1, 6), st.integers(0, 2), st.integers(0, 2), st.integers(0, 10))
     def test_counts(self, k, k_val, k_outer, rest):
         placed, left_out = KShot(k, k_val, k_outer).place(units_of([1] * (k + k_val + k_outer + 1 + rest)))
         assert {n: len(v) for n, v in placed.items()} == {
-            **{n: c for n, c in dict(train=k, outer_val=k_outer, val=k_val).items() if c}, 'test': rest + 1}
+            **{n: c for n, c in dict(train=k, outer_val=k_outer, val=k_val).items() if c},
+            'test': rest + 1,
+        }
         assert not left_out
 
     def test_one_image_of_each_drawn_group_and_the_others_left_out(self):
@@ -116,17 +120,23 @@ class TestKShot:
         assert {n: len(v) for n, v in KShot(4).place(clean, 'test')[0].items()} == dict(test=100)
 
 
-@pytest.mark.parametrize('make, message', [
-    (lambda: Fractions(dict(train=.5, tset=.5)), r"among \('train', 'outer_val', 'val', 'test'\), got \['tset'\]"),
-    (lambda: Fractions(dict(train=.5, test=.4)), 'add up to 1'),
-    (lambda: Fractions(dict(train=1.5, test=-.5)), 'must be at least 0'),
-    (lambda: Fractions({}), 'got none'),
-    (lambda: Fractions(dict(train=float('nan'), test=.5)), 'must be at least 0'),
-    (lambda: Third(1.0), 'together below 1'),
-    (lambda: Third(-.1), 'at least 0'),
-    (lambda: KShot(0), '`k` must be at least 1'),
-    (lambda: KShot(1, clean_train_fraction=1.0), '`clean_train_fraction` must be between'),
-])
+@pytest.mark.parametrize(
+    'make, message',
+    [
+        (
+            lambda: Fractions(dict(train=0.5, tset=0.5)),
+            r"among \('train', 'outer_val', 'val', 'test'\), got \['tset'\]",
+        ),
+        (lambda: Fractions(dict(train=0.5, test=0.4)), 'add up to 1'),
+        (lambda: Fractions(dict(train=1.5, test=-0.5)), 'must be at least 0'),
+        (lambda: Fractions({}), 'got none'),
+        (lambda: Fractions(dict(train=float('nan'), test=0.5)), 'must be at least 0'),
+        (lambda: Third(1.0), 'together below 1'),
+        (lambda: Third(-0.1), 'at least 0'),
+        (lambda: KShot(0), '`k` must be at least 1'),
+        (lambda: KShot(1, clean_train_fraction=1.0), '`clean_train_fraction` must be between'),
+    ],
+)
 def test_wrong_settings(make, message):
     with pytest.raises(ValueError, match=message):
         make()

@@ -19,7 +19,6 @@ from tests.helpers.realdata import real_data
 
 
 class TestWTA:
-
     def test_files_labels_and_leakage(self):
         root = str(real_data('wta512'))
         built = {n: BladeWTADataset(data_root=root, split=n) for n in ('train', 'val', 'test')}
@@ -32,10 +31,11 @@ class TestWTA:
         assert time.perf_counter() - start < 20
 
     def test_pixel_shares_are_the_published_ones(self):
-        dataset = BladeWTADataset(data_root=str(real_data('wta512')), split='train',
-                                  pipeline=[dict(type='LoadDefectAnnotations')])
+        dataset = BladeWTADataset(
+            data_root=str(real_data('wta512')), split='train', pipeline=[dict(type='LoadDefectAnnotations')]
+        )
         counts = sum(np.bincount(dataset[i]['gt_seg_map'].ravel(), minlength=3) for i in range(len(dataset)))
-        assert (100 * counts / counts.sum())[1:] == pytest.approx([.163, .022], abs=5e-4)
+        assert (100 * counts / counts.sum())[1:] == pytest.approx([0.163, 0.022], abs=5e-4)
 
     @pytest.mark.parametrize('pipeline', [TRAIN, TEST], ids=['train', 'test'])
     def test_pipelines(self, pipeline):
@@ -46,7 +46,6 @@ class TestWTA:
 
 
 class TestMVTec:
-
     def test_types_and_checks(self):
         dataset = MVTecDataset(data_root=str(real_data('mvtec_ad_256')), classes='types')
         assert dataset.metainfo['classes'][:4] == ('normal', 'broken_large', 'broken_small', 'contamination')
@@ -57,11 +56,19 @@ class TestMVTec:
         root = str(real_data('mvtec_ad_256'))
         split = split_dataset(build_layout('mvtec', root, category='bottle'), Third(), tmp_path / 's.json')
         counts = split.counts()
-        assert counts['test'] == {'bottle/broken_large': 14, 'bottle/broken_small': 15, 'bottle/contamination': 14,
-                                  'bottle/good': 20}
+        assert counts['test'] == {
+            'bottle/broken_large': 14,
+            'bottle/broken_small': 15,
+            'bottle/contamination': 14,
+            'bottle/good': 20,
+        }
         assert counts['train']['bottle/good'] + counts['val']['bottle/good'] == 209
-        built = {n: MVTecDataset(data_root=root, category='bottle', split=n, split_file=str(tmp_path / 's.json'),
-                                 pipeline=TRAIN) for n in counts}
+        built = {
+            n: MVTecDataset(
+                data_root=root, category='bottle', split=n, split_file=str(tmp_path / 's.json'), pipeline=TRAIN
+            )
+            for n in counts
+        }
         for dataset in built.values():
             check_dataset(dataset)
             assert dataset[0]['inputs'].shape[0] == 3
@@ -69,11 +76,13 @@ class TestMVTec:
 
 
 class TestMagneticTile:
-
     def samples(self):
         root = str(real_data('magnetic_tile'))
-        tiles = [Sample(p, f'{root}/masks/{name}.png', name.split('__')[0], 'binary', 1) for p in
-                 list_images(f'{root}/images') for name in [p.rsplit('/', 1)[-1][:-4]]]
+        tiles = [
+            Sample(p, f'{root}/masks/{name}.png', name.split('__')[0], 'binary', 1)
+            for p in list_images(f'{root}/images')
+            for name in [p.rsplit('/', 1)[-1][:-4]]
+        ]
         return root, tiles + [Sample(p, None, 'good') for p in list_images(f'{root}/good')]
 
     @pytest.mark.parametrize('protocol', [Third(), KShot(5), Fractions()], ids=lambda p: p.name)

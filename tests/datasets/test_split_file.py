@@ -13,8 +13,12 @@ def entry(name, digest=None, defect_type='dent'):
 
 
 def make(**splits):
-    return Split({n: [e if isinstance(e, SplitEntry) else entry(e) for e in es] for n, es in splits.items()},
-                 {'name': 'third', 'val_fraction': .2}, 3, {'category': ['bottle']})
+    return Split(
+        {n: [e if isinstance(e, SplitEntry) else entry(e) for e in es] for n, es in splits.items()},
+        {'name': 'third', 'val_fraction': 0.2},
+        3,
+        {'category': ['bottle']},
+    )
 
 
 def test_round_trip(tmp_path):
@@ -60,17 +64,26 @@ def test_place_that_cannot_be_written(tmp_path):
 
 
 @pytest.mark.parametrize('writing', [True, False])
-@pytest.mark.parametrize('splits, message', [
-    (dict(train=['a', entry('b', 'same')], test=['c', entry('d', 'same')]),
-     r"b\.png \('train'\) and d\.png \('test'\) in .*s\.json are the same file content"),
-    (dict(train=['a'], test=['a']), r"a\.png is in 'train' and in 'test'"),
-    (dict(train=['a', 'a']), r"a\.png is in 'train' and in 'train'"),
-])
+@pytest.mark.parametrize(
+    'splits, message',
+    [
+        (
+            dict(train=['a', entry('b', 'same')], test=['c', entry('d', 'same')]),
+            r"b\.png \('train'\) and d\.png \('test'\) in .*s\.json are the same file content",
+        ),
+        (dict(train=['a'], test=['a']), r"a\.png is in 'train' and in 'test'"),
+        (dict(train=['a', 'a']), r"a\.png is in 'train' and in 'train'"),
+    ],
+)
 def test_overlap_is_refused_when_writing_and_reading(tmp_path, splits, message, writing):
     split, path = make(**splits), tmp_path / 's.json'
     if not writing:
-        body = dict(format='mmdefect-split/1', protocol={}, seed=0,
-                    splits={n: [vars(e) for e in es] for n, es in split.splits.items()})
+        body = dict(
+            format='mmdefect-split/1',
+            protocol={},
+            seed=0,
+            splits={n: [vars(e) for e in es] for n, es in split.splits.items()},
+        )
         path.write_text(json.dumps(body))
     with pytest.raises(ValueError, match=message):
         write_split(split, path) if writing else read_split(path)
@@ -82,13 +95,19 @@ def test_duplicates_inside_one_split_are_allowed(tmp_path):
     assert len(read_split(tmp_path / 's.json').splits['train']) == 2
 
 
-@pytest.mark.parametrize('body, message', [
-    ('{', 'must be JSON as tools/split_dataset.py writes it'),
-    ('[]', "must have format 'mmdefect-split/1', got 'list'"),
-    ('{"format": "other"}', "got 'other'"),
-    ('{"format": "mmdefect-split/1", "protocol": {}, "seed": 0, "splits": {"train": [{"image": "a"}]}}', 'per entry'),
-    ('{"format": "mmdefect-split/1", "splits": {}}', "does not .'protocol'."),
-])
+@pytest.mark.parametrize(
+    'body, message',
+    [
+        ('{', 'must be JSON as tools/split_dataset.py writes it'),
+        ('[]', "must have format 'mmdefect-split/1', got 'list'"),
+        ('{"format": "other"}', "got 'other'"),
+        (
+            '{"format": "mmdefect-split/1", "protocol": {}, "seed": 0, "splits": {"train": [{"image": "a"}]}}',
+            'per entry',
+        ),
+        ('{"format": "mmdefect-split/1", "splits": {}}', "does not .'protocol'."),
+    ],
+)
 def test_other_files_are_refused(tmp_path, body, message):
     (tmp_path / 's.json').write_text(body)
     with pytest.raises(ValueError, match=message):

@@ -46,14 +46,17 @@ def test_writes_the_file_and_does_not_overwrite_it(data, run):
     assert json.loads((data / 'splits.json').read_text()) == body
 
 
-@pytest.mark.parametrize('arguments, message', [
-    (['--layout', 'mvtek', '--protocol', 'third'], "did you mean 'mvtec'"),
-    (['--layout', 'mvtec', '--protocol', 'third', '--category', 'lens'], 'found: bottle, screw'),
-    (['--layout', 'mvtec', '--protocol', 'kshot', '--k', 9], "9-shot needs more than 10 images"),
-    (['--layout', 'mvtec', '--protocol', 'kshot'], '--protocol kshot needs --k'),
-    (['--layout', 'mvtec', '--protocol', 'fractions', '--fractions', 'train'], '`fractions` must be at least 0'),
-    (['--layout', 'mvtec', '--protocol', 'third', '--groups', 'no.json'], 'group file no.json must be readable'),
-])
+@pytest.mark.parametrize(
+    'arguments, message',
+    [
+        (['--layout', 'mvtek', '--protocol', 'third'], "did you mean 'mvtec'"),
+        (['--layout', 'mvtec', '--protocol', 'third', '--category', 'lens'], 'found: bottle, screw'),
+        (['--layout', 'mvtec', '--protocol', 'kshot', '--k', 9], '9-shot needs more than 10 images'),
+        (['--layout', 'mvtec', '--protocol', 'kshot'], '--protocol kshot needs --k'),
+        (['--layout', 'mvtec', '--protocol', 'fractions', '--fractions', 'train'], '`fractions` must be at least 0'),
+        (['--layout', 'mvtec', '--protocol', 'third', '--groups', 'no.json'], 'group file no.json must be readable'),
+    ],
+)
 def test_wrong_arguments_say_the_mend_in_one_line(data, run, arguments, message):
     code, _, err = run(data, *arguments)
     assert code == 2 and message in err

@@ -25,8 +25,17 @@ from mmdefect.datasets.splits import (
 from tests.helpers.data import save, write_mvtec, write_wta
 
 ROOT = '/d'
-PROTOCOLS = [Fractions(), Fractions(dict(train=.5, outer_val=.1, val=.1, test=.3)), Third(), Third(0.0, .3), KShot(1),
-             KShot(2, 0), KShot(2, 1, 1), Third(draws_first=True), KShot(1, draws_first=True)]
+PROTOCOLS = [
+    Fractions(),
+    Fractions(dict(train=0.5, outer_val=0.1, val=0.1, test=0.3)),
+    Third(),
+    Third(0.0, 0.3),
+    KShot(1),
+    KShot(2, 0),
+    KShot(2, 1, 1),
+    Third(draws_first=True),
+    KShot(1, draws_first=True),
+]
 
 
 @st.composite
@@ -34,11 +43,15 @@ def data_sets(draw):
     """Samples of a few types, some clean, and groups of some of them."""
     samples = []
     for defect_type in draw(st.lists(st.sampled_from('abcde'), min_size=1, max_size=4, unique=True)):
-        samples += [Sample(f'{ROOT}/{defect_type}/{i:03d}.png', 'm.png', defect_type, own_split='test')
-                    for i in range(draw(st.integers(5, 25)))]
+        samples += [
+            Sample(f'{ROOT}/{defect_type}/{i:03d}.png', 'm.png', defect_type, own_split='test')
+            for i in range(draw(st.integers(5, 25)))
+        ]
     for split in ('train', 'test'):
-        samples += [Sample(f'{ROOT}/{split}/good/{i:03d}.png', None, 'good', own_split=split)
-                    for i in range(draw(st.integers(0, 20)))]
+        samples += [
+            Sample(f'{ROOT}/{split}/good/{i:03d}.png', None, 'good', own_split=split)
+            for i in range(draw(st.integers(0, 20)))
+        ]
     names = [relative_path(s.img_path, ROOT) for s in samples]
     if not draw(st.booleans()):
         return samples, []
@@ -46,12 +59,11 @@ def data_sets(draw):
     by_type = {}
     for name in names:
         by_type.setdefault(name.rsplit('/', 1)[0], []).append(name)
-    groups = [members[i:i + 3] for members in by_type.values() for i in range(15, len(members), 3)]
+    groups = [members[i : i + 3] for members in by_type.values() for i in range(15, len(members), 3)]
     return samples, groups
 
 
 class TestAssign:
-
     @settings(max_examples=150, deadline=None)
     @given(data_sets(), st.sampled_from(PROTOCOLS), st.integers(0, 2**31))
     def test_every_image_is_on_exactly_one_side(self, data_set, protocol, seed):
@@ -83,8 +95,10 @@ class TestAssign:
     def test_types_are_stratified(self, data_set, seed):
         samples, _ = data_set
         totals = Counter(s.defect_type for s in samples if not s.is_clean)
-        for protocol, expected in ((KShot(2), lambda n: dict(train=2, val=1, test=n - 3)),
-                                   (Third(0.0), lambda n: dict(train=n // 3, test=n - n // 3))):
+        for protocol, expected in (
+            (KShot(2), lambda n: dict(train=2, val=1, test=n - 3)),
+            (Third(0.0), lambda n: dict(train=n // 3, test=n - n // 3)),
+        ):
             sides, _ = assign(samples, ROOT, protocol, seed)
             for defect_type, total in totals.items():
                 counts = {n: sum(s.defect_type == defect_type for s in side) for n, side in sides.items()}
@@ -132,18 +146,18 @@ class TestAssign:
 
 
 class TestMakeSplit:
-
     def test_records_content_and_paths(self, tmp_path):
         truth = write_mvtec(tmp_path)
         split = make_split(build_layout('mvtec', str(tmp_path)).scan(), str(tmp_path), Third(), seed=4)
         entries = [e for side in split.splits.values() for e in side]
         assert sorted(e.image for e in entries) == sorted(truth)
         import hashlib
+
         for e in entries:
             assert e.sha256 == hashlib.sha256((tmp_path / e.image).read_bytes()).hexdigest()
             assert (e.mask is None) == e.type.endswith('/good')
             assert e.mask is None or (tmp_path / e.mask).is_file()
-        assert split.protocol == dict(name='third', val_fraction=.2, outer_val_fraction=0.0, draws_first=False)
+        assert split.protocol == dict(name='third', val_fraction=0.2, outer_val_fraction=0.0, draws_first=False)
 
     def test_equal_content_in_two_splits_names_both_files(self, tmp_path):
         write_mvtec(tmp_path, {'nut': ['dent']})
@@ -162,7 +176,6 @@ class TestMakeSplit:
 
 
 class TestFindTypes:
-
     def test_from_the_masks(self, tmp_path):
         for name, values in dict(a=[0, 0], b=[0, 1], c=[1, 2], d=[255, 2]).items():
             save(tmp_path / f'{name}.png', np.array([values], np.uint8))
@@ -177,7 +190,6 @@ class TestFindTypes:
 
 
 class TestSplitDataset:
-
     def test_file_feeds_the_data_set(self, tmp_path):
         truth = write_mvtec(tmp_path)
         split = split_dataset(build_layout('mvtec', str(tmp_path), category='bottle'), KShot(2), tmp_path / 's.json')
@@ -200,8 +212,12 @@ class TestSplitDataset:
         write_mvtec(tmp_path, {'nut': ['dent']}, per_type=9)
         groups = [[f'nut/test/dent/00{i}' for i in range(6)]]
         (tmp_path / 'groups.json').write_text(json.dumps(groups))
-        split = split_dataset(build_layout('mvtec', str(tmp_path)), Fractions(), tmp_path / 's.json',
-                              group_file=str(tmp_path / 'groups.json'))
+        split = split_dataset(
+            build_layout('mvtec', str(tmp_path)),
+            Fractions(),
+            tmp_path / 's.json',
+            group_file=str(tmp_path / 'groups.json'),
+        )
         sides = {n for n, side in split.splits.items() for e in side if e.image.rsplit('.', 1)[0] in groups[0]}
         assert len(sides) == 1 and split.notes['group_file'] == 'groups.json'
 

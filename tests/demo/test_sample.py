@@ -1,4 +1,4 @@
-"""Rendered pictures: the same in every process, labels exact, defects where they may be."""
+"""Rendered images: the same in every process, labels exact, defects where they may be."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ EVERY_DEFECT = [(category, kind) for category, kinds in CATEGORIES.items() for k
 
 
 def changed(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Return where two pictures differ by more than the tolerance, the slow and obvious way."""
+    """Return where two images differ by more than the tolerance, the slow and obvious way."""
     return (np.abs(a.astype(int) - b.astype(int)) > TOLERANCE).any(axis=-1)
 
 
@@ -31,15 +31,25 @@ def digest(category: str) -> str:
 
 
 def test_two_processes_render_the_same_bytes():
-    code = ('import sys; sys.path.insert(0, sys.argv[1]); from test_sample import digest; '
-            'print(*(digest(c) for c in ("metal", "carpet", "insert")))')
+    code = (
+        'import sys; sys.path.insert(0, sys.argv[1]); from test_sample import digest; '
+        'print(*(digest(c) for c in ("metal", "carpet", "insert")))'
+    )
     here = os.path.dirname(__file__)
-    outputs = [subprocess.run([sys.executable, '-c', code, here], env={**os.environ, 'PYTHONHASHSEED': seed},
-                              capture_output=True, text=True, check=True).stdout.split() for seed in ('1', '2')]
+    outputs = [
+        subprocess.run(
+            [sys.executable, '-c', code, here],
+            env={**os.environ, 'PYTHONHASHSEED': seed},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout.split()
+        for seed in ('1', '2')
+    ]
     assert outputs[0] == outputs[1] == [digest(c) for c in ('metal', 'carpet', 'insert')]
 
 
-def test_another_seed_is_another_picture():
+def test_another_seed_is_another_image():
     a, b = (render_sample('metal', [], (128, 128), [0, k]).image for k in (0, 1))
     assert (a != b).mean() > 0.5
 
@@ -89,8 +99,9 @@ def test_defects_stay_on_the_object(kind):
 
 
 def test_sizes_are_those_of_real_defects():
-    areas = np.array([(render_sample(c, [(k, 1)], (256, 256), [3, n]).label > 0).mean()
-                      for c, k in EVERY_DEFECT for n in range(4)])
+    areas = np.array(
+        [(render_sample(c, [(k, 1)], (256, 256), [3, n]).label > 0).mean() for c, k in EVERY_DEFECT for n in range(4)]
+    )
     assert areas.max() <= MAX_AREA_FRACTION
     assert np.mean(areas < 0.01) > 0.8
     assert areas.min() < 0.0005
@@ -120,7 +131,7 @@ def test_largest_size(category):
     assert sample.label.any()
 
 
-def test_pictures_are_exposed_like_photographs():
+def test_images_are_exposed_like_photographs():
     for category in CATEGORIES:
         image = render_sample(category, [], (256, 256), [8]).image
         assert 60 < image.mean() < 235

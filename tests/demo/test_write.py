@@ -24,9 +24,9 @@ def root(tmp_path_factory) -> Path:
 
 
 def read(path: Path, flag: int = cv2.IMREAD_UNCHANGED) -> np.ndarray:
-    picture = cv2.imread(str(path), flag)
-    assert picture is not None, path
-    return picture
+    photo = cv2.imread(str(path), flag)
+    assert photo is not None, path
+    return photo
 
 
 def test_mvtec_layout_is_complete(root):
@@ -107,13 +107,13 @@ def test_records_agree_with_the_masks(root):
             assert sum(d['area'] for d in defects if d['class_index'] == index) == (label == index).sum()
 
 
-def test_more_pictures_keep_the_first_ones():
+def test_more_images_keep_the_first_ones():
     few = {(p.category, p.group, p.seed[-1]): p for p in plan_layout('mvtec', 60)}
     many = {(p.category, p.group, p.seed[-1]): p for p in plan_layout('mvtec', 200)}
     assert all(many[key] == plan for key, plan in few.items())
 
 
-def test_progress_counts_every_picture(tmp_path):
+def test_progress_counts_every_image(tmp_path):
     calls = []
     write_demo_dataset(tmp_path / 'x', ('wta',), 10, SIZE, progress=lambda done, total: calls.append((done, total)))
     assert calls == [(k, 10) for k in range(1, 11)]
@@ -138,8 +138,12 @@ def test_overwrite_replaces_only_demo_data(tmp_path):
 
 def test_bad_arguments_write_nothing(tmp_path):
     out = tmp_path / 'set'
-    for arguments, text in (({'images': 3}, 'at least'), ({'layouts': ('voc',)}, 'one of'), ({'seed': -1}, 'negative'),
-                            ({'size_hw': (64, 64)}, 'between 128 and 1024')):
+    for arguments, text in (
+        ({'images': 3}, 'at least'),
+        ({'layouts': ('voc',)}, 'one of'),
+        ({'seed': -1}, 'negative'),
+        ({'size_hw': (64, 64)}, 'between 128 and 1024'),
+    ):
         with pytest.raises(ValueError, match=text):
             write_demo_dataset(out, **{'size_hw': SIZE, **arguments})
     assert not out.exists()
@@ -154,7 +158,10 @@ def test_smallest_count_leaves_no_folder_empty(layout):
     assert len(plans) == smallest_count(layout)
     groups = {(p.category, p.group) for p in plans}
     if layout == 'mvtec':
-        assert groups == {(c, g) for c, kinds in CATEGORIES.items()
-                          for g in ('train/good', 'test/good', *(f'test/{k}' for k in kinds))}
+        assert groups == {
+            (c, g)
+            for c, kinds in CATEGORIES.items()
+            for g in ('train/good', 'test/good', *(f'test/{k}' for k in kinds))
+        }
     else:
         assert groups == {('insert', s) for s in ('train', 'val', 'test')}

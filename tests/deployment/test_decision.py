@@ -33,7 +33,7 @@ def test_offsets_of_a_validation_decide_the_same():
     expected = decide(torch.from_numpy(logits), torch.tensor(offsets)).numpy()
     got = decide_labels(p, thresholds_from_offsets(offsets))
     assert (got != expected).mean() <= 1e-3  # float32 ties
-    assert thresholds_from_offsets((0.0, 0.0)) == (0.5, )
+    assert thresholds_from_offsets((0.0, 0.0)) == (0.5,)
 
 
 def test_against_normal_alone_each_threshold_reads_as_a_probability():

@@ -15,7 +15,7 @@ from mmdefect.deployment.decoding import decode_image, read_image, turn_upright
 from mmdefect.deployment.header import ImageError, read_header
 
 
-def picture(height=40, width=60):
+def photo(height=40, width=60):
     ramp = np.mgrid[:height, :width].astype(np.float32)
     return np.stack([ramp[0] * 5, ramp[1] * 4, 255 - ramp[0] * 3 - ramp[1]], -1).clip(0, 255).astype(np.uint8)
 
@@ -26,16 +26,31 @@ def encode(image, file_format, **kwargs):
     return stream.getvalue()
 
 
-@pytest.mark.parametrize('file_format, mode, kwargs, tolerance', [
-    ('PNG', 'RGB', {}, 0), ('PNG', 'RGBA', {}, 0), ('PNG', 'L', {}, 0), ('PNG', 'LA', {}, 0), ('PNG', 'P', {}, 0),
-    ('JPEG', 'RGB', {}, 3), ('JPEG', 'L', {}, 1), ('JPEG', 'CMYK', dict(quality=95), 2), ('BMP', 'RGB', {}, 0),
-    ('BMP', 'L', {}, 0), ('TIFF', 'RGB', {}, 0), ('TIFF', 'L', {}, 0), ('TIFF', 'RGB', dict(compression='tiff_lzw'), 0),
-    ('WEBP', 'RGB', dict(lossless=True), 0), ('WEBP', 'RGBA', dict(lossless=True), 0), ('WEBP', 'RGB', {}, 8)
-])
+@pytest.mark.parametrize(
+    'file_format, mode, kwargs, tolerance',
+    [
+        ('PNG', 'RGB', {}, 0),
+        ('PNG', 'RGBA', {}, 0),
+        ('PNG', 'L', {}, 0),
+        ('PNG', 'LA', {}, 0),
+        ('PNG', 'P', {}, 0),
+        ('JPEG', 'RGB', {}, 3),
+        ('JPEG', 'L', {}, 1),
+        ('JPEG', 'CMYK', dict(quality=95), 2),
+        ('BMP', 'RGB', {}, 0),
+        ('BMP', 'L', {}, 0),
+        ('TIFF', 'RGB', {}, 0),
+        ('TIFF', 'L', {}, 0),
+        ('TIFF', 'RGB', dict(compression='tiff_lzw'), 0),
+        ('WEBP', 'RGB', dict(lossless=True), 0),
+        ('WEBP', 'RGBA', dict(lossless=True), 0),
+        ('WEBP', 'RGB', {}, 8),
+    ],
+)
 def test_pixels_are_those_of_pillow(file_format, mode, kwargs, tolerance):
-    image = Image.fromarray(picture()).convert(mode)
+    image = Image.fromarray(photo()).convert(mode)
     if mode in ('RGBA', 'LA'):
-        image.putalpha(Image.fromarray(picture()[..., 1] | 1))
+        image.putalpha(Image.fromarray(photo()[..., 1] | 1))
     data = encode(image, file_format, **{'exact': True, **kwargs})
     decoded = decode_image(data)
     expected = np.asarray(Image.open(io.BytesIO(data)).convert('RGB'))
@@ -65,8 +80,8 @@ def test_sixteen_bits_keep_the_upper_eight_as_in_training(suffix, shape):
 
 @pytest.mark.parametrize('orientation', range(1, 9))
 @pytest.mark.parametrize('file_format', ['PNG', 'JPEG', 'TIFF', 'WEBP'])
-def test_exif_turns_the_picture_upright(orientation, file_format):
-    image = Image.fromarray(picture())
+def test_exif_turns_the_image_upright(orientation, file_format):
+    image = Image.fromarray(photo())
     exif = image.getexif()
     exif[274] = orientation
     kwargs = dict(lossless=True) if file_format == 'WEBP' else dict(quality=100) if file_format == 'JPEG' else {}
@@ -78,7 +93,7 @@ def test_exif_turns_the_picture_upright(orientation, file_format):
 
 
 def test_upright_is_left_alone():
-    image = picture()
+    image = photo()
     np.testing.assert_array_equal(turn_upright(image, 1), image)
 
 
@@ -88,7 +103,7 @@ def test_a_truncated_file_is_no_image(file_format, share):
     noise = np.random.default_rng(0).integers(0, 256, (50, 70, 3)).astype(np.uint8)
     data = encode(Image.fromarray(noise), file_format)
     with pytest.raises(ImageError) as caught:
-        decode_image(data[:max(9, int(len(data) * share))], 'line3.img')
+        decode_image(data[: max(9, int(len(data) * share))], 'line3.img')
     assert caught.value.reason == 'broken' and 'line3.img' in str(caught.value)
 
 
@@ -102,6 +117,7 @@ def test_what_is_no_image_is_said_so():
 def png(width, height, rows):
     def chunk(kind, body):
         return struct.pack('>I', len(body)) + kind + body + struct.pack('>I', zlib.crc32(kind + body))
+
     head = struct.pack('>IIBBBBB', width, height, 8, 0, 0, 0, 0)
     return b'\x89PNG\r\n\x1a\n' + chunk(b'IHDR', head) + chunk(b'IDAT', zlib.compress(rows, 9)) + chunk(b'IEND', b'')
 
@@ -121,7 +137,7 @@ def test_a_huge_header_is_refused_before_decoding():
 
 def test_random_damage_never_raises_anything_else():
     rng = np.random.default_rng(0)
-    files = [encode(Image.fromarray(picture(20, 30)), f) for f in ('PNG', 'JPEG', 'BMP', 'TIFF', 'WEBP')]
+    files = [encode(Image.fromarray(photo(20, 30)), f) for f in ('PNG', 'JPEG', 'BMP', 'TIFF', 'WEBP')]
     for trial in range(400):
         data = bytearray(files[trial % len(files)])
         for _ in range(int(rng.integers(1, 6))):
@@ -133,15 +149,15 @@ def test_random_damage_never_raises_anything_else():
 
 
 def test_arrays_are_mapped_not_loaded(tmp_path):
-    np.save(tmp_path / 'large.npy', picture())
+    np.save(tmp_path / 'large.npy', photo())
     assert isinstance(read_image(tmp_path / 'large.npy').pixels, np.memmap)
-    np.save(tmp_path / 'grey.npy', picture()[..., 0])
+    np.save(tmp_path / 'grey.npy', photo()[..., 0])
     with pytest.raises(ImageError, match='must hold'):
         read_image(tmp_path / 'grey.npy')
 
 
 def test_the_header_of_a_bmp_from_the_bottom_up_and_top_down():
-    data = bytearray(encode(Image.fromarray(picture()), 'BMP'))
+    data = bytearray(encode(Image.fromarray(photo()), 'BMP'))
     assert read_header(bytes(data)).size_hw == (40, 60)
     data[22:26] = struct.pack('<i', -40)
     assert read_header(bytes(data)).size_hw == (40, 60)

@@ -33,8 +33,18 @@ def by_scipy(label, probability, class_id, min_area):
     for mark in range(1, count + 1):
         y, x = np.nonzero(marks == mark)
         if len(y) >= min_area:
-            rows.append((len(y), int(x.min()), int(y.min()), int(x.max()) + 1, int(y.max()) + 1, x.mean(), y.mean(),
-                         probability[class_id][marks == mark].mean()))
+            rows.append(
+                (
+                    len(y),
+                    int(x.min()),
+                    int(y.min()),
+                    int(x.max()) + 1,
+                    int(y.max()) + 1,
+                    x.mean(),
+                    y.mean(),
+                    probability[class_id][marks == mark].mean(),
+                )
+            )
     return sorted(rows)
 
 
@@ -42,13 +52,13 @@ def row(defect):
     return (defect.area_px, *defect.box_xyxy, *defect.centroid_xy, defect.score)
 
 
-@pytest.mark.parametrize('bands', [(60, ), (1, ) * 60, (7, 13, 1, 1, 20, 18)])
+@pytest.mark.parametrize('bands', [(60,), (1,) * 60, (7, 13, 1, 1, 20, 18)])
 @pytest.mark.parametrize('rate, min_area', [(0.45, 0), (0.2, 4), (0.8, 10)])
 def test_regions_are_those_of_scipy_whatever_the_bands(bands, rate, min_area):
     label, probability = noise(1, rate=rate)
     gatherer, top, kept = DefectGatherer(CLASSES, label.shape, min_area), 0, label.copy()
     for height in bands:
-        gatherer.add(top, kept[top:top + height], probability[:, top:top + height])
+        gatherer.add(top, kept[top : top + height], probability[:, top : top + height])
         top += height
     defects = gatherer.finish(kept)
     remaining = np.zeros_like(label)
@@ -71,7 +81,8 @@ def test_a_turned_rectangle_has_its_sides():
     defect = find_defects(label, flat(label), CLASSES, mm_per_pixel=0.1)[0]
     # pixels are squares: up to a pixel's diagonal more on each side
     assert length <= defect.length_px <= length + 2 * math.sqrt(
-        2) and width <= defect.width_px <= width + 2 * math.sqrt(2)
+        2
+    ) and width <= defect.width_px <= width + 2 * math.sqrt(2)
     assert defect.length_mm == pytest.approx(defect.length_px / 10) and defect.score == pytest.approx(0.75)
     assert defect.area_mm2 == pytest.approx(label.astype(bool).sum() / 100)
     assert defect.centroid_xy == pytest.approx((70, 70), abs=0.5) and defect.class_name == 'scratch'

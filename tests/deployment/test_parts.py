@@ -14,7 +14,7 @@ from mmdefect.deployment.predict import predict
 from mmdefect.deployment.sources import find_sources
 from mmdefect.experiments.bulk import Workers
 from mmdefect.inference.export import export_model
-from tests.helpers.deployment import pictures, write_checkpoint
+from tests.helpers.deployment import photos, write_checkpoint
 
 SETTINGS = JobSettings(batch=2, overlay='.png')
 
@@ -30,7 +30,7 @@ def model(tmp_path_factory):
 @pytest.fixture(scope='module')
 def folder(tmp_path_factory):
     place = tmp_path_factory.mktemp('parts')
-    for index, image in enumerate(pictures(7, 70, 90)):
+    for index, image in enumerate(photos(7, 70, 90)):
         path = place / f'shift{index % 2}' / f'part_{index}.png'
         path.parent.mkdir(parents=True, exist_ok=True)
         cv2.imwrite(str(path), image[..., ::-1])
@@ -50,14 +50,17 @@ def files_of(out):
     return {path.relative_to(out).as_posix(): path.read_bytes() for path in out.rglob('*') if path.is_file()}
 
 
-@pytest.mark.parametrize('workers', [
-    Workers(), Workers(count=2, threads=1), pytest.param(Workers('ray', 2, threads=1), marks=pytest.mark.slow)],
-    ids=['here', 'processes', 'ray'])
+@pytest.mark.parametrize(
+    'workers',
+    [Workers(), Workers(count=2, threads=1), pytest.param(Workers('ray', 2, threads=1), marks=pytest.mark.slow)],
+    ids=['here', 'processes', 'ray'],
+)
 def test_parts_make_the_same_folder(model, folder, whole, tmp_path, workers):
     if workers.engine == 'ray':
         pytest.importorskip('ray')
-    summary = predict_in_parts(model, dict(threads=1), find_sources([str(folder)]), tmp_path / 'out', SETTINGS, workers,
-                               part_size=3)
+    summary = predict_in_parts(
+        model, dict(threads=1), find_sources([str(folder)]), tmp_path / 'out', SETTINGS, workers, part_size=3
+    )
     assert (summary, files_of(tmp_path / 'out')) == whole
 
 

@@ -21,11 +21,11 @@ from mmdefect.deployment.sources import decode_ahead, find_sources
 from mmdefect.deployment.writing import draw_overlay, encode_label_png
 from mmdefect.inference.export import export_model
 from mmdefect.visualization.overlay import overlay_labels
-from tests.helpers.deployment import PALETTE, pictures, write_checkpoint
+from tests.helpers.deployment import PALETTE, photos, write_checkpoint
 
 ROOT = Path(__file__).resolve().parents[2]
 #: Kills every import that a machine on the line need not have.
-HOOK = '''
+HOOK = """
 import sys
 class Refuse:
     def find_spec(self, name, path=None, target=None):
@@ -33,7 +33,7 @@ class Refuse:
                                   'scipy', 'rich', 'kornia', 'onnx', 'sklearn', 'pandas', 'prettytable', 'yaml'}:
             raise ImportError(f'{name} is not there on the line')
 sys.meta_path.insert(0, Refuse())
-'''
+"""
 
 
 @pytest.fixture(scope='module')
@@ -46,7 +46,7 @@ def model(tmp_path_factory):
 
 @pytest.fixture
 def folder(tmp_path):
-    for index, image in enumerate(pictures(5, 90, 120)):
+    for index, image in enumerate(photos(5, 90, 120)):
         path = tmp_path / 'parts' / f'shift{index % 2}' / f'part_{index}.png'
         path.parent.mkdir(parents=True, exist_ok=True)
         cv2.imwrite(str(path), image[..., ::-1])
@@ -56,18 +56,33 @@ def folder(tmp_path):
 def run(arguments, stdin=None, hook=False):
     command = [sys.executable, 'tools/predict.py', *map(str, arguments)]
     if hook:
-        code = HOOK + f"import runpy; sys.argv = {command[1:]!r}; sys.path.insert(0, '.')\n" \
-                      "runpy.run_path('tools/predict.py', run_name='__main__')"
+        code = (
+            HOOK + f"import runpy; sys.argv = {command[1:]!r}; sys.path.insert(0, '.')\n"
+            "runpy.run_path('tools/predict.py', run_name='__main__')"
+        )
         command = [sys.executable, '-c', code]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, input=stdin)
 
 
 def test_it_runs_with_numpy_opencv_and_onnxruntime_alone(model, folder, tmp_path):
-    done = run([
-        model, folder, '--out', tmp_path / 'out', '--overlay', '--probabilities', '--fail-on-defect', '--min-area', 5,
-        '--mm-per-pixel', 0.5, '--threshold', 'broken=0.6'
-    ],
-               hook=True)
+    done = run(
+        [
+            model,
+            folder,
+            '--out',
+            tmp_path / 'out',
+            '--overlay',
+            '--probabilities',
+            '--fail-on-defect',
+            '--min-area',
+            5,
+            '--mm-per-pixel',
+            0.5,
+            '--threshold',
+            'broken=0.6',
+        ],
+        hook=True,
+    )
     assert done.returncode == 3, done.stderr
     assert '5 images predicted, 5 defective, 0 unreadable' in done.stdout and 'ETA' in done.stderr
     check_outputs(model, folder, tmp_path / 'out')
@@ -119,7 +134,7 @@ def test_files_patterns_lists_and_folders_name_the_same_images(folder):
 
 
 def test_a_video_is_predicted_frame_by_frame_and_goes_on(model, tmp_path):
-    frames = pictures(4, 64, 96)
+    frames = photos(4, 64, 96)
     video = cv2.VideoWriter(str(tmp_path / 'belt.avi'), cv2.VideoWriter_fourcc(*'MJPG'), 10, (96, 64))
     for frame in frames:
         video.write(np.ascontiguousarray(frame[..., ::-1]))
@@ -149,8 +164,9 @@ def test_other_settings_do_not_go_on(model, folder, tmp_path):
     predict(model, [str(folder)], tmp_path / 'out', show_progress=False)
     with pytest.raises(ValueError, match='these differ: min_area_px, thresholds'):
         predict(model, [str(folder)], tmp_path / 'out', thresholds=['0.9'], min_area_px=3, show_progress=False)
-    summary = predict(model, [str(folder)], tmp_path / 'out', thresholds=['0.9'], min_area_px=3, overwrite=True,
-                      show_progress=False)
+    summary = predict(
+        model, [str(folder)], tmp_path / 'out', thresholds=['0.9'], min_area_px=3, overwrite=True, show_progress=False
+    )
     assert summary.images == 5
     (tmp_path / 'mine').mkdir()
     (tmp_path / 'mine' / 'thesis.tex').write_text('x')
@@ -168,11 +184,15 @@ def test_unreadable_images_are_listed_and_the_rest_goes_on(model, folder, tmp_pa
 
 
 def test_exit_codes_of_clean_parts_and_of_mistakes(model, folder, tmp_path):
-    clean = run([model, '-', '--out', tmp_path / 'out', '--threshold', '0.999999', '--fail-on-defect'],
-                stdin='\n'.join(map(str, folder.rglob('*.png'))))
+    clean = run(
+        [model, '-', '--out', tmp_path / 'out', '--threshold', '0.999999', '--fail-on-defect'],
+        stdin='\n'.join(map(str, folder.rglob('*.png'))),
+    )
     assert clean.returncode == 0 and '0 defective' in clean.stdout, clean.stderr
-    for arguments, message in (([model, folder / 'none', '--out', tmp_path / 'o'], 'nothing is found'),
-                               ([model, folder, '--out', tmp_path / 'o', '--threshold', 'rust=0.5'], "got 'rust'")):
+    for arguments, message in (
+        ([model, folder / 'none', '--out', tmp_path / 'o'], 'nothing is found'),
+        ([model, folder, '--out', tmp_path / 'o', '--threshold', 'rust=0.5'], "got 'rust'"),
+    ):
         done = run(arguments)
         assert done.returncode == 2 and message in done.stderr and 'Traceback' not in done.stderr
 

@@ -24,6 +24,7 @@ class Filter(BatchPredictor):
 
     def infer(self, images, thresholds):
         from mmdefect.deployment.decision import decide_labels
+
         self.calls.append(images.shape)
         assert self.image_size_hw in (None, images.shape[1:3])
         probabilities = np.stack([self._one(image) for image in images])
@@ -51,20 +52,23 @@ def same(got, expected, atol):
     assert got.image_score == pytest.approx(expected.image_score, abs=1e-5)
 
 
-@pytest.mark.parametrize('plan', [
-    TilePlan(tile_hw=(64, 64), overlap_px=16, margin_px=8),
-    TilePlan(tile_hw=(48, 80), overlap_px=30, margin_px=8, batch=3),
-    TilePlan(tile_hw=(64, 96), overlap_px=24, margin_px=8, multiple_px=8),
-    TilePlan(split=2, overlap_px=16, margin_px=8),
-    TilePlan(split=3, overlap_px=20, margin_px=9),
-    TilePlan(tile_hw=(500, 64), overlap_px=16, margin_px=8)
-],
-                         ids=str)
+@pytest.mark.parametrize(
+    'plan',
+    [
+        TilePlan(tile_hw=(64, 64), overlap_px=16, margin_px=8),
+        TilePlan(tile_hw=(48, 80), overlap_px=30, margin_px=8, batch=3),
+        TilePlan(tile_hw=(64, 96), overlap_px=24, margin_px=8, multiple_px=8),
+        TilePlan(split=2, overlap_px=16, margin_px=8),
+        TilePlan(split=3, overlap_px=20, margin_px=9),
+        TilePlan(tile_hw=(500, 64), overlap_px=16, margin_px=8),
+    ],
+    ids=str,
+)
 @pytest.mark.parametrize('size_hw', [(150, 201), (64, 64), (131, 333)])
 def test_tiles_equal_the_whole_image(plan, size_hw):
-    picture = image(*size_hw)
-    whole = Filter().predict_batch([picture], return_probabilities=True)[0]
-    tiled = TiledPredictor(Filter(), plan).predict_batch([picture], return_probabilities=True)[0]
+    photo = image(*size_hw)
+    whole = Filter().predict_batch([photo], return_probabilities=True)[0]
+    tiled = TiledPredictor(Filter(), plan).predict_batch([photo], return_probabilities=True)[0]
     same(tiled, whole, 1e-6)
     assert whole.is_defective and [d.box_xyxy for d in whole.defects] == [d.box_xyxy for d in tiled.defects]
     np.testing.assert_allclose([d.score for d in tiled.defects], [d.score for d in whole.defects], atol=1e-5)
@@ -72,21 +76,22 @@ def test_tiles_equal_the_whole_image(plan, size_hw):
 
 def test_a_margin_below_the_receptive_field_is_not_enough():
     """So that the equality above says something."""
-    picture = image(150, 201)
-    whole = Filter().predict_batch([picture], return_probabilities=True)[0]
+    photo = image(150, 201)
+    whole = Filter().predict_batch([photo], return_probabilities=True)[0]
     tiled = TiledPredictor(Filter(), TilePlan(tile_hw=(64, 64), overlap_px=16)).predict_batch(
-        [picture], return_probabilities=True)[0]
+        [photo], return_probabilities=True
+    )[0]
     assert np.abs(tiled.probabilities - whole.probabilities).max() > 1e-2
 
 
 def test_split_without_overlap_is_stitching():
     """n x n parts, each predicted alone and put side by side."""
-    picture, model = image(96, 144), Filter()
-    got = TiledPredictor(model, TilePlan(split=3)).predict_batch([picture], return_probabilities=True)[0]
+    photo, model = image(96, 144), Filter()
+    got = TiledPredictor(model, TilePlan(split=3)).predict_batch([photo], return_probabilities=True)[0]
     stitched = np.zeros((3, 96, 144), np.float32)
     for y in range(0, 96, 32):
         for x in range(0, 144, 48):
-            stitched[:, y:y + 32, x:x + 48] = Filter()._one(picture[y:y + 32, x:x + 48])
+            stitched[:, y : y + 32, x : x + 48] = Filter()._one(photo[y : y + 32, x : x + 48])
     np.testing.assert_array_equal(got.probabilities, stitched)
 
 
@@ -94,24 +99,32 @@ def test_a_model_of_fixed_size_takes_its_tiles_and_small_images():
     model = Filter(image_size_hw=(64, 64))
     tiled = TiledPredictor(model, TilePlan(tile_hw=(64, 64), overlap_px=16, margin_px=8))
     for size_hw in ((150, 201), (64, 64), (40, 90), (20, 30)):
-        picture = image(*size_hw)
-        got = tiled.predict_batch([picture])[0]
+        photo = image(*size_hw)
+        got = tiled.predict_batch([photo])[0]
         assert got.label_map.shape == size_hw
-        inner = Filter()._one(picture).argmax(0) if size_hw[0] >= 64 else None
+        inner = Filter()._one(photo).argmax(0) if size_hw[0] >= 64 else None
         if inner is not None:
-            expected = Filter().predict_batch([picture])[0].label_map
+            expected = Filter().predict_batch([photo])[0].label_map
             assert (got.label_map == expected).mean() > 0.9999
     assert {shape[1:3] for shape in model.calls} == {(64, 64)}
 
 
-@pytest.mark.parametrize('length, size, overlap, margin, multiple', [(100, 30, 0, 0, 1), (100, 30, 10, 5, 1),
-                                                                     (101, 30, 10, 3, 8), (64, 64, 5, 2, 1),
-                                                                     (1000, 128, 40, 12, 32), (7, 3, 2, 1, 1)])
+@pytest.mark.parametrize(
+    'length, size, overlap, margin, multiple',
+    [
+        (100, 30, 0, 0, 1),
+        (100, 30, 10, 5, 1),
+        (101, 30, 10, 3, 8),
+        (64, 64, 5, 2, 1),
+        (1000, 128, 40, 12, 32),
+        (7, 3, 2, 1, 1),
+    ],
+)
 def test_weights_sum_to_one_and_tiles_cover(length, size, overlap, margin, multiple):
     tiles = place_tiles(length, size, overlap, margin, multiple)
     total = np.zeros(length)
     for start, weights in zip(tiles.starts, tiles.weights, strict=True):
-        total[start:start + size] += weights
+        total[start : start + size] += weights
     np.testing.assert_allclose(total, 1, atol=1e-6)
     shared = [a + size - b for a, b in zip(tiles.starts, tiles.starts[1:], strict=False)]
     assert all(s >= overlap for s in shared) and tiles.starts[0] == 0 and tiles.starts[-1] == length - size
@@ -121,12 +134,17 @@ def test_weights_sum_to_one_and_tiles_cover(length, size, overlap, margin, multi
         assert i == len(tiles.starts) - 1 or margin == 0 or (weights[-margin:] == 0).all()
 
 
-@pytest.mark.parametrize('kwargs, message', [
-    (dict(), 'either'), (dict(tile_hw=(8, 8), split=2), 'either'), (dict(split=0), 'at least 1'),
-    (dict(tile_hw=(64, 64), overlap_px=64), 'smaller than the tile'),
-    (dict(tile_hw=(64, 64), overlap_px=10, margin_px=6), 'fit into the overlap twice'),
-    (dict(tile_hw=(64, 64), overlap_px=40, multiple_px=32), 'advance by at least 32')
-])
+@pytest.mark.parametrize(
+    'kwargs, message',
+    [
+        (dict(), 'either'),
+        (dict(tile_hw=(8, 8), split=2), 'either'),
+        (dict(split=0), 'at least 1'),
+        (dict(tile_hw=(64, 64), overlap_px=64), 'smaller than the tile'),
+        (dict(tile_hw=(64, 64), overlap_px=10, margin_px=6), 'fit into the overlap twice'),
+        (dict(tile_hw=(64, 64), overlap_px=40, multiple_px=32), 'advance by at least 32'),
+    ],
+)
 def test_plans_that_cannot_be(kwargs, message):
     with pytest.raises(ValueError, match=message):
         TiledPredictor(Filter(), TilePlan(**kwargs)).predict_batch([image(100, 120)])
@@ -134,6 +152,7 @@ def test_plans_that_cannot_be(kwargs, message):
 
 def test_progress_counts_tiles():
     seen = []
-    TiledPredictor(Filter(), TilePlan(tile_hw=(50, 50), batch=2),
-                   lambda *a: seen.append(a)).predict_batch([image(100, 150)])
+    TiledPredictor(Filter(), TilePlan(tile_hw=(50, 50), batch=2), lambda *a: seen.append(a)).predict_batch(
+        [image(100, 150)]
+    )
     assert seen[-1] == (6, 6) and seen == sorted(seen)

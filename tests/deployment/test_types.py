@@ -6,8 +6,14 @@ import pytest
 
 from mmdefect.deployment import Defect, ModelInfo, load_predictor
 
-INFO = ModelInfo(('good', 'scratch', 'pit'), ((0, 0, 0), (255, 0, 0), (0, 255, 0)), (0.5, 0.25), (256, 320),
-                 name='fast-scnn', extra={'iter': 7})
+INFO = ModelInfo(
+    ('good', 'scratch', 'pit'),
+    ((0, 0, 0), (255, 0, 0), (0, 255, 0)),
+    (0.5, 0.25),
+    (256, 320),
+    name='fast-scnn',
+    extra={'iter': 7},
+)
 
 
 def test_info_survives_json():
@@ -16,11 +22,16 @@ def test_info_survives_json():
     assert ModelInfo.from_json(native.to_json()) == native and native.input_size_hw is None
 
 
-@pytest.mark.parametrize('change, message', [
-    (dict(thresholds=(0.5, )), 'must be 2 probabilities'), (dict(thresholds=(0.5, 1.0)), 'between 0 and 1'),
-    (dict(palette=((0, 0, 0), )), 'a colour for each of the 3'), (dict(kind='magic'), 'must be one of'),
-    (dict(classes=('a', 'a', 'b')), 'different names')
-])
+@pytest.mark.parametrize(
+    'change, message',
+    [
+        (dict(thresholds=(0.5,)), 'must be 2 probabilities'),
+        (dict(thresholds=(0.5, 1.0)), 'between 0 and 1'),
+        (dict(palette=((0, 0, 0),)), 'a colour for each of the 3'),
+        (dict(kind='magic'), 'must be one of'),
+        (dict(classes=('a', 'a', 'b')), 'different names'),
+    ],
+)
 def test_info_refuses_nonsense(change, message):
     with pytest.raises(ValueError, match=message):
         ModelInfo(**{**dict(classes=INFO.classes, palette=INFO.palette, thresholds=INFO.thresholds), **change})

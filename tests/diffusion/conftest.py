@@ -21,12 +21,12 @@ def model(request, pipelines):
 
 
 @pytest.fixture(scope='session')
-def pictures():
-    """Four pictures with a bright spot each, ``(4, 32, 32, 3)`` uint8, and their masks, ``(4, 32, 32)`` bool."""
+def photos():
+    """Four images with a bright spot each, ``(4, 32, 32, 3)`` uint8, and their masks, ``(4, 32, 32)`` bool."""
     random = np.random.default_rng(0)
     images = random.integers(60, 120, (4, 32, 32, 3)).astype(np.uint8)
     masks = np.zeros((4, 32, 32), bool)
     for index, (image, mask) in enumerate(zip(images, masks, strict=True)):
-        mask[6 + 2 * index:16 + 2 * index, 8:20] = True
+        mask[6 + 2 * index : 16 + 2 * index, 8:20] = True
         image[mask] += 100
     return images, masks

@@ -19,11 +19,12 @@ def draw_surface(rng: np.random.Generator) -> np.ndarray:
     return np.clip(grey[..., None] + [2, 0, -2], 0, 255).astype(np.uint8)
 
 
-def put(image: np.ndarray, label: np.ndarray | None, box: tuple[int, int, int, int], class_id: int,
-        rng: np.random.Generator) -> None:
+def put(
+    image: np.ndarray, label: np.ndarray | None, box: tuple[int, int, int, int], class_id: int, rng: np.random.Generator
+) -> None:
     """Draw a gold (1) or white (2) defect into ``(top, left, height, width)``, in place."""
     top, left, height, width = box
-    area = np.s_[top:top + height, left:left + width]
+    area = np.s_[top : top + height, left : left + width]
     image[area] = np.clip(rng.normal((GOLD, WHITE)[class_id - 1], 4, (height, width, 3)), 0, 255)
     if label is not None:
         label[area] = class_id
@@ -32,12 +33,13 @@ def put(image: np.ndarray, label: np.ndarray | None, box: tuple[int, int, int, i
 def reconstruct(image: np.ndarray, rng: np.random.Generator, noise: float = 1.5) -> np.ndarray:
     """Imitate an autoencoder: a light blur, a tone of its own, noise."""
     import cv2
+
     blurred = cv2.GaussianBlur(image, (0, 0), 0.6).astype(np.float32)
     return np.clip(0.97 * blurred + 4 + rng.normal(0, noise, image.shape), 0, 255).astype(np.uint8)
 
 
 def labelled_sources(count: int = 6, seed: int = 0) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Return pictures with one gold and one white defect each, and their labels."""
+    """Return images with one gold and one white defect each, and their labels."""
     rng = np.random.default_rng(seed)
     made = []
     for index in range(count):

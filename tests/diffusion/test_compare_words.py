@@ -14,7 +14,9 @@ from mmdefect.experiments.study import read_study
 ROOT = Path(__file__).resolve().parents[2]
 STUDY = ROOT / 'configs' / 'studies' / 'wta_words.py'
 #: Foreground mIoU of Fast-SCNN, as published.
-PUBLISHED = dict(original=26.13, blistering=33.31, corrosion=25.83, dent=34.89, peeling=30.26, rust=31.71, scratch=24.94)
+PUBLISHED = dict(
+    original=26.13, blistering=33.31, corrosion=25.83, dent=34.89, peeling=30.26, rust=31.71, scratch=24.94
+)
 
 
 def write_records(folder, values, spread=0.0):
@@ -22,9 +24,21 @@ def write_records(folder, values, spread=0.0):
     for index, (arm, value) in enumerate(values.items()):
         for seed in range(3):
             key = f'{index:08x}{seed:08x}'
-            record = dict(version=1, key=key, used_by=[dict(study='words', arm=arm, seed=seed)], base='b', seed=seed, diff={},
-                          data={}, budget=dict(iterations=2000, val_interval=200, batch_size=8), rule={}, tests=[],
-                          test={'fg_mIoU': value + spread * (seed - 1) * (-1)**index}, validation={}, best={})
+            record = dict(
+                version=1,
+                key=key,
+                used_by=[dict(study='words', arm=arm, seed=seed)],
+                base='b',
+                seed=seed,
+                diff={},
+                data={},
+                budget=dict(iterations=2000, val_interval=200, batch_size=8),
+                rule={},
+                tests=[],
+                test={'fg_mIoU': value + spread * (seed - 1) * (-1) ** index},
+                validation={},
+                best={},
+            )
             (folder / 'records' / f'{key}.json').write_text(json.dumps(record))
 
 

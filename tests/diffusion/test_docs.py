@@ -7,8 +7,8 @@ import shlex
 
 import pytest
 
+from mmdefect.diffusion.images import read_image, read_mask
 from mmdefect.diffusion.manifest import Manifest
-from mmdefect.diffusion.pictures import read_mask, read_picture
 
 from .test_masks import ROOT
 
@@ -33,9 +33,9 @@ def test_the_guide_runs(tmp_path, monkeypatch):
     made = Manifest('generated/few-shot').records()
     assert {r.defect_type for r in made} == {'attached', 'broken'}
     for record in made:
-        source, picture = read_picture(record.source), read_picture(f'generated/few-shot/{record.image}')
+        source, photo = read_image(record.source), read_image(f'generated/few-shot/{record.image}')
         outside = ~read_mask(f'generated/few-shot/{record.mask}')
-        assert (source[outside] == picture[outside]).all()
-        assert not read_mask(record.source.replace('img_dir', 'ann_dir')).any(), 'only clean pictures are used'
+        assert (source[outside] == photo[outside]).all()
+        assert not read_mask(record.source.replace('img_dir', 'ann_dir')).any(), 'only clean images are used'
     for word in ('rust', 'dent'):
         assert len(Manifest(f'generated/edits/{word}').records()) > 0

@@ -13,11 +13,11 @@ import torch
 from mmdefect.diffusion import edit as edit_module
 from mmdefect.diffusion.attention import controlled, square_side
 from mmdefect.diffusion.ddim import DDIMSteps, guided_noise, invert, move
-from mmdefect.diffusion.edit import EditPlan, edit_pictures, invert_pictures
+from mmdefect.diffusion.edit import EditPlan, edit_images, invert_images
+from mmdefect.diffusion.images import read_image, write_image
 from mmdefect.diffusion.loading import ModelOptions, load_model
 from mmdefect.diffusion.manifest import Manifest
 from mmdefect.diffusion.null_text import NullTextSettings, optimise_null_text
-from mmdefect.diffusion.pictures import read_picture, write_picture
 from mmdefect.diffusion.prompt_edit import EditSettings, edit_latents, make_editor
 from mmdefect.diffusion.schedulers import make_scheduler
 from mmdefect.diffusion.word_alignment import align, token_ids, word_tokens
@@ -48,16 +48,16 @@ def sd(pipelines):
 
 
 @pytest.fixture(scope='module')
-def tensors(pictures):
-    return torch.from_numpy(pictures[0][:2].transpose(0, 3, 1, 2).astype(np.float32) / 255)
+def tensors(images):
+    return torch.from_numpy(images[0][:2].transpose(0, 3, 1, 2).astype(np.float32) / 255)
 
 
 @pytest.fixture(scope='module')
 def inverted(model, tensors):
-    """Trajectory of two pictures over five steps, with texts."""
+    """Trajectory of two images over five steps, with texts."""
     steps = DDIMSteps.of(model, 5)
     with torch.no_grad():
-        clean = model.encode_pictures(tensors)
+        clean = model.encode_images(tensors)
         condition, empty = model.encode_text([SOURCE] * 2), model.encode_unconditional([''] * 2)
     return steps, invert(model, clean, condition, steps), condition, empty
 
@@ -118,8 +118,14 @@ def test_null_text_reconstructs_better_than_plain_inversion(model, inverted):
     steps, trajectory, condition, empty = inverted
     errors = {}
     for inner in (0, 10):
-        texts, end = optimise_null_text(model, trajectory, condition, empty, steps,
-                                        NullTextSettings(inner, guidance=5.0, tolerance=0, tolerance_growth=0))
+        texts, end = optimise_null_text(
+            model,
+            trajectory,
+            condition,
+            empty,
+            steps,
+            NullTextSettings(inner, guidance=5.0, tolerance=0, tolerance_growth=0),
+        )
         errors[inner] = (end - trajectory[0]).square().mean((1, 2, 3))
         assert torch.allclose(end, go_back(model, trajectory[-1], condition, texts, steps, 5.0), atol=1e-4)
     assert (errors[10] < 0.9 * errors[0]).all(), errors
@@ -128,11 +134,13 @@ def test_null_text_reconstructs_better_than_plain_inversion(model, inverted):
     assert not any(p.requires_grad or p.grad is not None for p in model.unet.parameters())
 
 
-def test_null_text_of_a_picture_does_not_depend_on_its_batch(sd, tensors):
+def test_null_text_of_a_image_does_not_depend_on_its_batch(sd, tensors):
     steps = DDIMSteps.of(sd, 3)
     settings = EditSettings(alpha=0)
-    both, alone = (invert_pictures(sd, t, SOURCE, steps, NullTextSettings(4, tolerance=1e-3), settings)
-                   for t in (tensors, tensors[1:]))
+    both, alone = (
+        invert_images(sd, t, SOURCE, steps, NullTextSettings(4, tolerance=1e-3), settings)
+        for t in (tensors, tensors[1:])
+    )
     for one, two in zip(both.empties, alone.empties, strict=True):
         assert torch.allclose(one.tokens[1:], two.tokens, atol=2e-3)
     assert torch.allclose(both.noise[1:], alone.noise, atol=1e-4)
@@ -142,7 +150,7 @@ def test_close_enough_is_left_alone(sd, inverted, tensors):
     """With a large tolerance nothing is optimised; without guidance there is nothing to optimise."""
     steps = DDIMSteps.of(sd, 3)
     with torch.no_grad():
-        clean = sd.encode_pictures(tensors)
+        clean = sd.encode_images(tensors)
         condition, empty = sd.encode_text([SOURCE] * 2), sd.encode_unconditional([''] * 2)
     trajectory = invert(sd, clean, condition, steps)
     for settings in (NullTextSettings(5, tolerance=1e9), NullTextSettings(5, guidance=1.0)):
@@ -158,8 +166,9 @@ def run_edit(model, inverted, source, target, settings):
     return edit_latents(model, trajectory[-1], condition, words, [empty] * len(steps), steps, editor), editor
 
 
-@pytest.mark.parametrize('options', [dict(), dict(mode='refine'), dict(local_blend=False),
-                                     dict(alpha=0.3, self_replace=0.2)])
+@pytest.mark.parametrize(
+    'options', [dict(), dict(mode='refine'), dict(local_blend=False), dict(alpha=0.3, self_replace=0.2)]
+)
 def test_identical_texts_give_the_reconstruction(model, inverted, options):
     settings = EditSettings(**{**dict(alpha=0.0), **options})
     (same, edited), _ = run_edit(model, inverted, SOURCE, SOURCE, settings)
@@ -170,16 +179,22 @@ def test_identical_texts_give_the_reconstruction(model, inverted, options):
         assert torch.allclose(same, plain, atol=1e-4 * float(plain.abs().max())), 'the edit left its source alone'
 
 
-def test_another_word_changes_the_picture_and_replacing_maps_holds_it_back(model, inverted):
+def test_another_word_changes_the_image_and_replacing_maps_holds_it_back(model, inverted):
     def change(**options):
         settings = EditSettings(**{**dict(alpha=0.0, local_blend=False, weight=1.0), **options})
         (same, edited), _ = run_edit(model, inverted, SOURCE, TARGET, settings)
         return float((same - edited).norm())
+
     assert change(cross_replace=0.0, self_replace=0.0) > 0
     assert change(weight=1.0) != change(weight=3.0)
     steps, trajectory, condition, empty = inverted
-    (_, edited), _ = run_edit(model, inverted, SOURCE, TARGET, EditSettings(alpha=0, local_blend=False, weight=1.0,
-                                                                            cross_replace=0.0, self_replace=0.0))
+    (_, edited), _ = run_edit(
+        model,
+        inverted,
+        SOURCE,
+        TARGET,
+        EditSettings(alpha=0, local_blend=False, weight=1.0, cross_replace=0.0, self_replace=0.0),
+    )
     with torch.no_grad():
         free = go_back(model, trajectory[-1], model.encode_text([TARGET] * 2), empty, steps, 5.0)
     assert torch.allclose(edited, free, atol=1e-4 * float(free.abs().max())), 'nothing replaced: the other text alone'
@@ -213,6 +228,7 @@ def test_replaced_maps_are_those_of_the_source(sd):
 
 def controlled_site(model, layer):
     from mmdefect.diffusion.attention import site_of
+
     return site_of(next(n for n in model.unet.attn_processors if layer in n))
 
 
@@ -243,7 +259,7 @@ def test_rli_limits(model):
             assert torch.allclose(model.predict(latents, 300, condition), plain, atol=1e-5)
         with controlled(model, None, 1.0, ('up', 'mid', 'down')):
             without = model.predict(latents, 300, condition)
-        with controlled(model, None, 1.0, ('up', )):
+        with controlled(model, None, 1.0, ('up',)):
             up_only = model.predict(latents, 300, condition)
         with controlled(model, None, 0.5, ('up', 'mid', 'down')):
             half = model.predict(latents, 300, condition)
@@ -262,12 +278,15 @@ class Identity:
         return hidden_states
 
 
-@pytest.mark.parametrize('options, message', [
-    (dict(alpha=1.5), r'`alpha` must be in \[0, 1\], got 1.5'),
-    (dict(places=('top', )), "among down, mid, up, got 'top'"),
-    (dict(cross_replace=2), '`cross_replace` must be in'),
-    (dict(guidance=0.5), '`guidance`'),
-])
+@pytest.mark.parametrize(
+    'options, message',
+    [
+        (dict(alpha=1.5), r'`alpha` must be in \[0, 1\], got 1.5'),
+        (dict(places=('top',)), "among down, mid, up, got 'top'"),
+        (dict(cross_replace=2), '`cross_replace` must be in'),
+        (dict(guidance=0.5), '`guidance`'),
+    ],
+)
 def test_wrong_settings(options, message):
     with pytest.raises(ValueError, match=message):
         EditSettings(**options)
@@ -305,9 +324,9 @@ def test_map_sides():
 @pytest.mark.slow
 def test_checkpointing_changes_nothing(sd, tensors):
     settings, steps = EditSettings(alpha=0.1), DDIMSteps.of(sd, 2)
-    plain = invert_pictures(sd, tensors, SOURCE, steps, NullTextSettings(2), settings)
+    plain = invert_images(sd, tensors, SOURCE, steps, NullTextSettings(2), settings)
     sd.unet.enable_gradient_checkpointing()
-    again = invert_pictures(sd, tensors, SOURCE, steps, NullTextSettings(2), settings)
+    again = invert_images(sd, tensors, SOURCE, steps, NullTextSettings(2), settings)
     sd.unet.disable_gradient_checkpointing()
     assert torch.allclose(plain.empties[-1].tokens, again.empties[-1].tokens, atol=1e-5)
 
@@ -315,34 +334,52 @@ def test_checkpointing_changes_nothing(sd, tensors):
 def test_bf16_edits(pipelines, tensors):
     model, settings = load_model(pipelines['sdxl'], ModelOptions(dtype='bf16')), EditSettings()
     steps = DDIMSteps.of(model, 2)
-    inversion = invert_pictures(model, tensors, SOURCE, steps, NullTextSettings(1), settings)
+    inversion = invert_images(model, tensors, SOURCE, steps, NullTextSettings(1), settings)
     assert inversion.noise.dtype == inversion.empties[0].tokens.dtype == torch.float32
-    for pictures in edit_pictures(model, inversion, SOURCE, TARGET, steps, settings):
-        assert pictures.dtype == torch.float32 and torch.isfinite(pictures).all()
+    for images in edit_images(model, inversion, SOURCE, TARGET, steps, settings):
+        assert images.dtype == torch.float32 and torch.isfinite(images).all()
 
 
 def test_editing_is_deterministic(sd, tensors):
     settings, steps = EditSettings(), DDIMSteps.of(sd, 2)
     results = []
     for _ in range(2):
-        inversion = invert_pictures(sd, tensors, SOURCE, steps, NullTextSettings(2), settings)
-        results.append(edit_pictures(sd, inversion, SOURCE, TARGET, steps, settings))
+        inversion = invert_images(sd, tensors, SOURCE, steps, NullTextSettings(2), settings)
+        results.append(edit_images(sd, inversion, SOURCE, TARGET, steps, settings))
     assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
     assert all(r.shape == tensors.shape and 0 <= r.min() and r.max() <= 1 for r in results[0])
 
 
 @pytest.fixture()
-def folder(tmp_path, pictures):
+def folder(tmp_path, images):
     for index in range(2):
-        write_picture(tmp_path / 'images' / f'{index}.png', pictures[0][index])
-        write_picture(tmp_path / 'labels' / f'{index}.png', pictures[1][index].astype(np.uint8))
+        write_image(tmp_path / 'images' / f'{index}.png', images[0][index])
+        write_image(tmp_path / 'labels' / f'{index}.png', images[1][index].astype(np.uint8))
     return tmp_path
 
 
 def command(folder, pipelines, out, *more, kind='sd'):
-    return run('edit', '--model', pipelines[kind], '--images', folder / 'images', '--labels', folder / 'labels',
-               '--out', folder / out, '--words', 'rust', 'dent', '--steps', 2, '--inner-steps', 1, '--device', 'cpu',
-               *more)
+    return run(
+        'edit',
+        '--model',
+        pipelines[kind],
+        '--images',
+        folder / 'images',
+        '--labels',
+        folder / 'labels',
+        '--out',
+        folder / out,
+        '--words',
+        'rust',
+        'dent',
+        '--steps',
+        2,
+        '--inner-steps',
+        1,
+        '--device',
+        'cpu',
+        *more,
+    )
 
 
 @pytest.mark.parametrize('kind', ['sd', pytest.param('sdxl', marks=pytest.mark.slow)])
@@ -357,10 +394,10 @@ def test_edit_command_makes_a_set_for_each_word(folder, pipelines, kind):
         for record, row in zip(records, table, strict=False):
             assert record.prompt == f'photo of a {word} defect image' and record.source_prompt == SOURCE
             assert Path(record.source_label).parent.name == 'labels' and record.mask is None
-            original, edited = read_picture(record.source), read_picture(folder / 'a' / word / record.image)
-            same = read_picture(folder / 'a' / word / 'reconstructions' / f'{record.id}.png')
-            for name, picture in (('edit', edited), ('reconstruction', same)):
-                error = ((original.astype(float) - picture)**2).mean() / 255**2
+            original, edited = read_image(record.source), read_image(folder / 'a' / word / record.image)
+            same = read_image(folder / 'a' / word / 'reconstructions' / f'{record.id}.png')
+            for name, photo in (('edit', edited), ('reconstruction', same)):
+                error = ((original.astype(float) - photo) ** 2).mean() / 255**2
                 assert record.scores[f'psnr_{name}'] == pytest.approx(-10 * np.log10(error), abs=0.1)
                 assert float(row[f'ssim_{name}']) == pytest.approx(record.scores[f'ssim_{name}'])
     assert json.loads((folder / 'a' / 'rust' / 'settings.json').read_text())['word'] == 'rust'
@@ -368,7 +405,7 @@ def test_edit_command_makes_a_set_for_each_word(folder, pipelines, kind):
 
 def test_a_stopped_edit_goes_on(folder, pipelines, monkeypatch):
     assert command(folder, pipelines, 'whole') == 0
-    real, calls = edit_module.edit_pictures, []
+    real, calls = edit_module.edit_images, []
 
     def stop(*arguments):
         calls.append(arguments[3])
@@ -376,22 +413,23 @@ def test_a_stopped_edit_goes_on(folder, pipelines, monkeypatch):
             raise KeyboardInterrupt
         return real(*arguments)
 
-    monkeypatch.setattr(edit_module, 'edit_pictures', stop)
+    monkeypatch.setattr(edit_module, 'edit_images', stop)
     assert command(folder, pipelines, 'part') == 130
     monkeypatch.undo()
     calls.clear()
-    monkeypatch.setattr(edit_module, 'edit_pictures', lambda *a: calls.append(a[3]) or real(*a))
+    monkeypatch.setattr(edit_module, 'edit_images', lambda *a: calls.append(a[3]) or real(*a))
     assert command(folder, pipelines, 'part') == 0
-    assert len(calls) == 3, 'the finished word of the first picture is not made again'
+    assert len(calls) == 3, 'the finished word of the first image is not made again'
     for word in ('rust', 'dent'):
         assert len((folder / 'part' / word / 'manifest.jsonl').read_text().splitlines()) == 2
         for number in range(2):
-            assert (folder / 'part' / word / 'images' / f'{number}.png').read_bytes() == \
-                (folder / 'whole' / word / 'images' / f'{number}.png').read_bytes()
+            assert (folder / 'part' / word / 'images' / f'{number}.png').read_bytes() == (
+                folder / 'whole' / word / 'images' / f'{number}.png'
+            ).read_bytes()
 
 
 def test_wrong_edits_are_named_before_any_work(folder, pipelines, capsys, monkeypatch):
-    monkeypatch.setattr(edit_module, 'invert_pictures', lambda *a: pytest.fail('work was begun'))
+    monkeypatch.setattr(edit_module, 'invert_images', lambda *a: pytest.fail('work was begun'))
     assert command(folder, pipelines, 'a', '--words', 'rust', 'dents') == 2
     assert "'crack' has 1 and 'dents' 3" in capsys.readouterr().err
     assert command(folder, pipelines, 'b', '--prompt', 'photo') == 2
@@ -407,7 +445,8 @@ def test_wrong_edits_are_named_before_any_work(folder, pipelines, capsys, monkey
 def test_out_of_memory_names_what_is_left_to_change(folder, pipelines, capsys, monkeypatch):
     def too_much(*arguments):
         raise torch.OutOfMemoryError('CUDA out of memory')
-    monkeypatch.setattr(edit_module, 'invert_pictures', too_much)
+
+    monkeypatch.setattr(edit_module, 'invert_images', too_much)
     assert command(folder, pipelines, 'a', '--dtype', 'bf16') == 2
     text = capsys.readouterr().err
-    assert 'editing 1 pictures' in text and '--batch-size' not in text and '--offload model' in text
+    assert 'editing 1 images' in text and '--batch-size' not in text and '--offload model' in text

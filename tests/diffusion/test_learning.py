@@ -13,11 +13,11 @@ import pytest
 import torch
 
 from mmdefect.diffusion.blended import BlendSettings
-from mmdefect.diffusion.inversion_data import InversionBatch, SupportPictures, mask_tensor
+from mmdefect.diffusion.images import read_image, write_image
+from mmdefect.diffusion.inversion_data import InversionBatch, SupportImages, mask_tensor
 from mmdefect.diffusion.inversion_loss import masked_noise_loss, noise_target, shrink_mask
 from mmdefect.diffusion.learn import LearnSettings, TokenInversion, learn_token
 from mmdefect.diffusion.loading import ModelOptions, load_model
-from mmdefect.diffusion.pictures import read_picture, write_picture
 from mmdefect.diffusion.prompts import TEMPLATES, check_templates
 from mmdefect.diffusion.support import Candidate, read_support, write_support
 from mmdefect.diffusion.tokens import load_tokens, start_vectors
@@ -28,8 +28,8 @@ QUICK = dict(steps=4, batch_size=2, size_hw=(32, 32), preview_every=0, checkpoin
 
 
 @pytest.fixture(scope='module')
-def shots(pictures):
-    return list(zip(*pictures, strict=True))
+def shots(images):
+    return list(zip(*images, strict=True))
 
 
 def test_loss_by_hand():
@@ -57,6 +57,7 @@ def test_one_pixel_survives_on_the_latent_grid():
 @pytest.mark.parametrize('prediction', ['epsilon', 'v_prediction'])
 def test_targets_are_those_of_diffusers(prediction):
     from diffusers import DDIMScheduler
+
     scheduler = DDIMScheduler(beta_schedule='scaled_linear', prediction_type=prediction)
     clean, noise, steps = torch.randn(2, 4, 4, 4), torch.randn(2, 4, 4, 4), torch.tensor([10, 700])
     noisy, target = noise_target(clean, noise, scheduler.alphas_cumprod[steps], prediction)
@@ -83,8 +84,15 @@ def test_only_the_token_learns(model, shots, tmp_path):
 
 def test_bf16_learns_float32_vectors(pipelines, shots, tmp_path):
     model = load_model(pipelines['sdxl'], ModelOptions(dtype='bf16'))
-    done = learn_token(model, shots, 'crack', tmp_path, LearnSettings(**{**QUICK, 'steps': 2, 'preview_every': 2}),
-                       preview=BlendSettings(1, 2.0), say=lambda line: None)
+    done = learn_token(
+        model,
+        shots,
+        'crack',
+        tmp_path,
+        LearnSettings(**{**QUICK, 'steps': 2, 'preview_every': 2}),
+        preview=BlendSettings(1, 2.0),
+        say=lambda line: None,
+    )
     for learned, start in zip(load_tokens(done, model).vectors, start_vectors(model, 'defect', 1), strict=True):
         assert learned.dtype == torch.float32 and (learned != start).any()
     assert (tmp_path / 'previews' / '000002.png').is_file()
@@ -93,6 +101,7 @@ def test_bf16_learns_float32_vectors(pipelines, shots, tmp_path):
 def test_a_full_disk_keeps_the_last_checkpoint(pipelines, shots, tmp_path, monkeypatch):
     import errno
     import os as system
+
     real = system.replace
 
     def full(source, target):
@@ -101,7 +110,7 @@ def test_a_full_disk_keeps_the_last_checkpoint(pipelines, shots, tmp_path, monke
         real(source, target)
 
     settings = LearnSettings(**{**QUICK, 'steps': 3})
-    monkeypatch.setattr('mmdefect.diffusion.pictures.os.replace', full)
+    monkeypatch.setattr('mmdefect.diffusion.images.os.replace', full)
     with pytest.raises(OSError, match='must have room for .*token.safetensors'):
         learn_token(load_model(pipelines['sd']), shots, 'crack', tmp_path, settings, say=lambda line: None)
     monkeypatch.undo()
@@ -117,7 +126,7 @@ def test_loss_falls_on_one_batch(pipelines, shots):
             if 'attn2' in name:
                 weight.mul_(6)
     inversion = TokenInversion(model, '<crack>', start_vectors(model, 'defect', 2), 'area')
-    batch = SupportPictures(shots, (32, 32), TEMPLATES, '<crack>').draw(0, 0, 4, (4, 16, 16), 1000)
+    batch = SupportImages(shots, (32, 32), TEMPLATES, '<crack>').draw(0, 0, 4, (4, 16, 16), 1000)
     optimizer = torch.optim.AdamW(inversion.parameters(), 0.1)
     losses = []
     for _ in range(12):
@@ -132,8 +141,8 @@ def test_nothing_outside_the_mask_teaches(pipelines, shots):
     """Latents outside the mask reach the loss only through the network: the target there does not."""
     model = load_model(pipelines['sd'])
     inversion = TokenInversion(model, '<crack>', start_vectors(model, 'defect', 1), 'area')
-    batch = SupportPictures(shots, (32, 32), TEMPLATES, '<crack>').draw(0, 0, 2, (4, 16, 16), 1000)
-    nowhere = InversionBatch(batch.pictures, batch.masks & False, batch.texts, batch.steps, batch.noise)
+    batch = SupportImages(shots, (32, 32), TEMPLATES, '<crack>').draw(0, 0, 2, (4, 16, 16), 1000)
+    nowhere = InversionBatch(batch.images, batch.masks & False, batch.texts, batch.steps, batch.noise)
     inversion(nowhere).backward()
     assert not inversion.vectors[0].grad.any()
     inversion(batch).backward()
@@ -142,9 +151,11 @@ def test_nothing_outside_the_mask_teaches(pipelines, shots):
 
 def test_a_stopped_run_ends_where_the_whole_one_does(pipelines, shots, tmp_path, monkeypatch):
     import mmdefect.diffusion.learn as learn_module
+
     settings = LearnSettings(**QUICK)
-    whole = learn_token(load_model(pipelines['sd']), shots, 'crack', tmp_path / 'whole', settings,
-                        say=lambda line: None)
+    whole = learn_token(
+        load_model(pipelines['sd']), shots, 'crack', tmp_path / 'whole', settings, say=lambda line: None
+    )
     real = learn_module._update
 
     def stop(*arguments):
@@ -171,26 +182,31 @@ def test_accumulated_parts_equal_one_large_batch(pipelines, shots, tmp_path):
     """Two halves accumulate the gradient of the mean: checked on gradients, not on what Adam makes of them."""
     model = load_model(pipelines['sd'])
     inversion = TokenInversion(model, '<crack>', start_vectors(model, 'defect', 1), 'area')
-    data = SupportPictures(shots, (32, 32), TEMPLATES, '<crack>')
+    data = SupportImages(shots, (32, 32), TEMPLATES, '<crack>')
     halves = [data.draw(0, number, 2, (4, 16, 16), 1000) for number in range(2)]
     one, two = halves
-    whole = InversionBatch(torch.cat([one.pictures, two.pictures]), torch.cat([one.masks, two.masks]),
-                           [*one.texts, *two.texts], torch.cat([one.steps, two.steps]),
-                           torch.cat([one.noise, two.noise]))
-    expected, = torch.autograd.grad(inversion(whole), [inversion.vectors[0]])
+    whole = InversionBatch(
+        torch.cat([one.images, two.images]),
+        torch.cat([one.masks, two.masks]),
+        [*one.texts, *two.texts],
+        torch.cat([one.steps, two.steps]),
+        torch.cat([one.noise, two.noise]),
+    )
+    (expected,) = torch.autograd.grad(inversion(whole), [inversion.vectors[0]])
     parts = sum(torch.autograd.grad(inversion(half) / 2, [inversion.vectors[0]])[0] for half in halves)
     assert torch.allclose(parts, expected, atol=1e-6)
-    assert learn_token(model, shots, 'crack', tmp_path, LearnSettings(**{**QUICK, 'steps': 2}, accumulate=2),
-                       say=lambda line: None).is_file()
+    assert learn_token(
+        model, shots, 'crack', tmp_path, LearnSettings(**{**QUICK, 'steps': 2}, accumulate=2), say=lambda line: None
+    ).is_file()
 
 
 def test_batches_are_a_function_of_seed_and_number(shots):
-    data = SupportPictures(shots, (32, 32), TEMPLATES, '<crack>')
+    data = SupportImages(shots, (32, 32), TEMPLATES, '<crack>')
     one, same, other = (data.draw(0, n, 3, (4, 16, 16), 1000) for n in (7, 7, 8))
-    assert torch.equal(one.noise, same.noise) and one.texts == same.texts and torch.equal(one.pictures, same.pictures)
+    assert torch.equal(one.noise, same.noise) and one.texts == same.texts and torch.equal(one.images, same.images)
     assert not torch.equal(one.noise, other.noise)
-    for picture, mask in zip(one.pictures, one.masks, strict=True):  # spots stay in their masks when flipped
-        assert picture[:, mask[0]].mean() > picture[:, ~mask[0]].mean() + 0.2
+    for image, mask in zip(one.images, one.masks, strict=True):  # spots stay in their masks when flipped
+        assert image[:, mask[0]].mean() > image[:, ~mask[0]].mean() + 0.2
     assert all(text.count('<crack>') == 1 for text in one.texts)
 
 
@@ -208,42 +224,110 @@ def test_wrong_settings(change):
 
 
 @pytest.fixture()
-def support(tmp_path, pictures):
+def support(tmp_path, images):
     chosen = []
-    for index, picture in enumerate(pictures[0][:2]):
-        write_picture(tmp_path / 'raw' / f'{index}.png', picture)
+    for index, image in enumerate(images[0][:2]):
+        write_image(tmp_path / 'raw' / f'{index}.png', image)
         chosen.append(Candidate('crack', 1, str(tmp_path / 'raw' / f'{index}.png'), f'{index}.png', str(index)))
-    return write_support(tmp_path / 'support', chosen, list(pictures[1][:2]), 0, {}).folder
+    return write_support(tmp_path / 'support', chosen, list(images[1][:2]), 0, {}).folder
 
 
 def options(support, pipelines, kind='sd'):
-    return [str(a) for a in ('--model', pipelines[kind], '--support', support, '--steps', 2, '--batch-size', 2,
-                             '--resolution', 32, 32, '--device', 'cpu')]
+    return [
+        str(a)
+        for a in (
+            '--model',
+            pipelines[kind],
+            '--support',
+            support,
+            '--steps',
+            2,
+            '--batch-size',
+            2,
+            '--resolution',
+            32,
+            32,
+            '--device',
+            'cpu',
+        )
+    ]
 
 
 @pytest.mark.parametrize('kind', [pytest.param('ldm', marks=pytest.mark.slow), 'sdxl'])
-def test_learn_then_sample_by_command(support, pipelines, tmp_path, pictures, kind):
-    assert run('learn', *options(support, pipelines, kind), '--out', tmp_path / 'tokens', '--preview-every', 1,
-               '--preview-steps', 2, '--vectors', 2) == 0
-    sheet = read_picture(tmp_path / 'tokens' / 'crack' / 'previews' / '000002.png')
+def test_learn_then_sample_by_command(support, pipelines, tmp_path, images, kind):
+    assert (
+        run(
+            'learn',
+            *options(support, pipelines, kind),
+            '--out',
+            tmp_path / 'tokens',
+            '--preview-every',
+            1,
+            '--preview-steps',
+            2,
+            '--vectors',
+            2,
+        )
+        == 0
+    )
+    sheet = read_image(tmp_path / 'tokens' / 'crack' / 'previews' / '000002.png')
     assert sheet.shape == (64, 64, 3)
-    outside = ~np.concatenate(list(pictures[1][:2]), 1)
+    outside = ~np.concatenate(list(images[1][:2]), 1)
     assert (sheet[:32][outside] == sheet[32:][outside]).all() and (sheet[:32] != sheet[32:]).any()
-    write_picture(tmp_path / 'clean' / 'a.png', pictures[0][3])
-    assert run('masks', '--out', tmp_path / 'masks', '--category', 'part', '--types', 'crack', '--width', .2, .4,
-               '--height', .2, .4, '--size', 32, 32, '--count', 2) == 0
-    assert run('sample', '--model', pipelines[kind], '--images', tmp_path / 'clean', '--masks', tmp_path / 'masks',
-               '--out', tmp_path / 'made', '--tokens', tmp_path / 'tokens', '--steps', 2, '--device', 'cpu') == 0
+    write_image(tmp_path / 'clean' / 'a.png', images[0][3])
+    assert (
+        run(
+            'masks',
+            '--out',
+            tmp_path / 'masks',
+            '--category',
+            'part',
+            '--types',
+            'crack',
+            '--width',
+            0.2,
+            0.4,
+            '--height',
+            0.2,
+            0.4,
+            '--size',
+            32,
+            32,
+            '--count',
+            2,
+        )
+        == 0
+    )
+    assert (
+        run(
+            'sample',
+            '--model',
+            pipelines[kind],
+            '--images',
+            tmp_path / 'clean',
+            '--masks',
+            tmp_path / 'masks',
+            '--out',
+            tmp_path / 'made',
+            '--tokens',
+            tmp_path / 'tokens',
+            '--steps',
+            2,
+            '--device',
+            'cpu',
+        )
+        == 0
+    )
     records = [json.loads(line) for line in (tmp_path / 'made' / 'manifest.jsonl').read_text().splitlines()]
     assert [r['prompt'] for r in records] == ['a photo of <crack>'] * 2
 
 
 def test_learn_command_names_wrong_input(support, pipelines, tmp_path, capsys):
     assert run('learn', *options(support, pipelines), '--out', tmp_path / 't', '--types', 'hole') == 2
-    assert "must be one of the support set" in capsys.readouterr().err
+    assert 'must be one of the support set' in capsys.readouterr().err
     assert run('learn', *options(support, pipelines), '--out', tmp_path / 't', '--init-word', '') == 2
     assert '`--init-word` must be known' in capsys.readouterr().err
-    write_picture(support / 'crack' / '000_mask.png', np.zeros((32, 32), bool))
+    write_image(support / 'crack' / '000_mask.png', np.zeros((32, 32), bool))
     assert run('learn', *options(support, pipelines), '--out', tmp_path / 't') == 2
     assert 'must show the defect, but it is empty' in capsys.readouterr().err
 
@@ -251,11 +335,29 @@ def test_learn_command_names_wrong_input(support, pipelines, tmp_path, capsys):
 @pytest.mark.slow
 def test_two_processes_learn_one_token(support, pipelines, tmp_path):
     """Real processes that accelerate joins; gradients are averaged. (Its launcher starts only one on the CPU.)"""
-    command = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node', '2',
-               str(Path(ROOT) / 'tools' / 'generate.py'), 'learn', *options(support, pipelines), '--out',
-               str(tmp_path / 'tokens'), '--preview-every', '0']
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=ROOT,
-                          env={**os.environ, 'OMP_NUM_THREADS': '1', 'PYTHONPATH': str(ROOT)})
+    command = [
+        sys.executable,
+        '-m',
+        'torch.distributed.run',
+        '--standalone',
+        '--nproc_per_node',
+        '2',
+        str(Path(ROOT) / 'tools' / 'generate.py'),
+        'learn',
+        *options(support, pipelines),
+        '--out',
+        str(tmp_path / 'tokens'),
+        '--preview-every',
+        '0',
+    ]
+    done = subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        cwd=ROOT,
+        env={**os.environ, 'OMP_NUM_THREADS': '1', 'PYTHONPATH': str(ROOT)},
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.count('written:') == 1
     settings = json.loads((tmp_path / 'tokens' / 'crack' / 'settings.json').read_text())
@@ -266,7 +368,7 @@ def test_two_processes_learn_one_token(support, pipelines, tmp_path):
     assert (two.vectors[0] != start).any()
     # the first update of AdamW moves by the sign of the mean gradient: recompute it with one process
     inversion = TokenInversion(model, '<crack>', [start], 'area')
-    data = SupportPictures(read_support(support).load('crack'), (32, 32), TEMPLATES, '<crack>')
+    data = SupportImages(read_support(support).load('crack'), (32, 32), TEMPLATES, '<crack>')
     optimizer = torch.optim.AdamW(inversion.parameters(), 5e-3, weight_decay=0.0)
     for step in range(2):
         optimizer.zero_grad()

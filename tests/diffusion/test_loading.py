@@ -39,12 +39,20 @@ def test_guidance_starts_from_what_the_pipeline_starts_from(pipelines):
 def test_whole_sampling_equals_the_pipeline(pipelines):
     """Text, network and decoder together, without a mask."""
     from diffusers import DDIMScheduler
+
     model = load_model(pipelines['sdxl'])
     pipe = model.pipeline
     pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config)
     start = torch.randn(1, 4, 16, 16, generator=torch.Generator().manual_seed(3))
-    theirs = pipe('photo of a crack', latents=start.clone(), num_inference_steps=3, guidance_scale=4.0, height=32,
-                  width=32, output_type='pt').images
+    theirs = pipe(
+        'photo of a crack',
+        latents=start.clone(),
+        num_inference_steps=3,
+        guidance_scale=4.0,
+        height=32,
+        width=32,
+        output_type='pt',
+    ).images
     condition, empty = model.encode_text(['photo of a crack']), model.encode_unconditional([''])
     latents = start
     pipe.scheduler.set_timesteps(3)
@@ -61,12 +69,12 @@ def test_network_is_frozen(model):
         assert not module.training and not any(p.requires_grad for p in module.parameters())
 
 
-def test_pictures_survive_the_shapes(model):
-    pictures = torch.rand(2, 3, 32, 48)
+def test_images_survive_the_shapes(model):
+    photos = torch.rand(2, 3, 32, 48)
     with torch.no_grad():
-        latents = model.encode_pictures(pictures)
+        latents = model.encode_images(photos)
         assert latents.shape == (2, 4, 16, 24) and model.factor == 2
-        assert model.decode(latents).shape == pictures.shape
+        assert model.decode(latents).shape == photos.shape
     with pytest.raises(ValueError, match=r'multiple of 4 .* got 34 48; give --resolution 32 48'):
         model.check_size((34, 48))
 
@@ -86,25 +94,32 @@ def test_attention_slicing_and_tiling_change_nothing_that_counts(pipelines):
 def test_offloaded_layers_compute_the_same(pipelines, kind):
     """What `--offload sequential` installs, with the CPU in the place of the GPU."""
     from accelerate import cpu_offload
+
     plain, offloaded = load_model(pipelines[kind]), load_model(pipelines[kind])
     for module in (offloaded.unet, offloaded.vae, *offloaded.text_encoders):
         cpu_offload(module, 'cpu')
     assert all(p.device.type == 'meta' for p in offloaded.unet.parameters())
-    picture, latents = torch.rand(1, 3, 32, 32), torch.randn(1, 4, 16, 16)
+    image, latents = torch.rand(1, 3, 32, 32), torch.randn(1, 4, 16, 16)
     bank = TokenBank({'<spot>': 1}, start_vectors(plain, 'crack', 1))
     with torch.no_grad():
-        results = [(m.encode_pictures(picture), m.decode(latents),
-                    m.predict(latents, 400, m.encode_text(['a <spot>'], bank))) for m in (plain, offloaded)]
+        results = [
+            (m.encode_images(image), m.decode(latents), m.predict(latents, 400, m.encode_text(['a <spot>'], bank)))
+            for m in (plain, offloaded)
+        ]
     for one, two in zip(*results, strict=True):
         assert torch.allclose(one, two, atol=1e-6)
 
 
 def test_offload_options_reach_the_pipeline(pipelines, monkeypatch):
     from diffusers import StableDiffusionPipeline
+
     asked = []
     for name in ('model', 'sequential'):
-        monkeypatch.setattr(StableDiffusionPipeline, f'enable_{name}_cpu_offload',
-                            lambda self, device, name=name: asked.append((name, device)))
+        monkeypatch.setattr(
+            StableDiffusionPipeline,
+            f'enable_{name}_cpu_offload',
+            lambda self, device, name=name: asked.append((name, device)),
+        )
         monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
         load_model(pipelines['sd'], ModelOptions('cuda:0', offload=name))
     assert asked == [('model', 'cuda:0'), ('sequential', 'cuda:0')]
@@ -117,12 +132,15 @@ def test_bf16_runs(pipelines):
     assert next(model.unet.parameters()).dtype == torch.bfloat16 and output.dtype == torch.float32
 
 
-@pytest.mark.parametrize('options, message', [
-    (dict(dtype='fp8'), '`dtype` must be one of fp32, fp16, bf16'),
-    (dict(offload='disk'), '`offload` must be one of none, model, sequential'),
-    (dict(offload='model'), '`offload` must be none on the CPU'),
-    (dict(dtype='fp16'), 'fp32 or bf16 on the CPU'),
-])
+@pytest.mark.parametrize(
+    'options, message',
+    [
+        (dict(dtype='fp8'), '`dtype` must be one of fp32, fp16, bf16'),
+        (dict(offload='disk'), '`offload` must be one of none, model, sequential'),
+        (dict(offload='model'), '`offload` must be none on the CPU'),
+        (dict(dtype='fp16'), 'fp32 or bf16 on the CPU'),
+    ],
+)
 def test_wrong_options(options, message):
     with pytest.raises(ValueError, match=message):
         ModelOptions(**options)
@@ -137,9 +155,10 @@ def broken(pipelines, tmp_path):
 def test_other_pipelines_are_named_with_those_that_work(broken):
     index = json.loads((broken / 'model_index.json').read_text())
     (broken / 'model_index.json').write_text(json.dumps(dict(index, _class_name='FluxPipeline')))
-    with pytest.raises(ValueError, match='LDMTextToImagePipeline, StableDiffusionPipeline, StableDiffusionXLPipeline, '
-                                         'but '
-                       '.* holds FluxPipeline'):
+    with pytest.raises(
+        ValueError,
+        match='LDMTextToImagePipeline, StableDiffusionPipeline, StableDiffusionXLPipeline, but .* holds FluxPipeline',
+    ):
         load_model(broken)
 
 
@@ -176,6 +195,7 @@ def test_weights_that_do_not_fit_the_architecture(broken):
 
 def test_inpainting_networks_are_refused(tmp_path, pipelines):
     from diffusers import UNet2DConditionModel
+
     target = shutil.copytree(pipelines['sd'], tmp_path / 'inpainting')
     config = dict(UNet2DConditionModel.load_config(target / 'unet'), in_channels=9)
     UNet2DConditionModel.from_config(config).save_pretrained(target / 'unet')
@@ -185,6 +205,7 @@ def test_inpainting_networks_are_refused(tmp_path, pipelines):
 
 def test_missing_packages_name_the_extra(monkeypatch, pipelines):
     import sys
+
     monkeypatch.setitem(sys.modules, 'diffusers', None)
     with pytest.raises(ImportError, match=r'needs diffusers.*mmdefect\[generation\]'):
         load_model(pipelines['sd'])

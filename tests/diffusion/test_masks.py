@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from PIL import Image, ImageDraw
 
 from mmdefect.diffusion.boxes import BoxDraw, draw_box, fit_box, overlap_fraction, sample_box
+from mmdefect.diffusion.images import list_clean, read_mask, write_image
 from mmdefect.diffusion.irregular import draw_blob, draw_scratch, place_shape
 from mmdefect.diffusion.mask_sets import MaskRule, draw_mask, read_list
-from mmdefect.diffusion.pictures import list_clean, read_mask, write_picture
 from mmdefect.diffusion.ranges import BoxRange, find_range, read_ranges
 from mmdefect.diffusion.support import Candidate, write_support
 from mmdefect.synthesis.donor_cutting import CuttingRule
@@ -47,8 +47,22 @@ PUBLISHED = {
     ('wood', 'scratch'): ((0.1, 0.2), (0.2, 0.5), True),
     ('zipper', 'squeezed_teeth'): ((0.05, 0.15), (0.1, 0.2), False),
 }
-TYPES = dict(bottle=3, cable=8, capsule=5, carpet=5, grid=5, hazelnut=4, leather=5, metal_nut=4, pill=7, tile=5,
-             toothbrush=1, transistor=4, wood=5, zipper=7)
+TYPES = dict(
+    bottle=3,
+    cable=8,
+    capsule=5,
+    carpet=5,
+    grid=5,
+    hazelnut=4,
+    leather=5,
+    metal_nut=4,
+    pill=7,
+    tile=5,
+    toothbrush=1,
+    transistor=4,
+    wood=5,
+    zipper=7,
+)
 
 
 def test_shipped_ranges_are_the_published_ones():
@@ -65,7 +79,7 @@ def test_rotation_is_a_boolean_and_ranges_are_fractions(tmp_path):
     file.write_text('tile: {crack: {width: [.1, .2], height: [.1, .2], rotate: "False"}}')
     with pytest.raises(ValueError, match=r'`rotate` of tile/crack must be true or false, got .False.'):
         read_ranges(file)
-    with pytest.raises(ValueError, match='fraction of the picture'):
+    with pytest.raises(ValueError, match='fraction of the image'):
         BoxRange((0.1, 20))
     with pytest.raises(ValueError, match="'screw' has none among"):
         find_range(read_ranges(), 'screw', 'scratch')
@@ -87,8 +101,10 @@ def test_boxes_keep_their_range_and_angle(seed, width, height, turned):
 def test_turned_box_is_the_polygon_that_pillow_draws():
     box = BoxDraw((40.0, 50.0), (20, 44), 30.0)
     angle = math.radians(30)
-    corners = [(50 + x * math.cos(angle) - y * math.sin(angle), 40 + x * math.sin(angle) + y * math.cos(angle))
-               for x, y in [(-22, -10), (22, -10), (22, 10), (-22, 10)]]
+    corners = [
+        (50 + x * math.cos(angle) - y * math.sin(angle), 40 + x * math.sin(angle) + y * math.cos(angle))
+        for x, y in [(-22, -10), (22, -10), (22, 10), (-22, 10)]
+    ]
     image = Image.new('1', (100, 80))
     ImageDraw.Draw(image).polygon(corners, fill=1)
     mine, theirs = draw_box(box, (80, 100)), np.asarray(image)
@@ -167,11 +183,13 @@ def test_donor_shapes_are_those_of_the_library(library):
 def test_shapes_are_cut_at_the_region_and_boxes_are_not():
     allowed = np.zeros((64, 64), bool)
     allowed[:, :30] = True
-    size, clipped = BoxRange((.4, .4), (.4, .4)), {None: set(), True: set(), False: set()}
+    size, clipped = BoxRange((0.4, 0.4), (0.4, 0.4)), {None: set(), True: set(), False: set()}
     for clip in clipped:
         for kind in ('box', 'perlin'):
-            beyond = [(draw_mask(MaskRule(size, kind, clip=clip), allowed, generator(seed))[0] & ~allowed).any()
-                      for seed in range(30)]
+            beyond = [
+                (draw_mask(MaskRule(size, kind, clip=clip), allowed, generator(seed))[0] & ~allowed).any()
+                for seed in range(30)
+            ]
             clipped[clip] |= {kind} if not any(beyond) else set()
     assert clipped == {None: {'perlin'}, True: {'box', 'perlin'}, False: set()}
 
@@ -181,14 +199,31 @@ def test_donors_of_a_support_set(tmp_path, capsys):
     for name, (rows, columns) in dict(bar=(slice(30, 36), slice(10, 50)), block=(slice(20, 40), slice(20, 40))).items():
         mask = np.zeros((64, 64), bool)
         mask[rows, columns] = True
-        write_picture(tmp_path / f'{name}.png', np.random.default_rng(0).integers(0, 255, (64, 64, 3)).astype(np.uint8))
+        write_image(tmp_path / f'{name}.png', np.random.default_rng(0).integers(0, 255, (64, 64, 3)).astype(np.uint8))
         chosen.append(Candidate(name, None, str(tmp_path / f'{name}.png'), f'{name}.png', name))
         masks.append(mask)
     write_support(tmp_path / 'support', chosen, masks, 0, {})
-    options = ['--category', 'part', '--width', .5, .5, '--height', .5, .5, '--size', 64, 64, '--kind', 'donor',
-               '--count', 2]
-    assert run('masks', *options, '--out', tmp_path / 'a', '--types', 'bar', 'block', '--support',
-               tmp_path / 'support') == 0
+    options = [
+        '--category',
+        'part',
+        '--width',
+        0.5,
+        0.5,
+        '--height',
+        0.5,
+        0.5,
+        '--size',
+        64,
+        64,
+        '--kind',
+        'donor',
+        '--count',
+        2,
+    ]
+    assert (
+        run('masks', *options, '--out', tmp_path / 'a', '--types', 'bar', 'block', '--support', tmp_path / 'support')
+        == 0
+    )
     for entry in read_list(tmp_path / 'a'):
         rows, columns = read_mask(tmp_path / 'a' / entry.file).nonzero()
         sides = sorted((np.ptp(rows) + 1, np.ptp(columns) + 1))
@@ -203,7 +238,7 @@ def test_donors_of_a_support_set(tmp_path, capsys):
 def test_masks_command_writes_the_same_set_for_a_seed(tmp_path):
     template = np.zeros((64, 64), bool)
     template[8:56, 8:56] = True
-    write_picture(tmp_path / 'template.png', template)
+    write_image(tmp_path / 'template.png', template)
     options = ['--category', 'bottle', '--template', tmp_path / 'template.png', '--count', 4]
     assert run('masks', '--out', tmp_path / 'a', *options) == 0
     assert run('masks', '--out', tmp_path / 'b', *options, '--types', 'broken_small') == 0
@@ -218,23 +253,47 @@ def test_masks_command_writes_the_same_set_for_a_seed(tmp_path):
 
 
 @pytest.mark.parametrize('kind', ['box', 'perlin', 'scratch'])
-def test_masks_on_the_foreground_of_pictures(tmp_path, kind):
-    picture = np.full((64, 96, 3), 240, np.uint8)
-    picture[10:54, 40:90] = 60
-    write_picture(tmp_path / 'images' / 'part.png', picture)
-    assert run('masks', '--out', tmp_path / 'a', '--category', 'part', '--types', 'dent', '--width', .1, .2, '--height',
-               .1, .2, '--rotate', '--images', tmp_path / 'images', '--foreground', '--kind', kind, '--count', 3) == 0
+def test_masks_on_the_foreground_of_images(tmp_path, kind):
+    photo = np.full((64, 96, 3), 240, np.uint8)
+    photo[10:54, 40:90] = 60
+    write_image(tmp_path / 'images' / 'part.png', photo)
+    assert (
+        run(
+            'masks',
+            '--out',
+            tmp_path / 'a',
+            '--category',
+            'part',
+            '--types',
+            'dent',
+            '--width',
+            0.1,
+            0.2,
+            '--height',
+            0.1,
+            0.2,
+            '--rotate',
+            '--images',
+            tmp_path / 'images',
+            '--foreground',
+            '--kind',
+            kind,
+            '--count',
+            3,
+        )
+        == 0
+    )
     entries = read_list(tmp_path / 'a')
     assert [Path(e.source).name for e in entries] == ['part.png'] * 3 and len({e.seed for e in entries}) == 3
     for entry in entries:
         mask = read_mask(tmp_path / 'a' / entry.file, (64, 96))
-        assert mask.any() and (mask & (picture[..., 0] < 100)).sum() / mask.sum() > (0.7 if kind == 'box' else 0.99)
+        assert mask.any() and (mask & (photo[..., 0] < 100)).sum() / mask.sum() > (0.7 if kind == 'box' else 0.99)
 
 
-def test_pictures_with_a_defect_are_left_out(tmp_path):
+def test_images_with_a_defect_are_left_out(tmp_path):
     for name, defective in (('a', False), ('b', True), ('c', False)):
-        write_picture(tmp_path / 'images' / f'{name}.png', np.zeros((8, 8, 3), np.uint8))
-        write_picture(tmp_path / 'labels' / f'{name}.png', np.full((8, 8), 2 * defective, np.uint8))
+        write_image(tmp_path / 'images' / f'{name}.png', np.zeros((8, 8, 3), np.uint8))
+        write_image(tmp_path / 'labels' / f'{name}.png', np.full((8, 8), 2 * defective, np.uint8))
     assert [p.stem for p in list_clean(tmp_path / 'images', tmp_path / 'labels')] == ['a', 'c']
     assert len(list_clean(tmp_path / 'images')) == 3
     (tmp_path / 'labels' / 'c.png').unlink()
@@ -245,12 +304,12 @@ def test_pictures_with_a_defect_are_left_out(tmp_path):
 def test_wrong_masks_commands_say_so(tmp_path, capsys):
     assert run('masks', '--out', tmp_path / 'a', '--category', 'bottle', '--count', 1) == 2
     assert 'one of --template, --foreground and --size' in capsys.readouterr().err
-    assert run('masks', '--out', tmp_path / 'a', '--category', 'bottle', '--size', 8, 8, '--width', .1, .2) == 2
+    assert run('masks', '--out', tmp_path / 'a', '--category', 'bottle', '--size', 8, 8, '--width', 0.1, 0.2) == 2
     assert '`--width` and `--height` must be given together' in capsys.readouterr().err
     assert run('masks', '--out', tmp_path / 'a', '--category', 'screw', '--size', 64, 64) == 2
     assert "'screw' has none among" in capsys.readouterr().err
     assert not (tmp_path / 'a' / 'masks.json').exists()
     assert run('sharpen') == 2 and 'must be one of' in capsys.readouterr().err
-    write_picture(tmp_path / 'm.png', np.ones((4, 6), bool))
-    with pytest.raises(ValueError, match=r'must have the size of its picture, 5x4 \(width x height\), but it has 6x4'):
+    write_image(tmp_path / 'm.png', np.ones((4, 6), bool))
+    with pytest.raises(ValueError, match=r'must have the size of its image, 5x4 \(width x height\), but it has 6x4'):
         read_mask(tmp_path / 'm.png', (4, 5))

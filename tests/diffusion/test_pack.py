@@ -26,8 +26,22 @@ def run(*arguments):
 
 
 def relabel(root, *more):
-    return run('relabel', '--edits', root / 'edits', '--prefix', 'new_', '--sources', root / 'img', '--labels', root / 'ann',
-               '--classes', *CLASSES, '--out', root / 'out', *more)
+    return run(
+        'relabel',
+        '--edits',
+        root / 'edits',
+        '--prefix',
+        'new_',
+        '--sources',
+        root / 'img',
+        '--labels',
+        root / 'ann',
+        '--classes',
+        *CLASSES,
+        '--out',
+        root / 'out',
+        *more,
+    )
 
 
 @pytest.fixture(scope='module')
@@ -83,8 +97,10 @@ def test_copied_labels_are_asked_for(relabelled, tmp_path):
     packed = read_pack(tmp_path / 'set')
     assert packed.labels == 'copied'
     for image in packed.images:
-        assert np.array_equal(np.array(Image.open(tmp_path / 'set' / image.label)),
-                              np.array(Image.open(root / 'ann' / image.entry['source'])))
+        assert np.array_equal(
+            np.array(Image.open(tmp_path / 'set' / image.label)),
+            np.array(Image.open(root / 'ann' / image.entry['source'])),
+        )
     arguments = ['--edits', root / 'edits', '--prefix', 'new_', '--sources', root / 'img', '--labels', root / 'ann']
     assert run('pack', '--copy-labels', *arguments, '--classes', *CLASSES, '--out', tmp_path / 'again') == 0
     first, again = (json.loads((tmp_path / s / FILE).read_text())['images'] for s in ('set', 'again'))
@@ -96,8 +112,13 @@ def test_a_reviewer_is_heard(relabelled, tmp_path):
     drawn = np.zeros((SIZE, SIZE), np.uint8)
     drawn[5:9, 5:9] = 1
     Image.fromarray(drawn).save(tmp_path / 'mine.png')
-    write_review(tmp_path / 'review.csv', [dict(name='new_part0', decision='reject', corrected=''),
-                                           dict(name='new_part1', decision='Accept ', corrected='mine.png')])
+    write_review(
+        tmp_path / 'review.csv',
+        [
+            dict(name='new_part0', decision='reject', corrected=''),
+            dict(name='new_part1', decision='Accept ', corrected='mine.png'),
+        ],
+    )
     assert run('pack', root / 'out', '--review', tmp_path / 'review.csv', '--out', tmp_path / 'set') == 0
     packed = {i.entry['name']: i for i in read_pack(tmp_path / 'set').images}
     assert sorted(packed) == ['new_part1', 'new_part2', 'new_part3']
@@ -128,17 +149,43 @@ def test_a_generated_set_brings_masks_prompts_and_seeds(relabelled, tmp_path):
     manifest = Manifest(tmp_path / 'set')
     manifest.start(dict(kind='test'))
     for index, name in enumerate(sorted(truth)):
-        for folder, source in (('images', root / 'edits' / f'{name}.png'), ):
+        for folder, source in (('images', root / 'edits' / f'{name}.png'),):
             (tmp_path / 'set' / folder).mkdir(exist_ok=True)
             (tmp_path / 'set' / folder / f'{name}.png').write_bytes(source.read_bytes())
         mask = np.zeros((SIZE, SIZE), np.uint8)
         mask[100:125, 50:95] = 255  # where the white defect is; the gold one vanishes outside
         (tmp_path / 'set' / 'masks').mkdir(exist_ok=True)
         Image.fromarray(mask).save(tmp_path / 'set' / 'masks' / f'{name}.png')
-        manifest.append(Record(name, f'images/{name}.png', str(root / 'img' / f'{name[4:]}.png'), 40 + index, 'a defect', 'tiny',
-                               mask=f'masks/{name}.png', source_label=str(root / 'ann' / f'{name[4:]}.png')))
-    assert run('relabel', '--edits', tmp_path / 'set', '--learn-images', root / 'img', '--learn-labels', root / 'ann',
-               '--classes', *CLASSES, '--out', tmp_path / 'out', '--outside', 0.05) == 0
+        manifest.append(
+            Record(
+                name,
+                f'images/{name}.png',
+                str(root / 'img' / f'{name[4:]}.png'),
+                40 + index,
+                'a defect',
+                'tiny',
+                mask=f'masks/{name}.png',
+                source_label=str(root / 'ann' / f'{name[4:]}.png'),
+            )
+        )
+    assert (
+        run(
+            'relabel',
+            '--edits',
+            tmp_path / 'set',
+            '--learn-images',
+            root / 'img',
+            '--learn-labels',
+            root / 'ann',
+            '--classes',
+            *CLASSES,
+            '--out',
+            tmp_path / 'out',
+            '--outside',
+            0.05,
+        )
+        == 0
+    )
     assert run('pack', tmp_path / 'out', '--out', tmp_path / 'packed') == 0
     entries = [i.entry for i in read_pack(tmp_path / 'packed').images]
     assert [e['seed'] for e in entries] == [40, 41, 42, 43]
@@ -152,8 +199,26 @@ def test_probability_maps_vote(relabelled, tmp_path):
     votes[1] = 0.8
     for name in truth:
         np.save(tmp_path / f'{name}.npy', votes)
-    assert run('relabel', '--edits', root / 'edits', '--prefix', 'new_', '--sources', root / 'img', '--labels', root / 'ann',
-               '--classes', *CLASSES, '--out', tmp_path / 'out', '--probabilities', tmp_path) == 0
+    assert (
+        run(
+            'relabel',
+            '--edits',
+            root / 'edits',
+            '--prefix',
+            'new_',
+            '--sources',
+            root / 'img',
+            '--labels',
+            root / 'ann',
+            '--classes',
+            *CLASSES,
+            '--out',
+            tmp_path / 'out',
+            '--probabilities',
+            tmp_path,
+        )
+        == 0
+    )
     content = json.loads((tmp_path / 'out' / 'relabel.json').read_text())
     assert {c['class_id'] for e in content['entries'] for c in e['components'] if c['fate'] == 'new'} == {1}
 
@@ -162,10 +227,28 @@ def test_bad_input_is_named(relabelled, tmp_path, capsys):
     root, _ = relabelled
     cases = [
         (['relabel', '--edits', root / 'edits', '--classes', *CLASSES, '--out', tmp_path], '--sources'),
-        (['relabel', '--edits', root / 'edits', '--sources', root / 'img', '--classes', *CLASSES, '--out', tmp_path],
-         '--prefix'),
-        (['relabel', '--edits', root / 'edits', '--prefix', 'new_', '--sources', root / 'img', '--labels', root / 'ann',
-          '--classes', *CLASSES[:2], '--out', tmp_path], 'name all classes'),
+        (
+            ['relabel', '--edits', root / 'edits', '--sources', root / 'img', '--classes', *CLASSES, '--out', tmp_path],
+            '--prefix',
+        ),
+        (
+            [
+                'relabel',
+                '--edits',
+                root / 'edits',
+                '--prefix',
+                'new_',
+                '--sources',
+                root / 'img',
+                '--labels',
+                root / 'ann',
+                '--classes',
+                *CLASSES[:2],
+                '--out',
+                tmp_path,
+            ],
+            'name all classes',
+        ),
         (['pack', tmp_path, '--out', tmp_path / 'set'], 'relabel first'),
         (['pack', '--out', tmp_path / 'set'], '--copy-labels'),
         (['pack', root / 'out', '--out', root / 'img'], 'must not exist'),
@@ -177,11 +260,14 @@ def test_bad_input_is_named(relabelled, tmp_path, capsys):
     assert not (tmp_path / 'set').exists() and not list(tmp_path.glob('.*partial'))
 
 
-@pytest.mark.parametrize('row, words', [
-    (dict(name='new_part0', decision='maybe'), 'accept, reject or empty'),
-    (dict(name='nobody', decision='accept'), 'no edit'),
-    (dict(name='new_part0', decision='accept', corrected='nothing.png'), 'corrected'),
-])
+@pytest.mark.parametrize(
+    'row, words',
+    [
+        (dict(name='new_part0', decision='maybe'), 'accept, reject or empty'),
+        (dict(name='nobody', decision='accept'), 'no edit'),
+        (dict(name='new_part0', decision='accept', corrected='nothing.png'), 'corrected'),
+    ],
+)
 def test_a_wrong_review_is_named(tmp_path, row, words):
     write_review(tmp_path / 'review.csv', [row])
     with pytest.raises(ValueError, match=words):
@@ -207,10 +293,10 @@ def test_a_full_disk_is_explained(relabelled, tmp_path, monkeypatch):
     root, _ = relabelled
     from mmdefect.diffusion import pack
 
-    def full(path, picture):
+    def full(path, photo):
         raise OSError(28, 'No space left on device')
 
-    monkeypatch.setattr(pack, 'write_picture', full)
+    monkeypatch.setattr(pack, 'write_image', full)
     with pytest.raises(OSError, match='disk must have room'):
         pack.pack_relabelled(root / 'out', tmp_path / 'set', {}, lambda items, text, total: items)
     assert not list(tmp_path.iterdir())

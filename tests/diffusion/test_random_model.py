@@ -62,6 +62,7 @@ def test_benchmark_records_what_does_not_fit(benchmark, monkeypatch):
 
     def too_much(*arguments):
         raise torch.OutOfMemoryError('CUDA out of memory')
+
     monkeypatch.setattr(model, 'predict', too_much)
     assert benchmark['measure'](model, 'sample', 8, (32, 32), 2)['seconds_per_image'] == 'out of memory'
 

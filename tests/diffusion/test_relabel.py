@@ -8,10 +8,22 @@ import pytest
 
 from mmdefect.diffusion import relabel_change as change
 from mmdefect.diffusion.relabel import Component, RelabelSettings, count_fates, relabel
-from mmdefect.diffusion.relabel_appearance import (component_classes, find_surface, learn_appearance, nearest_class,
-                                                   pixel_features)
-from mmdefect.diffusion.relabel_checks import (GEOMETRY, NOTHING_INSIDE, OUTSIDE, UNCHANGED, Limits, judge,
-                                               structure_correlation)
+from mmdefect.diffusion.relabel_appearance import (
+    component_classes,
+    find_surface,
+    learn_appearance,
+    nearest_class,
+    pixel_features,
+)
+from mmdefect.diffusion.relabel_checks import (
+    GEOMETRY,
+    NOTHING_INSIDE,
+    OUTSIDE,
+    UNCHANGED,
+    Limits,
+    judge,
+    structure_correlation,
+)
 
 from .relabel_cases import SIZE, draw_surface, labelled_sources, put, reconstruct
 
@@ -31,13 +43,12 @@ def iou(a, b):
 
 
 class TestChange:
-
     def test_tolerant_difference_equals_the_slow_definition(self, rng):
         source, edit = rng.normal(0, 5, (2, 9, 11, 3)).astype(np.float32)
         found = change.tolerant_difference(source, edit, reach=1, drift_sigma=0)
         for row in range(9):
             for column in range(11):
-                near = source[max(row - 1, 0):row + 2, max(column - 1, 0):column + 2].reshape(-1, 3)
+                near = source[max(row - 1, 0) : row + 2, max(column - 1, 0) : column + 2].reshape(-1, 3)
                 value = edit[row, column]
                 expected = np.where(value > near.max(0), value - near.max(0), np.minimum(value - near.min(0), 0))
                 np.testing.assert_allclose(found[row, column], expected, rtol=1e-5, atol=1e-5)
@@ -85,7 +96,6 @@ class TestChange:
 
 
 class TestAppearance:
-
     def test_classes_are_told_apart(self, appearance, rng):
         image, label = labelled_sources(1, seed=99)[0]
         lab = change.to_lab(image)
@@ -120,7 +130,6 @@ class TestAppearance:
 
 
 class TestRelabel:
-
     def edit(self, rng, appearance, before, after, **kwargs):
         """Relabel an edit that shows ``after`` where the source shows ``before``: lists of (box, class)."""
         surface = draw_surface(rng)
@@ -201,33 +210,40 @@ class TestRelabel:
         assert not found.label.any()
 
     def test_the_same_input_gives_the_same_label(self, appearance):
-        first, second = (self.edit(np.random.default_rng(3), appearance, [], [((70, 50, 6, 9), 2)])[-1] for _ in range(2))
+        first, second = (
+            self.edit(np.random.default_rng(3), appearance, [], [((70, 50, 6, 9), 2)])[-1] for _ in range(2)
+        )
         assert np.array_equal(first.label, second.label) and first.components == second.components
 
     @pytest.mark.parametrize('name', ['edit', 'label', 'noise', 'probabilities'])
     def test_another_size_is_refused(self, rng, appearance, name):
         source = draw_surface(rng)
         given = dict(edit=source, label=np.zeros((SIZE, SIZE), np.uint8), noise=None, probabilities=None)
-        given[name] = dict(edit=source[:-1], label=given['label'][:-1], noise=np.ones((SIZE - 1, SIZE, 3), np.float32),
-                           probabilities=np.ones((3, SIZE - 1, SIZE), np.float32))[name]
+        given[name] = dict(
+            edit=source[:-1],
+            label=given['label'][:-1],
+            noise=np.ones((SIZE - 1, SIZE, 3), np.float32),
+            probabilities=np.ones((3, SIZE - 1, SIZE), np.float32),
+        )[name]
         with pytest.raises(ValueError, match=f'`{name}` must have the size'):
             relabel(source, appearance=appearance, **given)
 
-    @pytest.mark.parametrize('wrong', [dict(kept_share=1.5), dict(kept_share=0.1, vanished_share=0.4), dict(min_area=0)])
+    @pytest.mark.parametrize(
+        'wrong', [dict(kept_share=1.5), dict(kept_share=0.1, vanished_share=0.4), dict(min_area=0)]
+    )
     def test_settings_are_checked(self, wrong):
         with pytest.raises(ValueError):
             RelabelSettings(**wrong)
 
     def test_components_say_where_they_are(self, rng, appearance):
         *_, found = self.edit(rng, appearance, [], [((70, 50, 6, 9), 2)])
-        component, = found.components
+        (component,) = found.components
         assert isinstance(component, Component)
         left, top, width, height = component.box
         assert abs(left - 50) <= 2 and abs(top - 70) <= 2 and abs(width - 9) <= 3 and abs(height - 6) <= 3
 
 
 class TestVerdict:
-
     def verdict(self, source, made, appearance, label=None, mask=None, **limits):
         label = np.zeros((SIZE, SIZE), np.uint8) if label is None else label
         found = relabel(source, made, label, appearance)
@@ -257,7 +273,10 @@ class TestVerdict:
         here[68:80, 48:61] = True
         there[20:40, 110:130] = True
         assert self.verdict(source, made, appearance, mask=here).accepted
-        assert set(self.verdict(source, made, appearance, mask=there, outside=0.001).reasons) == {NOTHING_INSIDE, OUTSIDE}
+        assert set(self.verdict(source, made, appearance, mask=there, outside=0.001).reasons) == {
+            NOTHING_INSIDE,
+            OUTSIDE,
+        }
         with pytest.raises(ValueError, match='mask'):
             self.verdict(source, made, appearance, mask=np.zeros((SIZE, SIZE), bool))
 
@@ -265,7 +284,7 @@ class TestVerdict:
         source = draw_surface(rng)
         made = reconstruct(source, rng)
         assert self.verdict(source, made, appearance).accepted
-        assert self.verdict(source, made, appearance, reject_unchanged=True).reasons == (UNCHANGED, )
+        assert self.verdict(source, made, appearance, reject_unchanged=True).reasons == (UNCHANGED,)
 
     def test_structure_has_its_limits(self, rng):
         lightness = change.to_lab(draw_surface(rng))[..., 0]

@@ -45,7 +45,7 @@ def test_lpips_is_what_its_definition_says(pair, tmp_path):
         state[f'lin{number}.model.1.weight'] = torch.rand(1, (64, 128, 256, 512, 512)[number], 1, 1)
     torch.save(state, tmp_path / 'lpips.pth')
     first, second = pair
-    mean, std = torch.tensor([-.030, -.088, -.188]).view(3, 1, 1), torch.tensor([.458, .448, .450]).view(3, 1, 1)
+    mean, std = torch.tensor([-0.030, -0.088, -0.188]).view(3, 1, 1), torch.tensor([0.458, 0.448, 0.450]).view(3, 1, 1)
     expected = torch.zeros(3)
     with torch.no_grad():
         one, two = ((p * 2 - 1 - mean) / std for p in (first, second))

@@ -11,8 +11,9 @@ from mmdefect.diffusion.tokens import TokenBank, load_tokens, save_tokens, start
 
 def bank_of(model, count=2, name='<spot>', seed=0):
     generator = torch.Generator().manual_seed(seed)
-    return TokenBank({name: count}, [torch.randn(count, e.weight.shape[1], generator=generator)
-                                     for e in model.embeddings])
+    return TokenBank(
+        {name: count}, [torch.randn(count, e.weight.shape[1], generator=generator) for e in model.embeddings]
+    )
 
 
 def test_a_token_that_equals_a_word_encodes_as_the_word(model):
@@ -27,13 +28,13 @@ def test_a_token_that_equals_a_word_encodes_as_the_word(model):
 def test_each_vector_has_its_place_and_gets_its_gradient(model):
     bank = bank_of(model, 3)
     bank.vectors = [v.requires_grad_() for v in bank.vectors]
-    condition = model.encode_text(['a <spot> picture', 'metal'], bank)
+    condition = model.encode_text(['a <spot> image', 'metal'], bank)
     condition.tokens[0].square().sum().backward()
     for vectors in bank.vectors:
         assert (vectors.grad.abs().sum(1) > 0).all()
-    changed = model.encode_text(['a <spot> picture', 'metal'], bank_of(model, 3, seed=1)).tokens
+    changed = model.encode_text(['a <spot> image', 'metal'], bank_of(model, 3, seed=1)).tokens
     assert not torch.equal(changed[0], condition.tokens[0]) and torch.equal(changed[1], condition.tokens[1])
-    for _, places in model.tokenize(['a <spot> picture'], bank):
+    for _, places in model.tokenize(['a <spot> image'], bank):
         assert places[places >= 0].tolist() == [0, 1, 2]
 
 
@@ -69,7 +70,7 @@ def test_a_token_of_another_pipeline_is_refused(pipelines, tmp_path):
 def test_several_types_share_a_text(pipelines):
     model = load_model(pipelines['sd'])
     joined = TokenBank.join([bank_of(model, 1, '<spot>'), bank_of(model, 2, '<hole>', 1)])
-    (_, places), = model.tokenize(['<hole> on <spot>'], joined)
+    ((_, places),) = model.tokenize(['<hole> on <spot>'], joined)
     assert places[places >= 0].tolist() == [1, 2, 0]
     with pytest.raises(ValueError, match='<spot> comes twice'):
         TokenBank.join([bank_of(model), bank_of(model)])

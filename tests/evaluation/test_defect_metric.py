@@ -36,6 +36,7 @@ def metric(**kwargs):
 
 def test_equals_the_metric_of_mmseg():
     from mmseg.evaluation import IoUMetric
+
     rng = np.random.default_rng(0)
     ours, theirs = metric(), IoUMetric(iou_metrics=['mIoU'])
     theirs.dataset_meta = META
@@ -54,8 +55,10 @@ def test_golden_run_comes_out_to_the_second_decimal(run):
     real_data('wta512')
     root = real_data('wta512_golden').parent
     text = (root / 'wta512_golden' / run / 'test_log.txt').read_text()
-    table = {name: (float(iou), float(acc)) for name, iou, acc in
-             re.findall(r'\|\s+(\w+)\s+\|\s+([\d.]+)\s+\|\s+([\d.]+)\s+\|', text)}
+    table = {
+        name: (float(iou), float(acc))
+        for name, iou, acc in re.findall(r'\|\s+(\w+)\s+\|\s+([\d.]+)\s+\|\s+([\d.]+)\s+\|', text)
+    }
     ours = metric()
     for label_path in sorted((root / 'wta512' / 'ann_dir' / 'test').glob('*.png')):
         prediction = cv2.imread(str(root / 'wta512_golden' / run / 'pred' / label_path.name), cv2.IMREAD_UNCHANGED)
@@ -97,8 +100,16 @@ def test_all_groups_and_a_fit_at_once():
     for item in samples(0):
         ours.process({}, [item])
     got = ours.evaluate(5)
-    for key in ('fg_AP', 'AUPRO30', 'AUPRO5.broken', 'tIoU.attached', 'cRecall_tiny', 'FA_per_Mpx', 'image_AUROC',
-                'cal_fg_mIoU'):
+    for key in (
+        'fg_AP',
+        'AUPRO30',
+        'AUPRO5.broken',
+        'tIoU.attached',
+        'cRecall_tiny',
+        'FA_per_Mpx',
+        'image_AUROC',
+        'cal_fg_mIoU',
+    ):
         assert 0 <= got[key], key
     assert list(got) == ours.keys() and ours.calibration['classes'] == list(META['classes'])
     assert ours.calibration['offsets'][1] == got['offset.attached']
@@ -108,13 +119,13 @@ def test_scores_that_are_no_numbers_name_the_image():
     item = samples(0, 1)[0]
     item['seg_logits']['data'][1, 3, 4] = float('nan')
     with pytest.raises(ValueError, match=r'0\.png: `scores` must be finite, but 1 of'):
-        metric(groups=('ranking', )).process({}, [item])
+        metric(groups=('ranking',)).process({}, [item])
 
 
 def test_one_channel_of_mmseg_is_a_probability():
-    built = metric(groups=('ranking', ), calibration='fit')
+    built = metric(groups=('ranking',), calibration='fit')
     built.dataset_meta = dict(classes=('normal', 'defect'))
-    other = metric(groups=('ranking', ), calibration='fit')
+    other = metric(groups=('ranking',), calibration='fit')
     other.dataset_meta = dict(classes=('normal', 'defect'))
     for prediction, label, logits in random_maps(3, classes=2):
         built.process({}, [sample(prediction.float(), label, logits=(logits[1] - logits[0]).sigmoid()[None])])
@@ -130,7 +141,7 @@ def test_the_calibrated_decision_is_what_is_written(tmp_path):
     for item in items:
         ours.process({}, [item])
     got = ours.evaluate(2)
-    offsets = torch.tensor([0., -2., 0.])[:, None, None]
+    offsets = torch.tensor([0.0, -2.0, 0.0])[:, None, None]
     for item in items:
         written = cv2.imread(str(tmp_path / item['img_path']), cv2.IMREAD_UNCHANGED)
         assert np.array_equal(written, (item['seg_logits']['data'] + offsets).argmax(0).numpy())
@@ -150,11 +161,16 @@ def test_one_line_an_image_from_which_the_totals_follow(tmp_path):
     assert [row['defective'] for row in rows] == ['True', 'True', 'False', 'True', 'True'] and float(rows[0]['score'])
 
 
-@pytest.mark.parametrize(('kwargs', 'words'), [
-    (dict(groups=('pixels', )), '`groups` must be some of'), (dict(calibration='yes'), '`calibration` must be one of'),
-    (dict(scores='softmax'), '`scores` must be one of'), (dict(decision='best'), '`decision` must be one of'),
-    (dict(calibration='fit', decision='calibrated'), 'only when all images are seen'),
-])
+@pytest.mark.parametrize(
+    ('kwargs', 'words'),
+    [
+        (dict(groups=('pixels',)), '`groups` must be some of'),
+        (dict(calibration='yes'), '`calibration` must be one of'),
+        (dict(scores='softmax'), '`scores` must be one of'),
+        (dict(decision='best'), '`decision` must be one of'),
+        (dict(calibration='fit', decision='calibrated'), 'only when all images are seen'),
+    ],
+)
 def test_a_bad_option_shows_the_valid_ones(kwargs, words):
     with pytest.raises(ValueError, match=words):
         DefectMetric(**kwargs)
@@ -171,7 +187,7 @@ def _rank(rank, store, out):
     results = []
     for kwargs in (dict(), dict(exact=True)):
         ours = metric(groups='all', calibration='fit', per_image=f'{out}/images.csv', **kwargs)
-        for item in samples(7, 6)[:5][rank * 4:rank * 4 + 4]:  # 4 images and 1
+        for item in samples(7, 6)[:5][rank * 4 : rank * 4 + 4]:  # 4 images and 1
             ours.process({}, [item])
         results.append(ours.evaluate(5))
     empty = metric(groups='all', calibration='fit')
@@ -200,6 +216,7 @@ def test_test_time_augmentation_judges_the_average():
     from mmseg.structures import SegDataSample
 
     from mmdefect.models.tta import DefectTTAModel
+
     views = []
     for seed in (0, 1):
         view = SegDataSample(gt_sem_seg=PixelData(data=torch.zeros(1, 5, 7, dtype=torch.long)))

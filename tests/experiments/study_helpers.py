@@ -15,14 +15,19 @@ from mmdefect.experiments.study import Composer
 
 HERE = Path(__file__).parent
 CLASSES, PALETTE = ('normal', 'attached', 'broken'), ((0, 0, 0), (255, 0, 0), (0, 255, 0))
-TOOLS = Tools(HERE / 'stand_ins' / 'train.py', HERE / 'stand_ins' / 'evaluate_images.py',
-              HERE.parents[1] / 'bash' / 'find_best.py', sys.executable)
+TOOLS = Tools(
+    HERE / 'stand_ins' / 'train.py',
+    HERE / 'stand_ins' / 'evaluate_images.py',
+    HERE.parents[1] / 'bash' / 'find_best.py',
+    sys.executable,
+)
 
 
 def read(path: Path) -> dict:
     return {
         key: value
-        for key, value in runpy.run_path(str(path)).items() if not key.startswith('_') and not callable(value)
+        for key, value in runpy.run_path(str(path)).items()
+        if not key.startswith('_') and not callable(value)
     }
 
 
@@ -41,7 +46,7 @@ def write_data(root: Path, count: int = 6, side: int = 24) -> None:
     for index in range(count):
         label = np.zeros((side, side), np.uint8)
         if index % 3:
-            label[4:10, 5:9 + index] = index % 3
+            label[4:10, 5 : 9 + index] = index % 3
         image = rng.integers(90, 160, (side, side, 3), dtype=np.uint8)
         image[label > 0] //= 3
         cv2.imwrite(str(root / 'img_dir' / 'test' / f'part.{index}.png'), image)

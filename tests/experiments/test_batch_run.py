@@ -48,7 +48,13 @@ def test_a_batch_leaves_the_whole_tree(make_batch, make_config):
     assert statuses(run_batch(batch, lines.append)) == ['done', 'done']
     train, test = (batch.job_dir(batch.jobs[0]) / name for name in ('train', 'test'))
     assert sorted(path.name for path in (train / 'ckpt').iterdir()) == [
-        'best_checkpoint', 'iter_2.pth', 'iter_4.pth', 'iter_6.pth', 'last_checkpoint', 'validations.json']
+        'best_checkpoint',
+        'iter_2.pth',
+        'iter_4.pth',
+        'iter_6.pth',
+        'last_checkpoint',
+        'validations.json',
+    ]
     assert (train / 'ckpt' / 'best_checkpoint').read_text() == 'iter_4.pth\n'
     assert (train / 'ckpt' / 'last_checkpoint').read_text() == str(train / 'ckpt' / 'iter_6.pth')
     assert len(list(train.glob('*/vis_data/scalars.json'))) == 1 and not list(train.glob('*.pth'))
@@ -61,8 +67,11 @@ def test_a_batch_leaves_the_whole_tree(make_batch, make_config):
     assert (table['a/m']['IoU.attached'], table['a/m']['fg_mIoU'], table['a/m']['Acc.broken']) == ('34.0', '27.0', '')
     assert 'm | Iter(train) [6/6]' in lines and "m | devices '' launcher none" in lines
     assert [line.split(' ', 2)[2] for line in (batch.project_dir / 'exp_log.txt').read_text().splitlines()] == [
-        '[1/2] a/m: start', '[1/2] a/m: done, iter_4.pth: mIoU 50.00', '[2/2] b/m: start',
-        '[2/2] b/m: done, iter_6.pth: mIoU 50.00']
+        '[1/2] a/m: start',
+        '[1/2] a/m: done, iter_4.pth: mIoU 50.00',
+        '[2/2] b/m: start',
+        '[2/2] b/m: done, iter_6.pth: mIoU 50.00',
+    ]
 
 
 def test_what_is_done_is_not_done_again(make_batch, make_config):
@@ -88,9 +97,9 @@ def test_a_failing_model_is_recorded_and_the_rest_goes_on(make_batch, make_confi
 
 def test_a_failed_model_is_tried_again_from_its_last_checkpoint(make_batch, make_config):
     batch = make_batch(make_config('a/m', 'kill_at = 5\n'))
-    state, = run_batch(batch, silent)
+    (state,) = run_batch(batch, silent)
     assert (state.status, state.error) == ('failed', 'train: ended by SIGKILL (often: out of memory)')
-    state, = run_batch(batch, silent)
+    (state,) = run_batch(batch, silent)
     assert state.status == 'done' and [attempt['resumed_from'] for attempt in state.attempts] == [0, 4]
     processes = trained_by(batch, 6)
     assert len(processes) == 6 and len(set(processes[:4])) == len(set(processes[4:])) == 1 < len(set(processes))
@@ -99,7 +108,7 @@ def test_a_failed_model_is_tried_again_from_its_last_checkpoint(make_batch, make
 def test_a_validation_that_was_cut_off_is_made_up_for(make_batch, make_config):
     batch = make_batch(make_config('a/m', 'skip_validation_at = 4\nmiou = lambda step: 50 - abs(step - 4)\n'))
     assert statuses(run_batch(batch, silent)) == ['failed']
-    state, = run_batch(batch, silent)
+    (state,) = run_batch(batch, silent)
     assert [attempt['resumed_from'] for attempt in state.attempts] == [0, 2] and state.best['iter'] == 4
     assert len(trained_by(batch, 6)) == 6
 
@@ -110,7 +119,7 @@ def test_no_validation_and_no_matching_checkpoint_are_failures_not_zero(make_bat
     batch = make_batch(never)
     tool.write_text(batch.tools.train.read_text().replace("sys.exit('error", "sys.exit(0 and '"))
     object.__setattr__(batch.tools, 'train', tool)
-    state, = run_batch(batch, silent)
+    (state,) = run_batch(batch, silent)
     assert state.status == 'failed' and 'at least one validation' in state.error and state.best is None
 
 
@@ -119,7 +128,7 @@ def test_a_better_step_without_checkpoint_is_pointed_out(make_batch, make_config
     run_batch(batch, silent)
     (batch.job_dir(batch.jobs[0]) / 'train' / 'ckpt' / 'iter_6.pth').unlink()
     lines = []
-    state, = run_batch(make_batch(batch.jobs[0].config, rule=Rule('mIoU')), lines.append)
+    (state,) = run_batch(make_batch(batch.jobs[0].config, rule=Rule('mIoU')), lines.append)
     note = 'iteration 6 was better (46.00) but has no checkpoint'
     assert state.best['iter'] == 4 and results(batch)['a/m']['error'] == note and f'm | warning: {note}' in lines
 
@@ -128,7 +137,7 @@ def test_another_rule_chooses_anew_without_training(make_batch, make_config):
     config = make_config('a/m')
     run_batch(make_batch(config), silent)
     batch = make_batch(config, rule=Rule('mIoU', mode='min'))
-    state, = run_batch(batch, silent)
+    (state,) = run_batch(batch, silent)
     assert state.best['iter'] == 2 and len(state.attempts) == 1 and results(batch)['a/m']['IoU.attached'] == '32.0'
 
 
@@ -142,7 +151,7 @@ def test_a_changed_config_is_an_error_before_anything_starts(make_batch, make_co
         run_batch(make_batch(other, config), silent)
     make_config('a/m', 'seconds = 0\n')
     with pytest.raises(ValueError, match='overrides'):
-        run_batch(make_batch(other, config, cfg_options=('max_iters=8', )), silent)
+        run_batch(make_batch(other, config, cfg_options=('max_iters=8',)), silent)
     assert not (make_batch(other).project_dir / 'exp' / 'b').exists()
 
 
@@ -150,7 +159,7 @@ def test_a_mistake_that_let_nothing_be_trained_may_be_mended(make_batch, make_co
     config = make_config('a/m', 'max_iters = "six"\n1 / 0\n')
     assert statuses(run_batch(make_batch(config), silent)) == ['failed']
     make_config('a/m', 'max_iters = 6\n')
-    assert statuses(run_batch(make_batch(config, cfg_options=('max_iters=4', )), silent)) == ['done']
+    assert statuses(run_batch(make_batch(config, cfg_options=('max_iters=4',)), silent)) == ['done']
 
 
 def test_a_folder_of_unknown_origin_is_not_touched(make_batch, make_config):
@@ -163,8 +172,8 @@ def test_a_folder_of_unknown_origin_is_not_touched(make_batch, make_config):
 
 
 def test_overrides_reach_training_and_test(make_batch, make_config):
-    batch = make_batch(make_config('a/m'), cfg_options=('max_iters=8', ))
-    state, = run_batch(batch, silent)
+    batch = make_batch(make_config('a/m'), cfg_options=('max_iters=8',))
+    (state,) = run_batch(batch, silent)
     assert state.best['iter'] == 8
     commands = plan_commands(batch, batch.jobs[0])
     assert all(command[-2:] == ['--cfg-options', 'max_iters=8'] for command in commands.values())
@@ -173,22 +182,25 @@ def test_overrides_reach_training_and_test(make_batch, make_config):
 def test_a_find_best_of_ones_own_decides(make_batch, make_config, tmp_path):
     program = tmp_path / 'find_best.py'
     program.write_text('print(2)')
-    state, = run_batch(make_batch(make_config('a/m'), find_best=program), silent)
+    (state,) = run_batch(make_batch(make_config('a/m'), find_best=program), silent)
     assert state.best['iter'] == 2
     program.write_text('print("none")')
-    state, = run_batch(make_batch(make_config('b/m'), find_best=program), silent)
+    (state,) = run_batch(make_batch(make_config('b/m'), find_best=program), silent)
     assert state.status == 'failed' and 'must print an iteration' in state.error
 
 
 def test_several_gpus_start_torchrun(make_batch, make_config):
-    train, test = plan_commands(make_batch(make_config('a/m'), gpu_count=3), make_batch(make_config('a/m')).jobs[0],
-                                resume=True).values()
+    train, test = plan_commands(
+        make_batch(make_config('a/m'), gpu_count=3), make_batch(make_config('a/m')).jobs[0], resume=True
+    ).values()
     assert train[1:5] == ['-m', 'torch.distributed.run', '--standalone', '--nproc_per_node=3']
     assert train[-3:] == ['--resume', '--launcher', 'pytorch'] and '--launcher' not in test
 
 
-@pytest.mark.parametrize('visible, count, expected', [
-    (None, 0, ''), (None, 2, '0,1'), ('3,5,7', 2, '3,5'), ('GPU-abc', 1, 'GPU-abc'), ('0,1', 0, '')])
+@pytest.mark.parametrize(
+    'visible, count, expected',
+    [(None, 0, ''), (None, 2, '0,1'), ('3,5,7', 2, '3,5'), ('GPU-abc', 1, 'GPU-abc'), ('0,1', 0, '')],
+)
 def test_children_see_exactly_the_devices_asked_for(monkeypatch, visible, count, expected):
     monkeypatch.delenv('CUDA_VISIBLE_DEVICES', raising=False)
     if visible is not None:
@@ -211,25 +223,50 @@ def test_an_interpreter_without_torch_is_named(tmp_path):
         process.count_gpus(str(python))
 
 
-@pytest.mark.parametrize('output, code, message', [
-    (['Traceback', '  File "x"', 'ValueError: no', ''], 1, 'ValueError: no'),
-    (['[rank1]: RuntimeError: out of memory', 'torch.distributed.elastic.multiprocessing.errors.ChildFailedError: ',
-      '====', 'exitcode : 1'], 1, 'RuntimeError: out of memory'),
-    (['error: the mask is missing'], 2, 'error: the mask is missing'),
-    (['something odd', ''], 3, 'exit code 3: something odd'),
-    ([], 1, 'exit code 1: no output'),
-    (['fine'], -signal.SIGTERM, 'ended by SIGTERM'),
-])
+@pytest.mark.parametrize(
+    'output, code, message',
+    [
+        (['Traceback', '  File "x"', 'ValueError: no', ''], 1, 'ValueError: no'),
+        (
+            [
+                '[rank1]: RuntimeError: out of memory',
+                'torch.distributed.elastic.multiprocessing.errors.ChildFailedError: ',
+                '====',
+                'exitcode : 1',
+            ],
+            1,
+            'RuntimeError: out of memory',
+        ),
+        (['error: the mask is missing'], 2, 'error: the mask is missing'),
+        (['something odd', ''], 3, 'exit code 3: something odd'),
+        ([], 1, 'exit code 1: no output'),
+        (['fine'], -signal.SIGTERM, 'ended by SIGTERM'),
+    ],
+)
 def test_the_line_that_says_what_went_wrong(output, code, message):
     assert process.explain(output, code)[0] == message
 
 
 def start_batch(batch):
     return subprocess.Popen(
-        [sys.executable, str(ROOT / 'tools' / 'run_batch.py'), '--project', batch.project, '--gpu-count', '0',
-         '--work-dir', str(batch.work_dir), '--train-tool', str(batch.tools.train), '--test-tool',
-         str(batch.tools.test), *(str(job.config) for job in batch.jobs)],
-        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        [
+            sys.executable,
+            str(ROOT / 'tools' / 'run_batch.py'),
+            '--project',
+            batch.project,
+            '--gpu-count',
+            '0',
+            '--work-dir',
+            str(batch.work_dir),
+            '--train-tool',
+            str(batch.tools.train),
+            '--test-tool',
+            str(batch.tools.test),
+            *(str(job.config) for job in batch.jobs),
+        ],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+    )
 
 
 def wait_for(path, seconds=20):

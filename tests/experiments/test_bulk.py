@@ -16,12 +16,16 @@ def ray_here():
     """A Ray of two slots for the tests of this module."""
     pytest.importorskip('ray')
     from mmdefect.experiments.ray_cluster import connected
+
     with connected('local', 2, 0):
         yield
 
 
-ENGINES = [pytest.param(Workers(), id='here'), pytest.param(Workers(count=2, threads=3), id='processes'),
-           pytest.param(Workers('ray', 2, threads=1), id='ray', marks=pytest.mark.slow)]
+ENGINES = [
+    pytest.param(Workers(), id='here'),
+    pytest.param(Workers(count=2, threads=3), id='processes'),
+    pytest.param(Workers('ray', 2, threads=1), id='ray', marks=pytest.mark.slow),
+]
 
 
 @pytest.fixture

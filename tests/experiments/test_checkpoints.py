@@ -94,6 +94,7 @@ def test_collecting_moves_everything_and_may_be_repeated(train_dir):
 @pytest.mark.parametrize('torch_format', [True, False])
 def test_files_of_torch_are_recognised(tmp_path, torch_format):
     import torch
+
     path = tmp_path / 'iter_1.pth'
     torch.save({'w': torch.zeros(1000)}, path)
     if not torch_format:

@@ -44,19 +44,16 @@ def arms():
         'base': reseeded(arm(0.5)),
         'good': reseeded(arm(0.65)),
         'bad': reseeded(arm(0.4)),
-        'same': reseeded(arm(0.501))
+        'same': reseeded(arm(0.501)),
     }
 
 
 def test_verdicts_are_in_words(arms):
     result = compare(arms, 'base', ['fg_mIoU', 'IoU.dent'], draws=1000)
-    assert {
-        name: row['fg_mIoU'].verdict
-        for name, row in result.differences.items()
-    } == {
+    assert {name: row['fg_mIoU'].verdict for name, row in result.differences.items()} == {
         'good': BETTER,
         'bad': WORSE,
-        'same': SAME
+        'same': SAME,
     }
     assert result.images == 40 and result.differences['good']['fg_mIoU'].basis == 'seeds and images'
     text = render(result)
@@ -91,71 +88,39 @@ def test_more_arms_need_stronger_evidence(arms):
         {
             'base': base,
             'x': shaky,
-            **{
-                f'same{k}': reseeded(arm(0.5, seeds=(9 * k, 9 * k + 1, 9 * k + 2)))
-                for k in range(1, 4)
-            }
+            **{f'same{k}': reseeded(arm(0.5, seeds=(9 * k, 9 * k + 1, 9 * k + 2))) for k in range(1, 4)},
         },
-        'base', ['fg_mIoU'],
-        draws=1000)
+        'base',
+        ['fg_mIoU'],
+        draws=1000,
+    )
     assert many.differences['x']['fg_mIoU'].adjusted_p >= alone.adjusted_p
 
 
-@pytest.mark.parametrize(('change', 'words'), [
-    ({
-        'settings': {
-            'loss': 'focal',
-            'lr': 0.1
-        }
-    }, 'more than the factor: `lr`'),
-    ({
-        'budget': {
-            'iterations': 9,
-            'batch_size': 8
-        }
-    }, 'unequal budget: `other` has iterations 9'),
-    ({
-        'tests': [{
-            'checkpoint': 'iter_1.pth'
-        }, {
-            'checkpoint': 'iter_2.pth'
-        }]
-    }, 'read 2 times with 2 checkpoints'),
-    ({
-        'leaks': ['part_3']
-    }, '1 donor(s) come from test images, the first is part_3'),
-    ({
-        'source': {
-            'data': {
-                'd': 'xyz'
-            }
-        }
-    }, 'the runs differ in data'),
-])
+@pytest.mark.parametrize(
+    ('change', 'words'),
+    [
+        ({'settings': {'loss': 'focal', 'lr': 0.1}}, 'more than the factor: `lr`'),
+        ({'budget': {'iterations': 9, 'batch_size': 8}}, 'unequal budget: `other` has iterations 9'),
+        ({'tests': [{'checkpoint': 'iter_1.pth'}, {'checkpoint': 'iter_2.pth'}]}, 'read 2 times with 2 checkpoints'),
+        ({'leaks': ['part_3']}, '1 donor(s) come from test images, the first is part_3'),
+        ({'source': {'data': {'d': 'xyz'}}}, 'the runs differ in data'),
+    ],
+)
 def test_what_spoils_a_comparison_is_said(change, words):
     common = {
-        'settings': {
-            'loss': 'ce'
-        },
-        'budget': {
-            'iterations': 6,
-            'batch_size': 8
-        },
-        'source': {
-            'data': {
-                'd': 'abc'
-            }
-        }
+        'settings': {'loss': 'ce'},
+        'budget': {'iterations': 6, 'batch_size': 8},
+        'source': {'data': {'d': 'abc'}},
     }
     base = reseeded(arm(0.5, **common))
     other = reseeded(arm(0.6, **{**common, 'settings': {'loss': 'focal'}, **change}))
     clean = reseeded(arm(0.6, **{**common, 'settings': {'loss': 'focal'}}))
     assert not compare({'base': base, 'other': clean}, 'base', ['fg_mIoU'], ['loss'], draws=50).warnings
-    assert any(words in note
-               for note in compare({
-                   'base': base,
-                   'other': other
-               }, 'base', ['fg_mIoU'], ['loss'], draws=50).warnings)
+    assert any(
+        words in note
+        for note in compare({'base': base, 'other': other}, 'base', ['fg_mIoU'], ['loss'], draws=50).warnings
+    )
 
 
 def test_missing_seeds_shared_runs_and_wrong_logs_are_said(arms):
@@ -163,8 +128,10 @@ def test_missing_seeds_shared_runs_and_wrong_logs_are_said(arms):
     result = compare({'base': base, 'short': arms['good'][:2], 'copy': base}, 'base', ['fg_mIoU'], draws=50)
     assert any('`short` has 2 of 3' in note for note in result.warnings)
     assert any('`copy` and `base` share 3 run(s)' in note for note in result.warnings)
-    assert result.differences['copy']['fg_mIoU'].interval.value == 0 and result.differences['copy'][
-        'fg_mIoU'].verdict == SAME
+    assert (
+        result.differences['copy']['fg_mIoU'].interval.value == 0
+        and result.differences['copy']['fg_mIoU'].verdict == SAME
+    )
     base[0].test['fg_mIoU'] += 1
     assert any('belong to different tests' in note for note in compare(arms, 'base', ['fg_mIoU'], draws=50).warnings)
 
@@ -191,30 +158,12 @@ def test_wrong_arms_are_refused(arms):
 def test_the_published_rule_on_its_published_numbers():
     """Words of the cutting-insert system, Fast-SCNN; mAcc invented so that one word falls by it alone."""
     table = {
-        'without': {
-            'mIoU': 26.13,
-            'mAcc': 35.71
-        },
-        'blistering': {
-            'mIoU': 33.31,
-            'mAcc': 50.0
-        },
-        'corrosion': {
-            'mIoU': 25.83,
-            'mAcc': 40.0
-        },
-        'dent': {
-            'mIoU': 34.89,
-            'mAcc': 52.0
-        },
-        'rust': {
-            'mIoU': 31.71,
-            'mAcc': 35.0
-        },
-        'scratch': {
-            'mIoU': 24.94,
-            'mAcc': 30.0
-        }
+        'without': {'mIoU': 26.13, 'mAcc': 35.71},
+        'blistering': {'mIoU': 33.31, 'mAcc': 50.0},
+        'corrosion': {'mIoU': 25.83, 'mAcc': 40.0},
+        'dent': {'mIoU': 34.89, 'mAcc': 52.0},
+        'rust': {'mIoU': 31.71, 'mAcc': 35.0},
+        'scratch': {'mIoU': 24.94, 'mAcc': 30.0},
     }
     kept, dropped = published_rule(table, 'without', ['mIoU', 'mAcc'])
     assert kept == ['dent', 'blistering']

@@ -41,9 +41,9 @@ def fake_slurm(tmp_path, monkeypatch):
     folder.mkdir()
     programs = {
         'sbatch': 'echo "$@" >> {0}/calls; last=$(sed -n "s/^#SBATCH --array=0-\\([0-9]*\\).*/\\1/p" "$1")\n'
-                  'for k in $(seq 0 "$last"); do\n'
-                  '  SLURM_ARRAY_TASK_ID=$k setsid bash "$1" > {0}/out_$k.log 2>&1 & echo $! >> {0}/pids\n'
-                  'done; echo "Submitted batch job 17"',
+        'for k in $(seq 0 "$last"); do\n'
+        '  SLURM_ARRAY_TASK_ID=$k setsid bash "$1" > {0}/out_$k.log 2>&1 & echo $! >> {0}/pids\n'
+        'done; echo "Submitted batch job 17"',
         'srun': 'echo srun "$@" >> {0}/calls; while [ "${{1#-}}" != "$1" ]; do shift; done; exec "$@"',
         'squeue': 'for p in $(cat {0}/pids); do kill -0 $p 2>/dev/null && echo "17 R"; done; exit 0',
         'scancel': 'echo scancel "$@" >> {0}/calls; for p in $(cat {0}/pids); do kill -TERM $p 2>/dev/null; done; exit 0',
@@ -69,10 +69,26 @@ def test_slots_give_what_one_after_the_other_gives(six):
 
 def test_two_planners_on_one_project_train_each_job_once(make_batch, make_config):
     batch = make_batch(*(make_config(f'm{k}/m', 'max_iters = 8\nseconds = 0.05\n') for k in range(6)))
-    command = [sys.executable, str(ROOT / 'tools' / 'run_batch.py'), '--project', batch.project, '--gpu-count', '0', '--slots',
-               '2', '--work-dir', str(batch.work_dir), '--train-tool', str(batch.tools.train), '--test-tool',
-               str(batch.tools.test), *(str(job.config) for job in batch.jobs)]
-    planners = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) for _ in range(2)]
+    command = [
+        sys.executable,
+        str(ROOT / 'tools' / 'run_batch.py'),
+        '--project',
+        batch.project,
+        '--gpu-count',
+        '0',
+        '--slots',
+        '2',
+        '--work-dir',
+        str(batch.work_dir),
+        '--train-tool',
+        str(batch.tools.train),
+        '--test-tool',
+        str(batch.tools.test),
+        *(str(job.config) for job in batch.jobs),
+    ]
+    planners = [
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) for _ in range(2)
+    ]
     outputs = [planner.communicate(timeout=120)[0] for planner in planners]
     assert all(planner.returncode in (0, 1) for planner in planners), outputs  # 1: some jobs were the other's
     for job in batch.jobs:
@@ -82,10 +98,10 @@ def test_two_planners_on_one_project_train_each_job_once(make_batch, make_config
 
 
 def test_slurm_gives_what_one_after_the_other_gives(six, fake_slurm):
-    engine = SlurmArray(count=2, threads=1, options=('--partition=gpu', ), poll_seconds=0.2)
+    engine = SlurmArray(count=2, threads=1, options=('--partition=gpu',), poll_seconds=0.2)
     assert [s.status for s in run_batch(six, silent, engine)] == ['done'] * 6
     on_slurm = results(six)
-    folder, = (six.project_dir / 'slurm').iterdir()
+    (folder,) = (six.project_dir / 'slurm').iterdir()
     script = (folder / 'array.sh').read_text()
     assert '#SBATCH --array=0-5%2\n' in script and '#SBATCH --partition=gpu\n' in script and '# 3 m\n' in script
     calls = (fake_slurm / 'calls').read_text().splitlines()
@@ -108,10 +124,10 @@ def test_an_array_that_slurm_ended_is_reported_and_goes_on(make_batch, make_conf
 
     thread = threading.Thread(target=cancel)
     thread.start()
-    state, = run_batch(batch, silent, engine)
+    (state,) = run_batch(batch, silent, engine)
     thread.join()
     assert state.status == 'pending' and state.child is None
-    state, = run_batch(batch, silent, engine)
+    (state,) = run_batch(batch, silent, engine)
     assert state.status == 'done' and state.attempts[1]['resumed_from'] >= 2 and len(trained_by(batch, job, 30)) == 30
 
 
@@ -132,20 +148,27 @@ def test_a_requeued_task_takes_its_job_back_at_once(make_batch, make_config, tmp
     elsewhere = {**process_record(os.getpid()), 'host': 'elsewhere'}
     number = claims.take(folder, elsewhere)
     (folder / 'state.json').write_text(
-        '{"job": "a/m", "status": "running", "heartbeat": %f, "owner": %s}' %
-        (time.time(), str({**elsewhere, 'claim': number}).replace("'", '"')))
+        '{"job": "a/m", "status": "running", "heartbeat": %f, "owner": %s}'
+        % (time.time(), str({**elsewhere, 'claim': number}).replace("'", '"'))
+    )
     write_batch(tmp_path / 'plan.json', batch)
     command = [sys.executable, '-m', 'mmdefect.experiments.worker', str(tmp_path / 'plan.json'), '0']
     for restarts, code, status in (('0', 1, 'running'), ('1', 0, 'done')):
-        done = subprocess.run(command, cwd=ROOT, env={**os.environ, 'SLURM_RESTART_COUNT': restarts, 'PYTHONPATH': str(ROOT)},
-                              capture_output=True, text=True)
+        done = subprocess.run(
+            command,
+            cwd=ROOT,
+            env={**os.environ, 'SLURM_RESTART_COUNT': restarts, 'PYTHONPATH': str(ROOT)},
+            capture_output=True,
+            text=True,
+        )
         assert done.returncode == code, done.stdout + done.stderr
         assert read_state(folder).status == status
 
 
 def test_a_plan_survives_the_disk(make_batch, make_config, tmp_path):
-    batch = make_batch(make_config('a/m'), make_config('b/m'), gpu_count=2, cfg_options=('max_iters=4', ),
-                       environment={'A': '1'})
+    batch = make_batch(
+        make_config('a/m'), make_config('b/m'), gpu_count=2, cfg_options=('max_iters=4',), environment={'A': '1'}
+    )
     write_batch(tmp_path / 'plan.json', batch)
     assert read_batch(tmp_path / 'plan.json') == batch
 
@@ -165,15 +188,25 @@ def test_of_many_threads_and_no_lock_one_gets_the_claim(tmp_path):
     assert sorted(won, key=str) == [1] + [None] * 7
 
 
-@pytest.mark.parametrize('words, gpu_count, expected', [
-    ('', 0, Slots()), ('--slots 2 --threads 1', 0, Slots(2, 1)), ('--gpus 0,1,3', 1, Slots(3, 0, ('0', '1', '3'))),
-    ('--gpus 0,1,2,3', 2, Slots(2, 0, ('0,1', '2,3'))), ('--gpus 0 --slots 2', 1, Slots(2, 0, ('0', ))),
-    ('--engine ray --slots 2 --retries 1', 0, RayTasks(None, 2, 0, 0, 1)),
-    ('--engine ray --ray-address a:1 --gpus 4', 1, RayTasks('a:1', 0, 0, 4)),
-    ('--engine slurm --slots 3 --slurm-option=--time=1:00 --no-wait', 1, SlurmArray(3, 0, ('--time=1:00', ), False)),
-    ('--gpus 0,1,2', 2, 'multiple of the 2 devices'), ('--ray-address a:1', 0, 'is for `--engine ray`'),
-    ('--no-wait', 0, 'is for `--engine slurm`'), ('--engine slurm --gpus 0', 0, 'hands out devices itself'),
-    ('--engine ray --gpus 0,1', 1, 'must be a number of devices'), ('--engine slurm --slurm-option=x', 0, 'with a dash')])
+@pytest.mark.parametrize(
+    'words, gpu_count, expected',
+    [
+        ('', 0, Slots()),
+        ('--slots 2 --threads 1', 0, Slots(2, 1)),
+        ('--gpus 0,1,3', 1, Slots(3, 0, ('0', '1', '3'))),
+        ('--gpus 0,1,2,3', 2, Slots(2, 0, ('0,1', '2,3'))),
+        ('--gpus 0 --slots 2', 1, Slots(2, 0, ('0',))),
+        ('--engine ray --slots 2 --retries 1', 0, RayTasks(None, 2, 0, 0, 1)),
+        ('--engine ray --ray-address a:1 --gpus 4', 1, RayTasks('a:1', 0, 0, 4)),
+        ('--engine slurm --slots 3 --slurm-option=--time=1:00 --no-wait', 1, SlurmArray(3, 0, ('--time=1:00',), False)),
+        ('--gpus 0,1,2', 2, 'multiple of the 2 devices'),
+        ('--ray-address a:1', 0, 'is for `--engine ray`'),
+        ('--no-wait', 0, 'is for `--engine slurm`'),
+        ('--engine slurm --gpus 0', 0, 'hands out devices itself'),
+        ('--engine ray --gpus 0,1', 1, 'must be a number of devices'),
+        ('--engine slurm --slurm-option=x', 0, 'with a dash'),
+    ],
+)
 def test_options_choose_the_engine(words, gpu_count, expected):
     parser = argparse.ArgumentParser()
     add_engine_options(parser)
@@ -202,6 +235,7 @@ def ray_here():
     """A Ray of two slots for the tests of this module."""
     ray = pytest.importorskip('ray')
     from mmdefect.experiments.ray_cluster import connected
+
     with connected('local', 2, 0):
         yield ray
 
@@ -237,12 +271,14 @@ def test_six_jobs_on_ray_survive_the_death_of_a_worker(make_batch, make_config, 
 @pytest.mark.slow
 def test_a_job_whose_workers_always_die_is_given_up(make_batch, make_config, ray_here, tmp_path):
     killer = tmp_path / 'train.py'  # a tool that kills what started it
-    killer.write_text('import os, signal, sys, time\n'
-                      'os.makedirs(sys.argv[sys.argv.index("--work-dir") + 1], exist_ok=True)\n'
-                      'os.kill(os.getppid(), signal.SIGKILL); time.sleep(60)\n')
+    killer.write_text(
+        'import os, signal, sys, time\n'
+        'os.makedirs(sys.argv[sys.argv.index("--work-dir") + 1], exist_ok=True)\n'
+        'os.kill(os.getppid(), signal.SIGKILL); time.sleep(60)\n'
+    )
     batch = make_batch(make_config('a/m'))
     object.__setattr__(batch.tools, 'train', killer)
-    state, = run_batch(batch, silent, RayTasks(retries=1))
+    (state,) = run_batch(batch, silent, RayTasks(retries=1))
     assert (state.status, state.error) == ('failed', 'its worker was lost 2 times (WorkerCrashedError)')
     assert claims.last_number(batch.job_dir(batch.jobs[0])) == 2
 
@@ -252,10 +288,30 @@ def test_ctrl_c_stops_a_batch_on_ray_and_it_goes_on_elsewhere(make_batch, make_c
     pytest.importorskip('ray')
     batch = make_batch(*(make_config(f'm{k}/m', 'max_iters = 40\nseconds = 0.1\n') for k in range(3)))
     planner = subprocess.Popen(
-        [sys.executable, str(ROOT / 'tools' / 'run_batch.py'), '--project', batch.project, '--gpu-count', '0', '--engine',
-         'ray', '--slots', '2', '--work-dir', str(batch.work_dir), '--train-tool', str(batch.tools.train), '--test-tool',
-         str(batch.tools.test), *(str(job.config) for job in batch.jobs)],
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env={**os.environ, 'PYTHONPATH': str(ROOT)})
+        [
+            sys.executable,
+            str(ROOT / 'tools' / 'run_batch.py'),
+            '--project',
+            batch.project,
+            '--gpu-count',
+            '0',
+            '--engine',
+            'ray',
+            '--slots',
+            '2',
+            '--work-dir',
+            str(batch.work_dir),
+            '--train-tool',
+            str(batch.tools.train),
+            '--test-tool',
+            str(batch.tools.test),
+            *(str(job.config) for job in batch.jobs),
+        ],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env={**os.environ, 'PYTHONPATH': str(ROOT)},
+    )
     job, state = running_job(batch, 4)
     wait_for(batch.job_dir(job) / 'train' / 'iter_6.pth')
     planner.send_signal(signal.SIGINT)

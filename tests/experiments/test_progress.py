@@ -34,8 +34,17 @@ def project(make_batch, make_config):
     folder = batch.job_dir(batch.jobs[1])
     state = read_state(folder)
     state.attempts[0]['seconds'] = 8.0
-    write_state(folder, dataclasses.replace(state, status='running', error='', error_tail=[], heartbeat=time.time() - 2,
-                                            owner=process_record(os.getpid())))
+    write_state(
+        folder,
+        dataclasses.replace(
+            state,
+            status='running',
+            error='',
+            error_tail=[],
+            heartbeat=time.time() - 2,
+            owner=process_record(os.getpid()),
+        ),
+    )
     return batch
 
 
@@ -56,10 +65,18 @@ def test_a_resumed_training_is_judged_by_its_own_pace(project):
     assert running.left == pytest.approx(4, abs=0.5) and running.seconds > 900
 
 
-@pytest.mark.parametrize('rows, left', [
-    ([row('done', 100)], None), ([row('pending')], None), ([row('running', 10, 30)], 30),
-    ([row('running', 10, 30), row('pending')], 30 + 40), ([row('running', 10, 30)] * 2 + [row('pending')] * 4, 30 + 80),
-    ([row('done', 20), row('running')], 20), ([row('running', 90, 10), row('running', 10, 90)], 90)])
+@pytest.mark.parametrize(
+    'rows, left',
+    [
+        ([row('done', 100)], None),
+        ([row('pending')], None),
+        ([row('running', 10, 30)], 30),
+        ([row('running', 10, 30), row('pending')], 30 + 40),
+        ([row('running', 10, 30)] * 2 + [row('pending')] * 4, 30 + 80),
+        ([row('done', 20), row('running')], 20),
+        ([row('running', 90, 10), row('running', 10, 90)], 90),
+    ],
+)
 def test_the_time_left_of_a_project(rows, left):
     assert time_left(rows) == (pytest.approx(left) if left is not None else None)
 
@@ -69,8 +86,13 @@ def test_the_table_is_shown_again_until_ctrl_c(project):
     once = subprocess.run(command, capture_output=True, text=True, env={**os.environ, 'COLUMNS': '200'})
     assert once.returncode == 0 and 'blades: 1 done, 1 running; about 0:00:0' in once.stdout
     assert 'best so far' in once.stdout and '4/6  66 %' in once.stdout
-    live = subprocess.Popen([*command, '--watch', '0.2'], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-                            env={**os.environ, 'COLUMNS': '200', 'PYTHONUNBUFFERED': '1'})
+    live = subprocess.Popen(
+        [*command, '--watch', '0.2'],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env={**os.environ, 'COLUMNS': '200', 'PYTHONUNBUFFERED': '1'},
+    )
     time.sleep(1.5)
     live.send_signal(signal.SIGINT)
     output, _ = live.communicate(timeout=20)

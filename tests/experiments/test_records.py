@@ -10,8 +10,15 @@ from pathlib import Path
 
 import pytest
 
-from mmdefect.experiments.records import (parse_test_log, read_json, read_scalars, read_validations, training_logs,
-                                          validations, write_json)
+from mmdefect.experiments.records import (
+    parse_test_log,
+    read_json,
+    read_scalars,
+    read_validations,
+    training_logs,
+    validations,
+    write_json,
+)
 from tests.helpers.realdata import real_data_root
 
 GOLDEN = (real_data_root() or Path('absent')) / 'wta512_golden'
@@ -39,8 +46,9 @@ def test_only_validations_are_kept_and_times_are_no_metric():
 
 def test_a_broken_line_is_reported_with_its_place_and_skipped(tmp_path):
     log = tmp_path / 'scalars.json'
-    log.write_text(f'{json.dumps(val(1, 10.0))}\n{{"aAcc": 9\n[1]\n{{"mIoU": 1}}\n\n{json.dumps(val(2, 20.0))}\n'
-                   '{"step": 3, "mI')
+    log.write_text(
+        f'{json.dumps(val(1, 10.0))}\n{{"aAcc": 9\n[1]\n{{"mIoU": 1}}\n\n{json.dumps(val(2, 20.0))}\n{{"step": 3, "mI'
+    )
     reports = []
     assert [record['step'] for record in read_scalars(log, reports.append)] == [1, 2]
     assert [report.split(': ')[0].rpartition(':')[2] for report in reports] == ['2', '3', '4', '7']
@@ -62,8 +70,16 @@ def test_no_validation_is_an_error_that_names_the_file_and_the_mend(tmp_path):
 
 
 def test_a_resumed_run_replaces_what_its_predecessor_did_after_the_checkpoint():
-    first = [train(100), val(100, 10.0), train(200), val(200, 20.0), train(250), val(300, 30.0), train(350),
-             val(400, 40.0)]
+    first = [
+        train(100),
+        val(100, 10.0),
+        train(200),
+        val(200, 20.0),
+        train(250),
+        val(300, 30.0),
+        train(350),
+        val(400, 40.0),
+    ]
     resumed_from_200 = [train(250), val(300, 31.0)]
     merged = validations([first, resumed_from_200])
     assert {step: metrics['mIoU'] for step, metrics in merged.items()} == {100: 10.0, 200: 20.0, 300: 31.0}
@@ -108,7 +124,7 @@ def test_logs_of_a_training_are_ordered_by_time(tmp_path):
     assert [path.parts[-3] for path in training_logs(tmp_path)] == [stamps[1], stamps[2], stamps[0]]
 
 
-LOG = '''01/02 03:04:05 - mmengine - INFO - Iter(test) [ 50/120]    eta: 0:00:03  time: 0.0400  data_time: 0.0010
+LOG = """01/02 03:04:05 - mmengine - INFO - Iter(test) [ 50/120]    eta: 0:00:03  time: 0.0400  data_time: 0.0010
 |  Class   | Recall |
 | attached |  0.10  |
 per class results:
@@ -120,7 +136,7 @@ per class results:
 +-------------+-------+------+
 01/02 03:04:05 - mmengine - INFO - Iter(test) [120/120]    aAcc: 99.9300  fg_mIoU: 30.45  IoU.fine, chip: nan  time: 0.3
 /env/lib/x.py:1: UserWarning: bye
-'''
+"""
 
 
 def test_a_test_log_is_parsed_by_hand_made_case():

@@ -16,20 +16,32 @@ THREE = {
     200: {'aAcc': 98.0, 'mIoU': 42.0, 'mAcc': 49.0},
     300: {'aAcc': 99.5, 'mIoU': 38.0, 'mAcc': 51.5},
 }
-PER_CLASS = {'aAcc': 99.0, 'mIoU': 60.0, 'mAcc': 70.0, 'IoU.normal': 100.0, 'IoU.attached': 50.0, 'IoU.broken': 30.0,
-             'Acc.normal': 100.0, 'Acc.attached': 60.0, 'Acc.broken': 50.0}
+PER_CLASS = {
+    'aAcc': 99.0,
+    'mIoU': 60.0,
+    'mAcc': 70.0,
+    'IoU.normal': 100.0,
+    'IoU.attached': 50.0,
+    'IoU.broken': 30.0,
+    'Acc.normal': 100.0,
+    'Acc.attached': 60.0,
+    'Acc.broken': 50.0,
+}
 
 
 def silent(message):
     pass
 
 
-@pytest.mark.parametrize('rule, step, value', [
-    (Rule(), 100, 189.5 / 3),
-    (Rule('mIoU'), 200, 42.0),
-    (Rule('mAcc'), 300, 51.5),
-    (Rule('mIoU', mode='min'), 300, 38.0),
-])
+@pytest.mark.parametrize(
+    'rule, step, value',
+    [
+        (Rule(), 100, 189.5 / 3),
+        (Rule('mIoU'), 200, 42.0),
+        (Rule('mAcc'), 300, 51.5),
+        (Rule('mIoU', mode='min'), 300, 38.0),
+    ],
+)
 def test_hand_made_choices(rule, step, value):
     choice = choose_best(THREE, rule)
     assert (choice.step, choice.value) == (step, pytest.approx(value))
@@ -63,14 +75,17 @@ def test_a_class_that_never_occurs_does_not_count():
     assert value_of({**PER_CLASS, 'IoU.broken': NAN}, Rule('fg_mIoU')) == 50.0
 
 
-@pytest.mark.parametrize('rule, metrics, words', [
-    (Rule('fg_mIoU'), THREE, 'per-class values'),
-    (Rule(exclude_background=True), THREE, 'per-class values'),
-    (Rule('mDice'), THREE, r"\['aAcc', 'mAcc', 'mIoU'\]"),
-    (Rule('score'), {1: {'mIoU': 1.0}}, '`aAcc` must be a key'),
-    (Rule('aAcc', exclude_background=True), THREE, 'cannot be had without'),
-    (Rule('fg_mIoU', background='good'), {1: PER_CLASS}, 'normal.*attached.*broken.*good'),
-])
+@pytest.mark.parametrize(
+    'rule, metrics, words',
+    [
+        (Rule('fg_mIoU'), THREE, 'per-class values'),
+        (Rule(exclude_background=True), THREE, 'per-class values'),
+        (Rule('mDice'), THREE, r"\['aAcc', 'mAcc', 'mIoU'\]"),
+        (Rule('score'), {1: {'mIoU': 1.0}}, '`aAcc` must be a key'),
+        (Rule('aAcc', exclude_background=True), THREE, 'cannot be had without'),
+        (Rule('fg_mIoU', background='good'), {1: PER_CLASS}, 'normal.*attached.*broken.*good'),
+    ],
+)
 def test_a_missing_key_lists_what_there_is(rule, metrics, words):
     with pytest.raises(MissingMetric, match=words):
         choose_best(metrics, rule)
@@ -92,8 +107,10 @@ def test_wrong_options_and_no_validations_are_errors():
         choose_best({})
 
 
-@given(st.dictionaries(st.integers(1, 50), st.sampled_from([0.0, 1.0, 2.0, NAN]), min_size=1),
-       st.sampled_from(['first', 'last']))
+@given(
+    st.dictionaries(st.integers(1, 50), st.sampled_from([0.0, 1.0, 2.0, NAN]), min_size=1),
+    st.sampled_from(['first', 'last']),
+)
 def test_the_choice_is_the_extreme_finite_value(values, tie):
     finite = {step: value for step, value in values.items() if not math.isnan(value)}
     metrics = {step: {'mIoU': value} for step, value in values.items()}
@@ -134,9 +151,18 @@ def test_ties_are_said():
     assert lines == ['`x` is equal at the steps [1, 2]; the last is taken']
 
 
-@pytest.mark.parametrize(('rule', 'expected'), [
-    (Rule(), True), (Rule('mIoU'), True), (Rule('cal_mIoU'), True), (Rule('mIoU', exclude_background=True), False),
-    (Rule('fg_mIoU'), False), (Rule('fg_AP'), False), (Rule('cal_fg_mIoU'), False)])
+@pytest.mark.parametrize(
+    ('rule', 'expected'),
+    [
+        (Rule(), True),
+        (Rule('mIoU'), True),
+        (Rule('cal_mIoU'), True),
+        (Rule('mIoU', exclude_background=True), False),
+        (Rule('fg_mIoU'), False),
+        (Rule('fg_AP'), False),
+        (Rule('cal_fg_mIoU'), False),
+    ],
+)
 def test_what_counts_the_background_is_known(rule, expected):
     assert rule.counts_background is expected
 

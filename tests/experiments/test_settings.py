@@ -10,23 +10,20 @@ from hypothesis import strategies as st_
 from mmdefect.experiments import settings as st
 
 scalars = st_.one_of(st_.integers(), st_.booleans(), st_.sampled_from(['x', '']), st_.none())
-trees = st_.dictionaries(st_.sampled_from('abc'),
-                         st_.recursive(scalars,
-                                       lambda inner: st_.dictionaries(st_.sampled_from('abc'), inner, max_size=3),
-                                       max_leaves=6),
-                         max_size=3)
+trees = st_.dictionaries(
+    st_.sampled_from('abc'),
+    st_.recursive(scalars, lambda inner: st_.dictionaries(st_.sampled_from('abc'), inner, max_size=3), max_leaves=6),
+    max_size=3,
+)
 
 
 def test_a_dict_of_another_type_replaces_and_of_the_same_type_merges():
     base = {'loss': {'type': 'CE', 'use_sigmoid': False, 'weight': 1.0}, 'train': {'max_iters': 9, 'interval': 3}}
     assert st.merge(base, {'loss': {'type': 'Focal', 'gamma': 2.0}})['loss'] == {'type': 'Focal', 'gamma': 2.0}
-    assert st.merge(base, {'loss': {
-        'type': 'CE',
-        'weight': 2.0
-    }})['loss'] == {
+    assert st.merge(base, {'loss': {'type': 'CE', 'weight': 2.0}})['loss'] == {
         'type': 'CE',
         'use_sigmoid': False,
-        'weight': 2.0
+        'weight': 2.0,
     }
     assert st.merge(base, {'loss': {'weight': 2.0}})['loss']['type'] == 'CE'
     assert st.merge(base, {'train': {'_delete_': True, 'max_iters': 5}})['train'] == {'max_iters': 5}
@@ -59,7 +56,7 @@ def test_texts_become_values():
         'a.b': [1, 2],
         'c': 'none',
         'd': None,
-        'e': 1e-3
+        'e': 1e-3,
     }
     with pytest.raises(ValueError, match='key=value'):
         st.parse_overrides(['a'])
@@ -67,19 +64,11 @@ def test_texts_become_values():
 
 def test_the_budget_stretches_every_schedule():
     settings = {
-        'train_cfg': {
-            'max_iters': 2000,
-            'val_interval': 200
-        },
-        'param_scheduler': [{
-            'type': 'LinearLR',
-            'begin': 0,
-            'end': 100
-        }, {
-            'type': 'PolyLR',
-            'begin': 100,
-            'end': 8000
-        }]
+        'train_cfg': {'max_iters': 2000, 'val_interval': 200},
+        'param_scheduler': [
+            {'type': 'LinearLR', 'begin': 0, 'end': 100},
+            {'type': 'PolyLR', 'begin': 100, 'end': 8000},
+        ],
     }
     st.set_budget(settings, 500, 100)
     assert settings['train_cfg'] == {'max_iters': 500, 'val_interval': 100}
@@ -95,29 +84,20 @@ def test_the_budget_stretches_every_schedule():
 
 def test_what_has_no_effect_is_left_out():
     settings = {
-        'randomness': {
-            'seed': 3,
-            'deterministic': True
-        },
+        'randomness': {'seed': 3, 'deterministic': True},
         'data_root': '/a',
         'work_dir': '/b',
         'train_dataloader': {
             'num_workers': 4,
             'batch_size': 8,
-            'dataset': {
-                'data_root': '/a',
-                'pipeline': [{
-                    'type': 'Crop',
-                    'size': (8, 8)
-                }]
-            }
-        }
+            'dataset': {'data_root': '/a', 'pipeline': [{'type': 'Crop', 'size': (8, 8)}]},
+        },
     }
     assert st.with_effect(settings) == {
         'randomness.deterministic': True,
         'train_dataloader.batch_size': 8,
         'train_dataloader.dataset.pipeline.0.type': 'Crop',
-        'train_dataloader.dataset.pipeline.0.size': [8, 8]
+        'train_dataloader.dataset.pipeline.0.size': [8, 8],
     }
 
 

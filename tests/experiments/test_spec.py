@@ -16,7 +16,7 @@ def test_entries_are_found_as_paths_and_below_the_roots(tmp_path, make_config):
     path = make_config('unet/b')
     root = tmp_path / 'configs'
     for entry in (path, path.with_suffix(''), 'unet/b', 'unet/b.py', 'unet/../unet/b'):
-        job, = find_jobs([str(entry)], [root])
+        (job,) = find_jobs([str(entry)], [root])
         assert (job.name, job.config, job.label) == ('unet/b', path, 'b')
 
 
@@ -27,10 +27,9 @@ def test_all_unknown_entries_are_named_with_similar_ones(tmp_path, make_config):
         find_jobs(['unet/baselin', 'unet/baseline', 'zzz'], [tmp_path / 'configs'])
 
 
-@pytest.mark.parametrize('kwargs, words', [
-    ({'gpu_count': -1}, '`gpu_count` must be 0'),
-    ({'cfg_options': ('max_iters', '5')}, 'key=value'),
-])
+@pytest.mark.parametrize(
+    'kwargs, words', [({'gpu_count': -1}, '`gpu_count` must be 0'), ({'cfg_options': ('max_iters', '5')}, 'key=value')]
+)
 def test_a_wrong_plan_is_refused(make_batch, make_config, kwargs, words):
     with pytest.raises(ValueError, match=words):
         make_batch(make_config('a/m'), **kwargs)
@@ -52,7 +51,7 @@ def test_a_fingerprint_notices_content_not_layout_or_place(make_config):
     first = chain('one')
     assert len(first['files']) == 3
     assert differences(first, chain('two', '0.1  # unchanged')) == []
-    changed, = differences(first, chain('three', '0.2'))
+    (changed,) = differences(first, chain('three', '0.2'))
     assert changed.startswith('content of') and changed.endswith('three/_base_/base.py')
     assert differences(first, {**first, 'cfg_options': []}) == ["overrides ['a=1'] then, [] now"]
 

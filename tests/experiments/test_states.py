@@ -61,8 +61,9 @@ def test_another_machine_is_judged_by_its_heartbeat():
     stop_group(record)  # must not touch a process of this machine with the same number
 
 
-@pytest.mark.parametrize('owner, age, free', [
-    ('self', 9999, False), ('dead', 0, True), ('elsewhere', 5, False), ('elsewhere', 9999, True)])
+@pytest.mark.parametrize(
+    'owner, age, free', [('self', 9999, False), ('dead', 0, True), ('elsewhere', 5, False), ('elsewhere', 9999, True)]
+)
 def test_claims(make_batch, make_config, owner, age, free):
     batch = make_batch(make_config('a/m'))
     job = batch.jobs[0]
@@ -97,7 +98,8 @@ def test_of_many_planners_one_gets_the_job(tmp_path, make_batch, make_config):
         f'tools = Tools(*[Path({str(batch.tools.train)!r})] * 3, sys.executable)\n'
         f'jobs = find_jobs([{str(batch.jobs[0].config)!r}], [])\n'
         f'batch = Batch(Path({str(batch.work_dir)!r}), "blades", jobs, 0, tools)\n'
-        'print(claim(batch, batch.jobs[0])[1], flush=True); sys.stdin.read()\n')
+        'print(claim(batch, batch.jobs[0])[1], flush=True); sys.stdin.read()\n'
+    )
     command = [sys.executable, '-c', program]
     planners = [subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(4)]
     try:
@@ -107,15 +109,25 @@ def test_of_many_planners_one_gets_the_job(tmp_path, make_batch, make_config):
             planner.communicate('')
 
 
-@pytest.mark.parametrize('last, age, number', [
-    (None, 0, 1), ('released', 0, 2), ('dead', 0, 2), ('elsewhere', 9999, 2), ('elsewhere', 5, None), ('self', 0, None),
-    ('half written', 0, None), ('half written', 9999, 2)])
+@pytest.mark.parametrize(
+    'last, age, number',
+    [
+        (None, 0, 1),
+        ('released', 0, 2),
+        ('dead', 0, 2),
+        ('elsewhere', 9999, 2),
+        ('elsewhere', 5, None),
+        ('self', 0, None),
+        ('half written', 0, None),
+        ('half written', 9999, 2),
+    ],
+)
 def test_a_claim_is_given_once(tmp_path, last, age, number):
     owner, path = process_record(os.getpid()), tmp_path / 'claims' / '0001.json'
     if last == 'half written':
         path.parent.mkdir()
         path.write_text('{"ho')
-        os.utime(path, (time.time() - age, ) * 2)
+        os.utime(path, (time.time() - age,) * 2)
     elif last is not None:
         changes = {'released': {}, 'self': {}, 'dead': {'start': 1}, 'elsewhere': {'host': 'elsewhere'}}[last]
         assert claims.take(tmp_path, {**owner, **changes}) == 1
@@ -131,8 +143,12 @@ def test_an_owner_that_was_taken_for_dead_stops_and_touches_nothing(make_batch, 
     batch = make_batch(make_config('a/m', 'max_iters = 40\nseconds = 0.05\n'))
     job, lines = batch.jobs[0], []
     folder = batch.job_dir(job)
-    other = JobState(job.name, 'running', owner={**process_record(os.getpid()), 'host': 'elsewhere', 'claim': 2},
-                     heartbeat=time.time())
+    other = JobState(
+        job.name,
+        'running',
+        owner={**process_record(os.getpid()), 'host': 'elsewhere', 'claim': 2},
+        heartbeat=time.time(),
+    )
 
     def take_over(line):
         lines.append(line)

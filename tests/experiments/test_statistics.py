@@ -24,12 +24,14 @@ def some_counts(rng, images=60, quality=0.5):
 def test_image_interval_agrees_with_scipy():
     counts = some_counts(np.random.default_rng(3))
     mine = ours.image_interval(counts, ratio, draws=20000)
-    theirs = stats.bootstrap((counts[:, 0], counts[:, 1]),
-                             lambda a, b, axis=-1: a.sum(axis) / b.sum(axis),
-                             paired=True,
-                             n_resamples=20000,
-                             method='percentile',
-                             rng=np.random.default_rng(1))
+    theirs = stats.bootstrap(
+        (counts[:, 0], counts[:, 1]),
+        lambda a, b, axis=-1: a.sum(axis) / b.sum(axis),
+        paired=True,
+        n_resamples=20000,
+        method='percentile',
+        rng=np.random.default_rng(1),
+    )
     # 20,000 draws leave about 1 % of the standard error in the quantiles.
     tolerance = 0.05 * theirs.standard_error
     assert mine.value == counts[:, 0].sum() / counts[:, 1].sum()
@@ -43,12 +45,14 @@ def test_paired_difference_over_images_agrees_with_scipy():
     first = some_counts(rng)
     second = np.stack([np.minimum(first[:, 0] + rng.integers(0, 9, 60), first[:, 1]), first[:, 1]], axis=1)
     mine = ours.compare_counts(first[None], second[None], ratio, paired_seeds=True, draws=20000)
-    theirs = stats.bootstrap((first[:, 0], second[:, 0], first[:, 1]),
-                             lambda a, b, u, axis=-1: b.sum(axis) / u.sum(axis) - a.sum(axis) / u.sum(axis),
-                             paired=True,
-                             n_resamples=20000,
-                             method='percentile',
-                             rng=np.random.default_rng(1))
+    theirs = stats.bootstrap(
+        (first[:, 0], second[:, 0], first[:, 1]),
+        lambda a, b, u, axis=-1: b.sum(axis) / u.sum(axis) - a.sum(axis) / u.sum(axis),
+        paired=True,
+        n_resamples=20000,
+        method='percentile',
+        rng=np.random.default_rng(1),
+    )
     assert mine.error == pytest.approx(theirs.standard_error, rel=0.03)
     assert mine.freedom == pytest.approx(59)
     assert mine.low > 0 and mine.p < 0.001  # the unpaired intervals of the two arms overlap by far
@@ -61,8 +65,9 @@ def test_without_noise_of_images_the_interval_is_students():
     stack = [np.repeat((np.array([[v * 1000, 1000] for v in arm]))[:, None], 20, axis=1) for arm in (iou_1, iou_2)]
     mine = ours.compare_counts(*stack, ratio, paired_seeds=True, draws=40000)
     expected = stats.ttest_rel(iou_2, iou_1).confidence_interval(0.95)
-    assert (mine.low, mine.high) == pytest.approx((expected.low, expected.high),
-                                                  abs=0.02 * (expected.high - expected.low))
+    assert (mine.low, mine.high) == pytest.approx(
+        (expected.low, expected.high), abs=0.02 * (expected.high - expected.low)
+    )
     assert mine.p == pytest.approx(stats.ttest_rel(iou_2, iou_1).pvalue, rel=0.05)
     unpaired = ours.compare_counts(*stack, ratio, paired_seeds=False, draws=40000)
     welch = stats.ttest_ind(iou_2, iou_1, equal_var=False)

@@ -19,7 +19,7 @@ from mmdefect.experiments.study_run import Places, run_study
 from mmdefect.experiments.study_table import compare_study, write_study_page
 from tests.experiments import study_helpers as helpers
 
-STUDY = '''
+STUDY = """
 name = 'quality'
 title = 'Does quality matter?'
 base = 'base.py'
@@ -28,7 +28,7 @@ seeds = [0, 1, 2]
 selection = dict(metric='mIoU')
 metrics = ['fg_mIoU', 'IoU.broken', 'never_logged']
 arms = dict(low={}, high=dict(bases=['high.py'], priority=2), more=['quality=0.95'])
-'''
+"""
 
 
 @pytest.fixture
@@ -36,8 +36,9 @@ def place(tmp_path):
     """A folder with data, configs and a study file."""
     helpers.write_data(tmp_path / 'data')
     (tmp_path / 'base.py').write_text(
-        f"data_root = {str(tmp_path / 'data')!r}\nquality = 0.5\nrandomness = dict(seed=9)\n"
-        "train_cfg = dict(max_iters=6)\ntrain_dataloader = dict(batch_size=2)\n")
+        f'data_root = {str(tmp_path / "data")!r}\nquality = 0.5\nrandomness = dict(seed=9)\n'
+        'train_cfg = dict(max_iters=6)\ntrain_dataloader = dict(batch_size=2)\n'
+    )
     (tmp_path / 'high.py').write_text('quality = 0.9\n')
     (tmp_path / 'study.py').write_text(STUDY)
     return tmp_path
@@ -47,16 +48,33 @@ def run(place, study, **kwargs):
     runs = expand(study, helpers.COMPOSER, place)
     places = Places(place / 'work', place / 'results', place)
     slots = kwargs.pop('slots', Slots(3))
-    states = run_study(study, runs, places, kwargs.pop('tools', helpers.TOOLS), slots,
-                       lambda settings: helpers.truth(place / 'data'), 'python tools/study.py study.py', print)
+    states = run_study(
+        study,
+        runs,
+        places,
+        kwargs.pop('tools', helpers.TOOLS),
+        slots,
+        lambda settings: helpers.truth(place / 'data'),
+        'python tools/study.py study.py',
+        print,
+    )
     return runs, states, places
 
 
 def test_arms_and_seeds_become_runs_in_order_of_priority(place):
     study = read_study(place / 'study.py')
     runs = expand(study, helpers.COMPOSER, place)
-    assert [(r.arm.name, r.seed) for r in runs] == [('low', 0), ('more', 0), ('low', 1), ('more', 1), ('low', 2),
-                                                    ('more', 2), ('high', 0), ('high', 1), ('high', 2)]
+    assert [(r.arm.name, r.seed) for r in runs] == [
+        ('low', 0),
+        ('more', 0),
+        ('low', 1),
+        ('more', 1),
+        ('low', 2),
+        ('more', 2),
+        ('high', 0),
+        ('high', 1),
+        ('high', 2),
+    ]
     assert [r.settings['quality'] for r in runs[:2]] + [runs[-1].settings['quality']] == [0.5, 0.95, 0.9]
     assert runs[1].diff == {'quality': [0.5, 0.95]} and runs[0].diff == {}
     assert len({r.key for r in runs}) == 9
@@ -76,23 +94,32 @@ def test_bases_of_a_study_lie_below_its_overrides_and_the_bases_of_arms(place):
     (place / 'study.py').write_text(STUDY + "bases = ['all.py']\noverrides = dict(speed=2)\n")
     runs = {r.arm.name: r.settings for r in expand(one_seed(place), helpers.COMPOSER, place)}
     assert [[runs[arm][key] for key in ('quality', 'speed', 'turns')] for arm in ('low', 'more', 'high')] == [
-        [0.1, 2, 1], [0.95, 2, 1], [0.9, 2, 1]]
+        [0.1, 2, 1],
+        [0.95, 2, 1],
+        [0.9, 2, 1],
+    ]
     (place / 'all.py').unlink()
     with pytest.raises(FileNotFoundError, match='all.py is not there'):
         expand(one_seed(place), helpers.COMPOSER, place)
 
 
 def test_the_seed_stands_in_texts_of_overrides(place):
-    (place / 'study.py').write_text(STUDY.replace("more=['quality=0.95']", "more={'overrides': {'split_file': 'shots_{seed}.json'}}"))
+    (place / 'study.py').write_text(
+        STUDY.replace("more=['quality=0.95']", "more={'overrides': {'split_file': 'shots_{seed}.json'}}")
+    )
     runs = expand(read_study(place / 'study.py'), helpers.COMPOSER, place)
-    assert [r.settings['split_file'] for r in runs if r.arm.name == 'more'] == [f'shots_{seed}.json' for seed in range(3)]
+    assert [r.settings['split_file'] for r in runs if r.arm.name == 'more'] == [
+        f'shots_{seed}.json' for seed in range(3)
+    ]
     (place / 'study.py').write_text(STUDY + "overrides = {'split_file': 'few_{seed}.json'}\n")
     runs = expand(read_study(place / 'study.py'), helpers.COMPOSER, place)
     assert {r.settings['split_file'] for r in runs if r.seed == 2} == {'few_2.json'} and len(runs) == 9
 
 
 def test_split_files_count_where_they_are_named(place):
-    (place / 'study.py').write_text(STUDY.replace("more=['quality=0.95']", "more={'overrides': {'split_file': 'shots_{seed}.json'}}"))
+    (place / 'study.py').write_text(
+        STUDY.replace("more=['quality=0.95']", "more={'overrides': {'split_file': 'shots_{seed}.json'}}")
+    )
     study = dataclasses.replace(read_study(place / 'study.py'), seeds=(0, 1))
 
     def keys():
@@ -125,7 +152,7 @@ def test_a_study_stands_on_the_values_of_another_file(place):
     own = ''.join(line for line in STUDY.splitlines(True) if not line.startswith('metrics'))
     (place / 'study.py').write_text("_base_ = 'shared/second.py'\n" + own)
     study = read_study(place / 'study.py')
-    assert (study.iterations, study.metrics, study.seeds) == (3, ('aAcc', ), (0, 1, 2))
+    assert (study.iterations, study.metrics, study.seeds) == (3, ('aAcc',), (0, 1, 2))
     (place / 'study.py').write_text("_base_ = 'shared/third.py'\n" + STUDY)
     with pytest.raises(FileNotFoundError, match='third.py is not'):
         read_study(place / 'study.py')
@@ -154,8 +181,10 @@ def test_the_key_sees_settings_seed_and_data_and_nothing_else(place):
 
 def test_an_arm_of_two_studies_has_one_key_and_an_offset_gives_new_ones(place):
     study = read_study(place / 'study.py')
-    arms = (dataclasses.replace(study.arms[0],
-                                name='again'), dataclasses.replace(study.arms[0], name='other', seed_offset=50))
+    arms = (
+        dataclasses.replace(study.arms[0], name='again'),
+        dataclasses.replace(study.arms[0], name='other', seed_offset=50),
+    )
     other = dataclasses.replace(study, name='second', arms=arms)
     first = {r.key for r in expand(study, helpers.COMPOSER, place) if r.arm.name == 'low'}
     runs = expand(other, helpers.COMPOSER, place)
@@ -173,7 +202,7 @@ def test_an_arm_can_have_some_of_the_seeds_alone(place):
     assert [r.seed for r in expand(study, helpers.COMPOSER, place, arms=study.arms[:1])] == [0, 2]
     _, states, places = run(place, study)
     assert len(states) == 8 and '8 of 8 runs' in (places.results / 'quality.md').read_text()
-    first = dataclasses.replace(study, seeds=(1, ))
+    first = dataclasses.replace(study, seeds=(1,))
     assert [r.arm.name for r in expand(first, helpers.COMPOSER, place)] == ['more', 'high']
     assert '2 of 2 runs' in write_study_page(first, places.results, 'python tools/study.py study.py').read_text()
     with pytest.raises(ValueError, match=r'one of the seeds \[1\] at least'):
@@ -182,8 +211,10 @@ def test_an_arm_can_have_some_of_the_seeds_alone(place):
 
 def test_another_choice_of_checkpoint_is_another_run(place):
     study = read_study(place / 'study.py')
-    keys = {rule: {r.key for r in expand(dataclasses.replace(study, rule=rule), helpers.COMPOSER, place)}
-            for rule in (Rule('fg_mIoU'), Rule('fg_mIoU', tie='first'), Rule('cal_fg_mIoU'))}
+    keys = {
+        rule: {r.key for r in expand(dataclasses.replace(study, rule=rule), helpers.COMPOSER, place)}
+        for rule in (Rule('fg_mIoU'), Rule('fg_mIoU', tie='first'), Rule('cal_fg_mIoU'))
+    }
     assert len(set.union(*keys.values())) == 27
 
 
@@ -208,7 +239,7 @@ def test_a_study_leaves_records_and_a_page(place):
 
 
 def one_seed(place):
-    return dataclasses.replace(read_study(place / 'study.py'), seeds=(0, ))
+    return dataclasses.replace(read_study(place / 'study.py'), seeds=(0,))
 
 
 def short(place):
@@ -250,8 +281,10 @@ def test_a_changed_arm_takes_its_cells_from_the_old_records(place):
 
 
 def test_the_same_settings_under_two_names_are_not_distinguishable(place):
-    text = STUDY.replace("arms = dict(low={}, high=dict(bases=['high.py'], priority=2), more=['quality=0.95'])",
-                         'arms = dict(first={}, second=dict(seed_offset=100))')
+    text = STUDY.replace(
+        "arms = dict(low={}, high=dict(bases=['high.py'], priority=2), more=['quality=0.95'])",
+        'arms = dict(first={}, second=dict(seed_offset=100))',
+    )
     (place / 'study.py').write_text(text)
     study = read_study(place / 'study.py')
     _, states, places = run(place, study, slots=Slots(2, threads=1))
@@ -260,15 +293,21 @@ def test_the_same_settings_under_two_names_are_not_distinguishable(place):
     assert '`second` is not distinguishable from `first` in fg_mIoU' in page
 
 
-@pytest.mark.parametrize(('text', 'words'), [
-    (STUDY.replace('arms =', 'arm ='), 'arms'),
-    (STUDY + 'speed = 3\n', 'speed'),
-    (STUDY.replace('low={}', 'low=dict(base=[])'), "'low'"),
-    (STUDY + "baseline = 'none'\n", 'baseline'),
-    (STUDY.replace('[0, 1, 2]', '[0, 0]'), 'seeds'),
-    (STUDY.replace('low={}', 'low=dict(seeds=[0, 7])'), r"'low' must be some of the study's, \[0, 1, 2\], got \[0, 7\]"),
-    (STUDY.replace("mIoU')", "mIoU', tie='both')"), 'tie'),
-])
+@pytest.mark.parametrize(
+    ('text', 'words'),
+    [
+        (STUDY.replace('arms =', 'arm ='), 'arms'),
+        (STUDY + 'speed = 3\n', 'speed'),
+        (STUDY.replace('low={}', 'low=dict(base=[])'), "'low'"),
+        (STUDY + "baseline = 'none'\n", 'baseline'),
+        (STUDY.replace('[0, 1, 2]', '[0, 0]'), 'seeds'),
+        (
+            STUDY.replace('low={}', 'low=dict(seeds=[0, 7])'),
+            r"'low' must be some of the study's, \[0, 1, 2\], got \[0, 7\]",
+        ),
+        (STUDY.replace("mIoU')", "mIoU', tie='both')"), 'tie'),
+    ],
+)
 def test_a_wrong_study_file_is_told_in_one_sentence(tmp_path, text, words):
     (tmp_path / 'study.py').write_text(text)
     with pytest.raises(ValueError, match=words):
@@ -289,7 +328,8 @@ def test_donors_from_test_images_are_found(place):
     truth = helpers.truth(place / 'data')
     assert study_records.donor_leaks(job, truth) is None
     (job / 'train' / 'donors.json').write_text(
-        json.dumps({'sources': [str(truth.samples[2].image), '/elsewhere/a.png']}))
+        json.dumps({'sources': [str(truth.samples[2].image), '/elsewhere/a.png']})
+    )
     assert study_records.donor_leaks(job, truth) == ['part.2']
     copy = place / 'copy.png'
     copy.write_bytes(truth.samples[4].image.read_bytes())
@@ -322,13 +362,15 @@ def test_groups_of_pairs_are_told_apart(place):
     groups = dict(quality=[['low', 'high']], both=[['low', 'high'], ['low', 'more']], third=[['high', 'more']])
     (place / 'study.py').write_text(f'{STUDY}\npairs = {groups}\n')
     study = read_study(place / 'study.py')
-    found = {arm: {seed: {'test': {'fg_mIoU': seed * scale}} for seed in study.seeds} for arm, scale in
-             dict(low=1.0, high=2.5).items()}
+    found = {
+        arm: {seed: {'test': {'fg_mIoU': seed * scale}} for seed in study.seeds}
+        for arm, scale in dict(low=1.0, high=2.5).items()
+    }
     metrics = ['fg_mIoU']
     assert pairs_section(study, found, metrics).count('## ') == 1
     found['more'] = {2: {'test': {'fg_mIoU': 7.0}}}
     both = re.sub(' +', ' ', pairs_section(study, found, metrics))
-    alone = re.sub(' +', ' ', pairs_section(dataclasses.replace(study, pairs={'': (('low', 'high'), )}), found, metrics))
+    alone = re.sub(' +', ' ', pairs_section(dataclasses.replace(study, pairs={'': (('low', 'high'),)}), found, metrics))
     titles = [line for line in both.splitlines() if line.startswith('## ')]
     assert titles == ['## Pairs together: quality', '## Pairs together: both', '## Pairs together: third']
     assert alone.split('\n', 1)[1].strip() in both and alone.startswith('## Pairs together\n')
@@ -341,9 +383,12 @@ def test_pairs_wait_for_a_whole_seed_and_name_arms(place):
     study = read_study(place / 'study.py')
     assert pairs_section(study, {}, ['fg_mIoU']) == ''
     with pytest.raises(ValueError, match='`pairs` must be pairs of the arms'):
-        dataclasses.replace(study, pairs={'': (('low', 'absent'), )})
-    study = dataclasses.replace(study, pairs={'': (('low', 'high'), )})
-    found = {'low': {0: {'test': {'fg_mIoU': 1.0}}, 1: {'test': {'fg_mIoU': 2.0}}}, 'high': {1: {'test': {'fg_mIoU': 5.0}}}}
+        dataclasses.replace(study, pairs={'': (('low', 'absent'),)})
+    study = dataclasses.replace(study, pairs={'': (('low', 'high'),)})
+    found = {
+        'low': {0: {'test': {'fg_mIoU': 1.0}}, 1: {'test': {'fg_mIoU': 2.0}}},
+        'high': {1: {'test': {'fg_mIoU': 5.0}}},
+    }
     section = pairs_section(study, found, ['fg_mIoU', 'absent'])
     assert '+3.00 |' in section and '1 of 1' in section and 'absent' not in section
 
@@ -352,8 +397,10 @@ def test_each_pair_has_its_difference(place):
     """Against scipy, and p after Holm by hand: the smaller of two is doubled."""
     study = dataclasses.replace(read_study(place / 'study.py'), pairs={'': (('low', 'high'), ('low', 'more'))})
     values = dict(low=(1.0, 2.0, 4.0), high=(9.0, 10.2, 12.1), more=(2.0, 2.5, 6.0))
-    found = {arm: {seed: {'test': {'fg_mIoU': value}} for seed, value in zip(study.seeds, those, strict=True)}
-             for arm, those in values.items()}
+    found = {
+        arm: {seed: {'test': {'fg_mIoU': value}} for seed, value in zip(study.seeds, those, strict=True)}
+        for arm, those in values.items()
+    }
     section = each_pair_section(study, found, ['fg_mIoU', 'absent'])
     for arm, star in (('high', ' *'), ('more', '')):
         wanted = scipy.stats.ttest_rel(values[arm], values['low'])

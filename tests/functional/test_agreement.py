@@ -40,8 +40,9 @@ def test_swapping_swaps_and_more_tolerance_confirms_more(first, second):
     one, other = compare_labels(first, second, 2), compare_labels(second, first, 2)
     assert (one.first, one.first_covered, one.first_alone) == (other.second, other.second_covered, other.second_alone)
     assert one.both == other.both and one.unconfirmed == other.unconfirmed
-    assert compare_labels(first, second, 3).unconfirmed <= one.unconfirmed <= compare_labels(first, second,
-                                                                                             0).unconfirmed
+    assert (
+        compare_labels(first, second, 3).unconfirmed <= one.unconfirmed <= compare_labels(first, second, 0).unconfirmed
+    )
     assert compare_labels(first, first, 0).unconfirmed == 0
 
 
@@ -53,12 +54,18 @@ def test_a_shifted_outline_by_hand():
     assert compare_labels(first, second, 0).kind() == 'regions differ'
 
 
-@pytest.mark.parametrize(('boxes', 'kind'), [(([], []), 'both clean'), (([(2, 6, 1)], []), 'only in first'),
-                                             (([], [(2, 6, 1)]), 'only in second'),
-                                             (([(2, 6, 1)], [(2, 6, 1)]), 'agree'),
-                                             (([(2, 6, 1)], [(2, 6, 2)]), 'other class'),
-                                             (([(2, 6, 1), (14, 16, 1)], [(2, 6, 1)]), 'regions differ'),
-                                             (([(2, 12, 1)], [(2, 6, 1)]), 'outline differs')])
+@pytest.mark.parametrize(
+    ('boxes', 'kind'),
+    [
+        (([], []), 'both clean'),
+        (([(2, 6, 1)], []), 'only in first'),
+        (([], [(2, 6, 1)]), 'only in second'),
+        (([(2, 6, 1)], [(2, 6, 1)]), 'agree'),
+        (([(2, 6, 1)], [(2, 6, 2)]), 'other class'),
+        (([(2, 6, 1), (14, 16, 1)], [(2, 6, 1)]), 'regions differ'),
+        (([(2, 12, 1)], [(2, 6, 1)]), 'outline differs'),
+    ],
+)
 def test_kinds(boxes, kind):
     labels = [blank(), blank()]
     for label, found in zip(labels, boxes, strict=True):

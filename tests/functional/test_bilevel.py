@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from mmdefect.functional.bilevel import (BilevelProblem, ConjugateGradient, NeumannSeries, OneStep, make_estimator)
+from mmdefect.functional.bilevel import BilevelProblem, ConjugateGradient, NeumannSeries, OneStep, make_estimator
 from mmdefect.functional.bilevel_products import gradients
 from mmdefect.functional.bilevel_steps import inner_steps
 
@@ -18,8 +18,10 @@ class Quadratic:
 
     def __init__(self, seed=0, penalty=0.3):
         generator = torch.Generator().manual_seed(seed)
+
         def draw(*shape):
             return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
         root = draw(SIZE, SIZE)
         self.hessian = root @ root.T / SIZE + 0.5 * torch.eye(SIZE, dtype=torch.float64)
         self.outer, self.cost, self.mixing = draw(SIZE, SIZE), draw(SIZE), draw(SIZE, KNOBS)
@@ -125,8 +127,13 @@ def test_a_series_ends_before_it_grows():
     hessian = torch.tensor([1.0, 100.0], dtype=torch.float64).diag()
     weights = torch.tensor([1.0, 1e-3], dtype=torch.float64, requires_grad=True)
     policy = torch.ones(2, dtype=torch.float64, requires_grad=True)
-    problem = BilevelProblem([weights], [policy], lambda: weights @ hessian @ weights / 2 - weights @ policy,
-                             lambda: weights.square().sum() / 2, [1.0])
+    problem = BilevelProblem(
+        [weights],
+        [policy],
+        lambda: weights @ hessian @ weights / 2 - weights @ policy,
+        lambda: weights.square().sum() / 2,
+        [1.0],
+    )
     free = NeumannSeries(products='exact', terms=8, alpha=1.0)(problem).response[0]
     held = NeumannSeries(products='exact', terms=8)(problem).response[0]
     assert free.abs().max() > 1e6
@@ -153,8 +160,9 @@ def test_one_step_equals_the_gradient_through_the_next_step_of_the_optimiser(kin
     steps, decay = inner_steps(optimizer, quadratic.parts)
     problem = quadratic.problem(steps, decay)
     found = OneStep(lookahead=lookahead)(problem).gradient[0]
-    step = torch.cat([torch.as_tensor(s, dtype=torch.float64).expand_as(p) for s, p in zip(steps, quadratic.parts,
-                                                                                          strict=True)])
+    step = torch.cat(
+        [torch.as_tensor(s, dtype=torch.float64).expand_as(p) for s, p in zip(steps, quadratic.parts, strict=True)]
+    )
 
     def after(policy):
         w = quadratic.weights.detach()
@@ -199,8 +207,10 @@ def test_damping_and_negative_curvature():
     assert all(not p.any() for p in ConjugateGradient()(quadratic.problem()).response)
 
 
-@pytest.mark.parametrize('estimator', [NeumannSeries(products='difference'), OneStep(lookahead=True),
-                                       ConjugateGradient(), NeumannSeries(radius=0.001)])
+@pytest.mark.parametrize(
+    'estimator',
+    [NeumannSeries(products='difference'), OneStep(lookahead=True), ConjugateGradient(), NeumannSeries(radius=0.001)],
+)
 def test_weights_keep_their_bits_and_no_grad_is_written(estimator):
     quadratic = Quadratic()
     before = [p.detach().clone() for p in quadratic.parts]
@@ -231,6 +241,7 @@ def test_processes_are_averaged():
     expected = NeumannSeries(terms=3)(whole.problem(steps_of(0.1))).gradient[0]
 
     import threading
+
     barrier, box, results = threading.Barrier(2), [None, None], [None, None]
 
     def run(rank):
@@ -240,9 +251,10 @@ def test_processes_are_averaged():
             mean = [(a + b) / 2 for a, b in zip(*box, strict=True)]
             barrier.wait()
             return mean
+
         results[rank] = NeumannSeries(terms=3)(halves[rank].problem(steps_of(0.1), average=average)).gradient[0]
 
-    threads = [threading.Thread(target=run, args=(rank, )) for rank in range(2)]
+    threads = [threading.Thread(target=run, args=(rank,)) for rank in range(2)]
     [t.start() for t in threads]
     [t.join() for t in threads]
     torch.testing.assert_close(results[0], expected)
@@ -271,13 +283,16 @@ def test_a_net_agrees_with_differences_of_its_training():
         return loss(2).item()
 
     policy = torch.tensor([1.0, 0.5], dtype=torch.float64, requires_grad=True)
-    expected = [(train(policy.detach() + e, 500) - train(policy.detach() - e, 500)) / 2e-3
-                for e in 1e-3 * torch.eye(2).double()]
+    expected = [
+        (train(policy.detach() + e, 500) - train(policy.detach() - e, 500)) / 2e-3 for e in 1e-3 * torch.eye(2).double()
+    ]
     train(policy.detach(), 500)
     problem = BilevelProblem(
-        list(net.parameters()), [policy],
+        list(net.parameters()),
+        [policy],
         lambda: policy[0] * loss(0) + policy[1] * loss(1) + 0.05 * sum(p.square().sum() for p in net.parameters()),
-        lambda: loss(2))
+        lambda: loss(2),
+    )
     found = ConjugateGradient(iterations=200, tolerance=1e-10)(problem).gradient[0]
     assert found.tolist() == pytest.approx(expected, rel=1e-3, abs=1e-6)
 

@@ -33,8 +33,10 @@ def counted(maps, classes=3):
 
 
 def mean_iou(maps, offsets, classes=3):
-    total = sum(confusion_matrix((logits + torch.tensor(offsets)[:, None, None]).argmax(0), label, classes)
-                for _, label, logits in maps)
+    total = sum(
+        confusion_matrix((logits + torch.tensor(offsets)[:, None, None]).argmax(0), label, classes)
+        for _, label, logits in maps
+    )
     return float(np.nanmean(iou_and_accuracy(total)[0][1:]))
 
 
@@ -67,7 +69,7 @@ def test_never_below_argmax_on_the_binned_set(seed, objective, classes):
 
 def test_one_threshold_by_hand():
     """Defects at margins 1 and 3, normal at 2, 0 and -1: taking all from 1 on has IoU 2/3, from 3 on 1/2."""
-    margins, counts = np.array([[1.], [3], [2], [0], [-1]]), np.array([[0, 1], [0, 1], [1, 0], [1, 0], [1, 0]])
+    margins, counts = np.array([[1.0], [3], [2], [0], [-1]]), np.array([[0, 1], [0, 1], [1, 0], [1, 0], [1, 0]])
     fit = fit_offsets(margins, counts)
     assert fit.value == pytest.approx(2 / 3) and fit.argmax_value == pytest.approx(2 / 3) and fit.offsets == (0, 0)
     fit = fit_offsets(margins + 2, counts)  # now argmax takes all but one: the cut belongs between 2 and 3
@@ -80,7 +82,7 @@ def test_one_threshold_by_hand():
 def test_a_class_without_a_label_keeps_its_offset_and_is_named():
     maps = [(p, torch.where(label == 2, 0, label), logits) for p, label, logits in shifted_maps(0)]
     fit = fit_offsets(*counted(maps).table())
-    assert fit.unfitted == (2, ) and fit.offsets[2] == 0
+    assert fit.unfitted == (2,) and fit.offsets[2] == 0
     clean = [(p, torch.zeros_like(label), logits) for p, label, logits in maps]
     fit = fit_offsets(*counted(clean).table())
     assert fit.offsets == (0, 0, 0) and fit.unfitted == (1, 2) and np.isnan(fit.value)
@@ -94,7 +96,7 @@ def test_the_table_counts_every_pixel_that_counts(classes):
     assert margins.shape == (len(counts), classes - 1)
     for k in range(classes):
         assert counts[:, k].sum() == sum(int((label == k).sum()) for _, label, _ in maps)
-    binned = binned_confusion(margins, counts, (0.0, ) * classes)
+    binned = binned_confusion(margins, counts, (0.0,) * classes)
     exact = sum(confusion_matrix(p, label, classes) for p, label, _ in maps).numpy()
     # Background against defect is exact (0 is an edge), defect against defect as fine as the bins.
     assert binned[0, 0] == exact[0, 0] and np.abs(binned - exact).sum() < 0.05 * exact[:, 1:].sum() + 4

@@ -60,7 +60,7 @@ def test_log_density_equals_scipy():
     np.testing.assert_allclose(ours.log_density(x).numpy(), peer.logpdf(x.numpy()), rtol=1e-9)
 
 
-@pytest.mark.parametrize('sizes', [(1, 1, 5), (50, 3, 200), (7, ) * 20])
+@pytest.mark.parametrize('sizes', [(1, 1, 5), (50, 3, 200), (7,) * 20])
 def test_one_pass_in_batches_equals_the_whole(sizes):
     x = embeddings(sum(sizes), 33)
     stream = Moments.empty(33)

@@ -34,7 +34,9 @@ def test_every_embedding_has_a_kept_one_near():
     """Greedy choice covers within twice the best possible radius; here 8 clusters of radius .1 can be covered within .2."""
     centres = 10 * embeddings(8, 5)
     direction = torch.nn.functional.normalize(embeddings(4000, 5, 1), dim=1)
-    crowd = torch.cat([torch.zeros(3993, dtype=torch.int64), torch.arange(1, 8)])  # all but one cluster are single points
+    crowd = torch.cat(
+        [torch.zeros(3993, dtype=torch.int64), torch.arange(1, 8)]
+    )  # all but one cluster are single points
     x = centres[crowd] + 0.1 * direction * (crowd == 0)[:, None]
     bank = fit_bank(x, 8)
     assert bank.points.shape == (8, 5) and bank.distance(x.float()).max() <= 0.2 + 1e-3

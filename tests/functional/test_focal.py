@@ -25,7 +25,7 @@ def loop_over_pixels(logits, label, gamma, alpha, class_weight, weight, avg_non_
         z = logits[index[0], :, index[1], index[2]]
         p = np.exp(z - z.max()) / np.exp(z - z.max()).sum()
         w = 1.0 if class_weight is None else class_weight[target]
-        total += weight[index] * w * alpha[target] * (1 - p[target])**gamma * -np.log(p[target])
+        total += weight[index] * w * alpha[target] * (1 - p[target]) ** gamma * -np.log(p[target])
         count += w
     return total / count
 
@@ -38,10 +38,19 @@ def test_softmax_focal_is_its_formula(gamma, class_weight, avg_non_ignore, fused
     logits, label = random_case(int(10 * gamma))
     weight = torch.rand(label.shape, dtype=torch.float64)
     alpha = [0.1, 0.3, 0.6]
-    expected = loop_over_pixels(logits.numpy(), label.numpy(), gamma, alpha, class_weight, weight.numpy(),
-                                avg_non_ignore)
-    found = softmax_focal_loss(logits, label, gamma=gamma, alpha=alpha, class_weight=class_weight, weight=weight,
-                               avg_non_ignore=avg_non_ignore, fused=fused)
+    expected = loop_over_pixels(
+        logits.numpy(), label.numpy(), gamma, alpha, class_weight, weight.numpy(), avg_non_ignore
+    )
+    found = softmax_focal_loss(
+        logits,
+        label,
+        gamma=gamma,
+        alpha=alpha,
+        class_weight=class_weight,
+        weight=weight,
+        avg_non_ignore=avg_non_ignore,
+        fused=fused,
+    )
     assert found.item() == pytest.approx(expected, rel=1e-12)
 
 
@@ -67,6 +76,7 @@ def test_without_gamma_the_map_is_that_of_pytorch_to_the_bit():
 
 def test_it_is_the_focal_loss_of_kornia():
     from kornia.losses import focal_loss
+
     logits, label = random_case(4, ignored=0)
     expected = focal_loss(logits, label, alpha=None, gamma=1.5, reduction='none').sum(1)  # one slice per class
     torch.testing.assert_close(softmax_focal_loss(logits, label, gamma=1.5, reduction='none'), expected)
@@ -99,8 +109,9 @@ def test_gradients_reach_alpha_and_class_weights():
     logits, label = random_case(6)
     alpha = torch.tensor([0.1, 0.3, 0.6], dtype=torch.float64, requires_grad=True)
     weight = torch.tensor([1.0, 2.0, 3.0], dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(lambda a, w: softmax_focal_loss(logits, label, alpha=a, class_weight=w),
-                                    (alpha, weight))
+    assert torch.autograd.gradcheck(
+        lambda a, w: softmax_focal_loss(logits, label, alpha=a, class_weight=w), (alpha, weight)
+    )
 
 
 def test_functional_transforms_and_graphs_of_gradients_agree():
@@ -110,7 +121,8 @@ def test_functional_transforms_and_graphs_of_gradients_agree():
         return softmax_focal_loss(x, label, gamma=1.5, alpha=[0.1, 0.3, 0.6])
 
     plain = torch.autograd.functional.hessian(
-        lambda x: softmax_focal_loss(x, label, gamma=1.5, alpha=[0.1, 0.3, 0.6], fused=False), logits)
+        lambda x: softmax_focal_loss(x, label, gamma=1.5, alpha=[0.1, 0.3, 0.6], fused=False), logits
+    )
     torch.testing.assert_close(torch.autograd.functional.hessian(loss, logits), plain)
     torch.testing.assert_close(torch.func.jacrev(torch.func.grad(loss))(logits), plain)
 
@@ -140,7 +152,7 @@ def test_the_graph_does_not_keep_a_second_copy_of_the_logits():
 def test_one_dimension_of_pixels_and_two_classes():
     logits, label = torch.tensor([[0.0, 1.0], [2.0, 0.0], [5.0, 5.0]]), torch.tensor([1, 0, 255])
     p = torch.tensor([1 / (1 + np.exp(-1.0)), 1 / (1 + np.exp(-2.0))])
-    expected = ((1 - p)**2 * -p.log()).mean()
+    expected = ((1 - p) ** 2 * -p.log()).mean()
     assert softmax_focal_loss(logits, label).item() == pytest.approx(expected.item(), rel=1e-5)
 
 
@@ -169,7 +181,7 @@ def test_sigmoid_focal_takes_one_alpha_and_weight_per_class():
     found = sigmoid_focal_loss(logits, label, alpha=alpha, class_weight=weight, reduction='none')
     for channel in range(3):
         one = (label == channel).long().masked_fill(label == 255, 255)
-        expected = sigmoid_focal_loss(logits[:, channel:channel + 1], one, alpha=alpha[channel], reduction='none')
+        expected = sigmoid_focal_loss(logits[:, channel : channel + 1], one, alpha=alpha[channel], reduction='none')
         torch.testing.assert_close(found[:, channel], weight[channel] * expected[:, 0])
 
 

@@ -97,7 +97,9 @@ def test_weights_multiply_the_loss_of_their_pixels(name):
     torch.testing.assert_close(by_sample, 0.5 * each[0].sum() + 3 * each[1].sum())
 
 
-@pytest.mark.parametrize('name', [n for n in LOSSES if n not in OVER_PIXELS])  # a mean over pixels keeps its denominator
+@pytest.mark.parametrize(
+    'name', [n for n in LOSSES if n not in OVER_PIXELS]
+)  # a mean over pixels keeps its denominator
 def test_a_sample_of_weight_zero_counts_as_ignored(name):
     logits, label = random_case(5)
     ignored = label.clone()

@@ -20,7 +20,7 @@ def test_patches_are_the_crops_in_reading_order(patch, stride, size_hw):
         number = 0
         for top in range(0, size_hw[0] - patch + 1, stride):
             for left in range(0, size_hw[1] - patch + 1, stride):
-                assert torch.equal(flat[b, number], image[b, :, top:top + patch, left:left + patch])
+                assert torch.equal(flat[b, number], image[b, :, top : top + patch, left : left + patch])
                 number += 1
         assert number == rows * columns
 
@@ -36,7 +36,7 @@ def test_grids_of_the_paper():
 def test_upsampling_equals_a_transposed_convolution(patch, stride):
     scores = torch.rand(2, 6, 9, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     offset = torch.arange(patch, dtype=torch.float64) - (patch - 1) / 2
-    line = torch.exp(-offset**2 / (2 * default_std(patch)**2))
+    line = torch.exp(-(offset**2) / (2 * default_std(patch) ** 2))
     kernel = (line[:, None] * line[None])[None, None]
     summed = F.conv_transpose2d(scores[:, None], kernel, stride=stride)[:, 0]
     weight = F.conv_transpose2d(torch.ones_like(scores)[:, None], kernel, stride=stride)[:, 0]

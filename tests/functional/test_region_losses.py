@@ -35,12 +35,13 @@ def test_tversky_is_its_formula(gamma, defects_only, class_weight):
     losses, weights = [], []
     for k, p, y, v in masks_of(logits, label, weight):
         tp, fp, fn = (v * p * y).sum(), (v * p * (1 - y)).sum(), (v * (1 - p) * y).sum()
-        losses.append((1 - (tp + 1) / (tp + 0.3 * fp + 0.7 * fn + 1))**gamma)
+        losses.append((1 - (tp + 1) / (tp + 0.3 * fp + 0.7 * fn + 1)) ** gamma)
         weights.append(1 if class_weight is None else class_weight[k])
     first = int(defects_only)
     expected = np.average(losses[first:], weights=weights[first:])
-    found = tversky_focal_loss(logits, label, gamma=gamma, defects_only=defects_only, class_weight=class_weight,
-                               weight=weight)
+    found = tversky_focal_loss(
+        logits, label, gamma=gamma, defects_only=defects_only, class_weight=class_weight, weight=weight
+    )
     assert found.item() == pytest.approx(expected, rel=1e-10)
 
 
@@ -48,8 +49,10 @@ def test_tversky_is_its_formula(gamma, defects_only, class_weight):
 def test_dice_is_its_formula(exponent):
     logits, label = random_case(2)
     weight = torch.rand(label.shape, dtype=torch.float64)
-    losses = [1 - (2 * (v * p * y).sum() + 0.5) / ((v * p**exponent).sum() + (v * y).sum() + 0.5)
-              for _, p, y, v in masks_of(logits, label, weight)]
+    losses = [
+        1 - (2 * (v * p * y).sum() + 0.5) / ((v * p**exponent).sum() + (v * y).sum() + 0.5)
+        for _, p, y, v in masks_of(logits, label, weight)
+    ]
     found = defect_dice_loss(logits, label, exponent=exponent, smooth=0.5, weight=weight)
     assert found.item() == pytest.approx(np.mean(losses), rel=1e-10)
     found = defect_dice_loss(logits, label, exponent=exponent, smooth=0.5, weight=weight, defects_only=True)
@@ -64,6 +67,7 @@ def test_tversky_with_equal_prices_is_dice():
 
 def test_areas_of_each_image_are_those_of_kornia():
     from kornia.losses import dice_loss, tversky_loss
+
     logits, label = random_case(4, (3, 3, 9, 8))
     dice = defect_dice_loss(logits, label, smooth=1e-8, per_image=True)
     theirs = dice_loss(logits, label, average='macro', eps=1e-8, ignore_index=255)
@@ -107,6 +111,7 @@ def test_one_output_channel_is_the_defect():
 def slow_skeleton(image, iterations):
     """The same from grey morphology of SciPy, borders without neighbours."""
     from scipy import ndimage
+
     plus = ndimage.generate_binary_structure(2, 1)
 
     def erode(x):
@@ -185,10 +190,16 @@ def test_the_boundary_term_is_its_formula_and_prefers_near_mistakes():
     assert found.item() == pytest.approx(total / (2 * v.sum()), rel=1e-6)
 
 
-@pytest.mark.parametrize(('function', 'kwargs'), [
-    (tversky_focal_loss, dict(gamma=0)), (tversky_focal_loss, dict(smooth=0)), (defect_dice_loss, dict(exponent=3)),
-    (centerline_dice_loss, dict(iterations=-1)), (signed_distance_loss, dict(max_distance=0)),
-])
+@pytest.mark.parametrize(
+    ('function', 'kwargs'),
+    [
+        (tversky_focal_loss, dict(gamma=0)),
+        (tversky_focal_loss, dict(smooth=0)),
+        (defect_dice_loss, dict(exponent=3)),
+        (centerline_dice_loss, dict(iterations=-1)),
+        (signed_distance_loss, dict(max_distance=0)),
+    ],
+)
 def test_numbers_that_make_no_sense_are_refused(function, kwargs):
     with pytest.raises(ValueError, match='must'):
         function(*random_case(), **kwargs)

@@ -35,14 +35,29 @@ class Browser:
         self._read, answer_write = os.pipe()
         # Chromium reads commands from descriptor 3 and answers on 4.
         script = f'exec "$@" 3<&{command_read} 4>&{answer_write}'
-        flags = ['--headless', '--no-sandbox', '--disable-gpu', '--disable-dev-shm-usage', '--remote-debugging-pipe',
-                 '--no-first-run', '--disable-background-networking', '--disable-component-update', '--no-proxy-server',
-                 '--host-resolver-rules=MAP * ~NOTFOUND , EXCLUDE 127.0.0.1', '--disable-extensions',
-                 f'--user-data-dir={profile}', f'--window-size={size[0]},{size[1]}']
+        flags = [
+            '--headless',
+            '--no-sandbox',
+            '--disable-gpu',
+            '--disable-dev-shm-usage',
+            '--remote-debugging-pipe',
+            '--no-first-run',
+            '--disable-background-networking',
+            '--disable-component-update',
+            '--no-proxy-server',
+            '--host-resolver-rules=MAP * ~NOTFOUND , EXCLUDE 127.0.0.1',
+            '--disable-extensions',
+            f'--user-data-dir={profile}',
+            f'--window-size={size[0]},{size[1]}',
+        ]
         # bash: dash takes one digit only for the number of a descriptor.
-        self._process = subprocess.Popen(['bash', '-c', script, 'bash', program, *flags, 'about:blank'],
-                                         pass_fds=(command_read, answer_write), stdin=subprocess.DEVNULL,
-                                         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        self._process = subprocess.Popen(
+            ['bash', '-c', script, 'bash', program, *flags, 'about:blank'],
+            pass_fds=(command_read, answer_write),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
         os.close(command_read)
         os.close(answer_write)
         self._numbers = itertools.count(1)
@@ -113,10 +128,15 @@ class Browser:
     def drop(self, name: str, data: bytes, kind: str) -> None:
         """Drop a file onto the page, as a hand does."""
         text = base64.b64encode(data).decode()
-        self.run('(()=>{const bytes=Uint8Array.from(atob("' + text + '"),c=>c.charCodeAt(0));'
-                 'const t=new DataTransfer();t.items.add(new File([bytes],' + json.dumps(name) + ',{type:'
-                 + json.dumps(kind) + '}));for(const e of ["dragover","drop"])document.dispatchEvent('
-                 'new DragEvent(e,{dataTransfer:t,bubbles:true,cancelable:true}))})()')
+        self.run(
+            '(()=>{const bytes=Uint8Array.from(atob("' + text + '"),c=>c.charCodeAt(0));'
+            'const t=new DataTransfer();t.items.add(new File([bytes],'
+            + json.dumps(name)
+            + ',{type:'
+            + json.dumps(kind)
+            + '}));for(const e of ["dragover","drop"])document.dispatchEvent('
+            'new DragEvent(e,{dataTransfer:t,bubbles:true,cancelable:true}))})()'
+        )
 
     def screenshot(self, path: Path) -> None:
         """Write the window as PNG."""

@@ -27,7 +27,7 @@ def draw_label(rng: np.random.Generator, classes: Sequence[int], size_hw: tuple[
     width = size_hw[1] // max(1, len(classes))
     for position, value in enumerate(classes):
         top, left = int(rng.integers(1, size_hw[0] - 8)), position * width + int(rng.integers(1, 4))
-        label[top:top + int(rng.integers(2, 7)), left:left + int(rng.integers(2, width - 5))] = value
+        label[top : top + int(rng.integers(2, 7)), left : left + int(rng.integers(2, width - 5))] = value
     return label
 
 
@@ -44,11 +44,13 @@ def write_sample(rng: np.random.Generator, image_path: Path, label: np.ndarray) 
     save(image_path, image)
 
 
-def write_wta(root: Path,
-              counts: Mapping[str, int] | None = None,
-              num_classes: int = 3,
-              seed: int = 0,
-              size_hw: tuple[int, int] = SIZE_HW) -> dict[str, np.ndarray]:
+def write_wta(
+    root: Path,
+    counts: Mapping[str, int] | None = None,
+    num_classes: int = 3,
+    seed: int = 0,
+    size_hw: tuple[int, int] = SIZE_HW,
+) -> dict[str, np.ndarray]:
     """Write ``img_dir`` and ``ann_dir``; every third image is clean, the others hold one or all defect classes."""
     rng = np.random.default_rng(seed)
     labels = {}
@@ -63,15 +65,17 @@ def write_wta(root: Path,
     return labels
 
 
-def write_mvtec(root: Path,
-                categories: Mapping[str, Sequence[str]] | None = None,
-                train_good: int = 4,
-                test_good: int = 3,
-                per_type: int = 6,
-                seed: int = 0,
-                image_suffix: str = '.png',
-                mask_suffix: str = '_mask.png',
-                mask_value: int = 255) -> dict[str, np.ndarray]:
+def write_mvtec(
+    root: Path,
+    categories: Mapping[str, Sequence[str]] | None = None,
+    train_good: int = 4,
+    test_good: int = 3,
+    per_type: int = 6,
+    seed: int = 0,
+    image_suffix: str = '.png',
+    mask_suffix: str = '_mask.png',
+    mask_value: int = 255,
+) -> dict[str, np.ndarray]:
     """Write MVTec AD folders; labels are 1 on every defect.
 
     VisA in its one-class layout is ``categories={'pcb': ['bad']}, image_suffix='.JPG', mask_suffix='.png'``.
@@ -99,11 +103,9 @@ def write_mvtec(root: Path,
     return labels
 
 
-def write_combined(root: Path,
-                   counts: Mapping[str, int] | None = None,
-                   good: int = 3,
-                   object_masks: bool = True,
-                   seed: int = 0) -> dict[str, np.ndarray]:
+def write_combined(
+    root: Path, counts: Mapping[str, int] | None = None, good: int = 3, object_masks: bool = True, seed: int = 0
+) -> dict[str, np.ndarray]:
     """Write ``Combined/{train,train_gt,...}``, ``good/`` and object masks that cover the left half."""
     rng = np.random.default_rng(seed)
     labels = {}
@@ -119,6 +121,6 @@ def write_combined(root: Path,
         labels[f'good/{index:03d}.png'] = label
         if object_masks:
             mask = np.zeros(SIZE_HW, np.uint8)
-            mask[:, :SIZE_HW[1] // 2] = 255
+            mask[:, : SIZE_HW[1] // 2] = 255
             save(root / 'good_object_location_mask' / f'{index:03d}_mask.png', mask)
     return labels

@@ -14,21 +14,22 @@ CLASSES, PALETTE = ('normal', 'attached', 'broken'), [(0, 0, 0), (255, 0, 0), (0
 OFFSETS = (0.0, 0.4, -0.7)
 
 
-def write_checkpoint(path: Path, leaf: Path = LEAF, options: dict | None = None, seed: int = 0, calibrated: bool = True
-                     ) -> Path:
+def write_checkpoint(
+    path: Path, leaf: Path = LEAF, options: dict | None = None, seed: int = 0, calibrated: bool = True
+) -> Path:
     """Write the checkpoint of a model with random weights whose labels are a mix of all classes."""
     from mmdefect.apis import load_config
     from mmdefect.inference.checkpoint import build_segmentor
+
     cfg = load_config(leaf, options or {})
     torch.manual_seed(seed)
     model = build_segmentor(cfg)
     randomise(model, seed)
     record = dict(offsets=list(OFFSETS), classes=list(CLASSES), objective='IoU')
     meta = dict(cfg=cfg.pretty_text, iter=7, dataset_meta=dict(classes=CLASSES, palette=PALETTE))
-    torch.save(dict(state_dict=model.state_dict(), meta={
-        **meta,
-        **(dict(calibration=record) if calibrated else {})
-    }), path)
+    torch.save(
+        dict(state_dict=model.state_dict(), meta={**meta, **(dict(calibration=record) if calibrated else {})}), path
+    )
     return path
 
 
@@ -50,7 +51,7 @@ def randomise(model: nn.Module, seed: int = 0) -> None:
         conv.bias.copy_((conv.bias - scores.mean((0, 2, 3))) * factor)
 
 
-def pictures(count: int, height: int, width: int, seed: int = 0) -> np.ndarray:
+def images(count: int, height: int, width: int, seed: int = 0) -> np.ndarray:
     """Return ``(count, height, width, 3)`` uint8 of coloured patches and noise."""
     rng = np.random.default_rng(seed)
     coarse = rng.integers(0, 256, (count, 12, 12, 3)).astype(np.uint8)

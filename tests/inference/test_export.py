@@ -25,7 +25,7 @@ from mmdefect.inference.network import resize_images
 from mmdefect.inference.parity import compare_predictors
 from mmdefect.inference.preparation import Preparation
 from mmdefect.models.decode_heads.fitted_lraspp_head import FittedAvgPool2d
-from tests.helpers.deployment import CLASSES, LEAF, OFFSETS, pictures, write_checkpoint
+from tests.helpers.deployment import CLASSES, LEAF, OFFSETS, photos, write_checkpoint
 
 SCALE = dict(crop_size=(64, 64), image_scale=(96, 96))
 
@@ -45,7 +45,8 @@ def test_the_predictor_agrees_with_mmsegs_test(checkpoint, predictor, tmp_path, 
     """To the digit where the resize halves or does nothing; elsewhere OpenCV rounds pixels a grey level differently."""
     import cv2
     from mmseg.registry import MODELS, TRANSFORMS
-    image = pictures(1, *size_hw)[0]
+
+    image = photos(1, *size_hw)[0]
     cv2.imwrite(str(tmp_path / 'image.png'), image[..., ::-1])
     init_default_scope('mmseg')
     cfg = load_config(LEAF, SCALE)
@@ -55,8 +56,9 @@ def test_the_predictor_agrees_with_mmsegs_test(checkpoint, predictor, tmp_path, 
     for step in cfg.test_dataloader.dataset.pipeline:
         sample = TRANSFORMS.build(step)(sample)
     with torch.no_grad():
-        logits = model.test_step(dict(inputs=[sample['inputs']],
-                                      data_samples=[sample['data_samples']]))[0].seg_logits.data
+        logits = model.test_step(dict(inputs=[sample['inputs']], data_samples=[sample['data_samples']]))[
+            0
+        ].seg_logits.data
     got = predictor.predict_batch([image], return_probabilities=True)[0]
     difference = np.abs(got.probabilities - logits.softmax(0).numpy())
     assert difference.max() < tolerance and difference.mean() < 2e-3
@@ -65,19 +67,23 @@ def test_the_predictor_agrees_with_mmsegs_test(checkpoint, predictor, tmp_path, 
     assert min(np.bincount(got.label_map.ravel(), minlength=3)) > 0.02 * got.label_map.size
 
 
-@pytest.mark.parametrize('dynamic, batches', [
-    ('none', [(2, 150, 120), (3, 150, 120)]), ('batch', [(1, 150, 120), (5, 150, 120)]),
-    ('size', [(2, 150, 120), (1, 96, 96), (3, 192, 192), (1, 71, 203), (1, 333, 250)])
-])
+@pytest.mark.parametrize(
+    'dynamic, batches',
+    [
+        ('none', [(2, 150, 120), (3, 150, 120)]),
+        ('batch', [(1, 150, 120), (5, 150, 120)]),
+        ('size', [(2, 150, 120), (1, 96, 96), (3, 192, 192), (1, 71, 203), (1, 333, 250)]),
+    ],
+)
 def test_onnx_agrees(predictor, tmp_path, dynamic, batches):
     path = export_model(predictor.network, predictor.info, tmp_path / 'model.onnx', 'onnx', dynamic, (150, 120), 2)
     exported = load_predictor(path)
     assert exported.info == predictor.info
-    parity = compare_predictors(predictor, exported, [pictures(*b, seed=b[1]) for b in batches])
+    parity = compare_predictors(predictor, exported, [photos(*b, seed=b[1]) for b in batches])
     assert parity.holds, parity
     assert list(tmp_path.iterdir()) == [path]
     thresholds = (0.2, 0.9)  # other thresholds than those in the file
-    images = pictures(2, 150, 120)
+    images = photos(2, 150, 120)
     labels, probabilities = exported.infer(images, thresholds)
     assert labels.dtype == np.uint8 and probabilities.dtype == np.float32
     np.testing.assert_array_equal(labels, np.stack([decide_labels(p, thresholds) for p in probabilities]))
@@ -86,28 +92,31 @@ def test_onnx_agrees(predictor, tmp_path, dynamic, batches):
 
 def test_the_file_explains_itself_and_defaults_to_its_thresholds(predictor, tmp_path):
     import onnxruntime
+
     path = export_model(predictor.network, predictor.info, tmp_path / 'model.onnx')
     metadata = {p.key: p.value for p in onnx.load(path).metadata_props}
     facts = json.loads(metadata[METADATA_KEY])
     assert tuple(facts['classes']) == CLASSES and facts['input_size_hw'] == [96, 96] and len(facts['palette']) == 3
     assert facts['thresholds'] == pytest.approx([1 / (1 + np.exp(o)) for o in OFFSETS[1:]])
     session = onnxruntime.InferenceSession(path, providers=['CPUExecutionProvider'])
-    images = pictures(1, 100, 80)
+    images = photos(1, 100, 80)
     labels = session.run(['labels'], {'images': images})[0]
     np.testing.assert_array_equal(labels, predictor.infer(images, predictor.info.thresholds)[0])
 
 
-@pytest.mark.parametrize('form, dynamic', [('torchscript', 'none'), ('torchscript', 'batch'),
-                                           pytest.param('program', 'batch', marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    'form, dynamic',
+    [('torchscript', 'none'), ('torchscript', 'batch'), pytest.param('program', 'batch', marks=pytest.mark.slow)],
+)
 def test_torch_formats_agree_and_say_what_they_are(predictor, tmp_path, form, dynamic):
     path = export_model(predictor.network, predictor.info, tmp_path / f'model.{form}', form, dynamic, (150, 120), 2)
     saved = load_predictor(path)
     assert saved.info.classes == CLASSES and saved.info.thresholds == predictor.info.thresholds
-    parity = compare_predictors(predictor, saved, [pictures(count, 150, 120) for count in (1, 3)])
+    parity = compare_predictors(predictor, saved, [photos(count, 150, 120) for count in (1, 3)])
     assert parity.holds and parity.difference < 1e-5
     with pytest.raises(ValueError, match='takes images of 120 x 150'):
-        saved.predict_batch([pictures(1, 120, 120)[0]])
-    images = pictures(2, 150, 120)  # and without any code of ours
+        saved.predict_batch([photos(1, 120, 120)[0]])
+    images = photos(2, 150, 120)  # and without any code of ours
     loaded = torch.jit.load(path) if form == 'torchscript' else torch.export.load(path).module()
     with torch.no_grad():
         labels, _ = loaded(torch.from_numpy(images), torch.tensor(predictor.info.thresholds))
@@ -123,12 +132,13 @@ def test_what_cannot_be_is_said(predictor, tmp_path):
         export_model(predictor.network, predictor.info, tmp_path / 'a.onnx', 'caffe')
     assert not list(tmp_path.iterdir())
     fixed = load_predictor(
-        export_model(predictor.network, predictor.info, tmp_path / 'a.onnx', 'onnx', 'batch', (96, 96)))
+        export_model(predictor.network, predictor.info, tmp_path / 'a.onnx', 'onnx', 'batch', (96, 96))
+    )
     with pytest.raises(ValueError, match='takes images of 96 x 96'):
-        fixed.predict_batch([pictures(1, 100, 96)[0]])
+        fixed.predict_batch([photos(1, 100, 96)[0]])
     fixed.close()
     with pytest.raises(ValueError, match='has been closed'):
-        fixed.predict_batch([pictures(1, 96, 96)[0]])
+        fixed.predict_batch([photos(1, 96, 96)[0]])
     (tmp_path / 'broken.onnx').write_bytes(b'no model')
     with pytest.raises(ValueError, match='ONNX Runtime can load'):
         load_predictor(tmp_path / 'broken.onnx')
@@ -168,7 +178,7 @@ def test_without_calibration_it_is_argmax_and_a_leaf_config_serves(tmp_path):
     plain = load_predictor(path, config=LEAF)
     assert plain.info.thresholds == (0.5, 0.5) and plain.info.extra['thresholds_from'] == 'argmax'
     assert plain.info.input_size_hw == (256, 256)  # of the leaf; the checkpoint's own config says 96
-    labels, probabilities = plain.infer(pictures(1, 64, 64), plain.info.thresholds)
+    labels, probabilities = plain.infer(photos(1, 64, 64), plain.info.thresholds)
     np.testing.assert_array_equal(labels, probabilities.argmax(1))
 
 
@@ -189,7 +199,7 @@ def test_attention_that_exports_is_attention():
         mask = torch.zeros(9, 5, dtype=torch.bool)
         mask[:, 3:] = True
         masked = layer(query, other, other, attn_mask=mask)
-    torch.testing.assert_close(masked, layer(query, other[:3], other[:3])[:1] + (masked[1], ))
+    torch.testing.assert_close(masked, layer(query, other[:3], other[:3])[:1] + (masked[1],))
 
 
 def check_open_size(module, size_hw, others):
@@ -202,14 +212,17 @@ def check_open_size(module, size_hw, others):
         session = onnxruntime.InferenceSession(model.SerializeToString(), providers=['CPUExecutionProvider'])
         for other in others:
             inputs = torch.randn(2, 3, *other, generator=generator)
-            got, = session.run(None, {'core_input': inputs.numpy()})
+            (got,) = session.run(None, {'core_input': inputs.numpy()})
             torch.testing.assert_close(torch.from_numpy(got), module(inputs), atol=1e-5, rtol=1e-4)
 
 
 def test_padding_and_pooling_of_mobilenet_stay_open():
     torch.manual_seed(0)
-    plain = torch.nn.Sequential(Conv2dAdaptivePadding(3, 4, 3, stride=2), Conv2dAdaptivePadding(4, 4, 5, stride=(2, 1)),
-                                Conv2dAdaptivePadding(4, 4, 3, dilation=2))
+    plain = torch.nn.Sequential(
+        Conv2dAdaptivePadding(3, 4, 3, stride=2),
+        Conv2dAdaptivePadding(4, 4, 5, stride=(2, 1)),
+        Conv2dAdaptivePadding(4, 4, 3, dilation=2),
+    )
     check_open_size(plain, (32, 32), [(32, 32), (31, 64), (64, 17)])
     inputs = torch.randn(1, 3, 31, 18)
     expected = plain(inputs)
@@ -220,11 +233,12 @@ def test_padding_and_pooling_of_mobilenet_stay_open():
 
 def test_positions_of_a_vit_stay_open():
     torch.manual_seed(0)
-    vit = VisionTransformer((32, 32), 8, embed_dims=12, num_layers=1, num_heads=2, mlp_ratio=2, interpolate_mode='bicubic')
+    vit = VisionTransformer(
+        (32, 32), 8, embed_dims=12, num_layers=1, num_heads=2, mlp_ratio=2, interpolate_mode='bicubic'
+    )
     torch.nn.init.normal_(vit.pos_embed)
 
     class Features(torch.nn.Module):
-
         def __init__(self):
             super().__init__()
             self.vit = vit
@@ -239,12 +253,12 @@ def test_positions_of_a_vit_stay_open():
 @pytest.mark.parametrize('scale_hw', [(256, 256), (96, 200), (200, 96)])
 def test_sizes_are_rounded_as_mmcv_does(size_hw, scale_hw):
     expected = rescale_size(size_hw[::-1], scale_hw[::-1])[::-1]
-    assert Preparation(scale_hw, True, (0, ) * 3, (1, ) * 3).network_size(size_hw) == expected
+    assert Preparation(scale_hw, True, (0,) * 3, (1,) * 3).network_size(size_hw) == expected
 
 
 @pytest.mark.parametrize('new_hw', [(64, 50), (200, 171), (128, 100), (40, 300)])
 def test_resized_images_are_linear_interpolation(new_hw):
-    image = torch.from_numpy(pictures(1, 128, 100))
+    image = torch.from_numpy(photos(1, 128, 100))
     exact = functional.interpolate(image.permute(0, 3, 1, 2).double(), new_hw, mode='bilinear', align_corners=False)
     got = resize_images(image, new_hw).permute(0, 3, 1, 2)
     assert torch.equal(got, got.round()) and (got - exact).abs().max() < 0.75  # half a level, and weights of ten bits

@@ -17,7 +17,7 @@ from mmdefect.deployment.tiling import TiledPredictor, TilePlan
 from mmdefect.inference.export import export_model
 from mmdefect.inference.network import DeployedNetwork
 from mmdefect.inference.preparation import Preparation
-from tests.helpers.deployment import pictures
+from tests.helpers.deployment import photos
 
 INFO = ModelInfo(('good', 'pit', 'scratch'), ((0, 0, 0), (255, 0, 0), (0, 255, 0)), (0.5, 0.4))
 STRIDE = 4
@@ -32,8 +32,9 @@ class StridedNetwork(nn.Module):
     def __init__(self):
         super().__init__()
         torch.manual_seed(0)
-        self.layers = nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1), nn.ReLU(), nn.Conv2d(8, 8, 3, 2, 1), nn.ReLU(),
-                                    nn.Conv2d(8, 3, 3, 1, 1))
+        self.layers = nn.Sequential(
+            nn.Conv2d(3, 8, 3, 2, 1), nn.ReLU(), nn.Conv2d(8, 8, 3, 2, 1), nn.ReLU(), nn.Conv2d(8, 3, 3, 1, 1)
+        )
         for parameter in self.parameters():
             parameter.data.mul_(3)
 
@@ -43,17 +44,21 @@ class StridedNetwork(nn.Module):
 
 @pytest.fixture(scope='module')
 def exported(tmp_path_factory):
-    network = DeployedNetwork(StridedNetwork(), Preparation(None, False, (120, ) * 3, (60, ) * 3)).eval()
+    network = DeployedNetwork(StridedNetwork(), Preparation(None, False, (120,) * 3, (60,) * 3)).eval()
     return load_predictor(export_model(network, INFO, tmp_path_factory.mktemp('model') / 'strided.onnx'))
 
 
-@pytest.mark.parametrize('plan', [
-    TilePlan(tile_hw=(96, 96), overlap_px=2 * MARGIN, margin_px=MARGIN, multiple_px=STRIDE),
-    TilePlan(tile_hw=(128, 80), overlap_px=48, margin_px=MARGIN, multiple_px=STRIDE, batch=3),
-    TilePlan(split=2, overlap_px=32, margin_px=MARGIN, multiple_px=STRIDE)
-], ids=str)
+@pytest.mark.parametrize(
+    'plan',
+    [
+        TilePlan(tile_hw=(96, 96), overlap_px=2 * MARGIN, margin_px=MARGIN, multiple_px=STRIDE),
+        TilePlan(tile_hw=(128, 80), overlap_px=48, margin_px=MARGIN, multiple_px=STRIDE, batch=3),
+        TilePlan(split=2, overlap_px=32, margin_px=MARGIN, multiple_px=STRIDE),
+    ],
+    ids=str,
+)
 def test_tiles_of_an_exported_network_equal_the_whole_image(exported, plan):
-    image = pictures(1, 256, 320)[0]
+    image = photos(1, 256, 320)[0]
     whole = exported.predict_batch([image], return_probabilities=True)[0]
     tiled = TiledPredictor(exported, plan).predict_batch([image], return_probabilities=True)[0]
     assert min(np.bincount(whole.label_map.ravel(), minlength=3)) > 0.02 * whole.label_map.size

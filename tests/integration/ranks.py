@@ -28,23 +28,42 @@ from tests.helpers.toy_segmentation import CLASSES, ToyData, ToySegmenter
 
 REPO = Path(__file__).resolve().parents[2]
 LEAF = 'configs/fast_scnn/fast-scnn_paste-poisson_2k_wta-256.py'
-SMALL = {'crop_size': (64, 64), 'image_scale': (120, 96), 'train_dataloader.batch_size': 2,
-         'train_dataloader.num_workers': 0, 'train_dataloader.persistent_workers': False,
-         'val_dataloader.num_workers': 0, 'val_dataloader.persistent_workers': False}
+SMALL = {
+    'crop_size': (64, 64),
+    'image_scale': (120, 96),
+    'train_dataloader.batch_size': 2,
+    'train_dataloader.num_workers': 0,
+    'train_dataloader.persistent_workers': False,
+    'val_dataloader.num_workers': 0,
+    'val_dataloader.persistent_workers': False,
+}
 DRAWS = 12
 
 
 def metric_of_shard(rank: int, world_size: int, images: int, folder: Path) -> dict[str, str]:
     """Feed every ``world_size``-th of some images to the metric and return what it says, all digits."""
-    metric = DefectMetric('all', calibration='fit', per_image=str(folder / f'images_{images}.csv'),
-                          curves=str(folder / f'curves_{images}.json'))
+    metric = DefectMetric(
+        'all',
+        calibration='fit',
+        per_image=str(folder / f'images_{images}.csv'),
+        curves=str(folder / f'curves_{images}.json'),
+    )
     metric.dataset_meta = dict(classes=CLASSES)
     data = ToyData(images, seed=3)
     for index in range(rank, images, world_size):
         image, label = data.items[index]
         logits = torch.cat([torch.zeros_like(image), image, -image]) + 0.1 * index
-        metric.process({}, [dict(pred_sem_seg=dict(data=logits.argmax(0, keepdim=True)), seg_logits=dict(data=logits),
-                                 gt_sem_seg=dict(data=label[None]), img_path=f'{index}.png')])
+        metric.process(
+            {},
+            [
+                dict(
+                    pred_sem_seg=dict(data=logits.argmax(0, keepdim=True)),
+                    seg_logits=dict(data=logits),
+                    gt_sem_seg=dict(data=label[None]),
+                    img_path=f'{index}.png',
+                )
+            ],
+        )
     return {name: repr(float(value)) for name, value in metric.evaluate(images).items()}
 
 
@@ -53,8 +72,13 @@ def view_accuracy_of_shard(rank: int, world_size: int) -> dict[str, str]:
     metric, generator = ViewAccuracy(), torch.Generator().manual_seed(0)
     scores = torch.rand(5, 3, 3, generator=generator, dtype=torch.float64).softmax(-1)
     for image in range(rank, 5, world_size):
-        metric.process({}, [dict(gt_label=torch.tensor([view]), pred_label=score.argmax(0, keepdim=True), pred_score=score)
-                            for view, score in enumerate(scores[image])])
+        metric.process(
+            {},
+            [
+                dict(gt_label=torch.tensor([view]), pred_label=score.argmax(0, keepdim=True), pred_score=score)
+                for view, score in enumerate(scores[image])
+            ],
+        )
     return {name: repr(value) for name, value in metric.evaluate(5).items()}
 
 
@@ -62,32 +86,52 @@ def train_toy(work_dir: Path, batch_size: int, launcher: str) -> tuple[dict[str,
     """Train a toy without batch norm; return its weights, and the metrics of a validation of five images."""
 
     class UnweightedToy(ToySegmenter):
-
         def __init__(self) -> None:
             super().__init__()
             self.weight = None  # a mean over classes of one half of a batch is none of the whole
 
     torch.manual_seed(0)
     runner = Runner(
-        UnweightedToy(), str(work_dir), launcher=launcher,
-        train_dataloader=dict(dataset=ToyData(7), batch_size=batch_size, num_workers=0,
-                              sampler=dict(type='DefectSampler', seed=5), collate_fn=dict(type='pseudo_collate')),
-        val_dataloader=dict(dataset=ToyData(5, seed=1), batch_size=1, num_workers=0,
-                            sampler=dict(type='DefaultSampler', shuffle=False, round_up=False),
-                            collate_fn=dict(type='pseudo_collate')),
+        UnweightedToy(),
+        str(work_dir),
+        launcher=launcher,
+        train_dataloader=dict(
+            dataset=ToyData(7),
+            batch_size=batch_size,
+            num_workers=0,
+            sampler=dict(type='DefectSampler', seed=5),
+            collate_fn=dict(type='pseudo_collate'),
+        ),
+        val_dataloader=dict(
+            dataset=ToyData(5, seed=1),
+            batch_size=1,
+            num_workers=0,
+            sampler=dict(type='DefaultSampler', shuffle=False, round_up=False),
+            collate_fn=dict(type='pseudo_collate'),
+        ),
         optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.3, momentum=0.9)),
-        train_cfg=dict(type='IterBasedTrainLoop', max_iters=6, val_interval=6), val_cfg=dict(),
+        train_cfg=dict(type='IterBasedTrainLoop', max_iters=6, val_interval=6),
+        val_cfg=dict(),
         val_evaluator=dict(type='DefectMetric', groups=('pixel', 'ranking'), calibration='fit'),
-        default_hooks=dict(logger=dict(type='LoggerHook', interval=1, log_metric_by_epoch=False),
-                           checkpoint=dict(type='CheckpointHook', by_epoch=False, interval=3)),
-        custom_hooks=[dict(type='CalibrationHook')], default_scope='mmseg', experiment_name='toy',
-        log_processor=dict(by_epoch=False), randomness=dict(seed=0), env_cfg=dict(dist_cfg=dict(backend='gloo')),
-        cfg=dict(work_dir=str(work_dir)))
+        default_hooks=dict(
+            logger=dict(type='LoggerHook', interval=1, log_metric_by_epoch=False),
+            checkpoint=dict(type='CheckpointHook', by_epoch=False, interval=3),
+        ),
+        custom_hooks=[dict(type='CalibrationHook')],
+        default_scope='mmseg',
+        experiment_name='toy',
+        log_processor=dict(by_epoch=False),
+        randomness=dict(seed=0),
+        env_cfg=dict(dist_cfg=dict(backend='gloo')),
+        cfg=dict(work_dir=str(work_dir)),
+    )
     runner.train()
     model = getattr(runner.model, 'module', runner.model)
     metrics = runner.val_loop.run()
-    return ({name: value.tolist() for name, value in model.state_dict().items()},
-            {name: repr(float(value)) for name, value in metrics.items()})
+    return (
+        {name: value.tolist() for name, value in model.state_dict().items()},
+        {name: repr(float(value)) for name, value in metrics.items()},
+    )
 
 
 class NormalizedToy(ToySegmenter):
@@ -95,26 +139,48 @@ class NormalizedToy(ToySegmenter):
 
     def __init__(self) -> None:
         super().__init__()
-        self.conv = torch.nn.Sequential(torch.nn.Conv2d(1, 6, 3, padding=1), torch.nn.BatchNorm2d(6, momentum=0.5),
-                                        torch.nn.ReLU(), torch.nn.Conv2d(6, 3, 1))
+        self.conv = torch.nn.Sequential(
+            torch.nn.Conv2d(1, 6, 3, padding=1),
+            torch.nn.BatchNorm2d(6, momentum=0.5),
+            torch.nn.ReLU(),
+            torch.nn.Conv2d(6, 3, 1),
+        )
 
 
 def toy_with_batch_norm(work_dir: Path, launcher: str, checkpoint: str | None = None) -> Runner:
     """Return a runner that trains four updates and validates five images, or that only validates a checkpoint."""
     torch.manual_seed(0)
     runner = Runner(
-        NormalizedToy(), str(work_dir), launcher=launcher, load_from=checkpoint,
-        train_dataloader=dict(dataset=ToyData(7), batch_size=2, num_workers=0, sampler=dict(type='DefectSampler', seed=5),
-                              collate_fn=dict(type='pseudo_collate')),
-        val_dataloader=dict(dataset=ToyData(5, seed=1), batch_size=1, num_workers=0,
-                            sampler=dict(type='DefaultSampler', shuffle=False, round_up=False),
-                            collate_fn=dict(type='pseudo_collate')),
-        optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.1)), val_cfg=dict(),
+        NormalizedToy(),
+        str(work_dir),
+        launcher=launcher,
+        load_from=checkpoint,
+        train_dataloader=dict(
+            dataset=ToyData(7),
+            batch_size=2,
+            num_workers=0,
+            sampler=dict(type='DefectSampler', seed=5),
+            collate_fn=dict(type='pseudo_collate'),
+        ),
+        val_dataloader=dict(
+            dataset=ToyData(5, seed=1),
+            batch_size=1,
+            num_workers=0,
+            sampler=dict(type='DefaultSampler', shuffle=False, round_up=False),
+            collate_fn=dict(type='pseudo_collate'),
+        ),
+        optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.1)),
+        val_cfg=dict(),
         train_cfg=dict(type='IterBasedTrainLoop', max_iters=4, val_interval=4),
         val_evaluator=dict(type='DefectMetric', groups=('pixel', 'ranking'), calibration='fit'),
-        default_hooks=dict(checkpoint=dict(type='CheckpointHook', by_epoch=False, interval=4)), default_scope='mmseg',
-        experiment_name='norm', log_processor=dict(by_epoch=False), randomness=dict(seed=0),
-        env_cfg=dict(dist_cfg=dict(backend='gloo')), cfg=dict(work_dir=str(work_dir)))
+        default_hooks=dict(checkpoint=dict(type='CheckpointHook', by_epoch=False, interval=4)),
+        default_scope='mmseg',
+        experiment_name='norm',
+        log_processor=dict(by_epoch=False),
+        randomness=dict(seed=0),
+        env_cfg=dict(dist_cfg=dict(backend='gloo')),
+        cfg=dict(work_dir=str(work_dir)),
+    )
     runner.register_hook(dict(type='SyncStatisticsHook'))
     return runner
 
@@ -127,7 +193,7 @@ def train_toy_with_batch_norm(work_dir: Path) -> dict[str, str]:
 
 
 def hashes_of_draws(data_root: Path, count: int) -> list[str]:
-    """Return a hash of picture and label of the next draws of this rank, with their synthetic defects."""
+    """Return a hash of image and label of the next draws of this rank, with their synthetic defects."""
     cfg = load_config(REPO / LEAF, {'data_root': str(data_root), **SMALL})
     init_default_scope('mmseg')
     dataset = DATASETS.build(cfg.train_dataloader.dataset)
@@ -145,8 +211,11 @@ def positions(data_root: Path, count: int) -> dict[str, list[int]]:
     cfg = load_config(REPO / LEAF, {'data_root': str(data_root), 'synthesis': None, **SMALL})
     init_default_scope('mmseg')
     found = {}
-    for kind, arguments in ((DefectSampler, {}), (MixingSampler, dict(defective_share=0.25)),
-                            (ClassAwareSampler, dict(target_share=0.4))):
+    for kind, arguments in (
+        (DefectSampler, {}),
+        (MixingSampler, dict(defective_share=0.25)),
+        (ClassAwareSampler, dict(target_share=0.4)),
+    ):
         sampler = kind(DATASETS.build(cfg.train_dataloader.dataset), **arguments)
         found[kind.__name__] = [sampler.seed, *(draw for _, draw in zip(range(count), sampler, strict=False))]
     return found
@@ -160,10 +229,13 @@ def main() -> None:
     donors.build_library = lambda *arguments: (built.append(1), build(*arguments))[1]
     init_dist('pytorch', backend='gloo')
     result = {
-        'draws': hashes_of_draws(data, DRAWS // world_size), 'built': len(built),
+        'draws': hashes_of_draws(data, DRAWS // world_size),
+        'built': len(built),
         'metrics': {images: metric_of_shard(rank, world_size, images, folder) for images in (5, 1)},
-        'views': view_accuracy_of_shard(rank, world_size), 'positions': positions(data, 40), 'toy': train_toy(folder / 'toy', 2 // world_size, 'pytorch'),
-        'norm': train_toy_with_batch_norm(folder / 'norm')
+        'views': view_accuracy_of_shard(rank, world_size),
+        'positions': positions(data, 40),
+        'toy': train_toy(folder / 'toy', 2 // world_size, 'pytorch'),
+        'norm': train_toy_with_batch_norm(folder / 'norm'),
     }
     (folder / f'rank{rank}.json').write_text(json.dumps(result))
     leave_group()

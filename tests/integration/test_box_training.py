@@ -1,4 +1,4 @@
-"""From sampled pictures with their masks as labels to a training whose loss knows which labels are boxes."""
+"""From sampled images with their masks as labels to a training whose loss knows which labels are boxes."""
 
 from __future__ import annotations
 
@@ -12,37 +12,56 @@ from mmengine.registry import init_default_scope
 
 import mmdefect.registration  # noqa: F401
 from mmdefect.apis import load_config, train
+from mmdefect.diffusion.images import read_mask, write_image
 from mmdefect.diffusion.manifest import Manifest, Record
 from mmdefect.diffusion.pack import read_pack
-from mmdefect.diffusion.pictures import read_mask, write_picture
 from mmdefect.registry import DATASETS
 from tests.helpers.data import write_wta
 
 REPO = Path(__file__).resolve().parents[2]
 LEAF = REPO / 'configs/fast_scnn/fast-scnn_boxes_2k_wta-256.py'
 QUICK = {
-    'crop_size': (64, 64), 'image_scale': (80, 64), 'train_dataloader.batch_size': 2, 'train_dataloader.num_workers': 0,
-    'train_dataloader.persistent_workers': False, 'val_dataloader.num_workers': 0,
-    'val_dataloader.persistent_workers': False, 'train_cfg.max_iters': 2, 'train_cfg.val_interval': 2,
-    'default_hooks.checkpoint.interval': 2, 'default_hooks.logger.interval': 1, 'loss_decode.warmup': 1
+    'crop_size': (64, 64),
+    'image_scale': (80, 64),
+    'train_dataloader.batch_size': 2,
+    'train_dataloader.num_workers': 0,
+    'train_dataloader.persistent_workers': False,
+    'val_dataloader.num_workers': 0,
+    'val_dataloader.persistent_workers': False,
+    'train_cfg.max_iters': 2,
+    'train_cfg.val_interval': 2,
+    'default_hooks.checkpoint.interval': 2,
+    'default_hooks.logger.interval': 1,
+    'loss_decode.warmup': 1,
 }
 
 
 @pytest.fixture()
 def generated(tmp_path):
-    """A set as ``sample`` writes it: four pictures with a box each."""
+    """A set as ``sample`` writes it: four images with a box each."""
     random, manifest = np.random.default_rng(0), Manifest(tmp_path / 'made')
     manifest.start(dict(command='sample'))
     for number in range(4):
         mask = np.zeros((64, 80), bool)
-        mask[10 + number:30, 20:44] = True
-        write_picture(tmp_path / 'clean' / f'{number}.png', random.integers(0, 255, (64, 80, 3)).astype(np.uint8))
-        write_picture(tmp_path / 'made' / 'images' / f'g{number}.png',
-                      random.integers(0, 255, (64, 80, 3)).astype(np.uint8))
-        write_picture(tmp_path / 'made' / 'masks' / f'g{number}.png', mask)
-        manifest.append(Record(f'g{number}', f'images/g{number}.png', str(tmp_path / 'clean' / f'{number}.png'), number,
-                               'a photo', 'model', mask=f'masks/g{number}.png', mask_kind='box',
-                               defect_type=('attached', 'chip')[number % 2]))
+        mask[10 + number : 30, 20:44] = True
+        write_image(tmp_path / 'clean' / f'{number}.png', random.integers(0, 255, (64, 80, 3)).astype(np.uint8))
+        write_image(
+            tmp_path / 'made' / 'images' / f'g{number}.png', random.integers(0, 255, (64, 80, 3)).astype(np.uint8)
+        )
+        write_image(tmp_path / 'made' / 'masks' / f'g{number}.png', mask)
+        manifest.append(
+            Record(
+                f'g{number}',
+                f'images/g{number}.png',
+                str(tmp_path / 'clean' / f'{number}.png'),
+                number,
+                'a photo',
+                'model',
+                mask=f'masks/g{number}.png',
+                mask_kind='box',
+                defect_type=('attached', 'chip')[number % 2],
+            )
+        )
     return tmp_path / 'made'
 
 
@@ -53,15 +72,22 @@ def pack(generated, out, *more):
 
 def test_masks_become_labels_that_are_marked_as_boxes(generated, tmp_path, capsys):
     assert pack(generated, tmp_path / 'none') == 2
-    assert "1..2 of ['normal', 'attached', 'broken'], got None for 'chip'; name it with --class-ids chip=1" in \
-        capsys.readouterr().err
+    assert (
+        "1..2 of ['normal', 'attached', 'broken'], got None for 'chip'; name it with --class-ids chip=1"
+        in capsys.readouterr().err
+    )
     assert not (tmp_path / 'none').exists()
     assert pack(generated, tmp_path / 'boxes', '--class-ids', 'chip=2') == 0
     packed = read_pack(tmp_path / 'boxes')
     init_default_scope('mmseg')
     assert packed.labels == 'boxes' and len(packed.images) == 4
-    data = DATASETS.build(dict(type='GeneratedDefectDataset', folder=str(tmp_path / 'boxes'),
-                               pipeline=[dict(type='LoadImageFromFile'), dict(type='LoadDefectAnnotations')]))
+    data = DATASETS.build(
+        dict(
+            type='GeneratedDefectDataset',
+            folder=str(tmp_path / 'boxes'),
+            pipeline=[dict(type='LoadImageFromFile'), dict(type='LoadDefectAnnotations')],
+        )
+    )
     for number in range(4):
         mask = read_mask(generated / 'masks' / f'g{number}.png')
         sample = data[number]
@@ -94,7 +120,10 @@ def test_boxes_move_with_crops_and_only_they_are_boxes(generated, tmp_path):
 def test_the_leaf_trains(generated, tmp_path):
     assert pack(generated, tmp_path / 'boxes', '--class-ids', 'chip=2') == 0
     write_wta(tmp_path / 'real', dict(train=4, val=2, test=2), size_hw=(64, 80))
-    runner = train(LEAF, work_dir=tmp_path / 'run', cfg_options={
-        **QUICK, 'data_root': str(tmp_path / 'real'), 'generated.folder': str(tmp_path / 'boxes')})
+    runner = train(
+        LEAF,
+        work_dir=tmp_path / 'run',
+        cfg_options={**QUICK, 'data_root': str(tmp_path / 'real'), 'generated.folder': str(tmp_path / 'boxes')},
+    )
     assert np.isfinite(runner.message_hub.get_scalar('train/loss').current())
     assert int(runner.model.decode_head.loss_decode.iteration) == 2

@@ -28,10 +28,17 @@ REPO = Path(__file__).resolve().parents[2]
 LEAF = 'configs/fast_scnn/fast-scnn_baseline_demo.py'
 #: Enough for a network that sees something, on one core in a quarter of a minute.
 QUICK = [
-    'crop_size=(128,128)', 'image_scale=(128,128)', 'train_dataloader.batch_size=4', 'train_dataloader.num_workers=0',
-    'train_dataloader.persistent_workers=False', 'val_dataloader.num_workers=0',
-    'val_dataloader.persistent_workers=False', 'train_cfg.max_iters=60', 'train_cfg.val_interval=60',
-    'param_scheduler.0.end=60', 'default_hooks.checkpoint.interval=60'
+    'crop_size=(128,128)',
+    'image_scale=(128,128)',
+    'train_dataloader.batch_size=4',
+    'train_dataloader.num_workers=0',
+    'train_dataloader.persistent_workers=False',
+    'val_dataloader.num_workers=0',
+    'val_dataloader.persistent_workers=False',
+    'train_cfg.max_iters=60',
+    'train_cfg.val_interval=60',
+    'param_scheduler.0.end=60',
+    'default_hooks.checkpoint.interval=60',
 ]
 #: Stands in the way of an import of PyTorch or OpenMMLab.
 NO_TORCH = "import sys; sys.modules.update(dict.fromkeys(('torch', 'torchvision', 'mmengine', 'mmcv', 'mmseg')))\n"
@@ -74,8 +81,14 @@ def runtime(line):
     arguments = [str(root / 'model.onnx'), str(images), '--out', str(root / 'runtime'), '--min-area', '4']
     code = NO_TORCH + f'sys.argv[1:] = {arguments}\n'
     code += "import runpy; runpy.run_path('tools/predict.py', run_name='__main__')"
-    done = subprocess.run([sys.executable, '-c', code], cwd=REPO, capture_output=True, text=True, timeout=300,
-                          env={**os.environ, 'PYTHONPATH': str(REPO)})
+    done = subprocess.run(
+        [sys.executable, '-c', code],
+        cwd=REPO,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env={**os.environ, 'PYTHONPATH': str(REPO)},
+    )
     assert done.returncode == 0, done.stderr[-2000:]
     return root / 'runtime'
 
@@ -122,8 +135,10 @@ def test_the_page_shows_it(line, runtime, tmp_path):
     written, expected = records(runtime), labels(runtime)
     name = max(expected, key=lambda stem: (expected[stem] > 0).sum())
     path = next(images.glob(f'{name}.*'))
-    with ServerProcess([sys.executable, 'tools/serve.py', str(root / 'model.onnx'), '--port', '0']) as server, \
-            Browser(find_chromium(), tmp_path / 'profile') as page:
+    with (
+        ServerProcess([sys.executable, 'tools/serve.py', str(root / 'model.onnx'), '--port', '0']) as server,
+        Browser(find_chromium(), tmp_path / 'profile') as page,
+    ):
         page.open(server.url + '/')
         page.wait('model !== null')
         page.run('$("area").value = 4')
@@ -146,15 +161,30 @@ def test_an_anomaly_detector_goes_the_same_way(tmp_path):
     """Fitted on good parts only, with a backbone that was never trained: fit, export, serve."""
     tool('make_demo_data', tmp_path / 'data', '--layout', 'mvtec', '--images', 40, '--size', 128)
     leaf = 'configs/cutpaste/resnet18-l3_3way-scratch_256_mvtec-256.py'
-    tool('anomaly', 'fit', leaf, '--data-root', tmp_path / 'data' / 'mvtec', '--category', 'carpet', '--localize',
-         'fast', '--layers', 'layer2', '--folds', 2, '--out', tmp_path / 'detector.pth')
+    tool(
+        'anomaly',
+        'fit',
+        leaf,
+        '--data-root',
+        tmp_path / 'data' / 'mvtec',
+        '--category',
+        'carpet',
+        '--localize',
+        'fast',
+        '--layers',
+        'layer2',
+        '--folds',
+        2,
+        '--out',
+        tmp_path / 'detector.pth',
+    )
     tool('export', tmp_path / 'detector.pth', tmp_path / 'detector.onnx')
     predictor = load_predictor(tmp_path / 'detector.onnx')
     masks, scores = [], []
     with ServerProcess([sys.executable, 'tools/serve.py', str(tmp_path / 'detector.onnx'), '--port', '0']) as server:
         assert json.loads(server.ask('GET', '/model')[2])['kind'] == 'anomaly'
         for path in sorted((tmp_path / 'data' / 'mvtec' / 'carpet' / 'test').rglob('*.png')):
-            expected, = predictor.predict_batch([read_image(path).pixels], (0.4, ))
+            (expected,) = predictor.predict_batch([read_image(path).pixels], (0.4,))
             answer = json.loads(server.ask('POST', '/predict?threshold=0.4', path.read_bytes())[2])
             assert answer['defects'] == [defect.to_dict() for defect in expected.defects]
             assert answer['image_score'] == expected.image_score

@@ -46,12 +46,26 @@ def two(data_root, tmp_path_factory):
     with socket.socket() as probe:
         probe.bind(('127.0.0.1', 0))
         port = probe.getsockname()[1]
-    environment = {**os.environ, 'WORLD_SIZE': '2', 'MASTER_ADDR': '127.0.0.1', 'MASTER_PORT': str(port),
-                   'CUDA_VISIBLE_DEVICES': '', 'OMP_NUM_THREADS': '1', 'PYTHONPATH': str(REPO)}
+    environment = {
+        **os.environ,
+        'WORLD_SIZE': '2',
+        'MASTER_ADDR': '127.0.0.1',
+        'MASTER_PORT': str(port),
+        'CUDA_VISIBLE_DEVICES': '',
+        'OMP_NUM_THREADS': '1',
+        'PYTHONPATH': str(REPO),
+    }
     programs = [
-        subprocess.Popen([sys.executable, '-m', 'tests.integration.ranks', str(folder), str(data_root)], cwd=REPO,
-                         env={**environment, 'RANK': str(rank), 'LOCAL_RANK': str(rank)}, stdout=subprocess.PIPE,
-                         stderr=subprocess.STDOUT, text=True) for rank in range(2)]
+        subprocess.Popen(
+            [sys.executable, '-m', 'tests.integration.ranks', str(folder), str(data_root)],
+            cwd=REPO,
+            env={**environment, 'RANK': str(rank), 'LOCAL_RANK': str(rank)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for rank in range(2)
+    ]
     outputs = [program.communicate(timeout=300)[0] for program in programs]
     assert [program.returncode for program in programs] == [0, 0], '\n'.join(out[-3000:] for out in outputs)
     return folder, [json.loads((folder / f'rank{rank}.json').read_text()) for rank in range(2)]
@@ -126,43 +140,69 @@ def test_only_rank_0_logs_and_saves(two):
     folder = two[0] / 'toy'
     assert sorted(path.name for path in folder.glob('*.pth')) == ['iter_3.pth', 'iter_6.pth']
     assert len(list(folder.rglob('scalars.json'))) == 1
-    log, = (path for path in folder.rglob('*.log') if 'Iter(train)' in path.read_text())
+    (log,) = (path for path in folder.rglob('*.log') if 'Iter(train)' in path.read_text())
     assert len(re.findall(r'Saving checkpoint at 6', log.read_text())) == 1
     saved = torch.load(folder / 'iter_6.pth', map_location='cpu', weights_only=False)
     assert not any(name.startswith('module.') for name in saved['state_dict'])
 
 
 def launch(script, *arguments, **environment):
-    return subprocess.run(['bash', str(REPO / 'tools' / script), *map(str, arguments)], cwd=REPO, text=True,
-                          env={**os.environ, 'CUDA_VISIBLE_DEVICES': '', 'PYTHON': sys.executable, **environment},
-                          capture_output=True, timeout=400)
+    return subprocess.run(
+        ['bash', str(REPO / 'tools' / script), *map(str, arguments)],
+        cwd=REPO,
+        text=True,
+        env={**os.environ, 'CUDA_VISIBLE_DEVICES': '', 'PYTHON': sys.executable, **environment},
+        capture_output=True,
+        timeout=400,
+    )
 
 
 @pytest.mark.slow
 def test_the_launcher_starts_without_a_gpu(data_root, tmp_path):
     """Fast-SCNN with pasted defects; group norm, because the statistics of a batch norm are those of half a batch."""
     group_norm = dict(type='GN', num_groups=1, _delete_=True)
-    options = {'data_root': str(data_root), **ranks.SMALL, 'train_cfg.max_iters': 4, 'train_cfg.val_interval': 4,
-               'default_hooks.checkpoint.interval': 4, 'default_hooks.logger.interval': 1, 'randomness.seed': 7,
-               'model.backbone.norm_cfg': group_norm, 'model.decode_head.dropout_ratio': 0,
-               'model.decode_head.norm_cfg': group_norm, 'optim_wrapper.optimizer.lr': 0.01}
-    options.update({f'model.auxiliary_head.{k}.{key}': value for k in (0, 1)
-                    for key, value in (('norm_cfg', group_norm), ('dropout_ratio', 0))})
+    options = {
+        'data_root': str(data_root),
+        **ranks.SMALL,
+        'train_cfg.max_iters': 4,
+        'train_cfg.val_interval': 4,
+        'default_hooks.checkpoint.interval': 4,
+        'default_hooks.logger.interval': 1,
+        'randomness.seed': 7,
+        'model.backbone.norm_cfg': group_norm,
+        'model.decode_head.dropout_ratio': 0,
+        'model.decode_head.norm_cfg': group_norm,
+        'optim_wrapper.optimizer.lr': 0.01,
+    }
+    options.update(
+        {
+            f'model.auxiliary_head.{k}.{key}': value
+            for k in (0, 1)
+            for key, value in (('norm_cfg', group_norm), ('dropout_ratio', 0))
+        }
+    )
     config = tmp_path / 'group_norm.py'
     config.write_text(f"_base_ = ['{REPO / ranks.LEAF}']\n")
     words = [f'{key}={value}' for key, value in options.items() if not isinstance(value, dict)]
-    words += [f'{key}.{part}={text}' for key, value in options.items() if isinstance(value, dict)
-              for part, text in value.items()]
+    words += [
+        f'{key}.{part}={text}'
+        for key, value in options.items()
+        if isinstance(value, dict)
+        for part, text in value.items()
+    ]
     done = launch('dist_train.sh', config, 2, '--work-dir', tmp_path / 'two', '--cfg-options', *words)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     train(config, work_dir=tmp_path / 'one', cfg_options={**options, 'train_dataloader.batch_size': 4})
-    one, two = (torch.load(tmp_path / name / 'iter_4.pth', map_location='cpu', weights_only=False)
-                for name in ('one', 'two'))
+    one, two = (
+        torch.load(tmp_path / name / 'iter_4.pth', map_location='cpu', weights_only=False) for name in ('one', 'two')
+    )
     assert one['state_dict'].keys() == two['state_dict'].keys()
     for name, value in one['state_dict'].items():
         torch.testing.assert_close(two['state_dict'][name], value, rtol=1e-3, atol=1e-4, msg=name)
-    logs = [[json.loads(line) for line in next((tmp_path / name).rglob('scalars.json')).read_text().splitlines()]
-            for name in ('one', 'two')]
+    logs = [
+        [json.loads(line) for line in next((tmp_path / name).rglob('scalars.json')).read_text().splitlines()]
+        for name in ('one', 'two')
+    ]
     assert logs[0][-1]['fg_AP'] == pytest.approx(logs[1][-1]['fg_AP'], abs=0.5)
     assert len(list((tmp_path / 'two').rglob('scalars.json'))) == 1
     assert len(list((tmp_path / 'two').glob('*.pth'))) == 1
@@ -175,9 +215,19 @@ def test_the_launchers_say_how_they_are_called():
 
 
 def test_slurm_gets_one_task_for_each_gpu():
-    done = launch('slurm_train.sh', 'configs/a b.py', 8, '--amp', DRY_RUN='1', GPUS_PER_NODE='4', PARTITION='gpu',
-                  SRUN_ARGS='--qos high', PYTHON='python')
+    done = launch(
+        'slurm_train.sh',
+        'configs/a b.py',
+        8,
+        '--amp',
+        DRY_RUN='1',
+        GPUS_PER_NODE='4',
+        PARTITION='gpu',
+        SRUN_ARGS='--qos high',
+        PYTHON='python',
+    )
     assert done.returncode == 0
     assert re.sub(r'\S*/tools/', 'tools/', done.stdout.strip()) == (
         r'srun --job-name a\ b --ntasks 8 --cpus-per-task 5 --kill-on-bad-exit=1 --partition gpu --gres gpu:4 '
-        r'--ntasks-per-node 4 --qos high python -u tools/train.py configs/a\ b.py --launcher slurm --amp')
+        r'--ntasks-per-node 4 --qos high python -u tools/train.py configs/a\ b.py --launcher slurm --amp'
+    )

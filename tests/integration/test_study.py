@@ -12,7 +12,7 @@ import pytest
 from tests.helpers.data import write_wta
 
 REPO = Path(__file__).resolve().parents[2]
-STUDY = '''
+STUDY = """
 name = 'tiny'
 base = 'configs/fast_scnn/fast-scnn_baseline_2k_wta-256.py'
 factor = dict(name='nothing', keys=['nothing'])
@@ -24,15 +24,17 @@ overrides = {'crop_size': [64, 64], 'image_scale': [80, 64], 'train_dataloader.b
              'class_weight': [0.001, 1.0, 1.0],
              'default_hooks.logger.interval': 1}
 arms = dict(first={}, second=dict(seed_offset=100))
-'''
+"""
 
 
 def tool(name, *arguments):
-    return subprocess.run([sys.executable, f'tools/{name}.py', *map(str, arguments)],
-                          cwd=REPO,
-                          capture_output=True,
-                          text=True,
-                          timeout=900)
+    return subprocess.run(
+        [sys.executable, f'tools/{name}.py', *map(str, arguments)],
+        cwd=REPO,
+        capture_output=True,
+        text=True,
+        timeout=900,
+    )
 
 
 @pytest.mark.slow
@@ -42,7 +44,18 @@ def test_the_same_config_twice_is_not_distinguishable(tmp_path):
     study.write_text(STUDY)
     places = ['--work-dir', tmp_path / 'work', '--results', tmp_path / 'results']
     command = [
-        study, *places, '--data-root', tmp_path / 'data', '--seeds', 3, '--slots', 2, '--threads', 1, '--workers', 0
+        study,
+        *places,
+        '--data-root',
+        tmp_path / 'data',
+        '--seeds',
+        3,
+        '--slots',
+        2,
+        '--threads',
+        1,
+        '--workers',
+        0,
     ]
     dry = tool('study', *command, '--dry-run')
     assert dry.returncode == 0 and dry.stdout.count('to do') == 6, dry.stderr[-2000:]
@@ -52,7 +65,8 @@ def test_the_same_config_twice_is_not_distinguishable(tmp_path):
     assert '6 of 6 runs' in page and '`second` is not distinguishable from `first` in fg_mIoU' in page
     records = [json.loads(path.read_text()) for path in (tmp_path / 'results' / 'records').glob('*.json')]
     assert len(records) == 6 and all(
-        len(r['counts']['images']) == 3 and r['budget']['iterations'] == 4 for r in records)
+        len(r['counts']['images']) == 3 and r['budget']['iterations'] == 4 for r in records
+    )
     assert not any(str(tmp_path) in path.read_text() for path in (tmp_path / 'results').rglob('*.*'))
     again = tool('study', *command)
     assert again.returncode == 0 and '6 recorded before, 0 to do' in again.stdout

@@ -14,10 +14,17 @@ from tests.helpers.defects import labelled_parts
 
 REPO = Path(__file__).resolve().parents[2]
 QUICK = {
-    'crop_size': (64, 64), 'image_scale': (120, 96), 'train_dataloader.batch_size': 2, 'train_dataloader.num_workers': 0,
-    'train_dataloader.persistent_workers': False, 'val_dataloader.num_workers': 0,
-    'val_dataloader.persistent_workers': False, 'train_cfg.max_iters': 3, 'train_cfg.val_interval': 3,
-    'default_hooks.checkpoint.interval': 3, 'default_hooks.logger.interval': 1
+    'crop_size': (64, 64),
+    'image_scale': (120, 96),
+    'train_dataloader.batch_size': 2,
+    'train_dataloader.num_workers': 0,
+    'train_dataloader.persistent_workers': False,
+    'val_dataloader.num_workers': 0,
+    'val_dataloader.persistent_workers': False,
+    'train_cfg.max_iters': 3,
+    'train_cfg.val_interval': 3,
+    'default_hooks.checkpoint.interval': 3,
+    'default_hooks.logger.interval': 1,
 }
 
 
@@ -31,9 +38,11 @@ def data_root(tmp_path_factory):
     return root
 
 
-@pytest.mark.parametrize(('recipe', 'options'), [
-    ('paste-poisson', {}), ('paste-poisson', {'synthesis.where': 'device'}), ('mixed', {}),
-], ids=['in workers', 'on the device', 'mixed'])
+@pytest.mark.parametrize(
+    ('recipe', 'options'),
+    [('paste-poisson', {}), ('paste-poisson', {'synthesis.where': 'device'}), ('mixed', {})],
+    ids=['in workers', 'on the device', 'mixed'],
+)
 def test_training_runs_from_one_leaf(data_root, tmp_path, monkeypatch, recipe, options):
     monkeypatch.setenv('MMDEFECT_CACHE', str(tmp_path / 'cache'))
     leaf = REPO / f'configs/fast_scnn/fast-scnn_{recipe}_2k_wta-256.py'
@@ -49,6 +58,13 @@ def test_donors_from_a_split_of_the_same_images_are_refused(data_root, tmp_path,
     monkeypatch.setenv('MMDEFECT_CACHE', str(tmp_path / 'cache'))
     leaf = REPO / 'configs/fast_scnn/fast-scnn_paste-poisson_2k_wta-256.py'
     with pytest.raises(ValueError, match='(?s)train/0.png'):
-        train(leaf, work_dir=tmp_path / 'run', cfg_options={
-            'data_root': str(data_root), **QUICK, 'test_dataloader.dataset.data_prefix.img_path': 'img_dir/train',
-            'test_dataloader.dataset.data_prefix.seg_map_path': 'ann_dir/train'})
+        train(
+            leaf,
+            work_dir=tmp_path / 'run',
+            cfg_options={
+                'data_root': str(data_root),
+                **QUICK,
+                'test_dataloader.dataset.data_prefix.img_path': 'img_dir/train',
+                'test_dataloader.dataset.data_prefix.seg_map_path': 'ann_dir/train',
+            },
+        )

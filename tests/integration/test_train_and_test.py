@@ -1,4 +1,4 @@
-"""The tools as a user calls them, on a tiny data set: train, resume, test, pictures, and the errors of bad input."""
+"""The tools as a user calls them, on a tiny data set: train, resume, test, images, and the errors of bad input."""
 
 from __future__ import annotations
 
@@ -20,10 +20,19 @@ from tests.helpers.data import write_wta
 REPO = Path(__file__).resolve().parents[2]
 LEAF = 'configs/fast_scnn/fast-scnn_baseline_2k_wta-256.py'
 QUICK = [
-    'crop_size=(64,64)', 'image_scale=(80,64)', 'train_dataloader.batch_size=2', 'train_dataloader.num_workers=0',
-    'train_dataloader.persistent_workers=False', 'val_dataloader.num_workers=0', 'val_dataloader.persistent_workers=False',
-    'test_dataloader.num_workers=0', 'test_dataloader.persistent_workers=False', 'train_cfg.max_iters=2',
-    'train_cfg.val_interval=2', 'default_hooks.checkpoint.interval=2', 'default_hooks.logger.interval=1'
+    'crop_size=(64,64)',
+    'image_scale=(80,64)',
+    'train_dataloader.batch_size=2',
+    'train_dataloader.num_workers=0',
+    'train_dataloader.persistent_workers=False',
+    'val_dataloader.num_workers=0',
+    'val_dataloader.persistent_workers=False',
+    'test_dataloader.num_workers=0',
+    'test_dataloader.persistent_workers=False',
+    'train_cfg.max_iters=2',
+    'train_cfg.val_interval=2',
+    'default_hooks.checkpoint.interval=2',
+    'default_hooks.logger.interval=1',
 ]
 
 
@@ -65,27 +74,42 @@ def test_training_logs_and_saves(trained):
 def test_the_order_in_memory_changes_the_training_by_rounding_only(data, tmp_path):
     weights = {}
     for switch in (False, True):
-        options = dict(option.split('=', 1) for option in [*QUICK, f'data_root={data[0]}', f'cpu_channels_last={switch}'])
+        options = dict(
+            option.split('=', 1) for option in [*QUICK, f'data_root={data[0]}', f'cpu_channels_last={switch}']
+        )
         options = {key: literal(value) for key, value in options.items()} | {'randomness': dict(seed=0)}
         model = train(REPO / LEAF, tmp_path / str(switch), cfg_options=options).model
         weights[switch] = model.state_dict()
         kernel = model.backbone.learning_to_downsample.conv.conv.weight
         assert kernel.is_contiguous(memory_format=torch.channels_last) == switch
-        assert len(list((tmp_path / str(switch)).rglob('scalars.json'))) == 1  # two runs of one process, each with its own
+        assert (
+            len(list((tmp_path / str(switch)).rglob('scalars.json'))) == 1
+        )  # two runs of one process, each with its own
     for name, value in weights[False].items():
         torch.testing.assert_close(weights[True][name], value, atol=2e-3, rtol=1e-3)  # AdamW steps of 1e-6 .. 1e-3
 
 
 def test_resuming_goes_on_from_the_checkpoint(data, trained):
-    done = tool('train', LEAF, '--work-dir', trained, '--resume',
-                options=[f'data_root={data[0]}', 'train_cfg.max_iters=4'])
+    done = tool(
+        'train', LEAF, '--work-dir', trained, '--resume', options=[f'data_root={data[0]}', 'train_cfg.max_iters=4']
+    )
     assert done.returncode == 2 and 'differs in train_cfg.max_iters' in done.stderr
 
 
-def test_testing_writes_label_maps_pictures_and_the_table(data, trained, tmp_path):
+def test_testing_writes_label_maps_images_and_the_table(data, trained, tmp_path):
     root, labels = data
-    done = tool('test', LEAF, trained / 'iter_2.pth', '--work-dir', tmp_path, '--out', tmp_path / 'out', '--show-dir',
-                tmp_path / 'show', options=[f'data_root={root}'])
+    done = tool(
+        'test',
+        LEAF,
+        trained / 'iter_2.pth',
+        '--work-dir',
+        tmp_path,
+        '--out',
+        tmp_path / 'out',
+        '--show-dir',
+        tmp_path / 'show',
+        options=[f'data_root={root}'],
+    )
     assert done.returncode == 0, done.stderr[-2000:]
     names = {Path(p).name for p in labels if '/test/' in p}
     assert {p.name for p in (tmp_path / 'out').glob('*.png')} == names
@@ -127,17 +151,37 @@ def test_a_checkpoint_of_other_classes_is_refused(data, trained, tmp_path):
     assert "['normal', 'dent', 'rust']" in one_sentence(done)
 
 
-@pytest.mark.parametrize(('spoil', 'words'), [
-    (lambda root: (root / 'ann_dir/train/[0001]top.png').unlink(), ('ann_dir/train/[0001]top.png', )),
-    (lambda root: cv2.imwrite(str(root / 'ann_dir/val/[0001]top.png'), np.zeros((5, 7), np.uint8)),
-     ('ann_dir/val/[0001]top.png', )),
-    (lambda root: cv2.imwrite(str(root / 'ann_dir/test/[0001]top.png'), np.full((40, 56), 9, np.uint8)),
-     ('ann_dir/test/[0001]top.png', '9')),
-    (lambda root: (root / 'img_dir/train/[0002]top.png').write_bytes(b'not a picture'),
-     ('img_dir/train/[0002]top.png', )),
-    (lambda root: (root / 'img_dir/test/[0000]top.png').write_bytes((root / 'img_dir/train/[0000]top.png').read_bytes()),
-     ('img_dir/test/[0000]top.png', 'img_dir/train/[0000]top.png')),
-], ids=['missing mask', 'mask of another size', 'label outside the classes', 'unreadable image', 'image in two splits'])
+@pytest.mark.parametrize(
+    ('spoil', 'words'),
+    [
+        (lambda root: (root / 'ann_dir/train/[0001]top.png').unlink(), ('ann_dir/train/[0001]top.png',)),
+        (
+            lambda root: cv2.imwrite(str(root / 'ann_dir/val/[0001]top.png'), np.zeros((5, 7), np.uint8)),
+            ('ann_dir/val/[0001]top.png',),
+        ),
+        (
+            lambda root: cv2.imwrite(str(root / 'ann_dir/test/[0001]top.png'), np.full((40, 56), 9, np.uint8)),
+            ('ann_dir/test/[0001]top.png', '9'),
+        ),
+        (
+            lambda root: (root / 'img_dir/train/[0002]top.png').write_bytes(b'not an image'),
+            ('img_dir/train/[0002]top.png',),
+        ),
+        (
+            lambda root: (root / 'img_dir/test/[0000]top.png').write_bytes(
+                (root / 'img_dir/train/[0000]top.png').read_bytes()
+            ),
+            ('img_dir/test/[0000]top.png', 'img_dir/train/[0000]top.png'),
+        ),
+    ],
+    ids=[
+        'missing mask',
+        'mask of another size',
+        'label outside the classes',
+        'unreadable image',
+        'image in two splits',
+    ],
+)
 def test_bad_data_is_named_before_training_starts(tmp_path, spoil, words):
     write_wta(tmp_path / 'data')
     spoil(tmp_path / 'data')

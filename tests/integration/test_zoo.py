@@ -29,7 +29,7 @@ _done: dict[str, None] = {}
 
 def leaf_cases():
     for leaf in LEAVES:
-        marks = () if leaf.stem.startswith(QUICK) else (pytest.mark.slow, )
+        marks = () if leaf.stem.startswith(QUICK) else (pytest.mark.slow,)
         yield pytest.param(leaf, id=leaf.stem, marks=marks)
 
 
@@ -53,7 +53,11 @@ def batch(num_classes):
 def drop_pretrained(node):
     """Weights are not what is tested here, and downloading them is slow."""
     if isinstance(node, dict):
-        if (node.get('init_cfg') or {}) and isinstance(node['init_cfg'], dict) and node['init_cfg'].get('type') == 'Pretrained':
+        if (
+            (node.get('init_cfg') or {})
+            and isinstance(node['init_cfg'], dict)
+            and node['init_cfg'].get('type') == 'Pretrained'
+        ):
             node.pop('init_cfg')
         for value in node.values():
             drop_pretrained(value)
@@ -110,6 +114,8 @@ def test_every_model_of_the_zoo_has_its_leaves():
 def test_transformers_keep_their_own_learning_rate_and_an_override_is_the_last_word():
     leaf = ROOT / 'vit' / 'vit-upernet_system5_40k-lr160k_wta-512.py'
     cfg = load_config(leaf)
-    assert cfg.optim_wrapper.optimizer.lr == 6e-5 and cfg.optim_wrapper.paramwise_cfg.custom_keys.pos_embed.decay_mult == 0
+    assert (
+        cfg.optim_wrapper.optimizer.lr == 6e-5 and cfg.optim_wrapper.paramwise_cfg.custom_keys.pos_embed.decay_mult == 0
+    )
     assert cfg.model.backbone.img_size == (512, 512)
     assert load_config(leaf, {'optim_wrapper.optimizer.lr': 1e-3}).optim_wrapper.optimizer.lr == 1e-3

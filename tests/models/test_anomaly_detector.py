@@ -14,13 +14,22 @@ from mmdefect.functional.receptive_field import upsample_scores
 from mmdefect.functional.score_scale import ScoreScale
 from mmdefect.models.anomaly_detector import AnomalyDetector, DetectorSettings, build_backbone
 
-BACKBONE = dict(type='mmpretrain.ResNet', depth=18, base_channels=8, stem_channels=8, num_stages=3, strides=(1, 2, 2),
-                dilations=(1, 1, 1), out_indices=(2, ))
+BACKBONE = dict(
+    type='mmpretrain.ResNet',
+    depth=18,
+    base_channels=8,
+    stem_channels=8,
+    num_stages=3,
+    strides=(1, 2, 2),
+    dilations=(1, 1, 1),
+    out_indices=(2,),
+)
 
 
-def pictures(count: int, seed: int = 0, side: int = 64) -> torch.Tensor:
-    return torch.randint(0, 256, (count, 3, side, side), dtype=torch.uint8,
-                         generator=torch.Generator().manual_seed(seed))
+def photos(count: int, seed: int = 0, side: int = 64) -> torch.Tensor:
+    return torch.randint(
+        0, 256, (count, 3, side, side), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed)
+    )
 
 
 def detector(density='ledoit_wolf', spaces=('image', 'fast', 'exact'), **settings) -> AnomalyDetector:
@@ -28,63 +37,76 @@ def detector(density='ledoit_wolf', spaces=('image', 'fast', 'exact'), **setting
     empty = AnomalyDetector(settings, build_backbone(BACKBONE, seed=1))
     densities = {}
     for space in spaces:
-        rows = empty.embeddings(pictures(12), space)
+        rows = empty.embeddings(photos(12), space)
         rows = rows.reshape(-1, rows.shape[-1])
         generator = torch.Generator().manual_seed(0)
-        densities[space] = fit_kernel_density(rows, max_points=200, generator=generator) if density == 'kde' else fit_bank(
-            rows, 50) if density == 'bank' else fit_gaussian(rows)
-    return AnomalyDetector(settings, empty.features.backbone, densities,
-                           dict(score=ScoreScale(1.0, 3.0, 1.5, 12), heat=ScoreScale(0.0, 2.0)))
+        densities[space] = (
+            fit_kernel_density(rows, max_points=200, generator=generator)
+            if density == 'kde'
+            else fit_bank(rows, 50)
+            if density == 'bank'
+            else fit_gaussian(rows)
+        )
+    return AnomalyDetector(
+        settings,
+        empty.features.backbone,
+        densities,
+        dict(score=ScoreScale(1.0, 3.0, 1.5, 12), heat=ScoreScale(0.0, 2.0)),
+    )
 
 
 @pytest.mark.parametrize('batch', [1, 7, 256])
 def test_exact_patches_equal_crops_seen_one_by_one(batch):
-    model, images = detector(spaces=('image', )), pictures(2, 1)
+    model, images = detector(spaces=('image',)), photos(2, 1)
     rows = model.features.embed_patches(images, 32, 8, batch)
     assert rows.shape == (2, 5, 5, 32)
     for b, i, j in ((0, 0, 0), (0, 1, 3), (1, 4, 2)):
-        crop = images[b:b + 1, :, 8 * i:8 * i + 32, 8 * j:8 * j + 32]
+        crop = images[b : b + 1, :, 8 * i : 8 * i + 32, 8 * j : 8 * j + 32]
         alone = model.features.embed(model.features.prepare(crop))[0]  # neither batched nor with folded batch norms
         torch.testing.assert_close(rows[b, i, j], alone, atol=1e-5, rtol=1e-4)
 
 
 def test_exact_heat_is_the_upsampled_distance_of_each_crop():
-    model, images = detector(), pictures(1, 2)
+    model, images = detector(), photos(1, 2)
     distances = torch.empty(1, 5, 5)
     for i in range(5):
         for j in range(5):
-            crop = images[:, :, 8 * i:8 * i + 32, 8 * j:8 * j + 32]
-            distances[0, i, j] = model.densities['exact'].distance(model.features.embed(model.features.prepare(crop)))[0]
-    torch.testing.assert_close(model.heat_maps(images, 'exact'), upsample_scores(distances, 32, 8), rtol=1e-3, atol=1e-3)
+            crop = images[:, :, 8 * i : 8 * i + 32, 8 * j : 8 * j + 32]
+            distances[0, i, j] = model.densities['exact'].distance(model.features.embed(model.features.prepare(crop)))[
+                0
+            ]
+    torch.testing.assert_close(
+        model.heat_maps(images, 'exact'), upsample_scores(distances, 32, 8), rtol=1e-3, atol=1e-3
+    )
 
 
 @pytest.mark.parametrize('density', ['ledoit_wolf', 'kde', 'bank'])
 @pytest.mark.parametrize('mode', ['fast', 'exact'])
 def test_scores_depend_on_the_image_alone(density, mode):
-    model, images = detector(density), pictures(3, 3)
+    model, images = detector(density), photos(3, 3)
     scores, heat = model.score_images(images, mode)
     alone, alone_heat = model.score_images(images[1:2], mode)
     torch.testing.assert_close(scores[1:2], alone, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(heat[1:2], alone_heat, rtol=1e-3, atol=1e-3)
-    assert heat.shape == (3, 64, 64) and scores.shape == (3, )
+    assert heat.shape == (3, 64, 64) and scores.shape == (3,)
 
 
 def test_image_and_map_of_one_pass_are_those_of_two():
-    model, images = detector(spaces=('image', ), layers=('layer2', 'layer3')), pictures(2, 10)
+    model, images = detector(spaces=('image',), layers=('layer2', 'layer3')), photos(2, 10)
     rows = model.fit_rows(images, ('image', 'fast'), 16)
     for space, own in rows.items():
         torch.testing.assert_close(own, model.embeddings(images, space), atol=1e-5, rtol=1e-4)
 
 
 def test_heat_score_is_the_hottest_pixel():
-    scores, heat = detector(score='heat').score_images(pictures(2, 4))
+    scores, heat = detector(score='heat').score_images(photos(2, 4))
     assert torch.equal(scores, heat.amax((1, 2)))
 
 
 @pytest.mark.parametrize('turns', [2, 4])
 @pytest.mark.parametrize('mode', ['fast', 'exact'])
 def test_scores_of_turns_are_means_over_turned_images(turns, mode):
-    flat, turned, images = detector(), detector(turns=turns), pictures(2, 9)
+    flat, turned, images = detector(), detector(turns=turns), photos(2, 9)
     quarters = range(0, 4, 4 // turns)
     each = [flat.score_images(torch.from_numpy(np.rot90(images.numpy(), k, (2, 3)).copy()), mode) for k in quarters]
     scores, heat = turned.score_images(images, mode)
@@ -98,7 +120,7 @@ def test_scores_of_turns_are_means_over_turned_images(turns, mode):
 
 
 def test_half_precision_stays_near():
-    model, images = detector(), pictures(2, 5)
+    model, images = detector(), photos(2, 5)
     full, half = (model.score_images(images, 'exact', precision)[1] for precision in ('fp32', 'bf16'))
     assert half.dtype == torch.float32 and not torch.equal(full, half)
     assert ((half - full).abs() / full).median() < 0.1
@@ -106,8 +128,8 @@ def test_half_precision_stays_near():
 
 def test_fast_cells_follow_the_image():
     """What is moved by a whole cell moves the map by one cell, away from the borders."""
-    model = detector(spaces=('image', ))
-    image = pictures(1, 6, 128)
+    model = detector(spaces=('image',))
+    image = photos(1, 6, 128)
     moved = torch.roll(image, 16, 3)
     first, second = (model.features.embed_map(x, 32)[0] for x in (image, moved))
     assert first.shape[:2] == (8, 8)
@@ -116,7 +138,7 @@ def test_fast_cells_follow_the_image():
 
 @pytest.mark.parametrize('density', ['ledoit_wolf', 'kde', 'bank'])
 def test_one_file_holds_the_detector(tmp_path, density):
-    model, images = detector(density, layers=('layer2', 'layer3'), spaces=('image', 'fast')), pictures(2, 7)
+    model, images = detector(density, layers=('layer2', 'layer3'), spaces=('image', 'fast')), photos(2, 7)
     path = tmp_path / 'folder' / 'detector.pth'
     model.save(path)
     assert [p.name for p in path.parent.iterdir()] == ['detector.pth']
@@ -127,18 +149,18 @@ def test_one_file_holds_the_detector(tmp_path, density):
 
 
 def test_explanations_lie_on_the_scale():
-    cam = detector().explain(pictures(2, 8), 'layer2')
+    cam = detector().explain(photos(2, 8), 'layer2')
     assert cam.shape == (2, 64, 64) and cam.min() == 0 and cam.max() == 1
 
 
 def test_errors_say_what_to_do(tmp_path):
-    model = detector(spaces=('image', ))
+    model = detector(spaces=('image',))
     with pytest.raises(ValueError, match=r'\(B, 3, 64, 64\) uint8'):
-        model.score_images(pictures(1, side=32))
+        model.score_images(photos(1, side=32))
     with pytest.raises(ValueError, match='--localize exact'):
-        model.score_images(pictures(1), 'exact')
+        model.score_images(photos(1), 'exact')
     with pytest.raises(ValueError, match='fp32, fp16, bf16'):
-        model.score_images(pictures(1), precision='int8')
+        model.score_images(photos(1), precision='int8')
     with pytest.raises(ValueError, match='image, heat'):
         detector(score='max')
     with pytest.raises(ValueError, match='1, 2, 4'):
@@ -146,7 +168,7 @@ def test_errors_say_what_to_do(tmp_path):
     with pytest.raises(ValueError, match='square'):
         DetectorSettings(BACKBONE, size_hw=(64, 32), turns=4)
     with pytest.raises(ValueError, match='layer9'):
-        AnomalyDetector(DetectorSettings(BACKBONE, layers=('layer9', )), build_backbone(BACKBONE))
+        AnomalyDetector(DetectorSettings(BACKBONE, layers=('layer9',)), build_backbone(BACKBONE))
     torch.save({}, tmp_path / 'x.pth')
     with pytest.raises(ValueError, match='tools/anomaly.py fit'):
         AnomalyDetector.load(tmp_path / 'x.pth')

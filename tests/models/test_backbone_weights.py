@@ -19,11 +19,18 @@ def checkpoint(tmp_path_factory):
     """What a CutPaste training leaves: a classifier with names of mmpretrain."""
     init_default_scope('mmseg')
     torch.manual_seed(5)
-    model = MODELS.build(dict(type='CutPasteClassifier', backbone=backbone_config('resnet18'),
-                              head=dict(type='ProjectionHead', num_classes=3)))
+    model = MODELS.build(
+        dict(
+            type='CutPasteClassifier',
+            backbone=backbone_config('resnet18'),
+            head=dict(type='ProjectionHead', num_classes=3),
+        )
+    )
     path = tmp_path_factory.mktemp('checkpoint') / 'iter_1.pth'
-    torch.save(dict(meta={}, state_dict={n: v.half() if v.is_floating_point() else v
-                                         for n, v in model.state_dict().items()}), path)
+    torch.save(
+        dict(meta={}, state_dict={n: v.half() if v.is_floating_point() else v for n, v in model.state_dict().items()}),
+        path,
+    )
     return str(path), {n: v.half() for n, v in model.backbone.state_dict().items()}
 
 
@@ -62,9 +69,13 @@ def test_a_backbone_inside_another_is_found(checkpoint):
 def test_too_little_stops_before_anything_is_loaded(checkpoint):
     network = ResNet(50)
     before = {n: v.clone() for n, v in network.state_dict().items()}
-    with pytest.raises(ValueError, match=r'at least 90 % .* fits; take the same backbone, or lower `min_share`') as caught:
+    with pytest.raises(
+        ValueError, match=r'at least 90 % .* fits; take the same backbone, or lower `min_share`'
+    ) as caught:
         load_backbone(network, checkpoint[0])
-    assert 'other shape' in str(caught.value) and 'layer1.0.conv1.weight (64, 64, 3, 3) -> (64, 64, 1, 1)' in str(caught.value)
+    assert 'other shape' in str(caught.value) and 'layer1.0.conv1.weight (64, 64, 3, 3) -> (64, 64, 1, 1)' in str(
+        caught.value
+    )
     assert all(torch.equal(v, before[n]) for n, v in network.state_dict().items())
 
 
@@ -87,10 +98,24 @@ def test_init_cfg_loads_and_is_not_overwritten(checkpoint):
         torch.testing.assert_close(value.half(), weights[name])
 
 
-@pytest.mark.parametrize('file, backbone, least', [
-    ('resnet18_imagenet_conv1-layer3_fp16.pth', dict(type='mmpretrain.ResNet', depth=18, num_stages=3, strides=(1, 2, 2),
-                                                     dilations=(1, 1, 1), out_indices=(2, )), 1.0),
-    ('mobilenet_v2_1.0_imagenet_qat_fp16.pth', None, 0.9)])
+@pytest.mark.parametrize(
+    'file, backbone, least',
+    [
+        (
+            'resnet18_imagenet_conv1-layer3_fp16.pth',
+            dict(
+                type='mmpretrain.ResNet',
+                depth=18,
+                num_stages=3,
+                strides=(1, 2, 2),
+                dilations=(1, 1, 1),
+                out_indices=(2,),
+            ),
+            1.0,
+        ),
+        ('mobilenet_v2_1.0_imagenet_qat_fp16.pth', None, 0.9),
+    ],
+)
 def test_imagenet_files_load(file, backbone, least):
     root = real_data_root()
     path = None if root is None else root.parent / 'weights' / file
@@ -108,21 +133,24 @@ def test_other_names_in_the_same_order_compute_the_same(tmp_path):
     torch.manual_seed(3)
     theirs = torchvision.models.mobilenet_v2(weights=None).eval()
     torch.save(theirs.state_dict(), tmp_path / 'theirs.pth')
-    network = MobileNetV2(out_indices=(6, ))
+    network = MobileNetV2(out_indices=(6,))
     network.eval()  # mmseg's does not return itself
     report = load_backbone(network, str(tmp_path / 'theirs.pth'))
     assert report.share == 1 and not report.mismatched and 'in their order' in report.text()
     assert {n.split('.')[0] for n in report.unused} == {'features', 'classifier'}
-    picture = torch.randn(1, 3, 64, 64)
+    image = torch.randn(1, 3, 64, 64)
     with torch.no_grad():
-        torch.testing.assert_close(network(picture), theirs.features[:18](picture), rtol=0, atol=0)
+        torch.testing.assert_close(network(image), theirs.features[:18](image), rtol=0, atol=0)
 
 
 @pytest.mark.parametrize('spoil', ['shape', 'kind', 'short'])
 def test_an_order_that_does_not_agree_all_along_loads_nothing(tmp_path, spoil):
     network = MobileNetV2(widen_factor=0.25)
-    weights = {f'part{i}.{n.rsplit(".", 1)[-1]}': torch.ones_like(v) for i, (n, v) in enumerate(network.state_dict().items())
-               if not n.endswith('num_batches_tracked')}
+    weights = {
+        f'part{i}.{n.rsplit(".", 1)[-1]}': torch.ones_like(v)
+        for i, (n, v) in enumerate(network.state_dict().items())
+        if not n.endswith('num_batches_tracked')
+    }
     last = list(weights)[-1]
     value = weights.pop(last)
     if spoil == 'shape':

@@ -20,13 +20,34 @@ CONFIGS = Path(__file__).resolve().parents[2] / 'configs' / 'cutpaste'
 
 def build(backbone, hidden=(512, 128), num_classes=3):
     init_default_scope('mmseg')
-    return MODELS.build(dict(type='CutPasteClassifier', backbone=backbone, head=dict(
-        type='ProjectionHead', hidden=hidden, num_classes=num_classes)))
+    return MODELS.build(
+        dict(
+            type='CutPasteClassifier',
+            backbone=backbone,
+            head=dict(type='ProjectionHead', hidden=hidden, num_classes=num_classes),
+        )
+    )
 
 
-@pytest.mark.parametrize('backbone, width', [('resnet18', 512), ('mobilenet_v2', 1280), ('efficientnet_b4', 1792),
-                                             (dict(type='mmpretrain.ResNet', depth=18, num_stages=3, strides=(1, 2, 2),
-                                                   dilations=(1, 1, 1), out_indices=(2, )), 256)])
+@pytest.mark.parametrize(
+    'backbone, width',
+    [
+        ('resnet18', 512),
+        ('mobilenet_v2', 1280),
+        ('efficientnet_b4', 1792),
+        (
+            dict(
+                type='mmpretrain.ResNet',
+                depth=18,
+                num_stages=3,
+                strides=(1, 2, 2),
+                dilations=(1, 1, 1),
+                out_indices=(2,),
+            ),
+            256,
+        ),
+    ],
+)
 def test_the_head_has_the_width_of_the_backbone(backbone, width):
     model = build(backbone, hidden=(512, 512, 128))
     linear = [m for m in model.head.projection if isinstance(m, torch.nn.Linear)]
@@ -54,21 +75,21 @@ def samples(labels):
 
 
 def test_loss_is_cross_entropy_of_the_logits():
-    head = ProjectionHead(8, 3, (6, )).eval()
+    head = ProjectionHead(8, 3, (6,)).eval()
     features, labels = torch.randn(4, 8, 2, 2), [0, 1, 2, 1]
-    losses = head.loss((features, ), samples(labels))
+    losses = head.loss((features,), samples(labels))
     torch.testing.assert_close(losses['loss'], F.cross_entropy(head(features.mean((2, 3))), torch.tensor(labels)))
-    predicted = head.predict((features, ), samples(labels))
-    assert [int(p.pred_label) for p in predicted] == head((features, )).argmax(1).tolist()
+    predicted = head.predict((features,), samples(labels))
+    assert [int(p.pred_label) for p in predicted] == head((features,)).argmax(1).tolist()
 
 
 def test_two_classes_cannot_hold_three_views():
     with pytest.raises(ValueError, match='got 2 and the label 2; set `variant`'):
-        ProjectionHead(8, 2).eval().loss((torch.randn(3, 8), ), samples([0, 1, 2]))
+        ProjectionHead(8, 2).eval().loss((torch.randn(3, 8),), samples([0, 1, 2]))
 
 
 def test_pooling_takes_maps_tokens_and_vectors():
-    assert pool((torch.ones(2, 4, 3, 3), )).shape == pool(torch.ones(2, 9, 4)).shape == pool(torch.ones(2, 4)).shape
+    assert pool((torch.ones(2, 4, 3, 3),)).shape == pool(torch.ones(2, 9, 4)).shape == pool(torch.ones(2, 4)).shape
     with pytest.raises(ValueError, match='maps'):
         pool(torch.ones(2))
 

@@ -13,7 +13,7 @@ def generator(seed=0):
     return torch.Generator().manual_seed(seed)
 
 
-def picture(height, width, seed=0, channels=3):
+def photo(height, width, seed=0, channels=3):
     rng = np.random.default_rng(seed)
     return rng.integers(0, 256, (height, width, channels), dtype=np.uint8)
 
@@ -28,7 +28,7 @@ def as_tensor(image, is_bgr):
 @pytest.mark.parametrize('channels', [1, 3])
 def test_pixels_are_those_of_the_tensors(kind, is_bgr, channels):
     for seed in range(8):
-        image = picture(61, 90, seed, channels)
+        image = photo(61, 90, seed, channels)
         draw = sample_cutpaste((61, 90), generator(seed), kind)
         part, alpha = cutpaste_part(image, draw, is_bgr)
         expected, share = apply_cutpaste(as_tensor(image, is_bgr), draw)
@@ -40,8 +40,8 @@ def test_pixels_are_those_of_the_tensors(kind, is_bgr, channels):
 
 @given(st.integers(3, 80), st.integers(3, 80), st.integers(0, 2**31), st.sampled_from(['normal', 'scar', 'union']))
 @settings(max_examples=40, deadline=None)
-def test_labels_are_exact_on_pictures_of_any_shape(height, width, seed, kind):
-    image = picture(height, width, seed % 1000)
+def test_labels_are_exact_on_images_of_any_shape(height, width, seed, kind):
+    image = photo(height, width, seed % 1000)
     before = image.copy()
     made = cut_paste_array(image, generator(seed), kind=kind)
     np.testing.assert_array_equal(image, before)
@@ -55,21 +55,21 @@ def test_labels_are_exact_on_pictures_of_any_shape(height, width, seed, kind):
 
 
 def test_the_same_draws_as_the_tensors():
-    image = picture(64, 64)
+    image = photo(64, 64)
     fast = cut_paste_array(image, generator(5), kind='union', is_bgr=False)
     slow = cut_paste(as_tensor(image, False), generator(5), kind='union')
     assert fast.instances[0].parameters == slow.instances[0].parameters
 
 
 def test_existing_labels_yield_and_ignored_ones_stay():
-    image, label = picture(64, 64), np.zeros((64, 64), np.uint8)
+    image, label = photo(64, 64), np.zeros((64, 64), np.uint8)
     label[:, :32], label[:32] = 7, 255
     for seed in range(10):
         made = cut_paste_array(image, generator(seed), label, class_id=3)
         assert (made.label[:32] == 255).all() and set(np.unique(made.label)) <= {0, 3, 7, 255}
 
 
-def test_even_pictures_get_no_label_and_are_counted():
+def test_even_images_get_no_label_and_are_counted():
     image = np.full((64, 64, 3), 90, np.uint8)
     made = cut_paste_array(image, generator(), kind='normal', ranges=None, tolerance=0.9)
     assert not made.label.any() and made.skipped == {'invisible': 1}
@@ -77,7 +77,7 @@ def test_even_pictures_get_no_label_and_are_counted():
 
 
 def test_three_views():
-    image = picture(64, 48)
+    image = photo(64, 48)
     same, normal, scar = cut_paste_3way_array(image, generator())
     assert same.image is image and not same.label.any()
     assert set(np.unique(normal.label)) == {0, 1} and set(np.unique(scar.label)) == {0, 2}

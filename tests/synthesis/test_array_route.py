@@ -29,8 +29,15 @@ def generator(seed):
     return torch.Generator().manual_seed(seed)
 
 
-@pytest.mark.parametrize('ranges', [OperationRanges(), ALL, OperationRanges(scale=(0.15, 0.5), probability=1.0),
-                                    OperationRanges(probability=0.0, elastic_probability=0, flip_probability=1.0)])
+@pytest.mark.parametrize(
+    'ranges',
+    [
+        OperationRanges(),
+        ALL,
+        OperationRanges(scale=(0.15, 0.5), probability=1.0),
+        OperationRanges(probability=0.0, elastic_probability=0, flip_probability=1.0),
+    ],
+)
 def test_a_prepared_donor_is_that_of_the_tensors(library, ranges):
     differing = total = 0
     for seed in range(len(library)):
@@ -83,8 +90,9 @@ def test_visible_counts_grey_levels_and_radius():
 @pytest.mark.parametrize('blend_name', ['feather', 'poisson'])
 @pytest.mark.parametrize('label_rule', ['visible', 'mask'])
 def test_both_routes_draw_the_same_and_write_the_same(library, blend_name, label_rule):
-    policy = dict(number={3: 1}, places=dict(even=1, source=1), blends={blend_name: 1}, label=label_rule,
-                  max_existing_overlap=1.0)
+    policy = dict(
+        number={3: 1}, places=dict(even=1, source=1), blends={blend_name: 1}, label=label_rule, max_existing_overlap=1.0
+    )
     engine = PasteEngine(library, policy)
     labelled = differing = 0
     for seed in range(12):
@@ -107,13 +115,24 @@ def test_both_routes_draw_the_same_and_write_the_same(library, blend_name, label
     assert labelled and differing <= 2e-3 * labelled
 
 
-def test_grey_pictures_and_ignored_pixels(library):
-    engine = PasteEngine(library, dict(number={6: 1}, places=dict(even=1), max_existing_overlap=1.0, min_overlap=0.2,
-                                       min_visible=0, blends=dict(alpha=1), max_extent=1.0))
+def test_grey_images_and_ignored_pixels(library):
+    engine = PasteEngine(
+        library,
+        dict(
+            number={6: 1},
+            places=dict(even=1),
+            max_existing_overlap=1.0,
+            min_overlap=0.2,
+            min_visible=0,
+            blends=dict(alpha=1),
+            max_extent=1.0,
+        ),
+    )
     image, label = np.full((96, 96), 90, np.uint8), np.zeros((96, 96), np.uint8)
     label[:, 40:56] = 255
-    instances, skipped = engine.apply(ArrayCanvas(image, label), engine.draw(
-        Background(label.copy()), generator(3), 'numpy'), 'numpy')
+    instances, skipped = engine.apply(
+        ArrayCanvas(image, label), engine.draw(Background(label.copy()), generator(3), 'numpy'), 'numpy'
+    )
     assert instances, skipped
     assert (label[:, 40:56] == 255).all() and (label == instances[-1].class_id).any()
     assert (image[:, 40:56] == 90).all()

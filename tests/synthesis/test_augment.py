@@ -14,8 +14,16 @@ from hypothesis import strategies as st
 from kornia import enhance
 from scipy import ndimage, stats
 
-from mmdefect.synthesis.augment import (OPERATIONS, VALUES, OperationRanges, Operations, apply_operations,
-                                        augment_defect, harden, sample_operations)
+from mmdefect.synthesis.augment import (
+    OPERATIONS,
+    VALUES,
+    OperationRanges,
+    Operations,
+    apply_operations,
+    augment_defect,
+    harden,
+    sample_operations,
+)
 from mmdefect.synthesis.color import adjust_color
 from mmdefect.synthesis.warp import inverse_matrix
 
@@ -29,15 +37,21 @@ def generator(seed: int = 0) -> torch.Generator:
 def defect(height: int = 31, width: int = 24, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
     array = ndimage.gaussian_filter(np.random.default_rng(seed).random((3, height, width)), (0, 1.5, 1.5))
     mask = torch.zeros(1, height, width, dtype=torch.float64)
-    mask[:, height // 4:3 * height // 4, width // 3:2 * width // 3 + 1] = 1
+    mask[:, height // 4 : 3 * height // 4, width // 3 : 2 * width // 3 + 1] = 1
     return torch.from_numpy((array - array.min()) / (array.max() - array.min())), mask
 
 
 def operations(flips: tuple[float, float] = (1, 1), **values: float) -> Operations:
-    row = [values.get(name, 1.0 if 'scale' in name or name in ('brightness', 'contrast', 'saturation') else 0.0)
-           for name in VALUES]
-    return Operations(torch.tensor([row], dtype=torch.float64), torch.tensor([flips], dtype=torch.float64),
-                      torch.zeros(1, dtype=torch.float64), torch.zeros(1, 2, 6, 6, dtype=torch.float64))
+    row = [
+        values.get(name, 1.0 if 'scale' in name or name in ('brightness', 'contrast', 'saturation') else 0.0)
+        for name in VALUES
+    ]
+    return Operations(
+        torch.tensor([row], dtype=torch.float64),
+        torch.tensor([flips], dtype=torch.float64),
+        torch.zeros(1, dtype=torch.float64),
+        torch.zeros(1, 2, 6, 6, dtype=torch.float64),
+    )
 
 
 def test_probability_zero_keeps_every_pixel():
@@ -49,8 +63,14 @@ def test_probability_zero_keeps_every_pixel():
     assert soft.sum() == pytest.approx(mask.sum().item())
 
 
-def forward_matrix(rotate: float = 0, shear_x: float = 0, shear_y: float = 0, scale_x: float = 1,
-                   scale_y: float = 1, flips: tuple[float, float] = (1, 1)) -> np.ndarray:
+def forward_matrix(
+    rotate: float = 0,
+    shear_x: float = 0,
+    shear_y: float = 0,
+    scale_x: float = 1,
+    scale_y: float = 1,
+    flips: tuple[float, float] = (1, 1),
+) -> np.ndarray:
     """Build the map of offsets (x, y) step by step, as documented."""
     angle = math.radians(rotate)
     turn = np.array([[math.cos(angle), math.sin(angle)], [-math.sin(angle), math.cos(angle)]])
@@ -59,9 +79,16 @@ def forward_matrix(rotate: float = 0, shear_x: float = 0, shear_y: float = 0, sc
     return turn @ along_x @ along_y @ np.diag([scale_x, scale_y]) @ np.diag(flips)
 
 
-CASES = [dict(rotate=30), dict(rotate=-75), dict(shear_x=20), dict(shear_y=-25), dict(scale_x=1.7, scale_y=0.8),
-         dict(rotate=12, shear_x=-14, shear_y=9, scale_x=1.3, scale_y=1.1), dict(rotate=40, flips=(-1, 1)),
-         dict(shear_x=10, flips=(1, -1))]
+CASES = [
+    dict(rotate=30),
+    dict(rotate=-75),
+    dict(shear_x=20),
+    dict(shear_y=-25),
+    dict(scale_x=1.7, scale_y=0.8),
+    dict(rotate=12, shear_x=-14, shear_y=9, scale_x=1.3, scale_y=1.1),
+    dict(rotate=40, flips=(-1, 1)),
+    dict(shear_x=10, flips=(1, -1)),
+]
 
 
 @pytest.mark.parametrize('case', CASES)
@@ -87,8 +114,13 @@ def test_opencv_turns_the_same_way():
     size = new.shape[1]
     matrix = cv2.getRotationMatrix2D((15.5, 15.5), 25, 1.0)
     matrix[:, 2] += (size - 1) / 2 - 15.5
-    expected = cv2.warpAffine(patch.permute(1, 2, 0).float().numpy(), matrix, (size, size), flags=cv2.INTER_LINEAR,
-                              borderMode=cv2.BORDER_REPLICATE)
+    expected = cv2.warpAffine(
+        patch.permute(1, 2, 0).float().numpy(),
+        matrix,
+        (size, size),
+        flags=cv2.INTER_LINEAR,
+        borderMode=cv2.BORDER_REPLICATE,
+    )
     # OpenCV rounds coordinates to 1/32 of a pixel
     assert np.abs(new.permute(1, 2, 0).numpy() - expected).max() < 0.03
 
@@ -119,10 +151,12 @@ def colour(patch: torch.Tensor, **values: float) -> torch.Tensor:
 def test_colours_against_kornia():
     patch = 0.3 + 0.3 * torch.rand(3, 9, 7, generator=generator())  # far from 0 and 1: libraries clip in between
     assert torch.allclose(colour(patch, brightness=1.3), enhance.adjust_brightness_accumulative(patch, 1.3), atol=1e-6)
-    assert torch.allclose(colour(patch, contrast=0.6), enhance.adjust_contrast_with_mean_subtraction(patch, 0.6),
-                          atol=1e-3)
-    assert torch.allclose(colour(patch, saturation=1.2), enhance.adjust_saturation_with_gray_subtraction(patch, 1.2),
-                          atol=1e-3)
+    assert torch.allclose(
+        colour(patch, contrast=0.6), enhance.adjust_contrast_with_mean_subtraction(patch, 0.6), atol=1e-3
+    )
+    assert torch.allclose(
+        colour(patch, saturation=1.2), enhance.adjust_saturation_with_gray_subtraction(patch, 1.2), atol=1e-3
+    )
 
 
 def test_hue_turns_the_chroma_of_yiq():
@@ -166,7 +200,7 @@ def test_gradient_of_every_range_matches_differences():
         new, soft = apply_operations(patch, mask, sample_operations(generator(4), ranges))
         height, width = new.shape[1:]
         # sums of smooth weights about the centre do not care by how much the canvas grew
-        window = weights[100 - height // 2:100 - height // 2 + height, 100 - width // 2:100 - width // 2 + width]
+        window = weights[100 - height // 2 : 100 - height // 2 + height, 100 - width // 2 : 100 - width // 2 + width]
         return (new * soft * window).sum() + (soft * window).sum()
 
     for name in OPERATIONS:
@@ -186,8 +220,10 @@ def test_gradients_reach_patch_and_mask():
     # one peak: the peak of equals has no gradient
     uneven = torch.rand(mask.shape, dtype=mask.dtype, generator=generator())
     for drawn in (operations(rotate=20, contrast=1.2, brightness=0.9, hue=0.02), operations(scale_x=0.5, scale_y=0.4)):
-        assert torch.autograd.gradcheck(lambda a, b, drawn=drawn: apply_operations(a, b, drawn),
-                                        ((patch * 0.5 + 0.2).requires_grad_(), uneven.clone().requires_grad_()))
+        assert torch.autograd.gradcheck(
+            lambda a, b, drawn=drawn: apply_operations(a, b, drawn),
+            ((patch * 0.5 + 0.2).requires_grad_(), uneven.clone().requires_grad_()),
+        )
 
 
 def test_drawn_values_follow_their_ranges():
@@ -222,8 +258,13 @@ def test_a_sample_in_a_batch_is_the_sample_alone():
 
 
 @settings(max_examples=120, deadline=None)
-@given(height=st.integers(1, 20), width=st.integers(1, 20), row=st.floats(0, 0.999), column=st.floats(0, 0.999),
-       seed=st.integers(0, 2**31))
+@given(
+    height=st.integers(1, 20),
+    width=st.integers(1, 20),
+    row=st.floats(0, 0.999),
+    column=st.floats(0, 0.999),
+    seed=st.integers(0, 2**31),
+)
 def test_a_defect_of_one_pixel_survives(height, width, row, column, seed):
     patch, mask = torch.rand(3, height, width, generator=generator(seed)), torch.zeros(1, height, width)
     mask[0, int(row * height), int(column * width)] = 1
@@ -278,8 +319,15 @@ def test_learned_ranges_cannot_leave_their_limits():
     assert (sample_operations(generator(), ranges).values[:, 3:5] >= 0.1).all()
 
 
-@pytest.mark.parametrize('bad, message', [(dict(scale=(0.0, 2.0)), '`scale`'), (dict(shear_x=(-77.0, 77.0)), 'degrees'),
-                                          (dict(probability=2), 'probability'), (dict(elastic=(0.1, 0.3)), 'fold')])
+@pytest.mark.parametrize(
+    'bad, message',
+    [
+        (dict(scale=(0.0, 2.0)), '`scale`'),
+        (dict(shear_x=(-77.0, 77.0)), 'degrees'),
+        (dict(probability=2), 'probability'),
+        (dict(elastic=(0.1, 0.3)), 'fold'),
+    ],
+)
 def test_wrong_ranges_are_refused(bad, message):
     with pytest.raises(ValueError, match=message):
         OperationRanges(**bad)

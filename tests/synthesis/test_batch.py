@@ -1,4 +1,5 @@
 """The batch as tensors against one sample after the other, and its parts against those of one sample."""
+
 from collections import Counter
 
 import numpy as np
@@ -29,10 +30,12 @@ def generator(seed):
     return torch.Generator().manual_seed(seed)
 
 
-def pictures(count, size_hw=FRAME_HW, channels=3):
+def photos(count, size_hw=FRAME_HW, channels=3):
     images = [draw_part(np.random.default_rng(seed), size_hw)[..., :channels] for seed in range(count)]
-    codes = [location_codes(size_hw, find_foreground(draw_part(np.random.default_rng(seed), size_hw)))
-             for seed in range(count)]
+    codes = [
+        location_codes(size_hw, find_foreground(draw_part(np.random.default_rng(seed), size_hw)))
+        for seed in range(count)
+    ]
     tensors = torch.stack([torch.from_numpy(image.transpose(2, 0, 1).copy()).float() / 255 for image in images])
     return tensors, torch.zeros(count, *size_hw, dtype=torch.int64), codes
 
@@ -59,9 +62,11 @@ def assert_alike(batch, one_by_one, most_differing=2e-3):
 @pytest.mark.parametrize('blend', BLENDS)
 @pytest.mark.parametrize('rule', ['visible', 'mask'])
 def test_the_batch_is_what_one_after_the_other_gives(library, blend, rule):
-    engine = PasteEngine(library, dict(number={3: 1}, places=dict(even=1, source=1), blends={blend: 1}, label=rule,
-                                       max_existing_overlap=1.0))
-    images, labels, codes = pictures(5)
+    engine = PasteEngine(
+        library,
+        dict(number={3: 1}, places=dict(even=1, source=1), blends={blend: 1}, label=rule, max_existing_overlap=1.0),
+    )
+    images, labels, codes = photos(5)
     labels[2, 20:40, 20:60], labels[3, 40:] = 1, 255
     made = engine(images, labels, [generator(i) for i in range(5)], known(labels, codes))
     alone = [engine(images[i], labels[i], generator(i), known(labels, codes)[i]) for i in range(5)]
@@ -71,9 +76,18 @@ def test_the_batch_is_what_one_after_the_other_gives(library, blend, rule):
 
 
 @pytest.mark.parametrize('channels', [1, 3])
-def test_defects_at_the_border_of_the_picture(library, channels):
-    engine = PasteEngine(library, dict(number={4: 1}, places=dict(even=1), blends=dict(poisson=1), min_overlap=0.3,
-                                       max_existing_overlap=1.0, max_extent=1.0))
+def test_defects_at_the_border_of_the_image(library, channels):
+    engine = PasteEngine(
+        library,
+        dict(
+            number={4: 1},
+            places=dict(even=1),
+            blends=dict(poisson=1),
+            min_overlap=0.3,
+            max_existing_overlap=1.0,
+            max_extent=1.0,
+        ),
+    )
     images, labels = torch.rand(6, channels, 24, 31, generator=generator(9)), torch.zeros(6, 24, 31, dtype=torch.int64)
     made = engine(images, labels, [generator(i) for i in range(6)])
     assert_alike(made, [engine(images[i], labels[i], generator(i)) for i in range(6)], 0.01)
@@ -84,7 +98,7 @@ def test_defects_at_the_border_of_the_picture(library, channels):
 
 def test_exact_labels_and_no_change_elsewhere(library):
     engine = PasteEngine(library, dict(places=dict(even=1)))
-    images, labels, codes = pictures(8)
+    images, labels, codes = photos(8)
     before = images.clone()
     made = engine(images, labels, [generator(i) for i in range(8)], known(labels, codes))
     assert torch.equal(images, before) and not labels.any()
@@ -97,7 +111,7 @@ def test_exact_labels_and_no_change_elsewhere(library):
 
 
 def test_nothing_to_paste_and_nothing_to_see(library, tmp_path):
-    images, labels, codes = pictures(2)
+    images, labels, codes = photos(2)
     none = PasteEngine(library, dict(number={0: 1}))(images, labels, [generator(0), generator(1)])
     assert torch.equal(none.image, images) and none.instances == [[], []]
     blank, label = np.full((*FRAME_HW, 3), 100, np.uint8), np.zeros(FRAME_HW, np.uint8)
@@ -106,16 +120,21 @@ def test_nothing_to_paste_and_nothing_to_see(library, tmp_path):
     flat = torch.full_like(images, 0.4)
     made = unseen(flat, labels, [generator(0), generator(1)])
     assert torch.equal(made.image, flat) and not made.label.any() and made.skipped == {'invisible': 2}
-    nowhere = PasteEngine(library)(images, labels, [generator(0), generator(1)],
-                                   known(labels, [np.zeros(FRAME_HW, np.float32)] * 2))
+    nowhere = PasteEngine(library)(
+        images, labels, [generator(0), generator(1)], known(labels, [np.zeros(FRAME_HW, np.float32)] * 2)
+    )
     assert nowhere.skipped == {'no place allowed': 2} and torch.equal(nowhere.image, images)
 
 
 def test_donors_are_warped_as_alone(library):
-    engine = PasteEngine(library, dict(places=dict(even=1, source=1), operations=dict(
-        probability=1.0, elastic_probability=1.0, scale=(0.2, 1.6))))
-    _, labels, codes = pictures(1)
-    (background, ) = known(labels, codes)
+    engine = PasteEngine(
+        library,
+        dict(
+            places=dict(even=1, source=1), operations=dict(probability=1.0, elastic_probability=1.0, scale=(0.2, 1.6))
+        ),
+    )
+    _, labels, codes = photos(1)
+    (background,) = known(labels, codes)
     plans = [plan for seed in range(24) for plan in engine._plan(background, generator(seed))[1]]
     plans = [plan for plan in plans if not isinstance(plan, str)]
     fitted, store = fit_batch(plans, 2, torch.device('cpu'))
@@ -154,7 +173,7 @@ def test_membranes_solve_the_equation(seed, at_border, dtype):
     made = batch.extend(given_values)
     for i, (mask, (ring, _)) in enumerate(zip(masks, boundaries, strict=True)):
         flat = ring[:, 0] * width + ring[:, 1]
-        assert int(batch.counts[i]) == len(ring) and (batch.beside[i, :len(ring)].numpy() == flat).all()
+        assert int(batch.counts[i]) == len(ring) and (batch.beside[i, : len(ring)].numpy() == flat).all()
         factor = PoissonFactor(mask, 'sparse')
         order = np.argsort(flat)
         expected = factor.solver.extend(given_values[i, :, order].double())
@@ -185,7 +204,7 @@ def test_arrays_come_in_few_sizes():
 @pytest.mark.parametrize('blend', BLENDS)
 def test_the_batch_on_cuda(library, blend):
     engine = PasteEngine(library, dict(number={2: 1}, places=dict(even=1, source=1), blends={blend: 1}))
-    images, labels, codes = pictures(6)
+    images, labels, codes = photos(6)
     made = engine(images.cuda(), labels.cuda(), [generator(i) for i in range(6)], known(labels, codes))
     assert made.image.is_cuda and made.label.is_cuda
     alone = [engine(images[i], labels[i], generator(i), known(labels, codes)[i]) for i in range(6)]

@@ -11,8 +11,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage, stats
 
-from mmdefect.synthesis.cutpaste import (CutPasteDraw, CutPasteRanges, apply_cutpaste, cut_paste, cut_paste_3way,
-                                         sample_cutpaste)
+from mmdefect.synthesis.cutpaste import (
+    CutPasteDraw,
+    CutPasteRanges,
+    apply_cutpaste,
+    cut_paste,
+    cut_paste_3way,
+    sample_cutpaste,
+)
 from mmdefect.synthesis.shapes import VISIBLE_TOLERANCE, rotated_size
 
 
@@ -20,20 +26,20 @@ def generator(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def picture(height: int, width: int, seed: int = 0, channels: int = 3) -> torch.Tensor:
+def photo(height: int, width: int, seed: int = 0, channels: int = 3) -> torch.Tensor:
     return torch.rand(channels, height, width, generator=generator(seed))
 
 
 @pytest.mark.parametrize('kind', ['normal', 'scar', 'union'])
 @pytest.mark.parametrize('size', [(64, 64), (40, 130), (130, 40)])
 def test_label_is_exactly_what_changed(kind, size):
-    image = picture(*size)
+    image = photo(*size)
     before = image.clone()
     for seed in range(20):
         result = cut_paste(image, generator(seed), kind=kind, class_id=3)
         changed = ((result.image - image).abs() > VISIBLE_TOLERANCE).any(0)
         assert torch.equal(result.label == 3, changed) and set(result.label.unique().tolist()) == {0, 3}
-        (instance, ) = result.instances
+        (instance,) = result.instances
         rows, columns = np.nonzero(changed.numpy())
         assert instance.box == (rows.min(), columns.min(), rows.max() + 1, columns.max() + 1)
         assert instance.area == changed.sum() and instance.class_id == 3
@@ -42,14 +48,14 @@ def test_label_is_exactly_what_changed(kind, size):
 
 
 def test_a_rectangle_is_copied_as_it_is_without_jitter():
-    image = picture(50, 70)
+    image = photo(50, 70)
     draw = CutPasteDraw(False, 3, 5, 10, 20, 30, 41, 0.0, 1.0, 1.0, 1.0, 0.0)
     part, alpha = apply_cutpaste(image, draw)
     assert torch.allclose(part, image[:, 3:13, 5:25], atol=1e-6) and alpha.shape == (10, 20) and alpha.min() == 1
 
 
 def test_all_pasted_pixels_are_labelled_when_asked():
-    image = picture(64, 64)
+    image = photo(64, 64)
     result = cut_paste(image, generator(1), tolerance=None)
     drawn = result.instances[0].parameters
     assert result.instances[0].area == drawn['height'] * drawn['width']
@@ -70,21 +76,29 @@ def test_a_scar_turns_as_scipy_turns_it(degrees):
         angle = math.radians(degrees)
         matrix = np.array([[math.cos(angle), math.sin(angle)], [-math.sin(angle), math.cos(angle)]])
         centre_in, centre_out = (np.array(source.shape[1:]) - 1) / 2, (np.array(part.shape[1:]) - 1) / 2
-        expected = np.stack([reference(channel, matrix, centre_in - matrix @ centre_out, part.shape[1:], order=1,
-                                       mode='nearest') for channel in source])
+        expected = np.stack(
+            [
+                reference(channel, matrix, centre_in - matrix @ centre_out, part.shape[1:], order=1, mode='nearest')
+                for channel in source
+            ]
+        )
         top = left = 0
     inner = alpha.numpy() >= 1 - 1e-6
     inner &= ndimage.binary_erosion(inner)
     assert inner.sum() > 60
     pad_h, pad_w = expected.shape[1:]
-    inner = inner[top:top + pad_h, left:left + pad_w]
-    ours = part[:, top:top + pad_h, left:left + pad_w].numpy()
+    inner = inner[top : top + pad_h, left : left + pad_w]
+    ours = part[:, top : top + pad_h, left : left + pad_w].numpy()
     assert np.abs(ours - expected)[:, inner].max() < 2e-3
 
 
 @settings(max_examples=150, deadline=None)
-@given(height=st.integers(1, 300), width=st.integers(1, 300), seed=st.integers(0, 2**31),
-       kind=st.sampled_from(['normal', 'scar', 'union']))
+@given(
+    height=st.integers(1, 300),
+    width=st.integers(1, 300),
+    seed=st.integers(0, 2**31),
+    kind=st.sampled_from(['normal', 'scar', 'union']),
+)
 def test_never_out_of_the_frame(height, width, seed, kind):
     draw = sample_cutpaste((height, width), generator(seed), kind)
     canvas_h, canvas_w = draw.canvas_hw
@@ -96,7 +110,7 @@ def test_never_out_of_the_frame(height, width, seed, kind):
 @settings(max_examples=25, deadline=None)
 @given(height=st.integers(3, 60), width=st.integers(3, 60), seed=st.integers(0, 2**31))
 def test_any_size_pastes_or_says_why_not(height, width, seed):
-    image = picture(height, width, seed)
+    image = photo(height, width, seed)
     result = cut_paste(image, generator(seed), kind='union')
     assert bool(result.instances) != bool(result.skipped)
     assert ((result.image != image).any(0) | (result.label == 0)).all()
@@ -105,7 +119,7 @@ def test_any_size_pastes_or_says_why_not(height, width, seed):
 def test_a_draw_for_another_size_is_refused():
     draw = sample_cutpaste((200, 200), generator(2))
     with pytest.raises(ValueError, match='must lie inside'):
-        apply_cutpaste(picture(20, 20), draw)
+        apply_cutpaste(photo(20, 20), draw)
 
 
 def test_area_is_uniform_and_aspect_log_uniform():
@@ -151,7 +165,7 @@ def test_union_is_half_and_half():
 
 
 def test_same_seed_same_pixels_and_a_record_replays():
-    image = picture(80, 60)
+    image = photo(80, 60)
     first, second = (cut_paste(image, generator(7), kind='scar') for _ in range(2))
     assert torch.equal(first.image, second.image) and torch.equal(first.label, second.label)
     record = first.instances[0].parameters
@@ -159,11 +173,11 @@ def test_same_seed_same_pixels_and_a_record_replays():
     draw = CutPasteDraw(**{name: int(value) if name in whole else value for name, value in record.items()})
     part, _ = apply_cutpaste(image, draw)
     top, left = draw.target_top, draw.target_left
-    assert torch.equal(part, first.image[:, top:top + part.shape[1], left:left + part.shape[2]])
+    assert torch.equal(part, first.image[:, top : top + part.shape[1], left : left + part.shape[2]])
 
 
 def test_batch_mates_change_nothing():
-    images = torch.stack([picture(48, 64, seed) for seed in range(4)])
+    images = torch.stack([photo(48, 64, seed) for seed in range(4)])
     labels = torch.randint(0, 3, (4, 48, 64), generator=generator())
     batch = cut_paste(images, [generator(seed) for seed in range(4)], labels, kind='union', class_id=4)
     for i in range(4):
@@ -175,7 +189,7 @@ def test_batch_mates_change_nothing():
 
 
 def test_pasted_pixels_win_over_classes_but_not_over_ignored_ones():
-    image, label = picture(64, 64), torch.zeros(64, 64, dtype=torch.int64)
+    image, label = photo(64, 64), torch.zeros(64, 64, dtype=torch.int64)
     label[:, :32], label[:, 32:] = 2, 255
     kept = cut_paste(image, generator(3), label, class_id=1)
     changed = ((kept.image - image).abs() > VISIBLE_TOLERANCE).any(0)
@@ -194,7 +208,7 @@ def test_an_even_image_shows_nothing_and_is_counted():
 
 
 def test_three_views():
-    image = picture(64, 96)
+    image = photo(64, 96)
     same, normal, scar = cut_paste_3way(image, generator(5))
     assert same.image is image and not same.label.any() and same.instances == []
     assert normal.instances[0].generator == 'cutpaste-normal' and set(normal.label.unique().tolist()) == {0, 1}
@@ -202,21 +216,26 @@ def test_three_views():
 
 
 def test_one_channel_and_double_precision():
-    image = picture(40, 40, channels=1).double()
+    image = photo(40, 40, channels=1).double()
     result = cut_paste(image, generator(1), kind='scar')
     assert result.image.dtype == torch.float64 and result.image.shape == (1, 40, 40) and result.instances
 
 
 def test_the_image_gets_a_gradient():
-    image = picture(32, 32).requires_grad_()
+    image = photo(32, 32).requires_grad_()
     cut_paste(image, generator(1)).image.sum().backward()
     assert image.grad is not None and image.grad.abs().sum() > 0
 
 
-@pytest.mark.parametrize('bad, message', [
-    (dict(area_fraction_range=(0.5, 0.1)), 'area_fraction_range'),
-    (dict(area_fraction_range=(20, 40)), 'number of pixels'),
-    (dict(jitter=2), 'jitter'), (dict(scar_rotation_range=(0, 400)), 'degrees')])
+@pytest.mark.parametrize(
+    'bad, message',
+    [
+        (dict(area_fraction_range=(0.5, 0.1)), 'area_fraction_range'),
+        (dict(area_fraction_range=(20, 40)), 'number of pixels'),
+        (dict(jitter=2), 'jitter'),
+        (dict(scar_rotation_range=(0, 400)), 'degrees'),
+    ],
+)
 def test_wrong_ranges_are_refused(bad, message):
     with pytest.raises(ValueError, match=message):
         CutPasteRanges(**bad)
@@ -224,18 +243,19 @@ def test_wrong_ranges_are_refused(bad, message):
 
 def test_wrong_calls_are_refused():
     with pytest.raises(ValueError, match='normal, scar, union'):
-        cut_paste(picture(8, 8), generator(), kind='scars')
+        cut_paste(photo(8, 8), generator(), kind='scars')
     with pytest.raises(TypeError, match='255'):
         cut_paste(torch.zeros(3, 8, 8, dtype=torch.uint8), generator())
     with pytest.raises(ValueError, match='like the image'):
-        cut_paste(picture(8, 8), generator(), torch.zeros(8, 9, dtype=torch.int64))
+        cut_paste(photo(8, 8), generator(), torch.zeros(8, 9, dtype=torch.int64))
 
 
 def test_rotated_size_holds_the_corners():
     for degrees in (0, 13, 45, 90, -77):
         height, width = rotated_size((10, 30), degrees)
         angle = math.radians(degrees)
-        corners = np.array([[5, 15], [5, -15]]) @ np.array([[math.cos(angle), math.sin(angle)],
-                                                             [-math.sin(angle), math.cos(angle)]])
+        corners = np.array([[5, 15], [5, -15]]) @ np.array(
+            [[math.cos(angle), math.sin(angle)], [-math.sin(angle), math.cos(angle)]]
+        )
         assert np.abs(corners[:, 0]).max() <= height / 2 + 1e-6 < np.abs(corners[:, 0]).max() + 1
         assert np.abs(corners[:, 1]).max() <= width / 2 + 1e-6 < np.abs(corners[:, 1]).max() + 1

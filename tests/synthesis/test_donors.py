@@ -31,7 +31,7 @@ def test_every_component_is_cut_with_its_pixels_and_margin():
 @pytest.mark.parametrize(('gap', 'radius', 'count'), [(3, 0, 2), (3, 4, 1), (3, 2, 2), (6, 4, 2), (6, 6, 1)])
 def test_parts_of_one_class_merge_up_to_the_radius(gap, radius, count):
     label = np.zeros((30, 40), np.uint8)
-    label[10:12, 5:9] = label[10:12, 9 + gap:12 + gap] = 1
+    label[10:12, 5:9] = label[10:12, 9 + gap : 12 + gap] = 1
     image = np.zeros((30, 40, 3), np.uint8)
     cuts = list(cut_defects(image, label, CuttingRule(merge_radius=radius, min_area=1)))
     assert len(cuts) == count
@@ -51,7 +51,7 @@ def test_a_defect_at_the_corner_of_the_frame_repeats_the_border():
     image = np.arange(5 * 6 * 3, dtype=np.uint8).reshape(5, 6, 3)
     label = np.zeros((5, 6), np.uint8)
     label[0, 0] = 3
-    (cut, ) = cut_defects(image, label, CuttingRule(merge_radius=0, margin=2, min_area=1))
+    (cut,) = cut_defects(image, label, CuttingRule(merge_radius=0, margin=2, min_area=1))
     assert cut.top_left_rc == (-2, -2) and cut.mask.shape == (5, 5) and cut.mask[2, 2] == 1
     np.testing.assert_array_equal(cut.image[2:, 2:], image[:3, :3])
     assert (cut.image[:2, 2] == image[0, 0]).all()
@@ -74,7 +74,7 @@ def test_what_does_not_fit_the_rule_is_counted():
 def test_whole_mask_is_one_defect():
     label = np.zeros((40, 60), np.uint8)
     label[5:8, 5:8] = label[30:33, 40:50] = 1
-    (cut, ) = cut_defects(np.zeros((40, 60, 3), np.uint8), label, CuttingRule(whole_mask=True, max_extent_fraction=1))
+    (cut,) = cut_defects(np.zeros((40, 60, 3), np.uint8), label, CuttingRule(whole_mask=True, max_extent_fraction=1))
     assert int((cut.mask == 1).sum()) == int(label.sum())
 
 
@@ -86,21 +86,21 @@ def test_library_holds_what_was_drawn(tmp_path):
     for donor in (library[i] for i in range(len(library))):
         image, label = parts[int(donor.source[4])]
         (top, left), (height, width) = donor.top_left_rc, donor.mask.shape
-        np.testing.assert_array_equal(donor.image, image[top:top + height, left:left + width])
+        np.testing.assert_array_equal(donor.image, image[top : top + height, left : left + width])
         assert donor.area == (donor.mask == 1).sum() == (label == donor.class_id).sum()
         assert donor.source_hw == label.shape and donor.inside == 1
         assert not donor.image.flags.writeable
     counts = [sum((label == c).sum() for _, label in parts) for c in (1, 2)]
     np.testing.assert_array_equal(library.density[1:].sum((1, 2)), counts)
-    assert 'scratch' in library.census({1: 'scratch'}) and '6 defects of 3 pictures' in library.census()
+    assert 'scratch' in library.census({1: 'scratch'}) and '6 defects of 3 images' in library.census()
 
 
 @pytest.mark.parametrize('number, noted', [(0, False), (2, False), (3, True)])
-def test_the_census_names_classes_that_pasted_pictures_show_less_of(tmp_path, number, noted):
+def test_the_census_names_classes_that_pasted_images_show_less_of(tmp_path, number, noted):
     parts = labelled_parts(6)
     for _, label in parts[:number]:
         label[label > 0] = 0
-        label[5, 1:-1] = 1  # as long as the picture
+        label[5, 1:-1] = 1  # as long as the image
         label[30, 20] = 2
     text = library_of_parts(tmp_path, parts).census({1: 'scratch', 2: 'pit'})
     assert (f'left out, too long: scratch {number}\nleft out, too small: pit {number}' in text) == (number > 0)
@@ -115,6 +115,7 @@ def test_library_is_built_once_and_found_again(tmp_path):
         def load():
             loads.append(i)
             return parts[i]
+
         return LabelledImage(f'{i}.png', load, f'hash{i}')
 
     images, rule = [image(i) for i in range(len(parts))], CuttingRule()
@@ -122,8 +123,12 @@ def test_library_is_built_once_and_found_again(tmp_path):
     assert loads == [0, 1, 2, 3]
     again = open_library(images, rule, tmp_path)
     assert loads == [0, 1, 2, 3] and again.folder == first.folder
-    keys = {library_key(images, rule), library_key(images[:3], rule), library_key(images, CuttingRule(margin=9)),
-            library_key([*images[:3], LabelledImage('3.png', images[3].load, 'changed')], rule)}
+    keys = {
+        library_key(images, rule),
+        library_key(images[:3], rule),
+        library_key(images, CuttingRule(margin=9)),
+        library_key([*images[:3], LabelledImage('3.png', images[3].load, 'changed')], rule),
+    }
     assert len(keys) == 4
     assert not list(tmp_path.glob('*unfinished*'))
 
@@ -175,7 +180,7 @@ def test_the_surroundings_of_a_donor_hold_no_other_defect(tmp_path):
     donor = library[0]
     assert donor.class_id == 1 and donor.inside == 1
     top, left = donor.top_left_rc
-    own = label[top:top + donor.mask.shape[0], left:left + donor.mask.shape[1]]
+    own = label[top : top + donor.mask.shape[0], left : left + donor.mask.shape[1]]
     np.testing.assert_array_equal(donor.mask == 3, own == 2)
     keep = DrawnOperations((0, 0, 0, 1, 1, 1, 1, 1, 0), (1, 1), 0.0, None)
     for fitted in (prepare(donor, (1, 1), keep, 3), warp_donor(donor, (1, 1), keep, 3).coloured(keep)):

@@ -18,7 +18,7 @@ def test_basis_is_scipys_uniform_cubic_spline():
     knots = np.arange(-3, CONTROLS + 1)
     place = positions.numpy() * (CONTROLS - 3)
     for i in range(CONTROLS):
-        expected = BSpline.basis_element(knots[i:i + 5], extrapolate=False)(place)
+        expected = BSpline.basis_element(knots[i : i + 5], extrapolate=False)(place)
         inside = (place > knots[i]) & (place < knots[i + 4])
         assert np.allclose(ours[inside, i], expected[inside], atol=1e-12)
         assert np.allclose(ours[~inside, i], 0, atol=1e-12)

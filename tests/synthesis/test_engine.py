@@ -33,19 +33,21 @@ def background(image, label=None):
 
 
 def paste(engine, image, seed=0, label=None):
-    """Return new picture, label map, instances and skips of an 8-bit picture."""
+    """Return new image, label map, instances and skips of an 8-bit image."""
     label = np.zeros(image.shape[:2], np.uint8) if label is None else label
     new_image, new_label = image.copy(), label.copy()
-    instances, skipped = engine.apply(ArrayCanvas(new_image, new_label),
-                                      engine.draw(background(image, label), generator(seed)))
+    instances, skipped = engine.apply(
+        ArrayCanvas(new_image, new_label), engine.draw(background(image, label), generator(seed))
+    )
     return new_image, new_label, instances, skipped
 
 
 @pytest.mark.parametrize('blend', BLENDS)
 @pytest.mark.parametrize('seed', range(3))
 def test_labels_are_exact(library, blend, seed):
-    engine = PasteEngine(library, dict(number={3: 1}, places=dict(even=1, source=1), blends={blend: 1},
-                                       outline_blend=blend))
+    engine = PasteEngine(
+        library, dict(number={3: 1}, places=dict(even=1, source=1), blends={blend: 1}, outline_blend=blend)
+    )
     image = draw_part(np.random.default_rng(seed))
     new_image, new_label, instances, _ = paste(engine, image, seed)
     changed = np.abs(new_image.astype(int) - image).max(-1) > engine.policy.tolerance * 255
@@ -75,16 +77,16 @@ def test_untouched_pixels_keep_their_bits_and_inputs_are_not_changed(library):
     before = image.clone()
     made = engine(image, label, generator())
     assert torch.equal(image, before) and not label.any()
-    (instance, ) = made.instances
+    (instance,) = made.instances
     grow = engine.policy.grow
     top, left, bottom, right = instance.box
     outside = torch.ones(FRAME_HW, dtype=torch.bool)
-    outside[max(0, top - 20 - grow):bottom + 20 + grow, max(0, left - 20 - grow):right + 20 + grow] = False
+    outside[max(0, top - 20 - grow) : bottom + 20 + grow, max(0, left - 20 - grow) : right + 20 + grow] = False
     assert torch.equal(made.image[:, outside], image[:, outside])
     assert torch.equal((made.image - image).abs().amax(0) > engine.policy.tolerance, made.label > 0)
 
 
-def test_eight_bit_and_float_pictures_get_the_same_defects(library):
+def test_eight_bit_and_float_images_get_the_same_defects(library):
     engine = PasteEngine(library, dict(number={2: 1}, places=dict(even=1, source=1)))
     image = draw_part(np.random.default_rng(3))
     new_image, new_label, instances, _ = paste(engine, image, 5)
@@ -103,7 +105,7 @@ def test_a_sample_does_not_depend_on_its_batch(library, dtype):
     labels = torch.zeros(3, 64, 80, dtype=torch.int64)
     batch = engine(images, labels, [generator(i) for i in range(3)])
     for i in range(3):
-        alone = engine(images[i:i + 1], labels[i:i + 1], [generator(i)])
+        alone = engine(images[i : i + 1], labels[i : i + 1], [generator(i)])
         assert torch.equal(alone.image[0], batch.image[i]) and torch.equal(alone.label[0], batch.label[i])
         assert alone.instances[0] == batch.instances[i]
     assert batch.image.dtype == dtype
@@ -132,8 +134,10 @@ def test_same_seed_same_pixels_other_seed_other_pixels(library):
 
 
 def test_existing_labels_yield_and_ignored_ones_stay(library):
-    engine = PasteEngine(library, dict(number={6: 1}, places=dict(even=1), max_existing_overlap=1.0, min_overlap=0.3,
-                                       class_shares={2: 1.0}))
+    engine = PasteEngine(
+        library,
+        dict(number={6: 1}, places=dict(even=1), max_existing_overlap=1.0, min_overlap=0.3, class_shares={2: 1.0}),
+    )
     image = draw_part(np.random.default_rng(4))
     label = np.zeros(image.shape[:2], np.uint8)
     label[20:60, 20:60], label[60:80, 20:100] = 1, 255
@@ -152,8 +156,18 @@ def test_existing_labels_yield_and_ignored_ones_stay(library):
 
 def test_source_places_return_to_where_the_donor_was(library):
     shares = {2: 1.0}
-    engine = PasteEngine(library, dict(places=dict(source=1), source_jitter=0.0, class_shares=shares, grow=0,
-                                       operations=SAME_SHAPE, blends=dict(alpha=1), outline_blend='alpha'))
+    engine = PasteEngine(
+        library,
+        dict(
+            places=dict(source=1),
+            source_jitter=0.0,
+            class_shares=shares,
+            grow=0,
+            operations=SAME_SHAPE,
+            blends=dict(alpha=1),
+            outline_blend='alpha',
+        ),
+    )
     image = draw_part(np.random.default_rng(8))
     for flip in (1, -1):
         view = np.ascontiguousarray(image[:, ::flip])
@@ -162,7 +176,7 @@ def test_source_places_return_to_where_the_donor_was(library):
         for seed in range(5):
             label = np.zeros(image.shape[:2], np.uint8)
             new = view.copy()
-            (instance, ), _ = engine.apply(ArrayCanvas(new, label), engine.draw(known, generator(seed)))
+            (instance,), _ = engine.apply(ArrayCanvas(new, label), engine.draw(known, generator(seed)))
             donor = library[int(instance.parameters['donor'])]
             rows, columns = np.nonzero(donor.mask == 1)
             columns = columns + donor.top_left_rc[1]
@@ -170,7 +184,7 @@ def test_source_places_return_to_where_the_donor_was(library):
             assert abs(instance.box[0] - (rows.min() + donor.top_left_rc[0])) <= 1 and abs(instance.box[1] - left) <= 1
 
 
-def test_donors_shrink_with_the_picture(library):
+def test_donors_shrink_with_the_image(library):
     policy = dict(places=dict(even=1), operations=SAME_SHAPE, grow=0, class_shares={1: 1.0}, blends=dict(alpha=1))
     engine = PasteEngine(library, policy)
     label = np.zeros((200, 200), np.uint8)
@@ -182,7 +196,7 @@ def test_donors_shrink_with_the_picture(library):
 
 
 @pytest.mark.parametrize('size_hw', [(1, 1), (1, 30), (17, 5), (33, 64)])
-def test_small_and_narrow_pictures(library, size_hw):
+def test_small_and_narrow_images(library, size_hw):
     engine = PasteEngine(library, dict(number={3: 1}, places=dict(even=1), max_extent=1.0, min_overlap=0.3))
     image = torch.rand(3, *size_hw)
     made = engine(image, torch.zeros(size_hw, dtype=torch.int64), generator())
@@ -190,7 +204,7 @@ def test_small_and_narrow_pictures(library, size_hw):
     assert torch.equal((made.image - image).abs().amax(0) > engine.policy.tolerance, made.label > 0)
 
 
-def test_no_allowed_place_leaves_the_picture_and_is_counted(library):
+def test_no_allowed_place_leaves_the_image_and_is_counted(library):
     engine = PasteEngine(library, dict(number={2: 1}))
     image, label = draw_part(np.random.default_rng(0)), np.zeros(FRAME_HW, np.uint8)
     new = image.copy()
@@ -203,6 +217,7 @@ def test_no_allowed_place_leaves_the_picture_and_is_counted(library):
 @pytest.mark.parametrize('backend', ['torch', 'numpy'])
 def test_defects_of_one_pixel(tmp_path, backend):
     from mmdefect.synthesis.donor_cutting import CuttingRule
+
     image = draw_part(np.random.default_rng(0))
     label = np.zeros(FRAME_HW, np.uint8)
     label[40, 60], image[40, 60] = 1, 230
@@ -214,8 +229,9 @@ def test_defects_of_one_pixel(tmp_path, backend):
             new, found = clean.copy(), np.zeros(FRAME_HW, np.uint8)
             known = background(clean)
             known.file_hw, known.scale_yx, known.codes = None, (scale, scale), known.codes
-            instances, skipped = engine.apply(ArrayCanvas(new, found), engine.draw(known, generator(seed), backend),
-                                              backend)
+            instances, skipped = engine.apply(
+                ArrayCanvas(new, found), engine.draw(known, generator(seed), backend), backend
+            )
             assert len(instances) == 1, skipped
             assert 1 <= (found == 1).sum() <= 40
 
@@ -232,16 +248,17 @@ def test_invisible_defects_are_not_labelled(tmp_path):
 
 
 def test_mask_labels_add_the_annotated_pixels_near_a_change(library):
-    exact, wide = (PasteEngine(library, dict(places=dict(even=1), label=rule, label_radius=3))
-                   for rule in ('visible', 'mask'))
+    exact, wide = (
+        PasteEngine(library, dict(places=dict(even=1), label=rule, label_radius=3)) for rule in ('visible', 'mask')
+    )
     image = draw_part(np.random.default_rng(2))
     for seed in range(5):
-        (picture, label, *_), (other, other_label, *_) = paste(exact, image, seed), paste(wide, image, seed)
-        np.testing.assert_array_equal(picture, other)
+        (photo, label, *_), (other, other_label, *_) = paste(exact, image, seed), paste(wide, image, seed)
+        np.testing.assert_array_equal(photo, other)
         assert (other_label[label > 0] == label[label > 0]).all() and (other_label > 0).sum() >= (label > 0).sum()
 
 
-def test_grey_pictures(library):
+def test_grey_images(library):
     engine = PasteEngine(library, dict(places=dict(even=1)))
     image = np.ascontiguousarray(draw_part(np.random.default_rng(2))[..., 0])
     new, label = image.copy(), np.zeros(image.shape, np.uint8)
@@ -253,9 +270,10 @@ def test_grey_pictures(library):
 
 @given(st.integers(20, 90), st.integers(20, 90), st.integers(0, 2**31), st.sampled_from(BLENDS))
 @settings(max_examples=30, deadline=None)
-def test_any_picture_keeps_range_shape_and_exact_labels(library, height, width, seed, blend):
-    engine = PasteEngine(library, dict(number={0: 1, 1: 1, 3: 1}, places=dict(even=1), blends={blend: 1},
-                                       min_overlap=0.5))
+def test_any_image_keeps_range_shape_and_exact_labels(library, height, width, seed, blend):
+    engine = PasteEngine(
+        library, dict(number={0: 1, 1: 1, 3: 1}, places=dict(even=1), blends={blend: 1}, min_overlap=0.5)
+    )
     image = torch.rand(3, height, width, generator=generator(seed))
     made = engine(image, torch.zeros(height, width, dtype=torch.int64), generator(seed))
     assert made.image.shape == image.shape and 0 <= float(made.image.min()) and float(made.image.max()) <= 1
@@ -265,7 +283,7 @@ def test_any_picture_keeps_range_shape_and_exact_labels(library, height, width, 
     assert {i.class_id for i in made.instances} >= set(made.label.unique().tolist()) - {0}
 
 
-def test_canvas_refuses_normalised_pictures():
+def test_canvas_refuses_normalised_images():
     with pytest.raises(ValueError, match='uint8'):
         ArrayCanvas(np.zeros((4, 4, 3), np.float32), np.zeros((4, 4), np.uint8))
     image = torch.rand(3, 4, 4)
@@ -282,14 +300,16 @@ def test_engine_pickles(library):
 
 
 def test_engine_needs_no_openmmlab():
-    code = ("import sys\n"
-            "class Absent:\n"
-            "    def find_spec(self, name, path=None, target=None):\n"
-            "        if name.split('.')[0] in ('mmengine', 'mmcv', 'mmseg', 'mmpretrain'):\n"
-            "            raise ModuleNotFoundError(name)\n"
-            "sys.meta_path.insert(0, Absent())\n"
-            "import mmdefect.synthesis.engine, mmdefect.synthesis.policy\n"
-            "assert not [m for m in sys.modules if m.split('.')[0] in ('mmengine', 'mmcv', 'mmseg', 'mmpretrain')]\n")
+    code = (
+        'import sys\n'
+        'class Absent:\n'
+        '    def find_spec(self, name, path=None, target=None):\n'
+        "        if name.split('.')[0] in ('mmengine', 'mmcv', 'mmseg', 'mmpretrain'):\n"
+        '            raise ModuleNotFoundError(name)\n'
+        'sys.meta_path.insert(0, Absent())\n'
+        'import mmdefect.synthesis.engine, mmdefect.synthesis.policy\n'
+        "assert not [m for m in sys.modules if m.split('.')[0] in ('mmengine', 'mmcv', 'mmseg', 'mmpretrain')]\n"
+    )
     done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 
@@ -307,19 +327,21 @@ def test_the_inside_of_a_ring_keeps_its_colour_when_it_is_enlarged(tmp_path, bac
     image[30:54, 40:64], image[32:52, 42:62] = (130, 95, 45), 95
     label = np.zeros(FRAME_HW, np.uint8)
     label[31:53, 41:63] = 1
-    engine = PasteEngine(library_of_parts(tmp_path, [(image, label)]), dict(
-        places=dict(even=1), operations=SAME_SHAPE | dict(probability=0.0), max_extent=1.0))
+    engine = PasteEngine(
+        library_of_parts(tmp_path, [(image, label)]),
+        dict(places=dict(even=1), operations=SAME_SHAPE | dict(probability=0.0), max_extent=1.0),
+    )
     new, found = np.full((160, 160, 3), 80, np.uint8), np.zeros((160, 160), np.uint8)
     known = Background(found.copy(), scale_yx=(scale, scale))
-    (instance, ), _ = engine.apply(ArrayCanvas(new, found), engine.draw(known, generator(1), backend), backend)
+    (instance,), _ = engine.apply(ArrayCanvas(new, found), engine.draw(known, generator(1), backend), backend)
     top, left, bottom, right = instance.box
-    inside = new[(top + bottom) // 2 - 3:(top + bottom) // 2 + 3, (left + right) // 2 - 3:(left + right) // 2 + 3]
+    inside = new[(top + bottom) // 2 - 3 : (top + bottom) // 2 + 3, (left + right) // 2 - 3 : (left + right) // 2 + 3]
     np.testing.assert_allclose(inside, 85, atol=6)
 
 
 @pytest.mark.parametrize('blend', BLENDS)
 @pytest.mark.parametrize('channels', [1, 3])
-def test_labels_are_exact_at_the_border_of_the_picture_on_the_route_of_the_workers(library, blend, channels):
+def test_labels_are_exact_at_the_border_of_the_image_on_the_route_of_the_workers(library, blend, channels):
     engine = PasteEngine(library, dict(places=dict(even=1), blends={blend: 1}, min_overlap=0.3, max_extent=1.0))
     touched = 0
     for seed in range(12):

@@ -19,7 +19,7 @@ def test_split_agrees_with_opencv():
         assert separation > 0.9
 
 
-def test_even_picture_cannot_be_split():
+def test_even_image_cannot_be_split():
     assert otsu_split(np.full((4, 4), 77, np.uint8)) == (77, 0.0)
 
 

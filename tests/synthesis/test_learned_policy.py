@@ -25,28 +25,34 @@ def defect(seed=0, side=13):
     generator = torch.Generator().manual_seed(seed)
     patch = torch.rand(3, side, side, generator=generator, dtype=torch.float64)
     rows = torch.arange(side) - side // 2
-    mask = (rows[:, None]**2 + rows[None]**2 <= (side / 3)**2).double()[None]
+    mask = (rows[:, None] ** 2 + rows[None] ** 2 <= (side / 3) ** 2).double()[None]
     return patch * 0.6 + 0.2, mask
 
 
-@pytest.mark.parametrize('operation', ['rotate', 'shear_x', 'shear_y', 'scale', 'brightness', 'contrast', 'saturation',
-                                       'hue'])
+@pytest.mark.parametrize(
+    'operation', ['rotate', 'shear_x', 'shear_y', 'scale', 'brightness', 'contrast', 'saturation', 'hue']
+)
 def test_ranges_have_their_gradient_through_operation_and_poisson(operation):
     """Low and high of one range, through the warp or the colours and the adjoint solve, in float64."""
-    policy = LearnedPolicy(streams=dict(only=(operation, )), probabilities=0.98).double()
+    policy = LearnedPolicy(streams=dict(only=(operation,)), probabilities=0.98).double()
     patch, mask = defect()
     target = torch.rand(3, 40, 40, generator=torch.Generator().manual_seed(5), dtype=torch.float64) * 0.4 + 0.3
 
     def composed(bounds):
-        ranges = OperationRanges(**{operation: bounds}, **{n: (0.0, 0.0) for n in OPERATIONS[:3] if n != operation},
-                                 **{n: (1.0, 1.0) for n in OPERATIONS[3:7] if n != operation},
-                                 **({} if operation == 'hue' else {'hue': (0.0, 0.0)}),
-                                 probability=1.0, flip_probability=0, elastic_probability=0)
+        ranges = OperationRanges(
+            **{operation: bounds},
+            **{n: (0.0, 0.0) for n in OPERATIONS[:3] if n != operation},
+            **{n: (1.0, 1.0) for n in OPERATIONS[3:7] if n != operation},
+            **({} if operation == 'hue' else {'hue': (0.0, 0.0)}),
+            probability=1.0,
+            flip_probability=0,
+            elastic_probability=0,
+        )
         made, soft = apply_operations(patch, mask, sample_operations(torch.Generator().manual_seed(3), ranges))
         region = harden(soft)  # its outline is fixed in the derivative
         height, width = made.shape[-2:]
         top, left = (40 - height) // 2, (40 - width) // 2
-        crop = target[:, top:top + height, left:left + width]
+        crop = target[:, top : top + height, left : left + width]
         return poisson_blend(crop, made, region, factor=PoissonFactor(region[0]), clamp=False)
 
     index = OPERATIONS.index(operation)
@@ -84,8 +90,10 @@ def test_the_score_function_is_unbiased():
     """Mean over all outcomes of likelihood times loss has the derivative of the expected loss."""
     chance = torch.tensor([0.3, 0.6], dtype=torch.float64, requires_grad=True)
     loss = {(0, 0): 1.0, (0, 1): 3.0, (1, 0): -2.0, (1, 1): 0.5}
-    expected = sum(value * (chance[0] if a else 1 - chance[0]) * (chance[1] if b else 1 - chance[1])
-                   for (a, b), value in loss.items())
+    expected = sum(
+        value * (chance[0] if a else 1 - chance[0]) * (chance[1] if b else 1 - chance[1])
+        for (a, b), value in loss.items()
+    )
     truth = torch.autograd.grad(expected, chance)[0]
     total = torch.zeros(2, dtype=torch.float64)
     for (a, b), value in loss.items():
@@ -139,7 +147,7 @@ def test_weights_undo_the_proposal():
     codes = codes_of()
     objects = ObjectCells.of(codes)
     rng = np.random.default_rng(0)
-    table = torch.from_numpy(rng.random((GRID, GRID)).astype(np.float32)**3)
+    table = torch.from_numpy(rng.random((GRID, GRID)).astype(np.float32) ** 3)
     loss = rng.random((GRID, GRID))
     share = objects.counts / objects.counts.sum()
     truth = (share * loss * table.numpy() / FRESH).sum()
@@ -147,8 +155,12 @@ def test_weights_undo_the_proposal():
         density = proposal.density(table.numpy(), objects, 'a')
         assert (share * density).sum() == pytest.approx(1, rel=1e-5)
         drawn = share * density
-        weights = np.array([[proposal.weight(table, density, objects, np.array([GRID * r + c])).item()
-                             for c in range(GRID)] for r in range(GRID)])
+        weights = np.array(
+            [
+                [proposal.weight(table, density, objects, np.array([GRID * r + c])).item() for c in range(GRID)]
+                for r in range(GRID)
+            ]
+        )
         assert (drawn * weights * loss).sum() == pytest.approx(truth, rel=1e-4)
         assert (drawn * weights)[share > 0].min() >= 0 and np.isfinite(weights[share > 0]).all()
 
@@ -164,8 +176,8 @@ def test_a_fresh_map_weighs_every_paste_one():
         assert proposal.weight(table, density, objects[0], cells).item() == pytest.approx(1, abs=0.05)
 
 
-def test_the_map_of_a_net_moves_with_the_picture():
-    """A flipped picture and its flipped codes give the same table over the file."""
+def test_the_map_of_a_net_moves_with_the_image():
+    """A flipped image and its flipped codes give the same table over the file."""
     net = LocationNet(channels=4, side=16, coordinates=False)
     torch.nn.init.normal_(net.layers[-1].weight, std=1)
     codes = codes_of()
@@ -179,7 +191,7 @@ def test_the_map_of_a_net_moves_with_the_picture():
     assert net.tables(image, [codes], [objects]).shape == (1, 1, GRID, GRID)
 
 
-def test_an_empty_map_is_reported_with_its_picture():
+def test_an_empty_map_is_reported_with_its_image():
     objects = ObjectCells.of(codes_of())
     table = np.full((GRID, GRID), 0.2, np.float32)
     with pytest.raises(ValueError, match='(?s)place on the object of some.png.*threshold 0.6'):
@@ -207,12 +219,18 @@ def test_projection_keeps_every_parameter_in_its_limits():
 
 def test_only_what_is_named_is_learned():
     policy = LearnedPolicy(learn=('weights', 'location'), location=dict(type='maps', num_classes=2))
-    assert {g['name']: g['lr'] for g in policy.groups(dict(weights=0.1, default=0.5))} == dict(weights=0.1, location=0.5)
+    assert {g['name']: g['lr'] for g in policy.groups(dict(weights=0.1, default=0.5))} == dict(
+        weights=0.1, location=0.5
+    )
     assert len(policy.leaves()) == 2
     assert not policy.ranges_of('rotate').bounds().requires_grad
     with pytest.raises(ValueError, match='something to learn'):
-        LearnedPolicy(learn=('location', )).groups({})
-    for bad, message in ((dict(learn=['place']), 'must name some of'), (dict(streams=dict(clean=())), 'other than'),
-                         (dict(weights=dict(foo=1)), 'must name streams'), (dict(location=dict(type='x')), 'net, maps')):
+        LearnedPolicy(learn=('location',)).groups({})
+    for bad, message in (
+        (dict(learn=['place']), 'must name some of'),
+        (dict(streams=dict(clean=())), 'other than'),
+        (dict(weights=dict(foo=1)), 'must name streams'),
+        (dict(location=dict(type='x')), 'net, maps'),
+    ):
         with pytest.raises(ValueError, match=message):
             LearnedPolicy(**bad)

@@ -13,18 +13,30 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage, stats
 
-from mmdefect.synthesis.perlin import (PerlinRanges, apply_perlin, gradient_noise, perlin_anomaly, perlin_noise,
-                                       sample_perlin)
+from mmdefect.synthesis.perlin import (
+    PerlinRanges,
+    apply_perlin,
+    gradient_noise,
+    perlin_anomaly,
+    perlin_noise,
+    sample_perlin,
+)
 from mmdefect.synthesis.shapes import VISIBLE_TOLERANCE
-from mmdefect.synthesis.texture import (ADJUSTMENTS, ShuffledTiles, TextureDraw, TextureFolder, adjust_texture,
-                                        sample_texture)
+from mmdefect.synthesis.texture import (
+    ADJUSTMENTS,
+    ShuffledTiles,
+    TextureDraw,
+    TextureFolder,
+    adjust_texture,
+    sample_texture,
+)
 
 
 def generator(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def picture(height: int, width: int, seed: int = 0) -> torch.Tensor:
+def photo(height: int, width: int, seed: int = 0) -> torch.Tensor:
     return torch.rand(3, height, width, generator=generator(seed))
 
 
@@ -60,9 +72,14 @@ def test_noise_is_the_direct_sum(cells):
 
 
 @settings(max_examples=40, deadline=None)
-@given(height=st.integers(1, 150), width=st.integers(1, 150), cells_y=st.sampled_from([1, 2, 8, 32]),
-       cells_x=st.sampled_from([1, 4, 16]), degrees=st.sampled_from([0.0, 17.0, -90.0, 64.5]),
-       seed=st.integers(0, 2**53 - 1))
+@given(
+    height=st.integers(1, 150),
+    width=st.integers(1, 150),
+    cells_y=st.sampled_from([1, 2, 8, 32]),
+    cells_x=st.sampled_from([1, 4, 16]),
+    degrees=st.sampled_from([0.0, 17.0, -90.0, 64.5]),
+    seed=st.integers(0, 2**53 - 1),
+)
 def test_any_size_gives_bounded_noise(height, width, cells_y, cells_x, degrees, seed):
     noise = perlin_noise((height, width), (cells_y, cells_x), seed, degrees)
     assert noise.shape == (height, width) and torch.isfinite(noise).all() and noise.abs().max() <= math.sqrt(2)
@@ -93,7 +110,7 @@ def test_large_rotated_fields_are_enlarged_smoothly():
 
 @pytest.mark.parametrize('size', [(64, 64), (50, 123), (200, 37)])
 def test_label_is_exactly_what_changed(size):
-    image = picture(*size)
+    image = photo(*size)
     before = image.clone()
     for seed in range(15):
         result = perlin_anomaly(image, generator(seed), class_id=5)
@@ -109,7 +126,7 @@ def test_label_is_exactly_what_changed(size):
 
 
 def test_only_the_foreground_changes():
-    image, foreground = picture(64, 80), torch.zeros(64, 80, dtype=torch.bool)
+    image, foreground = photo(64, 80), torch.zeros(64, 80, dtype=torch.bool)
     foreground[10:50, 20:70] = True
     pasted = 0
     for seed in range(20):
@@ -128,7 +145,7 @@ def test_even_images_are_counted_as_invisible():
 
 
 def test_ignored_pixels_stay_ignored():
-    image, label = picture(64, 64), torch.full((64, 64), 2)
+    image, label = photo(64, 64), torch.full((64, 64), 2)
     label[:, 20:] = 255
     for seed in range(5):
         result = perlin_anomaly(image, generator(seed), label)
@@ -139,7 +156,7 @@ def test_ignored_pixels_stay_ignored():
 
 
 def test_the_image_shows_through_as_drawn():
-    image, mask = picture(30, 40), torch.zeros(30, 40, dtype=torch.bool)
+    image, mask = photo(30, 40), torch.zeros(30, 40, dtype=torch.bool)
     mask[5:20, 10:30] = True
     source = ShuffledTiles()
     draw = sample_perlin(generator(2), source)
@@ -159,7 +176,7 @@ def test_drawn_numbers_follow_their_ranges():
 
 
 def test_same_seed_same_pixels_and_batch_mates_change_nothing():
-    images = torch.stack([picture(48, 64, seed) for seed in range(3)])
+    images = torch.stack([photo(48, 64, seed) for seed in range(3)])
     labels = torch.randint(0, 3, (3, 48, 64), generator=generator())
     foreground = torch.rand(3, 48, 64, generator=generator(1)) > 0.2
     batch = perlin_anomaly(images, [generator(seed) for seed in range(3)], labels, foreground=foreground, class_id=4)
@@ -192,13 +209,13 @@ def folder(tmp_path):
     (tmp_path / 'deep').mkdir()
     for name, size in (('a.png', (30, 20)), ('deep/b.PNG', (64, 64)), ('c.png', (10, 90))):
         cv2.imwrite(str(tmp_path / name), rng.integers(0, 256, (*size, 3), dtype=np.uint8))
-    (tmp_path / 'notes.txt').write_text('no picture')
+    (tmp_path / 'notes.txt').write_text('no image')
     return tmp_path
 
 
 def test_a_folder_gives_its_pixels_in_rgb(folder):
     source = TextureFolder(folder)
-    assert source.num_pictures == 3 and [source.name(plain(i)) for i in range(3)] == ['a.png', 'c.png', 'deep/b.PNG']
+    assert source.num_images == 3 and [source.name(plain(i)) for i in range(3)] == ['a.png', 'c.png', 'deep/b.PNG']
     truth = torch.from_numpy(cv2.imread(str(folder / 'deep/b.PNG'))[..., ::-1].copy()).permute(2, 0, 1) / 255
     texture = source.pixels(torch.zeros(3, 40, 50), torch.arange(2000), plain(2)).view(3, 40, 50)
     assert torch.equal(texture, truth[:, :40, :50])
@@ -211,14 +228,14 @@ def test_a_folder_decodes_lazily_within_its_budget_and_survives_pickling(folder)
     source = TextureFolder(folder, cache_mebibytes=3000 / 2**20)
     assert not source._cache
     for i in (0, 1, 2, 0):
-        source.picture(i)
+        source.photo(i)
         assert sum(kept.nbytes for kept in source._cache.values()) <= 3000 or len(source._cache) == 1
     copy = pickle.loads(pickle.dumps(source))
-    assert not copy._cache and torch.equal(copy.picture(1), source.picture(1))
+    assert not copy._cache and torch.equal(copy.photo(1), source.photo(1))
 
 
 def test_anomalies_from_a_folder(folder):
-    source, image = TextureFolder(folder), picture(70, 50)
+    source, image = TextureFolder(folder), photo(70, 50)
     seen = set()
     for seed in range(30):
         result = perlin_anomaly(image, generator(seed), source=source)
@@ -228,12 +245,12 @@ def test_anomalies_from_a_folder(folder):
     assert seen == {'a.png', 'c.png', 'deep/b.PNG'}
 
 
-def test_folders_without_pictures_and_broken_pictures_are_named(tmp_path):
-    with pytest.raises(ValueError, match='must hold pictures'):
+def test_folders_without_images_and_broken_images_are_named(tmp_path):
+    with pytest.raises(ValueError, match='must hold images'):
         TextureFolder(tmp_path)
     (tmp_path / 'bad.png').write_bytes(b'nothing')
     with pytest.raises(ValueError, match='bad.png'):
-        TextureFolder(tmp_path).picture(0)
+        TextureFolder(tmp_path).photo(0)
 
 
 def test_three_adjustments_are_drawn_and_each_does_what_it_says(folder):
@@ -250,8 +267,14 @@ def test_three_adjustments_are_drawn_and_each_does_what_it_says(folder):
     assert set((levels * 3).round(decimals=4).flatten().tolist()) == {0, 1, 2, 3}
 
 
-@pytest.mark.parametrize('bad, message', [(dict(octave_range=(3, 3)), 'excluded'), (dict(threshold=2), 'threshold'),
-                                          (dict(transparency_range=(0.5, 1.5)), 'share of the image')])
+@pytest.mark.parametrize(
+    'bad, message',
+    [
+        (dict(octave_range=(3, 3)), 'excluded'),
+        (dict(threshold=2), 'threshold'),
+        (dict(transparency_range=(0.5, 1.5)), 'share of the image'),
+    ],
+)
 def test_wrong_ranges_are_refused(bad, message):
     with pytest.raises(ValueError, match=message):
         PerlinRanges(**bad)
@@ -259,4 +282,4 @@ def test_wrong_ranges_are_refused(bad, message):
 
 def test_wrong_foregrounds_are_refused():
     with pytest.raises(ValueError, match='must be bool'):
-        perlin_anomaly(picture(8, 8), generator(), foreground=torch.zeros(8, 8))
+        perlin_anomaly(photo(8, 8), generator(), foreground=torch.zeros(8, 8))

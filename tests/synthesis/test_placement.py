@@ -6,8 +6,15 @@ from hypothesis import strategies as st
 
 from mmdefect.synthesis.donors import GRID
 from mmdefect.synthesis.geometry import overlap
-from mmdefect.synthesis.location import (SIDE, code_weights, decode, empirical_density, frame_affine, location_codes,
-                                         map_density)
+from mmdefect.synthesis.location import (
+    SIDE,
+    code_weights,
+    decode,
+    empirical_density,
+    frame_affine,
+    location_codes,
+    map_density,
+)
 from mmdefect.synthesis.placement import NO_PLACE, OFF_OBJECT, ON_DEFECT, PlaceSearch
 
 
@@ -32,7 +39,7 @@ def test_codes_name_the_place_in_the_frame():
 def test_codes_tell_how_the_frame_was_moved(height, width, scale_y, scale_x, flip_y, flip_x):
     codes = cv2.resize(location_codes((height, width)), None, fx=scale_x, fy=scale_y, interpolation=cv2.INTER_NEAREST)
     new_hw = codes.shape
-    codes = codes[5:-3, 4:-6][::-1 if flip_y else 1, ::-1 if flip_x else 1]
+    codes = codes[5:-3, 4:-6][:: -1 if flip_y else 1, :: -1 if flip_x else 1]
     affine = frame_affine(codes, 2)
     for y, x in ((0.3, 0.4), (0.6, 0.7)):
         row, column = y * new_hw[0] - 0.5 - 5, x * new_hw[1] - 0.5 - 4
@@ -133,7 +140,7 @@ def test_overlap_agrees_with_painting(height, width, top, left):
     frame, part = overlap((height, width), (top, left), (6, 8))
     canvas = np.zeros((40, 40), int)
     patch = np.arange(1, height * width + 1).reshape(height, width)
-    canvas[14 + top:14 + top + height, 14 + left:14 + left + width] = patch
+    canvas[14 + top : 14 + top + height, 14 + left : 14 + left + width] = patch
     painted = np.zeros((6, 8), int)
     painted[frame] = patch[part]
     np.testing.assert_array_equal(painted, canvas[14:20, 14:22])

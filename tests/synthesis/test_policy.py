@@ -61,15 +61,21 @@ def test_too_large_defects_are_not_taken(library):
 
 def test_mistakes_are_said(library, tmp_path):
     for body, words in [
-        (dict(blends={'paint': 1}), 'blends'), (dict(places={}), 'places'), (dict(number={-1: 1}), 'number'),
-        (dict(min_overlap=2), 'min_overlap'), (dict(label='all'), 'label'), (dict(colour=3), 'colour'),
-        (dict(outline_blend='glue'), 'outline_blend'), (dict(class_shares={1: 0.0}), 'class_shares'),
+        (dict(blends={'paint': 1}), 'blends'),
+        (dict(places={}), 'places'),
+        (dict(number={-1: 1}), 'number'),
+        (dict(min_overlap=2), 'min_overlap'),
+        (dict(label='all'), 'label'),
+        (dict(colour=3), 'colour'),
+        (dict(outline_blend='glue'), 'outline_blend'),
+        (dict(class_shares={1: 0.0}), 'class_shares'),
     ]:
         with pytest.raises(ValueError, match=words):
             PolicySpec.from_dict(body)
     with pytest.raises(ValueError, match='class_shares'):
         DonorChooser(library, PolicySpec(class_shares={7: 1.0}))
-    outline = [(np.where(label[..., None] > 0, image, 250).astype(np.uint8), label)
-               for image, label in labelled_parts(2)]
+    outline = [
+        (np.where(label[..., None] > 0, image, 250).astype(np.uint8), label) for image, label in labelled_parts(2)
+    ]
     with pytest.raises(ValueError, match='min_inside'):
         DonorChooser(library_of_parts(tmp_path, outline), PolicySpec())

@@ -24,7 +24,9 @@ def test_cut_paste(kind):
     here, there = (cut_paste(images.to(device), generators(4), kind=kind) for device in ('cpu', 'cuda'))
     assert there.image.is_cuda and there.label.is_cuda
     assert torch.allclose(there.image.cpu(), here.image, **CLOSE)
-    assert (there.label.cpu() != here.label).float().mean() < 1e-3  # a change of just the tolerance may round either way
+    assert (
+        there.label.cpu() != here.label
+    ).float().mean() < 1e-3  # a change of just the tolerance may round either way
 
 
 def test_perlin_anomaly():

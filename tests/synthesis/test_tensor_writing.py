@@ -26,8 +26,8 @@ def test_limited_pixels_pass_on_the_gradient_of_the_limit(crop):
     weights = torch.from_numpy(np.random.default_rng(1).normal(size=source.shape))
 
     # The bits are those of the arrays, which have no derivative: differences of them against the derivative.
-    def value(*pictures):
-        return float((limit_on_device(*pictures, factor, LIMITS)[0] * weights).sum())
+    def value(*images):
+        return float((limit_on_device(*images, factor, LIMITS)[0] * weights).sum())
 
     made = (limit_on_device(target, source, factor, LIMITS)[0] * weights).sum()
     for number, slopes in enumerate(torch.autograd.grad(made, (target, source))):
@@ -35,13 +35,13 @@ def test_limited_pixels_pass_on_the_gradient_of_the_limit(crop):
         for place in np.ndindex(*source.shape):
             sides = []
             for step in (1e-6, -1e-6):
-                pictures = [p.clone() for p in plain]
-                pictures[number][place] += step
-                sides.append(value(*pictures))
+                images = [p.clone() for p in plain]
+                images[number][place] += step
+                sides.append(value(*images))
             assert float(slopes[place]) == pytest.approx((sides[0] - sides[1]) / 2e-6, abs=1e-6), (number, place)
 
 
-def test_the_picture_is_the_same_with_and_without_a_gradient(crop):
+def test_the_image_is_the_same_with_and_without_a_gradient(crop):
     target, source, factor = crop
     with_gradient, share = limit_on_device(target, source, factor, LIMITS)
     without, own = limit_on_device(target.detach(), source.detach(), factor, LIMITS)

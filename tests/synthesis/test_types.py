@@ -1,4 +1,5 @@
 """The record of a pasted defect refuses what cannot be true."""
+
 from __future__ import annotations
 
 import dataclasses
@@ -9,8 +10,15 @@ import torch
 
 from mmdefect.synthesis.types import BLENDS, GENERATORS, Instance, Synthesis
 
-FIELDS = dict(class_id=2, box=(1, 2, 4, 6), area=5, source='donor-7', generator='paste', blend='poisson',
-              parameters={'angle': 12.5})
+FIELDS = dict(
+    class_id=2,
+    box=(1, 2, 4, 6),
+    area=5,
+    source='donor-7',
+    generator='paste',
+    blend='poisson',
+    parameters={'angle': 12.5},
+)
 
 
 def test_an_instance_keeps_what_it_was_given_and_survives_pickling():
@@ -24,11 +32,19 @@ def test_an_instance_cannot_be_changed():
         Instance(**FIELDS).class_id = 1
 
 
-@pytest.mark.parametrize('change, message', [
-    (dict(class_id=0), '`class_id`'), (dict(class_id=255), '`class_id`'),
-    (dict(box=(1, 2, 1, 6)), '`box`'), (dict(box=(-1, 2, 4, 6)), '`box`'),
-    (dict(area=0), '`area`'), (dict(area=13), '`area`'),
-    (dict(generator='brush'), '`generator`'), (dict(blend='glue'), '`blend`')])
+@pytest.mark.parametrize(
+    'change, message',
+    [
+        (dict(class_id=0), '`class_id`'),
+        (dict(class_id=255), '`class_id`'),
+        (dict(box=(1, 2, 1, 6)), '`box`'),
+        (dict(box=(-1, 2, 4, 6)), '`box`'),
+        (dict(area=0), '`area`'),
+        (dict(area=13), '`area`'),
+        (dict(generator='brush'), '`generator`'),
+        (dict(blend='glue'), '`blend`'),
+    ],
+)
 def test_impossible_instances_are_refused(change, message):
     with pytest.raises(ValueError, match=message):
         Instance(**{**FIELDS, **change})

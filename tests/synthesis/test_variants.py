@@ -26,8 +26,9 @@ def generator(seed):
 
 def paste(engine, seed, backend='numpy'):
     image, label = draw_part(np.random.default_rng(seed)), np.zeros(FRAME_HW, np.uint8)
-    instances, _ = engine.apply(ArrayCanvas(image, label), engine.draw(Background(label.copy()), generator(seed),
-                                                                       backend), backend)
+    instances, _ = engine.apply(
+        ArrayCanvas(image, label), engine.draw(Background(label.copy()), generator(seed), backend), backend
+    )
     return image, label, instances
 
 
@@ -58,7 +59,7 @@ def test_each_donor_has_so_many_shapes_and_fresh_colours(library):
 
 
 def test_what_is_kept_does_not_change_pixels(library):
-    """Any order of samples, any process and any size of the cache gives the same picture for the same seed."""
+    """Any order of samples, any process and any size of the cache gives the same image for the same seed."""
     policy = dict(places=dict(even=1), variants=2, number={2: 1})
     warm, cold = PasteEngine(library, policy), PasteEngine(library, policy | dict(variant_megabytes=0))
     for seed in range(60):

@@ -104,8 +104,23 @@ def test_command_draws_the_pipeline_and_repeats_itself(browse, data_root, tmp_pa
     sheets = []
     for name, seed in (('a', '1'), ('b', '1'), ('c', '2')):
         out = tmp_path / name / 'sheet.png'
-        assert run(browse, monkeypatch, CONFIG, '--count', '11', '--seed', seed, '--out', str(out), '--cfg-options',
-                   f'data_root={data_root}', 'crop_size=(96,96)') == 0  # more samples than images
+        assert (
+            run(
+                browse,
+                monkeypatch,
+                CONFIG,
+                '--count',
+                '11',
+                '--seed',
+                seed,
+                '--out',
+                str(out),
+                '--cfg-options',
+                f'data_root={data_root}',
+                'crop_size=(96,96)',
+            )
+            == 0
+        )  # more samples than images
         sheets.append(cv2.imread(str(out)))
         assert str(out) in capsys.readouterr().out
     assert sheets[0].shape == sheets[1].shape and (sheets[0] == sheets[1]).all()
@@ -113,24 +128,50 @@ def test_command_draws_the_pipeline_and_repeats_itself(browse, data_root, tmp_pa
     assert sheets[0].shape[1] >= 4 * 2 * 96
 
 
-def test_command_shows_test_pictures_unchanged(browse, data_root, tmp_path, monkeypatch):
+def test_command_shows_test_images_unchanged(browse, data_root, tmp_path, monkeypatch):
     out = tmp_path / 'sheet.png'
-    assert run(browse, monkeypatch, CONFIG, '--split', 'test', '--count', '1', '--out', str(out), '--cfg-options',
-               f'data_root={data_root}', 'image_scale=(128,128)') == 0
+    assert (
+        run(
+            browse,
+            monkeypatch,
+            CONFIG,
+            '--split',
+            'test',
+            '--count',
+            '1',
+            '--out',
+            str(out),
+            '--cfg-options',
+            f'data_root={data_root}',
+            'image_scale=(128,128)',
+        )
+        == 0
+    )
     sheet = cv2.imread(str(out))
     found = 0
     for path in sorted((data_root / 'img_dir' / 'test').iterdir()):
-        picture = cv2.imread(str(path))
-        _, _, (left, top), _ = cv2.minMaxLoc(cv2.matchTemplate(sheet, picture, cv2.TM_SQDIFF))
-        found += (sheet[top:top + 128, left:left + 128] == picture).all()
+        photo = cv2.imread(str(path))
+        _, _, (left, top), _ = cv2.minMaxLoc(cv2.matchTemplate(sheet, photo, cv2.TM_SQDIFF))
+        found += (sheet[top : top + 128, left : left + 128] == photo).all()
     assert found == 1  # the file is in the sheet, pixel by pixel
 
 
 def test_command_reports_mistakes(browse, data_root, tmp_path, monkeypatch, capsys):
     assert run(browse, monkeypatch, CONFIG, '--cfg-options', f'data_root={tmp_path / "absent"}') == 2
     assert 'does not exist' in capsys.readouterr().err
-    assert run(browse, monkeypatch, CONFIG, '--split', 'val', '--cfg-options', f'data_root={data_root}',
-               'val_dataloader=None') == 2
+    assert (
+        run(
+            browse,
+            monkeypatch,
+            CONFIG,
+            '--split',
+            'val',
+            '--cfg-options',
+            f'data_root={data_root}',
+            'val_dataloader=None',
+        )
+        == 2
+    )
     assert '`val_dataloader`' in capsys.readouterr().err
     with pytest.raises(SystemExit):
         run(browse, monkeypatch, CONFIG, '--count', '0')

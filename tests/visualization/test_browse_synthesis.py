@@ -17,10 +17,21 @@ LEAF = 'configs/fast_scnn/fast-scnn_paste-poisson_2k_wta-256.py'
 
 def browse(data_root, cache, *arguments, options=()):
     import os
-    command = [sys.executable, 'tools/browse_synthesis.py', LEAF, *map(str, arguments), '--cfg-options',
-               f'data_root={data_root}', 'crop_size=(96,120)', 'image_scale=(120,96)', *options]
-    return subprocess.run(command, cwd=REPO, capture_output=True, text=True, timeout=240,
-                          env={**os.environ, 'MMDEFECT_CACHE': str(cache)})
+
+    command = [
+        sys.executable,
+        'tools/browse_synthesis.py',
+        LEAF,
+        *map(str, arguments),
+        '--cfg-options',
+        f'data_root={data_root}',
+        'crop_size=(96,120)',
+        'image_scale=(120,96)',
+        *options,
+    ]
+    return subprocess.run(
+        command, cwd=REPO, capture_output=True, text=True, timeout=240, env={**os.environ, 'MMDEFECT_CACHE': str(cache)}
+    )
 
 
 @pytest.fixture(scope='module')
@@ -35,8 +46,9 @@ def data_root(tmp_path_factory):
 
 def test_the_sheet_the_page_and_the_records(data_root, tmp_path):
     sheet, page, records = tmp_path / 'a' / 'sheet.png', tmp_path / 'b' / 'page.html', tmp_path / 'c' / 'records.json'
-    done = browse(data_root, tmp_path, '--out', sheet, '--page', page, '--save-instances', records, '--count', 3,
-                  '--side', 64)
+    done = browse(
+        data_root, tmp_path, '--out', sheet, '--page', page, '--save-instances', records, '--count', 3, '--side', 64
+    )
     assert done.returncode == 0, done.stderr[-2000:]
     assert done.stdout.split()[-3:] == [str(sheet), str(page), str(records)]
     assert cv2.imread(str(sheet)).shape[1] >= 5 * 64
@@ -60,7 +72,7 @@ def test_a_row_shows_what_changed():
     assert [c.shape for c in cells] == [(96, 96, 3)] * 5
     assert (cells[0] == 100).all() and (cells[1] == 255).all()
     assert set(np.unique(cells[4])) == {128, 128 + 50}
-    assert (cells[4] == 178).all(-1).sum() == (4 * 2)**2  # enlarged twice, pixel by pixel
+    assert (cells[4] == 178).all(-1).sum() == (4 * 2) ** 2  # enlarged twice, pixel by pixel
 
 
 def test_outline_lies_outside_of_the_label():

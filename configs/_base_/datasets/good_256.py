@@ -7,12 +7,12 @@ patch = None
 train_pipeline = [
     dict(type='LoadImageFromFile'),
     dict(type='Resize', scale=image_scale, keep_ratio=False),
-    dict(type='PackCutPasteViews')  # after the resize: pastes are sized in network pixels
+    dict(type='PackCutPasteViews'),  # after the resize: pastes are sized in network pixels
 ]
 val_pipeline = [
     dict(type='LoadImageFromFile'),
     dict(type='Resize', scale=image_scale, keep_ratio=False),
-    dict(type='PackCutPasteViews', fixed_seed=0)
+    dict(type='PackCutPasteViews', fixed_seed=0),
 ]
 train_dataloader = dict(
     batch_size=32,
@@ -20,7 +20,8 @@ train_dataloader = dict(
     persistent_workers=True,
     sampler=dict(type='DefectSampler', shuffle=True),
     collate_fn=dict(type='pseudo_collate'),
-    dataset=dict(type='GoodImageDataset', data_root=data_root, category=category, part='fit', pipeline=train_pipeline))
+    dataset=dict(type='GoodImageDataset', data_root=data_root, category=category, part='fit', pipeline=train_pipeline),
+)
 val_dataloader = dict(
     batch_size=8,
     num_workers=2,
@@ -28,5 +29,7 @@ val_dataloader = dict(
     sampler=dict(type='DefaultSampler', shuffle=False, round_up=False),
     collate_fn=dict(type='pseudo_collate'),
     dataset=dict(
-        type='GoodImageDataset', data_root=data_root, category=category, part='held_out', pipeline=val_pipeline))
+        type='GoodImageDataset', data_root=data_root, category=category, part='held_out', pipeline=val_pipeline
+    ),
+)
 val_evaluator = dict(type='ViewAccuracy')

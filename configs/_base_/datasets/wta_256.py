@@ -10,13 +10,13 @@ train_pipeline = [
     dict(type='RandomCrop', crop_size=crop_size, cat_max_ratio=1.0),
     dict(type='RandomFlip', prob=0.5),
     dict(type='PhotoMetricDistortion'),
-    dict(type='PackSegInputs')
+    dict(type='PackSegInputs'),
 ]
 test_pipeline = [
     dict(type='LoadImageFromFile'),
     dict(type='Resize', scale=image_scale, keep_ratio=True),
     dict(type='LoadDefectAnnotations'),  # after the resize: labels keep the resolution of the file
-    dict(type='PackSegInputs')
+    dict(type='PackSegInputs'),
 ]
 train_dataloader = dict(
     batch_size=8,
@@ -27,7 +27,9 @@ train_dataloader = dict(
         type='BladeWTADataset',
         data_root=data_root,
         data_prefix=dict(img_path='img_dir/train', seg_map_path='ann_dir/train'),
-        pipeline=train_pipeline))
+        pipeline=train_pipeline,
+    ),
+)
 val_dataloader = dict(
     batch_size=1,
     num_workers=2,
@@ -37,7 +39,9 @@ val_dataloader = dict(
         type='BladeWTADataset',
         data_root=data_root,
         data_prefix=dict(img_path='img_dir/val', seg_map_path='ann_dir/val'),
-        pipeline=test_pipeline))
+        pipeline=test_pipeline,
+    ),
+)
 test_dataloader = dict(
     batch_size=1,
     num_workers=2,
@@ -47,7 +51,9 @@ test_dataloader = dict(
         type='BladeWTADataset',
         data_root=data_root,
         data_prefix=dict(img_path='img_dir/test', seg_map_path='ann_dir/test'),
-        pipeline=test_pipeline))
+        pipeline=test_pipeline,
+    ),
+)
 val_evaluator = dict(type='DefectMetric', groups=('pixel', 'ranking'), calibration='fit')
 test_evaluator = dict(type='DefectMetric', groups='all', calibration='apply')
 tta = dict(ratios=(0.5, 0.75, 1.0, 1.25, 1.5, 1.75), flip=True)

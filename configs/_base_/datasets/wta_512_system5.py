@@ -2,12 +2,15 @@
 _base_ = ['./wta_512.py']
 train_dataloader = dict(
     batch_size=8,
-    dataset=dict(pipeline=[
-        dict(type='LoadImageFromFile'),
-        dict(type='LoadDefectAnnotations'),
-        dict(type='RandomResize', scale=(512, 512), ratio_range=(0.5, 3.0), keep_ratio=True),
-        dict(type='RandomCrop', crop_size=(512, 512), cat_max_ratio=0.75),
-        dict(type='RandomFlip', prob=0.5),
-        dict(type='PhotoMetricDistortion'),
-        dict(type='PackSegInputs')
-    ]))
+    dataset=dict(
+        pipeline=[
+            dict(type='LoadImageFromFile'),
+            dict(type='LoadDefectAnnotations'),
+            dict(type='RandomResize', scale=(512, 512), ratio_range=(0.5, 3.0), keep_ratio=True),
+            dict(type='RandomCrop', crop_size=(512, 512), cat_max_ratio=0.75),
+            dict(type='RandomFlip', prob=0.5),
+            dict(type='PhotoMetricDistortion'),
+            dict(type='PackSegInputs'),
+        ]
+    ),
+)

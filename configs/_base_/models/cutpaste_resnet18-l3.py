@@ -8,8 +8,10 @@ model = dict(
         num_stages=3,
         strides=(1, 2, 2),
         dilations=(1, 1, 1),
-        out_indices=(2, ),
+        out_indices=(2,),
         frozen_stages=2,
         norm_eval=True,
-        init_cfg=dict(type='Pretrained', checkpoint='weights/resnet18_imagenet_conv1-layer3_fp16.pth')),
-    head=dict(type='ProjectionHead', hidden=(512, 128)))
+        init_cfg=dict(type='Pretrained', checkpoint='weights/resnet18_imagenet_conv1-layer3_fp16.pth'),
+    ),
+    head=dict(type='ProjectionHead', hidden=(512, 128)),
+)

@@ -1,8 +1,13 @@
 # DDRNet-23-slim (Pan et al., 2022).
 norm_cfg = dict(type='SyncBN', requires_grad=True)
 data_preprocessor = dict(
-    type='SegDataPreProcessor', mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375], bgr_to_rgb=True, pad_val=0,
-    seg_pad_val=255)
+    type='SegDataPreProcessor',
+    mean=[123.675, 116.28, 103.53],
+    std=[58.395, 57.12, 57.375],
+    bgr_to_rgb=True,
+    pad_val=0,
+    seg_pad_val=255,
+)
 model = dict(
     type='EncoderDecoder',
     data_preprocessor=data_preprocessor,
@@ -16,7 +21,9 @@ model = dict(
         init_cfg=dict(
             type='Pretrained',
             checkpoint='https://download.openmmlab.com/mmsegmentation/v0.5/ddrnet/pretrain/'
-            'ddrnet23s-in1kpre_3rdparty-1ccac5b1.pth')),
+            'ddrnet23s-in1kpre_3rdparty-1ccac5b1.pth',
+        ),
+    ),
     decode_head=dict(
         type='DDRHead',
         in_channels=128,
@@ -27,7 +34,9 @@ model = dict(
         norm_cfg=norm_cfg,
         loss_decode=[
             dict(type='OhemCrossEntropy', thres=0.9, min_kept=131072, loss_weight=1.0),
-            dict(type='OhemCrossEntropy', thres=0.9, min_kept=131072, loss_weight=0.4)
-        ]),
+            dict(type='OhemCrossEntropy', thres=0.9, min_kept=131072, loss_weight=0.4),
+        ],
+    ),
     train_cfg=dict(),
-    test_cfg=dict(mode='whole'))
+    test_cfg=dict(mode='whole'),
+)

@@ -7,6 +7,8 @@ model = dict(
         strides=(1, 2, 2),
         dilations=(1, 1, 1),
         out_indices=(0, 1, 2),
-        init_cfg=dict(type='Pretrained', checkpoint='torchvision://resnet18')),
+        init_cfg=dict(type='Pretrained', checkpoint='torchvision://resnet18'),
+    ),
     neck=dict(in_channels=[64, 128, 256], num_outs=3),
-    decode_head=dict(in_channels=[64, 64, 64], in_index=[0, 1, 2], feature_strides=[4, 8, 16]))
+    decode_head=dict(in_channels=[64, 64, 64], in_index=[0, 1, 2], feature_strides=[4, 8, 16]),
+)

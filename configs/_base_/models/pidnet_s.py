@@ -1,8 +1,13 @@
 # PIDNet-S (Xu et al., CVPR 2023). The third loss is that of its edge branch; the others are the segmentation losses.
 norm_cfg = dict(type='SyncBN', requires_grad=True)
 data_preprocessor = dict(
-    type='SegDataPreProcessor', mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375], bgr_to_rgb=True, pad_val=0,
-    seg_pad_val=255)
+    type='SegDataPreProcessor',
+    mean=[123.675, 116.28, 103.53],
+    std=[58.395, 57.12, 57.375],
+    bgr_to_rgb=True,
+    pad_val=0,
+    seg_pad_val=255,
+)
 model = dict(
     type='EncoderDecoder',
     data_preprocessor=data_preprocessor,
@@ -19,7 +24,9 @@ model = dict(
         init_cfg=dict(
             type='Pretrained',
             checkpoint='https://download.openmmlab.com/mmsegmentation/v0.5/pretrain/pidnet/'
-            'pidnet-s_imagenet1k_20230306-715e6273.pth')),
+            'pidnet-s_imagenet1k_20230306-715e6273.pth',
+        ),
+    ),
     decode_head=dict(
         type='PIDHead',
         in_channels=128,
@@ -32,8 +39,10 @@ model = dict(
             dict(type='CrossEntropyLoss', use_sigmoid=False, loss_weight=0.4),
             dict(type='OhemCrossEntropy', thres=0.9, min_kept=131072, loss_weight=1.0),
             dict(type='BoundaryLoss', loss_weight=20.0),
-            dict(type='OhemCrossEntropy', thres=0.9, min_kept=131072, loss_weight=1.0)
-        ]),
+            dict(type='OhemCrossEntropy', thres=0.9, min_kept=131072, loss_weight=1.0),
+        ],
+    ),
     train_cfg=dict(),
-    test_cfg=dict(mode='whole'))
+    test_cfg=dict(mode='whole'),
+)
 own_transforms = [dict(type='GenerateEdge', edge_width=4)]

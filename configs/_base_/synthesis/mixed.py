@@ -1,4 +1,4 @@
-# Mostly pasted defects, now and then a moved part or a texture; one of them in a picture.
+# Mostly pasted defects, now and then a moved part or a texture; one of them in an image.
 synthesis = dict(
     ratio=dict(real=2, synthetic=1, clean=1),
     location=dict(object='foreground'),
@@ -11,8 +11,11 @@ synthesis = dict(
                 blends=dict(poisson=3, feather=1),
                 max_extent=0.25,
                 label='mask',
-                tolerance=0.024)),
+                tolerance=0.024,
+            ),
+        ),
         dict(type='CutPaste', kind='scar', class_id=1),
-        dict(type='PerlinAnomaly', class_id=1)
+        dict(type='PerlinAnomaly', class_id=1),
     ],
-    weights=[6, 1, 1])
+    weights=[6, 1, 1],
+)

@@ -1,2 +1,2 @@
-# No synthetic defects: only the pictures as they are.
+# No synthetic defects: only the images as they are.
 synthesis = None

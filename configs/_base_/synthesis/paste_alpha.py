@@ -12,5 +12,8 @@ synthesis = dict(
                 grow=1,
                 max_extent=0.25,
                 label='mask',
-                tolerance=0.024))
-    ])
+                tolerance=0.024,
+            ),
+        )
+    ],
+)

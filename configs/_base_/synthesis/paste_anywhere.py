@@ -5,5 +5,7 @@ synthesis = dict(
     transforms=[
         dict(
             type='PasteDefects',
-            policy=dict(places=dict(even=1), blends=dict(poisson=1), max_extent=0.5, min_inside=0.0, label='mask'))
-    ])
+            policy=dict(places=dict(even=1), blends=dict(poisson=1), max_extent=0.5, min_inside=0.0, label='mask'),
+        )
+    ],
+)

@@ -1,6 +1,6 @@
-# Real defects of the training split, pasted into clean pictures where defects were found; their gradients are imported.
+# Real defects of the training split, pasted into clean images where defects were found; their gradients are imported.
 # Donors found on the outline of the object go back to their own place, so the part must always lie the same way;
-# without a fixed pose write `places=dict(density=1)`, or `dict(even=1)`. Real pictures keep half of the draws, as large
+# without a fixed pose write `places=dict(density=1)`, or `dict(even=1)`. Real images keep half of the draws, as large
 # defects fit nowhere else and would be seen less (docs/results/tiles_curve.md).
 synthesis = dict(
     ratio=dict(real=2, synthetic=1, clean=1),
@@ -14,5 +14,8 @@ synthesis = dict(
                 blends=dict(poisson=1),
                 max_extent=0.25,
                 label='mask',
-                tolerance=0.024))
-    ])
+                tolerance=0.024,
+            ),
+        )
+    ],
+)

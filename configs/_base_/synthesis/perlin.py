@@ -2,4 +2,5 @@
 synthesis = dict(
     ratio=dict(real=2, synthetic=1, clean=1),
     location=dict(object='foreground'),
-    transforms=[dict(type='PerlinAnomaly', class_id=1)])
+    transforms=[dict(type='PerlinAnomaly', class_id=1)],
+)

@@ -5,5 +5,5 @@ custom_hooks = [
     dict(type='ClassCheckHook'),
     dict(type='CalibrationHook'),
     dict(type='SelectionCheckHook'),
-    dict(type='CutPasteBackboneHook', checkpoint='weights/resnet18_imagenet_conv1-layer3_fp16.pth')
+    dict(type='CutPasteBackboneHook', checkpoint='weights/resnet18_imagenet_conv1-layer3_fp16.pth'),
 ]

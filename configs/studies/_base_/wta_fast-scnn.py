@@ -6,5 +6,13 @@ val_interval = 200
 seeds = [0, 1, 2]
 selection = dict(metric='fg_mIoU', tie='last')
 metrics = [
-    'fg_mIoU', 'cal_fg_mIoU', 'fg_AP', 'fg_mAcc', 'IoU.attached', 'IoU.broken', 'cRecall', 'FA_per_image', 'mIoU'
+    'fg_mIoU',
+    'cal_fg_mIoU',
+    'fg_AP',
+    'fg_mAcc',
+    'IoU.attached',
+    'IoU.broken',
+    'cRecall',
+    'FA_per_image',
+    'mIoU',
 ]

@@ -6,7 +6,14 @@ val_interval = 250
 seeds = [0, 1, 2]
 selection = dict(metric='cal_fg_mIoU', tie='last')
 metrics = [
-    'cal_fg_mIoU', 'fg_AP', 'fg_mIoU', 'AP.attached', 'AP.broken', 'tIoU.attached', 'tIoU.broken', 'cRecall',
-    'FA_per_image'
+    'cal_fg_mIoU',
+    'fg_AP',
+    'fg_mIoU',
+    'AP.attached',
+    'AP.broken',
+    'tIoU.attached',
+    'tIoU.broken',
+    'cRecall',
+    'FA_per_image',
 ]
 overrides = {'amp': True}

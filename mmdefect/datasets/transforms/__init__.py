@@ -11,6 +11,16 @@ from .perlin_anomaly import PerlinAnomaly
 from .synthesize import SynthesizeDefects
 
 __all__ = [
-    'CutPaste', 'DefectCrop', 'IgnoreBand', 'LoadDefectAnnotations', 'LoadLocationMap', 'LoadObjectMask',
-    'PackCutPasteViews', 'PackDefectInputs', 'PackSynthesisInputs', 'PasteDefects', 'PerlinAnomaly', 'SynthesizeDefects'
+    'CutPaste',
+    'DefectCrop',
+    'IgnoreBand',
+    'LoadDefectAnnotations',
+    'LoadLocationMap',
+    'LoadObjectMask',
+    'PackCutPasteViews',
+    'PackDefectInputs',
+    'PackSynthesisInputs',
+    'PasteDefects',
+    'PerlinAnomaly',
+    'SynthesizeDefects',
 ]

@@ -1,4 +1,4 @@
-"""Cut a part of the picture out and paste it elsewhere on the object."""
+"""Cut a part of the image out and paste it elsewhere on the object."""
 
 from __future__ import annotations
 
@@ -34,9 +34,16 @@ class CutPaste(DefectTransform):
         stream: separates several of these in one pipeline.
     """
 
-    def __init__(self, kind: str = 'union', class_id: int = 1, ranges: Mapping[str, Any] | None = None,
-                 min_overlap: float = 0.95, tolerance: float = VISIBLE_TOLERANCE, tries: int = 20,
-                 stream: int = 0) -> None:
+    def __init__(
+        self,
+        kind: str = 'union',
+        class_id: int = 1,
+        ranges: Mapping[str, Any] | None = None,
+        min_overlap: float = 0.95,
+        tolerance: float = VISIBLE_TOLERANCE,
+        tries: int = 20,
+        stream: int = 0,
+    ) -> None:
         super().__init__(stream)
         if kind not in KINDS:
             raise ValueError(f'`kind` must be one of {", ".join(KINDS)}, got {kind!r}.')
@@ -58,8 +65,10 @@ class CutPaste(DefectTransform):
 
     def _on_object(self, draw: CutPasteDraw, allowed: np.ndarray) -> bool:
         height, width = draw.canvas_hw
-        source = allowed[draw.source_top:draw.source_top + draw.height, draw.source_left:draw.source_left + draw.width]
-        target = allowed[draw.target_top:draw.target_top + height, draw.target_left:draw.target_left + width]
+        source = allowed[
+            draw.source_top : draw.source_top + draw.height, draw.source_left : draw.source_left + draw.width
+        ]
+        target = allowed[draw.target_top : draw.target_top + height, draw.target_left : draw.target_left + width]
         return min(source.mean(), target.mean()) >= self.min_overlap
 
     def _write(self, canvas: ArrayCanvas, draw: CutPasteDraw, allowed: np.ndarray) -> Instance | None:

@@ -35,8 +35,15 @@ class PackCutPasteViews(BaseTransform):
         stream: separates several of these.
     """
 
-    def __init__(self, variant: str = '3way', patch: int | None = None, jitter: float = 0.1,
-                 ranges: Mapping[str, Any] | None = None, fixed_seed: int | None = None, stream: int = 0) -> None:
+    def __init__(
+        self,
+        variant: str = '3way',
+        patch: int | None = None,
+        jitter: float = 0.1,
+        ranges: Mapping[str, Any] | None = None,
+        fixed_seed: int | None = None,
+        stream: int = 0,
+    ) -> None:
         class_names(variant)
         self.variant, self.patch, self.jitter, self.stream = variant, patch, jitter, stream
         self.ranges, self.fixed_seed = CutPasteRanges(**(ranges or {})), fixed_seed
@@ -44,8 +51,14 @@ class PackCutPasteViews(BaseTransform):
     def transform(self, results: dict) -> dict:
         """Make the views."""
         image = np.ascontiguousarray(results['img'][..., ::-1].transpose(2, 0, 1))
-        views = make_views(torch.from_numpy(image).float().div_(255), self._generator(results), self.variant, self.patch,
-                           self.jitter, self.ranges)
+        views = make_views(
+            torch.from_numpy(image).float().div_(255),
+            self._generator(results),
+            self.variant,
+            self.patch,
+            self.jitter,
+            self.ranges,
+        )
         sample = BaseDataElement(gt_label=views.labels)
         sample.set_metainfo(dict(img_path=results.get('img_path'), crop_top_left=views.crop_top_left))
         return dict(inputs=views.images.mul(255).round_().to(torch.uint8), data_samples=sample)

@@ -1,4 +1,4 @@
-"""Crop so that a defect is seen: defects cover a thousandth of a picture, and even crops mostly miss them."""
+"""Crop so that a defect is seen: defects cover a thousandth of an image, and even crops mostly miss them."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from mmdefect.registry import TRANSFORMS
 class DefectCrop(RandomCrop):
     """Random crop that contains a defect with a given probability; otherwise mmseg's ``RandomCrop``.
 
-    One of the classes in the picture is drawn, all alike, then one of its pixels; the crop is drawn among those that
-    show this pixel. A picture without a defect is cropped anywhere.
+    One of the classes in the image is drawn, all alike, then one of its pixels; the crop is drawn among those that
+    show this pixel. An image without a defect is cropped anywhere.
 
     Args:
         crop_size: height and width.
@@ -22,8 +22,13 @@ class DefectCrop(RandomCrop):
         ignore_index: label that is no class.
     """
 
-    def __init__(self, crop_size: int | tuple[int, int], probability: float = 0.5, cat_max_ratio: float = 1.0,
-                 ignore_index: int = 255) -> None:
+    def __init__(
+        self,
+        crop_size: int | tuple[int, int],
+        probability: float = 0.5,
+        cat_max_ratio: float = 1.0,
+        ignore_index: int = 255,
+    ) -> None:
         if not 0 <= probability <= 1:
             raise ValueError(f'`probability` must be in [0, 1], got {probability}.')
         super().__init__(tuple(crop_size) if isinstance(crop_size, list) else crop_size, cat_max_ratio, ignore_index)
@@ -39,8 +44,10 @@ class DefectCrop(RandomCrop):
             return super().crop_bbox(results)
         rows, columns = np.nonzero(label == classes[np.random.randint(len(classes))])
         pick = np.random.randint(len(rows))
-        top, left = (_start(int(at), size, crop) for at, size, crop in zip(
-            (rows[pick], columns[pick]), label.shape, self.crop_size, strict=True))
+        top, left = (
+            _start(int(at), size, crop)
+            for at, size, crop in zip((rows[pick], columns[pick]), label.shape, self.crop_size, strict=True)
+        )
         return top, top + self.crop_size[0], left, left + self.crop_size[1]
 
     def __repr__(self) -> str:

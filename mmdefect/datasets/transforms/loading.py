@@ -50,7 +50,8 @@ class LoadDefectAnnotations(BaseTransform):
                 raise ValueError(
                     f'the mask {path} must have the size of its image {results["img_path"]}, {size_hw[1]}x{size_hw[0]} '
                     f'(width x height), but it has {label.shape[1]}x{label.shape[0]}; export it at the size of the '
-                    'image.')
+                    'image.'
+                )
         results['gt_seg_map'] = _map_labels(label, results.get('label_map'))
         results.setdefault('seg_fields', []).append('gt_seg_map')
         if results.get('box_labels'):
@@ -62,8 +63,9 @@ class LoadDefectAnnotations(BaseTransform):
     def _load(self, path: str, results: dict) -> np.ndarray:
         encoding = results.get('mask_encoding', 'index')
         raw = decode_mask(_read(path, self.backend_args), encoding, path)
-        return label_from_raw(raw, encoding, path, results.get('num_classes'), results.get('class_id'),
-                              results.get('palette'))
+        return label_from_raw(
+            raw, encoding, path, results.get('num_classes'), results.get('class_id'), results.get('palette')
+        )
 
     def __repr__(self) -> str:
         return f'{self.__class__.__name__}(backend_args={self.backend_args})'
@@ -101,7 +103,8 @@ class LoadObjectMask(BaseTransform):
             if mask.shape != tuple(size_hw):
                 raise ValueError(
                     f'the object mask {path} must have the size of its image, {size_hw[1]}x{size_hw[0]} (width x '
-                    f'height), but it has {mask.shape[1]}x{mask.shape[0]}; export it at the size of the image.')
+                    f'height), but it has {mask.shape[1]}x{mask.shape[0]}; export it at the size of the image.'
+                )
         results['gt_object_map'] = mask
         results.setdefault('seg_fields', []).append('gt_object_map')
         return results

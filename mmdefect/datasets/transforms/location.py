@@ -23,7 +23,7 @@ OBJECTS = ('frame', 'foreground', 'masks', 'template')
 
 @TRANSFORMS.register_module()
 class LoadLocationMap(BaseTransform):
-    """Add the location codes of the picture, which its resize, crop and flip then move along with the label map.
+    """Add the location codes of the image, which its resize, crop and flip then move along with the label map.
 
     Place it behind the loading of image and label. The synthesis step of a config does so.
 
@@ -34,25 +34,34 @@ class LoadLocationMap(BaseTransform):
     ``(K + 1, GRID, GRID)`` with a map for each class.
 
     Args:
-        object: where the object is. ``'frame'``: everywhere. ``'foreground'``: found in each picture. ``'masks'``: in a
+        object: where the object is. ``'frame'``: everywhere. ``'foreground'``: found in each image. ``'masks'``: in a
             folder of masks with the stems of the images, or under ``object_mask_path``. ``'template'``: the foreground
-            of one picture of a part in the same pose, for all.
+            of one image of a part in the same pose, for all.
         masks: folder of object masks, for ``object='masks'``.
-        template: path of the picture, for ``object='template'``.
-        density: learned map of likely places in the frame: an image or ``.npy`` for all pictures, or a folder with one
+        template: path of the image, for ``object='template'``.
+        density: learned map of likely places in the frame: an image or ``.npy`` for all images, or a folder with one
             for each stem. An ``.npy`` of three dimensions holds a map for each class, row 0 (normal) is not used.
-        margin: a foreground that was found ends this many pixels of the picture, as it was read, before its outline, where
+        margin: a foreground that was found ends this many pixels of the image, as it was read, before its outline, where
             pixels are mixed of object and background. Masks that were given count as they are.
         cache_size: so many foregrounds are remembered in each worker, 18 kB each.
     """
 
-    def __init__(self, object: str = 'foreground', masks: str | None = None, template: str | None = None,
-                 density: str | None = None, margin: int = 2, cache_size: int = 1024) -> None:
+    def __init__(
+        self,
+        object: str = 'foreground',
+        masks: str | None = None,
+        template: str | None = None,
+        density: str | None = None,
+        margin: int = 2,
+        cache_size: int = 1024,
+    ) -> None:
         if object not in OBJECTS:
             raise ValueError(f'`object` must be one of {", ".join(OBJECTS)}, got {object!r}.')
         if (template is None) == (object == 'template'):
-            raise ValueError(f'`template` must be the path of a picture exactly when `object` is \'template\', got '
-                             f'{template!r} with {object!r}.')
+            raise ValueError(
+                f"`template` must be the path of an image exactly when `object` is 'template', got "
+                f'{template!r} with {object!r}.'
+            )
         if margin < 0:
             raise ValueError(f'`margin` must be a number of pixels from 0 on, got {margin!r}.')
         self.object, self.masks, self.template, self.density = object, masks, template, density
@@ -80,8 +89,11 @@ class LoadLocationMap(BaseTransform):
         if self.object == 'frame':
             return None
         if self.object == 'masks':
-            path = results.get('object_mask_path') if self.masks is None else self._of_image(self.masks,
-                                                                                            results['img_path'])
+            path = (
+                results.get('object_mask_path')
+                if self.masks is None
+                else self._of_image(self.masks, results['img_path'])
+            )
             if path is None:
                 return None
             small = (decode_mask(np.fromfile(path, np.uint8).tobytes(), 'binary', path) != 0).astype(np.uint8)
@@ -108,18 +120,22 @@ class LoadLocationMap(BaseTransform):
 
     def _of_image(self, folder: str, img_path: str) -> str:
         if folder not in self._folders:
-            paths = list_images(folder) + sorted(os.path.join(folder, n) for n in os.listdir(folder)
-                                                 if n.endswith('.npy'))
-            self._folders[folder] = index_by_stem(paths, suffixes=('_mask', ))
+            paths = list_images(folder) + sorted(
+                os.path.join(folder, n) for n in os.listdir(folder) if n.endswith('.npy')
+            )
+            self._folders[folder] = index_by_stem(paths, suffixes=('_mask',))
         stem = os.path.splitext(os.path.basename(img_path))[0]
         if stem not in self._folders[folder]:
-            raise ValueError(f'{folder} must hold a file {stem}.png or {stem}_mask.png for {img_path}, but there is '
-                             'none; add it.')
+            raise ValueError(
+                f'{folder} must hold a file {stem}.png or {stem}_mask.png for {img_path}, but there is none; add it.'
+            )
         return self._folders[folder][stem]
 
     def __repr__(self) -> str:
-        return (f'{self.__class__.__name__}(object={self.object!r}, masks={self.masks!r}, template={self.template!r}, '
-                f'density={self.density!r}, margin={self.margin})')
+        return (
+            f'{self.__class__.__name__}(object={self.object!r}, masks={self.masks!r}, template={self.template!r}, '
+            f'density={self.density!r}, margin={self.margin})'
+        )
 
 
 @lru_cache(maxsize=4)
@@ -138,5 +154,5 @@ def _density(path: str) -> ndarray:
 def _read(path: str, flag: int) -> ndarray:
     image = cv2.imread(path, flag)
     if image is None:
-        raise ValueError(f'{path} must be a picture that can be read, but it is not; correct the path.')
+        raise ValueError(f'{path} must be an image that can be read, but it is not; correct the path.')
     return image

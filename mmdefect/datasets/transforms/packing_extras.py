@@ -34,9 +34,11 @@ class PackDefectInputs(PackSynthesisInputs):
                 continue
             values = np.ascontiguousarray(results[name], dtype)
             if values.shape != results['gt_seg_map'].shape[:2]:
-                raise ValueError(f'`{name}` must have the size of the label, {results["gt_seg_map"].shape[:2]}, got '
-                                 f"{values.shape}; add its name to results['seg_fields'] where it is made, so that "
-                                 'crops move it, too.')
+                raise ValueError(
+                    f'`{name}` must have the size of the label, {results["gt_seg_map"].shape[:2]}, got '
+                    f"{values.shape}; add its name to results['seg_fields'] where it is made, so that "
+                    'crops move it, too.'
+                )
             sample.set_data({name: PixelData(data=torch.from_numpy(values)[None])})
         if 'sample_weight' in results:
             sample.set_metainfo(dict(sample_weight=float(results['sample_weight'])))

@@ -30,13 +30,20 @@ class PasteDefects(DefectTransform):
         backend: how a worker computes, 'numpy' or 'torch', see the engine; the batch on a device takes 'torch'.
     """
 
-    def __init__(self, donors: DefectLibrary | str | Mapping[str, Any], policy: Mapping[str, Any] | None = None,
-                 stream: int = 0, backend: str = 'numpy') -> None:
+    def __init__(
+        self,
+        donors: DefectLibrary | str | Mapping[str, Any],
+        policy: Mapping[str, Any] | None = None,
+        stream: int = 0,
+        backend: str = 'numpy',
+    ) -> None:
         super().__init__(stream)
         if isinstance(donors, Mapping):
             if 'dataset' not in donors:
-                raise ValueError('`donors` must name the training `dataset` to cut defects from, got keys '
-                                 f'{sorted(donors)}; a config with a top-level `synthesis` fills it in.')
+                raise ValueError(
+                    '`donors` must name the training `dataset` to cut defects from, got keys '
+                    f'{sorted(donors)}; a config with a top-level `synthesis` fills it in.'
+                )
             donors = library_of(**donors)
         library = donors if isinstance(donors, DefectLibrary) else DefectLibrary(donors)
         self.engine = PasteEngine(library, PolicySpec.from_dict(policy or {}))
@@ -44,7 +51,9 @@ class PasteDefects(DefectTransform):
 
     def write(self, canvas: ArrayCanvas, results: dict, generator: torch.Generator) -> tuple[list, Mapping[str, int]]:
         """Draw and write."""
-        return self.engine.apply(canvas, self.engine.draw(background_of(results), generator, self.backend), self.backend)
+        return self.engine.apply(
+            canvas, self.engine.draw(background_of(results), generator, self.backend), self.backend
+        )
 
     def __repr__(self) -> str:
         return f'{self.__class__.__name__}(donors={str(self.engine.library.folder)!r}, policy={self.engine.policy})'

@@ -1,4 +1,4 @@
-"""What the transforms that make defects share: the random stream of a sample, the pictures' frame, the records."""
+"""What the transforms that make defects share: the random stream of a sample, the images' frame, the records."""
 
 from __future__ import annotations
 
@@ -45,19 +45,21 @@ class DefectTransform(BaseTransform):
         self._report_at = FIRST_REPORT
 
     @abstractmethod
-    def write(self, canvas: ArrayCanvas, results: dict, generator: torch.Generator
-              ) -> tuple[list[Instance], Mapping[str, int]]:
+    def write(
+        self, canvas: ArrayCanvas, results: dict, generator: torch.Generator
+    ) -> tuple[list[Instance], Mapping[str, int]]:
         """Write defects into the canvas; return them and what was skipped."""
 
     def transform(self, results: dict) -> dict:
-        """Write defects into copies of picture and label map.
+        """Write defects into copies of image and label map.
 
         Raises:
             ValueError: if there is no label map.
         """
         if 'gt_seg_map' not in results:
-            raise ValueError(f'`gt_seg_map` must be loaded before {type(self).__name__}; place LoadDefectAnnotations '
-                             'before it.')
+            raise ValueError(
+                f'`gt_seg_map` must be loaded before {type(self).__name__}; place LoadDefectAnnotations before it.'
+            )
         generator = generator_of(results, type(self).__name__, self.stream)
         results['img'] = np.array(results['img'], order='C')
         results['gt_seg_map'] = np.array(results['gt_seg_map'], order='C')
@@ -74,8 +76,11 @@ class DefectTransform(BaseTransform):
         if total >= self._report_at:
             self._report_at = total * 10
             reasons = ', '.join(f'{n} {reason}' for reason, n in sorted(self._counts.items()) if reason != 'written')
-            print_log(f'{type(self).__name__}: of {total} defects drawn in this process '
-                      f'{total - self._counts["written"]} were skipped ({reasons or "none"})', logger='current')
+            print_log(
+                f'{type(self).__name__}: of {total} defects drawn in this process '
+                f'{total - self._counts["written"]} were skipped ({reasons or "none"})',
+                logger='current',
+            )
 
 
 @TRANSFORMS.register_module()
@@ -85,18 +90,25 @@ class SynthesizeDefects(BaseTransform):
     Args:
         transforms: the transforms.
         weights: how often each is taken; equally often by default.
-        probability: of a picture to get a defect: ``clean`` for pictures without, ``defective`` for those with one.
+        probability: of an image to get a defect: ``clean`` for images without, ``defective`` for those with one.
         fade: ``(first, last)``: from draw ``first`` of a rank to draw ``last`` the probability falls to 0, where it
-            stays, so that a training ends on pictures as they are. Needs a sampler that numbers its draws.
+            stays, so that a training ends on images as they are. Needs a sampler that numbers its draws.
     """
 
-    def __init__(self, transforms: Sequence[dict], weights: Sequence[float] | None = None,
-                 probability: Mapping[str, float] | None = None, fade: Sequence[int] | None = None) -> None:
+    def __init__(
+        self,
+        transforms: Sequence[dict],
+        weights: Sequence[float] | None = None,
+        probability: Mapping[str, float] | None = None,
+        fade: Sequence[int] | None = None,
+    ) -> None:
         self.transforms = [TRANSFORMS.build(t) for t in transforms]
         weights = [1.0] * len(self.transforms) if weights is None else list(weights)
         if not self.transforms or len(weights) != len(self.transforms) or min(weights) < 0 or sum(weights) <= 0:
-            raise ValueError(f'`weights` must be one number >= 0 for each of {len(self.transforms)} transforms, not '
-                             f'all 0, got {weights}.')
+            raise ValueError(
+                f'`weights` must be one number >= 0 for each of {len(self.transforms)} transforms, not '
+                f'all 0, got {weights}.'
+            )
         self.bounds = np.cumsum(weights) / sum(weights)
         self.probability = {'clean': 1.0, 'defective': 1.0, **(probability or {})}
         if set(self.probability) != {'clean', 'defective'} or not all(0 <= p <= 1 for p in self.probability.values()):
@@ -106,7 +118,7 @@ class SynthesizeDefects(BaseTransform):
         self.fade = fade
 
     def choose(self, results: dict) -> BaseTransform | None:
-        """Draw which transform a picture gets; ``None`` for none."""
+        """Draw which transform an image gets; ``None`` for none."""
         generator = generator_of(results, type(self).__name__, 0)
         changed, choice = torch.rand(2, generator=generator, dtype=torch.float64).tolist()
         shows = results.get('shows_defect')
@@ -126,8 +138,10 @@ class SynthesizeDefects(BaseTransform):
         if self.fade is None:
             return 1.0
         if 'draws' not in results:
-            raise ValueError('a synthesis that fades needs numbered draws, but the sample has none; use the sampler '
-                             'DefectSampler, MixingSampler or ClassAwareSampler.')
+            raise ValueError(
+                'a synthesis that fades needs numbered draws, but the sample has none; use the sampler '
+                'DefectSampler, MixingSampler or ClassAwareSampler.'
+            )
         first, last = self.fade
         return float(np.clip((last - results['draws']) / max(last - first, 1), 0, 1))
 
@@ -147,7 +161,7 @@ def generator_of(results: dict, name: str, stream: int) -> torch.Generator:
 
 
 def background_of(results: dict) -> Background:
-    """Return what the engine must know of the picture."""
+    """Return what the engine must know of the image."""
     label, codes = results['gt_seg_map'], results.get('gt_location_map')
     factor = results.get('scale_factor') or (1.0, 1.0)  # mmcv: across, down
     factor = (factor, factor) if isinstance(factor, (int, float)) else factor
@@ -156,6 +170,6 @@ def background_of(results: dict) -> Background:
 
 
 def codes_of(results: dict) -> np.ndarray:
-    """Return the location codes of the picture; without a location map its whole frame is object."""
+    """Return the location codes of the image; without a location map its whole frame is object."""
     codes = results.get('gt_location_map')
     return location_codes(results['gt_seg_map'].shape) if codes is None else codes

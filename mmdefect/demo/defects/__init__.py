@@ -15,7 +15,7 @@ from mmdefect.demo.defects.stain import sample_stain
 from mmdefect.demo.defects.yarn import sample_missing_yarn
 from mmdefect.demo.types import Scene, Surface
 
-__all__ = ['Defect', 'SAMPLERS']
+__all__ = ['SAMPLERS', 'Defect']
 
 
 class Defect(Protocol):

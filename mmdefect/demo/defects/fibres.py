@@ -22,8 +22,7 @@ class Fibre:
     brightness: float
 
 
-def sample_fibre(rng: Generator, root_xy: tuple[float, float], heading: float, length: float,
-                 width: float) -> Fibre:
+def sample_fibre(rng: Generator, root_xy: tuple[float, float], heading: float, length: float, width: float) -> Fibre:
     """Return a fibre that starts at ``root_xy`` and curls away from ``heading``, ``length`` pixels long."""
     x, y = root_xy
     curl, points = rng.normal(0.0, 0.22), [root_xy]

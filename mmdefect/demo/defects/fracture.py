@@ -66,8 +66,13 @@ def _facets(rng: Generator, outward: float, size: float) -> tuple[tuple[float, f
     planes = []
     for _ in range(int(rng.integers(3, 6))):
         direction, steep = outward + rng.normal(0.0, 0.9), rng.uniform(0.15, 0.75)
-        planes.append((float(-steep * np.cos(direction)), float(-steep * np.sin(direction)),
-                       float(rng.uniform(-0.35, 0.1) * size)))
+        planes.append(
+            (
+                float(-steep * np.cos(direction)),
+                float(-steep * np.sin(direction)),
+                float(rng.uniform(-0.35, 0.1) * size),
+            )
+        )
     return tuple(planes)
 
 
@@ -76,7 +81,7 @@ def _as_points(points: ndarray) -> tuple[tuple[float, float], ...]:
 
 
 def sample_chip(rng: Generator, scene: Scene) -> Fracture:
-    """Return a chip at the outline or at the rim of the hole, 2 to 9 pixels in radius in a picture of 256."""
+    """Return a chip at the outline or at the rim of the hole, 2 to 9 pixels in radius in an image of 256."""
     x, y, inward = pick_outline(rng, scene)
     radius = float(np.exp(rng.uniform(np.log(2.0), np.log(9.0)))) * scene.unit
     flat = rng.uniform(0.45, 0.85)
@@ -90,12 +95,17 @@ def sample_chip(rng: Generator, scene: Scene) -> Fracture:
         bite = rough_polygon(rng, (-0.45 * radius * flat, 0.0), 0.72 * radius, 9, 0.16)
         bite[:, 0] = bite[:, 0] * flat
         gone = _as_points(bite @ turn.T + (x, y))
-    return Fracture(_as_points(outline), gone, _facets(rng, inward + np.pi, radius), float(rng.uniform(0.6, 1.0)),
-                    int(rng.integers(2**31)))
+    return Fracture(
+        _as_points(outline),
+        gone,
+        _facets(rng, inward + np.pi, radius),
+        float(rng.uniform(0.6, 1.0)),
+        int(rng.integers(2**31)),
+    )
 
 
 def sample_broken_corner(rng: Generator, scene: Scene) -> Fracture:
-    """Return a break that takes a corner off, 7 to 22 pixels deep in a picture of 256; mostly a sharp corner.
+    """Return a break that takes a corner off, 7 to 22 pixels deep in an image of 256; mostly a sharp corner.
 
     Raises:
         ValueError: if the scene holds no object with corners.
@@ -118,5 +128,10 @@ def sample_broken_corner(rng: Generator, scene: Scene) -> Fracture:
     turn = np.array([[np.cos(inward), -np.sin(inward)], [np.sin(inward), np.cos(inward)]])
     gone = np.concatenate([line, far]) @ turn.T + corner
     outline = np.concatenate([inner, far]) @ turn.T + corner
-    return Fracture(_as_points(outline), _as_points(gone), _facets(rng, inward + np.pi, band),
-                    float(rng.uniform(0.5, 0.9)), int(rng.integers(2**31)))
+    return Fracture(
+        _as_points(outline),
+        _as_points(gone),
+        _facets(rng, inward + np.pi, band),
+        float(rng.uniform(0.5, 0.9)),
+        int(rng.integers(2**31)),
+    )

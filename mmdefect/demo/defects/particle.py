@@ -56,7 +56,7 @@ class Particles:
 
 
 def sample_particles(rng: Generator, scene: Scene) -> Particles:
-    """Return 1 to 40 specks of 0.3 to 3 pixels in radius in a picture of 256, in one loose group."""
+    """Return 1 to 40 specks of 0.3 to 3 pixels in radius in an image of 256, in one loose group."""
     unit = max(scene.unit, 0.6)
     cx, cy = pick_site(rng, scene, 5.0 * scene.unit)
     count = int(rng.choice([1, 2, 4, 9, 18, 40], p=[0.15, 0.2, 0.25, 0.2, 0.13, 0.07]))
@@ -77,6 +77,12 @@ def sample_particles(rng: Generator, scene: Scene) -> Particles:
         outline += np.outer((outline - (x, y)) @ axis * (stretch - 1.0), axis)
         hollow = float(rng.uniform(0.5, 0.75)) if radius > 1.3 * unit and rng.uniform() < 0.35 else 0.0
         rgb = scene.material.particle[int(rng.integers(len(scene.material.particle)))]
-        specks.append(Speck(tuple((float(a), float(b)) for a, b in outline), hollow,
-                            tuple(float(c * rng.uniform(0.8, 1.1)) for c in rgb), 0.7 * radius))
+        specks.append(
+            Speck(
+                tuple((float(a), float(b)) for a, b in outline),
+                hollow,
+                tuple(float(c * rng.uniform(0.8, 1.1)) for c in rgb),
+                0.7 * radius,
+            )
+        )
     return Particles(tuple(specks), int(rng.integers(2**31)))

@@ -39,7 +39,7 @@ class Pits:
             ragged = 1.0 + 0.16 * fractal_noise(rng, window.size_hw, max(radius, 2.0), 2)
             away = np.hypot(x - np.float32(bx), y - np.float32(by)) / np.float32(radius) * ragged
             bowl = np.maximum(1.0 - away * away, 0.0)
-            rim = np.exp(-((away - 1.08) / 0.22) ** 2)
+            rim = np.exp(-(((away - 1.08) / 0.22) ** 2))
             surface.height[view] += np.float32(depth) * (0.28 * rim - bowl)
             floor = smoothstep(0.0, 0.75, bowl)
             tint(surface.albedo[view], scene.material.backing, self.corrosion * floor)
@@ -80,7 +80,7 @@ class Hole:
 
 
 def sample_pits(rng: Generator, scene: Scene) -> Pits:
-    """Return one to five pits close together, 1.3 to 6 pixels in radius in a picture of 256."""
+    """Return one to five pits close together, 1.3 to 6 pixels in radius in an image of 256."""
     x, y = pick_site(rng, scene, 6.0 * scene.unit)
     bowls = []
     for _ in range(int(rng.choice([1, 1, 2, 3, 5]))):
@@ -93,7 +93,7 @@ def sample_pits(rng: Generator, scene: Scene) -> Pits:
 
 
 def sample_hole(rng: Generator, scene: Scene) -> Hole:
-    """Return a hole of 3.5 to 11 pixels in radius in a picture of 256."""
+    """Return a hole of 3.5 to 11 pixels in radius in an image of 256."""
     radius = float(np.exp(rng.uniform(np.log(3.5), np.log(11.0)))) * scene.unit
     x, y = pick_site(rng, scene, 8.0 * scene.unit)
     outline = rough_polygon(rng, (x, y), radius, int(rng.integers(9, 15)), 0.2)
@@ -101,6 +101,13 @@ def sample_hole(rng: Generator, scene: Scene) -> Hole:
     for _ in range(int(rng.integers(5, 14))):
         rx, ry = outline[int(rng.integers(len(outline)))] + rng.normal(0, 0.1 * radius, 2)
         inward = float(np.arctan2(y - ry, x - rx)) + rng.normal(0.0, 0.7)
-        fibres.append(sample_fibre(rng, (float(rx), float(ry)), inward, radius * float(rng.uniform(0.4, 1.1)),
-                                   float(rng.uniform(0.4, 0.9)) * max(scene.unit, 0.7)))
+        fibres.append(
+            sample_fibre(
+                rng,
+                (float(rx), float(ry)),
+                inward,
+                radius * float(rng.uniform(0.4, 1.1)),
+                float(rng.uniform(0.4, 0.9)) * max(scene.unit, 0.7),
+            )
+        )
     return Hole(tuple((float(a), float(b)) for a, b in outline), tuple(fibres), int(rng.integers(2**31)))

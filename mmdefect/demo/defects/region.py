@@ -44,8 +44,8 @@ class Window:
         return self.bottom - self.top, self.right - self.left
 
     def grid(self) -> tuple[ndarray, ndarray]:
-        """Return ``(x, y)`` of the pixel centres in the coordinates of the whole picture, float32."""
-        y, x = np.mgrid[self.top:self.bottom, self.left:self.right].astype(np.float32)
+        """Return ``(x, y)`` of the pixel centres in the coordinates of the whole image, float32."""
+        y, x = np.mgrid[self.top : self.bottom, self.left : self.right].astype(np.float32)
         return x, y
 
 
@@ -71,8 +71,10 @@ def pick_site(rng: Generator, scene: Scene, margin: float) -> tuple[float, float
         x, y = rng.uniform(pad, width - 1 - pad), rng.uniform(pad, height - 1 - pad)
         if scene.inside[int(y), int(x)] > margin:
             return float(x), float(y)
-    raise ValueError(f'`margin` must leave room on the object, but no point lies {margin:.1f} pixels inside a scene of '
-                     f'{scene.size_hw}; use a larger picture or a smaller defect.')
+    raise ValueError(
+        f'`margin` must leave room on the object, but no point lies {margin:.1f} pixels inside a scene of '
+        f'{scene.size_hw}; use a larger image or a smaller defect.'
+    )
 
 
 def pick_outline(rng: Generator, scene: Scene) -> tuple[float, float, float]:
@@ -109,8 +111,15 @@ def line_cover(points_xy: ndarray, widths: ndarray, strengths: ndarray, window: 
         wide = SUPERSAMPLE * 0.5 * (widths[k] + widths[k + 1])
         level = 255 * 0.5 * (strengths[k] + strengths[k + 1])
         # A line thinner than the finest stroke is drawn with that stroke and less strength.
-        cv2.line(canvas, fixed[k].tolist(), fixed[k + 1].tolist(), int(round(level * min(1.0, wide))),
-                 max(1, int(round(wide))), cv2.LINE_8, 4)
+        cv2.line(
+            canvas,
+            fixed[k].tolist(),
+            fixed[k + 1].tolist(),
+            int(round(level * min(1.0, wide))),
+            max(1, int(round(wide))),
+            cv2.LINE_8,
+            4,
+        )
     return _average(canvas, window)
 
 
@@ -126,8 +135,9 @@ def _average(canvas: ndarray, window: Window) -> ndarray:
     return small.astype(np.float32) / 255.0
 
 
-def rough_polygon(rng: Generator, centre_xy: tuple[float, float], radius: float, corners: int,
-                  roughness: float) -> ndarray:
+def rough_polygon(
+    rng: Generator, centre_xy: tuple[float, float], radius: float, corners: int, roughness: float
+) -> ndarray:
     """Return a random star-shaped polygon, ``(corners, 2)`` x, y; ``roughness`` is the spread of its radii."""
     angles = (np.arange(corners) + rng.uniform(-0.35, 0.35, corners)) * (2 * np.pi / corners) + rng.uniform(0, 6.28)
     radii = radius * np.clip(1.0 + roughness * rng.standard_normal(corners), 0.35, 1.7)

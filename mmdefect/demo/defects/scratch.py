@@ -116,7 +116,7 @@ def _long_path(rng: Generator, scene: Scene, length_range: tuple[float, float], 
 
 
 def _line_scale(scene: Scene) -> float:
-    """Return the factor for line widths: a finer camera sees thinner scratches, so they grow less than the picture."""
+    """Return the factor for line widths: a finer camera sees thinner scratches, so they grow less than the image."""
     return max(scene.unit, 0.8) ** 0.5
 
 
@@ -126,7 +126,7 @@ def _taper(position: ndarray, sharpness: float) -> ndarray:
 
 
 def sample_scratch(rng: Generator, scene: Scene) -> Scratch:
-    """Return a random scratch: 25 to 150 pixels long and about one pixel wide in a picture of 256."""
+    """Return a random scratch: 25 to 150 pixels long and about one pixel wide in an image of 256."""
     path = _long_path(rng, scene, (25.0, 150.0), 0.007)
     position = np.linspace(0.0, 1.0, len(path))
     base = float(np.exp(rng.uniform(np.log(0.45), np.log(1.4)))) * _line_scale(scene)
@@ -139,13 +139,18 @@ def sample_scratch(rng: Generator, scene: Scene) -> Scratch:
     for _ in range(int(rng.choice([0, 1, 2], p=[0.65, 0.25, 0.1]))):
         away = side * rng.choice([-1, 1]) * rng.uniform(2.0, 5.5) * scene.unit
         twins.append((float(away[0]), float(away[1]), float(rng.uniform(0.35, 0.7))))
-    return Scratch(path, tuple((base * taper * waver).clip(0.3).tolist()), tuple((pressure * taper).tolist()),
-                   tuple(twins), depth=float(rng.uniform(0.8, 1.7)) * _line_scale(scene),
-                   exposure=float(rng.uniform(0.3, 0.8) if rng.uniform() < 0.7 else -rng.uniform(0.35, 0.7)))
+    return Scratch(
+        path,
+        tuple((base * taper * waver).clip(0.3).tolist()),
+        tuple((pressure * taper).tolist()),
+        tuple(twins),
+        depth=float(rng.uniform(0.8, 1.7)) * _line_scale(scene),
+        exposure=float(rng.uniform(0.3, 0.8) if rng.uniform() < 0.7 else -rng.uniform(0.35, 0.7)),
+    )
 
 
 def sample_cut(rng: Generator, scene: Scene) -> Cut:
-    """Return a random cut: 18 to 70 pixels long and two to four pixels wide in a picture of 256."""
+    """Return a random cut: 18 to 70 pixels long and two to four pixels wide in an image of 256."""
     path = _long_path(rng, scene, (18.0, 70.0), 0.008)
     position = np.linspace(0.0, 1.0, len(path))
     gape = np.sin(np.pi * np.clip(position * 0.92 + 0.04, 0, 1)) ** 0.7
@@ -156,6 +161,13 @@ def sample_cut(rng: Generator, scene: Scene) -> Cut:
         k = int(rng.integers(len(path) - 1))
         along = np.arctan2(path[k + 1][1] - path[k][1], path[k + 1][0] - path[k][0])
         heading = along + rng.choice([-1, 1]) * rng.uniform(0.6, 1.5)
-        fibres.append(sample_fibre(rng, path[k], float(heading), float(rng.uniform(2.5, 6.5)) * scene.unit,
-                                   float(rng.uniform(0.4, 0.9)) * max(scene.unit, 0.7)))
+        fibres.append(
+            sample_fibre(
+                rng,
+                path[k],
+                float(heading),
+                float(rng.uniform(2.5, 6.5)) * scene.unit,
+                float(rng.uniform(0.4, 0.9)) * max(scene.unit, 0.7),
+            )
+        )
     return Cut(path, tuple((base * gape * waver).clip(0.5).tolist()), tuple(fibres), seed=int(rng.integers(2**31)))

@@ -45,7 +45,7 @@ class Stain:
             away = np.hypot(x - np.float32(sx), y - np.float32(sy)) / np.float32(radius)
             level = np.maximum(level, 1.0 - away + ragged)
         wet = smoothstep(0.0, 0.35, level)
-        weight = self.opacity * wet * (1.0 + self.rim * np.exp(-((level - 0.16) / 0.11) ** 2))
+        weight = self.opacity * wet * (1.0 + self.rim * np.exp(-(((level - 0.16) / 0.11) ** 2)))
         weight = np.clip(weight * smoothstep(0.0, 1.5, scene.inside[view]), 0.0, 1.0)
         surface.albedo[view] *= 1.0 + (np.float32(self.factor) - 1.0) * weight[..., None]
         mean = float(np.mean(self.factor))
@@ -54,14 +54,16 @@ class Stain:
 
 
 def sample_stain(rng: Generator, scene: Scene) -> Stain:
-    """Return a random stain: one spot of 5 to 17 pixels in radius in a picture of 256, often with splashes."""
+    """Return a random stain: one spot of 5 to 17 pixels in radius in an image of 256, often with splashes."""
     radius = float(np.exp(rng.uniform(np.log(5.0), np.log(17.0)))) * scene.unit
     x, y = pick_site(rng, scene, 5.0 * scene.unit)
     spots = [(x, y, radius)]
     for _ in range(int(rng.integers(0, 4))):
         angle, away = rng.uniform(0, 2 * np.pi), radius * rng.uniform(0.7, 2.0)
-        spots.append((x + float(away * np.cos(angle)), y + float(away * np.sin(angle)),
-                      radius * float(rng.uniform(0.12, 0.5))))
+        spots.append(
+            (x + float(away * np.cos(angle)), y + float(away * np.sin(angle)), radius * float(rng.uniform(0.12, 0.5)))
+        )
     factor = scene.material.stain[int(rng.integers(len(scene.material.stain)))]
-    return Stain(tuple(spots), factor, float(rng.uniform(0.45, 0.95)), float(rng.uniform(0.0, 0.7)),
-                 int(rng.integers(2**31)))
+    return Stain(
+        tuple(spots), factor, float(rng.uniform(0.45, 0.95)), float(rng.uniform(0.0, 0.7)), int(rng.integers(2**31))
+    )

@@ -59,7 +59,7 @@ class MissingYarn:
 
 
 def sample_missing_yarn(rng: Generator, scene: Scene) -> MissingYarn:
-    """Return a gap of one or two yarns, 25 to 90 pixels long in a picture of 256.
+    """Return a gap of one or two yarns, 25 to 90 pixels long in an image of 256.
 
     Raises:
         ValueError: if the scene is not woven.
@@ -68,6 +68,11 @@ def sample_missing_yarn(rng: Generator, scene: Scene) -> MissingYarn:
     if not pitch:
         raise ValueError('`scene` must be woven to lose a yarn; choose another defect for this material.')
     heading = scene.material.grain_angle + (np.pi / 2 if rng.uniform() < 0.5 else 0.0)
-    return MissingYarn(pick_site(rng, scene, 12.0 * scene.unit), float(heading),
-                       float(rng.uniform(25.0, 90.0)) * scene.unit, pitch * float(rng.choice([0.9, 1.1, 1.8])),
-                       float(rng.uniform(0.5, 0.95)), int(rng.integers(2**31)))
+    return MissingYarn(
+        pick_site(rng, scene, 12.0 * scene.unit),
+        float(heading),
+        float(rng.uniform(25.0, 90.0)) * scene.unit,
+        pitch * float(rng.choice([0.9, 1.1, 1.8])),
+        float(rng.uniform(0.5, 0.95)),
+        int(rng.integers(2**31)),
+    )

@@ -11,7 +11,7 @@ from numpy.random import Generator
 from mmdefect.demo.noise import smooth_noise, unit_grid, white_noise
 from mmdefect.demo.types import Camera, Light, Material, Scene, Surface
 
-#: Yarns along the short side of the picture.
+#: Yarns along the short side of the image.
 YARNS = 30
 
 MATERIAL = Material(
@@ -41,7 +41,7 @@ def carpet_scene(rng: Generator, size_hw: tuple[int, int]) -> Scene:
 
     Args:
         rng: source of everything that varies from piece to piece.
-        size_hw: height and width of the picture in pixels.
+        size_hw: height and width of the image in pixels.
     """
     unit = min(size_hw) / 256.0
     pitch = min(size_hw) / YARNS
@@ -71,13 +71,25 @@ def carpet_scene(rng: Generator, size_hw: tuple[int, int]) -> Scene:
 
     along, across = rng.uniform(-0.15, 0.15, 2)
     field = rng.uniform(0.92, 1.06) * (1.0 + along * x + across * y - 0.25 * (x * x + y * y))
-    camera = Camera(field=field.astype(np.float32), blur_sigma=float(rng.uniform(0.6, 0.8)),
-                    noise=np.stack([white_noise(rng, size_hw) for _ in range(3)], axis=-1))
+    camera = Camera(
+        field=field.astype(np.float32),
+        blur_sigma=float(rng.uniform(0.6, 0.8)),
+        noise=np.stack([white_noise(rng, size_hw) for _ in range(3)], axis=-1),
+    )
     return Scene(
-        surface=Surface(relief, np.clip(albedo, 0.01, 1.0).astype(np.float32), np.full(size_hw, 0.015, np.float32),
-                        np.ones(size_hw, np.float32)),
+        surface=Surface(
+            relief,
+            np.clip(albedo, 0.01, 1.0).astype(np.float32),
+            np.full(size_hw, 0.015, np.float32),
+            np.ones(size_hw, np.float32),
+        ),
         backdrop=np.zeros((*size_hw, 3), np.float32),
         inside=np.full(size_hw, 1e4, np.float32),
         lights=(Light((-0.42, -0.48, 0.77), 0.62, 0.4),),
-        ambient=0.62, lobe=(0.5, 0.5), bend=0.0, cavity=1.1, camera=camera,
-        material=replace(MATERIAL, grain_angle=angle, pitch=pitch))
+        ambient=0.62,
+        lobe=(0.5, 0.5),
+        bend=0.0,
+        cavity=1.1,
+        camera=camera,
+        material=replace(MATERIAL, grain_angle=angle, pitch=pitch),
+    )

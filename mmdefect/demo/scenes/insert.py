@@ -13,7 +13,7 @@ from numpy.random import Generator
 from mmdefect.demo.noise import fractal_noise, smoothstep, unit_grid, white_noise
 from mmdefect.demo.types import Camera, Light, Material, Scene, Surface
 
-#: Half diagonals of the rhombus, corner radius and hole radius, in units of the short side of the picture.
+#: Half diagonals of the rhombus, corner radius and hole radius, in units of the short side of the image.
 LONG, SHORT, CORNER, HOLE = 0.635, 0.352, 0.030, 0.126
 #: Direction of the long diagonal, radians from the x axis towards the y axis.
 HEADING = 0.76
@@ -39,8 +39,12 @@ class Pose:
 def sample_pose(rng: Generator) -> Pose:
     """Return the small misplacement a fixture leaves."""
     dx, dy = rng.normal(0.0, 0.004, 2)
-    return Pose(float(np.clip(dx, -0.01, 0.01)), float(np.clip(dy, -0.01, 0.01)),
-                float(np.clip(rng.normal(0.0, 0.008), -0.02, 0.02)), float(rng.uniform(0.992, 1.008)))
+    return Pose(
+        float(np.clip(dx, -0.01, 0.01)),
+        float(np.clip(dy, -0.01, 0.01)),
+        float(np.clip(rng.normal(0.0, 0.008), -0.02, 0.02)),
+        float(rng.uniform(0.992, 1.008)),
+    )
 
 
 def _part_frame(size_hw: tuple[int, int], pose: Pose) -> tuple[ndarray, ndarray]:
@@ -84,10 +88,10 @@ def _relief(p: ndarray, q: ndarray, depth: ndarray, along: ndarray) -> ndarray:
     """Return the pressed shape of the top face: ``(H, W)`` float32, height in units of the short side."""
     # The two flanks of a corner are pressed with different pockets, as on real inserts.
     shifted = along + 0.04 * np.sign(p * q)
-    pocket = np.exp(-((shifted - 0.30) / 0.17) ** 4) + 0.75 * np.exp(-((shifted - 0.78) / 0.12) ** 4)
+    pocket = np.exp(-(((shifted - 0.30) / 0.17) ** 4)) + 0.75 * np.exp(-(((shifted - 0.78) / 0.12) ** 4))
     wall = 0.042 + 0.052 * pocket
     position = np.clip((depth - 0.020) / (wall - 0.020), 0.0, 1.0)
-    height = -0.0125 * np.sin(np.pi * position ** 1.6) + 0.0075 * smoothstep(0.62, 1.0, position)
+    height = -0.0125 * np.sin(np.pi * position**1.6) + 0.0075 * smoothstep(0.62, 1.0, position)
     height += 0.004 * (smoothstep(0.0, 0.009, depth) - 1.0) + 0.002 * smoothstep(0.012, 0.022, depth)
 
     radius = np.hypot(p, q)
@@ -125,7 +129,7 @@ def insert_scene(rng: Generator, size_hw: tuple[int, int]) -> Scene:
 
     Args:
         rng: source of everything that varies from piece to piece.
-        size_hw: height and width of the picture in pixels.
+        size_hw: height and width of the image in pixels.
     """
     side = min(size_hw)
     unit = side / 256.0
@@ -153,22 +157,41 @@ def insert_scene(rng: Generator, size_hw: tuple[int, int]) -> Scene:
 
     y, x = unit_grid(size_hw)
     field = rng.uniform(0.95, 1.03) * (1.0 + rng.uniform(-0.05, 0.05) * x + rng.uniform(-0.05, 0.05) * y)
-    camera = Camera(field=field.astype(np.float32), blur_sigma=float(rng.uniform(0.55, 0.7)),
-                    noise=np.stack([white_noise(rng, size_hw) for _ in range(3)], axis=-1))
+    camera = Camera(
+        field=field.astype(np.float32),
+        blur_sigma=float(rng.uniform(0.55, 0.7)),
+        noise=np.stack([white_noise(rng, size_hw) for _ in range(3)], axis=-1),
+    )
     return Scene(
         surface=Surface(relief, albedo, gloss, np.clip(inside + 0.5, 0.0, 1.0).astype(np.float32)),
-        backdrop=_backdrop(inside, hole, rng), inside=inside,
+        backdrop=_backdrop(inside, hole, rng),
+        inside=inside,
         lights=(Light((-0.50, -0.55, 0.67), 0.55, 0.9), Light((0.55, 0.20, 0.81), 0.25, 0.5)),
-        ambient=0.50, lobe=(0.30, 0.30), bend=0.15, cavity=1.3, camera=camera, material=MATERIAL,
-        corners=_corners(size_hw, pose))
+        ambient=0.50,
+        lobe=(0.30, 0.30),
+        bend=0.15,
+        cavity=1.3,
+        camera=camera,
+        material=MATERIAL,
+        corners=_corners(size_hw, pose),
+    )
 
 
 def _corners(size_hw: tuple[int, int], pose: Pose) -> ndarray:
     """Return the four corners as ``(4, 2)`` float32 x, y in pixels, the two sharp ones first."""
     side, angle = min(size_hw), HEADING + pose.turn
     reach = float(np.hypot(LONG, SHORT)) * CORNER
-    points = np.array([[LONG - reach / SHORT + CORNER, 0], [-(LONG - reach / SHORT + CORNER), 0],
-                       [0, SHORT - reach / LONG + CORNER], [0, -(SHORT - reach / LONG + CORNER)]]) * pose.scale
+    points = (
+        np.array(
+            [
+                [LONG - reach / SHORT + CORNER, 0],
+                [-(LONG - reach / SHORT + CORNER), 0],
+                [0, SHORT - reach / LONG + CORNER],
+                [0, -(SHORT - reach / LONG + CORNER)],
+            ]
+        )
+        * pose.scale
+    )
     turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     centre = np.array([pose.dx, pose.dy]) * side + (np.array(size_hw[::-1]) - 1) / 2
     return (points @ turn.T * side + centre).astype(np.float32)

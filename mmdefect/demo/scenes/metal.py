@@ -21,7 +21,7 @@ def metal_scene(rng: Generator, size_hw: tuple[int, int]) -> Scene:
 
     Args:
         rng: source of everything that varies from piece to piece.
-        size_hw: height and width of the picture in pixels.
+        size_hw: height and width of the image in pixels.
     """
     unit = min(size_hw) / 256.0
     angle = float(rng.normal(0.0, 0.025))
@@ -42,9 +42,11 @@ def metal_scene(rng: Generator, size_hw: tuple[int, int]) -> Scene:
     y, x = unit_grid(size_hw)
     along, across = rng.uniform(-0.22, 0.22), rng.uniform(-0.16, 0.16)
     field = 1.0 + along * x + across * y - 0.30 * (x * x + y * y)
-    camera = Camera(field=field.astype(np.float32) * np.float32(rng.uniform(0.92, 1.06)),
-                    blur_sigma=float(rng.uniform(0.55, 0.75)),
-                    noise=np.stack([white_noise(rng, size_hw) for _ in range(3)], axis=-1))
+    camera = Camera(
+        field=field.astype(np.float32) * np.float32(rng.uniform(0.92, 1.06)),
+        blur_sigma=float(rng.uniform(0.55, 0.75)),
+        noise=np.stack([white_noise(rng, size_hw) for _ in range(3)], axis=-1),
+    )
     tilt = float(rng.uniform(-0.25, 0.25))
     key = np.array([tilt, -0.45, 0.86]) / np.linalg.norm([tilt, -0.45, 0.86])
     return Scene(
@@ -52,5 +54,10 @@ def metal_scene(rng: Generator, size_hw: tuple[int, int]) -> Scene:
         backdrop=np.zeros((*size_hw, 3), np.float32),
         inside=np.full(size_hw, 1e4, np.float32),
         lights=(Light(tuple(float(v) for v in key), 0.62, 0.75),),
-        ambient=0.40, lobe=(0.26, 0.36), bend=0.45, cavity=0.0, camera=camera,
-        material=MATERIAL)
+        ambient=0.40,
+        lobe=(0.26, 0.36),
+        bend=0.45,
+        cavity=0.0,
+        camera=camera,
+        material=MATERIAL,
+    )

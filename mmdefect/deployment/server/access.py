@@ -21,8 +21,12 @@ def check_token(request: Any, settings: ServerSettings) -> None:
     # Bytes: texts outside ASCII cannot be compared in constant time.
     equal = hmac.compare_digest(token.strip().encode('utf-8', 'replace'), settings.token.encode())
     if scheme.lower() != 'bearer' or not equal:
-        raise Refusal(401, 'no_token', 'a request must carry the token of this server as `Authorization: Bearer '
-                      'TOKEN`, but this one carries none or another one; ask who runs the server.')
+        raise Refusal(
+            401,
+            'no_token',
+            'a request must carry the token of this server as `Authorization: Bearer '
+            'TOKEN`, but this one carries none or another one; ask who runs the server.',
+        )
 
 
 def check_host(request: Any, settings: ServerSettings) -> None:
@@ -36,8 +40,12 @@ def check_host(request: Any, settings: ServerSettings) -> None:
     hosts = settings.answered_hosts
     name = request.headers.get('host', '')
     if hosts and _without_port(name) not in hosts:
-        raise Refusal(421, 'wrong_host', f'the server must be addressed as one of {", ".join(hosts)}, got '
-                      f'{name[:80]!r}; use one of these names or start the server with --allowed-host.')
+        raise Refusal(
+            421,
+            'wrong_host',
+            f'the server must be addressed as one of {", ".join(hosts)}, got '
+            f'{name[:80]!r}; use one of these names or start the server with --allowed-host.',
+        )
 
 
 def _without_port(host: str) -> str:

@@ -59,11 +59,17 @@ class Ticket:
         """
         admission = self._admission
         if size > admission.memory_bytes:
-            raise Refusal(413, 'too_large', f'a request must need at most {admission.memory_bytes} bytes of memory, '
-                          f'but this one would need about {size}; send a smaller image or ask for less.')
+            raise Refusal(
+                413,
+                'too_large',
+                f'a request must need at most {admission.memory_bytes} bytes of memory, '
+                f'but this one would need about {size}; send a smaller image or ask for less.',
+            )
         if admission.held_bytes - self._bytes + size > admission.memory_bytes:
-            raise admission.busy(f'all requests together must need at most {admission.memory_bytes} bytes of memory, '
-                                 'but with this one they would need more')
+            raise admission.busy(
+                f'all requests together must need at most {admission.memory_bytes} bytes of memory, '
+                'but with this one they would need more'
+            )
         admission.held_bytes += size - self._bytes
         self._bytes = size
 

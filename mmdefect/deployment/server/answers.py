@@ -1,4 +1,4 @@
-"""Predictions as JSON and pictures."""
+"""Predictions as JSON and images."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ from mmdefect.deployment.types import ModelInfo, Prediction
 PNG_LEVEL = 1
 
 
-def make_answer(prediction: Prediction, options: PredictOptions, info: ModelInfo, notes: tuple[str, ...]
-                ) -> dict[str, Any]:
-    """Return what ``POST /predict`` says about an image, without pictures.
+def make_answer(
+    prediction: Prediction, options: PredictOptions, info: ModelInfo, notes: tuple[str, ...]
+) -> dict[str, Any]:
+    """Return what ``POST /predict`` says about an image, without images.
 
     Args:
         prediction: of the image.
@@ -56,8 +57,8 @@ def encode_scores(probabilities: ndarray) -> bytes:
     total = top + normal
     score = np.divide(top, total, out=np.zeros_like(top), where=total > 0)
     score = np.rint(score * np.float32(65535)).astype(np.uint16)
-    picture = np.stack([best + 1, score & 0xFF, score >> 8], -1).astype(np.uint8)  # OpenCV wants blue first
-    return _encode('.png', picture, [cv2.IMWRITE_PNG_COMPRESSION, PNG_LEVEL])
+    photo = np.stack([best + 1, score & 0xFF, score >> 8], -1).astype(np.uint8)  # OpenCV wants blue first
+    return _encode('.png', photo, [cv2.IMWRITE_PNG_COMPRESSION, PNG_LEVEL])
 
 
 def encode_preview(image: ndarray) -> bytes:
@@ -70,8 +71,8 @@ def as_text(data: bytes) -> str:
     return base64.b64encode(data).decode('ascii')
 
 
-def _encode(suffix: str, picture: ndarray, parameters: list[int]) -> bytes:
-    done, data = cv2.imencode(suffix, picture, parameters)
+def _encode(suffix: str, photo: ndarray, parameters: list[int]) -> bytes:
+    done, data = cv2.imencode(suffix, photo, parameters)
     if not done:
         raise RuntimeError(f'OpenCV must be able to write {suffix}, but it could not.')
     return data.tobytes()

@@ -4,7 +4,7 @@
 from collections.abc import Callable
 from contextlib import asynccontextmanager
 from importlib import resources
-from typing import Annotated, Any, Literal, Optional
+from typing import Annotated, Any, Literal
 
 from mmdefect import __version__
 from mmdefect.deployment.server import schemas
@@ -20,13 +20,17 @@ from mmdefect.deployment.types import Predictor
 #: The pages may run their own script and talk to this server, nothing else.
 PAGE_HEADERS = {
     'Content-Security-Policy': "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; "
-                               "img-src data: blob:; connect-src 'self'; base-uri 'none'; form-action 'none'; "
-                               "frame-ancestors 'none'",
-    'X-Content-Type-Options': 'nosniff', 'Referrer-Policy': 'no-referrer', 'Cache-Control': 'no-cache'}
+    "img-src data: blob:; connect-src 'self'; base-uri 'none'; form-action 'none'; "
+    "frame-ancestors 'none'",
+    'X-Content-Type-Options': 'nosniff',
+    'Referrer-Policy': 'no-referrer',
+    'Cache-Control': 'no-cache',
+}
 
 
-def create_app(predictor: Predictor, settings: ServerSettings = ServerSettings(),
-               on_ready: Optional[Callable[[], None]] = None) -> Any:
+def create_app(
+    predictor: Predictor, settings: ServerSettings = ServerSettings(), on_ready: Callable[[], None] | None = None
+) -> Any:
     """Make the application.
 
     Args:
@@ -52,8 +56,14 @@ def create_app(predictor: Predictor, settings: ServerSettings = ServerSettings()
         yield
         desk.close()
 
-    app = FastAPI(title='mmdefect', version=__version__, docs_url=None, redoc_url=None, lifespan=live,
-                  description='Defects in images: segmentation with class, score and size of every region.')
+    app = FastAPI(
+        title='mmdefect',
+        version=__version__,
+        docs_url=None,
+        redoc_url=None,
+        lifespan=live,
+        description='Defects in images: segmentation with class, score and size of every region.',
+    )
     app.state.desk = desk
     _add_predict(app, desk, [Depends(_guard(settings, with_token=True))])
     _add_facts(app, desk, settings)
@@ -77,21 +87,32 @@ def _add_predict(app, desk: PredictionDesk, guards: list) -> None:
     from fastapi import Query, Request, Response
     from fastapi.responses import JSONResponse
 
-    @app.post('/predict', dependencies=guards, responses=schemas.answers_of_predict(), response_class=JSONResponse,
-              openapi_extra={'requestBody': schemas.body_of_predict()}, summary='Find the defects in an image')
+    @app.post(
+        '/predict',
+        dependencies=guards,
+        responses=schemas.answers_of_predict(),
+        response_class=JSONResponse,
+        openapi_extra={'requestBody': schemas.body_of_predict()},
+        summary='Find the defects in an image',
+    )
     async def predict(
         request: Request,
-        threshold: Annotated[Optional[float], Query(gt=0, lt=1, description='of all classes')] = None,
-        thresholds: Annotated[Optional[str], Query(max_length=4096, description='of single classes: crack:0.4,hole:0.7')
-                              ] = None,
+        threshold: Annotated[float | None, Query(gt=0, lt=1, description='of all classes')] = None,
+        thresholds: Annotated[
+            str | None, Query(max_length=4096, description='of single classes: crack:0.4,hole:0.7')
+        ] = None,
         min_area_px: Annotated[int, Query(ge=0, le=2**31, description='smaller regions are dropped')] = 0,
-        mm_per_pixel: Annotated[Optional[float], Query(gt=0, le=1e6, allow_inf_nan=False,
-                                                       description='side of a pixel, for sizes in millimetres')] = None,
+        mm_per_pixel: Annotated[
+            float | None,
+            Query(gt=0, le=1e6, allow_inf_nan=False, description='side of a pixel, for sizes in millimetres'),
+        ] = None,
         mask: Annotated[bool, Query(description='add the label map as PNG')] = False,
         scores: Annotated[bool, Query(description='add the scores as PNG')] = False,
         preview: Annotated[bool, Query(description='add the image that the model saw as JPEG')] = False,
-        format: Annotated[Optional[Literal['json', 'png']], Query(
-            description='png: the label map alone, as the header `Accept: image/png` does')] = None,
+        format: Annotated[
+            Literal['json', 'png'] | None,
+            Query(description='png: the label map alone, as the header `Accept: image/png` does'),
+        ] = None,
     ):
         """Send the bytes of an image, or a form with one file; PNG, JPEG, BMP, TIFF or WebP."""
         options = PredictOptions(read_thresholds(desk.info, threshold, thresholds), min_area_px, mm_per_pixel, scores)
@@ -111,24 +132,43 @@ def _add_facts(app, desk: PredictionDesk, settings: ServerSettings) -> None:
 
     host, host_and_token = ([Depends(_guard(settings, with_token))] for with_token in (False, True))
 
-    @app.get('/healthz', dependencies=host, summary='Whether predictions are made', response_class=JSONResponse,
-             responses={code: {'description': text, 'content': {'application/json': {'schema': schemas.HEALTH}}}
-                        for code, text in ((200, 'They are.'), (503, 'No more.'))})
+    @app.get(
+        '/healthz',
+        dependencies=host,
+        summary='Whether predictions are made',
+        response_class=JSONResponse,
+        responses={
+            code: {'description': text, 'content': {'application/json': {'schema': schemas.HEALTH}}}
+            for code, text in ((200, 'They are.'), (503, 'No more.'))
+        },
+    )
     async def healthz():
         alive = desk.batcher.is_alive()
-        return JSONResponse({'status': 'ok' if alive else 'stopping', 'in_flight': desk.admission.in_flight},
-                            200 if alive else 503)
+        return JSONResponse(
+            {'status': 'ok' if alive else 'stopping', 'in_flight': desk.admission.in_flight}, 200 if alive else 503
+        )
 
-    @app.get('/model', dependencies=host_and_token, summary='Classes, thresholds and limits',
-             response_class=JSONResponse, responses={
-                 200: {'description': 'The model.', 'content': {'application/json': {'schema': schemas.MODEL}}}})
+    @app.get(
+        '/model',
+        dependencies=host_and_token,
+        summary='Classes, thresholds and limits',
+        response_class=JSONResponse,
+        responses={200: {'description': 'The model.', 'content': {'application/json': {'schema': schemas.MODEL}}}},
+    )
     async def model():
         info = desk.info
-        return JSONResponse({
-            'name': info.name, 'kind': info.kind, 'classes': info.classes, 'palette': info.palette,
-            'thresholds': dict(zip(info.classes[1:], info.thresholds, strict=True)),
-            'input_size_hw': info.input_size_hw, 'max_body_bytes': settings.max_body_bytes,
-            'max_pixels': settings.max_pixels})
+        return JSONResponse(
+            {
+                'name': info.name,
+                'kind': info.kind,
+                'classes': info.classes,
+                'palette': info.palette,
+                'thresholds': dict(zip(info.classes[1:], info.thresholds, strict=True)),
+                'input_size_hw': info.input_size_hw,
+                'max_body_bytes': settings.max_body_bytes,
+                'max_pixels': settings.max_pixels,
+            }
+        )
 
     @app.get('/metrics', dependencies=host_and_token, summary='Counters for Prometheus', response_class=Response)
     async def metrics():
@@ -172,18 +212,26 @@ def _add_errors(app, desk: PredictionDesk) -> None:
     async def on_invalid(request: Request, err: RequestValidationError):
         first = err.errors()[0]
         name, message = first['loc'][-1], first['msg'][:1].lower() + first['msg'][1:]
-        return await refuse(request, Refusal(422, 'invalid_options', f'`{name}` is wrong: {message}, got '
-                                             f'{str(first["input"])[:80]!r}; see /docs.'))
+        return await refuse(
+            request,
+            Refusal(
+                422, 'invalid_options', f'`{name}` is wrong: {message}, got {str(first["input"])[:80]!r}; see /docs.'
+            ),
+        )
 
     @app.exception_handler(404)
     @app.exception_handler(405)
     async def on_http(request: Request, err: HTTPException):
-        refusal = Refusal(err.status_code, 'no_such_route', f'there must be a route for {request.method} '
-                          f'{request.url.path[:80]!r}, but there is none; see /docs.')
+        refusal = Refusal(
+            err.status_code,
+            'no_such_route',
+            f'there must be a route for {request.method} {request.url.path[:80]!r}, but there is none; see /docs.',
+        )
         refusal.headers.update(err.headers or {})
         return await refuse(request, refusal)
 
     @app.exception_handler(Exception)
     async def on_failure(request: Request, err: Exception):
-        return await refuse(request, Refusal(500, 'failed', 'the server must answer, but it failed on this request; '
-                                             'its log says why.'))
+        return await refuse(
+            request, Refusal(500, 'failed', 'the server must answer, but it failed on this request; its log says why.')
+        )

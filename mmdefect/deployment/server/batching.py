@@ -43,8 +43,14 @@ class MicroBatcher:
         report: called after each batch, from the thread.
     """
 
-    def __init__(self, predict: Callable[[list, Any], Sequence], max_batch: int, max_delay_s: float,
-                 arriving: Callable[[], int] = lambda: 1, report: Callable[[BatchReport], None] | None = None) -> None:
+    def __init__(
+        self,
+        predict: Callable[[list, Any], Sequence],
+        max_batch: int,
+        max_delay_s: float,
+        arriving: Callable[[], int] = lambda: 1,
+        report: Callable[[BatchReport], None] | None = None,
+    ) -> None:
         self._predict = predict
         self._max_batch = max_batch
         self._max_delay_s = max_delay_s
@@ -142,6 +148,7 @@ class MicroBatcher:
     def _call(self, batch: list[_Item]) -> Sequence:
         results = self._predict([item.image for item in batch], batch[0].key)
         if len(results) != len(batch):
-            raise RuntimeError(f'a model must return one prediction per image, but {len(results)} came for '
-                               f'{len(batch)}.')
+            raise RuntimeError(
+                f'a model must return one prediction per image, but {len(results)} came for {len(batch)}.'
+            )
         return results

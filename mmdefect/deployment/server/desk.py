@@ -33,7 +33,7 @@ _FLOAT, _COPIES = 4, 2
 
 @dataclass(frozen=True)
 class Wishes:
-    """Which pictures an answer carries."""
+    """Which images an answer carries."""
 
     mask: bool = False
     scores: bool = False
@@ -53,25 +53,33 @@ class PredictionDesk:
         self.info = predictor.info
         self.settings = settings
         self._predictor = predictor
-        self.admission = Admission(settings.queue_size, settings.memory_bytes,
-                                   lambda: self.batcher.seconds_per_image)
-        self.metrics = ServerMetrics(self.info, lambda: self.admission.in_flight, lambda: len(self.batcher),
-                                     lambda: self.admission.held_bytes)
-        self.batcher = MicroBatcher(self._predict, settings.max_batch, settings.max_delay_s,
-                                    lambda: self.admission.arriving, self.metrics.count_batch)
+        self.admission = Admission(settings.queue_size, settings.memory_bytes, lambda: self.batcher.seconds_per_image)
+        self.metrics = ServerMetrics(
+            self.info, lambda: self.admission.in_flight, lambda: len(self.batcher), lambda: self.admission.held_bytes
+        )
+        self.batcher = MicroBatcher(
+            self._predict,
+            settings.max_batch,
+            settings.max_delay_s,
+            lambda: self.admission.arriving,
+            self.metrics.count_batch,
+        )
         self._threads = ThreadPoolExecutor(settings.decode_threads, 'images')
 
     def _predict(self, images: list[ndarray], options: PredictOptions) -> list[Prediction]:
-        return self._predictor.predict_batch(images, options.thresholds, options.min_area_px, options.mm_per_pixel,
-                                             options.with_probabilities)
+        return self._predictor.predict_batch(
+            images, options.thresholds, options.min_area_px, options.mm_per_pixel, options.with_probabilities
+        )
 
     def close(self) -> None:
         """Finish what is queued and free the model, unless it hangs."""
         if self.batcher.close(self.settings.shutdown_timeout_s):
             self._predictor.close()
         else:
-            LOG.error('the model has not answered for %g s; it is left to end with the process.',
-                      self.settings.shutdown_timeout_s)
+            LOG.error(
+                'the model has not answered for %g s; it is left to end with the process.',
+                self.settings.shutdown_timeout_s,
+            )
         self._threads.shutdown()
 
     async def answer(self, request: Any, options: PredictOptions, wishes: Wishes) -> bytes:
@@ -117,8 +125,9 @@ class PredictionDesk:
     async def _in_thread(self, function, *arguments):
         return await asyncio.get_running_loop().run_in_executor(self._threads, function, *arguments)
 
-    def _write(self, prediction: Prediction, image: DecodedImage, options: PredictOptions, wishes: Wishes,
-               start: float) -> bytes:
+    def _write(
+        self, prediction: Prediction, image: DecodedImage, options: PredictOptions, wishes: Wishes, start: float
+    ) -> bytes:
         if wishes.mask_only:
             return encode_label_png(prediction.label_map, self.info.palette)
         answer = make_answer(prediction, options, self.info, image.header.notes)
@@ -139,8 +148,9 @@ def _result(future: asyncio.Future) -> Prediction:
         raise Refusal(422, 'too_many_defects', str(err)) from err
     except Exception as err:  # whatever a model raises; the batcher keeps running
         LOG.error('the model failed on an image', exc_info=err)
-        raise Refusal(500, 'failed', 'the model must answer, but it failed on this image; the log of the server says '
-                      'why.') from err
+        raise Refusal(
+            500, 'failed', 'the model must answer, but it failed on this image; the log of the server says why.'
+        ) from err
 
 
 async def _disconnected(request: Any) -> None:

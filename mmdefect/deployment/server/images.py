@@ -35,11 +35,14 @@ def read_upload_header(data: bytes, max_pixels: int) -> ImageHeader:
         raise _refusal(err) from err
     if header.pixels > max_pixels:
         height, width = header.size_hw
-        raise too_large(f'{_NAME} must have at most {max_pixels} pixels, but its header says {width} x {height}; '
-                        'send tiles or a smaller image.')
+        raise too_large(
+            f'{_NAME} must have at most {max_pixels} pixels, but its header says {width} x {height}; '
+            'send tiles or a smaller image.'
+        )
     if header.format == 'JPEG' and data.count(b'\xff\xda') > MAX_SCANS:
-        raise unreadable(f'{_NAME} must have at most {MAX_SCANS} scans, but this JPEG has more; save it without '
-                         'progressive coding.')
+        raise unreadable(
+            f'{_NAME} must have at most {MAX_SCANS} scans, but this JPEG has more; save it without progressive coding.'
+        )
     if header.format == 'TIFF':
         _check_tiff(data, max_pixels)
     return header
@@ -63,22 +66,26 @@ def _refusal(err: ImageError) -> Refusal:
 
 
 def _check_tiff(data: bytes, max_pixels: int) -> None:
-    """Refuse strips and tiles far larger than the picture, for which the decoder makes room, and sizes said twice."""
+    """Refuse strips and tiles far larger than the image, for which the decoder makes room, and sizes said twice."""
     order = '<' if data[:2] == b'II' else '>'
-    start, = struct.unpack_from(order + 'I', data, 4)
-    count, = struct.unpack_from(order + 'H', data, start)
+    (start,) = struct.unpack_from(order + 'I', data, 4)
+    (count,) = struct.unpack_from(order + 'H', data, start)
     tags: dict[int, int] = {}
     for k in range(count):
         tag, kind, values = struct.unpack_from(order + 'HHI', data, start + 2 + 12 * k)
         if tag not in _SIZES:
             continue
         if tag in tags or kind not in (3, 4) or values != 1:
-            raise unreadable(f'{_NAME} must say its sizes once and as whole numbers, but its TIFF tag {tag} does not; '
-                             'send a valid file.')
-        tags[tag], = struct.unpack_from(order + ('H' if kind == 3 else 'I'), data, start + 10 + 12 * k)
+            raise unreadable(
+                f'{_NAME} must say its sizes once and as whole numbers, but its TIFF tag {tag} does not; '
+                'send a valid file.'
+            )
+        (tags[tag],) = struct.unpack_from(order + ('H' if kind == 3 else 'I'), data, start + 10 + 12 * k)
     rows = tags.get(_ROWS, 2**32 - 1)  # that many stands for all
     strip = tags[_WIDTH] * (tags[_HEIGHT] if rows == 2**32 - 1 else rows)
     tile = tags.get(_TILE_WIDTH, 0) * tags.get(_TILE_HEIGHT, 0)
     if max(strip, tile) > max_pixels:
-        raise too_large(f'{_NAME} must have strips and tiles of at most {max_pixels} pixels, but those of this TIFF '
-                        f'have {max(strip, tile)}; save it in smaller ones.')
+        raise too_large(
+            f'{_NAME} must have strips and tiles of at most {max_pixels} pixels, but those of this TIFF '
+            f'have {max(strip, tile)}; save it in smaller ones.'
+        )

@@ -20,29 +20,41 @@ class ServerMetrics:
         held_bytes: estimate of what requests hold in memory.
     """
 
-    def __init__(self, info: ModelInfo, in_flight: Callable[[], int], queued: Callable[[], int],
-                 held_bytes: Callable[[], int]) -> None:
+    def __init__(
+        self, info: ModelInfo, in_flight: Callable[[], int], queued: Callable[[], int], held_bytes: Callable[[], int]
+    ) -> None:
         from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, ProcessCollector
+
         self.registry = registry = CollectorRegistry()
         ProcessCollector(registry=registry)
         Info('mmdefect_model', 'The model that is served.', registry=registry).info(
-            {'name': info.name, 'kind': info.kind, 'classes': ','.join(info.classes)})
-        for name, text, read in (('in_flight', 'Requests accepted and not yet answered.', in_flight),
-                                 ('queued', 'Images waiting for the model.', queued),
-                                 ('held_bytes', 'Memory that requests hold, by estimate.', held_bytes)):
+            {'name': info.name, 'kind': info.kind, 'classes': ','.join(info.classes)}
+        )
+        for name, text, read in (
+            ('in_flight', 'Requests accepted and not yet answered.', in_flight),
+            ('queued', 'Images waiting for the model.', queued),
+            ('held_bytes', 'Memory that requests hold, by estimate.', held_bytes),
+        ):
             Gauge(f'mmdefect_{name}', text, registry=registry).set_function(read)
         self._requests = Counter('mmdefect_requests', 'Answers to POST /predict.', ['status'], registry=registry)
         self._refusals = Counter('mmdefect_refusals', 'Requests without a prediction.', ['reason'], registry=registry)
         self._images = Counter('mmdefect_images', 'Images by decision.', ['decision'], registry=registry)
         self._defects = Counter('mmdefect_defects', 'Defects found.', ['defect_class'], registry=registry)
-        self._seconds = Histogram('mmdefect_request_seconds', 'From the first byte of a request to its prediction.',
-                                  buckets=SECONDS, registry=registry)
-        self._waits = Histogram('mmdefect_wait_seconds', 'Time of an image in the queue.', buckets=SECONDS,
-                                registry=registry)
-        self._model = Histogram('mmdefect_model_seconds', 'Time of a batch in the model.', buckets=SECONDS,
-                                registry=registry)
-        self._sizes = Histogram('mmdefect_batch_images', 'Images in a batch.', buckets=(1, 2, 4, 8, 16, 32, 64),
-                                registry=registry)
+        self._seconds = Histogram(
+            'mmdefect_request_seconds',
+            'From the first byte of a request to its prediction.',
+            buckets=SECONDS,
+            registry=registry,
+        )
+        self._waits = Histogram(
+            'mmdefect_wait_seconds', 'Time of an image in the queue.', buckets=SECONDS, registry=registry
+        )
+        self._model = Histogram(
+            'mmdefect_model_seconds', 'Time of a batch in the model.', buckets=SECONDS, registry=registry
+        )
+        self._sizes = Histogram(
+            'mmdefect_batch_images', 'Images in a batch.', buckets=(1, 2, 4, 8, 16, 32, 64), registry=registry
+        )
         for decision in ('defective', 'good'):
             self._images.labels(decision)
         for name in info.classes[1:]:
@@ -71,4 +83,5 @@ class ServerMetrics:
     def render(self) -> tuple[bytes, str]:
         """Return the text that Prometheus reads, and its media type."""
         from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+
         return generate_latest(self.registry), CONTENT_TYPE_LATEST

@@ -34,15 +34,19 @@ def read_thresholds(info: ModelInfo, threshold: float | None, thresholds: str | 
     for pair in (thresholds or '').split(',') if thresholds else ():
         name, _, text = pair.rpartition(':')
         if name.strip() not in info.classes[1:]:
-            raise _invalid(f'`thresholds` must be pairs of class and value of the classes {list(info.classes[1:])}, '
-                           f'got {pair[:80]!r}; write, for example, {info.classes[1]}:0.5.')
+            raise _invalid(
+                f'`thresholds` must be pairs of class and value of the classes {list(info.classes[1:])}, '
+                f'got {pair[:80]!r}; write, for example, {info.classes[1]}:0.5.'
+            )
         try:
             value = float(text)
         except ValueError:
             value = math.nan
         if not 0 < value < 1:
-            raise _invalid(f'a threshold must be a probability between 0 and 1, got {text[:80]!r} for the class '
-                           f'{name.strip()}; write, for example, 0.5.')
+            raise _invalid(
+                f'a threshold must be a probability between 0 and 1, got {text[:80]!r} for the class '
+                f'{name.strip()}; write, for example, 0.5.'
+            )
         values[info.classes.index(name.strip()) - 1] = value
     return tuple(values)
 

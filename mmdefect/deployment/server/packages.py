@@ -17,5 +17,7 @@ def require_packages() -> None:
         try:
             import_module(name)
         except ImportError as err:
-            raise ImportError(f'the server needs the package {name}, which cannot be imported ({err}); '
-                              "install the extra: pip install 'mmdefect[serve]'.") from err
+            raise ImportError(
+                f'the server needs the package {name}, which cannot be imported ({err}); '
+                "install the extra: pip install 'mmdefect[serve]'."
+            ) from err

@@ -20,8 +20,12 @@ WARM_UP_SIZE_HW = (256, 256)
 BACKLOG = 2048
 
 
-def serve(predictor: Predictor, settings: ServerSettings, on_ready: Callable[[str], None] | None = None,
-          access_log: bool = False) -> None:
+def serve(
+    predictor: Predictor,
+    settings: ServerSettings,
+    on_ready: Callable[[str], None] | None = None,
+    access_log: bool = False,
+) -> None:
     """Answer requests until SIGINT or SIGTERM, then answer what was accepted and return.
 
     A second SIGINT stops at once. The predictor is closed at the end.
@@ -46,10 +50,14 @@ def serve(predictor: Predictor, settings: ServerSettings, on_ready: Callable[[st
         url = _url(listener)
         app = create_app(predictor, settings, (lambda: on_ready(url)) if on_ready else None)
         config = uvicorn.Config(
-            app, log_level='info' if access_log else 'warning', access_log=access_log, server_header=False,
+            app,
+            log_level='info' if access_log else 'warning',
+            access_log=access_log,
+            server_header=False,
             # A bound on connections, beside that on requests: who only connects costs memory, too.
             limit_concurrency=4 * settings.queue_size + 64,
-            timeout_graceful_shutdown=_whole(settings.shutdown_timeout_s))
+            timeout_graceful_shutdown=_whole(settings.shutdown_timeout_s),
+        )
         with _signals_end_normally():
             uvicorn.Server(config).run(sockets=[listener])
 
@@ -82,8 +90,10 @@ def _listen(settings: ServerSettings) -> socket.socket:
             listener.close()
             raise
     except OSError as err:
-        raise OSError(f'the server must be able to listen on {settings.host} port {settings.port}, but that fails '
-                      f'({err.strerror}); stop who uses it or choose another --port.') from err
+        raise OSError(
+            f'the server must be able to listen on {settings.host} port {settings.port}, but that fails '
+            f'({err.strerror}); stop who uses it or choose another --port.'
+        ) from err
     return listener
 
 
@@ -93,8 +103,10 @@ def _warm_up(predictor: Predictor) -> None:
     try:
         predictor.predict_batch([np.full((*size_hw, 3), 127, np.uint8)])
     except Exception as err:
-        raise ValueError(f'the model must predict a grey image of {size_hw[1]} x {size_hw[0]} pixels, but it fails '
-                         f'({err}); export or train it anew.') from err
+        raise ValueError(
+            f'the model must predict a grey image of {size_hw[1]} x {size_hw[0]} pixels, but it fails '
+            f'({err}); export or train it anew.'
+        ) from err
 
 
 def _url(listener: socket.socket) -> str:
@@ -110,4 +122,5 @@ def warn_about_exposure(settings: ServerSettings) -> None:
     """Log what is open to whom, where that is more than this machine."""
     if not settings.is_loopback and settings.token is None:
         logging.getLogger('mmdefect.server').warning(
-            'everybody who reaches %s may ask for predictions; set a token, or listen on 127.0.0.1.', settings.host)
+            'everybody who reaches %s may ask for predictions; set a token, or listen on 127.0.0.1.', settings.host
+        )

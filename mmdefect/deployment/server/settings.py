@@ -54,8 +54,9 @@ class ServerSettings:
         for name in ('max_delay_s', 'body_timeout_s', 'shutdown_timeout_s'):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f'`{name}` must be a number of seconds, at least 0, got {getattr(self, name)}.')
-        if self.token is not None and (not self.token or not self.token.isascii() or not self.token.isprintable()
-                                       or ' ' in self.token):
+        if self.token is not None and (
+            not self.token or not self.token.isascii() or not self.token.isprintable() or ' ' in self.token
+        ):
             raise ValueError('`token` must be printable ASCII without blanks, as a header can carry; got another one.')
 
     @property

@@ -24,11 +24,12 @@ class SizedPredictor:
         predictor: the model.
         tile_hw: rows and columns of a tile; ``None`` lets the network see whole images. A file exported for one size
             always has tiles of that size.
-        max_regions: of an image; more are an error, since a noisy picture could have millions.
+        max_regions: of an image; more are an error, since a noisy image could have millions.
     """
 
-    def __init__(self, predictor: BatchPredictor, tile_hw: tuple[int, int] | None, max_regions: int | None = None
-                 ) -> None:
+    def __init__(
+        self, predictor: BatchPredictor, tile_hw: tuple[int, int] | None, max_regions: int | None = None
+    ) -> None:
         self.predictor = predictor
         predictor.max_regions = max_regions
         self._fixed_hw = getattr(predictor, 'image_size_hw', None)
@@ -43,8 +44,14 @@ class SizedPredictor:
         """Of the model."""
         return self.predictor.info
 
-    def predict_batch(self, images: list[ndarray], thresholds: Sequence[float] | None = None, min_area_px: int = 0,
-                      mm_per_pixel: float | None = None, return_probabilities: bool = False) -> list[Prediction]:
+    def predict_batch(
+        self,
+        images: list[ndarray],
+        thresholds: Sequence[float] | None = None,
+        min_area_px: int = 0,
+        mm_per_pixel: float | None = None,
+        return_probabilities: bool = False,
+    ) -> list[Prediction]:
         """Predict images of any sizes; see :class:`mmdefect.deployment.types.Predictor`."""
         options = (thresholds, min_area_px, mm_per_pixel, return_probabilities)
         whole = [k for k, image in enumerate(images) if self._fits(image)]
@@ -55,7 +62,7 @@ class SizedPredictor:
                 predictions[k] = prediction
         for k, image in enumerate(images):
             if predictions[k] is None:
-                predictions[k], = self._tiled.predict_batch([image], *options)
+                (predictions[k],) = self._tiled.predict_batch([image], *options)
         return predictions
 
     def _groups(self, images: list[ndarray], whole: list[int]) -> list[list[int]]:

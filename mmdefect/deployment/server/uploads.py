@@ -29,14 +29,18 @@ async def read_upload(request: Any, max_body_bytes: int, timeout_s: float) -> by
     """
     length = declared_length(request)
     if length is not None and length > max_body_bytes:
-        raise too_large(f'an upload must have at most {max_body_bytes} bytes, but this one says {length}; send a '
-                        'smaller file.')
+        raise too_large(
+            f'an upload must have at most {max_body_bytes} bytes, but this one says {length}; send a smaller file.'
+        )
     collector = _make_collector(request.headers.get('content-type', ''))
     try:
         await asyncio.wait_for(_collect(request, collector, max_body_bytes), timeout_s)
     except asyncio.TimeoutError:
-        raise Refusal(408, 'slow', f'an upload must arrive within {timeout_s:g} s, but this one did not; '
-                      'send it faster or smaller.') from None
+        raise Refusal(
+            408,
+            'slow',
+            f'an upload must arrive within {timeout_s:g} s, but this one did not; send it faster or smaller.',
+        ) from None
     return collector.finish()
 
 
@@ -76,8 +80,9 @@ async def _collect(request: Any, collector: _Raw | _Form, max_body_bytes: int) -
         request.state.body_read = not message.get('more_body', False)
         count += len(chunk)
         if count > max_body_bytes:
-            raise too_large(f'an upload must have at most {max_body_bytes} bytes, but this one has more; send a '
-                            'smaller file.')
+            raise too_large(
+                f'an upload must have at most {max_body_bytes} bytes, but this one has more; send a smaller file.'
+            )
         collector.write(chunk)
         if request.state.body_read:
             return
@@ -90,8 +95,10 @@ def _make_collector(content_type: str) -> _Raw | _Form:
         return _Form(content_type)
     if kind in ('', 'application/octet-stream') or kind.startswith('image/'):
         return _Raw()
-    raise unsupported(f'the Content-Type must be image/*, application/octet-stream or multipart/form-data, got '
-                      f'{kind!r}; send the bytes of an image, or a form with one file.')
+    raise unsupported(
+        f'the Content-Type must be image/*, application/octet-stream or multipart/form-data, got '
+        f'{kind!r}; send the bytes of an image, or a form with one file.'
+    )
 
 
 class _Raw:
@@ -112,35 +119,49 @@ class _Form:
 
     def __init__(self, content_type: str) -> None:
         from python_multipart.multipart import MultipartParser, parse_options_header
+
         _, options = parse_options_header(content_type)
         boundary = options.get(b'boundary')
         if not boundary:
-            raise unreadable('a form must name its boundary in the Content-Type, but this one does not; '
-                             'let your HTTP library write that header.')
+            raise unreadable(
+                'a form must name its boundary in the Content-Type, but this one does not; '
+                'let your HTTP library write that header.'
+            )
         self._parse_options = parse_options_header
         self._data: io.BytesIO | None = None
         self._taking = self._ended = False
         self._parts = self._header_bytes = 0
         self._name, self._value = bytearray(), bytearray()
-        self._parser = MultipartParser(boundary, {
-            'on_part_begin': self._begin, 'on_part_data': self._take, 'on_part_end': self._stop,
-            'on_header_field': self._take_name, 'on_header_value': self._take_value, 'on_header_end': self._end_header,
-            'on_end': self._end})
+        self._parser = MultipartParser(
+            boundary,
+            {
+                'on_part_begin': self._begin,
+                'on_part_data': self._take,
+                'on_part_end': self._stop,
+                'on_header_field': self._take_name,
+                'on_header_value': self._take_value,
+                'on_header_end': self._end_header,
+                'on_end': self._end,
+            },
+        )
 
     def write(self, chunk: bytes) -> None:
         from python_multipart.exceptions import MultipartParseError
+
         try:
             self._parser.write(chunk)
         except MultipartParseError as err:
-            raise unreadable(f'a form must be valid, but this one is not ({str(err)[:120]}); let your HTTP library '
-                             'write it.') from err
+            raise unreadable(
+                f'a form must be valid, but this one is not ({str(err)[:120]}); let your HTTP library write it.'
+            ) from err
 
     def finish(self) -> bytes:
         if not self._ended:
             raise unreadable('a form must end with its boundary, but this one is cut off; send the whole form.')
         if self._data is None:
-            raise unreadable('a form must hold a file, but this one holds none; add the image as a file '
-                             "(curl -F image=@picture.png).")
+            raise unreadable(
+                'a form must hold a file, but this one holds none; add the image as a file (curl -F image=@image.png).'
+            )
         return self._data.getvalue()
 
     def _begin(self) -> None:
@@ -158,8 +179,10 @@ class _Form:
     def _count_header(self, piece: bytes) -> bytes:
         self._header_bytes += len(piece)
         if self._header_bytes > MAX_PART_HEADER_BYTES:
-            raise unreadable(f'the head of a part must have at most {MAX_PART_HEADER_BYTES} bytes, but this one has '
-                             'more; send a plain form.')
+            raise unreadable(
+                f'the head of a part must have at most {MAX_PART_HEADER_BYTES} bytes, but this one has '
+                'more; send a plain form.'
+            )
         return piece
 
     def _end_header(self) -> None:

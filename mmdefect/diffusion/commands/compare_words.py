@@ -25,6 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     from mmdefect.diffusion.compare_words import compare_words
     from mmdefect.experiments.records import write_text
+
     text = compare_words(args.study, args.results, tuple(args.metrics), args.reference)
     if args.out is not None:
         write_text(args.out, text)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-DESCRIPTION = """Write generated pictures as a data set that a config trains on (configs/_base_/datasets/generated.py).
+DESCRIPTION = """Write generated images as a data set that a config trains on (configs/_base_/datasets/generated.py).
 
 From a relabelled folder: the accepted edits, with their new labels. The decisions in its review.csv count, and those of
 --review, which beat them.
@@ -25,8 +25,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--out', type=Path, required=True, help='folder of the data set; must not exist')
     parser.add_argument('--review', type=Path, help='CSV of decisions (name, decision, corrected)')
     parser.add_argument('--copy-labels', action='store_true', help='take every edit, with the label of its source')
-    parser.add_argument('--only-accepted', action='store_true',
-                        help='with --copy-labels and a relabelled folder: only the edits that are accepted there')
+    parser.add_argument(
+        '--only-accepted',
+        action='store_true',
+        help='with --copy-labels and a relabelled folder: only the edits that are accepted there',
+    )
     parser.add_argument('--edits', type=Path, help='with --copy-labels, as for relabel')
     parser.add_argument('--sources', type=Path)
     parser.add_argument('--labels', type=Path)
@@ -37,6 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     from mmdefect.diffusion.pack import pack_copied, pack_relabelled
     from mmdefect.diffusion.progress import track
+
     if args.copy_labels:
         pairs, classes = _copied_pairs(args)
         packed = pack_copied(pairs, classes, args.out, track)
@@ -46,20 +50,32 @@ def run(args: argparse.Namespace) -> None:
         packed = pack_relabelled(args.relabelled, args.out, _decisions(args), track)
     by_reviewer = sum(image.entry['decided_by'] == 'reviewer' for image in packed.images)
     defective = sum(any(image.entry['defect_pixels'].values()) for image in packed.images)
-    print(f'written: {len(packed.images)} pictures in {args.out}, {defective} with a defect, labels {packed.labels}, '
-          f'{by_reviewer} decided by a reviewer')
+    print(
+        f'written: {len(packed.images)} images in {args.out}, {defective} with a defect, labels {packed.labels}, '
+        f'{by_reviewer} decided by a reviewer'
+    )
 
 
 def _copied_pairs(args: argparse.Namespace) -> tuple[list, list[str]]:
     from mmdefect.diffusion.pack import choose, read_relabelled
     from mmdefect.diffusion.relabel_pairs import Pair, find_pairs
+
     if args.relabelled is not None:
         content = read_relabelled(args.relabelled)
         entries = content['entries']
         if args.only_accepted:
             entries = [entry for entry, *_ in choose(entries, _decisions(args))]
-        pairs = [Pair(e['name'], Path(e['edit']), Path(e['source']), Path(e['source_label']) if e['source_label'] else None,
-                      Path(e['mask']) if e['mask'] else None, origin=e['origin']) for e in entries]
+        pairs = [
+            Pair(
+                e['name'],
+                Path(e['edit']),
+                Path(e['source']),
+                Path(e['source_label']) if e['source_label'] else None,
+                Path(e['mask']) if e['mask'] else None,
+                origin=e['origin'],
+            )
+            for e in entries
+        ]
         return pairs, content['classes']
     if args.edits is None or not args.classes:
         raise ValueError('--copy-labels needs a relabelled folder, or --edits and --classes; see --help.')
@@ -71,12 +87,18 @@ def _copied_pairs(args: argparse.Namespace) -> tuple[list, list[str]]:
 def _decisions(args: argparse.Namespace) -> dict:
     from mmdefect.diffusion.pack import read_relabelled
     from mmdefect.diffusion.review import read_decisions
+
     names = {entry['name'] for entry in read_relabelled(args.relabelled)['entries']}
     decisions = {}
     table = args.relabelled / 'review.csv'
     if table.is_file():
         decisions.update(read_decisions(table, names))
     if args.review is not None:
-        decisions.update({k: v for k, v in read_decisions(args.review, names).items()
-                          if v.accepted is not None or v.corrected is not None})
+        decisions.update(
+            {
+                k: v
+                for k, v in read_decisions(args.review, names).items()
+                if v.accepted is not None or v.corrected is not None
+            }
+        )
     return decisions

@@ -7,7 +7,7 @@ from pathlib import Path
 
 DESCRIPTION = """Write a tiny pipeline with random weights, to try all other commands without a download.
 
-It computes pictures of 32 or 64 pixels in seconds on a CPU; what it generates is noise.
+It computes images of 32 or 64 pixels in seconds on a CPU; what it generates is noise.
 
     python tools/generate.py random-model --kind sd --out models/random
 """
@@ -21,4 +21,5 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     from mmdefect.diffusion.random_model import save_pipeline
+
     print(f'written: {save_pipeline(args.out, args.kind, args.seed)}')

@@ -11,7 +11,16 @@ from .selection_check_hook import SelectionCheckHook
 from .sync_statistics_hook import SyncStatisticsHook
 
 __all__ = [
-    'CalibrationHook', 'ChannelsLastHook', 'ClassCheckHook', 'ClassPriorHook', 'CutPasteBackboneHook',
-    'FreezeBackboneHook', 'LabelExtrasHook', 'PolicyHook', 'PredictionSheetHook', 'SelectionCheckHook',
-    'SyncStatisticsHook', 'set_class_prior'
+    'CalibrationHook',
+    'ChannelsLastHook',
+    'ClassCheckHook',
+    'ClassPriorHook',
+    'CutPasteBackboneHook',
+    'FreezeBackboneHook',
+    'LabelExtrasHook',
+    'PolicyHook',
+    'PredictionSheetHook',
+    'SelectionCheckHook',
+    'SyncStatisticsHook',
+    'set_class_prior',
 ]

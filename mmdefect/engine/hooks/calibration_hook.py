@@ -64,22 +64,25 @@ class CalibrationHook(Hook):
             if metric.calibration_mode == 'fit':
                 raise ValueError(
                     'a test must not fit offsets: its metric must have `calibration="apply"` (or none), got '
-                    '`"fit"`; fit on the validation set.')
+                    '`"fit"`; fit on the validation set.'
+                )
             if metric.calibration_mode == 'apply' and metric.offsets is None:
                 if self.loaded is not None:
                     metric.offsets = read_offsets(self.loaded, runner.test_dataloader.dataset.metainfo['classes'])
                     runner.logger.info(f'offsets of the checkpoint, fitted on validation: {metric.offsets}')
                 else:
                     runner.logger.warning(
-                        'the checkpoint holds no offsets (no validation fitted them): the test reports '
-                        'argmax only.')
+                        'the checkpoint holds no offsets (no validation fitted them): the test reports argmax only.'
+                    )
             if metric.decision == 'calibrated' and metric.offsets is None:
                 raise ValueError(
                     'the decision "calibrated" needs offsets, but the checkpoint holds none; take one that was '
-                    'validated with `calibration="fit"`, or decide by argmax.')
+                    'validated with `calibration="fit"`, or decide by argmax.'
+                )
 
-    def after_test_iter(self, runner: Runner, batch_idx: int, data_batch: dict | None = None,
-                        outputs: Sequence | None = None) -> None:
+    def after_test_iter(
+        self, runner: Runner, batch_idx: int, data_batch: dict | None = None, outputs: Sequence | None = None
+    ) -> None:
         """Put the calibrated label maps in the place of those by argmax, for whoever draws or saves them next."""
         for metric in _defect_metrics(runner.test_loop):
             if metric.decision == 'calibrated':

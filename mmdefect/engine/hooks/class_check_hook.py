@@ -30,9 +30,11 @@ class ClassCheckHook(Hook):
         dataset = loader['dataset'] if isinstance(loader, dict) else loader.dataset
         present = _classes_of(dataset)
         if present is not None and list(stored['classes']) != list(present):
-            raise ValueError(f'the checkpoint must have been trained on the classes {list(present)}, but '
-                             f'{runner._load_from or "the resumed one"} has {list(stored["classes"])}; use the config it '
-                             'was trained with, or load only its backbone through `init_cfg`.')
+            raise ValueError(
+                f'the checkpoint must have been trained on the classes {list(present)}, but '
+                f'{runner._load_from or "the resumed one"} has {list(stored["classes"])}; use the config it '
+                'was trained with, or load only its backbone through `init_cfg`.'
+            )
 
 
 def _check_heads(runner: Runner, classes: list[str]) -> None:
@@ -40,10 +42,17 @@ def _check_heads(runner: Runner, classes: list[str]) -> None:
     model = getattr(model, 'module', model)  # the model inside test-time augmentation
     for name, module in model.named_modules():
         count = getattr(module, 'num_classes', None)
-        if count is not None and 'head' in name and '.' not in name.replace('auxiliary_head.', '') and count != len(classes):
-            raise ValueError(f'`num_classes` of {name} must be {len(classes)} for the classes {list(classes)}, got {count}; '
-                             'state `num_classes` in the data set base and load the config through '
-                             '`mmdefect.apis.load_config` (tools/train.py does), or set it in every head.')
+        if (
+            count is not None
+            and 'head' in name
+            and '.' not in name.replace('auxiliary_head.', '')
+            and count != len(classes)
+        ):
+            raise ValueError(
+                f'`num_classes` of {name} must be {len(classes)} for the classes {list(classes)}, got {count}; '
+                'state `num_classes` in the data set base and load the config through '
+                '`mmdefect.apis.load_config` (tools/train.py does), or set it in every head.'
+            )
 
 
 def _classes_of(dataset) -> list[str] | None:
@@ -53,5 +62,6 @@ def _classes_of(dataset) -> list[str] | None:
     if 'datasets' in dataset or 'dataset' in dataset:  # a wrapper; its parts have the same classes
         return _classes_of(dataset['datasets'][0] if 'datasets' in dataset else dataset['dataset'])
     from mmdefect.registry import DATASETS
+
     lazy = {**dataset, 'lazy_init': True, 'pipeline': []}
     return DATASETS.build(lazy).metainfo.get('classes')

@@ -87,8 +87,10 @@ def set_class_prior(model: nn.Module, prior: Sequence[float], floor: float = 1e-
             layer.bias.copy_(bias)
         done.append(name)
     if not done:
-        raise ValueError(f'a head must end in a layer of {len(shares)} outputs with a bias (one of {CLASSIFIERS}), but '
-                         f'{type(model).__name__} has none; remove ClassPriorHook for this model.')
+        raise ValueError(
+            f'a head must end in a layer of {len(shares)} outputs with a bias (one of {CLASSIFIERS}), but '
+            f'{type(model).__name__} has none; remove ClassPriorHook for this model.'
+        )
     return done
 
 

@@ -31,15 +31,22 @@ class CutPasteBackboneHook(Hook):
     def before_train(self, runner: Runner) -> None:
         """Load."""
         if runner._resume and runner.iter > 0:
-            print_log(f'{self.checkpoint} is not loaded: the run was resumed at iteration {runner.iter}.', 'current',
-                      logging.INFO)
+            print_log(
+                f'{self.checkpoint} is not loaded: the run was resumed at iteration {runner.iter}.',
+                'current',
+                logging.INFO,
+            )
             return
         if runner._load_from and not runner._resume:
-            raise ValueError(f'a run must start from `load_from` or from the backbone of CutPasteBackboneHook, got both: '
-                             f'{runner._load_from} and {self.checkpoint}; remove one.')
+            raise ValueError(
+                f'a run must start from `load_from` or from the backbone of CutPasteBackboneHook, got both: '
+                f'{runner._load_from} and {self.checkpoint}; remove one.'
+            )
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
         if not hasattr(model, self.target):
-            raise ValueError(f'`target` must be a part of {type(model).__name__}, got {self.target!r}; it has '
-                             f'{", ".join(n for n, _ in model.named_children())}.')
+            raise ValueError(
+                f'`target` must be a part of {type(model).__name__}, got {self.target!r}; it has '
+                f'{", ".join(n for n, _ in model.named_children())}.'
+            )
         report = load_backbone(getattr(model, self.target), self.checkpoint, self.min_share)
         print_log(report.text(), 'current', logging.INFO)

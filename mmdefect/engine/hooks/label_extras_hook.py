@@ -22,5 +22,7 @@ class LabelExtrasHook(Hook):
         """
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
         if attach_label_extras(model) is None:
-            raise ValueError('LabelExtrasHook must have a loss to serve (WeightedSampleLoss, or WeakBoxLoss with '
-                             '`mixed=True`), but the heads have none; set such a loss or remove the hook.')
+            raise ValueError(
+                'LabelExtrasHook must have a loss to serve (WeightedSampleLoss, or WeakBoxLoss with '
+                '`mixed=True`), but the heads have none; set such a loss or remove the hook.'
+            )

@@ -1,4 +1,4 @@
-"""Pictures of what a model predicts: one PNG an image, and one sheet of the defective ones."""
+"""Images of what a model predicts: one PNG an image, and one sheet of the defective ones."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class PredictionSheetHook(Hook):
     """Write image, label and prediction side by side while testing.
 
     Args:
-        output_dir: folder of the pictures; ``sheet.png`` in it shows the first defective images together.
+        output_dir: folder of the images; ``sheet.png`` in it shows the first defective images together.
         root: folder of the images that ``output_dir`` replaces in the names; ``None`` uses the bare file name.
         sheet_images: how many images the sheet shows.
     """
@@ -35,11 +35,12 @@ class PredictionSheetHook(Hook):
         self.names: list[str] = []
 
     def before_test_epoch(self, runner: Runner) -> None:
-        """Forget the pictures of an earlier test."""
+        """Forget the images of an earlier test."""
         self.rows, self.names = [], []
 
-    def after_test_iter(self, runner: Runner, batch_idx: int, data_batch: dict | None = None,
-                        outputs: Sequence | None = None) -> None:
+    def after_test_iter(
+        self, runner: Runner, batch_idx: int, data_batch: dict | None = None, outputs: Sequence | None = None
+    ) -> None:
         """Draw the images of one batch."""
         meta = runner.test_dataloader.dataset.metainfo
         for sample in outputs:
@@ -64,12 +65,12 @@ class PredictionSheetHook(Hook):
     def _legend(meta: dict) -> np.ndarray:
         return legend(meta['classes'][1:], meta['palette'][1:])
 
-    def _write(self, source: Path, picture: np.ndarray) -> None:
+    def _write(self, source: Path, photo: np.ndarray) -> None:
         relative = source.relative_to(self.root) if self.root else Path(source.name)
-        self._save(self.output_dir / relative.with_suffix('.png'), picture)
+        self._save(self.output_dir / relative.with_suffix('.png'), photo)
 
     @staticmethod
-    def _save(target: Path, picture: np.ndarray) -> None:
+    def _save(target: Path, photo: np.ndarray) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
-        if not cv2.imwrite(str(target), cv2.cvtColor(picture, cv2.COLOR_RGB2BGR)):
+        if not cv2.imwrite(str(target), cv2.cvtColor(photo, cv2.COLOR_RGB2BGR)):
             raise OSError(f'{target} could not be written; check the space and the rights of its folder.')

@@ -28,4 +28,5 @@ class SelectionCheckHook(Hook):
                         raise ValueError(
                             f'`save_best` must be a key of the validation, got {key!r}; near ones are {near}. '
                             f'All {len(known)}: {", ".join(known)}. More come with other `groups` or '
-                            '`calibration="fit"` of the DefectMetric in `val_evaluator`.')
+                            '`calibration="fit"` of the DefectMetric in `val_evaluator`.'
+                        )

@@ -38,8 +38,12 @@ def average_statistics(model: torch.nn.Module) -> None:
     """Replace the running statistics of all batch norms by their means over the ranks; all ranks must call it."""
     if get_world_size() == 1:
         return
-    buffers = [buffer for module in model.modules() if getattr(module, 'running_mean', None) is not None
-               for buffer in (module.running_mean, module.running_var)]
+    buffers = [
+        buffer
+        for module in model.modules()
+        if getattr(module, 'running_mean', None) is not None
+        for buffer in (module.running_mean, module.running_var)
+    ]
     if not buffers:
         return
     vector = torch.cat([buffer.flatten() for buffer in buffers])

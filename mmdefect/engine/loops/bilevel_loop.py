@@ -47,22 +47,38 @@ class BilevelTrainLoop(IterBasedTrainLoop):
         betas: of Adam, the outer optimiser.
     """
 
-    def __init__(self, runner, dataloader, max_iters: int, outer_dataloader: Mapping[str, Any],
-                 policy: Mapping[str, Any] | None = None, recipe: Mapping[str, Any] | None = None,
-                 estimator: Mapping[str, Any] | None = None, rates: Mapping[str, float] | None = None,
-                 interval: int = 7, warm_up: int = 500, sparsity: float = 0.0, curvature_share: float = 0.5,
-                 betas: Sequence[float] = (0.9, 0.99), **kwargs) -> None:
+    def __init__(
+        self,
+        runner,
+        dataloader,
+        max_iters: int,
+        outer_dataloader: Mapping[str, Any],
+        policy: Mapping[str, Any] | None = None,
+        recipe: Mapping[str, Any] | None = None,
+        estimator: Mapping[str, Any] | None = None,
+        rates: Mapping[str, float] | None = None,
+        interval: int = 7,
+        warm_up: int = 500,
+        sparsity: float = 0.0,
+        curvature_share: float = 0.5,
+        betas: Sequence[float] = (0.9, 0.99),
+        **kwargs,
+    ) -> None:
         super().__init__(runner, dataloader, max_iters, **kwargs)
         if interval < 1 or warm_up < 0 or sparsity < 0 or not 0 < curvature_share <= 1:
-            raise ValueError('`interval` must be at least 1, `warm_up` and `sparsity` at least 0 and `curvature_share` in '
-                             f'(0, 1], got {interval}, {warm_up}, {sparsity} and {curvature_share}.')
+            raise ValueError(
+                '`interval` must be at least 1, `warm_up` and `sparsity` at least 0 and `curvature_share` in '
+                f'(0, 1], got {interval}, {warm_up}, {sparsity} and {curvature_share}.'
+            )
         self.interval, self.warm_up, self.sparsity = interval, warm_up, sparsity
         self.curvature_share = curvature_share
         self.recipe = recipe
-        self.estimator = make_estimator(**(dict(estimator) if estimator else dict(
-            name='neumann', terms=3, products='difference')))
-        self.outer_dataloader = runner.build_dataloader(outer_dataloader, seed=runner.seed,
-                                                        diff_rank_seed=runner._randomness_cfg.get('diff_rank_seed', False))
+        self.estimator = make_estimator(
+            **(dict(estimator) if estimator else dict(name='neumann', terms=3, products='difference'))
+        )
+        self.outer_dataloader = runner.build_dataloader(
+            outer_dataloader, seed=runner.seed, diff_rank_seed=runner._randomness_cfg.get('diff_rank_seed', False)
+        )
         self.outer_iterator = _InfiniteDataloaderIterator(self.outer_dataloader)
         self.outer_steps = 0
         self.history: list[dict[str, float]] = []
@@ -72,14 +88,17 @@ class BilevelTrainLoop(IterBasedTrainLoop):
         engine, clean_share = self._recipe_engine()
         self.policy = LearnedPolicy(**(policy or {})).to(next(model.parameters()).device)
         if sparsity and (self.policy.location is None or self.policy.proposal.normalise):
-            raise ValueError('`sparsity` must be 0 without learned locations, and with normalised ones, which say '
-                             f'nothing about how much, got {sparsity}.')
+            raise ValueError(
+                '`sparsity` must be 0 without learned locations, and with normalised ones, which say '
+                f'nothing about how much, got {sparsity}.'
+            )
         if get_world_size() > 1:
             for tensor in self.policy.state_dict().values():
                 broadcast(tensor, 0)
         self.synthesis = LearnedSynthesis(engine, self.policy, clean_share)
-        self.outer_optimizer = torch.optim.Adam(self.policy.groups(rates or dict(weights=0.05, default=0.02)),
-                                                betas=tuple(betas))
+        self.outer_optimizer = torch.optim.Adam(
+            self.policy.groups(rates or dict(weights=0.05, default=0.02)), betas=tuple(betas)
+        )
 
     @property
     def module(self):
@@ -90,8 +109,10 @@ class BilevelTrainLoop(IterBasedTrainLoop):
     def _recipe_engine(self):
         made = getattr(self.preprocessor, '_synthesize', None)
         if not isinstance(made, BatchSynthesis) or len(made.recipe.transforms) != 1:
-            raise ValueError('BilevelTrainLoop must find one PasteDefects in the data preprocessor to learn its policy; '
-                             "give the config a `synthesis` recipe with one PasteDefects and `where='device'`.")
+            raise ValueError(
+                'BilevelTrainLoop must find one PasteDefects in the data preprocessor to learn its policy; '
+                "give the config a `synthesis` recipe with one PasteDefects and `where='device'`."
+            )
         return made.recipe.transforms[0].engine, 1 - made.recipe.probability['clean']
 
     def run(self):
@@ -109,8 +130,10 @@ class BilevelTrainLoop(IterBasedTrainLoop):
     def check_splits(self) -> None:
         """Refuse to start when training, outer validation and selection share an image; see :meth:`run`."""
         if self.runner.val_loop is None:
-            raise ValueError('a bi-level training must have a validation set to choose its checkpoint on, other than the '
-                             'outer-validation set; set `val_dataloader`, `val_cfg` and `val_evaluator`.')
+            raise ValueError(
+                'a bi-level training must have a validation set to choose its checkpoint on, other than the '
+                'outer-validation set; set `val_dataloader`, `val_cfg` and `val_evaluator`.'
+            )
         held_out = dict(outer_val=self.outer_dataloader.dataset, val=self.runner.val_dataloader.dataset)
         check_disjoint(dict(train=self.dataloader.dataset, **held_out))
         check_donors(self.synthesis.engine.library.sources, held_out)
@@ -150,8 +173,11 @@ class BilevelTrainLoop(IterBasedTrainLoop):
         with torch.autocast(device.type, enabled=False), frozen_statistics(self.module):
             batch = self._outer_batch(data_batch)
             weights = [p for p in self.module.parameters() if p.requires_grad]
-            steps, decay = ((), ()) if type(self.estimator).__name__ == 'ConjugateGradient' else inner_steps(
-                self.runner.optim_wrapper.optimizer, weights)
+            steps, decay = (
+                ((), ())
+                if type(self.estimator).__name__ == 'ConjugateGradient'
+                else inner_steps(self.runner.optim_wrapper.optimizer, weights)
+            )
             problem = outer_problem(self.module, weights, batch, steps, decay, mean_over_ranks, self.outer_steps)
             found = self.estimator(problem)
             gradients = self._policy_gradients(batch, found.gradient)
@@ -172,8 +198,15 @@ class BilevelTrainLoop(IterBasedTrainLoop):
             outer = self.preprocessor(outer_raw, True)
         finally:
             self.preprocessor.set_synthesis(self.synthesis)
-        return OuterBatch(inner['inputs'], inner['data_samples'], drawn.weights, drawn.streams, outer['inputs'],
-                          outer['data_samples'], self.curvature_share)
+        return OuterBatch(
+            inner['inputs'],
+            inner['data_samples'],
+            drawn.weights,
+            drawn.streams,
+            outer['inputs'],
+            outer['data_samples'],
+            self.curvature_share,
+        )
 
     def _policy_gradients(self, batch: OuterBatch, through: list[Tensor]) -> list[Tensor]:
         """Carry the gradient by weights and pixels of the samples on to the parameters, and add the penalty."""
@@ -182,26 +215,35 @@ class BilevelTrainLoop(IterBasedTrainLoop):
         pairs = [(o, g) for o, g in zip(outputs, through, strict=True) if o.requires_grad]
         total = [torch.zeros_like(p) for p in leaves]
         if pairs:
-            total = _filled(torch.autograd.grad([o for o, _ in pairs], leaves, [g for _, g in pairs],
-                                                allow_unused=True), leaves)
+            total = _filled(
+                torch.autograd.grad([o for o, _ in pairs], leaves, [g for _, g in pairs], allow_unused=True), leaves
+            )
         if self.sparsity:
             penalty = self.sparsity * self.policy.location.sparsity(*self.synthesis.seen)
-            total = [t + p for t, p in zip(total, _filled(torch.autograd.grad(penalty, leaves, allow_unused=True), leaves),
-                                           strict=True)]
+            total = [
+                t + p
+                for t, p in zip(
+                    total, _filled(torch.autograd.grad(penalty, leaves, allow_unused=True), leaves), strict=True
+                )
+            ]
         return mean_over_ranks(total)
 
     def _remember(self, outer_loss: float, batch: OuterBatch) -> None:
         found = dict(iter=float(self._iter), outer_loss=outer_loss, **self.policy.scalars())
         found['pasted'] = sum(s in self.policy.streams for s in batch.streams) / len(batch.streams)
         self.history.append(found)
-        self.runner.visualizer.add_scalars({f'policy/{k}': v for k, v in found.items() if k != 'iter'},
-                                           step=self._iter + 1)
+        self.runner.visualizer.add_scalars(
+            {f'policy/{k}': v for k, v in found.items() if k != 'iter'}, step=self._iter + 1
+        )
 
     def state_dict(self) -> dict[str, Any]:
         """Return everything that a resumed run needs beside what mmengine saves."""
-        return dict(policy={k: v.cpu() for k, v in self.policy.state_dict().items()},
-                    optimizer=self.outer_optimizer.state_dict(), outer_steps=self.outer_steps,
-                    history=copy.deepcopy(self.history))
+        return dict(
+            policy={k: v.cpu() for k, v in self.policy.state_dict().items()},
+            optimizer=self.outer_optimizer.state_dict(),
+            outer_steps=self.outer_steps,
+            history=copy.deepcopy(self.history),
+        )
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take back what :meth:`state_dict` gave out."""
@@ -212,8 +254,10 @@ class BilevelTrainLoop(IterBasedTrainLoop):
 
 def copy_batch(data_batch: dict) -> dict:
     """Copy a collated batch, so that a second pass through the preprocessor finds it as the first did."""
-    return {key: [one.clone() for one in value] if isinstance(value, (list, tuple)) else copy.deepcopy(value)
-            for key, value in data_batch.items()}
+    return {
+        key: [one.clone() for one in value] if isinstance(value, (list, tuple)) else copy.deepcopy(value)
+        for key, value in data_batch.items()
+    }
 
 
 def mean_over_ranks(tensors: list[Tensor]) -> list[Tensor]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor, nn
 
 from mmdefect.engine.loops.sample_losses import fixed_noise, weighted_heads
@@ -36,8 +35,15 @@ class OuterBatch:
     curvature_share: float = 1.0
 
 
-def outer_problem(model: nn.Module, weights: Sequence[Tensor], batch: OuterBatch, steps: Sequence, decay: Sequence,
-                  average: Callable, seed: int) -> BilevelProblem:
+def outer_problem(
+    model: nn.Module,
+    weights: Sequence[Tensor],
+    batch: OuterBatch,
+    steps: Sequence,
+    decay: Sequence,
+    average: Callable,
+    seed: int,
+) -> BilevelProblem:
     """Return the problem at the present weights.
 
     Its outer variables are the weights and the pixels of the samples of this process, as leaves; from there the
@@ -80,5 +86,6 @@ def outer_problem(model: nn.Module, weights: Sequence[Tensor], batch: OuterBatch
     def outer_loss() -> Tensor:
         return losses(batch.outer_inputs, batch.outer_samples).mean()
 
-    return BilevelProblem(weights, policy, inner_loss, outer_loss, steps, decay, curvature_loss, average,
-                          shared_policy=False)
+    return BilevelProblem(
+        weights, policy, inner_loss, outer_loss, steps, decay, curvature_loss, average, shared_policy=False
+    )

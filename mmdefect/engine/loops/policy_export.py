@@ -1,4 +1,4 @@
-"""Write a learned policy: the recipe, its numbers, its maps, and pictures of both."""
+"""Write a learned policy: the recipe, its numbers, its maps, and images of both."""
 
 from __future__ import annotations
 
@@ -20,22 +20,29 @@ from mmdefect.visualization.policy_sheet import draw_curves, draw_maps
 MAPS = 'maps'
 
 
-def export_policy(folder: Path, policy: LearnedPolicy, recipe: Mapping[str, Any] | None, dataset: Any,
-                  history: Sequence[Mapping[str, float]], pictures: int, facts: Mapping[str, Any]) -> dict[str, Any]:
+def export_policy(
+    folder: Path,
+    policy: LearnedPolicy,
+    recipe: Mapping[str, Any] | None,
+    dataset: Any,
+    history: Sequence[Mapping[str, float]],
+    images: int,
+    facts: Mapping[str, Any],
+) -> dict[str, Any]:
     """Write everything into ``folder`` and return what is worth a line in the log.
 
     Args:
         folder: made when it does not exist.
         policy: the policy.
         recipe: the ``synthesis`` that learning started from; without it no recipe is written.
-        dataset: training set whose pipeline holds ``LoadLocationMap``; the maps are those of its pictures.
+        dataset: training set whose pipeline holds ``LoadLocationMap``; the maps are those of its images.
         history: records of the outer steps.
-        pictures: so many are shown under their maps.
+        images: so many are shown under their maps.
         facts: go into ``policy.json``.
     """
     density = map_mean = None
     if policy.location is not None:
-        density, map_mean = _write_maps(folder, policy, dataset, pictures)
+        density, map_mean = _write_maps(folder, policy, dataset, images)
         map_mean = None if policy.proposal.normalise else map_mean
     body = policy_body(policy, map_mean=map_mean, **facts)
     files: dict[str, Any] = {'policy.json': body, 'history.jsonl': ''.join(json.dumps(h) + '\n' for h in history)}
@@ -43,7 +50,9 @@ def export_policy(folder: Path, policy: LearnedPolicy, recipe: Mapping[str, Any]
     if recipe is not None:
         try:
             frozen = freeze(policy, recipe, None if density is None else f'{HERE}/{density}', map_mean)
-            files['recipe.py'] = recipe_text(frozen, 'Learned by a bi-level training; goes among the _base_ files of a leaf.')
+            files['recipe.py'] = recipe_text(
+                frozen, 'Learned by a bi-level training; goes among the _base_ files of a leaf.'
+            )
         except ValueError as err:
             refused = str(err)
             files['recipe.py'] = f'# {refused}\nsynthesis = None\n'
@@ -54,13 +63,13 @@ def export_policy(folder: Path, policy: LearnedPolicy, recipe: Mapping[str, Any]
 
 
 @torch.no_grad()
-def _write_maps(folder: Path, policy: LearnedPolicy, dataset: Any, pictures: int) -> tuple[str, float]:
+def _write_maps(folder: Path, policy: LearnedPolicy, dataset: Any, images: int) -> tuple[str, float]:
     """Write the maps as LoadLocationMap reads them; return their place in the folder and their mean."""
     device = policy.raw_weights.device
     (folder / MAPS).mkdir(parents=True, exist_ok=True)
     shown, means = [], []
     infos = _infos(dataset)
-    every = max(1, len(infos) // pictures)
+    every = max(1, len(infos) // images)
     for number, (load, info) in enumerate(infos):
         image, codes = load(info)
         objects = ObjectCells.of(codes)
@@ -70,7 +79,7 @@ def _write_maps(folder: Path, policy: LearnedPolicy, dataset: Any, pictures: int
         stem = Path(info['img_path']).stem
         if not policy.location.per_class:
             np.save(folder / MAPS / f'{stem}.npy', table[0].numpy().astype(np.float32))
-        if number % every == 0 and len(shown) < pictures:
+        if number % every == 0 and len(shown) < images:
             # what shows no object is no place: it is left out of the drawing
             shown.append((image[..., ::-1], np.where(objects.counts > 0, table.numpy(), np.nan), stem))
     name = MAPS
@@ -84,7 +93,7 @@ def _write_maps(folder: Path, policy: LearnedPolicy, dataset: Any, pictures: int
 
 
 def _infos(dataset: Any) -> list[tuple[Any, dict]]:
-    """Return the record of every picture, with what loads its pixels and location codes."""
+    """Return the record of every image, with what loads its pixels and location codes."""
     parts = getattr(dataset, 'datasets', None)
     if parts:
         return [pair for part in parts for pair in _infos(part)]
@@ -92,9 +101,11 @@ def _infos(dataset: Any) -> list[tuple[Any, dict]]:
         return _infos(dataset.dataset)
     names = [type(t).__name__ for t in dataset.pipeline.transforms]
     if 'LoadLocationMap' not in names:
-        raise ValueError('the training pipeline must hold LoadLocationMap to write learned maps, got '
-                         f'{names}; the `synthesis` step of a config adds it.')
-    steps = Compose(dataset.pipeline.transforms[:names.index('LoadLocationMap') + 1])
+        raise ValueError(
+            'the training pipeline must hold LoadLocationMap to write learned maps, got '
+            f'{names}; the `synthesis` step of a config adds it.'
+        )
+    steps = Compose(dataset.pipeline.transforms[: names.index('LoadLocationMap') + 1])
 
     def load(info: dict) -> tuple[ndarray, ndarray]:
         results = steps(dict(info))

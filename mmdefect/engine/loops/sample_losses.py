@@ -37,11 +37,15 @@ def heads_of(model: nn.Module) -> list[nn.Module]:
         head = getattr(model, name, None)
         heads += list(head) if isinstance(head, nn.ModuleList) else [head] if head is not None else []
     if not heads or not all(callable(getattr(h, 'loss_by_feat', None)) for h in heads):
-        raise ValueError(f'a model must have heads with `loss_by_feat` to weigh its samples, as the segmentors of mmseg '
-                         f'do, but {type(model).__name__} has not.')
+        raise ValueError(
+            f'a model must have heads with `loss_by_feat` to weigh its samples, as the segmentors of mmseg '
+            f'do, but {type(model).__name__} has not.'
+        )
     if any(getattr(m, 'label_extras', None) is not None for m in model.modules()):
-        raise ValueError('a loss with weights or boxes beside the label (LabelExtrasHook) reads the whole batch and '
-                         'cannot be taken by sample; use another loss while a policy is learned.')
+        raise ValueError(
+            'a loss with weights or boxes beside the label (LabelExtrasHook) reads the whole batch and '
+            'cannot be taken by sample; use another loss while a policy is learned.'
+        )
     return heads
 
 
@@ -86,7 +90,7 @@ def _by_sample(loss_by_feat, weights: Tensor | None, found: SampleLosses):
 def _one(logits, index: int, count: int):
     """Return one sample of what a head gives out: a tensor, or tensors in lists and dicts."""
     if isinstance(logits, Tensor):
-        return logits[index:index + 1] if logits.dim() and len(logits) == count else logits
+        return logits[index : index + 1] if logits.dim() and len(logits) == count else logits
     if isinstance(logits, Mapping):
         return {k: _one(v, index, count) for k, v in logits.items()}
     if isinstance(logits, (list, tuple)):
@@ -104,8 +108,11 @@ def frozen_statistics(model: nn.Module) -> Iterator[None]:
 
     The model itself stays in training mode: backbones give out the features of auxiliary heads only there.
     """
-    frozen = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)
-              or type(m).__name__.startswith(NOISE)]
+    frozen = [
+        m
+        for m in model.modules()
+        if isinstance(m, nn.modules.batchnorm._BatchNorm) or type(m).__name__.startswith(NOISE)
+    ]
     modes = [m.training for m in frozen]
     try:
         for m in frozen:

@@ -34,15 +34,17 @@ def balanced_probabilities(presence: Sequence[set[int]], target_share: Mapping[i
     Raises:
         ValueError: if no image shows a class, or the shares cannot be had together.
     """
-    probability = torch.full((len(presence), ), 1 / len(presence), dtype=torch.float64)
+    probability = torch.full((len(presence),), 1 / len(presence), dtype=torch.float64)
     shows = {}
     for class_id, share in target_share.items():
         shows[class_id] = torch.tensor([class_id in classes for classes in presence])
         if not 0 < share < 1:
             raise ValueError(f'`target_share` must lie in (0, 1), got {share} for class {class_id}.')
         if not shows[class_id].any():
-            raise ValueError(f'an image must show class {class_id} to be drawn in {share:.0%} of the draws, but none '
-                             f'of {len(presence)} does; check the labels or remove the class from `target_share`.')
+            raise ValueError(
+                f'an image must show class {class_id} to be drawn in {share:.0%} of the draws, but none '
+                f'of {len(presence)} does; check the labels or remove the class from `target_share`.'
+            )
     for _ in range(_ROUNDS):
         worst = 0.0
         for class_id, share in target_share.items():
@@ -54,8 +56,10 @@ def balanced_probabilities(presence: Sequence[set[int]], target_share: Mapping[i
         if worst < _TOLERANCE:
             return probability / probability.sum()
     reached = {c: round(float(probability[s].sum()), 3) for c, s in shows.items()}
-    raise ValueError(f'`target_share` must be shares that can be had together, got {dict(target_share)}, of which '
-                     f'{reached} is reached; lower the shares of classes that never appear in one image.')
+    raise ValueError(
+        f'`target_share` must be shares that can be had together, got {dict(target_share)}, of which '
+        f'{reached} is reached; lower the shares of classes that never appear in one image.'
+    )
 
 
 @DATA_SAMPLERS.register_module()
@@ -74,21 +78,24 @@ class ClassAwareSampler(DefectSampler):
         seed: seed of the order and of every sample; ``None`` draws one and shares it with all ranks.
     """
 
-    def __init__(self,
-                 dataset: Sized,
-                 target_share: float | Mapping[int | str, float] = 0.3,
-                 shuffle: bool = True,
-                 seed: int | None = None) -> None:
+    def __init__(
+        self,
+        dataset: Sized,
+        target_share: float | Mapping[int | str, float] = 0.3,
+        shuffle: bool = True,
+        seed: int | None = None,
+    ) -> None:
         super().__init__(dataset, shuffle, seed)
         presence = class_presence(dataset)
         shares = _by_class(target_share, list(dataset.metainfo['classes']), presence)
         self.probability = balanced_probabilities(presence, shares)
         expected = self.probability.max() * self.size
         MMLogger.get_current_instance().info(
-            'Class-aware draws: %s; an image is drawn at most %d times in a pass of %d.', {
-                c: f'{sum(c in p for p in presence) / self.size:.1%} -> at least {s:.1%}'
-                for c, s in shares.items()
-            }, math.ceil(expected), self.size)
+            'Class-aware draws: %s; an image is drawn at most %d times in a pass of %d.',
+            {c: f'{sum(c in p for p in presence) / self.size:.1%} -> at least {s:.1%}' for c, s in shares.items()},
+            math.ceil(expected),
+            self.size,
+        )
 
     def indices_of_pass(self, generator: torch.Generator) -> list[int]:
         """Draw as many images as there are, evenly spaced over the probabilities."""
@@ -102,8 +109,9 @@ class ClassAwareSampler(DefectSampler):
         return drawn.sort().values.tolist()
 
 
-def _by_class(target_share: float | Mapping[int | str, float], classes: list[str],
-              presence: Sequence[set[int]]) -> dict[int, float]:
+def _by_class(
+    target_share: float | Mapping[int | str, float], classes: list[str], presence: Sequence[set[int]]
+) -> dict[int, float]:
     """Return the shares by class id; a single number holds for every defect class that an image shows."""
     if not isinstance(target_share, Mapping):
         present = set().union(*presence) - {0}

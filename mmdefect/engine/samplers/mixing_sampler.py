@@ -27,8 +27,9 @@ class MixingSampler(DefectSampler):
         ValueError: if the share asks for a group that is empty.
     """
 
-    def __init__(self, dataset: Sized, defective_share: float | None = None, shuffle: bool = True,
-                 seed: int | None = None) -> None:
+    def __init__(
+        self, dataset: Sized, defective_share: float | None = None, shuffle: bool = True, seed: int | None = None
+    ) -> None:
         super().__init__(dataset, shuffle, seed)
         if defective_share is not None and not 0 <= defective_share <= 1:
             raise ValueError(f'`defective_share` must be in [0, 1], got {defective_share}.')
@@ -37,11 +38,14 @@ class MixingSampler(DefectSampler):
             return
         shows = torch.tensor([bool(classes - {0, 255}) for classes in class_presence(dataset)])
         self.groups = [torch.nonzero(~shows)[:, 0], torch.nonzero(shows)[:, 0]]
-        for group, share, what in zip(self.groups, (1 - defective_share, defective_share), ('clean', 'defective'),
-                                      strict=True):
+        for group, share, what in zip(
+            self.groups, (1 - defective_share, defective_share), ('clean', 'defective'), strict=True
+        ):
             if share > 0 and len(group) == 0:
-                raise ValueError(f'{100 * share:.0f} % of the draws must be {what} images, but the training set has '
-                                 'none; change `ratio` of the synthesis recipe.')
+                raise ValueError(
+                    f'{100 * share:.0f} % of the draws must be {what} images, but the training set has '
+                    'none; change `ratio` of the synthesis recipe.'
+                )
         self.left: list[list[int]] = [[], []]
 
     def indices_of_pass(self, generator: torch.Generator) -> list[int]:

@@ -14,7 +14,7 @@ from mmdefect.registry import DATA_SAMPLERS
 class PartShareSampler(DefectSampler):
     """Numbered endless draws; each draw comes from a part with the probability of its share.
 
-    Each part is gone through in shuffled rounds: no picture waits longer than the others of its part.
+    Each part is gone through in shuffled rounds: no image waits longer than the others of its part.
 
     Args:
         dataset: joined data set, ``MixedDefectDataset`` or mmengine's ``ConcatDataset``.
@@ -30,17 +30,21 @@ class PartShareSampler(DefectSampler):
         super().__init__(dataset, shuffle, seed)
         sizes = [len(part) for part in getattr(dataset, 'datasets', [])]
         if len(sizes) != len(shares) or min(shares) < 0 or sum(shares) <= 0:
-            raise ValueError(f'`shares` must give one number >= 0 for each of the {len(sizes)} parts of the data set, not all '
-                             f'0, got {list(shares)}.')
+            raise ValueError(
+                f'`shares` must give one number >= 0 for each of the {len(sizes)} parts of the data set, not all '
+                f'0, got {list(shares)}.'
+            )
         if any(share > 0 and size == 0 for share, size in zip(shares, sizes, strict=True)):
-            raise ValueError(f'a part with a share must hold pictures, got parts of {sizes} for the shares {list(shares)}.')
+            raise ValueError(
+                f'a part with a share must hold images, got parts of {sizes} for the shares {list(shares)}.'
+            )
         self.shares = torch.tensor(shares, dtype=torch.float64)
         starts = torch.tensor([0, *sizes]).cumsum(0)
         self.parts = [torch.arange(starts[k], starts[k + 1]) for k in range(len(sizes))]
         self.left: list[list[int]] = [[] for _ in sizes]
 
     def indices_of_pass(self, generator: torch.Generator) -> list[int]:
-        """Return as many draws as there are pictures."""
+        """Return as many draws as there are images."""
         chosen = torch.multinomial(self.shares, self.size, replacement=True, generator=generator)
         return [self._next(part, generator) for part in chosen.tolist()]
 

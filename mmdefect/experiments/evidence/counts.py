@@ -37,17 +37,15 @@ class Counts:
         if self.values.shape != (len(self.names), len(self.classes), 3):
             raise ValueError(
                 f'`values` must be {(len(self.names), len(self.classes), 3)} for the names and classes, got '
-                f'{self.values.shape}.')
+                f'{self.values.shape}.'
+            )
 
     def to_json(self) -> dict[str, Any]:
         """Return plain data; the union is predicted + labelled - intersection."""
         return {
             'classes': list(self.classes),
             'columns': ['intersection', 'predicted', 'labelled'],
-            'images': {
-                name: row.reshape(-1).tolist()
-                for name, row in zip(self.names, self.values, strict=True)
-            }
+            'images': {name: row.reshape(-1).tolist() for name, row in zip(self.names, self.values, strict=True)},
         }
 
     @staticmethod
@@ -85,13 +83,15 @@ def confusion(prediction: ndarray, label: ndarray, num_classes: int) -> ndarray:
     if prediction.shape != label.shape:
         raise ValueError(
             f'prediction and label must have one size, got {prediction.shape} and {label.shape}; predict at '
-            'the resolution of the label.')
+            'the resolution of the label.'
+        )
     keep = label != IGNORE
     predicted, labelled = prediction[keep].astype(np.int64), label[keep].astype(np.int64)
     for kind, values in (('prediction', predicted), ('label', labelled)):
         if values.size and values.max() >= num_classes:
             raise ValueError(
-                f'a {kind} must hold values below {num_classes}, got {values.max()}; check the class list.')
+                f'a {kind} must hold values below {num_classes}, got {values.max()}; check the class list.'
+            )
     return np.bincount(labelled * num_classes + predicted, minlength=num_classes**2).reshape(num_classes, num_classes)
 
 
@@ -99,7 +99,7 @@ def read_labels(path) -> ndarray:
     """Read a label map, ``(H, W)`` uint8 of class ids.
 
     Raises:
-        ValueError: if the file is no single-channel picture.
+        ValueError: if the file is no single-channel image.
     """
     label = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
     if label is None or label.ndim != 2:
@@ -126,7 +126,7 @@ def metrics(values: ndarray, classes: Sequence[str]) -> dict[str, ndarray]:
             'IoU': 100 * hit / (predicted + labelled - hit),
             'Acc': 100 * hit / labelled,
             'Precision': 100 * hit / predicted,
-            'F1': 200 * hit / (predicted + labelled)
+            'F1': 200 * hit / (predicted + labelled),
         }
         overall = 100 * hit.sum(-1) / labelled.sum(-1)
     out = {
@@ -135,7 +135,7 @@ def metrics(values: ndarray, classes: Sequence[str]) -> dict[str, ndarray]:
         'mAcc': _nan_mean(columns['Acc']),
         'fg_mIoU': _nan_mean(columns['IoU'][..., 1:]),
         'fg_mAcc': _nan_mean(columns['Acc'][..., 1:]),
-        'fg_mF1': _nan_mean(columns['F1'][..., 1:])
+        'fg_mF1': _nan_mean(columns['F1'][..., 1:]),
     }
     for k, name in enumerate(classes):
         out.update({f'{kind}.{name}': column[..., k] for kind, column in columns.items()})

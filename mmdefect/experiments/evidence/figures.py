@@ -11,11 +11,11 @@ from pathlib import Path
 import matplotlib
 
 matplotlib.use('Agg')
-from matplotlib import pyplot as plt  # noqa: E402
-from matplotlib.figure import Figure  # noqa: E402
-from matplotlib.ticker import MaxNLocator, StrMethodFormatter  # noqa: E402
+from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 
-from mmdefect.experiments.statistics import Interval  # noqa: E402
+from mmdefect.experiments.statistics import Interval
 
 #: Told apart also by most colour-blind readers, on white and on black.
 COLOURS = ('#2f7ed8', '#e07b16', '#1f9e78', '#c2468f', '#8a6fd1', '#a08a00', '#d1495b', '#5c8a99')
@@ -38,7 +38,7 @@ _STYLE = {
     'axes.spines.right': False,
     'figure.titlesize': 9.5,
     'figure.titleweight': 'bold',
-        'legend.frameon': False,
+    'legend.frameon': False,
     'legend.fontsize': 8.0,
     'xtick.labelsize': 8.0,
     'ytick.labelsize': 8.0,
@@ -48,13 +48,15 @@ _STYLE = {
 Curve = Sequence[tuple[float, float]]
 
 
-def line_figure(curves: Mapping[str, Curve],
-                title: str,
-                x_label: str,
-                y_label: str = '',
-                log_y: bool = False,
-                marks: Mapping[str, tuple[float, float]] | None = None,
-                unit_square: bool = False) -> Figure:
+def line_figure(
+    curves: Mapping[str, Curve],
+    title: str,
+    x_label: str,
+    y_label: str = '',
+    log_y: bool = False,
+    marks: Mapping[str, tuple[float, float]] | None = None,
+    unit_square: bool = False,
+) -> Figure:
     """Draw named curves.
 
     Args:
@@ -71,12 +73,15 @@ def line_figure(curves: Mapping[str, Curve],
         for k, (name, points) in enumerate(curves.items()):
             points = [(x, y) for x, y in points if math.isfinite(y)]
             colour = COLOURS[k % len(COLOURS)]
-            axes.plot([x for x, _ in points], [y for _, y in points],
-                      color=colour,
-                      label=short(name),
-                      markersize=2.6,
-                      marker='o' if len(points) < 20 else None,
-                      linestyle='-' if k < len(COLOURS) else '--')
+            axes.plot(
+                [x for x, _ in points],
+                [y for _, y in points],
+                color=colour,
+                label=short(name),
+                markersize=2.6,
+                marker='o' if len(points) < 20 else None,
+                linestyle='-' if k < len(COLOURS) else '--',
+            )
             if marks and name in marks:
                 axes.plot(*marks[name], 'o', color=colour, markersize=7, markerfacecolor='none', markeredgewidth=1.6)
         _title(figure, title)
@@ -112,24 +117,28 @@ def bar_figure(bars: Mapping[str, Mapping[str, Interval]], title: str, x_label: 
             start = position
             for row, interval in values.items():
                 value = interval.value if math.isfinite(interval.value) else 0.0
-                axes.barh(position,
-                          value,
-                          height=0.78,
-                          color=COLOURS[rows.index(row) % len(COLOURS)],
-                          alpha=0.85,
-                          label=row if group == next(iter(bars)) else None)
+                axes.barh(
+                    position,
+                    value,
+                    height=0.78,
+                    color=COLOURS[rows.index(row) % len(COLOURS)],
+                    alpha=0.85,
+                    label=row if group == next(iter(bars)) else None,
+                )
                 if math.isfinite(interval.low):
-                    axes.plot([interval.low, interval.high], [position] * 2,
-                              color=INK,
-                              linewidth=1.3,
-                              solid_capstyle='butt')
+                    axes.plot(
+                        [interval.low, interval.high], [position] * 2, color=INK, linewidth=1.3, solid_capstyle='butt'
+                    )
                     axes.plot([interval.low, interval.high], [position] * 2, '|', color=INK, markersize=5)
                 text = f'{interval.value:.1f}' if math.isfinite(interval.value) else 'undefined'
-                axes.annotate(text, (max(value, interval.high if math.isfinite(interval.high) else 0.0), position),
-                              xytext=(4, 0),
-                              textcoords='offset points',
-                              va='center',
-                              fontsize=7.5)
+                axes.annotate(
+                    text,
+                    (max(value, interval.high if math.isfinite(interval.high) else 0.0), position),
+                    xytext=(4, 0),
+                    textcoords='offset points',
+                    va='center',
+                    fontsize=7.5,
+                )
                 position += 1.0
             ticks.append(((start + position - 1) / 2, group))
             position += 0.8
@@ -149,7 +158,7 @@ def bar_figure(bars: Mapping[str, Mapping[str, Interval]], title: str, x_label: 
 
 def short(name: str, most: int = 22) -> str:
     """Return a name cut in its middle: figures are as narrow as a phone."""
-    return name if len(name) <= most else f'{name[:most // 2]}…{name[-(most // 2 - 1):]}'
+    return name if len(name) <= most else f'{name[: most // 2]}…{name[-(most // 2 - 1) :]}'
 
 
 def _title(figure: Figure, title: str) -> None:
@@ -163,13 +172,13 @@ def to_svg(figure: Figure, themed: bool) -> str:
     with plt.rc_context(_STYLE):
         figure.savefig(out, format='svg', transparent=themed, metadata={'Date': None})
     text = out.getvalue()
-    text = text[text.index('<svg'):]
+    text = text[text.index('<svg') :]
     text = re.sub(r' (?:width|height)="[\d.]+pt"', '', text, count=2)
     if themed:
         text = text.replace(INK, 'var(--ink)').replace(LINE, 'var(--line)')
         text = re.sub(r'<metadata>.*?</metadata>', '', text, flags=re.DOTALL)
         # Text keeps its size and anchor, but takes the font of the page.
-        text = re.sub(r"font: ([^;\"]*?)px [^;\"]*", r'font-size: \1px', text)
+        text = re.sub(r'font: ([^;\"]*?)px [^;\"]*', r'font-size: \1px', text)
     return text
 
 

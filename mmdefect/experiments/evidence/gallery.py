@@ -1,4 +1,4 @@
-"""Pictures of test images for a report: where a run missed, where it saw what is not there, where it was right."""
+"""Images of test images for a report: where a run missed, where it saw what is not there, where it was right."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from mmdefect.experiments.evidence.run import RunEvidence
 from mmdefect.experiments.evidence.truth import Truth, prediction_file
 from mmdefect.visualization.overlay import overlay_labels
 
-#: Colours of the error picture: told apart by most colour-blind readers.
+#: Colours of the error image: told apart by most colour-blind readers.
 HIT, MISS, FALSE, CONFUSED = (70, 175, 120), (235, 60, 50), (60, 130, 245), (245, 190, 40)
 KINDS = ('misses', 'false alarms', 'best')
 PANEL = 208
@@ -99,19 +99,20 @@ def make_cards(run: RunEvidence, truth: Truth, each: int) -> list[Card]:
         if image.shape[:2] != label.shape:
             image = cv2.resize(image, label.shape[::-1], interpolation=cv2.INTER_AREA)
         cards.append(
-            Card(rows[sample.name], chosen[sample.name], tuple(draw_panels(image, label, prediction, truth.palette))))
+            Card(rows[sample.name], chosen[sample.name], tuple(draw_panels(image, label, prediction, truth.palette)))
+        )
     return cards
 
 
 def read_rgb(path) -> ndarray:
-    """Read a picture as ``(H, W, 3)`` uint8 RGB.
+    """Read an image as ``(H, W, 3)`` uint8 RGB.
 
     Raises:
         ValueError: if it cannot be read.
     """
     image = cv2.imread(str(path), cv2.IMREAD_COLOR)
     if image is None:
-        raise ValueError(f'{path} must be a picture, but cannot be read.')
+        raise ValueError(f'{path} must be an image, but cannot be read.')
     return np.ascontiguousarray(image[..., ::-1])
 
 
@@ -161,16 +162,19 @@ def draw_error(image: ndarray, label: ndarray, prediction: ndarray) -> ndarray:
     grey = np.repeat(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)[..., None], 3, axis=2)
     out = (0.6 * grey + 90).clip(0, 255).astype(np.uint8)
     known = label != IGNORE
-    masks = (((label == prediction) & (label > 0), HIT), ((label > 0) & (prediction == 0), MISS),
-             ((label == 0) & (prediction > 0), FALSE), ((label > 0) & (prediction > 0) & (label != prediction),
-                                                        CONFUSED))
+    masks = (
+        ((label == prediction) & (label > 0), HIT),
+        ((label > 0) & (prediction == 0), MISS),
+        ((label == 0) & (prediction > 0), FALSE),
+        ((label > 0) & (prediction > 0) & (label != prediction), CONFUSED),
+    )
     for mask, colour in masks:
         out[mask & known] = colour
     return out
 
 
 def data_uri(image: ndarray, quality: int = 82) -> str:
-    """Return a picture as a WebP data URI."""
+    """Return an image as a WebP data URI."""
     out = io.BytesIO()
     Image.fromarray(image).save(out, 'WEBP', quality=quality, method=4)
     return 'data:image/webp;base64,' + base64.b64encode(out.getvalue()).decode()
@@ -184,5 +188,8 @@ def _enlarge(part: ndarray) -> ndarray:
 
 def _fit(image: ndarray) -> ndarray:
     scale = PANEL / max(image.shape[:2])
-    return cv2.resize(image, (max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale))),
-                      interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_NEAREST)
+    return cv2.resize(
+        image,
+        (max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale))),
+        interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_NEAREST,
+    )

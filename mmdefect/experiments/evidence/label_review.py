@@ -15,12 +15,24 @@ from numpy import ndarray
 
 from mmdefect.experiments.evidence.counts import read_labels
 from mmdefect.experiments.evidence.gallery import CONFUSED, FALSE, HIT, MISS, draw_error, read_rgb, window
-from mmdefect.experiments.evidence.truth import PICTURES
+from mmdefect.experiments.evidence.truth import IMAGES
 from mmdefect.functional.agreement import Agreement, compare_labels, total
 from mmdefect.visualization.sheet import contact_sheet, legend
 
-COLUMNS = ('image', 'kind', 'unconfirmed', 'iou', 'coverage_first', 'coverage_second', 'class_agreement', 'first',
-           'second', 'both', 'first_alone', 'second_alone')
+COLUMNS = (
+    'image',
+    'kind',
+    'unconfirmed',
+    'iou',
+    'coverage_first',
+    'coverage_second',
+    'class_agreement',
+    'first',
+    'second',
+    'both',
+    'first_alone',
+    'second_alone',
+)
 
 
 @dataclass(frozen=True)
@@ -57,13 +69,15 @@ def find_pairs(first: Path, seconds: Sequence[Path]) -> tuple[list[tuple[str, Pa
             if name in others:
                 raise ValueError(
                     f'an image must be predicted by one fold only, but {name} is in {others[name].parent} and '
-                    f'{path.parent}; predict it with the model that did not train on it.')
+                    f'{path.parent}; predict it with the model that did not train on it.'
+                )
             others[name] = path
     pairs = [(name, path, others[name]) for name, path in known.items() if name in others]
     if not pairs:
         raise FileNotFoundError(
             f'{first} and {", ".join(map(str, seconds))} must hold label maps of the same names, but have '
-            f'none in common; the first ones are {sorted(known)[:1]} and {sorted(others)[:1]}.')
+            f'none in common; the first ones are {sorted(known)[:1]} and {sorted(others)[:1]}.'
+        )
     return pairs, [name for name in known if name not in others]
 
 
@@ -116,7 +130,8 @@ def summary(results: Sequence[Compared], tolerance: float) -> str:
         f'({whole.first:,} and {whole.second:,}), median {median} over images. Within {tolerance:g} px the second '
         'confirms '
         f'{whole.coverage_first:.2f} of the first, and the first {whole.coverage_second:.2f} of the second. '
-        f'Same class where both see a defect: {whole.class_agreement:.2f}. Images: {listed}.')
+        f'Same class where both see a defect: {whole.class_agreement:.2f}. Images: {listed}.'
+    )
 
 
 def review_sheet(results: Sequence[Compared], images: Path | None, binary: bool, count: int) -> ndarray:
@@ -139,12 +154,9 @@ def review_sheet(results: Sequence[Compared], images: Path | None, binary: bool,
         part = (slice(top, top + side), slice(left, left + side))
         crop, first, second = (cv2.resize(a[part], (224, 224), interpolation=cv2.INTER_NEAREST) for a in (image, *maps))
         nothing = np.zeros_like(first)
-        rows.append([
-            crop,
-            draw_error(crop, first, nothing),
-            draw_error(crop, nothing, second),
-            draw_error(crop, first, second)
-        ])
+        rows.append(
+            [crop, draw_error(crop, first, nothing), draw_error(crop, nothing, second), draw_error(crop, first, second)]
+        )
         a = r.agreement
         captions.append([r.name, f'{a.first} px', f'{a.second} px', a.kind()])
     if not rows:
@@ -163,5 +175,5 @@ def _read(path: Path, binary: bool) -> ndarray:
 
 
 def _names(folder: Path) -> dict[str, Path]:
-    found = sorted(path for path in folder.rglob('*') if path.suffix.lower() in PICTURES)
+    found = sorted(path for path in folder.rglob('*') if path.suffix.lower() in IMAGES)
     return {path.relative_to(folder).with_suffix('').as_posix(): path for path in found}

@@ -21,15 +21,15 @@ def write_figures(results: Results, folder: Path) -> dict[str, Path]:
     return paths
 
 
-def render_markdown(title: str, results: Results, lead: str, pictures: Mapping[str, Path], folder: Path) -> str:
+def render_markdown(title: str, results: Results, lead: str, images: Mapping[str, Path], folder: Path) -> str:
     """Return the report as Markdown.
 
     Args:
         title: headline.
         results: numbers of all runs.
         lead: sentence below the headline.
-        pictures: of :func:`write_figures`.
-        folder: where the Markdown file will lie; pictures are linked relative to it.
+        images: of :func:`write_figures`.
+        folder: where the Markdown file will lie; images are linked relative to it.
     """
     columns = result_columns(results)
     with_interval = [key for key in foreground_keys(results) if key in columns]
@@ -50,15 +50,20 @@ def render_markdown(title: str, results: Results, lead: str, pictures: Mapping[s
         if run.counts is None:
             continue
         rows = sorted(image_rows(run.counts), key=lambda row: -(row.missed + row.false))[:5]
-        table = [[
-            row.name,
-            str(row.labelled),
-            str(row.missed),
-            str(row.false), '–' if row.iou != row.iou else f'{row.iou:.1f}'
-        ] for row in rows]
+        table = [
+            [
+                row.name,
+                str(row.labelled),
+                str(row.missed),
+                str(row.false),
+                '–' if row.iou != row.iou else f'{row.iou:.1f}',
+            ]
+            for row in rows
+        ]
         parts += [
             f'<details><summary>{run.name}: the five images with most wrong pixels</summary>\n',
-            markdown_table(['image', 'defect px', 'missed', 'false', 'IoU'], table), '</details>\n'
+            markdown_table(['image', 'defect px', 'missed', 'false', 'IoU'], table),
+            '</details>\n',
         ]
-    parts += [f'![{name}]({path.relative_to(folder).as_posix()})\n' for name, path in pictures.items()]
+    parts += [f'![{name}]({path.relative_to(folder).as_posix()})\n' for name, path in images.items()]
     return '\n'.join(parts)

@@ -30,25 +30,23 @@ def class_bars(results: Results) -> Iterator[tuple[str, Figure]]:
     if len(counted) == 1:
         table = results.intervals[counted[0].name]
         bars = {
-            name: {
-                _WORDS.get(kind, kind): table[f'{kind}.{name}']
-                for kind in ('IoU', 'F1', 'Precision', 'Acc')
-            }
-            for name in classes if f'IoU.{name}' in table
+            name: {_WORDS.get(kind, kind): table[f'{kind}.{name}'] for kind in ('IoU', 'F1', 'Precision', 'Acc')}
+            for name in classes
+            if f'IoU.{name}' in table
         }
         yield 'classes', figures.bar_figure(bars, 'Per class, with 95 % intervals')
         return
     for kind in ('IoU', 'Acc', 'Precision'):
         bars = {
-            run.name: {
-                name: results.intervals[run.name][f'{kind}.{name}']
-                for name in run.classes[1:]
-            }
+            run.name: {name: results.intervals[run.name][f'{kind}.{name}'] for name in run.classes[1:]}
             for run in counted
         }
-        yield f'classes_{kind.lower()}', figures.bar_figure(
-            bars, f'{_WORDS.get(kind, kind).capitalize() if kind != "IoU" else kind}'
-            ' per class, with 95 % intervals')
+        yield (
+            f'classes_{kind.lower()}',
+            figures.bar_figure(
+                bars, f'{_WORDS.get(kind, kind).capitalize() if kind != "IoU" else kind} per class, with 95 % intervals'
+            ),
+        )
 
 
 def learning_curves(runs: Sequence[RunEvidence]) -> Iterator[tuple[str, Figure]]:
@@ -60,14 +58,14 @@ def learning_curves(runs: Sequence[RunEvidence]) -> Iterator[tuple[str, Figure]]
         curves = {run.name: run.validation[key] for run in runs if key in run.validation}
         marks = {
             run.name: (run.best, dict(run.validation[key])[run.best])
-            for run in runs if run.best is not None and run.best in dict(run.validation.get(key, []))
+            for run in runs
+            if run.best is not None and run.best in dict(run.validation.get(key, []))
         }
         note = ' (with background)' if key in ('mIoU', 'mAcc', 'aAcc') else ''
-        yield f'validation_{key}', figures.line_figure(curves,
-                                                       f'Validation {spoken(key)}{note}',
-                                                       'iteration',
-                                                       '%',
-                                                       marks=marks)
+        yield (
+            f'validation_{key}',
+            figures.line_figure(curves, f'Validation {spoken(key)}{note}', 'iteration', '%', marks=marks),
+        )
     rates = {run.name: _thin(run.training['lr']) for run in runs if run.training.get('lr')}
     if rates and len({tuple(points) for points in rates.values()}) == 1:
         rates = {'all runs': next(iter(rates.values()))} if len(rates) > 1 else rates
@@ -93,7 +91,8 @@ def ranking_curves(runs: Sequence[RunEvidence]) -> Iterator[tuple[str, Figure]]:
             curves = {
                 run.name: list(zip(c[x], c[y], strict=True))
                 for run in runs
-                for c in [run.curves.get('classes', {}).get(name, {})] if x in c and y in c
+                for c in [run.curves.get('classes', {}).get(name, {})]
+                if x in c and y in c
             }
             if curves:
                 yield f'{kind}_{name}', figures.line_figure(curves, f'{title}, {name}', x, y, unit_square=kind == 'pr')
@@ -125,5 +124,5 @@ def _svgs(drawn: Iterator[tuple[str, Figure]]) -> list[str]:
 def _thin(points: list[tuple[int, float]]) -> list[tuple[float, float]]:
     """Average neighbours so that at most :data:`_MOST_POINTS` points are left."""
     size = -(-len(points) // _MOST_POINTS)
-    groups = [points[k:k + size] for k in range(0, len(points), size)]
+    groups = [points[k : k + size] for k in range(0, len(points), size)]
     return [(group[-1][0], sum(value for _, value in group) / len(group)) for group in groups]

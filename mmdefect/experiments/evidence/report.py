@@ -56,7 +56,8 @@ class SearchPlaces:
         if not names:
             raise ValueError(
                 f'the class names must be known to read {labels}, but neither a config nor a test log has them; '
-                'give --classes, the background first.')
+                'give --classes, the background first.'
+            )
         return paired_folders(images, labels, names, default_palette(len(names)))
 
 
@@ -70,12 +71,14 @@ def run_names(found: list[Path], folder: Path) -> list[str]:
     return names if len(set(names)) == len(names) else [path.relative_to(folder).as_posix() for path in found]
 
 
-def write_report(folder: Path,
-                 page: Path,
-                 places: SearchPlaces,
-                 title: str | None = None,
-                 gallery: int | None = None,
-                 markdown: bool = False) -> list[Path]:
+def write_report(
+    folder: Path,
+    page: Path,
+    places: SearchPlaces,
+    title: str | None = None,
+    gallery: int | None = None,
+    markdown: bool = False,
+) -> list[Path]:
     """Write the page, and the Markdown version with figures if asked; return what was written.
 
     Args:
@@ -104,7 +107,7 @@ def write_report(folder: Path,
     write_text(page, render_page(headline, results, cards))
     if not markdown:
         return [page]
-    pictures = write_figures(results, page.parent / 'figures')
+    photos = write_figures(results, page.parent / 'figures')
     text = page.with_suffix('.md')
-    write_text(text, render_markdown(headline, results, lead(results), pictures, page.parent))
-    return [page, text, *pictures.values()]
+    write_text(text, render_markdown(headline, results, lead(results), photos, page.parent))
+    return [page, text, *photos.values()]

@@ -53,18 +53,23 @@ def make_results(runs: Sequence[RunEvidence], draws: int = 1000) -> Results:
         intervals[run.name] = table
         off = {
             key: (run.test[key], table[key].value)
-            for key in table if run.test.get(key) is not None and math.isfinite(run.test[key])
+            for key in table
+            if run.test.get(key) is not None
+            and math.isfinite(run.test[key])
             and not abs(run.test[key] - table[key].value) <= LOG_TOLERANCE
         }
         if off:
             key, (logged, counted) = next(iter(off.items()))
-            notes.append(f'{run.name}: the predictions do not give the logged metrics ({key}: {logged:.2f} in the log, '
-                         f'{counted:.2f} counted); they belong to different tests or labels.')
+            notes.append(
+                f'{run.name}: the predictions do not give the logged metrics ({key}: {logged:.2f} in the log, '
+                f'{counted:.2f} counted); they belong to different tests or labels.'
+            )
         undefined = [c for c in classes[1:] if not math.isfinite(table[f'IoU.{c}'].value)]
         if undefined:
             notes.append(
                 f'{run.name}: no pixel of {", ".join(undefined)} is labelled or predicted; its IoU is undefined and '
-                'left out of the means.')
+                'left out of the means.'
+            )
     return Results(tuple(runs), intervals, tuple(notes))
 
 
@@ -76,20 +81,21 @@ def defect_classes(results: Results) -> list[str]:
 def foreground_keys(results: Results) -> list[str]:
     """Return the metrics of the defects: the means, then each class."""
     return [
-        *MEANS, *(f'{kind}.{name}' for kind in ('IoU', 'Acc', 'Precision', 'F1') for name in defect_classes(results))
+        *MEANS,
+        *(f'{kind}.{name}' for kind in ('IoU', 'Acc', 'Precision', 'F1') for name in defect_classes(results)),
     ]
 
 
 def result_columns(results: Results) -> list[str]:
     """Return the columns of the table: those that some run has; further metrics of the logs come last."""
     columns = [
-        *MEANS, *(f'{kind}.{c}' for c in defect_classes(results) for kind in ('IoU', 'Acc', 'Precision')),
-        *WITH_BACKGROUND
+        *MEANS,
+        *(f'{kind}.{c}' for c in defect_classes(results) for kind in ('IoU', 'Acc', 'Precision')),
+        *WITH_BACKGROUND,
     ]
     present = [key for key in columns if any(results.value(run, key) is not None for run in results.runs)]
     logged = list(dict.fromkeys(key for run in results.runs for key, value in run.test.items() if value is not None))
     skipped = {
-        f'{kind}.{run.classes[0]}'
-        for run in results.runs if run.classes for kind in ('IoU', 'Acc', 'Precision', 'F1')
+        f'{kind}.{run.classes[0]}' for run in results.runs if run.classes for kind in ('IoU', 'Acc', 'Precision', 'F1')
     }
     return present + [key for key in logged if key not in present and key not in skipped]

@@ -12,15 +12,22 @@ from numpy import ndarray
 
 from mmdefect.experiments.evidence.counts import Counts
 from mmdefect.experiments.evidence.truth import Truth, count_predictions
-from mmdefect.experiments.records import (BOOKKEEPING, parse_test_log, read_json, read_scalars, training_logs,
-                                          validations)
+from mmdefect.experiments.records import (
+    BOOKKEEPING,
+    parse_test_log,
+    read_json,
+    read_scalars,
+    training_logs,
+    validations,
+)
 from mmdefect.experiments.states import STATE_NAME, read_state
 
 _PREDICTION_FOLDERS = ('test', 'pred', 'predictions')
 _TEST_LOGS = ('test/test_log.txt', 'test_log.txt')
 _ENVIRONMENT = re.compile(
     r'^ {4}(sys\.platform|Python|CUDA available|GPU [\d,]+|PyTorch|TorchVision|OpenCV|MMEngine|seed): (.*)$',
-    re.MULTILINE)
+    re.MULTILINE,
+)
 
 
 @dataclass(frozen=True)
@@ -76,7 +83,8 @@ def find_runs(folder: Path) -> list[Path]:
             return found
     raise FileNotFoundError(
         f'{folder} must hold runs (a folder with state.json, test_log.txt, or a folder of predicted '
-        'PNGs named test or pred), but has none; give the work dir of a run, a project or a study.')
+        'PNGs named test or pred), but has none; give the work dir of a run, a project or a study.'
+    )
 
 
 def load_run(folder: Path, name: str, truth_of: Callable[[Path, tuple[str, ...]], Truth | None]) -> RunEvidence:
@@ -104,16 +112,29 @@ def load_run(folder: Path, name: str, truth_of: Callable[[Path, tuple[str, ...]]
         notes.append('the test set was not found: give --data-root to get counts, intervals and the gallery.')
     state = read_state(folder) if (folder / STATE_NAME).is_file() else None
     curves = folder / 'test' / 'curves.json'
-    return RunEvidence(name, folder, classes, test, training, validation,
-                       ((state.best or {}).get('iter') if state else None), counts, matrix, predictions,
-                       read_json(curves) if curves.is_file() else {},
-                       config.read_text(encoding='utf-8') if config else '', _environment(folder), tuple(notes))
+    return RunEvidence(
+        name,
+        folder,
+        classes,
+        test,
+        training,
+        validation,
+        ((state.best or {}).get('iter') if state else None),
+        counts,
+        matrix,
+        predictions,
+        read_json(curves) if curves.is_file() else {},
+        config.read_text(encoding='utf-8') if config else '',
+        _environment(folder),
+        tuple(notes),
+    )
 
 
 def _is_run(folder: Path) -> bool:
     named = (STATE_NAME, *_TEST_LOGS)
-    return any((folder / name).is_file()
-               for name in named) or any(any((folder / n).glob('*.png')) for n in _PREDICTION_FOLDERS)
+    return any((folder / name).is_file() for name in named) or any(
+        any((folder / n).glob('*.png')) for n in _PREDICTION_FOLDERS
+    )
 
 
 def _read_test(folder: Path, notes: list[str]) -> tuple[dict[str, float | None], tuple[str, ...]]:
@@ -131,8 +152,11 @@ def _read_test(folder: Path, notes: list[str]) -> tuple[dict[str, float | None],
 
 
 def _read_curves(folder: Path, notes: list[str]) -> tuple[dict, dict]:
-    logs = training_logs(
-        folder / 'train') or training_logs(folder) or [p for p in [folder / 'scalars.json'] if p.is_file()]
+    logs = (
+        training_logs(folder / 'train')
+        or training_logs(folder)
+        or [p for p in [folder / 'scalars.json'] if p.is_file()]
+    )
     if not logs:
         notes.append('no scalar log: no learning curves.')
         return {}, {}

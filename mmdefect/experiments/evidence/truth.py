@@ -11,7 +11,7 @@ from numpy import ndarray
 
 from mmdefect.experiments.evidence.counts import Counts, confusion, read_labels
 
-PICTURES = ('.png', '.jpg', '.jpeg', '.bmp', '.tif', '.tiff')
+IMAGES = ('.png', '.jpg', '.jpeg', '.bmp', '.tif', '.tiff')
 
 
 @dataclass(frozen=True)
@@ -48,14 +48,14 @@ def paired_folders(images: Path, labels: Path, classes: Sequence[str], palette: 
     """Pair two folders by file name; an image without a label file is clean.
 
     Raises:
-        FileNotFoundError: if a folder is missing or holds no picture.
+        FileNotFoundError: if a folder is missing or holds no image.
     """
     for folder in (images, labels):
         if not folder.is_dir():
-            raise FileNotFoundError(f'{folder} must be a folder of pictures, but is not; check the data root.')
-    found = sorted(path for path in images.rglob('*') if path.suffix.lower() in PICTURES)
+            raise FileNotFoundError(f'{folder} must be a folder of images, but is not; check the data root.')
+    found = sorted(path for path in images.rglob('*') if path.suffix.lower() in IMAGES)
     if not found:
-        raise FileNotFoundError(f'{images} must hold pictures ({", ".join(PICTURES)}), but has none.')
+        raise FileNotFoundError(f'{images} must hold images ({", ".join(IMAGES)}), but has none.')
     samples = []
     for path in found:
         name = path.relative_to(images).with_suffix('')
@@ -68,17 +68,17 @@ def _loader(label: Path, image: Path) -> Callable[[], ndarray]:
     def load() -> ndarray:
         if label.is_file():
             return read_labels(label)
-        return np.zeros(read_picture_size(image), np.uint8)
+        return np.zeros(read_image_size(image), np.uint8)
 
     return load
 
 
-def read_picture_size(path: Path) -> tuple[int, int]:
-    """Return height and width of a picture from its header."""
+def read_image_size(path: Path) -> tuple[int, int]:
+    """Return height and width of an image from its header."""
     from PIL import Image
 
-    with Image.open(path) as picture:
-        return picture.height, picture.width
+    with Image.open(path) as photo:
+        return photo.height, photo.width
 
 
 def prediction_file(folder: Path, sample: Sample) -> Path:
@@ -99,12 +99,14 @@ def count_predictions(folder: Path, truth: Truth) -> tuple[Counts, ndarray]:
     if missing:
         raise FileNotFoundError(
             f'{folder} must hold a prediction NAME.png of each of the {len(truth.samples)} test images, '
-            f'but {len(missing)} are missing, the first is {missing[0]}.png; test with --out.')
+            f'but {len(missing)} are missing, the first is {missing[0]}.png; test with --out.'
+        )
     matrices = []
     for sample in truth.samples:
         try:
             matrices.append(
-                confusion(read_labels(prediction_file(folder, sample)), sample.load_label(), len(truth.classes)))
+                confusion(read_labels(prediction_file(folder, sample)), sample.load_label(), len(truth.classes))
+            )
         except ValueError as err:
             raise ValueError(f'{prediction_file(folder, sample)}: {err}') from err
     stack = np.stack(matrices)

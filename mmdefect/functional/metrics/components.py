@@ -26,8 +26,13 @@ class ComponentCounter(Counter):
         min_alarm_area: predicted components below this area, in pixels, are no alarm.
     """
 
-    def __init__(self, num_classes: int, size_edges: tuple[int, int, int] = SIZE_EDGES, min_coverage: float = 0.25,
-                 min_alarm_area: int = 1) -> None:
+    def __init__(
+        self,
+        num_classes: int,
+        size_edges: tuple[int, int, int] = SIZE_EDGES,
+        min_coverage: float = 0.25,
+        min_alarm_area: int = 1,
+    ) -> None:
         if len(size_edges) != 3 or list(size_edges) != sorted(set(size_edges)) or size_edges[0] < 1:
             raise ValueError(f'`size_edges` must be three growing areas in pixels, got {size_edges}.')
         if not 0 < min_coverage <= 1:
@@ -35,8 +40,14 @@ class ComponentCounter(Counter):
         self.edges = np.array(size_edges)
         self.min_coverage, self.min_alarm_area = min_coverage, min_alarm_area
         # row 0 is any defect, row k is class k
-        super().__init__(components=(num_classes, len(SIZES)), found=(num_classes, len(SIZES)), clean_images=(),
-                         clean_pixels=(), alarms=(), alarm_images=())
+        super().__init__(
+            components=(num_classes, len(SIZES)),
+            found=(num_classes, len(SIZES)),
+            clean_images=(),
+            clean_pixels=(),
+            alarms=(),
+            alarm_images=(),
+        )
 
     def update(self, prediction: LabelMap, truth: LabelMap) -> None:
         """Count one image, given its prediction and its label."""
@@ -59,8 +70,10 @@ class ComponentCounter(Counter):
         hit = chosen > 0 if class_id is None else chosen == class_id
         covered = np.bincount(region[hit], minlength=len(area)) / np.maximum(area, 1)
         size = np.searchsorted(self.edges, area, side='right')
-        return (torch.from_numpy(np.bincount(size, minlength=len(SIZES))),
-                torch.from_numpy(np.bincount(size[covered >= self.min_coverage], minlength=len(SIZES))))
+        return (
+            torch.from_numpy(np.bincount(size, minlength=len(SIZES))),
+            torch.from_numpy(np.bincount(size[covered >= self.min_coverage], minlength=len(SIZES))),
+        )
 
     def compute(self) -> dict[str, float]:
         """Return recall (by size for any defect, per class as ``class.<k>``) and alarms; NaN where none was counted."""

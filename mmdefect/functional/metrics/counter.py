@@ -46,7 +46,7 @@ def unpack(vector: Tensor, counters: Iterable[Counter]) -> None:
     start = 0
     for counter in counters:
         for name, value in counter.sums.items():
-            counter.sums[name] = vector[start:start + value.numel()].reshape(value.shape).clone()
+            counter.sums[name] = vector[start : start + value.numel()].reshape(value.shape).clone()
             start += value.numel()
 
 

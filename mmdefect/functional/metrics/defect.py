@@ -10,12 +10,12 @@ from mmdefect.functional.calibration import Calibration, binned_confusion, decid
 from mmdefect.functional.metrics.components import SIZE_EDGES, SIZES, ComponentCounter
 from mmdefect.functional.metrics.counter import Counter
 from mmdefect.functional.metrics.image_level import image_ranking
+from mmdefect.functional.metrics.label_map import LabelMap, read_label, read_prediction
 from mmdefect.functional.metrics.margin_counter import MarginCounter
 from mmdefect.functional.metrics.pixel import MEASURES, PixelCounter, any_defect, measures, nan_mean, summarize
 from mmdefect.functional.metrics.score_counter import ScoreCounter, ScoreKeeper
 from mmdefect.functional.metrics.scores import ScoreBins, log_odds, log_scores
 from mmdefect.functional.metrics.tolerant import TolerantCounter
-from mmdefect.functional.metrics.label_map import LabelMap, read_label, read_prediction
 
 GROUPS = ('pixel', 'tolerant', 'components', 'ranking', 'pro', 'image')
 NEED_SCORES = ('ranking', 'pro', 'image')
@@ -42,21 +42,35 @@ class DefectCounters:
         offsets: ``(K,)`` offsets fitted elsewhere, to be applied; ``None`` applies none.
     """
 
-    def __init__(self, classes: tuple[str, ...], groups: tuple[str, ...] = ('pixel', ), ignore_index: int = 255,
-                 kind: str = 'logits', bins: int = 32768, exact: bool = False, tolerance: float = 2.0,
-                 size_edges: tuple[int, int, int] = SIZE_EDGES, min_coverage: float = 0.25, min_alarm_area: int = 1,
-                 fit: str | None = None, recall_floor: float = 0.8, offsets: tuple[float, ...] | None = None) -> None:
+    def __init__(
+        self,
+        classes: tuple[str, ...],
+        groups: tuple[str, ...] = ('pixel',),
+        ignore_index: int = 255,
+        kind: str = 'logits',
+        bins: int = 32768,
+        exact: bool = False,
+        tolerance: float = 2.0,
+        size_edges: tuple[int, int, int] = SIZE_EDGES,
+        min_coverage: float = 0.25,
+        min_alarm_area: int = 1,
+        fit: str | None = None,
+        recall_floor: float = 0.8,
+        offsets: tuple[float, ...] | None = None,
+    ) -> None:
         check_groups(groups)
         if offsets is not None and len(offsets) != len(classes):
             raise ValueError(
-                f'`offsets` must have one value for each of the classes {list(classes)}, got {len(offsets)}.')
+                f'`offsets` must have one value for each of the classes {list(classes)}, got {len(offsets)}.'
+            )
         self.classes, self.groups, self.ignore_index, self.kind = tuple(classes), set(groups), ignore_index, kind
         self.fit, self.recall_floor, self.offsets = fit, recall_floor, offsets
         count = len(self.classes)
         self.pixel = PixelCounter(count)
         self.tolerant = TolerantCounter(count, tolerance) if 'tolerant' in groups else None
-        self.components = ComponentCounter(count, size_edges, min_coverage,
-                                           min_alarm_area) if 'components' in groups else None
+        self.components = (
+            ComponentCounter(count, size_edges, min_coverage, min_alarm_area) if 'components' in groups else None
+        )
         self.scores = None
         if {'ranking', 'pro'} & self.groups:
             overlap = 'pro' in groups
@@ -94,8 +108,9 @@ class DefectCounters:
         """
         truth = read_label(label, len(self.classes), self.ignore_index)
         chosen = read_prediction(prediction, truth)
-        image = dict(confusion=self.pixel.update(chosen, truth),
-                     defective=bool(truth.defect.numel()) if truth.valid else None)
+        image = dict(
+            confusion=self.pixel.update(chosen, truth), defective=bool(truth.defect.numel()) if truth.valid else None
+        )
         if self.tolerant is not None:
             self.tolerant.update(chosen, truth)
         if self.components is not None:
@@ -124,17 +139,25 @@ class DefectCounters:
 
     def merge(self, other: DefectCounters) -> None:
         """Add what counters of the same settings saw."""
-        for own, theirs in ((self.pixel, other.pixel), (self.tolerant, other.tolerant),
-                            (self.components, other.components),
-                            (self.scores, other.scores), (self.margins, other.margins), (self.decided, other.decided)):
+        for own, theirs in (
+            (self.pixel, other.pixel),
+            (self.tolerant, other.tolerant),
+            (self.components, other.components),
+            (self.scores, other.scores),
+            (self.margins, other.margins),
+            (self.decided, other.decided),
+        ):
             if own is not None:
                 own.merge(theirs)
         self.images += other.images
 
     def rest(self) -> dict:
         """Return what does not add up in :meth:`counters`: one entry an image, kept scores, sparse margins."""
-        return dict(images=self.images, kept=getattr(self.scores, 'kept', None),
-                    margins=self.margins if self.margins is not None and not self.margins.dense else None)
+        return dict(
+            images=self.images,
+            kept=getattr(self.scores, 'kept', None),
+            margins=self.margins if self.margins is not None and not self.margins.dense else None,
+        )
 
     def join(self, rests: list[dict]) -> None:
         """Take over the :meth:`rest` of all shards, this one included; the sums of :meth:`counters` are added apart."""
@@ -184,8 +207,11 @@ class DefectCounters:
         found = self.components.compute()
         result = {'cRecall': 100 * found['all']} | {f'cRecall_{s}': 100 * found[s] for s in SIZES}
         result |= {f'cRecall.{c}': 100 * found[f'class.{k}'] for k, c in enumerate(self.classes) if k}
-        return result | {'FA_per_image': found['alarms_per_image'], 'FA_per_Mpx': found['alarms_per_megapixel'],
-                         'FA_images': 100 * found['alarm_images']}
+        return result | {
+            'FA_per_image': found['alarms_per_image'],
+            'FA_per_Mpx': found['alarms_per_megapixel'],
+            'FA_images': 100 * found['alarm_images'],
+        }
 
     def _score_keys(self) -> dict[str, float]:
         curves = [self.scores.curve(k) for k in (None, *range(2 if len(self.classes) == 2 else 1, len(self.classes)))]
@@ -224,8 +250,11 @@ class DefectCounters:
             return {}
         rows = measures(confusion)
         result = {f'cal_{k}': v for k, v in summarize(torch.from_numpy(confusion)).items() if k != 'aAcc'}
-        result |= {f'cal_{name}.{c}': 100 * float(v) for name in MEASURES
-                   for c, v in zip(self.classes[1:], rows[name][1:], strict=True)}
+        result |= {
+            f'cal_{name}.{c}': 100 * float(v)
+            for name in MEASURES
+            for c, v in zip(self.classes[1:], rows[name][1:], strict=True)
+        }
         result |= {f'cal_fg_m{name}': 100 * nan_mean(rows[name][1:]) for name in ('Precision', 'F1')}
         result['cal_any_IoU'] = 100 * float(measures(any_defect(confusion))['IoU'][1])
         return result | {f'offset.{c}': float(o) for c, o in zip(self.classes[1:], offsets[1:], strict=True)}
@@ -242,16 +271,21 @@ def _checked(scores: Tensor | None, size_hw: tuple[int, int], classes: int, kind
     if scores is None:
         raise ValueError(
             f'the chosen groups need scores, got none; choose only groups other than '
-            f'{NEED_SCORES} and no calibration, or give the logits.')
+            f'{NEED_SCORES} and no calibration, or give the logits.'
+        )
     if tuple(scores.shape[-2:]) != tuple(size_hw):
-        raise ValueError(f'`scores` must have the size of the label {tuple(size_hw)}, got {tuple(scores.shape)}; '
-                         'predict at the resolution of the label.')
+        raise ValueError(
+            f'`scores` must have the size of the label {tuple(size_hw)}, got {tuple(scores.shape)}; '
+            'predict at the resolution of the label.'
+        )
     if scores.ndim != 3 or scores.shape[0] not in (classes, *([1] if classes == 2 else [])):
         raise ValueError(
-            f'`scores` must have {classes} channels{" or 1" if classes == 2 else ""}, got {tuple(scores.shape)}.')
+            f'`scores` must have {classes} channels{" or 1" if classes == 2 else ""}, got {tuple(scores.shape)}.'
+        )
     # One sum finds any NaN or infinity; only then every score is looked at.
     if not bool(torch.isfinite(scores.sum())) and not bool(torch.isfinite(scores).all()):
         raise ValueError(
             f'`scores` must be finite, but {int((~torch.isfinite(scores)).sum())} of {scores.numel()} are not; '
-            'the network has diverged or overflowed in half precision.')
+            'the network has diverged or overflowed in half precision.'
+        )
     return log_scores(scores, kind)

@@ -22,5 +22,9 @@ def image_ranking(scores: np.ndarray, defective: np.ndarray) -> dict[str, float]
     defective = np.asarray(defective, bool)
     positive, negative = (np.bincount(group, weights, len(values)) for weights in (defective, ~defective))
     f1, best = best_f1(positive, negative)
-    return dict(AUROC=auroc(positive, negative), AP=average_precision(positive, negative), F1max=f1,
-                threshold=float('nan') if best < 0 else float(probability(-values[best])))
+    return dict(
+        AUROC=auroc(positive, negative),
+        AP=average_precision(positive, negative),
+        F1max=f1,
+        threshold=float('nan') if best < 0 else float(probability(-values[best])),
+    )

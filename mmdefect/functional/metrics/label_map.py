@@ -82,7 +82,8 @@ def read_label(label: Tensor, num_classes: int, ignore_index: int = 255, name: s
     """
     if label.ndim != 2:
         raise ValueError(
-            f'`{name}` must be one map (H, W), got the shape {tuple(label.shape)}; give one image at a time.')
+            f'`{name}` must be one map (H, W), got the shape {tuple(label.shape)}; give one image at a time.'
+        )
     values, size_hw = label.to(torch.int16).cpu().flatten(), (label.shape[0], label.shape[1])
     none = torch.zeros(0, dtype=torch.int64)
     # NumPy finds the few non-zero pixels of a map four times as fast as torch.
@@ -98,7 +99,8 @@ def read_label(label: Tensor, num_classes: int, ignore_index: int = 255, name: s
         if classes.numel() and (int(classes.min()) < 0 or int(classes.max()) >= num_classes):
             raise ValueError(
                 f'`{name}` must lie in 0..{num_classes - 1}, got {int(classes.min())}..{int(classes.max())}; '
-                'check the class list of the data set.')
+                'check the class list of the data set.'
+            )
     return LabelMap(size_hw, num_classes, values, marked, classes, ignored)
 
 
@@ -115,7 +117,8 @@ def read_prediction(prediction: Tensor, truth: LabelMap) -> LabelMap:
     if tuple(prediction.shape) != truth.size_hw:
         raise ValueError(
             f'`prediction` and `label` must have one shape, got {tuple(prediction.shape)} and {truth.size_hw}; '
-            'predict at the resolution of the label.')
+            'predict at the resolution of the label.'
+        )
     seen = read_label(prediction, truth.num_classes, ignore_index=-1, name='prediction')
     if seen.ignored.numel():
         raise ValueError(f'`prediction` must lie in 0..{truth.num_classes - 1}, got -1.')

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from mmdefect.functional.metrics.counter import Counter
-from mmdefect.functional.metrics.scores import SOFTNESS
 from mmdefect.functional.metrics.label_map import LabelMap
+from mmdefect.functional.metrics.scores import SOFTNESS
 
 #: Bins per margin by number of defect classes; more classes than listed are counted sparsely.
 DENSE_BINS = {1: 4096, 2: 256, 3: 64}
@@ -29,8 +29,9 @@ class MarginCounter(Counter):
             raise ValueError(f'a calibration needs 2 to 16 classes, got {num_classes}; leave it out or merge classes.')
         self.num_classes, self.dimensions = num_classes, num_classes - 1
         self.dense = self.dimensions in DENSE_BINS
-        self.bins = (DENSE_BINS[self.dimensions] if self.dense
-                     else min(SPARSE_BINS, 2**(_MOST_BITS // self.dimensions)))
+        self.bins = (
+            DENSE_BINS[self.dimensions] if self.dense else min(SPARSE_BINS, 2 ** (_MOST_BITS // self.dimensions))
+        )
         self.codes = np.zeros(0, np.int64)  # sparse: occupied cells, ascending, and their labels
         self.labels = np.zeros((0, num_classes), np.int64)
         super().__init__(**(dict(counts=(num_classes, self.bins**self.dimensions)) if self.dense else {}))

@@ -40,8 +40,10 @@ def confusion_matrix(prediction: Tensor, label: Tensor, num_classes: int, ignore
                 [0, 0]])
     """
     if prediction.shape != label.shape:
-        raise ValueError(f'`prediction` and `label` must have one shape, got {tuple(prediction.shape)} and '
-                         f'{tuple(label.shape)}; predict at the resolution of the label.')
+        raise ValueError(
+            f'`prediction` and `label` must have one shape, got {tuple(prediction.shape)} and '
+            f'{tuple(label.shape)}; predict at the resolution of the label.'
+        )
     label = label.to(prediction.device)
     keep = label != ignore_index
     prediction, label = prediction[keep].long(), label[keep].long()
@@ -49,7 +51,8 @@ def confusion_matrix(prediction: Tensor, label: Tensor, num_classes: int, ignore
         if values.numel() and (int(values.min()) < 0 or int(values.max()) >= num_classes):
             raise ValueError(
                 f'`{name}` must lie in 0..{num_classes - 1}, got {int(values.min())}..{int(values.max())}; '
-                'check the class list of the data set.')
+                'check the class list of the data set.'
+            )
     return torch.bincount(label * num_classes + prediction, minlength=num_classes**2).view(num_classes, num_classes)
 
 
@@ -109,8 +112,12 @@ def measures(confusion: np.ndarray) -> dict[str, np.ndarray]:
     counts = np.asarray(confusion, np.float64)
     hit, labelled, predicted = np.diag(counts), counts.sum(1), counts.sum(0)
     with np.errstate(invalid='ignore', divide='ignore'):
-        return dict(IoU=hit / (labelled + predicted - hit), Acc=hit / labelled, Precision=hit / predicted,
-                    F1=2 * hit / (labelled + predicted))
+        return dict(
+            IoU=hit / (labelled + predicted - hit),
+            Acc=hit / labelled,
+            Precision=hit / predicted,
+            F1=2 * hit / (labelled + predicted),
+        )
 
 
 def any_defect(confusion: np.ndarray) -> np.ndarray:
@@ -145,8 +152,10 @@ class PixelCounter(Counter):
         table = counts.tolist()
         rows, columns = [sum(row) for row in table], [sum(column) for column in zip(*table, strict=True)]
         defect = sum(rows[1:]) - sum(row[0] for row in table[1:])
-        cases = [(defect, sum(rows[1:]), sum(columns[1:])), *zip((table[k][k] for k in range(1, len(table))), rows[1:],
-                                                                columns[1:], strict=True)]
+        cases = [
+            (defect, sum(rows[1:]), sum(columns[1:])),
+            *zip((table[k][k] for k in range(1, len(table))), rows[1:], columns[1:], strict=True),
+        ]
         totals, images = self.sums['image_sum'].numpy(), self.sums['image_count'].numpy()  # views
         for row, (hit, labelled, predicted) in enumerate(cases):
             both = labelled + predicted

@@ -12,8 +12,9 @@ import numpy as np
 _EXPLICIT = 16  # bins with at most so many positives are summed one by one
 
 
-def average_precision(positive: np.ndarray, negative: np.ndarray, tied: np.ndarray | bool = True,
-                      place: np.ndarray | None = None) -> float:
+def average_precision(
+    positive: np.ndarray, negative: np.ndarray, tied: np.ndarray | bool = True, place: np.ndarray | None = None
+) -> float:
     """Return the average precision, the mean of the precision at every positive, in [0, 1].
 
     Args:

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from mmdefect.functional.metrics.counter import UNIT, Counter, fixed_point
+from mmdefect.functional.metrics.label_map import LabelMap
 from mmdefect.functional.metrics.ranking import aupro, auroc, average_precision, best_f1
 from mmdefect.functional.metrics.scores import ScoreBins, probability
-from mmdefect.functional.metrics.label_map import LabelMap
 
 _STEPS = 1024  # places within a bin that are told apart to see whether its scores are equal
 
@@ -34,10 +34,14 @@ class ScoreCounter(Counter):
     def __init__(self, num_classes: int, bins: ScoreBins = ScoreBins(), overlap: bool = True) -> None:
         self.channels, self.bins, self.overlap = channels(num_classes), bins, overlap
         rows = len(self.channels)
-        shapes = dict(pixels=(rows, bins.count), positives=(rows, bins.count), place=(rows, bins.count),
-                      place_squared=(rows, bins.count))
+        shapes = dict(
+            pixels=(rows, bins.count),
+            positives=(rows, bins.count),
+            place=(rows, bins.count),
+            place_squared=(rows, bins.count),
+        )
         if overlap:
-            shapes.update(overlap=(rows, bins.count), regions=(rows, ))
+            shapes.update(overlap=(rows, bins.count), regions=(rows,))
         super().__init__(**shapes)
 
     def update(self, odds: Tensor, truth: LabelMap) -> None:
@@ -77,7 +81,7 @@ class ScoreCounter(Counter):
         sums = {name: value[row].cpu().numpy() for name, value in self.sums.items()}
         positive = sums['positives'].astype(np.float64)
         with np.errstate(invalid='ignore', divide='ignore'):
-            variance = sums['place_squared'] / positive - (sums['place'] / positive)**2
+            variance = sums['place_squared'] / positive - (sums['place'] / positive) ** 2
         several = positive > 1
         equal = several & (variance < 1e-9)
         # One positive in a bin does not show whether the scores there are equal; the other bins decide it.
@@ -86,9 +90,15 @@ class ScoreCounter(Counter):
         with np.errstate(invalid='ignore', divide='ignore'):
             place = np.where(tied | (positive == 0), 0.5, 1 - (sums['place'] / positive + 0.5) / _STEPS)
         edges = self.bins.log_odds_at(np.arange(self.bins.count))
-        return Curve(positive[::-1], (sums['pixels'] - sums['positives'])[::-1].astype(np.float64), tied[::-1],
-                     place[::-1], edges[::-1], sums['overlap'][::-1] / UNIT if self.overlap else None,
-                     int(sums.get('regions', 0)))
+        return Curve(
+            positive[::-1],
+            (sums['pixels'] - sums['positives'])[::-1].astype(np.float64),
+            tied[::-1],
+            place[::-1],
+            edges[::-1],
+            sums['overlap'][::-1] / UNIT if self.overlap else None,
+            int(sums.get('regions', 0)),
+        )
 
 
 class ScoreKeeper:
@@ -108,8 +118,12 @@ class ScoreKeeper:
         size = odds.shape[1]
         keep = np.ones(size, bool)
         keep[truth.ignored.numpy()] = False
-        entry = {'odds': odds.cpu().numpy()[:, keep], 'label': np.zeros((len(self.channels), size), bool),
-                 'overlap': np.zeros((len(self.channels), size)), 'regions': np.zeros(len(self.channels), np.int64)}
+        entry = {
+            'odds': odds.cpu().numpy()[:, keep],
+            'label': np.zeros((len(self.channels), size), bool),
+            'overlap': np.zeros((len(self.channels), size)),
+            'regions': np.zeros(len(self.channels), np.int64),
+        }
         for row, class_id in enumerate(self.channels):
             pixels = truth.pixels_of(class_id)
             region, area = truth.regions_of(class_id)
@@ -129,12 +143,20 @@ class ScoreKeeper:
         if not self.kept:
             nothing = np.zeros(0)
             return Curve(nothing, nothing, nothing.astype(bool), nothing, nothing, nothing if self.overlap else None, 0)
-        odds, label, overlap = (np.concatenate([entry[name][row] for entry in self.kept])
-                                for name in ('odds', 'label', 'overlap'))
+        odds, label, overlap = (
+            np.concatenate([entry[name][row] for entry in self.kept]) for name in ('odds', 'label', 'overlap')
+        )
         values, group = np.unique(-odds, return_inverse=True)
         sums = [np.bincount(group, weights, len(values)) for weights in (label, ~label, overlap)]
-        return Curve(sums[0], sums[1], np.ones(len(values), bool), np.full(len(values), 0.5), -values,
-                     sums[2] if self.overlap else None, sum(int(entry['regions'][row]) for entry in self.kept))
+        return Curve(
+            sums[0],
+            sums[1],
+            np.ones(len(values), bool),
+            np.full(len(values), 0.5),
+            -values,
+            sums[2] if self.overlap else None,
+            sum(int(entry['regions'][row]) for entry in self.kept),
+        )
 
 
 class Curve:
@@ -150,18 +172,29 @@ class Curve:
         regions: how many regions there are.
     """
 
-    def __init__(self, positive: np.ndarray, negative: np.ndarray, tied: np.ndarray, place: np.ndarray,
-                 edges: np.ndarray, overlap: np.ndarray | None, regions: int) -> None:
+    def __init__(
+        self,
+        positive: np.ndarray,
+        negative: np.ndarray,
+        tied: np.ndarray,
+        place: np.ndarray,
+        edges: np.ndarray,
+        overlap: np.ndarray | None,
+        regions: int,
+    ) -> None:
         self.positive, self.negative, self.tied, self.place, self.edges = positive, negative, tied, place, edges
         self.overlap, self.regions = overlap, regions
 
     def ranking(self) -> dict[str, float]:
         """Return ``AP``, ``AUROC``, ``F1max``, ``IoUmax`` in [0, 1] and ``threshold``, a probability, of these."""
         f1, best = best_f1(self.positive, self.negative)
-        return dict(AP=average_precision(self.positive, self.negative, self.tied, self.place),
-                    AUROC=auroc(self.positive, self.negative, self.place),
-                    F1max=f1, IoUmax=f1 / (2 - f1),
-                    threshold=float('nan') if best < 0 else float(probability(self.edges[best])))
+        return dict(
+            AP=average_precision(self.positive, self.negative, self.tied, self.place),
+            AUROC=auroc(self.positive, self.negative, self.place),
+            F1max=f1,
+            IoUmax=f1 / (2 - f1),
+            threshold=float('nan') if best < 0 else float(probability(self.edges[best])),
+        )
 
     def aupro(self, limit: float) -> float:
         """Return AUPRO up to a false positive rate; NaN without a region or a negative."""

@@ -45,8 +45,10 @@ def log_scores(scores: Tensor, kind: str) -> Tensor:
         return scores if scores.shape[0] > 1 else torch.cat([torch.zeros_like(scores), scores])
     low, high = (float(v) for v in scores.aminmax()) if scores.numel() else (0.0, 0.0)
     if low < 0 or high > 1 + 1e-5:
-        raise ValueError(f'`scores` must lie in [0, 1] as probabilities, got {low:.4g}..{high:.4g}; say '
-                         '`kind="logits"` if the model gives logits.')
+        raise ValueError(
+            f'`scores` must lie in [0, 1] as probabilities, got {low:.4g}..{high:.4g}; say '
+            '`kind="logits"` if the model gives logits.'
+        )
     if scores.shape[0] == 1:
         return torch.cat([(1 - scores).clamp_min(_NEAR_ONE), scores.clamp_min(_TINY)]).log()
     return scores.clamp_min(_TINY).log()
@@ -95,7 +97,8 @@ class ScoreBins:
         if not 2 <= self.count <= 32768 or self.count % 2:
             raise ValueError(
                 f'`bins` must be an even number in 2..32768, got {self.count}; take the exact mode when that '
-                'is not enough.')
+                'is not enough.'
+            )
 
     def position(self, log_odds: Tensor) -> Tensor:
         """Return where log-odds lie on the axis of the bins: a float in ``[0, count)`` whose floor is the bin."""

@@ -26,7 +26,7 @@ class TolerantCounter(Counter):
         if radius < 0:
             raise ValueError(f'`radius` must be 0 or more pixels, got {radius}.')
         self.radius = radius
-        super().__init__(**{name: (num_classes, ) for name in ('right', 'found', 'predicted', 'labelled')})
+        super().__init__(**dict.fromkeys(('right', 'found', 'predicted', 'labelled'), (num_classes,)))
 
     def update(self, prediction: LabelMap, truth: LabelMap) -> None:
         """Count one image, given its prediction and its label."""
@@ -68,12 +68,14 @@ def within(first: np.ndarray, second: np.ndarray, size_hw: tuple[int, int], radi
         mask[rows - top, columns - left] = 1
         masks.append(mask)
     disc = _disc(radius)
-    grown = masks if margin == 0 else [
-        cv2.dilate(mask, disc, borderType=cv2.BORDER_CONSTANT, borderValue=0) for mask in masks
-    ]
+    grown = (
+        masks
+        if margin == 0
+        else [cv2.dilate(mask, disc, borderType=cv2.BORDER_CONSTANT, borderValue=0) for mask in masks]
+    )
     return int(np.count_nonzero(masks[0] & grown[1])), int(np.count_nonzero(masks[1] & grown[0]))
 
 
 def _disc(radius: float) -> np.ndarray:
     reach = np.arange(-int(radius), int(radius) + 1)
-    return (reach[:, None]**2 + reach[None]**2 <= radius**2).astype(np.uint8)
+    return (reach[:, None] ** 2 + reach[None] ** 2 <= radius**2).astype(np.uint8)

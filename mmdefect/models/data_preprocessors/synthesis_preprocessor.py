@@ -39,8 +39,10 @@ class SynthesisDataPreProcessor(SegDataPreProcessor):
     def __init__(self, synthesis: Mapping[str, Any] | None = None, **kwargs) -> None:
         super().__init__(**kwargs)
         if kwargs.get('batch_augments') is not None:
-            raise ValueError('`batch_augments` must be left out with synthesis in the preprocessor: they would run on '
-                             'unfinished samples; make them transforms of the pipeline.')
+            raise ValueError(
+                '`batch_augments` must be left out with synthesis in the preprocessor: they would run on '
+                'unfinished samples; make them transforms of the pipeline.'
+            )
         self._synthesize: Synthesize | None = None if synthesis is None else BatchSynthesis(**synthesis)
 
     def set_synthesis(self, synthesize: Synthesize | None) -> None:
@@ -56,12 +58,24 @@ class SynthesisDataPreProcessor(SegDataPreProcessor):
         inputs = [one.float() for one in data['inputs']]
         if self._channel_conversion and inputs[0].size(0) == 3:
             inputs = [one[[2, 1, 0]] for one in inputs]
-        images, samples = stack_batch(inputs, data['data_samples'], size=self.size, size_divisor=self.size_divisor,
-                                      pad_val=self.pad_val, seg_pad_val=self.seg_pad_val)
+        images, samples = stack_batch(
+            inputs,
+            data['data_samples'],
+            size=self.size,
+            size_divisor=self.size_divisor,
+            pad_val=self.pad_val,
+            seg_pad_val=self.seg_pad_val,
+        )
         labels = torch.stack([sample.gt_sem_seg.data[0] for sample in samples])
-        made = self._synthesize(images / 255, labels, [sample.metainfo for sample in samples],
-                                [_background(*fact, tuple(labels.shape[1:]), sample.metainfo)
-                                 for fact, sample in zip(facts, samples, strict=True)])
+        made = self._synthesize(
+            images / 255,
+            labels,
+            [sample.metainfo for sample in samples],
+            [
+                _background(*fact, tuple(labels.shape[1:]), sample.metainfo)
+                for fact, sample in zip(facts, samples, strict=True)
+            ],
+        )
         for sample, label, instances in zip(samples, made.label, made.instances, strict=True):
             sample.gt_sem_seg.data = label[None]
             sample.set_metainfo(dict(instances=[record_of(i) for i in instances]))
@@ -78,22 +92,30 @@ class BatchSynthesis:
     Args:
         transforms: configs of ``PasteDefects``.
         weights: how often each is taken.
-        probability: of ``clean`` and ``defective`` pictures to be changed.
+        probability: of ``clean`` and ``defective`` images to be changed.
         fade: draws of a rank between which the probabilities fall to 0.
     """
 
-    def __init__(self, transforms: Sequence[Mapping], weights: Sequence[float] | None = None,
-                 probability: Mapping[str, float] | None = None, fade: Sequence[int] | None = None) -> None:
+    def __init__(
+        self,
+        transforms: Sequence[Mapping],
+        weights: Sequence[float] | None = None,
+        probability: Mapping[str, float] | None = None,
+        fade: Sequence[int] | None = None,
+    ) -> None:
         other = [t['type'] for t in transforms if t['type'] != 'PasteDefects']
         if other:
-            raise ValueError(f'transforms of a batch must be PasteDefects, got {other}; make these in the pipeline, '
-                             "with `where='worker'`.")
+            raise ValueError(
+                f'transforms of a batch must be PasteDefects, got {other}; make these in the pipeline, '
+                "with `where='worker'`."
+            )
         self.recipe = TRANSFORMS.build(
-            dict(type='SynthesizeDefects', transforms=transforms, weights=weights, probability=probability,
-                 fade=fade))
+            dict(type='SynthesizeDefects', transforms=transforms, weights=weights, probability=probability, fade=fade)
+        )
 
-    def __call__(self, images: Tensor, labels: Tensor, metas: Sequence[Mapping], backgrounds: Sequence[Background]
-                 ) -> Synthesis:
+    def __call__(
+        self, images: Tensor, labels: Tensor, metas: Sequence[Mapping], backgrounds: Sequence[Background]
+    ) -> Synthesis:
         """Make defects; see :data:`Synthesize`."""
         new_images, new_labels = images.clone(), labels.clone()
         instances: list[list] = [[] for _ in metas]
@@ -106,10 +128,11 @@ class BatchSynthesis:
                 rows_of.setdefault(id(chosen), []).append(row)
                 transforms[id(chosen)] = chosen
                 generators[row] = stream_generator(known['sample_seed'], type(chosen).__name__, chosen.stream)
-        for key, rows in rows_of.items():  # all pictures with the same transform go together
+        for key, rows in rows_of.items():  # all images with the same transform go together
             where = torch.tensor(rows, device=images.device)
-            made = transforms[key].engine(images[where], labels[where], [generators[row] for row in rows],
-                                          [backgrounds[row] for row in rows])
+            made = transforms[key].engine(
+                images[where], labels[where], [generators[row] for row in rows], [backgrounds[row] for row in rows]
+            )
             new_images[where], new_labels[where] = made.image, made.label
             for row, own in zip(rows, made.instances, strict=True):
                 instances[row] = own

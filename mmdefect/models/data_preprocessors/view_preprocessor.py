@@ -20,8 +20,9 @@ class ViewDataPreProcessor(BaseDataPreprocessor):
         std: per channel.
     """
 
-    def __init__(self, mean: Sequence[float] = (123.675, 116.28, 103.53), std: Sequence[float] = (58.395, 57.12, 57.375)
-                 ) -> None:
+    def __init__(
+        self, mean: Sequence[float] = (123.675, 116.28, 103.53), std: Sequence[float] = (58.395, 57.12, 57.375)
+    ) -> None:
         super().__init__()
         self.register_buffer('mean', torch.tensor(mean, dtype=torch.float32).view(-1, 1, 1), persistent=False)
         self.register_buffer('std', torch.tensor(std, dtype=torch.float32).view(-1, 1, 1), persistent=False)

@@ -10,6 +10,15 @@ from .weak_box_loss import WeakBoxLoss
 from .weighted_sample_loss import WeightedSampleLoss
 
 __all__ = [
-    'CenterlineDiceLoss', 'DefectDiceLoss', 'LabelExtras', 'SigmoidFocalLoss', 'SignedDistanceLoss', 'SoftmaxFocalLoss',
-    'SumLoss', 'TverskyFocalLoss', 'WeakBoxLoss', 'WeightedSampleLoss', 'attach_label_extras'
+    'CenterlineDiceLoss',
+    'DefectDiceLoss',
+    'LabelExtras',
+    'SigmoidFocalLoss',
+    'SignedDistanceLoss',
+    'SoftmaxFocalLoss',
+    'SumLoss',
+    'TverskyFocalLoss',
+    'WeakBoxLoss',
+    'WeightedSampleLoss',
+    'attach_label_extras',
 ]

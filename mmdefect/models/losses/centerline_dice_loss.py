@@ -24,15 +24,23 @@ class CenterlineDiceLoss(DefectLoss):
         **kwargs: see :class:`~mmdefect.models.losses.defect_loss.DefectLoss`.
     """
 
-    def __init__(self,
-                 iterations: int = 3,
-                 smooth: float = 1.0,
-                 per_image: bool = False,
-                 present_only: bool = False,
-                 loss_name: str = 'loss_centerline',
-                 **kwargs: Any) -> None:
-        super().__init__(iterations=iterations, smooth=smooth, per_image=per_image, present_only=present_only,
-                         loss_name=loss_name, **kwargs)
+    def __init__(
+        self,
+        iterations: int = 3,
+        smooth: float = 1.0,
+        per_image: bool = False,
+        present_only: bool = False,
+        loss_name: str = 'loss_centerline',
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(
+            iterations=iterations,
+            smooth=smooth,
+            per_image=per_image,
+            present_only=present_only,
+            loss_name=loss_name,
+            **kwargs,
+        )
 
     def compute(self, pred: Tensor, target: Tensor, **kwargs: Any) -> Tensor:
         """Call the function."""

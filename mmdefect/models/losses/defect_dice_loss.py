@@ -25,16 +25,25 @@ class DefectDiceLoss(DefectLoss):
         **kwargs: see :class:`~mmdefect.models.losses.defect_loss.DefectLoss`.
     """
 
-    def __init__(self,
-                 exponent: int = 1,
-                 smooth: float = 1.0,
-                 defects_only: bool = False,
-                 per_image: bool = False,
-                 present_only: bool = False,
-                 loss_name: str = 'loss_dice',
-                 **kwargs: Any) -> None:
-        super().__init__(exponent=exponent, smooth=smooth, defects_only=defects_only, per_image=per_image,
-                         present_only=present_only, loss_name=loss_name, **kwargs)
+    def __init__(
+        self,
+        exponent: int = 1,
+        smooth: float = 1.0,
+        defects_only: bool = False,
+        per_image: bool = False,
+        present_only: bool = False,
+        loss_name: str = 'loss_dice',
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(
+            exponent=exponent,
+            smooth=smooth,
+            defects_only=defects_only,
+            per_image=per_image,
+            present_only=present_only,
+            loss_name=loss_name,
+            **kwargs,
+        )
 
     def compute(self, pred: Tensor, target: Tensor, **kwargs: Any) -> Tensor:
         """Call the function."""

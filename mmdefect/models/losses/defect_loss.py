@@ -23,13 +23,15 @@ class DefectLoss(nn.Module, ABC):
         **options: further arguments of the function.
     """
 
-    def __init__(self,
-                 *,
-                 class_weight: Sequence[float] | str | None = None,
-                 reduction: str = 'mean',
-                 loss_weight: float = 1.0,
-                 loss_name: str,
-                 **options: Any) -> None:
+    def __init__(
+        self,
+        *,
+        class_weight: Sequence[float] | str | None = None,
+        reduction: str = 'mean',
+        loss_weight: float = 1.0,
+        loss_name: str,
+        **options: Any,
+    ) -> None:
         super().__init__()
         if reduction not in REDUCTIONS:
             raise ValueError(f'`reduction` must be one of {REDUCTIONS}, got {reduction!r}.')
@@ -44,13 +46,15 @@ class DefectLoss(nn.Module, ABC):
         """Name in the log."""
         return self._loss_name
 
-    def forward(self,
-                pred: Tensor,
-                target: Tensor,
-                weight: Tensor | None = None,
-                avg_factor: float | Tensor | None = None,
-                reduction_override: str | None = None,
-                ignore_index: int | None = 255) -> Tensor:
+    def forward(
+        self,
+        pred: Tensor,
+        target: Tensor,
+        weight: Tensor | None = None,
+        avg_factor: float | Tensor | None = None,
+        reduction_override: str | None = None,
+        ignore_index: int | None = 255,
+    ) -> Tensor:
         """Return the loss as mmseg's heads ask for it.
 
         Args:
@@ -72,7 +76,8 @@ class DefectLoss(nn.Module, ABC):
             ignore_index=-100 if ignore_index is None else ignore_index,
             reduction=reduction_override or self.reduction,
             avg_factor=avg_factor,
-            **self.options)
+            **self.options,
+        )
         return self.loss_weight * loss
 
     @abstractmethod

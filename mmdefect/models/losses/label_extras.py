@@ -69,8 +69,10 @@ def attach_label_extras(model: nn.Module) -> LabelExtras | None:
         return None
     preprocessor = getattr(model, 'data_preprocessor', None)
     if not isinstance(preprocessor, nn.Module):
-        raise ValueError(f'{type(model).__name__} must have a `data_preprocessor` to bring the weights of the samples '
-                         'to the loss; build it from a config of mmseg.')
+        raise ValueError(
+            f'{type(model).__name__} must have a `data_preprocessor` to bring the weights of the samples '
+            'to the loss; build it from a config of mmseg.'
+        )
     extras = next((m.label_extras for m in losses if m.label_extras is not None), None)
     if extras is None:
         extras = LabelExtras()
@@ -93,7 +95,9 @@ def _stack(samples: Sequence, name: str, fill: float) -> Tensor | None:
         values = sample.get(name).data.reshape(sample.get(name).data.shape[-2:]).to(label.device, torch.float32)
         missing = [label.shape[-1] - values.shape[-1], label.shape[-2] - values.shape[-2]]
         if min(missing) < 0:
-            raise ValueError(f'`{name}` must be no larger than the label, got {tuple(values.shape)} for a label of '
-                             f'{tuple(label.shape[-2:])}; put its name into `seg_fields`, so that crops move it, too.')
+            raise ValueError(
+                f'`{name}` must be no larger than the label, got {tuple(values.shape)} for a label of '
+                f'{tuple(label.shape[-2:])}; put its name into `seg_fields`, so that crops move it, too.'
+            )
         maps.append(F.pad(values, (0, missing[0], 0, missing[1]), value=fill))
     return torch.stack(maps)

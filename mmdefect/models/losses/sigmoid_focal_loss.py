@@ -27,12 +27,14 @@ class SigmoidFocalLoss(DefectLoss):
         **kwargs: see :class:`~mmdefect.models.losses.defect_loss.DefectLoss`.
     """
 
-    def __init__(self,
-                 gamma: float = 2.0,
-                 alpha: float | Sequence[float] | None = 0.25,
-                 avg_non_ignore: bool = True,
-                 loss_name: str = 'loss_sigmoid_focal',
-                 **kwargs: Any) -> None:
+    def __init__(
+        self,
+        gamma: float = 2.0,
+        alpha: float | Sequence[float] | None = 0.25,
+        avg_non_ignore: bool = True,
+        loss_name: str = 'loss_sigmoid_focal',
+        **kwargs: Any,
+    ) -> None:
         super().__init__(gamma=gamma, alpha=alpha, avg_non_ignore=avg_non_ignore, loss_name=loss_name, **kwargs)
 
     def compute(self, pred: Tensor, target: Tensor, **kwargs: Any) -> Tensor:

@@ -29,16 +29,25 @@ class SoftmaxFocalLoss(DefectLoss):
         **kwargs: see :class:`~mmdefect.models.losses.defect_loss.DefectLoss`.
     """
 
-    def __init__(self,
-                 gamma: float = 2.0,
-                 alpha: Sequence[float] | None = None,
-                 label_smoothing: float = 0.0,
-                 avg_non_ignore: bool = True,
-                 fused: bool = True,
-                 loss_name: str = 'loss_focal',
-                 **kwargs: Any) -> None:
-        super().__init__(gamma=gamma, alpha=alpha, label_smoothing=label_smoothing, avg_non_ignore=avg_non_ignore,
-                         fused=fused, loss_name=loss_name, **kwargs)
+    def __init__(
+        self,
+        gamma: float = 2.0,
+        alpha: Sequence[float] | None = None,
+        label_smoothing: float = 0.0,
+        avg_non_ignore: bool = True,
+        fused: bool = True,
+        loss_name: str = 'loss_focal',
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(
+            gamma=gamma,
+            alpha=alpha,
+            label_smoothing=label_smoothing,
+            avg_non_ignore=avg_non_ignore,
+            fused=fused,
+            loss_name=loss_name,
+            **kwargs,
+        )
 
     def compute(self, pred: Tensor, target: Tensor, **kwargs: Any) -> Tensor:
         """Call the function."""

@@ -27,18 +27,29 @@ class TverskyFocalLoss(DefectLoss):
         **kwargs: see :class:`~mmdefect.models.losses.defect_loss.DefectLoss`.
     """
 
-    def __init__(self,
-                 alpha: float = 0.3,
-                 beta: float = 0.7,
-                 gamma: float = 0.75,
-                 smooth: float = 1.0,
-                 defects_only: bool = False,
-                 per_image: bool = False,
-                 present_only: bool = False,
-                 loss_name: str = 'loss_tversky_focal',
-                 **kwargs: Any) -> None:
-        super().__init__(alpha=alpha, beta=beta, gamma=gamma, smooth=smooth, defects_only=defects_only,
-                         per_image=per_image, present_only=present_only, loss_name=loss_name, **kwargs)
+    def __init__(
+        self,
+        alpha: float = 0.3,
+        beta: float = 0.7,
+        gamma: float = 0.75,
+        smooth: float = 1.0,
+        defects_only: bool = False,
+        per_image: bool = False,
+        present_only: bool = False,
+        loss_name: str = 'loss_tversky_focal',
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(
+            alpha=alpha,
+            beta=beta,
+            gamma=gamma,
+            smooth=smooth,
+            defects_only=defects_only,
+            per_image=per_image,
+            present_only=present_only,
+            loss_name=loss_name,
+            **kwargs,
+        )
 
     def compute(self, pred: Tensor, target: Tensor, **kwargs: Any) -> Tensor:
         """Call the function."""

@@ -34,16 +34,18 @@ class WeakBoxLoss(DefectLoss):
         **kwargs: see :class:`~mmdefect.models.losses.defect_loss.DefectLoss`.
     """
 
-    def __init__(self,
-                 tau: float = 0.1,
-                 tau_start: float | None = None,
-                 warmup: int = 0,
-                 ramp: int = 0,
-                 mixed: bool = False,
-                 gamma: float = 2.0,
-                 alpha: Sequence[float] | None = None,
-                 loss_name: str = 'loss_weak_box',
-                 **kwargs: Any) -> None:
+    def __init__(
+        self,
+        tau: float = 0.1,
+        tau_start: float | None = None,
+        warmup: int = 0,
+        ramp: int = 0,
+        mixed: bool = False,
+        gamma: float = 2.0,
+        alpha: Sequence[float] | None = None,
+        loss_name: str = 'loss_weak_box',
+        **kwargs: Any,
+    ) -> None:
         super().__init__(gamma=gamma, alpha=alpha, loss_name=loss_name, **kwargs)
         self.schedule = BoxSchedule(tau, tau_start, warmup, ramp)
         self.mixed = mixed
@@ -66,8 +68,10 @@ class WeakBoxLoss(DefectLoss):
         if not self.mixed:
             return None
         if self.label_extras is None:
-            raise RuntimeError('WeakBoxLoss with `mixed=True` must be told which labels are boxes, but nothing brings '
-                               "them; add dict(type='LabelExtrasHook') to `custom_hooks`.")
+            raise RuntimeError(
+                'WeakBoxLoss with `mixed=True` must be told which labels are boxes, but nothing brings '
+                "them; add dict(type='LabelExtrasHook') to `custom_hooks`."
+            )
         boxes = self.label_extras.boxes
         return torch.zeros_like(target, dtype=torch.bool) if boxes is None else boxes
 

@@ -27,11 +27,9 @@ class WeightedSampleLoss(nn.Module):
         loss_weight: factor of the result, on top of the inner one.
     """
 
-    def __init__(self,
-                 loss: dict,
-                 normalize: bool = False,
-                 class_weight: Sequence[float] | None = None,
-                 loss_weight: float = 1.0) -> None:
+    def __init__(
+        self, loss: dict, normalize: bool = False, class_weight: Sequence[float] | None = None, loss_weight: float = 1.0
+    ) -> None:
         super().__init__()
         self.loss = MODELS.build(loss if class_weight is None else dict(loss, class_weight=class_weight))
         self.normalize = normalize
@@ -43,13 +41,15 @@ class WeightedSampleLoss(nn.Module):
         """Name of the inner loss in the log."""
         return self.loss.loss_name
 
-    def forward(self,
-                pred: Tensor,
-                target: Tensor,
-                weight: Tensor | None = None,
-                avg_factor: float | Tensor | None = None,
-                ignore_index: int = 255,
-                **kwargs) -> Tensor:
+    def forward(
+        self,
+        pred: Tensor,
+        target: Tensor,
+        weight: Tensor | None = None,
+        avg_factor: float | Tensor | None = None,
+        ignore_index: int = 255,
+        **kwargs,
+    ) -> Tensor:
         """Return the weighted loss.
 
         Args:
@@ -61,8 +61,10 @@ class WeightedSampleLoss(nn.Module):
             **kwargs: passed to the inner loss.
         """
         if self.label_extras is None:
-            raise RuntimeError("WeightedSampleLoss must get the weights of the batch, but nothing brings them; add "
-                               "dict(type='LabelExtrasHook') to `custom_hooks`, or call `attach_label_extras(model)`.")
+            raise RuntimeError(
+                'WeightedSampleLoss must get the weights of the batch, but nothing brings them; add '
+                "dict(type='LabelExtrasHook') to `custom_hooks`, or call `attach_label_extras(model)`."
+            )
         own = self.label_extras.weight
         if own is not None:
             # mmseg's losses take weights of pixels only
@@ -71,4 +73,5 @@ class WeightedSampleLoss(nn.Module):
         if self.normalize and weight is not None and avg_factor is None:
             avg_factor = (weight * (target != ignore_index)).sum()
         return self.loss_weight * self.loss(
-            pred, target, weight=weight, avg_factor=avg_factor, ignore_index=ignore_index, **kwargs)
+            pred, target, weight=weight, avg_factor=avg_factor, ignore_index=ignore_index, **kwargs
+        )

@@ -1,4 +1,5 @@
 """Alpha composition: the defect replaces the target by the share its mask says, hard or with a soft rim."""
+
 from __future__ import annotations
 
 import cv2

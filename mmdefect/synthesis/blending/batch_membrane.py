@@ -2,8 +2,9 @@
 
 The method of :mod:`~mmdefect.synthesis.blending.lattice` with everything padded to one size: the sources of a mask are
 followed by dummies that stand alone, so a sample's result does not depend on its mates. Without pixels at the border of
-the picture the systems are positive definite (Cholesky); with them they are not (LU), so keep the two kinds apart.
+the image the systems are positive definite (Cholesky); with them they are not (LU), so keep the two kinds apart.
 """
+
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -22,7 +23,7 @@ _CROSS = cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3))
 
 
 def touches_border(mask: ndarray) -> bool:
-    """Return whether a mask has pixels on the edge of its array, which is then the border of the picture."""
+    """Return whether a mask has pixels on the edge of its array, which is then the border of the image."""
     return bool(mask[0].any() or mask[-1].any() or mask[:, 0].any() or mask[:, -1].any())
 
 
@@ -54,8 +55,9 @@ class MembraneBatch:
         counts: ``(N,)`` int64, how many of them are real.
     """
 
-    def __init__(self, boundaries: Sequence[tuple[ndarray, ndarray]], size_hw: tuple[int, int], capacity: int,
-                 like: Tensor) -> None:
+    def __init__(
+        self, boundaries: Sequence[tuple[ndarray, ndarray]], size_hw: tuple[int, int], capacity: int, like: Tensor
+    ) -> None:
         device, (height, width) = like.device, size_hw
         self.torus = tuple(scipy.fft.next_fast_len(side + 2, real=True) for side in size_hw)
         self.closed = not any(len(ghosts) for _, ghosts in boundaries)
@@ -104,7 +106,7 @@ class MembraneBatch:
     def extend(self, given: Tensor) -> Tensor:
         """Return the membranes: ``(N, C, m)`` values beside the masks -> ``(N, C, h, w)``, right inside the masks."""
         columns = given.new_zeros(len(given), self._sources.shape[1], given.shape[1])
-        columns[:, :given.shape[2]] = given.transpose(1, 2)
+        columns[:, : given.shape[2]] = given.transpose(1, 2)
         columns = columns * self._gauge
         if self.closed:
             solved = torch.cholesky_solve(torch.cat([columns, self._gauge], 2), self._factor)
@@ -123,14 +125,14 @@ class MembraneBatch:
         grid = sources.new_zeros(batch, channels, rows * columns).scatter_add_(2, places, sources)
         spectrum = torch.fft.rfft2(grid.view(batch, channels, rows, columns))
         field = torch.fft.irfft2(spectrum * _weights(rows, columns, sources.dtype, sources.device), s=(rows, columns))
-        return field[..., 1:self._size_hw[0] + 1, 1:self._size_hw[1] + 1]
+        return field[..., 1 : self._size_hw[0] + 1, 1 : self._size_hw[1] + 1]
 
 
 def limit_steps(step: Tensor, counts: Tensor, max_shade: float, max_cast: float) -> tuple[Tensor, Tensor]:
     """Limit the steps of many boundaries as :func:`~mmdefect.synthesis.blending.boundary.limit_step` does one.
 
     Args:
-        step: ``(N, C, m)`` float, picture minus donor.
+        step: ``(N, C, m)`` float, image minus donor.
         counts: ``(N,)`` int64, so many of the m are real.
         max_shade, max_cast: see there.
 

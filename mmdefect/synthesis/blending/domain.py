@@ -1,7 +1,8 @@
-"""The factor of a defect mask: everything about a Poisson paste that does not depend on the pictures.
+"""The factor of a defect mask: everything about a Poisson paste that does not depend on the images.
 
 It is translation-invariant, so a library makes it once per donor and pastes with it anywhere inside the image.
 """
+
 from __future__ import annotations
 
 import math
@@ -41,14 +42,18 @@ class PoissonFactor:
         if mask.dim() == 3 and len(mask) == 1:
             mask = mask[0]
         if mask.dim() != 2:
-            raise ValueError(f'`mask` must have shape (h, w) or (1, h, w), got {tuple(mask.shape)}. '
-                             'Make one factor per mask of a batch.')
+            raise ValueError(
+                f'`mask` must have shape (h, w) or (1, h, w), got {tuple(mask.shape)}. '
+                'Make one factor per mask of a batch.'
+            )
         if backend is not None and backend not in BACKENDS:
             raise ValueError(f'`backend` must be one of {", ".join(BACKENDS)} or None, got {backend!r}.')
         self.mask = (mask if mask.dtype == torch.bool else mask >= MASK_THRESHOLD).numpy().copy()
         if self.mask.size and self.mask.all():
-            raise ValueError(f'`mask` of shape {self.mask.shape} must leave at least one pixel free: its values are '
-                             'the boundary condition. Cut the crop one pixel larger.')
+            raise ValueError(
+                f'`mask` of shape {self.mask.shape} must leave at least one pixel free: its values are '
+                'the boundary condition. Cut the crop one pixel larger.'
+            )
         self._requested_backend = backend
         self.prepared = False
         self._setup()
@@ -124,11 +129,18 @@ class PoissonFactor:
         (top, left), (bottom, right) = ring.min(axis=0).tolist(), ring.max(axis=0).tolist()
         first, last = divmod(int(self._flat[0][0]), self.shape[1]), divmod(int(self._flat[0][-1]), self.shape[1])
         extent = last[0] - first[0] + 1, last[1] - first[1] + 1
-        is_rectangle = extent[0] > 0 < extent[1] and extent[0] * extent[1] == self.num_pixels and bool(
-            self.mask[first[0]:last[0] + 1, first[1]:last[1] + 1].all())
+        is_rectangle = (
+            extent[0] > 0 < extent[1]
+            and extent[0] * extent[1] == self.num_pixels
+            and bool(self.mask[first[0] : last[0] + 1, first[1] : last[1] + 1].all())
+        )
         backend = self._requested_backend or choose_backend(
-            self.num_pixels, len(ring) + len(ghosts), (bottom - top + 1) * (right - left + 1), is_rectangle,
-            self.prepared)
+            self.num_pixels,
+            len(ring) + len(ghosts),
+            (bottom - top + 1) * (right - left + 1),
+            is_rectangle,
+            self.prepared,
+        )
         if backend == 'rectangle':
             if not is_rectangle:
                 raise ValueError("`mask` must be one full rectangle for backend='rectangle'. Leave the choice to None.")

@@ -5,6 +5,7 @@ unknown sources that sit on the pixels around the mask, so the only system to fa
 hundred unknowns where the mask has tens of thousands. Exact up to rounding, see ``docs/derivations/poisson.md``.
 Symbols follow the derivation: g is the Green table, C the source matrix, sigma the sources, c the constant.
 """
+
 from __future__ import annotations
 
 from functools import lru_cache
@@ -36,8 +37,11 @@ def green_table(rows: int, columns: int) -> np.ndarray:
 @lru_cache(maxsize=64)
 def inverse_eigenvalues(rows: int, columns: int) -> np.ndarray:
     """Reciprocal eigenvalues of the torus Laplacian in the layout of ``rfft2``; 0 for the constant."""
-    eigenvalues = ((2 - 2 * np.cos(2 * np.pi * np.arange(rows) / rows))[:, None]
-                   + 2 - 2 * np.cos(2 * np.pi * np.arange(columns // 2 + 1) / columns))
+    eigenvalues = (
+        (2 - 2 * np.cos(2 * np.pi * np.arange(rows) / rows))[:, None]
+        + 2
+        - 2 * np.cos(2 * np.pi * np.arange(columns // 2 + 1) / columns)
+    )
     eigenvalues[0, 0] = np.inf
     return 1 / eigenvalues
 
@@ -72,8 +76,10 @@ class LatticeSolver:
         window = np.zeros((self.rows, self.columns), dtype=bool)
         rows, columns = slice(max(top, 0), bottom + 1), slice(max(left, 0), right + 1)
         part = mask[rows, columns]
-        window[rows.start - top:rows.start - top + part.shape[0],
-               columns.start - left:columns.start - left + part.shape[1]] = part
+        window[
+            rows.start - top : rows.start - top + part.shape[0],
+            columns.start - left : columns.start - left + part.shape[1],
+        ] = part
         self._domain = np.flatnonzero(window)
         self._cache: dict[tuple, Tensor] = {}
         self._prepared = False
@@ -87,16 +93,18 @@ class LatticeSolver:
             self._factor, info = lapack.dpotrf(matrix.T, lower=1, clean=0, overwrite_a=1)
             self._unit = lapack.dpotrs(self._factor, self._gauge, lower=1)[0]
         else:
-            matrix[self.num_given:] -= self._green(self._points['inwards'])
-            self._gauge[self.num_given:] = 0
+            matrix[self.num_given :] -= self._green(self._points['inwards'])
+            self._gauge[self.num_given :] = 0
             bordered = np.zeros((self.num_sources + 1, self.num_sources + 1), order='F')
             bordered[:-1, :-1] = matrix
             bordered[:-1, -1] = self._gauge
             bordered[-1, :-1] = 1
             self._factor, self._pivots, info = lapack.dgetrf(bordered, overwrite_a=1)
         if info:
-            raise np.linalg.LinAlgError(f'The source matrix of {self.num_sources} pixels must be regular, '
-                                        f'LAPACK reports {info}. Check that the mask leaves a pixel free.')
+            raise np.linalg.LinAlgError(
+                f'The source matrix of {self.num_sources} pixels must be regular, '
+                f'LAPACK reports {info}. Check that the mask leaves a pixel free.'
+            )
 
     def _green(self, points: np.ndarray) -> np.ndarray:
         """``(len(points), num_sources)`` field at each point, in rows and columns, of a unit source at each source."""
@@ -132,7 +140,7 @@ class LatticeSolver:
             if name == 'extension':
                 field = self._green(np.stack(np.divmod(self._domain, self.columns), axis=1))
                 # Boundary first: a product with three rows reads this layout a quarter faster.
-                matrix = (field @ matrix[:-1, :self.num_given] + matrix[-1, :self.num_given]).T
+                matrix = (field @ matrix[:-1, : self.num_given] + matrix[-1, : self.num_given]).T
             self._cache[key] = torch.from_numpy(np.ascontiguousarray(matrix)).to(like)
         return self._cache[key]
 
@@ -149,17 +157,17 @@ class LatticeSolver:
     def _solve_sources(self, right: Tensor) -> Tensor:
         """Sources and constant, ``(N, num_sources + 1)``, for as many columns or only the first ``num_given``."""
         if self._prepared:
-            return right @ self._matrix('inverse', right)[:, :right.shape[1]].T
+            return right @ self._matrix('inverse', right)[:, : right.shape[1]].T
         columns = np.zeros((self.num_sources + 1, len(right)), order='F')
-        columns[:right.shape[1]] = right.cpu().numpy().T
+        columns[: right.shape[1]] = right.cpu().numpy().T
         return torch.from_numpy(self._bordered_solve(columns).T).to(right)
 
     def _solve_sources_adjoint(self, right: Tensor) -> Tensor:
         """Transpose of the second form: ``(N, num_sources + 1)`` -> ``(N, num_given)``."""
         if self._prepared:
-            return right @ self._matrix('inverse', right)[:, :self.num_given]
+            return right @ self._matrix('inverse', right)[:, : self.num_given]
         columns = right.cpu().numpy().T.astype(np.float64, order='F')
-        return torch.from_numpy(self._bordered_solve(columns, transpose=True)[:self.num_given].T).to(right)
+        return torch.from_numpy(self._bordered_solve(columns, transpose=True)[: self.num_given].T).to(right)
 
     def _spread(self, values: Tensor, at: str) -> Tensor:
         grid = values.new_zeros(len(values), self.rows * self.columns)
@@ -195,7 +203,7 @@ class LatticeSolver:
         target = right.new_empty(len(right), self.num_sources + 1)
         target[:, :-1] = -field.index_select(1, self._places('sources', right.device))
         if self.num_given != self.num_sources:
-            target[:, self.num_given:-1] += field.index_select(1, self._places('inwards', right.device))
+            target[:, self.num_given : -1] += field.index_select(1, self._places('inwards', right.device))
         target[:, -1] = -right.sum(1)
         sources = self._solve_sources(target)
         field = self._field(spectrum + self._spread(sources[:, :-1], 'sources'), right)

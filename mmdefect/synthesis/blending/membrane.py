@@ -3,9 +3,10 @@
 The method is that of :mod:`~mmdefect.synthesis.blending.lattice`: sources on the pixels around the mask, one system
 over them, one pair of transforms. Here the tables come in few sizes, half of the system is filled, and everything is
 float32: the condition of the system is about the number of pixels along the mask's side (18 to 130 were measured for
-masks of 16 to 96 pixels), so that five digits of the membrane are right. Masks that touch the border of the picture, or are so large
+masks of 16 to 96 pixels), so that five digits of the membrane are right. Masks that touch the border of the image, or are so large
 that another solver is faster, go to :class:`~mmdefect.synthesis.blending.domain.PoissonFactor`.
 """
+
 from __future__ import annotations
 
 from functools import cached_property, lru_cache
@@ -26,15 +27,62 @@ MOST_BESIDE = 1200
 MOST_DIRECT = 40_000
 _CROSS = cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3))
 #: Sides of the torus, the few that all masks share the tables of; from 32 on each is about an eighth above the last.
-_SIDES = np.array([8, 10, 12, 15, 16, 18, 20, 24, 27, 30, 32, 36, 40, 45, 50, 54, 60, 64, 72, 80, 90, 100, 108, 120,
-                   128, 144, 160, 180, 200, 216, 240, 256, 288, 320, 360, 400, 432, 480, 512, 576, 640, 720, 800, 900, 1024])
+_SIDES = np.array(
+    [
+        8,
+        10,
+        12,
+        15,
+        16,
+        18,
+        20,
+        24,
+        27,
+        30,
+        32,
+        36,
+        40,
+        45,
+        50,
+        54,
+        60,
+        64,
+        72,
+        80,
+        90,
+        100,
+        108,
+        120,
+        128,
+        144,
+        160,
+        180,
+        200,
+        216,
+        240,
+        256,
+        288,
+        320,
+        360,
+        400,
+        432,
+        480,
+        512,
+        576,
+        640,
+        720,
+        800,
+        900,
+        1024,
+    ]
+)
 
 
 class Membrane:
     """Interpolates values given on the pixels beside a mask over the mask, harmonically.
 
     Args:
-        mask: ``(h, w)`` bool; a pixel on the edge of the array is taken to lie on the border of the picture.
+        mask: ``(h, w)`` bool; a pixel on the edge of the array is taken to lie on the border of the image.
 
     Attributes:
         inside: ``(n,)`` positions of the mask in the flattened array.
@@ -96,11 +144,13 @@ class Membrane:
         matrix = np.empty((count, count), np.float32)
         step = -(-count // 4) if count > 128 else count
         for start in range(0, count, step):  # LAPACK reads one triangle only
-            matrix[start:start + step, start:] = self._green(self.beside[start:start + step], self.beside[start:])
+            matrix[start : start + step, start:] = self._green(self.beside[start : start + step], self.beside[start:])
         self._factor, info = lapack.spotrf(matrix.T, lower=1, clean=0, overwrite_a=1)
         if info:
-            raise np.linalg.LinAlgError(f'The source matrix of {count} pixels must be positive definite, LAPACK '
-                                        f'reports {info}. Check that the mask leaves a pixel free.')
+            raise np.linalg.LinAlgError(
+                f'The source matrix of {count} pixels must be positive definite, LAPACK '
+                f'reports {info}. Check that the mask leaves a pixel free.'
+            )
 
     @cached_property
     def _torus(self) -> tuple[int, int]:

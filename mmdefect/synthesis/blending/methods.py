@@ -1,4 +1,5 @@
 """One entrance to every kind of composition, by name."""
+
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -12,8 +13,15 @@ from mmdefect.synthesis.blending.spectral import spectral_blend
 from mmdefect.synthesis.types import BLENDS
 
 
-def blend(target: Tensor, source: Tensor, mask: Tensor, method: str, *,
-          factor: PoissonFactor | Sequence[PoissonFactor] | None = None, feather_width: float = 2.0) -> Tensor:
+def blend(
+    target: Tensor,
+    source: Tensor,
+    mask: Tensor,
+    method: str,
+    *,
+    factor: PoissonFactor | Sequence[PoissonFactor] | None = None,
+    feather_width: float = 2.0,
+) -> Tensor:
     """Compose a defect into a crop.
 
     Args:

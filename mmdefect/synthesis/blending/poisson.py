@@ -7,6 +7,7 @@ names there are T target, S source, m mask, D = T - S, w the unknown, A the Lapl
 
 Not covered: textureless clamps such as OpenCV's colour change or flattening.
 """
+
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -21,9 +22,16 @@ from mmdefect.synthesis.blending.sine import CLOSED, rectangle_solver
 DOMAINS = ('mask', 'rectangle')
 
 
-def poisson_blend(target: Tensor, source: Tensor, mask: Tensor,
-                  factor: PoissonFactor | Sequence[PoissonFactor] | None = None, mixed: bool = False,
-                  domain: str = 'mask', edges: tuple[bool, bool, bool, bool] = CLOSED, clamp: bool = True) -> Tensor:
+def poisson_blend(
+    target: Tensor,
+    source: Tensor,
+    mask: Tensor,
+    factor: PoissonFactor | Sequence[PoissonFactor] | None = None,
+    mixed: bool = False,
+    domain: str = 'mask',
+    edges: tuple[bool, bool, bool, bool] = CLOSED,
+    clamp: bool = True,
+) -> Tensor:
     """Continue ``target`` into the mask with the gradients of ``source``.
 
     Args:
@@ -53,8 +61,9 @@ def poisson_blend(target: Tensor, source: Tensor, mask: Tensor,
     _check(target, source, mask, domain)
     if domain == 'rectangle':
         if factor is not None:
-            raise ValueError("`factor` must be None for domain='rectangle', which needs none. "
-                             "Leave it out, or use domain='mask'.")
+            raise ValueError(
+                "`factor` must be None for domain='rectangle', which needs none. Leave it out, or use domain='mask'."
+            )
         return _blend_rectangle(target, source, mask, mixed, tuple(edges), clamp)
     blend = _blend_mixed if mixed else _blend_import
     if target.dim() == 3:
@@ -66,32 +75,46 @@ def poisson_blend(target: Tensor, source: Tensor, mask: Tensor,
     factors = [None] * len(target) if factor is None else factor
     if len(factors) != len(target):
         raise ValueError(f'`factor` must hold one factor per sample, got {len(factors)} for {len(target)} samples.')
-    return torch.stack([
-        blend(one_target, one_source, _check_factor(one_factor, one_mask, target), clamp)
-        for one_target, one_source, one_mask, one_factor in zip(
-            target, source, mask.expand(len(target), -1, -1, -1), factors, strict=True)])
+    return torch.stack(
+        [
+            blend(one_target, one_source, _check_factor(one_factor, one_mask, target), clamp)
+            for one_target, one_source, one_mask, one_factor in zip(
+                target, source, mask.expand(len(target), -1, -1, -1), factors, strict=True
+            )
+        ]
+    )
 
 
 def _check(target: Tensor, source: Tensor, mask: Tensor, domain: str) -> None:
     if domain not in DOMAINS:
         raise ValueError(f'`domain` must be one of {", ".join(DOMAINS)}, got {domain!r}.')
     if target.dim() not in (3, 4) or source.shape != target.shape or not target.is_floating_point():
-        raise ValueError('`target` and `source` must be float tensors of one shape (C, h, w) or (B, C, h, w), got '
-                         f'{tuple(target.shape)} {target.dtype} and {tuple(source.shape)} {source.dtype}. '
-                         'Divide uint8 images by 255.')
-    fits = (mask.dim() in (3, target.dim()) and mask.shape[-3] == 1 and mask.shape[-2:] == target.shape[-2:]
-            and (mask.dim() == 3 or len(mask) in (1, len(target))))
+        raise ValueError(
+            '`target` and `source` must be float tensors of one shape (C, h, w) or (B, C, h, w), got '
+            f'{tuple(target.shape)} {target.dtype} and {tuple(source.shape)} {source.dtype}. '
+            'Divide uint8 images by 255.'
+        )
+    fits = (
+        mask.dim() in (3, target.dim())
+        and mask.shape[-3] == 1
+        and mask.shape[-2:] == target.shape[-2:]
+        and (mask.dim() == 3 or len(mask) in (1, len(target)))
+    )
     if not fits:
-        raise ValueError(f'`mask` must have shape (1, h, w) or (B, 1, h, w) with the h, w and B of `target` '
-                         f'{tuple(target.shape)}, got {tuple(mask.shape)}.')
+        raise ValueError(
+            f'`mask` must have shape (1, h, w) or (B, 1, h, w) with the h, w and B of `target` '
+            f'{tuple(target.shape)}, got {tuple(mask.shape)}.'
+        )
 
 
 def _check_factor(factor: PoissonFactor | None, mask: Tensor | None, target: Tensor) -> PoissonFactor:
     if factor is None:
         return PoissonFactor(mask)
     if factor.shape != tuple(target.shape[-2:]):
-        raise ValueError(f'`factor` must be made for crops of {tuple(target.shape[-2:])} pixels, got one for '
-                         f'{factor.shape}. Cut the crop to the size of the mask of the factor.')
+        raise ValueError(
+            f'`factor` must be made for crops of {tuple(target.shape[-2:])} pixels, got one for '
+            f'{factor.shape}. Cut the crop to the size of the mask of the factor.'
+        )
     return factor
 
 
@@ -172,8 +195,9 @@ def _blend_mixed(target: Tensor, source: Tensor, factor: PoissonFactor, clamp: b
     return rows.index_copy(1, inside, pasted.clamp(0, 1) if clamp else pasted).view(target.shape)
 
 
-def _blend_rectangle(target: Tensor, source: Tensor, mask: Tensor, mixed: bool, edges: tuple[bool, bool, bool, bool],
-                     clamp: bool) -> Tensor:
+def _blend_rectangle(
+    target: Tensor, source: Tensor, mask: Tensor, mixed: bool, edges: tuple[bool, bool, bool, bool], clamp: bool
+) -> Tensor:
     top, left, bottom, right = (0 if is_open else 1 for is_open in edges)
     height, width = target.shape[-2] - top - bottom, target.shape[-1] - left - right
     if height < 1 or width < 1:

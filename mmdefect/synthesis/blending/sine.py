@@ -3,6 +3,7 @@
 Nothing is factorised, and any batch is a handful of large operations, so this is the solver for masks that move while
 gradients flow through them and for a whole batch on a GPU.
 """
+
 from __future__ import annotations
 
 from functools import lru_cache
@@ -59,14 +60,19 @@ class RectangleSolver:
         backend: 'matrix', 'fft' (closed rectangles only), or None for the faster one.
     """
 
-    def __init__(self, height: int, width: int, edges: tuple[bool, bool, bool, bool] = CLOSED,
-                 backend: str | None = None) -> None:
+    def __init__(
+        self, height: int, width: int, edges: tuple[bool, bool, bool, bool] = CLOSED, backend: str | None = None
+    ) -> None:
         if all(edges):
-            raise ValueError('`edges` must leave one side of the rectangle closed, got four open sides. '
-                             'Without a given value the result is known only up to a constant.')
+            raise ValueError(
+                '`edges` must leave one side of the rectangle closed, got four open sides. '
+                'Without a given value the result is known only up to a constant.'
+            )
         if backend not in (None, 'matrix', 'fft') or (backend == 'fft' and any(edges)):
-            raise ValueError("`backend` must be None, 'matrix', or, for a rectangle closed on all sides, 'fft'; "
-                             f'got {backend!r} with edges {edges}.')
+            raise ValueError(
+                "`backend` must be None, 'matrix', or, for a rectangle closed on all sides, 'fft'; "
+                f'got {backend!r} with edges {edges}.'
+            )
         self.height, self.width, self.edges = height, width, tuple(edges)
         self.backend = backend
         self._cache: dict[tuple, tuple[Tensor, ...]] = {}
@@ -75,8 +81,12 @@ class RectangleSolver:
         if self.backend is not None:
             return self.backend == 'fft'
         lengths = (2 * self.height + 2, 2 * self.width + 2)
-        return (right.device.type == 'cpu' and not any(self.edges) and min(self.height, self.width) >= FFT_FROM_PIXELS
-                and all(scipy.fft.next_fast_len(length) == length for length in lengths))
+        return (
+            right.device.type == 'cpu'
+            and not any(self.edges)
+            and min(self.height, self.width) >= FFT_FROM_PIXELS
+            and all(scipy.fft.next_fast_len(length) == length for length in lengths)
+        )
 
     def solve(self, right: Tensor) -> Tensor:
         """Solve for any number of right-hand sides: ``(..., height, width)`` -> same shape; its own adjoint."""
@@ -89,11 +99,11 @@ class RectangleSolver:
         (scale,) = self._constants('fft', right)
         rows, columns = 2 * self.height + 2, 2 * self.width + 2
         odd = right.new_zeros(*right.shape[:-2], rows, columns)
-        odd[..., 1:self.height + 1, 1:self.width + 1] = right
-        odd[..., self.height + 2:, 1:self.width + 1] = -right.flip(-2)
-        odd[..., self.width + 2:] = -odd[..., 1:self.width + 1].flip(-1)
+        odd[..., 1 : self.height + 1, 1 : self.width + 1] = right
+        odd[..., self.height + 2 :, 1 : self.width + 1] = -right.flip(-2)
+        odd[..., self.width + 2 :] = -odd[..., 1 : self.width + 1].flip(-1)
         solved = torch.fft.irfft2(torch.fft.rfft2(odd) * scale, s=(rows, columns))
-        return solved[..., 1:self.height + 1, 1:self.width + 1]
+        return solved[..., 1 : self.height + 1, 1 : self.width + 1]
 
     def _constants(self, kind: str, like: Tensor) -> tuple[Tensor, ...]:
         key = (kind, like.dtype, like.device)
@@ -105,8 +115,11 @@ class RectangleSolver:
                 arrays = (down, across, 1 / (down_values[:, None] + across_values))
             else:
                 rows, columns = 2 * self.height + 2, 2 * self.width + 2
-                values = ((2 - 2 * np.cos(2 * np.pi * np.arange(rows) / rows))[:, None]
-                          + 2 - 2 * np.cos(2 * np.pi * np.arange(columns // 2 + 1) / columns))
+                values = (
+                    (2 - 2 * np.cos(2 * np.pi * np.arange(rows) / rows))[:, None]
+                    + 2
+                    - 2 * np.cos(2 * np.pi * np.arange(columns // 2 + 1) / columns)
+                )
                 values[0, 0] = np.inf
                 arrays = (1 / values,)
             self._cache[key] = tuple(torch.from_numpy(array).to(like) for array in arrays)
@@ -131,8 +144,9 @@ class FilledRectangleSolver:
 
     name = 'rectangle'
 
-    def __init__(self, crop: tuple[int, int], top_left: tuple[int, int], extent: tuple[int, int],
-                 ring: np.ndarray) -> None:
+    def __init__(
+        self, crop: tuple[int, int], top_left: tuple[int, int], extent: tuple[int, int], ring: np.ndarray
+    ) -> None:
         (top, left), (self.height, self.width) = top_left, extent
         edges = (top == 0, left == 0, top + self.height == crop[0], left + self.width == crop[1])
         self._solver = rectangle_solver(self.height, self.width, edges)

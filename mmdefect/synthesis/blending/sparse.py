@@ -1,4 +1,5 @@
 """Poisson solver for a masked domain by sparse LU factorisation (SuperLU with minimum degree ordering)."""
+
 from __future__ import annotations
 
 import numpy as np
@@ -38,8 +39,12 @@ def assemble(domain_mask: np.ndarray, ring: np.ndarray) -> tuple[csc_matrix, csr
     inner = there < count
     diagonal = np.arange(count)
     laplacian = csc_matrix(
-        (np.concatenate([np.bincount(here, minlength=count).astype(float), np.full(inner.sum(), -1.0)]),
-         (np.concatenate([diagonal, here[inner]]), np.concatenate([diagonal, there[inner]]))), shape=(count, count))
+        (
+            np.concatenate([np.bincount(here, minlength=count).astype(float), np.full(inner.sum(), -1.0)]),
+            (np.concatenate([diagonal, here[inner]]), np.concatenate([diagonal, there[inner]])),
+        ),
+        shape=(count, count),
+    )
     coupling = csr_matrix((np.ones((~inner).sum()), (here[~inner], there[~inner] - count)), shape=(count, len(ring)))
     return laplacian, coupling
 
@@ -57,8 +62,9 @@ class SparseSolver:
     def __init__(self, domain_mask: np.ndarray, ring: np.ndarray) -> None:
         laplacian, self._coupling = assemble(domain_mask, ring)
         # Positive definite, so no pivoting is needed and the ordering may exploit symmetry.
-        self._factor = splu(laplacian, permc_spec='MMD_AT_PLUS_A', diag_pivot_thresh=0.0,
-                            options={'SymmetricMode': True})
+        self._factor = splu(
+            laplacian, permc_spec='MMD_AT_PLUS_A', diag_pivot_thresh=0.0, options={'SymmetricMode': True}
+        )
         self._coupling_adjoint = self._coupling.T.tocsr()
 
     def prepare(self) -> None:

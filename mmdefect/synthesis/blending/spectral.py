@@ -5,6 +5,7 @@ frame, not over the mask. Every pixel may therefore change; a narrow mask rings.
 sample by that of the first of the batch and left values outside [0, 1]; here each sample has its own shift and the
 result is limited. For exact borders use ``poisson_blend``.
 """
+
 from __future__ import annotations
 
 import math

@@ -1,4 +1,5 @@
 """Which pixels of a paste can be seen: a Poisson paste may leave part of its mask, or all of it, as it was."""
+
 from __future__ import annotations
 
 import torch

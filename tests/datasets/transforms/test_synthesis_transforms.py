@@ -7,8 +7,14 @@ from mmengine.dataset import pseudo_collate
 from mmengine.registry import init_default_scope
 from torch.utils.data import DataLoader
 
-from mmdefect.datasets.transforms import (CutPaste, DefectCrop, LoadLocationMap, PasteDefects, PerlinAnomaly,
-                                          SynthesizeDefects)
+from mmdefect.datasets.transforms import (
+    CutPaste,
+    DefectCrop,
+    LoadLocationMap,
+    PasteDefects,
+    PerlinAnomaly,
+    SynthesizeDefects,
+)
 from mmdefect.engine.samplers import DefectSampler, MixingSampler
 from mmdefect.registry import DATASETS
 from mmdefect.synthesis.location import FIRST_CODE
@@ -39,15 +45,23 @@ def data_root(tmp_path_factory):
 
 def results_of(seed=0, **more):
     image = draw_part(np.random.default_rng(0))
-    results = dict(img=image, img_path='a.png', gt_seg_map=np.zeros(FRAME_HW, np.uint8), seg_fields=['gt_seg_map'],
-                   ori_shape=FRAME_HW, sample_seed=seed)
+    results = dict(
+        img=image,
+        img_path='a.png',
+        gt_seg_map=np.zeros(FRAME_HW, np.uint8),
+        seg_fields=['gt_seg_map'],
+        ori_shape=FRAME_HW,
+        sample_seed=seed,
+    )
     return LoadLocationMap().transform(results) | more
 
 
 def make(name, library):
-    return dict(CutPaste=lambda: CutPaste(ranges=dict(area_fraction_range=(0.01, 0.05))),
-                PasteDefects=lambda: PasteDefects(library, dict(places=dict(even=1))),
-                PerlinAnomaly=lambda: PerlinAnomaly(ranges=dict(octave_range=(2, 5), threshold=0.3)))[name]()
+    return dict(
+        CutPaste=lambda: CutPaste(ranges=dict(area_fraction_range=(0.01, 0.05))),
+        PasteDefects=lambda: PasteDefects(library, dict(places=dict(even=1))),
+        PerlinAnomaly=lambda: PerlinAnomaly(ranges=dict(octave_range=(2, 5), threshold=0.3)),
+    )[name]()
 
 
 @pytest.mark.parametrize('name', ['CutPaste', 'PasteDefects', 'PerlinAnomaly'])
@@ -94,17 +108,22 @@ def test_labels_are_asked_for(library):
 
 
 @pytest.mark.parametrize('shows', [True, False])
-def test_probability_by_kind_of_picture(library, shows):
-    step = SynthesizeDefects([dict(type='CutPaste', ranges=dict(area_fraction_range=(0.01, 0.03)))],
-                             probability=dict(clean=0.25, defective=0.75))
+def test_probability_by_kind_of_image(library, shows):
+    step = SynthesizeDefects(
+        [dict(type='CutPaste', ranges=dict(area_fraction_range=(0.01, 0.03)))],
+        probability=dict(clean=0.25, defective=0.75),
+    )
     changed = sum('instances' in step(results_of(seed, shows_defect=shows)) for seed in range(200))
     assert changed / 200 == pytest.approx(0.75 if shows else 0.25, abs=0.1)
 
 
 def test_synthesis_fades_with_the_number_of_the_draw():
     step = SynthesizeDefects([dict(type='CutPaste', ranges=dict(area_fraction_range=(0.01, 0.03)))], fade=(100, 200))
-    shares = {draws: sum(step.choose(results_of(seed, shows_defect=False, draws=draws)) is not None
-                         for seed in range(300)) / 300 for draws in (0, 100, 150, 175, 200, 10**6)}
+    shares = {
+        draws: sum(step.choose(results_of(seed, shows_defect=False, draws=draws)) is not None for seed in range(300))
+        / 300
+        for draws in (0, 100, 150, 175, 200, 10**6)
+    }
     assert shares[0] == shares[100] == 1 and shares[200] == shares[10**6] == 0
     assert shares[150] == pytest.approx(0.5, abs=0.1) and shares[175] == pytest.approx(0.25, abs=0.1)
     with pytest.raises(ValueError, match='numbered draws'):
@@ -142,21 +161,28 @@ def test_location_map_of_every_kind(tmp_path):
         results = dict(img=image, img_path='x/a.png', gt_seg_map=truth * 0, seg_fields=[])
         return LoadLocationMap(**settings).transform(results)
 
-    for settings in (dict(margin=0), dict(object='masks', masks=str(tmp_path / 'masks')),
-                     dict(object='template', template=str(tmp_path / 'template.png'), margin=0)):
+    for settings in (
+        dict(margin=0),
+        dict(object='masks', masks=str(tmp_path / 'masks')),
+        dict(object='template', template=str(tmp_path / 'template.png'), margin=0),
+    ):
         results = load(**settings)
         np.testing.assert_array_equal(results['gt_location_map'] >= FIRST_CODE, truth > 0)
         assert results['seg_fields'] == ['gt_location_map'] and results['shows_defect'] is False
     assert (load(object='frame')['gt_location_map'] >= FIRST_CODE).all()
     density = load(density=str(tmp_path / 'density.png'))['location_density']
     assert density[0, 0] == 0 and density[16, 16] > 1
-    for settings, words in [(dict(object='moon'), 'frame'), (dict(object='template'), 'template'),
-                            (dict(margin=-1), 'margin')]:
+    for settings, words in [
+        (dict(object='moon'), 'frame'),
+        (dict(object='template'), 'template'),
+        (dict(margin=-1), 'margin'),
+    ]:
         with pytest.raises(ValueError, match=words):
             load(**settings)
     with pytest.raises(ValueError, match='b_mask.png'):
         LoadLocationMap(object='masks', masks=str(tmp_path / 'masks')).transform(
-            dict(img=image, img_path='b.png', seg_fields=[]))
+            dict(img=image, img_path='b.png', seg_fields=[])
+        )
 
 
 def test_crops_show_the_defect():
@@ -173,23 +199,34 @@ def test_crops_show_the_defect():
     assert 0.3 < share < 0.7  # classes alike, not by their pixels
     clean = crop(dict(img=np.zeros((200, 300, 3), np.uint8), gt_seg_map=label * 0, seg_fields=['gt_seg_map']))
     assert clean['img'].shape == (64, 64, 3)
-    small = crop(dict(img=np.zeros((30, 40, 3), np.uint8), gt_seg_map=np.ones((30, 40), np.uint8),
-                      seg_fields=['gt_seg_map']))
+    small = crop(
+        dict(img=np.zeros((30, 40, 3), np.uint8), gt_seg_map=np.ones((30, 40), np.uint8), seg_fields=['gt_seg_map'])
+    )
     assert small['gt_seg_map'].shape == (30, 40)
 
 
 def pipeline_of(data_root):
     from mmdefect.datasets.donors import without_pipeline
+
     train = dict(type='BladeWTADataset', data_root=str(data_root), split='train')
-    paste = dict(type='PasteDefects', donors=dict(dataset=without_pipeline(train), rule=dict(merge_radius=2)),
-                 policy=dict(number={2: 1}, places=dict(even=1, source=1)))
-    return dict(train, pipeline=[
-        dict(type='LoadImageFromFile'), dict(type='LoadDefectAnnotations'), dict(type='LoadLocationMap'),
-        dict(type='RandomResize', scale=(120, 96), ratio_range=(0.8, 1.5), keep_ratio=True),
-        dict(type='RandomCrop', crop_size=(64, 64)), dict(type='RandomFlip', prob=0.5),
-        dict(type='SynthesizeDefects', transforms=[paste], probability=dict(clean=1.0, defective=0.5)),
-        dict(type='PackSynthesisInputs')
-    ])
+    paste = dict(
+        type='PasteDefects',
+        donors=dict(dataset=without_pipeline(train), rule=dict(merge_radius=2)),
+        policy=dict(number={2: 1}, places=dict(even=1, source=1)),
+    )
+    return dict(
+        train,
+        pipeline=[
+            dict(type='LoadImageFromFile'),
+            dict(type='LoadDefectAnnotations'),
+            dict(type='LoadLocationMap'),
+            dict(type='RandomResize', scale=(120, 96), ratio_range=(0.8, 1.5), keep_ratio=True),
+            dict(type='RandomCrop', crop_size=(64, 64)),
+            dict(type='RandomFlip', prob=0.5),
+            dict(type='SynthesizeDefects', transforms=[paste], probability=dict(clean=1.0, defective=0.5)),
+            dict(type='PackSynthesisInputs'),
+        ],
+    )
 
 
 @pytest.fixture
@@ -201,20 +238,24 @@ def dataset(data_root, tmp_path, monkeypatch):
 def draws(dataset, workers, seed=5, skip=0, context=None, count=12):
     sampler = DefectSampler(dataset, seed=seed)
     sampler.skip(skip)
-    loader = DataLoader(dataset, 2, sampler=sampler, num_workers=workers, collate_fn=pseudo_collate,
-                        multiprocessing_context=context)
+    loader = DataLoader(
+        dataset, 2, sampler=sampler, num_workers=workers, collate_fn=pseudo_collate, multiprocessing_context=context
+    )
     found = []
     for batch in loader:
         for image, sample in zip(batch['inputs'], batch['data_samples'], strict=True):
-            found.append((image.numpy().copy(), sample.gt_sem_seg.data.numpy().copy(),
-                          sample.metainfo.get('instances', [])))
+            found.append(
+                (image.numpy().copy(), sample.gt_sem_seg.data.numpy().copy(), sample.metainfo.get('instances', []))
+            )
         if len(found) >= count:
             return found[:count]
 
 
 def equal(one, other):
-    return all(np.array_equal(a[0], b[0]) and np.array_equal(a[1], b[1]) and a[2] == b[2]
-               for a, b in zip(one, other, strict=True))
+    return all(
+        np.array_equal(a[0], b[0]) and np.array_equal(a[1], b[1]) and a[2] == b[2]
+        for a, b in zip(one, other, strict=True)
+    )
 
 
 def test_same_samples_for_any_number_of_workers_and_after_resuming(dataset):
@@ -237,9 +278,11 @@ def test_same_samples_in_spawned_workers(dataset):
 
 def test_no_donor_comes_from_a_held_out_image(data_root, tmp_path, monkeypatch):
     from mmdefect.datasets.donors import library_of
+
     monkeypatch.setenv('MMDEFECT_CACHE', str(tmp_path / 'cache'))
-    train, val = (dict(type='BladeWTADataset', data_root=str(data_root), split=split, pipeline=[])
-                  for split in ('train', 'val'))
+    train, val = (
+        dict(type='BladeWTADataset', data_root=str(data_root), split=split, pipeline=[]) for split in ('train', 'val')
+    )
     library = library_of(train, dict(val=val), dict(merge_radius=2))
     assert len(library) == 6 and str(library.folder).startswith(str(tmp_path / 'cache'))
     with pytest.raises(ValueError, match='(?s)img_dir/train/0.png.*img_dir/train/0.png'):

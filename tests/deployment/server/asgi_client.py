@@ -30,7 +30,7 @@ class Body:
         stalls: whether it sends nothing more, and does not go either.
     """
 
-    chunks: Sequence[bytes] = field(default=(b'', ), repr=False)
+    chunks: Sequence[bytes] = field(default=(b'',), repr=False)
     leaves: bool = False
     stalls: bool = False
     sent: int = 0
@@ -68,7 +68,7 @@ class AsgiClient:
 
     def send(self, method: str, path: str, body: bytes | Body = b'', **headers: str) -> Future:
         """Start a request; names of headers with ``_`` for ``-``."""
-        body = body if isinstance(body, Body) else Body((body, ))
+        body = body if isinstance(body, Body) else Body((body,))
         return asyncio.run_coroutine_threadsafe(self._send(method, path, body, headers), self._loop)
 
     def leave(self, body: Body) -> None:
@@ -84,10 +84,21 @@ class AsgiClient:
     async def _send(self, method: str, path: str, body: Body, headers: dict[str, str]) -> Answer:
         named = {'host': '127.0.0.1:8000', **{k.replace('_', '-').lower(): v for k, v in headers.items()}}
         route, _, query = path.partition('?')
-        scope = {'type': 'http', 'asgi': {'version': '3.0'}, 'http_version': '1.1', 'method': method, 'path': route,
-                 'raw_path': route.encode(), 'query_string': query.encode(), 'root_path': '', 'scheme': 'http',
-                 'headers': [(k.encode(), v.encode()) for k, v in named.items()], 'client': ('127.0.0.1', 1),
-                 'server': ('127.0.0.1', 8000), 'state': {}}
+        scope = {
+            'type': 'http',
+            'asgi': {'version': '3.0'},
+            'http_version': '1.1',
+            'method': method,
+            'path': route,
+            'raw_path': route.encode(),
+            'query_string': query.encode(),
+            'root_path': '',
+            'scheme': 'http',
+            'headers': [(k.encode(), v.encode()) for k, v in named.items()],
+            'client': ('127.0.0.1', 1),
+            'server': ('127.0.0.1', 8000),
+            'state': {},
+        }
         got: dict = {'body': b''}
 
         async def send(message: dict) -> None:

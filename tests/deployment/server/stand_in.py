@@ -10,8 +10,12 @@ import numpy as np
 
 from mmdefect.deployment.types import Defect, ModelInfo, Prediction
 
-INFO = ModelInfo(classes=('good', 'dent', 'stain'), palette=((0, 0, 0), (255, 0, 0), (0, 200, 255)),
-                 thresholds=(0.5, 0.6), name='stand-in')
+INFO = ModelInfo(
+    classes=('good', 'dent', 'stain'),
+    palette=((0, 0, 0), (255, 0, 0), (0, 200, 255)),
+    thresholds=(0.5, 0.6),
+    name='stand-in',
+)
 
 
 class StandIn:
@@ -68,9 +72,19 @@ def predict(image, thresholds, min_area_px=0, mm_per_pixel=None, return_probabil
                 continue
             length, width = max(w, h), min(w, h)
             scale = mm_per_pixel
-            defects.append(Defect(
-                INFO.classes[k], k, float(p[k][regions == i].mean()), area, 100.0 * area / labels.size,
-                (x, y, x + w, y + h), (float(centres[i][0]), float(centres[i][1])), float(length), float(width),
-                *((None, ) * 3 if scale is None else (length * scale, width * scale, area * scale**2))))
+            defects.append(
+                Defect(
+                    INFO.classes[k],
+                    k,
+                    float(p[k][regions == i].mean()),
+                    area,
+                    100.0 * area / labels.size,
+                    (x, y, x + w, y + h),
+                    (float(centres[i][0]), float(centres[i][1])),
+                    float(length),
+                    float(width),
+                    *((None,) * 3 if scale is None else (length * scale, width * scale, area * scale**2)),
+                )
+            )
     defects.sort(key=lambda d: -d.score)
     return Prediction(labels, p if return_probabilities else None, defects, bool(defects), float(p[1:].max()))

@@ -87,6 +87,7 @@ def main() -> None:
     from mmdefect.deployment.server.run import serve
     from mmdefect.deployment.server.settings import ServerSettings
     from tests.deployment.server.stand_in import StandIn
+
     arguments = json.loads(sys.argv[1])
     model, delay_s = StandIn(), arguments.pop('delay_s', 0.0)
 

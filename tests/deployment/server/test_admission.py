@@ -42,8 +42,12 @@ def test_what_is_too_much_together_is():
 
 
 @settings(max_examples=50, deadline=None)
-@given(st.lists(st.tuples(st.sampled_from(['admit', 'hold', 'queue', 'leave']), st.integers(0, 5), st.integers(0, 120)),
-                max_size=40))
+@given(
+    st.lists(
+        st.tuples(st.sampled_from(['admit', 'hold', 'queue', 'leave']), st.integers(0, 5), st.integers(0, 120)),
+        max_size=40,
+    )
+)
 def test_any_order_of_events_comes_out_even(events):
     admission, tickets, holds = Admission(4, 300), [], []
     for what, which, size in events:

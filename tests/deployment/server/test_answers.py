@@ -1,4 +1,4 @@
-"""Pictures in answers hold what they say, to the last pixel."""
+"""Images in answers hold what they say, to the last pixel."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from tests.deployment.server.stand_in import INFO
 
 def test_a_mask_holds_ids_and_colours():
     labels = np.random.default_rng(0).integers(0, 3, (17, 23)).astype(np.uint8)
-    picture = Image.open(io.BytesIO(encode_label_png(labels, INFO.palette)))
-    assert picture.mode == 'P' and np.array_equal(np.asarray(picture), labels)
-    assert np.array_equal(np.asarray(picture.convert('RGB')), np.asarray(INFO.palette, np.uint8)[labels])
+    photo = Image.open(io.BytesIO(encode_label_png(labels, INFO.palette)))
+    assert photo.mode == 'P' and np.array_equal(np.asarray(photo), labels)
+    assert np.array_equal(np.asarray(photo.convert('RGB')), np.asarray(INFO.palette, np.uint8)[labels])
 
 
 @pytest.mark.parametrize('classes', [2, 3, 5])
@@ -51,8 +51,9 @@ def test_thresholds_of_a_request():
     assert read_thresholds(INFO, 0.3, ' dent : 0.9 ') == (0.9, 0.3)
 
 
-@pytest.mark.parametrize('text', ['good:0.5', 'dent', 'dent:', 'dent:1', 'dent:0', 'dent:nan', 'dent:0.5,,',
-                                  'x' * 4000])
+@pytest.mark.parametrize(
+    'text', ['good:0.5', 'dent', 'dent:', 'dent:1', 'dent:0', 'dent:nan', 'dent:0.5,,', 'x' * 4000]
+)
 def test_wrong_thresholds_of_a_request(text):
     with pytest.raises(Refusal) as refusal:
         read_thresholds(INFO, None, text)

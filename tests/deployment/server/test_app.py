@@ -43,8 +43,15 @@ def client():
 
 def check(value, schema) -> None:
     """A value against the few words of JSON Schema that the descriptions use; nothing undescribed may be there."""
-    kinds = {'number': (int, float), 'integer': int, 'string': str, 'boolean': bool, 'array': list, 'object': dict,
-             'null': type(None)}
+    kinds = {
+        'number': (int, float),
+        'integer': int,
+        'string': str,
+        'boolean': bool,
+        'array': list,
+        'object': dict,
+        'null': type(None),
+    }
     if 'enum' in schema:
         assert value in schema['enum']
         return
@@ -62,7 +69,6 @@ def check(value, schema) -> None:
 
 
 class TestPredict:
-
     def test_the_answer_is_the_prediction(self, client):
         query = 'threshold=0.3&min_area_px=50&mm_per_pixel=0.5'
         answer = client.post('/predict?' + query, PNG, content_type='image/png').json()
@@ -80,15 +86,19 @@ class TestPredict:
 
     def test_a_form_and_a_raw_body_say_the_same(self, client):
         body, content_type = form(PNG)
-        answers = [client.post('/predict', PNG, content_type='image/png').json(),
-                   client.post('/predict', body, content_type=content_type).json(),
-                   client.post('/predict', Body([body[:30], body[30:31], body[31:]]), content_type=content_type).json()]
+        answers = [
+            client.post('/predict', PNG, content_type='image/png').json(),
+            client.post('/predict', body, content_type=content_type).json(),
+            client.post('/predict', Body([body[:30], body[30:31], body[31:]]), content_type=content_type).json(),
+        ]
         for answer in answers:
             del answer['seconds']
         assert answers[0] == answers[1] == answers[2]
 
-    @pytest.mark.parametrize('query, headers', [('?format=png', {}), ('', {'accept': 'image/png'}),
-                                                ('', {'accept': 'image/png;q=0.9, image/webp'})])
+    @pytest.mark.parametrize(
+        'query, headers',
+        [('?format=png', {}), ('', {'accept': 'image/png'}), ('', {'accept': 'image/png;q=0.9, image/webp'})],
+    )
     def test_a_mask_alone(self, client, query, headers):
         answer = client.post('/predict' + query, PNG, **headers)
         assert answer.status == 200 and answer.headers['content-type'] == 'image/png'
@@ -100,11 +110,13 @@ class TestPredict:
         assert 'defects' in client.post('/predict', PNG, accept=accept).json()
         assert 'defects' in client.post('/predict?format=json', PNG, accept='image/png').json()
 
-    def test_pictures_within_the_answer(self, client):
+    def test_images_within_the_answer(self, client):
         answer = client.post('/predict?mask=true&scores=true&preview=true', PNG).json()
         check(answer, schemas.PREDICTION)
-        sizes = {Image.open(io.BytesIO(base64.b64decode(answer[name]))).size
-                 for name in ('mask_png', 'scores_png', 'preview_jpeg')}
+        sizes = {
+            Image.open(io.BytesIO(base64.b64decode(answer[name]))).size
+            for name in ('mask_png', 'scores_png', 'preview_jpeg')
+        }
         assert sizes == {(128, 96)}
 
     @pytest.mark.parametrize('name, data, image', good_uploads(5), ids=lambda v: v if isinstance(v, str) else '')
@@ -119,8 +131,10 @@ class TestPredict:
     @pytest.mark.parametrize('name, data, statuses', hostile_uploads(5), ids=lambda v: v if isinstance(v, str) else '')
     def test_every_kind_of_attack(self, client, name, data, statuses):
         body, content_type = form(data)
-        for answer in (client.post('/predict', data, content_type='image/png'),
-                       client.post('/predict', body, content_type=content_type)):
+        for answer in (
+            client.post('/predict', data, content_type='image/png'),
+            client.post('/predict', body, content_type=content_type),
+        ):
             assert answer.status in statuses
             if answer.status != 200:
                 check(answer.json(), schemas.ERROR)
@@ -128,10 +142,24 @@ class TestPredict:
                 assert sentence.endswith('.') and not re.search(r'\.\s', sentence) and '\n' not in sentence
         assert client.post('/predict', PNG).status == 200
 
-    @pytest.mark.parametrize('query', ['threshold=0', 'threshold=1', 'threshold=nan', 'threshold=x',
-                                       'thresholds=good:0.5', 'thresholds=dent:2', 'min_area_px=-1', 'min_area_px=1e3',
-                                       'mm_per_pixel=0', 'mm_per_pixel=inf', 'mask=perhaps', 'format=gif',
-                                       'min_area_px=' + '9' * 5000])
+    @pytest.mark.parametrize(
+        'query',
+        [
+            'threshold=0',
+            'threshold=1',
+            'threshold=nan',
+            'threshold=x',
+            'thresholds=good:0.5',
+            'thresholds=dent:2',
+            'min_area_px=-1',
+            'min_area_px=1e3',
+            'mm_per_pixel=0',
+            'mm_per_pixel=inf',
+            'mask=perhaps',
+            'format=gif',
+            'min_area_px=' + '9' * 5000,
+        ],
+    )
     def test_wrong_options(self, client, query):
         answer = client.post('/predict?' + query, PNG)
         assert answer.status == 422 and answer.json()['reason'] == 'invalid_options'
@@ -141,14 +169,15 @@ class TestPredict:
 def test_an_anomaly_model_is_served_alike():
     """One defect class, the thresholded heat map; scores work as for classes."""
     model = StandIn()
-    model.info = ModelInfo(('good', 'anomaly'), ((0, 0, 0), (255, 0, 0)), (0.5, ), kind='anomaly', name='heat')
+    model.info = ModelInfo(('good', 'anomaly'), ((0, 0, 0), (255, 0, 0)), (0.5,), kind='anomaly', name='heat')
     with serve(model) as client:
         model.predict_batch = lambda images, thresholds, *_: [anomalies(image, thresholds[0]) for image in images]
         assert client.get('/model').json()['kind'] == 'anomaly'
         answer = client.post('/predict?scores=true&mask=true&threshold=0.3', PNG).json()
         check(answer, schemas.PREDICTION)
-        scores, mask = (np.asarray(Image.open(io.BytesIO(base64.b64decode(answer[name]))))
-                        for name in ('scores_png', 'mask_png'))
+        scores, mask = (
+            np.asarray(Image.open(io.BytesIO(base64.b64decode(answer[name])))) for name in ('scores_png', 'mask_png')
+        )
         assert set(answer['thresholds']) == {'anomaly'} and mask.any() and not mask.all()
         assert np.array_equal(scores[..., 0] * 256.0 + scores[..., 1] > 0.3 * 65535, mask == 1)
 
@@ -159,7 +188,6 @@ def anomalies(image: np.ndarray, threshold: float) -> Prediction:
 
 
 class TestLimits:
-
     def test_bytes_and_pixels(self):
         with serve(max_body_bytes=20_000, max_pixels=10_000) as client:
             small = encode(Image.fromarray(scene(height=64, width=64)), 'JPEG')
@@ -218,7 +246,6 @@ class TestLimits:
 
 
 class TestBatches:
-
     def test_requests_at_once_share_the_model_and_keep_their_own_answers(self):
         gate = threading.Event()
         model = StandIn(gate=gate)
@@ -255,14 +282,28 @@ class TestBatches:
 
 
 class TestAccess:
-
-    @pytest.mark.parametrize('header', [None, 'Bearer', 'Bearer ', 'Bearer wrong', 'Basic s3cret', 's3cret',
-                                        'Bearer s3cret2', 'Bearer s3cre', 'Bearer \xe9'])
+    @pytest.mark.parametrize(
+        'header',
+        [
+            None,
+            'Bearer',
+            'Bearer ',
+            'Bearer wrong',
+            'Basic s3cret',
+            's3cret',
+            'Bearer s3cret2',
+            'Bearer s3cre',
+            'Bearer \xe9',
+        ],
+    )
     def test_without_the_token_nothing_is_told(self, header):
         with serve(token='s3cret') as client:
             headers = {} if header is None else {'authorization': header}
-            for answer in (client.post('/predict', PNG, **headers), client.get('/metrics', **headers),
-                           client.get('/model', **headers)):
+            for answer in (
+                client.post('/predict', PNG, **headers),
+                client.get('/metrics', **headers),
+                client.get('/model', **headers),
+            ):
                 assert answer.status == 401 and answer.headers['www-authenticate'] == 'Bearer'
             assert client.get('/healthz').status == client.get('/').status == 200
 
@@ -272,9 +313,18 @@ class TestAccess:
             assert client.post('/predict', PNG, authorization=f'{scheme} s3cret').status == 200
             assert client.get('/metrics', authorization=f'{scheme} s3cret').status == 200
 
-    @pytest.mark.parametrize('host, status', [('127.0.0.1:8000', 200), ('localhost', 200), ('[::1]:9', 200),
-                                              ('LOCALHOST:1', 200), ('evil.example', 421),
-                                              ('localhost.evil.example', 421), ('', 421)])
+    @pytest.mark.parametrize(
+        'host, status',
+        [
+            ('127.0.0.1:8000', 200),
+            ('localhost', 200),
+            ('[::1]:9', 200),
+            ('LOCALHOST:1', 200),
+            ('evil.example', 421),
+            ('localhost.evil.example', 421),
+            ('', 421),
+        ],
+    )
     def test_foreign_names_of_a_loopback_server(self, client, host, status):
         assert client.post('/predict', PNG, host=host).status == status
         assert client.get('/', host=host).status == status
@@ -282,7 +332,7 @@ class TestAccess:
     def test_names_elsewhere(self):
         with serve(host='0.0.0.0') as client:
             assert client.get('/healthz', host='camera-pc').status == 200
-        with serve(host='0.0.0.0', allowed_hosts=('camera-pc', )) as client:
+        with serve(host='0.0.0.0', allowed_hosts=('camera-pc',)) as client:
             assert client.get('/healthz', host='camera-pc:80').status == 200
             assert client.get('/healthz', host='127.0.0.1').status == 421
 
@@ -304,7 +354,6 @@ class TestAccess:
 
 
 class TestFacts:
-
     def test_health(self, client):
         answer = client.get('/healthz')
         check(answer.json(), schemas.HEALTH)
@@ -343,7 +392,15 @@ class TestFacts:
         assert set(api['paths']) == {'/predict', '/healthz', '/model', '/metrics'}
         predict_route = api['paths']['/predict']['post']
         assert {p['name'] for p in predict_route['parameters']} == {
-            'threshold', 'thresholds', 'min_area_px', 'mm_per_pixel', 'mask', 'scores', 'preview', 'format'}
+            'threshold',
+            'thresholds',
+            'min_area_px',
+            'mm_per_pixel',
+            'mask',
+            'scores',
+            'preview',
+            'format',
+        }
         assert {int(code) for code in predict_route['responses']} >= {200, 401, 413, 415, 422, 503}
 
     @pytest.mark.parametrize('route', ['/', '/docs'])
@@ -356,14 +413,23 @@ class TestFacts:
 
 
 class TestSettings:
-
     def test_a_missing_package_is_named_with_its_extra(self, monkeypatch):
         monkeypatch.setitem(sys.modules, 'uvicorn', None)
         with pytest.raises(ImportError, match=r'uvicorn.*mmdefect\[serve\]'):
             require_packages()
 
-    @pytest.mark.parametrize('wrong', [dict(port=-1), dict(queue_size=0), dict(max_delay_s=-1.0), dict(token=''),
-                                       dict(token='a b'), dict(token='\xe9'), dict(body_timeout_s=float('nan'))])
+    @pytest.mark.parametrize(
+        'wrong',
+        [
+            dict(port=-1),
+            dict(queue_size=0),
+            dict(max_delay_s=-1.0),
+            dict(token=''),
+            dict(token='a b'),
+            dict(token='\xe9'),
+            dict(body_timeout_s=float('nan')),
+        ],
+    )
     def test_wrong_settings(self, wrong):
         with pytest.raises(ValueError, match=f'`{next(iter(wrong))}` must'):
             ServerSettings(**wrong)
@@ -371,9 +437,18 @@ class TestSettings:
     def test_a_token_is_not_printed(self):
         assert 's3cret' not in repr(ServerSettings(token='s3cret'))
 
-    @pytest.mark.parametrize('host, loopback', [('127.0.0.1', True), ('::1', True), ('localhost', True),
-                                                ('127.9.9.9', True), ('0.0.0.0', False), ('::', False),
-                                                ('camera-pc', False)])
+    @pytest.mark.parametrize(
+        'host, loopback',
+        [
+            ('127.0.0.1', True),
+            ('::1', True),
+            ('localhost', True),
+            ('127.9.9.9', True),
+            ('0.0.0.0', False),
+            ('::', False),
+            ('camera-pc', False),
+        ],
+    )
     def test_loopback(self, host, loopback):
         assert ServerSettings(host=host).is_loopback is loopback
 
@@ -387,8 +462,23 @@ class TestSettings:
 def test_no_web_package_is_imported_before_a_server_is_made():
     """So that the layer can be imported without the extra; other tests of this file have loaded them by now."""
     import subprocess
-    names = ('admission', 'access', 'answers', 'app', 'batching', 'desk', 'images', 'metrics', 'options', 'run',
-             'schemas', 'settings', 'sizes', 'uploads')
+
+    names = (
+        'admission',
+        'access',
+        'answers',
+        'app',
+        'batching',
+        'desk',
+        'images',
+        'metrics',
+        'options',
+        'run',
+        'schemas',
+        'settings',
+        'sizes',
+        'uploads',
+    )
     code = ''.join(f'import mmdefect.deployment.server.{name}\n' for name in names)
     code += f'import sys; assert not set(sys.modules) & {{*{PACKAGES!r}}}'
     subprocess.run([sys.executable, '-c', code], check=True, timeout=60)

@@ -39,8 +39,11 @@ def test_good_uploads(name, data, image):
 
 @pytest.mark.parametrize('seed', range(4))
 def test_hostile_uploads(seed):
-    wrong = [(name, got, statuses) for name, data, statuses in hostile_uploads(seed)
-             if (got := status_of(data)) not in statuses]
+    wrong = [
+        (name, got, statuses)
+        for name, data, statuses in hostile_uploads(seed)
+        if (got := status_of(data)) not in statuses
+    ]
     assert not wrong
 
 
@@ -54,8 +57,15 @@ def test_bombs_cost_nothing():
         tracemalloc.stop()
 
 
-@pytest.mark.parametrize('start, part', [(b'\xff\xd8', b'\xff\xfe\0\2'), (b'\xff\xd8', b'\xff'),
-                                         (PNG_START, chunk(b'tEXt', b'')), (b'RIFF\0\0\0\1WEBP', b'abcd\0\0\0\0')])
+@pytest.mark.parametrize(
+    'start, part',
+    [
+        (b'\xff\xd8', b'\xff\xfe\0\2'),
+        (b'\xff\xd8', b'\xff'),
+        (PNG_START, chunk(b'tEXt', b'')),
+        (b'RIFF\0\0\0\1WEBP', b'abcd\0\0\0\0'),
+    ],
+)
 def test_millions_of_parts_are_not_counted(start, part):
     data = start + part * (2**25 // len(part))
     begin = time.thread_time()

@@ -33,9 +33,10 @@ BROKEN = (ConnectionError, http.client.HTTPException)
 
 def mixed_uploads(count: int):
     """Name, body, Content-Type and right statuses; half of them as forms."""
+
     def kinds():
         for seed in itertools.count():
-            yield from ((name, data, (200, )) for name, data, _ in good_uploads(seed))
+            yield from ((name, data, (200,)) for name, data, _ in good_uploads(seed))
             yield from hostile_uploads(seed)
 
     for k, (name, data, statuses) in enumerate(itertools.islice(kinds(), count)):
@@ -51,10 +52,11 @@ def test_a_thousand_good_and_hostile_uploads():
         def send(part):
             connection = server.connect()
             for k, (name, body, content_type, statuses) in part:
-                status, _, answer = server.ask('POST', '/predict?scores=true&mask=true', body, connection,
-                                               content_type=content_type)
+                status, _, answer = server.ask(
+                    'POST', '/predict?scores=true&mask=true', body, connection, content_type=content_type
+                )
                 with lock:
-                    if status not in statuses or 'error' not in json.loads(answer) and status != 200:
+                    if status not in statuses or ('error' not in json.loads(answer) and status != 200):
                         wrong.append((name, status, answer[:200]))
                     if k % 100 == 0:
                         marks.append((k, server.resident_bytes()))
@@ -152,9 +154,13 @@ def test_a_client_that_still_sends_sees_why_it_is_refused():
 
 def test_garbage_instead_of_http():
     with start_stand_in() as server:
-        for garbage in (b'\0' * 1000, b'GET / HTTP/9.9\r\n\r\n',
-                        b'POST /predict HTTP/1.1\r\nContent-Length: -5\r\n\r\n',
-                        b'POST /predict HTTP/1.1\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\n', b'X' * 200_000):
+        for garbage in (
+            b'\0' * 1000,
+            b'GET / HTTP/9.9\r\n\r\n',
+            b'POST /predict HTTP/1.1\r\nContent-Length: -5\r\n\r\n',
+            b'POST /predict HTTP/1.1\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\n',
+            b'X' * 200_000,
+        ):
             with socket.create_connection((server.host, server.port), timeout=10) as raw:
                 try:
                     raw.sendall(garbage)
@@ -167,10 +173,12 @@ def test_garbage_instead_of_http():
 
 def test_a_taken_port_is_said_in_a_sentence():
     with start_stand_in() as server:
-        code = ('from mmdefect.deployment.server.run import serve\n'
-                'from mmdefect.deployment.server.settings import ServerSettings\n'
-                'from tests.deployment.server.stand_in import StandIn\n'
-                f'serve(StandIn(), ServerSettings(port={server.port}))')
+        code = (
+            'from mmdefect.deployment.server.run import serve\n'
+            'from mmdefect.deployment.server.settings import ServerSettings\n'
+            'from tests.deployment.server.stand_in import StandIn\n'
+            f'serve(StandIn(), ServerSettings(port={server.port}))'
+        )
         done = subprocess.run([sys.executable, '-c', code], cwd=ROOT, capture_output=True, text=True, timeout=60)
         last = done.stderr.strip().splitlines()[-1]
         assert done.returncode and f'127.0.0.1 port {server.port}' in last and 'choose another --port' in last

@@ -84,7 +84,7 @@ def test_the_overlay_colours_defects_and_nothing_else(page):
     page.run('$("opacity").value = 0; draw()')
     plain = drawn(page)
     assert np.array_equal(seen[labels == 0], plain[labels == 0])
-    assert np.abs(plain[..., :3] - IMAGE.astype(int)).mean() < 12  # a preview is a JPEG, the picture noise
+    assert np.abs(plain[..., :3] - IMAGE.astype(int)).mean() < 12  # a preview is a JPEG, the image noise
 
 
 def test_the_slider_acts_at_once_and_the_server_says_the_same(page):
@@ -93,8 +93,10 @@ def test_the_slider_acts_at_once_and_the_server_says_the_same(page):
     for threshold in (0.05, 0.3, 0.8, 0.99):
         expected = decide_labels(probabilities, [threshold] * 2)
         # One expression: no answer of the server can come in between.
-        at_once = page.run(f'(() => {{ $("threshold").value = {threshold};'
-                           '$("threshold").dispatchEvent(new Event("input")); return [...labels]; })()')
+        at_once = page.run(
+            f'(() => {{ $("threshold").value = {threshold};'
+            '$("threshold").dispatchEvent(new Event("input")); return [...labels]; })()'
+        )
         assert np.array_equal(np.asarray(at_once).reshape(IMAGE.shape[:2]), expected)
         assert page.run('$("threshold-value").textContent') == f'{threshold:.2f}'
     page.wait(SETTLED)
@@ -121,8 +123,10 @@ def test_a_chosen_row_is_marked(page):
 
 
 def test_formats_that_browsers_do_not_show_and_turned_ones(page, tmp_path):
-    for name, data, size in [('part.tiff', encode(Image.fromarray(IMAGE), 'TIFF'), [128, 96]),
-                             ('turned.jpg', turned(IMAGE, 'JPEG', 6), [96, 128])]:
+    for name, data, size in [
+        ('part.tiff', encode(Image.fromarray(IMAGE), 'TIFF'), [128, 96]),
+        ('turned.jpg', turned(IMAGE, 'JPEG', 6), [96, 128]),
+    ]:
         path = tmp_path / name
         path.write_bytes(data)
         page.run('answer = null')

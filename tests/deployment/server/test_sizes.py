@@ -28,9 +28,15 @@ class Pixelwise(BatchPredictor):
         return np.stack([decide_labels(p, thresholds) for p in probabilities]), probabilities
 
 
-@pytest.mark.parametrize('model, tile_hw, largest', [
-    (Pixelwise(), (64, 64), 64 * 64), (Pixelwise(), None, 200 * 150),
-    (Pixelwise(image_size_hw=(64, 96)), None, 64 * 96), (Pixelwise(input_size_hw=(64, 64)), (32, 32), 200 * 150)])
+@pytest.mark.parametrize(
+    'model, tile_hw, largest',
+    [
+        (Pixelwise(), (64, 64), 64 * 64),
+        (Pixelwise(), None, 200 * 150),
+        (Pixelwise(image_size_hw=(64, 96)), None, 64 * 96),
+        (Pixelwise(input_size_hw=(64, 64)), (32, 32), 200 * 150),
+    ],
+)
 def test_predictions_are_those_of_whole_images(model, tile_hw, largest):
     images = [scene(k, *size) for k, size in enumerate([(64, 64), (200, 150), (64, 96), (50, 81), (64, 64)])]
     expected = Pixelwise().predict_batch(images, (0.4, 0.5), 20, 0.1, True)

@@ -23,8 +23,9 @@ pytest.importorskip('python_multipart')
 def read(chunks, content_type='image/png', max_bytes=10_000, timeout_s=5.0, leaves=False, stalls=False, **headers):
     async def run():
         body = Body(tuple(chunks), leaves, stalls)
-        request = SimpleNamespace(headers={'content-type': content_type, **headers}, state=SimpleNamespace(),
-                                  receive=body.receive)
+        request = SimpleNamespace(
+            headers={'content-type': content_type, **headers}, state=SimpleNamespace(), receive=body.receive
+        )
         return await read_upload(request, max_bytes, timeout_s)
 
     return asyncio.run(run())
@@ -41,8 +42,9 @@ def split(data: bytes, places) -> list[bytes]:
     return [data[a:b] for a, b in zip(edges, edges[1:], strict=False)]
 
 
-@pytest.mark.parametrize('content_type', ['image/png', 'image/x-anything', 'application/octet-stream', '',
-                                          'IMAGE/PNG; charset=binary'])
+@pytest.mark.parametrize(
+    'content_type', ['image/png', 'image/x-anything', 'application/octet-stream', '', 'IMAGE/PNG; charset=binary']
+)
 def test_raw(content_type):
     assert read([b'abc', b'', b'def'], content_type) == b'abcdef'
 
@@ -79,15 +81,18 @@ def test_a_file_that_looks_like_a_boundary():
         assert read([body[:place], body[place:]], content_type) == data
 
 
-@pytest.mark.parametrize('body, content_type, words', [
-    (form(b'abc')[0], 'multipart/form-data', 'boundary'),
-    (form(b'abc')[0][:-10], form(b'')[1], 'cut off'),
-    (b'', form(b'')[1], 'cut off'),
-    (b'no form at all', form(b'')[1], 'valid'),
-    (field() + b'--b0undary--\r\n', form(b'')[1], 'holds none'),
-    (field() * (MAX_PARTS + 1) + form(b'abc')[0], form(b'')[1], 'parts'),
-    (form(b'abc', name='x' * 10_000)[0], form(b'')[1], 'must'),
-])
+@pytest.mark.parametrize(
+    'body, content_type, words',
+    [
+        (form(b'abc')[0], 'multipart/form-data', 'boundary'),
+        (form(b'abc')[0][:-10], form(b'')[1], 'cut off'),
+        (b'', form(b'')[1], 'cut off'),
+        (b'no form at all', form(b'')[1], 'valid'),
+        (field() + b'--b0undary--\r\n', form(b'')[1], 'holds none'),
+        (field() * (MAX_PARTS + 1) + form(b'abc')[0], form(b'')[1], 'parts'),
+        (form(b'abc', name='x' * 10_000)[0], form(b'')[1], 'must'),
+    ],
+)
 def test_damaged_forms(body, content_type, words):
     status, sentence = refused([body], content_type, max_bytes=100_000)
     assert status == 422 and words in sentence
@@ -111,8 +116,9 @@ def test_memory_of_a_long_upload_is_that_of_the_upload():
     piece = bytes(2**16)
 
     async def run() -> tuple[int, int]:
-        request = SimpleNamespace(headers={'content-type': 'image/png'}, state=SimpleNamespace(),
-                                  receive=Body((piece, ) * 128).receive)
+        request = SimpleNamespace(
+            headers={'content-type': 'image/png'}, state=SimpleNamespace(), receive=Body((piece,) * 128).receive
+        )
         tracemalloc.start()
         try:
             data = await read_upload(request, 2**24, 5.0)
@@ -124,7 +130,7 @@ def test_memory_of_a_long_upload_is_that_of_the_upload():
     assert length == 2**23 and peak < 1.3 * length  # the buffer grows in steps of an eighth
 
 
-@pytest.mark.parametrize('chunks, limit, read_first', [((b'x', ) * 50, 20, 21), ((b'x', ) * 5, 100, 5)])
+@pytest.mark.parametrize('chunks, limit, read_first', [((b'x',) * 50, 20, 21), ((b'x',) * 5, 100, 5)])
 def test_draining_stops(chunks, limit, read_first):
     body = Body(chunks)
 
@@ -136,7 +142,7 @@ def test_draining_stops(chunks, limit, read_first):
 
 
 def test_who_waits_for_a_word_is_not_read():
-    body = Body((b'x', ))
+    body = Body((b'x',))
     request = SimpleNamespace(headers={'expect': '100-continue'}, state=SimpleNamespace(), receive=body.receive)
     asyncio.run(drain(request, 9))
     assert body.sent == 0

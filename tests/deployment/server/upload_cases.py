@@ -16,8 +16,8 @@ def scene(seed: int = 0, height: int = 96, width: int = 128) -> np.ndarray:
     rng = np.random.default_rng(seed)
     image = rng.integers(180, 220, (height, width, 3), dtype=np.uint8)
     x, y = int(rng.integers(10, width // 2)), int(rng.integers(10, height // 2))
-    image[y:y + 12, x:x + 20] = 15
-    image[height - 20:height - 12, width - 40:width - 10] = (20, 20, 220)
+    image[y : y + 12, x : x + 20] = 15
+    image[height - 20 : height - 12, width - 40 : width - 10] = (20, 20, 220)
     return image
 
 
@@ -33,8 +33,13 @@ def chunk(kind: bytes, data: bytes) -> bytes:
 
 def png(width: int, height: int, pixels: bytes, extra: bytes = b'') -> bytes:
     """A PNG by hand: the header says what it likes."""
-    return (b'\x89PNG\r\n\x1a\n' + chunk(b'IHDR', struct.pack('>IIBBBBB', width, height, 8, 2, 0, 0, 0)) + extra
-            + chunk(b'IDAT', pixels) + chunk(b'IEND', b''))
+    return (
+        b'\x89PNG\r\n\x1a\n'
+        + chunk(b'IHDR', struct.pack('>IIBBBBB', width, height, 8, 2, 0, 0, 0))
+        + extra
+        + chunk(b'IDAT', pixels)
+        + chunk(b'IEND', b'')
+    )
 
 
 def tiff(tags: dict[int, int] | list[tuple[int, int]]) -> bytes:
@@ -53,25 +58,25 @@ def turned(image: np.ndarray, kind: str, orientation: int) -> bytes:
 def good_uploads(seed: int) -> list[tuple[str, bytes, np.ndarray | None]]:
     """Name, file, and the image it holds where the format keeps it exactly."""
     image = scene(seed)
-    picture = Image.fromarray(image)
-    grey = picture.convert('L')
+    photo = Image.fromarray(image)
+    grey = photo.convert('L')
     grey_rgb = np.repeat(np.asarray(grey)[..., None], 3, 2)
     deep = np.asarray(grey).astype(np.uint16) * 256 + 77
     alpha = np.dstack([image, np.full(image.shape[:2], 9, np.uint8)])
     return [
-        ('png', encode(picture, 'PNG'), image),
-        ('jpeg', encode(picture, 'JPEG', quality=95), None),
-        ('progressive jpeg', encode(picture, 'JPEG', progressive=True), None),
-        ('bmp', encode(picture, 'BMP'), image),
-        ('tiff', encode(picture, 'TIFF', compression='tiff_lzw'), image),
-        ('webp', encode(picture, 'WEBP', lossless=True, exact=True), image),
+        ('png', encode(photo, 'PNG'), image),
+        ('jpeg', encode(photo, 'JPEG', quality=95), None),
+        ('progressive jpeg', encode(photo, 'JPEG', progressive=True), None),
+        ('bmp', encode(photo, 'BMP'), image),
+        ('tiff', encode(photo, 'TIFF', compression='tiff_lzw'), image),
+        ('webp', encode(photo, 'WEBP', lossless=True, exact=True), image),
         ('grey png', encode(grey, 'PNG'), grey_rgb),
         ('grey jpeg', encode(grey, 'JPEG'), None),
         ('16-bit grey png', encode(Image.fromarray(deep), 'PNG'), grey_rgb),
         ('16-bit rgb png', cv2.imencode('.png', image[..., ::-1].astype(np.uint16) * 256 + 77)[1].tobytes(), image),
-        ('cmyk jpeg', encode(picture.convert('CMYK'), 'JPEG', quality=95), None),
+        ('cmyk jpeg', encode(photo.convert('CMYK'), 'JPEG', quality=95), None),
         ('alpha png', encode(Image.fromarray(alpha), 'PNG'), image),
-        ('palette png', encode(picture.quantize(64), 'PNG'), np.asarray(picture.quantize(64).convert('RGB'))),
+        ('palette png', encode(photo.quantize(64), 'PNG'), np.asarray(photo.quantize(64).convert('RGB'))),
         ('turned jpeg', turned(image, 'JPEG', 6), None),
         ('turned png', turned(image, 'PNG', 3), image[::-1, ::-1]),
     ]
@@ -87,34 +92,37 @@ def bomb(side: int = 30_000) -> bytes:
 def hostile_uploads(seed: int) -> list[tuple[str, bytes, tuple[int, ...]]]:
     """Name, file, and the statuses that are right."""
     rng = np.random.default_rng(seed)
-    picture = Image.fromarray(scene(seed))
-    files = {kind: encode(picture, kind) for kind in ('PNG', 'JPEG', 'BMP', 'TIFF', 'WEBP')}
-    cut = {kind: data[:int(len(data) * rng.uniform(0.02, 0.98))] for kind, data in files.items()}
+    photo = Image.fromarray(scene(seed))
+    files = {kind: encode(photo, kind) for kind in ('PNG', 'JPEG', 'BMP', 'TIFF', 'WEBP')}
+    cut = {kind: data[: int(len(data) * rng.uniform(0.02, 0.98))] for kind, data in files.items()}
     damaged = bytearray(files['PNG'])
     for place in rng.integers(40, len(damaged) - 20, 8):
         damaged[place] ^= int(rng.integers(1, 256))
     scans = files['JPEG'][:-2] + b'\xff\xda\x00\x02' * 200 + b'\xff\xd9'
     return [
         *((f'cut {kind}', data, (415, 422)) for kind, data in cut.items()),
-        ('bomb', bomb(), (413, )),
-        ('huge header', png(2**31 - 1, 2**31 - 1, zlib.compress(b'')), (413, )),
-        ('no pixels', png(0, 100, zlib.compress(b'')), (422, )),
-        ('short of pixels', png(1000, 1000, zlib.compress(bytes(100))), (422, )),
-        ('damaged png', bytes(damaged), (422, )),
-        ('text bomb', png(8, 8, zlib.compress(bytes(8 * 25)), chunk(b'zTXt', b'k\0\0' + zlib.compress(bytes(1 << 24)))),
-         (200, 422)),
-        ('tiff strip', tiff({256: 10, 257: 10, 277: 3, 278: 2**28, 273: 8, 279: 100}), (413, )),
-        ('tiff twice', tiff([(256, 10**6), (256, 10), (257, 10)]), (422, )),
-        ('tiff size', tiff({256: 2**31, 257: 2**31}), (413, )),
-        ('many scans', scans, (422, )),
-        ('text', b'../../etc/passwd', (415, )),
-        ('html', b'<!doctype html><script>alert(1)</script>', (415, )),
-        ('zip', b'PK\x03\x04' + bytes(rng.integers(0, 256, 500, dtype=np.uint8)), (415, )),
-        ('gif', b'GIF89a' + bytes(100), (415, )),
-        ('svg', b'<svg xmlns="http://www.w3.org/2000/svg" width="1e9" height="1e9"/>', (415, )),
+        ('bomb', bomb(), (413,)),
+        ('huge header', png(2**31 - 1, 2**31 - 1, zlib.compress(b'')), (413,)),
+        ('no pixels', png(0, 100, zlib.compress(b'')), (422,)),
+        ('short of pixels', png(1000, 1000, zlib.compress(bytes(100))), (422,)),
+        ('damaged png', bytes(damaged), (422,)),
+        (
+            'text bomb',
+            png(8, 8, zlib.compress(bytes(8 * 25)), chunk(b'zTXt', b'k\0\0' + zlib.compress(bytes(1 << 24)))),
+            (200, 422),
+        ),
+        ('tiff strip', tiff({256: 10, 257: 10, 277: 3, 278: 2**28, 273: 8, 279: 100}), (413,)),
+        ('tiff twice', tiff([(256, 10**6), (256, 10), (257, 10)]), (422,)),
+        ('tiff size', tiff({256: 2**31, 257: 2**31}), (413,)),
+        ('many scans', scans, (422,)),
+        ('text', b'../../etc/passwd', (415,)),
+        ('html', b'<!doctype html><script>alert(1)</script>', (415,)),
+        ('zip', b'PK\x03\x04' + bytes(rng.integers(0, 256, 500, dtype=np.uint8)), (415,)),
+        ('gif', b'GIF89a' + bytes(100), (415,)),
+        ('svg', b'<svg xmlns="http://www.w3.org/2000/svg" width="1e9" height="1e9"/>', (415,)),
         ('noise', bytes(rng.integers(0, 256, 2000, dtype=np.uint8)), (415, 422)),
-        ('empty', b'', (422, )),
-        ('only magic', b'\x89PNG\r\n\x1a\n', (422, )),
+        ('empty', b'', (422,)),
+        ('only magic', b'\x89PNG\r\n\x1a\n', (422,)),
     ]
 
 

@@ -69,10 +69,10 @@ def test_the_test_applies_the_offsets_and_reports_both(trained):
 
 def test_the_calibrated_decision_reaches_later_hooks(trained):
     from mmengine.hooks import Hook
+
     seen = []
 
     class Look(Hook):
-
         def after_test_iter(self, runner, batch_idx, data_batch=None, outputs=None):
             seen.extend((s.pred_sem_seg.data.clone(), s.seg_logits.data) for s in outputs)
 
@@ -89,8 +89,11 @@ def test_the_calibrated_decision_reaches_later_hooks(trained):
 
 def test_a_test_never_fits(trained):
     with pytest.raises(ValueError, match='must not fit offsets'):
-        runner(trained / 'fit', load_from=str(trained / 'iter_4.pth'),
-               test_evaluator=dict(type='DefectMetric', calibration='fit')).test()
+        runner(
+            trained / 'fit',
+            load_from=str(trained / 'iter_4.pth'),
+            test_evaluator=dict(type='DefectMetric', calibration='fit'),
+        ).test()
 
 
 def test_a_checkpoint_without_offsets_is_tested_by_argmax_only(trained, tmp_path):

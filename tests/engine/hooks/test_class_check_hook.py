@@ -11,7 +11,6 @@ from mmdefect.engine.hooks import ClassCheckHook
 
 
 class Head(torch.nn.Module):
-
     def __init__(self, num_classes):
         super().__init__()
         self.num_classes = num_classes
@@ -24,8 +23,15 @@ def runner(heads, classes, auxiliary=()):
         model.auxiliary_head = torch.nn.ModuleList(auxiliary)
     dataset = SimpleNamespace(metainfo=dict(classes=classes))
     loader = SimpleNamespace(dataset=dataset)
-    return SimpleNamespace(model=model, train_dataloader=loader, test_dataloader=loader, _train_dataloader=loader,
-                           _test_dataloader=None, _val_dataloader=None, _load_from='old.pth')
+    return SimpleNamespace(
+        model=model,
+        train_dataloader=loader,
+        test_dataloader=loader,
+        _train_dataloader=loader,
+        _test_dataloader=None,
+        _val_dataloader=None,
+        _load_from='old.pth',
+    )
 
 
 def test_matching_classes_pass():

@@ -33,19 +33,33 @@ class TwoLayers(BaseModel):
         self.seen = []
 
     def forward(self, x, y, mode='loss'):
-        self.seen.append((self.backbone[0].weight.detach().clone(), self.head.weight.detach().clone(),
-                          self.backbone[1].running_mean.clone(), self.backbone.training))
+        self.seen.append(
+            (
+                self.backbone[0].weight.detach().clone(),
+                self.head.weight.detach().clone(),
+                self.backbone[1].running_mean.clone(),
+                self.backbone.training,
+            )
+        )
         x, y = torch.stack(list(x)), torch.as_tensor(y)
         return dict(loss=nn.functional.cross_entropy(self.head(self.backbone(x).mean((2, 3))), y))
 
 
 def run(tmp_path, hooks, iters=6, **options):
     model = TwoLayers()
-    runner = Runner(model, str(tmp_path / 'run'), train_dataloader=dict(
-        dataset=Noise(), batch_size=4, num_workers=0, sampler=dict(type='InfiniteSampler', shuffle=False)),
-        train_cfg=dict(by_epoch=False, max_iters=iters), optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.5)),
-        custom_hooks=hooks, default_scope='mmseg', experiment_name=f'{tmp_path.name}_{len(list(tmp_path.iterdir()))}',
-        **options)
+    runner = Runner(
+        model,
+        str(tmp_path / 'run'),
+        train_dataloader=dict(
+            dataset=Noise(), batch_size=4, num_workers=0, sampler=dict(type='InfiniteSampler', shuffle=False)
+        ),
+        train_cfg=dict(by_epoch=False, max_iters=iters),
+        optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.5)),
+        custom_hooks=hooks,
+        default_scope='mmseg',
+        experiment_name=f'{tmp_path.name}_{len(list(tmp_path.iterdir()))}',
+        **options,
+    )
     runner.train()
     return model
 
@@ -94,17 +108,22 @@ def test_the_backbone_is_there_at_the_first_update(tmp_path, checkpoint):
 
 def test_a_resumed_run_keeps_its_own(tmp_path, checkpoint):
     hooks = [dict(type='CutPasteBackboneHook', checkpoint=checkpoint)]
-    first = run(tmp_path, hooks, 2, default_hooks=dict(checkpoint=dict(type='CheckpointHook', by_epoch=False, interval=1)))
+    first = run(
+        tmp_path, hooks, 2, default_hooks=dict(checkpoint=dict(type='CheckpointHook', by_epoch=False, interval=1))
+    )
     again = run(tmp_path, hooks, 4, resume=True)
     torch.testing.assert_close(again.seen[0][0], first.backbone[0].weight.detach())
     assert len(again.seen) == 2
 
 
-@pytest.mark.parametrize('options, load_from, words', [
-    (dict(target='neck'), None, '`target` must be a part of TwoLayers, got .neck.; it has .*backbone, head'),
-    (dict(), 'other.pth', 'got both: other.pth'),
-    (dict(min_share=1.0, target='head'), None, 'at least 100 % of the backbone'),
-])
+@pytest.mark.parametrize(
+    'options, load_from, words',
+    [
+        (dict(target='neck'), None, '`target` must be a part of TwoLayers, got .neck.; it has .*backbone, head'),
+        (dict(), 'other.pth', 'got both: other.pth'),
+        (dict(min_share=1.0, target='head'), None, 'at least 100 % of the backbone'),
+    ],
+)
 def test_what_cannot_work_stops_before_the_first_update(checkpoint, options, load_from, words):
     runner = SimpleNamespace(model=TwoLayers(), iter=0, _resume=False, _load_from=load_from)
     with pytest.raises(ValueError, match=words):

@@ -35,33 +35,70 @@ def mmseg_scope():
 
 
 def head(**kwargs):
-    return dict(type='FCNHead', in_channels=8, in_index=1, channels=8, num_convs=1, concat_input=False, num_classes=3,
-                norm_cfg=dict(type='BN'), **kwargs)
+    return dict(
+        type='FCNHead',
+        in_channels=8,
+        in_index=1,
+        channels=8,
+        num_convs=1,
+        concat_input=False,
+        num_classes=3,
+        norm_cfg=dict(type='BN'),
+        **kwargs,
+    )
 
 
 def segmentor(loss, aux_loss=None, **kwargs):
     return dict(
         type='EncoderDecoder',
         data_preprocessor=dict(type='SegDataPreProcessor', size=SIZE, mean=[128] * 3, std=[60] * 3),
-        backbone=dict(type='UNet', base_channels=8, num_stages=2, strides=(1, 1), enc_num_convs=(1, 1),
-                      dec_num_convs=(1, ), downsamples=(True, ), enc_dilations=(1, 1), dec_dilations=(1, ),
-                      norm_cfg=dict(type='BN')),
-        decode_head=head(loss_decode=loss, **kwargs), auxiliary_head=[head(loss_decode=aux_loss or loss, **kwargs)])
+        backbone=dict(
+            type='UNet',
+            base_channels=8,
+            num_stages=2,
+            strides=(1, 1),
+            enc_num_convs=(1, 1),
+            dec_num_convs=(1,),
+            downsamples=(True,),
+            enc_dilations=(1, 1),
+            dec_dilations=(1,),
+            norm_cfg=dict(type='BN'),
+        ),
+        decode_head=head(loss_decode=loss, **kwargs),
+        auxiliary_head=[head(loss_decode=aux_loss or loss, **kwargs)],
+    )
 
 
 def runner(tmp_path, model, hooks, **kwargs):
     write_wta(tmp_path / 'data', dict(train=4))
-    pipeline = [dict(type='LoadImageFromFile'), dict(type='LoadDefectAnnotations'), dict(type='WeighByName'),
-                dict(type='PackDefectInputs')]
-    dataset = dict(type='BladeWTADataset', data_root=str(tmp_path / 'data'), pipeline=pipeline,
-                   data_prefix=dict(img_path='img_dir/train', seg_map_path='ann_dir/train'))
-    return Runner.from_cfg(Config(dict(
-        model=model, work_dir=str(tmp_path / 'work'), default_scope='mmseg', custom_hooks=hooks,
-        randomness=dict(seed=0),
-        train_dataloader=dict(batch_size=2, num_workers=0, sampler=dict(type='DefectSampler'), dataset=dataset),
-        train_cfg=dict(type='IterBasedTrainLoop', max_iters=2),
-        optim_wrapper=dict(optimizer=dict(type='SGD', lr=1e-12)),
-        default_hooks=dict(checkpoint=dict(type='CheckpointHook', by_epoch=False, interval=2)), **kwargs)))
+    pipeline = [
+        dict(type='LoadImageFromFile'),
+        dict(type='LoadDefectAnnotations'),
+        dict(type='WeighByName'),
+        dict(type='PackDefectInputs'),
+    ]
+    dataset = dict(
+        type='BladeWTADataset',
+        data_root=str(tmp_path / 'data'),
+        pipeline=pipeline,
+        data_prefix=dict(img_path='img_dir/train', seg_map_path='ann_dir/train'),
+    )
+    return Runner.from_cfg(
+        Config(
+            dict(
+                model=model,
+                work_dir=str(tmp_path / 'work'),
+                default_scope='mmseg',
+                custom_hooks=hooks,
+                randomness=dict(seed=0),
+                train_dataloader=dict(batch_size=2, num_workers=0, sampler=dict(type='DefectSampler'), dataset=dataset),
+                train_cfg=dict(type='IterBasedTrainLoop', max_iters=2),
+                optim_wrapper=dict(optimizer=dict(type='SGD', lr=1e-12)),
+                default_hooks=dict(checkpoint=dict(type='CheckpointHook', by_epoch=False, interval=2)),
+                **kwargs,
+            )
+        )
+    )
 
 
 def biases(model):
@@ -83,8 +120,13 @@ def test_a_run_from_a_checkpoint_keeps_its_biases(tmp_path):
     model = segmentor(dict(type='SoftmaxFocalLoss'))
     first = runner(tmp_path, model, [dict(type='ClassPriorHook', prior=[0.9, 0.05, 0.05])])
     first.train()
-    second = runner(tmp_path, model, [dict(type='ClassPriorHook', prior=[0.2, 0.4, 0.4])],
-                    load_from=str(tmp_path / 'work' / 'iter_2.pth'), experiment_name='second')
+    second = runner(
+        tmp_path,
+        model,
+        [dict(type='ClassPriorHook', prior=[0.2, 0.4, 0.4])],
+        load_from=str(tmp_path / 'work' / 'iter_2.pth'),
+        experiment_name='second',
+    )
     second.train()
     for bias in biases(second.model):
         assert bias.detach().exp().tolist() == pytest.approx([0.9, 0.05, 0.05], abs=1e-4)
@@ -117,6 +159,7 @@ def test_a_class_without_pixels_has_a_finite_bias_and_other_heads_are_refused():
 @pytest.mark.parametrize('kwargs', [dict(prior=[0.5, 0.1]), dict(floor=0), dict(prior=[1.5, -0.5])])
 def test_priors_that_are_no_shares_are_refused(kwargs):
     from mmdefect.engine.hooks import ClassPriorHook
+
     with pytest.raises(ValueError, match='must'):
         ClassPriorHook(**kwargs)
 
@@ -127,8 +170,11 @@ def test_weights_of_the_pipeline_scale_the_loss_of_a_training(tmp_path):
     weighted = runner(tmp_path, segmentor(dict(type='WeightedSampleLoss', loss=inner)), [dict(type='LabelExtrasHook')])
     seen = []
     loss = weighted.model.decode_head.loss_decode
-    loss.register_forward_hook(lambda module, args, output: seen.append(
-        (loss.label_extras.weight.flatten().tolist(), args[0].detach(), args[1], output.item())))
+    loss.register_forward_hook(
+        lambda module, args, output: seen.append(
+            (loss.label_extras.weight.flatten().tolist(), args[0].detach(), args[1], output.item())
+        )
+    )
     weighted.train()
     assert {w for weights, *_ in seen for w in weights} == {0.0, 3.0}
     for weights, logits, label, value in seen:
@@ -146,11 +192,15 @@ def test_the_hook_refuses_a_model_without_such_a_loss(tmp_path):
 def test_heads_with_layers_of_other_names_are_found(leaf, layers):
     from mmdefect.apis import load_config
     from mmdefect.compat import config_root
+
     cfg = load_config(config_root('mmdefect') / f'{leaf}_baseline_40k_wta-256.py')
     init_default_scope('mmseg')
     model = MODELS.build(cfg.model)
     names = set_class_prior(model, [0.99, 0.007, 0.003])
     assert len(names) == layers
-    found = [m.bias.detach().exp() for m in model.modules()
-             if isinstance(m, torch.nn.Conv2d) and m.bias is not None and m.out_channels == 3]
+    found = [
+        m.bias.detach().exp()
+        for m in model.modules()
+        if isinstance(m, torch.nn.Conv2d) and m.bias is not None and m.out_channels == 3
+    ]
     assert sum(torch.allclose(b, torch.tensor([0.99, 0.007, 0.003])) for b in found) == layers

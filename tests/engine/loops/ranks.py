@@ -15,9 +15,16 @@ from tests.helpers.bilevel import leaves_of, tiny_config
 
 def train(root: Path, work_dir: Path, launcher: str, batch_size: int) -> dict:
     """Train four steps with two outer ones and without batch norm; return policy, weights and outer losses."""
-    cfg = tiny_config(root, work_dir, 4, estimator=dict(name='neumann', terms=2, products='exact'), curvature_share=1.0,
-                      policy=dict(learn=('weights', 'location'), location=dict(type='maps', num_classes=2, size=4)),
-                      outer=dict(batch_size=batch_size), rates=dict(default=1e-3))
+    cfg = tiny_config(
+        root,
+        work_dir,
+        4,
+        estimator=dict(name='neumann', terms=2, products='exact'),
+        curvature_share=1.0,
+        policy=dict(learn=('weights', 'location'), location=dict(type='maps', num_classes=2, size=4)),
+        outer=dict(batch_size=batch_size),
+        rates=dict(default=1e-3),
+    )
     cfg.launcher, cfg.env_cfg = launcher, dict(dist_cfg=dict(backend='gloo'))
     cfg.train_dataloader.batch_size = batch_size
     for loader in (cfg.train_dataloader, cfg.train_cfg.outer_dataloader):
@@ -28,8 +35,11 @@ def train(root: Path, work_dir: Path, launcher: str, batch_size: int) -> dict:
     runner = Runner.from_cfg(cfg)
     runner.train()
     model = getattr(runner.model, 'module', runner.model)
-    return dict(policy=leaves_of(runner.train_loop).tolist(), outer=[h['outer_loss'] for h in runner.train_loop.history],
-                weights={k: v.flatten()[:20].tolist() for k, v in model.state_dict().items()})
+    return dict(
+        policy=leaves_of(runner.train_loop).tolist(),
+        outer=[h['outer_loss'] for h in runner.train_loop.history],
+        weights={k: v.flatten()[:20].tolist() for k, v in model.state_dict().items()},
+    )
 
 
 def main() -> None:

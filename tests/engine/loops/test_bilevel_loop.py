@@ -96,8 +96,13 @@ def test_resuming_without_the_state_of_the_policy_is_refused(trained, root, tmp_
         Runner.from_cfg(cfg).train()
 
 
-ESTIMATORS = [dict(name='neumann', terms=1, products='difference'), dict(name='neumann', terms=3, products='exact'),
-              dict(name='cg', iterations=2, damping=1.0), dict(name='one_step'), dict(name='one_step', lookahead=True)]
+ESTIMATORS = [
+    dict(name='neumann', terms=1, products='difference'),
+    dict(name='neumann', terms=3, products='exact'),
+    dict(name='cg', iterations=2, damping=1.0),
+    dict(name='one_step'),
+    dict(name='one_step', lookahead=True),
+]
 
 
 @pytest.fixture(scope='module')
@@ -121,15 +126,16 @@ def test_an_outer_step_changes_only_the_policy(ready, settings):
     assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
     assert [m.training for m in model.modules()] == modes
     assert all(p.requires_grad for p in model.parameters())
-    assert all(a is None and p.grad is None or torch.equal(a, p.grad)
-               for a, p in zip(grads, model.parameters(), strict=True))
+    assert all(
+        (a is None and p.grad is None) or torch.equal(a, p.grad) for a, p in zip(grads, model.parameters(), strict=True)
+    )
     assert torch.equal(noise, torch.get_rng_state())
     assert np.abs(leaves_of(loop) - policy).max() > 0 and np.isfinite(leaves_of(loop)).all()
     assert loop.preprocessor._synthesize is loop.synthesis
 
 
 def test_ranges_get_their_gradient_through_the_pixels(root, tmp_path):
-    """A higher brightness of the upper bound makes the pasted pixels brighter: the slope by differences of the picture."""
+    """A higher brightness of the upper bound makes the pasted pixels brighter: the slope by differences of the image."""
     loop, batch = prepared(root, tmp_path)
 
     def inputs(number, differentiable, change=0.0):
@@ -151,7 +157,10 @@ def test_ranges_get_their_gradient_through_the_pixels(root, tmp_path):
         if made.requires_grad:
             slope = torch.autograd.grad(made.sum(), loop.policy.raw_ranges)[0][4, 1].item()
         if slope:
-            steps = [(inputs(number, False, h) - inputs(number, False, -h)).double().sum().item() / h / 2 for h in (0.01, 0.0025)]
+            steps = [
+                (inputs(number, False, h) - inputs(number, False, -h)).double().sum().item() / h / 2
+                for h in (0.01, 0.0025)
+            ]
             if steps[0] == pytest.approx(steps[1], rel=2e-3):  # else a pixel saturates within the step
                 assert slope == pytest.approx(steps[1], rel=4e-3), number
                 compared += 1
@@ -160,12 +169,18 @@ def test_ranges_get_their_gradient_through_the_pixels(root, tmp_path):
 
 def test_the_gradient_of_a_stream_weight_is_that_of_one_inner_step(root, tmp_path):
     """The loop's gradient against differences: move a weight, take one SGD step, look at the outer loss."""
-    loop, batch = prepared(root, tmp_path, estimator=dict(name='one_step', lookahead=True, radius=1e-3),
-                           policy=dict(learn=('weights', )), sparsity=0.0)
+    loop, batch = prepared(
+        root,
+        tmp_path,
+        estimator=dict(name='one_step', lookahead=True, radius=1e-3),
+        policy=dict(learn=('weights',)),
+        sparsity=0.0,
+    )
     model = loop.module
     taken = []
-    loop._policy_gradients = lambda made, through: taken.append((made, through)) or loop.__class__._policy_gradients(
-        loop, made, through)
+    loop._policy_gradients = lambda made, through: (
+        taken.append((made, through)) or loop.__class__._policy_gradients(loop, made, through)
+    )
     loop.outer_optimizer.step = lambda: taken.append(loop.policy.raw_weights.grad.clone())
     loop.outer_step(copy_batch(batch))
     (made, _), found = taken
@@ -214,8 +229,13 @@ def test_mixed_precision_around_it_does_not_reach_an_outer_step(root, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize(('inner', 'outer'), [(3, 5), (1, 1)])
 def test_odd_batch_sizes(root, tmp_path, inner, outer):
-    cfg = tiny_config(root, tmp_path, 3, outer=dict(batch_size=outer), policy=dict(
-        learn=('weights', 'location'), location=dict(type='maps', num_classes=2, size=4)))
+    cfg = tiny_config(
+        root,
+        tmp_path,
+        3,
+        outer=dict(batch_size=outer),
+        policy=dict(learn=('weights', 'location'), location=dict(type='maps', num_classes=2, size=4)),
+    )
     cfg.train_dataloader.batch_size = inner
     runner = Runner.from_cfg(cfg)
     runner.train()
@@ -246,8 +266,13 @@ def test_a_training_without_selection_split_is_refused(root, tmp_path):
 
 
 def test_maps_without_a_place_are_reported(root, tmp_path):
-    loop, batch = prepared(root, tmp_path, policy=dict(
-        learn=('location', ), location=dict(type='maps', num_classes=2, size=4), proposal=dict(kind='threshold')))
+    loop, batch = prepared(
+        root,
+        tmp_path,
+        policy=dict(
+            learn=('location',), location=dict(type='maps', num_classes=2, size=4), proposal=dict(kind='threshold')
+        ),
+    )
     with pytest.raises(ValueError, match=r'(?s)place on the object of .*train\d+.png.*threshold 0.6'):
         for _ in range(8):  # a fresh map is 0.5 everywhere
             loop.run_iter(copy_batch(batch))
@@ -276,28 +301,47 @@ def test_the_recipe_trains_in_workers_and_on_the_device(trained, root, tmp_path)
     assert recipe.location.density == f'{folder}/maps'
     for where in ('worker', 'device'):
         cfg = tiny_config(root, tmp_path / where, 2)
-        train = Config(dict(train_dataloader=dict(
-            batch_size=4, dataset=dict(type='BladeWTADataset', data_root=str(root), split_file='outer_splits.json',
-                                       split='train', pipeline=[
-                                           dict(type='LoadImageFromFile'), dict(type='LoadDefectAnnotations'),
-                                           dict(type='RandomFlip', prob=0.5), dict(type='PackSegInputs')])),
-            val_dataloader=cfg.val_dataloader, model=dict(data_preprocessor=dict(
-                type='SegDataPreProcessor', mean=[0] * 3, std=[1] * 3, size=(96, 120))),
-            synthesis=dict(recipe, where=where, ratio=dict(real=0, synthetic=1, clean=0)), train_cfg={}))
+        train = Config(
+            dict(
+                train_dataloader=dict(
+                    batch_size=4,
+                    dataset=dict(
+                        type='BladeWTADataset',
+                        data_root=str(root),
+                        split_file='outer_splits.json',
+                        split='train',
+                        pipeline=[
+                            dict(type='LoadImageFromFile'),
+                            dict(type='LoadDefectAnnotations'),
+                            dict(type='RandomFlip', prob=0.5),
+                            dict(type='PackSegInputs'),
+                        ],
+                    ),
+                ),
+                val_dataloader=cfg.val_dataloader,
+                model=dict(
+                    data_preprocessor=dict(type='SegDataPreProcessor', mean=[0] * 3, std=[1] * 3, size=(96, 120))
+                ),
+                synthesis=dict(recipe, where=where, ratio=dict(real=0, synthetic=1, clean=0)),
+                train_cfg={},
+            )
+        )
         compose(train)
         dataset = DATASETS.build(train.train_dataloader.dataset)
         dataset.set_draw_seed(1)
-        samples = [dataset[i] for i in (1, 3, 5, 7)]  # clean pictures
+        samples = [dataset[i] for i in (1, 3, 5, 7)]  # clean images
         batch = dict(inputs=[s['inputs'] for s in samples], data_samples=[s['data_samples'] for s in samples])
         made = MODELS.build(train.model.data_preprocessor)(batch, training=True)
         assert sum(bool((s.gt_sem_seg.data > 0).any()) for s in made['data_samples']) >= 2, where
 
 
 def test_settings_that_cannot_be(root, tmp_path):
-    for changes, message in ((dict(interval=0), '`interval` must be at least 1'),
-                             (dict(policy=dict(learn=('weights', )), sparsity=1.0), '`sparsity` must be 0'),
-                             (dict(policy=dict(location=dict(type='maps', num_classes=1))), '`num_classes` of the'),
-                             (dict(outer=dict(share=1)), 'bilevel.outer')):
+    for changes, message in (
+        (dict(interval=0), '`interval` must be at least 1'),
+        (dict(policy=dict(learn=('weights',)), sparsity=1.0), '`sparsity` must be 0'),
+        (dict(policy=dict(location=dict(type='maps', num_classes=1))), '`num_classes` of the'),
+        (dict(outer=dict(share=1)), 'bilevel.outer'),
+    ):
         with pytest.raises(ValueError, match=message):
             prepared(root, tmp_path, **changes)
     cfg = tiny_config(root, tmp_path, 2)

@@ -24,12 +24,26 @@ def test_two_ranks_learn_the_policy_of_one(tmp_path, monkeypatch):
     with socket.socket() as probe:
         probe.bind(('127.0.0.1', 0))
         port = probe.getsockname()[1]
-    environment = {**os.environ, 'WORLD_SIZE': '2', 'MASTER_ADDR': '127.0.0.1', 'MASTER_PORT': str(port),
-                   'CUDA_VISIBLE_DEVICES': '', 'OMP_NUM_THREADS': '1', 'PYTHONPATH': str(REPO)}
+    environment = {
+        **os.environ,
+        'WORLD_SIZE': '2',
+        'MASTER_ADDR': '127.0.0.1',
+        'MASTER_PORT': str(port),
+        'CUDA_VISIBLE_DEVICES': '',
+        'OMP_NUM_THREADS': '1',
+        'PYTHONPATH': str(REPO),
+    }
     programs = [
-        subprocess.Popen([sys.executable, '-m', 'tests.engine.loops.ranks', str(tmp_path), str(root)], cwd=REPO,
-                         env={**environment, 'RANK': str(rank), 'LOCAL_RANK': str(rank)}, stdout=subprocess.PIPE,
-                         stderr=subprocess.STDOUT, text=True) for rank in range(2)]
+        subprocess.Popen(
+            [sys.executable, '-m', 'tests.engine.loops.ranks', str(tmp_path), str(root)],
+            cwd=REPO,
+            env={**environment, 'RANK': str(rank), 'LOCAL_RANK': str(rank)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for rank in range(2)
+    ]
     outputs = [program.communicate(timeout=600)[0] for program in programs]
     assert [program.returncode for program in programs] == [0, 0], '\n'.join(out[-3000:] for out in outputs)
     first, second = (json.loads((tmp_path / f'rank{rank}.json').read_text()) for rank in range(2))

@@ -26,8 +26,11 @@ def test_products_are_bfloat16_and_everything_that_is_kept_is_float32():
         loss = nn.functional.cross_entropy(out, torch.ones(2, 6, 6, dtype=torch.long))
     assert out.dtype == torch.bfloat16 and loss.dtype == torch.float32
     wrapper.update_params(loss)
-    assert {p.dtype for p in model.parameters()} == {b.dtype for b in model.buffers() if b.is_floating_point()} == {
-        torch.float32}
+    assert (
+        {p.dtype for p in model.parameters()}
+        == {b.dtype for b in model.buffers() if b.is_floating_point()}
+        == {torch.float32}
+    )
     assert not torch.is_autocast_enabled('cpu') and model(torch.rand(1, 3, 8, 8)).dtype == torch.float32
 
 
@@ -58,7 +61,6 @@ def test_gradients_are_accumulated_as_by_the_base_class():
             loss = model(torch.ones(1, 2)).float().sum()
         wrapper.update_params(loss)
         assert torch.equal(model.weight, before) != updated
-
 
 
 def test_a_bilevel_training_takes_its_inner_steps_so(tmp_path, monkeypatch):

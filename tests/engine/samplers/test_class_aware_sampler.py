@@ -21,6 +21,7 @@ from tests.helpers.data import write_wta
 def data(tmp_path):
     """Thirty images; ten clean, ten with one of two classes, ten with both; most labels are then wiped."""
     from PIL import Image
+
     labels = write_wta(tmp_path, dict(train=30))
     for index, (name, label) in enumerate(sorted(labels.items())):
         keep = {3: [1], 7: [2], 11: [1, 2]}.get(index, [])
@@ -30,8 +31,13 @@ def data(tmp_path):
             for k, value in enumerate(keep):
                 label[0, k] = value
         Image.fromarray(label).save(tmp_path / name.replace('img_dir', 'ann_dir'))
-    return DATASETS.build(dict(type='BladeWTADataset', data_root=str(tmp_path),
-                               data_prefix=dict(img_path='img_dir/train', seg_map_path='ann_dir/train')))
+    return DATASETS.build(
+        dict(
+            type='BladeWTADataset',
+            data_root=str(tmp_path),
+            data_prefix=dict(img_path='img_dir/train', seg_map_path='ann_dir/train'),
+        )
+    )
 
 
 def take(sampler, count):
@@ -48,6 +54,7 @@ def test_presence_is_what_the_labels_hold(data):
 
 def test_frequencies_are_those_of_the_pixels(data):
     from mmdefect.datasets.transforms import LoadDefectAnnotations
+
     load = LoadDefectAnnotations()
     labels = np.stack([load.transform(data.get_data_info(i))['gt_seg_map'] for i in range(len(data))])
     assert class_frequencies(data, 3) == pytest.approx(np.bincount(labels.ravel(), minlength=3) / labels.size)
@@ -62,7 +69,7 @@ def test_every_pass_holds_the_shares(data, target):
     drawn = [d % 30 for d in take(sampler, 30 * 60)]
     for number in range(4):
         for index in range(30):  # one below or one above the expected number
-            assert abs(drawn[30 * number:30 * (number + 1)].count(index) - 30 * sampler.probability[index]) < 1
+            assert abs(drawn[30 * number : 30 * (number + 1)].count(index) - 30 * sampler.probability[index]) < 1
     for class_id, share in shares.items():
         assert sum(class_id in presence[i] for i in drawn) / len(drawn) >= share - 0.01
     assert len(set(drawn)) == 30  # no image is lost
@@ -84,7 +91,7 @@ def test_draws_are_numbered_and_ranks_share_one_stream(data, monkeypatch):
 
 def test_a_class_that_is_frequent_enough_changes_nothing():
     presence = [{0, 1}] * 5 + [{0}] * 5
-    assert torch.equal(balanced_probabilities(presence, {1: 0.4}), torch.full((10, ), 0.1, dtype=torch.float64))
+    assert torch.equal(balanced_probabilities(presence, {1: 0.4}), torch.full((10,), 0.1, dtype=torch.float64))
 
 
 def test_probabilities_of_two_classes_have_the_least_change():
@@ -95,9 +102,10 @@ def test_probabilities_of_two_classes_have_the_least_change():
     torch.testing.assert_close(found, expected, atol=2e-3, rtol=0)
 
 
-@pytest.mark.parametrize(('target', 'message'), [
-    ({1: 0.6, 2: 0.6}, 'had together'), ({3: 0.1}, 'none'), ({1: 0.0}, r'\(0, 1\)'), ({1: 1.0}, r'\(0, 1\)'),
-])
+@pytest.mark.parametrize(
+    ('target', 'message'),
+    [({1: 0.6, 2: 0.6}, 'had together'), ({3: 0.1}, 'none'), ({1: 0.0}, r'\(0, 1\)'), ({1: 1.0}, r'\(0, 1\)')],
+)
 def test_shares_that_cannot_be_had_are_refused(target, message):
     with pytest.raises(ValueError, match=message):
         balanced_probabilities([{1}, {2}, {0}], target)

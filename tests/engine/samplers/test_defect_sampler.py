@@ -39,7 +39,7 @@ def take(sampler, count):
 def test_each_pass_holds_every_image_once_and_positions_count_up():
     draws = take(DefectSampler(Numbered(), seed=3), 15)
     assert [d // 5 for d in draws] == list(range(15))
-    passes = [[d % 5 for d in draws[i:i + 5]] for i in (0, 5, 10)]
+    passes = [[d % 5 for d in draws[i : i + 5]] for i in (0, 5, 10)]
     assert all(sorted(p) == [0, 1, 2, 3, 4] for p in passes) and passes[0] != passes[1]
 
 
@@ -68,8 +68,10 @@ def test_skipping_continues_the_stream(done):
 def batches(workers, count=9):
     data = Numbered()
     loader = DataLoader(data, sampler=DefectSampler(data, seed=1), batch_size=2, num_workers=workers)
-    return [(b['index'].tolist(), b['noise'].tolist(), b['coin'].tolist(), b['sample_seed'].tolist())
-            for b in itertools.islice(loader, count)]
+    return [
+        (b['index'].tolist(), b['noise'].tolist(), b['coin'].tolist(), b['sample_seed'].tolist())
+        for b in itertools.islice(loader, count)
+    ]
 
 
 def test_samples_do_not_depend_on_the_number_of_workers():

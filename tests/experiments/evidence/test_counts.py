@@ -36,7 +36,7 @@ def test_ignored_pixels_and_absent_classes():
 def test_a_leading_axis_of_resamples_is_kept():
     values = np.arange(2 * 3 * 3).reshape(2, 3, 3) + 1.0
     got = metrics(values, ('a', 'b', 'c'))
-    assert got['fg_mIoU'].shape == (2, ) and got['fg_mIoU'][1] == metrics(values[1], ('a', 'b', 'c'))['fg_mIoU']
+    assert got['fg_mIoU'].shape == (2,) and got['fg_mIoU'][1] == metrics(values[1], ('a', 'b', 'c'))['fg_mIoU']
 
 
 def test_counts_survive_json():
@@ -45,9 +45,14 @@ def test_counts_survive_json():
     assert (again.names, again.classes) == (counts.names, counts.classes) and (again.values == counts.values).all()
 
 
-@pytest.mark.parametrize(('prediction', 'label', 'words'), [(np.zeros((2, 3), int), np.zeros((3, 2), int), 'one size'),
-                                                            (np.full((1, 1), 2), np.zeros((1, 1), int), 'below 2'),
-                                                            (np.zeros((1, 1), int), np.full((1, 1), 7), 'below 2')])
+@pytest.mark.parametrize(
+    ('prediction', 'label', 'words'),
+    [
+        (np.zeros((2, 3), int), np.zeros((3, 2), int), 'one size'),
+        (np.full((1, 1), 2), np.zeros((1, 1), int), 'below 2'),
+        (np.zeros((1, 1), int), np.full((1, 1), 7), 'below 2'),
+    ],
+)
 def test_wrong_maps_are_refused(prediction, label, words):
     with pytest.raises(ValueError, match=words):
         confusion(prediction, label, 2)
@@ -65,7 +70,7 @@ def test_a_missing_prediction_and_a_coloured_one_are_named(tmp_path):
 PUBLISHED = {  # IoU and Acc of attached and broken in the logs of the six runs
     'bisenetv1_origin': (30.84, 50.58, 22.94, 23.94),
     'fastfcn_origin': (43.96, 56.81, 27.42, 30.12),
-    'deeplabv3_aug': (41.44, 50.54, 22.28, 23.61)
+    'deeplabv3_aug': (41.44, 50.54, 22.28, 23.61),
 }
 
 

@@ -21,7 +21,7 @@ def write(folder, **boxes):
     folder.mkdir(parents=True, exist_ok=True)
     for name, (side, value) in boxes.items():
         label = np.zeros((64, 64), np.uint8)
-        label[10:10 + side, 10:10 + side] = value
+        label[10 : 10 + side, 10 : 10 + side] = value
         cv2.imwrite(str(folder / f'{name}.png'), label)
     return folder
 
@@ -35,8 +35,12 @@ def folders(tmp_path):
 
 def test_the_most_suspicious_come_first(folders):
     results = compare_folders(folders[0], [folders[1]], 3)
-    assert [(r.name, r.agreement.kind()) for r in results] == [('bigger', 'outline differs'), ('other', 'other class'),
-                                                               ('clean', 'both clean'), ('same', 'agree')]
+    assert [(r.name, r.agreement.kind()) for r in results] == [
+        ('bigger', 'outline differs'),
+        ('other', 'other class'),
+        ('clean', 'both clean'),
+        ('same', 'agree'),
+    ]
     rows = list(csv.DictReader(to_csv(results).splitlines()))
     assert rows[0]['image'] == 'bigger' and float(rows[0]['iou']) == round(36 / 900, 4) and rows[2]['iou'] == ''
     assert 'IoU 0.186 over all pixels' in summary(results, 3)  # (81 + 36 + 81) / (81 + 900 + 81)
@@ -62,9 +66,9 @@ def test_what_cannot_be_paired_is_said(folders, tmp_path):
 
 
 def test_the_tool_writes_table_and_sheet(folders, tmp_path):
-    done = subprocess.run([sys.executable, TOOL, *map(str, folders), '--out', tmp_path / 'review'],
-                          capture_output=True,
-                          text=True)
+    done = subprocess.run(
+        [sys.executable, TOOL, *map(str, folders), '--out', tmp_path / 'review'], capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
     assert '1 label maps have no counterpart' in done.stdout and (tmp_path / 'review.csv').is_file()
     assert cv2.imread(str(tmp_path / 'review.png')) is not None

@@ -39,9 +39,12 @@ def write_run(root, data, quality, seed=0, curves=False):
     hit = np.diag(confusion)
     iou, acc = 100 * hit / (confusion.sum(0) + confusion.sum(1) - hit), 100 * hit / confusion.sum(1)
     rows = '\n'.join(f'| {n} | {i:.2f} | {a:.2f} |' for n, i, a in zip(helpers.CLASSES, iou, acc, strict=True))
-    (root / 'test_log.txt').write_text(f'+--+\n| Class | IoU | Acc |\n+--+\n{rows}\n+--+\n INFO - Iter(test) [6/6]    '
-                                       f'aAcc: 99.0000  mIoU: {iou.mean():.4f}  mAcc: {acc.mean():.4f}\n'.replace(
-                                           'aAcc: 99.0000', f'aAcc: {100 * hit.sum() / confusion.sum():.4f}'))
+    (root / 'test_log.txt').write_text(
+        f'+--+\n| Class | IoU | Acc |\n+--+\n{rows}\n+--+\n INFO - Iter(test) [6/6]    '
+        f'aAcc: 99.0000  mIoU: {iou.mean():.4f}  mAcc: {acc.mean():.4f}\n'.replace(
+            'aAcc: 99.0000', f'aAcc: {100 * hit.sum() / confusion.sum():.4f}'
+        )
+    )
     lines = [{'lr': 0.1 / step, 'loss': 1 / step, 'iter': step, 'step': step} for step in range(1, 30)]
     lines += [{'mIoU': 30.0 + step, 'fg_mIoU': step, 'time': 0.1, 'step': step} for step in (10, 20)]
     (root / 'scalars.json').write_text('\n'.join(map(json.dumps, lines)))
@@ -63,16 +66,16 @@ def runs(tmp_path_factory):
 
 @pytest.fixture(scope='module')
 def page(runs):
-    path, *others = write_report(runs / 'runs',
-                                 runs / 'out' / 'report.html',
-                                 SearchPlaces(runs / 'data'),
-                                 markdown=True)
+    path, *others = write_report(
+        runs / 'runs', runs / 'out' / 'report.html', SearchPlaces(runs / 'data'), markdown=True
+    )
     assert all(other.is_file() for other in others)
     return path
 
 
 class Checker(HTMLParser):
     """Collects opened tags, ids and addresses, and sees that tags are closed in order."""
+
     def __init__(self):
         super().__init__()
         self.stack, self.ids, self.links, self.sources = [], [], [], []
@@ -108,8 +111,16 @@ def test_the_page_is_well_formed_and_fetches_nothing(page):
 
 def test_all_parts_are_on_the_page(page):
     text = page.read_text()
-    for part in ('Results', 'Classes', 'Learning curves', 'PR and PRO curves', 'Confusion', 'Gallery', 'All images',
-                 'Config and environment'):
+    for part in (
+        'Results',
+        'Classes',
+        'Learning curves',
+        'PR and PRO curves',
+        'Confusion',
+        'Gallery',
+        'All images',
+        'Config and environment',
+    ):
         assert f'<h2>{part}</h2>' in text
     assert 'good&lt;run&gt;' in text and 'good<run>' not in text.replace('<title>', '')
     assert 'Precision-recall, broken' in text and 'Validation fg mIoU' in text and 'part.4' in text
@@ -127,7 +138,7 @@ def test_markdown_has_the_same_numbers(page):
 
 def test_absent_parts_are_said_and_not_made_up(runs, tmp_path):
     shutil.copytree(runs / 'runs' / 'weak', tmp_path / 'weak')
-    for name in ('pred', ):
+    for name in ('pred',):
         shutil.rmtree(tmp_path / 'weak' / name)
     (tmp_path / 'weak' / 'scalars.json').unlink()
     text = write_report(tmp_path / 'weak', tmp_path / 'r.html', SearchPlaces())[0].read_text()
@@ -164,7 +175,7 @@ def test_the_gallery_takes_the_worst_and_the_best():
     values = np.zeros((4, 2, 3), np.int64)
     values[:, 1] = [(0, 0, 50), (10, 60, 10), (30, 30, 30), (0, 0, 0)]
     rows = gallery.image_rows(Counts(tuple('abcd'), ('normal', 'dent'), values))
-    assert gallery.choose(rows, 1) == {'a': ('misses', ), 'b': ('false alarms', ), 'c': ('best', )}
+    assert gallery.choose(rows, 1) == {'a': ('misses',), 'b': ('false alarms',), 'c': ('best',)}
     assert [row.missed for row in rows] == [50, 0, 0, 0] and math.isnan(rows[3].iou)
 
 
@@ -184,7 +195,7 @@ def test_error_colours():
     assert [tuple(pixel) for pixel in out[0]] == [gallery.HIT, gallery.MISS, gallery.FALSE, gallery.CONFUSED]
 
 
-PROBE = '''<script>
+PROBE = """<script>
 const click=s=>document.querySelector(s).click();
 click('#results th:nth-child(2)');click('#results th:nth-child(2)');
 click('button[data-kind="best"]');click('#theme');
@@ -195,7 +206,7 @@ document.body.dataset.probe=JSON.stringify({order:rows.map(r=>r.cells[0].textCon
  c.dataset.kinds.includes('best')),hidden:cards.filter(c=>c.hidden).length,theme:document.documentElement.dataset.theme,
  broken:[...document.images].filter(i=>i.complete&&!i.naturalWidth).length,
  wide:document.documentElement.scrollWidth-innerWidth});
-</script></body>'''
+</script></body>"""
 
 
 def in_chromium(page, tmp_path, width=390):
@@ -204,14 +215,22 @@ def in_chromium(page, tmp_path, width=390):
         pytest.skip('no chromium here: install it to check the page in a browser')
     probe = tmp_path / 'probe.html'
     probe.write_text(page.read_text().replace('</body>', PROBE))
-    done = subprocess.run([
-        CHROMIUM, '--headless', '--no-sandbox', '--disable-gpu', f'--user-data-dir={tmp_path / "profile"}',
-        f'--window-size={width},844', '--virtual-time-budget=4000', '--dump-dom',
-        probe.as_uri()
-    ],
-                          capture_output=True,
-                          text=True,
-                          timeout=120)
+    done = subprocess.run(
+        [
+            CHROMIUM,
+            '--headless',
+            '--no-sandbox',
+            '--disable-gpu',
+            f'--user-data-dir={tmp_path / "profile"}',
+            f'--window-size={width},844',
+            '--virtual-time-budget=4000',
+            '--dump-dom',
+            probe.as_uri(),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
     found = re.search(r'data-probe="([^"]*)"', done.stdout)
     assert found, done.stderr[-2000:]
     return json.loads(html.unescape(found[1]))

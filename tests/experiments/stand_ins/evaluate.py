@@ -1,4 +1,4 @@
-"""Stands in for tools/test.py: reads the checkpoint, writes one picture file, prints the end of an mmseg test log."""
+"""Stands in for tools/test.py: reads the checkpoint, writes one image file, prints the end of an mmseg test log."""
 
 import argparse
 import json
@@ -19,7 +19,8 @@ steps = len(json.loads(zipfile.ZipFile(args.checkpoint).read('trained_by')))
 print(f'Load checkpoint from {args.checkpoint}')
 if cfg.get('test_fails'):
     raise RuntimeError('no test image')
-print(f'''per class results:
+print(
+    f"""per class results:
 01/02 03:04:05 - mmengine - INFO -
 +----------+-------+-------+
 |  Class   |  IoU  |  Acc  |
@@ -28,5 +29,6 @@ print(f'''per class results:
 | attached | {30 + steps}.00 | 40.00 |
 |  broken  | 20.00 |  nan  |
 +----------+-------+-------+
-01/02 03:04:05 - mmengine - INFO - Iter(test) [2/2]    aAcc: 99.9000  mIoU: 50.0000  mAcc: 69.9700  ''' +
-      'data_time: 0.0046  time: 0.0373')
+01/02 03:04:05 - mmengine - INFO - Iter(test) [2/2]    aAcc: 99.9000  mIoU: 50.0000  mAcc: 69.9700  """
+    + 'data_time: 0.0046  time: 0.0373'
+)

@@ -29,9 +29,12 @@ for path in sorted((Path(cfg['data_root']) / 'ann_dir' / 'test').glob('*.png')):
     np.add.at(confusion, (label, prediction), 1)
 hit = np.diag(confusion)
 iou, acc = 100 * hit / (confusion.sum(0) + confusion.sum(1) - hit), 100 * hit / confusion.sum(1)
-rows = '\n'.join(f'| {n} | {i:.2f} | {a:.2f} |'
-                 for n, i, a in zip(('normal', 'attached', 'broken'), iou, acc, strict=True))
+rows = '\n'.join(
+    f'| {n} | {i:.2f} | {a:.2f} |' for n, i, a in zip(('normal', 'attached', 'broken'), iou, acc, strict=True)
+)
 print(f'Load checkpoint from {args.checkpoint}')
 print(f'+---+\n|  Class   |  IoU  |  Acc  |\n+---+\n{rows}\n+---+')
-print(f'01/02 03:04:05 - mmengine - INFO - Iter(test) [6/6]    aAcc: {100 * hit.sum() / confusion.sum():.4f}  '
-      f'mIoU: {iou.mean():.4f}  mAcc: {acc.mean():.4f}  fg_mIoU: {iou[1:].mean():.4f}  data_time: 0.0046  time: 0.0373')
+print(
+    f'01/02 03:04:05 - mmengine - INFO - Iter(test) [6/6]    aAcc: {100 * hit.sum() / confusion.sum():.4f}  '
+    f'mIoU: {iou.mean():.4f}  mAcc: {acc.mean():.4f}  fg_mIoU: {iou[1:].mean():.4f}  data_time: 0.0046  time: 0.0373'
+)

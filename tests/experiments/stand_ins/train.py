@@ -32,7 +32,8 @@ def main():
     first = not list(work_dir.glob('*/vis_data'))
     (work_dir / Path(args.config).name).write_text(
         f"train_cfg = dict(\n    max_iters={cfg['max_iters']}, type='IterBasedTrainLoop', "
-        f"val_interval={cfg['interval']})\n")
+        f'val_interval={cfg["interval"]})\n'
+    )
     log = work_dir / datetime.datetime.now().strftime('%Y%m%d_%H%M%S_%f') / 'vis_data' / 'scalars.json'
     log.parent.mkdir(parents=True, exist_ok=True)
     start, trained_by = 0, []

@@ -14,7 +14,7 @@ def random_maps(seed, count=4, size_hw=(48, 64), classes=3, ignore=False, separa
         label = np.zeros(size_hw, np.int64)
         for _ in range(0 if index % clean_every == clean_every - 1 else int(rng.integers(1, 5))):
             top, left = rng.integers(0, size_hw[0] - 8), rng.integers(0, size_hw[1] - 8)
-            label[top:top + rng.integers(1, 8), left:left + rng.integers(1, 8)] = rng.integers(1, classes)
+            label[top : top + rng.integers(1, 8), left : left + rng.integers(1, 8)] = rng.integers(1, classes)
         logits = rng.normal(0, 2, (classes, *size_hw)).astype(np.float32)
         logits[0] += 3
         for k in range(1, classes):

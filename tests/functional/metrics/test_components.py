@@ -52,9 +52,10 @@ def test_equals_scipy(seed, coverage, least):
     rng = np.random.default_rng(seed)
     pairs = []
     for density in (0.05, 0.3, 0.0):
-        label = rng.choice([0, 1, 2, 255], (20, 31),
-                           p=[0.9 - density, density, 0.05 if density else 0, 0.05 if density else 0.1])
-        pairs.append((rng.choice([0, 1, 2], (20, 31), p=[.8, .15, .05]), label))
+        label = rng.choice(
+            [0, 1, 2, 255], (20, 31), p=[0.9 - density, density, 0.05 if density else 0, 0.05 if density else 0.1]
+        )
+        pairs.append((rng.choice([0, 1, 2], (20, 31), p=[0.8, 0.15, 0.05]), label))
     edges = (3, 6, 12)
     found, total, clean, pixels, alarms = oracle(pairs, edges, coverage, least)
     got = counted(pairs, size_edges=edges, min_coverage=coverage, min_alarm_area=least).compute()
@@ -94,8 +95,10 @@ def test_false_alarms_by_hand():
 
 def test_shards_equal_the_whole():
     rng = np.random.default_rng(0)
-    pairs = [(rng.choice([0, 1, 2], (9, 9), p=[.8, .1, .1]), rng.choice([0, 1, 2], (9, 9), p=[.8, .1, .1]))
-             for _ in range(6)]
+    pairs = [
+        (rng.choice([0, 1, 2], (9, 9), p=[0.8, 0.1, 0.1]), rng.choice([0, 1, 2], (9, 9), p=[0.8, 0.1, 0.1]))
+        for _ in range(6)
+    ]
     whole, merged = counted(pairs), counted(pairs[4:])
     merged.merge(counted(pairs[:4]))
     assert all(torch.equal(value, merged.sums[name]) for name, value in whole.sums.items())
@@ -107,8 +110,10 @@ def test_regions_touch_diagonally_and_not_around_the_border():
     assert sorted(area.tolist()) == [1, 1, 1, 2] and region[0] == region[2]
 
 
-@pytest.mark.parametrize(('kwargs', 'words'), [(dict(size_edges=(9, 3, 12)), 'three growing areas'),
-                                               (dict(min_coverage=0), r'share in \(0, 1\]')])
+@pytest.mark.parametrize(
+    ('kwargs', 'words'),
+    [(dict(size_edges=(9, 3, 12)), 'three growing areas'), (dict(min_coverage=0), r'share in \(0, 1\]')],
+)
 def test_bad_settings_are_refused(kwargs, words):
     with pytest.raises(ValueError, match=words):
         ComponentCounter(3, **kwargs)

@@ -42,8 +42,11 @@ def test_image_means_skip_images_without_the_class():
     maps = random_maps(4, 6)
     got = counted(maps).compute()
     for k, name in enumerate(CLASSES[1:], start=1):
-        values = [((p == k) & (label == k)).sum() / ((p == k) | (label == k)).sum()
-                  for p, label, _ in maps if ((p == k) | (label == k)).any()]
+        values = [
+            ((p == k) & (label == k)).sum() / ((p == k) | (label == k)).sum()
+            for p, label, _ in maps
+            if ((p == k) | (label == k)).any()
+        ]
         assert got[f'iIoU.{name}'] == pytest.approx(100 * float(np.mean(values)))
         recalls = [float((p[label == k] == k).float().mean()) for p, label, _ in maps if (label == k).any()]
         assert got[f'iAcc.{name}'] == pytest.approx(100 * np.mean(recalls), abs=1e-4)
@@ -51,7 +54,7 @@ def test_image_means_skip_images_without_the_class():
 
 def test_image_level_values_equal_scikit_learn():
     maps = random_maps(5, 12, separation=1)
-    got = counted(maps, groups=('image', )).compute()
+    got = counted(maps, groups=('image',)).compute()
     truth = [bool((label > 0).any()) for _, label, _ in maps]
     score = [float((1 - logits.double().softmax(0)[0]).max()) for _, _, logits in maps]
     assert got['image_AUROC'] == pytest.approx(100 * roc_auc_score(truth, score))
@@ -101,7 +104,7 @@ def test_one_channel_equals_two():
 
 def test_applied_offsets_give_the_values_of_the_fit():
     maps = [(logits.argmax(0), label, logits) for _, label, logits in random_maps(11, 6, separation=6)]
-    shifted = [(p, label, logits + torch.tensor([0., 3., 2.])[:, None, None]) for p, label, logits in maps]
+    shifted = [(p, label, logits + torch.tensor([0.0, 3.0, 2.0])[:, None, None]) for p, label, logits in maps]
     fitting = counted(shifted, fit='IoU')
     fitted = fitting.compute()
     applied = counted(shifted, offsets=fitting.calibration.offsets).compute()
@@ -114,8 +117,12 @@ def test_applied_offsets_give_the_values_of_the_fit():
 @pytest.mark.parametrize('what', ['clean', 'ignored', 'absent', 'nothing'])
 def test_odd_sets_give_nan_and_no_warning(what, exact, recwarn):
     maps = random_maps(12)
-    change = dict(clean=lambda label: label * 0, ignored=lambda label: label * 0 + 255,
-                  absent=lambda label: torch.where(label == 2, 0, label), nothing=None)[what]
+    change = dict(
+        clean=lambda label: label * 0,
+        ignored=lambda label: label * 0 + 255,
+        absent=lambda label: torch.where(label == 2, 0, label),
+        nothing=None,
+    )[what]
     maps = [(p, change(label), logits) for p, label, logits in maps] if change else []
     got = counted(maps, exact=exact, fit='IoU').compute()
     if what == 'absent':
@@ -133,16 +140,22 @@ def test_keys_do_not_depend_on_the_data():
     assert list(full) == list(empty)
 
 
-@pytest.mark.parametrize(('spoil', 'words'), [
-    (lambda p, t, s: (p, t, s.index_fill(0, torch.tensor([1]), np.nan)), 'must be finite, but 3072 of 9216 are not'),
-    (lambda p, t, s: (p, t, s / 0), 'must be finite'),
-    (lambda p, t, s: (p, t, None), 'need scores, got none'),
-    (lambda p, t, s: (p, t, s[:2]), 'must have 3 channels'),
-    (lambda p, t, s: (p, t, s[:, ::2]), 'must have the size of the label'),
-    (lambda p, t, s: (p[::2], t, s), 'must have one shape'),
-    (lambda p, t, s: (p + 5, t, s), r'`prediction` must lie in 0\.\.2, got 5'),
-    (lambda p, t, s: (p, t + 7, s), r'`label` must lie in 0\.\.2, got 7'),
-])
+@pytest.mark.parametrize(
+    ('spoil', 'words'),
+    [
+        (
+            lambda p, t, s: (p, t, s.index_fill(0, torch.tensor([1]), np.nan)),
+            'must be finite, but 3072 of 9216 are not',
+        ),
+        (lambda p, t, s: (p, t, s / 0), 'must be finite'),
+        (lambda p, t, s: (p, t, None), 'need scores, got none'),
+        (lambda p, t, s: (p, t, s[:2]), 'must have 3 channels'),
+        (lambda p, t, s: (p, t, s[:, ::2]), 'must have the size of the label'),
+        (lambda p, t, s: (p[::2], t, s), 'must have one shape'),
+        (lambda p, t, s: (p + 5, t, s), r'`prediction` must lie in 0\.\.2, got 5'),
+        (lambda p, t, s: (p, t + 7, s), r'`label` must lie in 0\.\.2, got 7'),
+    ],
+)
 def test_bad_input_is_said(spoil, words):
     with pytest.raises(ValueError, match=words):
         DefectCounters(CLASSES, GROUPS).update(*spoil(*random_maps(0, 1)[0]))
@@ -157,4 +170,4 @@ def test_large_finite_scores_pass():
 
 def test_an_unknown_group_is_refused():
     with pytest.raises(ValueError, match='must be some of'):
-        DefectCounters(CLASSES, ('pixels', ))
+        DefectCounters(CLASSES, ('pixels',))

@@ -51,11 +51,14 @@ def test_nothing_counted_gives_nan_without_a_warning(recwarn):
     assert math.isnan(nan_mean(np.array([np.nan])))
 
 
-@pytest.mark.parametrize(('prediction', 'label', 'word'), [
-    (torch.tensor([[0, 2]]), torch.tensor([[0, 1]]), '`prediction` must lie in 0..1'),
-    (torch.tensor([[0, 1]]), torch.tensor([[0, 7]]), '`label` must lie in 0..1, got 0..7'),
-    (torch.tensor([[0, 1]]), torch.tensor([[0, 1, 1]]), 'must have one shape'),
-])
+@pytest.mark.parametrize(
+    ('prediction', 'label', 'word'),
+    [
+        (torch.tensor([[0, 2]]), torch.tensor([[0, 1]]), '`prediction` must lie in 0..1'),
+        (torch.tensor([[0, 1]]), torch.tensor([[0, 7]]), '`label` must lie in 0..1, got 0..7'),
+        (torch.tensor([[0, 1]]), torch.tensor([[0, 1, 1]]), 'must have one shape'),
+    ],
+)
 def test_bad_input_is_said(prediction, label, word):
     with pytest.raises(ValueError, match=word.replace('.', r'\.')):
         confusion_matrix(prediction, label, 2)

@@ -55,9 +55,17 @@ def brute_force_aupro(maps, class_id, limit):
 
 
 @pytest.mark.parametrize('class_id', [1, 2, None])
-@pytest.mark.parametrize(('seed', 'separation', 'ignore', 'bins', 'images'),
-                         [(0, 3, False, 32768, 12), (1, 6, True, 32768, 12), (2, 1, False, 32768, 12),
-                          (0, 3, False, 4096, 80), (1, 6, True, 4096, 80), (3, 12, False, 4096, 80)])
+@pytest.mark.parametrize(
+    ('seed', 'separation', 'ignore', 'bins', 'images'),
+    [
+        (0, 3, False, 32768, 12),
+        (1, 6, True, 32768, 12),
+        (2, 1, False, 32768, 12),
+        (0, 3, False, 4096, 80),
+        (1, 6, True, 4096, 80),
+        (3, 12, False, 4096, 80),
+    ],
+)
 def test_bins_agree_with_scikit_learn(seed, separation, ignore, bins, images, class_id):
     """With 4096 bins this needs a thousand positives or so: two pixels that share a bin swap ranks by chance."""
     maps = random_maps(seed, images, (96, 128), ignore=ignore, separation=separation)
@@ -117,10 +125,11 @@ def test_equal_scores_count_at_once_as_in_scikit_learn(seed, levels):
 def test_saturated_probabilities_of_exactly_0_and_1():
     label = torch.tensor([[0, 0, 1, 1, 0, 1]])
     counter = ScoreCounter(2)
-    counter.update(log_odds(log_scores(torch.tensor([[[0., 1., 1., 1., .5, 0.]]]), 'probabilities')),
-                   read_label(label, 2))
+    counter.update(
+        log_odds(log_scores(torch.tensor([[[0.0, 1.0, 1.0, 1.0, 0.5, 0.0]]]), 'probabilities')), read_label(label, 2)
+    )
     got = counter.curve(1).ranking()
-    score = [0, 1, 1, 1, .5, 0]
+    score = [0, 1, 1, 1, 0.5, 0]
     assert got['AP'] == pytest.approx(average_precision_score(label[0].numpy(), score))
     assert got['AUROC'] == pytest.approx(roc_auc_score(label[0].numpy(), score))
 
@@ -141,14 +150,14 @@ def test_shards_in_any_order_equal_the_whole_exactly(make):
 
 def test_hand_made_aupro():
     """One region of 2 pixels, 4 normal pixels; scores 9 8 | 7, then 6 5 4: PRO is 1/2 at rate 0, 1/2 at 1/4, then 1."""
-    overlap, negative = np.array([.5, 0, .5, 0, 0, 0]), np.array([0., 1, 0, 1, 1, 1])
+    overlap, negative = np.array([0.5, 0, 0.5, 0, 0, 0]), np.array([0.0, 1, 0, 1, 1, 1])
     assert aupro(overlap, 1, negative, 0.25) == pytest.approx(0.5)
     assert aupro(overlap, 1, negative, 0.5) == pytest.approx((0.25 * 0.5 + 0.25 * 1) / 0.5)
     assert aupro(overlap, 1, negative, 1.0) == pytest.approx(0.25 * 0.5 + 0.75)
 
 
 def test_hand_made_ranking():
-    positive, negative = np.array([1., 0, 1]), np.array([0., 1, 0])
+    positive, negative = np.array([1.0, 0, 1]), np.array([0.0, 1, 0])
     assert average_precision(positive, negative) == pytest.approx((1 + 2 / 3) / 2)
     assert auroc(positive, negative) == pytest.approx(0.5)
     assert best_f1(positive, negative) == (pytest.approx(0.8), 2)
@@ -168,7 +177,7 @@ def test_what_cannot_be_had_is_nan():
 def test_evenly_mixed_bins_have_the_expected_precision():
     """The closed form of a large bin against the mean over random orders."""
     rng = np.random.default_rng(0)
-    positive, negative = np.array([60., 40.]), np.array([80., 90.])
+    positive, negative = np.array([60.0, 40.0]), np.array([80.0, 90.0])
     orders = np.array([True] * 40 + [False] * 90)
     values = []
     for _ in range(3000):
@@ -187,9 +196,9 @@ def test_a_bad_number_of_bins_is_refused(bins):
 
 def test_threshold_axis_is_its_own_inverse():
     bins = ScoreBins()
-    odds = torch.tensor([-30., -5., -0.01, 0., 2., 19.])
+    odds = torch.tensor([-30.0, -5.0, -0.01, 0.0, 2.0, 19.0])
     assert bins.log_odds_at(bins.position(odds).double().numpy()) == pytest.approx(odds.numpy(), rel=1e-2, abs=1e-4)
-    assert float(bins.position(torch.tensor([0.]))) == bins.count / 2
+    assert float(bins.position(torch.tensor([0.0]))) == bins.count / 2
 
 
 @pytest.mark.parametrize('class_id', [1, 2])

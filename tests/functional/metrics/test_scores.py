@@ -23,15 +23,15 @@ def test_log_odds_equal_those_of_softmax(seed, classes):
     expected = oracle(logits)
     got = log_odds(log_scores(logits, 'logits'))
     assert len(got) == (1 if classes == 2 else classes)
-    assert torch.allclose(got.double(), expected[:len(got)], atol=1e-4)
+    assert torch.allclose(got.double(), expected[: len(got)], atol=1e-4)
     from_probabilities = log_odds(log_scores(logits.double().softmax(0).float(), 'probabilities'))
-    assert torch.allclose(from_probabilities.double(), expected[:len(got)], atol=1e-3)
+    assert torch.allclose(from_probabilities.double(), expected[: len(got)], atol=1e-3)
 
 
 def test_scores_far_beyond_float32_probabilities_stay_apart():
-    logits = torch.tensor([0., 40., 60., 5.]).reshape(1, 1, 4)
+    logits = torch.tensor([0.0, 40.0, 60.0, 5.0]).reshape(1, 1, 4)
     assert log_odds(log_scores(logits, 'logits'))[0].tolist() == [0, 40, 60, 5]
-    three = torch.tensor([[-50., 0.], [60., -70.], [-300., 0.]]).reshape(3, 1, 2)
+    three = torch.tensor([[-50.0, 0.0], [60.0, -70.0], [-300.0, 0.0]]).reshape(3, 1, 2)
     odds = log_odds(log_scores(three, 'logits'))
     assert torch.isfinite(odds).all() and odds[0, 0] == pytest.approx(110) and odds[2, 1] == pytest.approx(0, abs=1e-4)
 
@@ -44,7 +44,7 @@ def test_one_channel_is_the_defect():
 
 def test_bad_scores_are_refused():
     with pytest.raises(ValueError, match=r'must lie in \[0, 1\] as probabilities, got -3'):
-        log_scores(torch.tensor([[[-3., 2.]]]), 'probabilities')
+        log_scores(torch.tensor([[[-3.0, 2.0]]]), 'probabilities')
     with pytest.raises(ValueError, match="got 'softmax'"):
         log_scores(torch.zeros(2, 1, 1), 'softmax')
     with pytest.raises(ValueError, match=r'\(C, H, W\)'):

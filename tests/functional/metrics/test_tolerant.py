@@ -29,7 +29,7 @@ def brute_force(pairs, radius, select):
         b = np.argwhere(select(label) & (label != 255)).astype(float)
         total += len(a) + len(b)
         if len(a) and len(b):
-            distance = np.sqrt(((a[:, None] - b[None])**2).sum(-1))
+            distance = np.sqrt(((a[:, None] - b[None]) ** 2).sum(-1))
             matched += (distance.min(1) <= radius).sum() + (distance.min(0) <= radius).sum()
     f1 = matched / total
     return f1 / (2 - f1), f1
@@ -40,7 +40,7 @@ def brute_force(pairs, radius, select):
 def test_equals_all_pairs(seed, radius):
     rng = np.random.default_rng(seed)
     draw = lambda values, p: rng.choice(values, (17, 23), p=p)  # noqa: E731
-    pairs = [(draw([0, 1, 2], [.95, .03, .02]), draw([0, 1, 2, 255], [.93, .03, .02, .02])) for _ in range(3)]
+    pairs = [(draw([0, 1, 2], [0.95, 0.03, 0.02]), draw([0, 1, 2, 255], [0.93, 0.03, 0.02, 0.02])) for _ in range(3)]
     pairs.append((np.zeros((5, 5), int), np.eye(5, dtype=int)))
     iou, f1 = counted(pairs, radius).compute()
     for row, select in enumerate([lambda m: m > 0, lambda m: m == 1, lambda m: m == 2]):

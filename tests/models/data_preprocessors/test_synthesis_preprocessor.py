@@ -19,15 +19,22 @@ def scope():
 @pytest.fixture(scope='module')
 def step(tmp_path_factory):
     library = library_of_parts(tmp_path_factory.mktemp('library'), labelled_parts(6, outline=True))
-    paste = dict(type='PasteDefects', donors=str(library.folder),
-                 policy=dict(number={2: 1}, places=dict(even=1, source=1)))
+    paste = dict(
+        type='PasteDefects', donors=str(library.folder), policy=dict(number={2: 1}, places=dict(even=1, source=1))
+    )
     return dict(transforms=[paste], probability=dict(clean=1.0, defective=0.0))
 
 
 def results_of(seed):
-    results = dict(img=draw_part(np.random.default_rng(seed)), img_path='a.png', seg_fields=[], ori_shape=FRAME_HW,
-                   gt_seg_map=np.zeros(FRAME_HW, np.uint8), sample_seed=seed)
-    results['gt_seg_map'][30:33, 30:33] = seed % 2  # every second picture shows a defect
+    results = dict(
+        img=draw_part(np.random.default_rng(seed)),
+        img_path='a.png',
+        seg_fields=[],
+        ori_shape=FRAME_HW,
+        gt_seg_map=np.zeros(FRAME_HW, np.uint8),
+        sample_seed=seed,
+    )
+    results['gt_seg_map'][30:33, 30:33] = seed % 2  # every second image shows a defect
     return LoadLocationMap(cache_size=1).transform(results)
 
 
@@ -44,6 +51,7 @@ def preprocessor(step=None, **kwargs):
 def test_without_synthesis_it_is_the_stock_one():
     made = preprocessor()(batch([0, 1]), training=True)
     from mmseg.models.data_preprocessor import SegDataPreProcessor
+
     stock = SegDataPreProcessor(mean=MEAN, std=STD, bgr_to_rgb=True, size=FRAME_HW)(batch([0, 1]), training=True)
     assert torch.equal(made['inputs'], stock['inputs'])
 
@@ -77,7 +85,7 @@ def test_padding_gets_no_defect(step):
     made = preprocessor(step, size=size)(batch([2, 4]), training=True)
     assert made['inputs'].shape[2:] == size
     for sample in made['data_samples']:
-        assert (sample.gt_sem_seg.data[0, FRAME_HW[0]:] == 255).all()
+        assert (sample.gt_sem_seg.data[0, FRAME_HW[0] :] == 255).all()
 
 
 def test_it_holds_no_parameters_and_takes_a_callable(step):
@@ -86,8 +94,11 @@ def test_it_holds_no_parameters_and_takes_a_callable(step):
     seen = {}
 
     def paint(images, labels, metas, backgrounds):
-        seen.update(range=(float(images.min()), float(images.max())), seeds=[m['sample_seed'] for m in metas],
-                    codes=backgrounds[0].codes.shape)
+        seen.update(
+            range=(float(images.min()), float(images.max())),
+            seeds=[m['sample_seed'] for m in metas],
+            codes=backgrounds[0].codes.shape,
+        )
         return Synthesis(torch.zeros_like(images), labels + 1, [[], []])
 
     model.set_synthesis(paint)

@@ -32,6 +32,7 @@ def test_equals_a_loop_over_pixels(size_hw):
 
 def test_equals_the_module_of_mmcv():
     from mmcv.ops.cc_attention import CrissCrossAttention as Theirs  # plain torch; registration lets it be imported
+
     theirs, ours = Theirs(16), CrissCrossAttention(16)
     theirs.gamma.scale.data.fill_(0.7)
     ours.load_state_dict(theirs.state_dict())

@@ -8,8 +8,16 @@ from mmseg.models.decode_heads import LRASPPHead
 
 from mmdefect.models.decode_heads import FittedLRASPPHead
 
-SETTINGS = dict(in_channels=(4, 6, 8), in_index=(0, 1, 2), channels=16, branch_channels=(5, 7), num_classes=3,
-                input_transform='multiple_select', norm_cfg=dict(type='BN'), act_cfg=dict(type='ReLU'))
+SETTINGS = dict(
+    in_channels=(4, 6, 8),
+    in_index=(0, 1, 2),
+    channels=16,
+    branch_channels=(5, 7),
+    num_classes=3,
+    input_transform='multiple_select',
+    norm_cfg=dict(type='BN'),
+    act_cfg=dict(type='ReLU'),
+)
 
 
 def features(side):

@@ -25,16 +25,38 @@ def mmseg_scope():
 
 def segmentor(loss):
     """A two-layer FCN of mmseg with a main and an auxiliary head."""
-    head = dict(type='FCNHead', in_channels=8, channels=8, num_convs=0, concat_input=False, num_classes=3,
-                dropout_ratio=0, norm_cfg=dict(type='BN'), loss_decode=loss)
+    head = dict(
+        type='FCNHead',
+        in_channels=8,
+        channels=8,
+        num_convs=0,
+        concat_input=False,
+        num_classes=3,
+        dropout_ratio=0,
+        norm_cfg=dict(type='BN'),
+        loss_decode=loss,
+    )
     torch.manual_seed(0)
-    model = MODELS.build(dict(
-        type='EncoderDecoder',
-        data_preprocessor=dict(type='SegDataPreProcessor', size=SIZE, mean=[128] * 3, std=[60] * 3),
-        backbone=dict(type='UNet', base_channels=8, num_stages=2, strides=(1, 1), enc_num_convs=(1, 1),
-                      dec_num_convs=(1, ), downsamples=(True, ), enc_dilations=(1, 1), dec_dilations=(1, ),
-                      norm_cfg=dict(type='BN')),
-        decode_head=dict(head, in_index=1), auxiliary_head=dict(head, in_index=1)))
+    model = MODELS.build(
+        dict(
+            type='EncoderDecoder',
+            data_preprocessor=dict(type='SegDataPreProcessor', size=SIZE, mean=[128] * 3, std=[60] * 3),
+            backbone=dict(
+                type='UNet',
+                base_channels=8,
+                num_stages=2,
+                strides=(1, 1),
+                enc_num_convs=(1, 1),
+                dec_num_convs=(1,),
+                downsamples=(True,),
+                enc_dilations=(1, 1),
+                dec_dilations=(1,),
+                norm_cfg=dict(type='BN'),
+            ),
+            decode_head=dict(head, in_index=1),
+            auxiliary_head=dict(head, in_index=1),
+        )
+    )
     return model.train()
 
 
@@ -43,8 +65,12 @@ def batch(pack, **extras):
     rng = np.random.default_rng(0)
     samples = []
     for index in range(2):
-        results = dict(img=rng.integers(0, 256, (*SIZE, 3), np.uint8), gt_seg_map=rng.integers(0, 3, SIZE, np.uint8),
-                       img_shape=SIZE, **(extras if index else {}))
+        results = dict(
+            img=rng.integers(0, 256, (*SIZE, 3), np.uint8),
+            gt_seg_map=rng.integers(0, 3, SIZE, np.uint8),
+            img_shape=SIZE,
+            **(extras if index else {}),
+        )
         samples.append(pack.transform(results))
     return dict(inputs=[s['inputs'] for s in samples], data_samples=[s['data_samples'] for s in samples])
 
@@ -146,12 +172,16 @@ def test_a_map_that_the_crop_missed_is_refused():
     with pytest.raises(ValueError, match='seg_fields'):
         LabelExtras().read([sample])
     with pytest.raises(ValueError, match='size of the label'):
-        PackDefectInputs().transform(dict(img=np.zeros((4, 6, 3), np.uint8), gt_seg_map=np.zeros((4, 6), np.uint8),
-                                          gt_weight_map=np.ones((8, 8))))
+        PackDefectInputs().transform(
+            dict(
+                img=np.zeros((4, 6, 3), np.uint8), gt_seg_map=np.zeros((4, 6), np.uint8), gt_weight_map=np.ones((8, 8))
+            )
+        )
 
 
 def test_packing_without_extras_is_that_of_mmseg():
     from mmseg.datasets.transforms import PackSegInputs
+
     results = dict(img=np.zeros((4, 6, 3), np.uint8), gt_seg_map=np.ones((4, 6), np.uint8), img_shape=(4, 6))
     ours, theirs = PackDefectInputs().transform(dict(results)), PackSegInputs().transform(dict(results))
     assert torch.equal(ours['inputs'], theirs['inputs'])

@@ -30,8 +30,11 @@ def build(name, **kwargs):
 
 
 def test_the_table_has_every_loss():
-    exported = {n for n in package.__all__ if isinstance(getattr(package, n), type) and
-                issubclass(getattr(package, n), DefectLoss)}
+    exported = {
+        n
+        for n in package.__all__
+        if isinstance(getattr(package, n), type) and issubclass(getattr(package, n), DefectLoss)
+    }
     assert exported == set(LOSSES)
 
 

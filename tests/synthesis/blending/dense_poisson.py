@@ -1,4 +1,5 @@
 """Poisson composition written out pixel by pixel and solved as a dense system: slow and obvious."""
+
 from __future__ import annotations
 
 import numpy as np
@@ -6,11 +7,12 @@ import numpy as np
 STEPS = ((0, 1), (1, 0), (0, -1), (-1, 0))
 
 
-def dense_paste(target: np.ndarray, source: np.ndarray, unknown: np.ndarray, mixed: bool = False,
-                soft: np.ndarray | None = None) -> np.ndarray:
+def dense_paste(
+    target: np.ndarray, source: np.ndarray, unknown: np.ndarray, mixed: bool = False, soft: np.ndarray | None = None
+) -> np.ndarray:
     """``(C, h, w)`` float64 target with the pixels of ``unknown`` ``(h, w)`` solved for.
 
-    With ``soft`` ``(h, w)`` the gradients of both pictures are mixed by the mean of the two pixels' weights.
+    With ``soft`` ``(h, w)`` the gradients of both images are mixed by the mean of the two pixels' weights.
     """
     result = target.copy()
     number = {place: i for i, place in enumerate(zip(*np.nonzero(unknown), strict=True))}

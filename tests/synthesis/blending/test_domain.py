@@ -1,4 +1,5 @@
 """The factor of a mask: choice of solver, agreement of the solvers, and the way into another process."""
+
 from __future__ import annotations
 
 import multiprocessing
@@ -16,7 +17,7 @@ from mmdefect.synthesis.blending.sine import RectangleSolver, side_basis
 
 def disc(side: int) -> torch.Tensor:
     rows, columns = np.mgrid[:side, :side]
-    return torch.from_numpy((rows - side / 2)**2 + (columns - side / 2)**2 < (side / 2 - 2)**2)[None]
+    return torch.from_numpy((rows - side / 2) ** 2 + (columns - side / 2) ** 2 < (side / 2 - 2) ** 2)[None]
 
 
 def paste_in_a_worker(factor: PoissonFactor, target: torch.Tensor, source: torch.Tensor) -> np.ndarray:
@@ -28,7 +29,7 @@ def test_all_solvers_agree_on_a_rectangle(touching):
     generator = torch.Generator().manual_seed(0)
     target, source = torch.rand(2, 3, 30, 40, generator=generator, dtype=torch.float64)
     mask = torch.zeros(1, 30, 40, dtype=torch.bool)
-    mask[:, 0 if touching else 3:20, 5:40 if touching else 33] = True
+    mask[:, 0 if touching else 3 : 20, 5 : 40 if touching else 33] = True
     results = [poisson_blend(target, source, mask, PoissonFactor(mask, backend), clamp=False) for backend in BACKENDS]
     torch.testing.assert_close(results[0], results[1], atol=1e-10, rtol=0)
     torch.testing.assert_close(results[1], results[2], atol=1e-10, rtol=0)
@@ -71,8 +72,8 @@ def test_the_adjoint_of_the_extension_is_its_transpose():
 
 def test_constant_boundary_values_extend_to_the_constant():
     factor = factorize(disc(40))
-    extended = factor.solver.extend(torch.full((1, factor.num_boundary), .75))
-    torch.testing.assert_close(extended, torch.full_like(extended, .75), atol=1e-6, rtol=0)
+    extended = factor.solver.extend(torch.full((1, factor.num_boundary), 0.75))
+    torch.testing.assert_close(extended, torch.full_like(extended, 0.75), atol=1e-6, rtol=0)
 
 
 def test_compact_masks_go_to_the_lattice_and_thin_long_ones_to_the_sparse_factor():
@@ -90,7 +91,7 @@ def test_small_masks_keep_the_whole_map():
 
 
 def test_a_soft_mask_is_cut_at_one_half():
-    soft = torch.tensor([[0., .49, .5, 1., 0.]])
+    soft = torch.tensor([[0.0, 0.49, 0.5, 1.0, 0.0]])
     assert PoissonFactor(soft).mask.tolist() == [[False, False, True, True, False]]
 
 
@@ -101,8 +102,9 @@ def test_the_factor_keeps_its_own_copy_of_the_mask():
     assert factor.mask.any() and factor.num_pixels == factor.mask.sum()
 
 
-@pytest.mark.parametrize('backend, message', [('cg', 'one of lattice, rectangle, sparse'),
-                                              ('rectangle', 'full rectangle')])
+@pytest.mark.parametrize(
+    'backend, message', [('cg', 'one of lattice, rectangle, sparse'), ('rectangle', 'full rectangle')]
+)
 def test_unknown_and_unfit_backends_are_refused(backend, message):
     with pytest.raises(ValueError, match=message):
         factorize(disc(12), backend)

@@ -33,7 +33,7 @@ def test_random_masks_with_holes(height, width, density, seed):
 
 
 @pytest.mark.parametrize('edge', [np.s_[0], np.s_[-1], np.s_[:, 0], np.s_[:, -1]])
-def test_masks_at_the_border_of_the_picture(edge):
+def test_masks_at_the_border_of_the_image(edge):
     mask = np.zeros((12, 15), bool)
     mask[3:9, 4:11] = True
     mask[edge][2:7] = True
@@ -60,4 +60,4 @@ def test_memory_is_counted():
     membrane = Membrane(mask)
     before = membrane.nbytes
     membrane.extend(np.zeros((len(membrane.beside), 3), np.float32))
-    assert before <= mask.nbytes * 20 and membrane.nbytes >= before + 4 * len(membrane.beside)**2
+    assert before <= mask.nbytes * 20 and membrane.nbytes >= before + 4 * len(membrane.beside) ** 2

@@ -1,4 +1,5 @@
 """Alpha, feather, spectral, visibility, and what holds for every method."""
+
 from __future__ import annotations
 
 import cv2
@@ -23,7 +24,6 @@ def scene(dtype=torch.float64, size=(13, 18)) -> tuple[torch.Tensor, torch.Tenso
 
 @pytest.mark.parametrize('method', BLENDS)
 class TestEveryMethod:
-
     @pytest.mark.parametrize('dtype', [torch.float32, torch.float64])
     def test_shape_dtype_and_range(self, method, dtype):
         target, source, mask = scene(dtype)
@@ -34,10 +34,10 @@ class TestEveryMethod:
 
     def test_batch_mates_do_not_change_a_sample(self, method):
         target, source, mask = scene()
-        batch = [torch.stack([picture, picture.flip(-1)]) for picture in (target, source, mask)]
+        batch = [torch.stack([image, image.flip(-1)]) for image in (target, source, mask)]
         together = blend(*batch, method)
         torch.testing.assert_close(together[0], blend(target, source, mask, method), atol=1e-9, rtol=0)
-        flipped = [picture.flip(-1) for picture in (target, source, mask)]
+        flipped = [image.flip(-1) for image in (target, source, mask)]
         torch.testing.assert_close(together[1], blend(*flipped, method), atol=1e-9, rtol=0)
 
     def test_an_empty_mask_changes_nothing(self, method):
@@ -47,9 +47,10 @@ class TestEveryMethod:
 
     def test_derivative(self, method):
         target, source, mask = scene(size=(9, 12))
-        target, source = .4 + .05 * target, .4 + .05 * source
-        assert torch.autograd.gradcheck(lambda t, s: blend(t, s, mask, method),
-                                        (target.requires_grad_(), source.requires_grad_()))
+        target, source = 0.4 + 0.05 * target, 0.4 + 0.05 * source
+        assert torch.autograd.gradcheck(
+            lambda t, s: blend(t, s, mask, method), (target.requires_grad_(), source.requires_grad_())
+        )
 
 
 @pytest.mark.parametrize('method', EXACT)
@@ -65,16 +66,15 @@ def test_an_unknown_method_is_refused_with_the_list():
 
 
 class TestAlpha:
-
     def test_a_hard_mask_copies_bits(self):
         target, source, mask = scene(torch.float32)
         inside = mask.expand_as(target)
         assert torch.equal(alpha_blend(target, source, mask)[inside], source[inside])
 
     def test_by_hand(self):
-        target, source = torch.tensor([[[.2, .2]]]), torch.tensor([[[.6, .6]]])
-        result = alpha_blend(target, source, torch.tensor([[[.25, .75]]]))
-        torch.testing.assert_close(result, torch.tensor([[[.3, .5]]]))
+        target, source = torch.tensor([[[0.2, 0.2]]]), torch.tensor([[[0.6, 0.6]]])
+        result = alpha_blend(target, source, torch.tensor([[[0.25, 0.75]]]))
+        torch.testing.assert_close(result, torch.tensor([[[0.3, 0.5]]]))
 
     def test_derivative_with_respect_to_the_mask(self):
         target, source = torch.rand(2, 3, 3, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
@@ -83,7 +83,6 @@ class TestAlpha:
 
 
 class TestFeather:
-
     def test_it_rises_inwards_by_hand(self):
         mask = torch.zeros(1, 7, 9, dtype=torch.bool)
         mask[:, 1:6, 1:8] = True
@@ -92,7 +91,7 @@ class TestFeather:
 
     def test_the_support_stays_the_mask(self):
         generator = torch.Generator().manual_seed(0)
-        mask = torch.rand(2, 1, 30, 30, generator=generator) < .5
+        mask = torch.rand(2, 1, 30, 30, generator=generator) < 0.5
         assert torch.equal(feather(mask, 3) > 0, mask)
 
     def test_width_zero_is_a_hard_mask(self):
@@ -110,7 +109,7 @@ class TestFeather:
         target, source = torch.zeros(1, 3, 3), torch.ones(1, 3, 3)
         mask = torch.zeros(1, 3, 3, dtype=torch.bool)
         mask[0, 1, 1] = True
-        assert feathered_blend(target, source, mask, 1)[0, 1, 1].item() == pytest.approx(.5)
+        assert feathered_blend(target, source, mask, 1)[0, 1, 1].item() == pytest.approx(0.5)
 
     def test_a_negative_width_is_refused(self):
         with pytest.raises(ValueError, match='`width`'):
@@ -118,12 +117,12 @@ class TestFeather:
 
     def test_derivative_with_respect_to_the_mask(self):
         target, source, hard = scene(size=(12, 14))
-        mask = (hard.double() * .8 + .1).requires_grad_()
+        mask = (hard.double() * 0.8 + 0.1).requires_grad_()
         assert torch.autograd.gradcheck(lambda m: feathered_blend(target, source, m), mask)
 
 
 def literal_spectral(target: np.ndarray, source: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """The formula as published, one channel, complex transforms, gradients of both pictures mixed explicitly."""
+    """The formula as published, one channel, complex transforms, gradients of both images mixed explicitly."""
     height, width = target.shape
     mirrored = [cv2.copyMakeBorder(plane, 0, height, 0, width, cv2.BORDER_REFLECT) for plane in (target, source, mask)]
     down = 2j * np.pi * np.fft.fftfreq(2 * height)[:, None]
@@ -136,12 +135,11 @@ def literal_spectral(target: np.ndarray, source: np.ndarray, mask: np.ndarray) -
     spectrum = (down * flows[0] + across * flows[1]) / power
     spectrum[0, 0] = 0
     result = np.fft.ifft2(spectrum).real[:height, :width]
-    outside = mask < .5
+    outside = mask < 0.5
     return result + target[outside].mean() - result[outside].mean()
 
 
 class TestSpectral:
-
     def test_equals_the_published_formula(self):
         target, source, mask = scene()
         result = spectral_blend(target, source, mask, clamp=False)
@@ -152,7 +150,7 @@ class TestSpectral:
 
     def test_the_unmasked_mean_is_kept_for_every_sample(self):
         target, source, mask = scene()
-        targets = torch.stack([target * .3 + .3, target * .1 + .6])
+        targets = torch.stack([target * 0.3 + 0.3, target * 0.1 + 0.6])
         result = spectral_blend(targets, source.expand(2, -1, -1, -1), mask[None], clamp=False)
         outside = ~mask[0]
         torch.testing.assert_close(result[..., outside].mean(-1), targets[..., outside].mean(-1))
@@ -164,22 +162,21 @@ class TestSpectral:
 
 
 class TestVisibleMask:
-
     def test_by_hand(self):
         target = torch.zeros(3, 1, 4)
         result = target.clone()
-        result[1, 0, 0], result[2, 0, 1], result[0, 0, 2] = .5, .001, -.5
+        result[1, 0, 0], result[2, 0, 1], result[0, 0, 2] = 0.5, 0.001, -0.5
         mask = torch.tensor([[[True, True, True, False]]])
         assert visible_mask(result, target, mask).tolist() == [[[True, False, True, False]]]
 
     def test_an_invisible_poisson_paste_has_no_visible_pixel(self):
         target, _, mask = scene()
-        result = blend(target * .5, target * .5 + .3, mask, 'poisson')
-        assert not visible_mask(result, target * .5, mask).any()
+        result = blend(target * 0.5, target * 0.5 + 0.3, mask, 'poisson')
+        assert not visible_mask(result, target * 0.5, mask).any()
 
     def test_labels_are_exact(self):
         target, source, mask = scene(torch.float32)
         for method in EXACT:
             result = blend(target, source, mask, method)
-            changed = ((result - target).abs().amax(0, keepdim=True) > 2 / 255)
+            changed = (result - target).abs().amax(0, keepdim=True) > 2 / 255
             assert torch.equal(visible_mask(result, target, mask), changed)
