@@ -12,8 +12,10 @@ PACKAGE = ROOT / 'mmdefect'
 PURE = ('functional', 'synthesis', 'diffusion', 'deployment', 'experiments', 'visualization', 'demo')
 ADAPTERS = ('datasets', 'models', 'engine', 'evaluation', 'inference')
 FACES = ('apis',)
+#: Modules of the standard library alone (``ranks``: and torch) that any layer may use.
+SHARED = ('files', 'progress', 'ranks')
 #: Single modules (and the doctor) beside the layers.
-FOUNDATION = ('extras', 'ranks', 'compat', 'registry', 'registration', 'doctor', '__main__')
+FOUNDATION = ('extras', *SHARED, 'compat', 'registry', 'registration', 'doctor', '__main__')
 
 MM_PACKAGES = ('mmengine', 'mmcv', 'mmseg', 'mmpretrain', 'mmdet')
 

@@ -12,6 +12,7 @@ from .layers import (
     PACKAGE,
     PURE,
     ROOT,
+    SHARED,
     imports,
     layer_of,
     module_name,
@@ -20,13 +21,13 @@ from .layers import (
 
 #: What the files of a layer may import of this package, beside their own layer.
 ALLOWED = {
-    **{layer: {*PURE, 'ranks'} for layer in PURE},
-    **{layer: {*PURE, 'compat', 'registry'} for layer in ADAPTERS},
+    **{layer: {*PURE, *SHARED} for layer in PURE},
+    **{layer: {*PURE, *SHARED, 'compat', 'registry'} for layer in ADAPTERS},
     # Hooks and samplers act on the other adapters: labels of data sets, losses of models, counters of metrics.
-    'engine': {*PURE, 'datasets', 'models', 'evaluation', 'compat', 'registry'},
-    'apis': {*PURE, *ADAPTERS, 'compat', 'ranks', 'registry', 'registration'},
+    'engine': {*PURE, *SHARED, 'datasets', 'models', 'evaluation', 'compat', 'registry'},
+    'apis': {*PURE, *ADAPTERS, *SHARED, 'compat', 'registry', 'registration'},
     'extras': set(),
-    'ranks': set(),
+    **{module: set() for module in SHARED},
     'compat': {'extras'},
     'registry': {'compat'},
     'registration': {'compat', 'registry', *ADAPTERS},
