@@ -44,7 +44,7 @@ def try_model(leaf: Path, ways: list[str]) -> dict:
     from mmdefect.inference.export import export_model
     from mmdefect.inference.parity import compare_predictors
     from mmdefect.inference.saved import SavedPredictor
-    from tests.helpers.deployment import photos, write_checkpoint
+    from tests.helpers.deployment import make_images, write_checkpoint
 
     results = {}
     with tempfile.TemporaryDirectory() as scratch:
@@ -67,7 +67,7 @@ def try_model(leaf: Path, ways: list[str]) -> dict:
             try:
                 export_model(predictor.network, predictor.info, path, form, dynamic, (2 * SIZE, 2 * SIZE), 2)
                 exported = load_predictor(path) if form == 'onnx' else SavedPredictor(path)
-                parity = compare_predictors(predictor, exported, [photos(*s, seed=s[1]) for s in shapes])
+                parity = compare_predictors(predictor, exported, [make_images(*s, seed=s[1]) for s in shapes])
                 results[name] = dict(
                     difference=parity.difference,
                     agreement=parity.agreement,
@@ -77,7 +77,7 @@ def try_model(leaf: Path, ways: list[str]) -> dict:
                 )
             except Exception as err:  # a cell that failed keeps its reason
                 text = ' '.join(str(err).replace(f'{scratch}/', '').split()).removeprefix(f'{predictor.info.name} ')
-                refused = refusal(predictor, [photos(*s, seed=s[1]) for s in shapes])
+                refused = refusal(predictor, [make_images(*s, seed=s[1]) for s in shapes])
                 if refused:
                     text = f'the model itself, in PyTorch, takes no such images ({refused})'
                 results[name] = dict(error=f'{type(err).__name__}: {text}'[:400])

@@ -62,7 +62,7 @@ def measure_runtime(seconds: float, threads_of: list[int], models: list[str], ba
 
     from mmdefect.deployment.quantization import quantize
     from mmdefect.deployment.runtime import OnnxPredictor
-    from tests.helpers.deployment import photos
+    from tests.helpers.deployment import make_images
 
     left, right = np.ones((1024, 1152), np.float32), np.ones((1152, 4096), np.float32)
     product_gflop = 2e-9 * left.size * right.shape[1]
@@ -75,7 +75,7 @@ def measure_runtime(seconds: float, threads_of: list[int], models: list[str], ba
             gflop = counter.get_total_flops() / 1e9
             folder = Path(scratch) / f'images_{name}'
             folder.mkdir()
-            for k, photo in enumerate(photos(8, SIZE, SIZE)):
+            for k, photo in enumerate(make_images(8, SIZE, SIZE)):
                 np.save(folder / f'{k}.npy', photo)
             quantize(path, Path(scratch) / f'{name}_int8.onnx', folder)
             for threads in threads_of:
@@ -83,7 +83,7 @@ def measure_runtime(seconds: float, threads_of: list[int], models: list[str], ba
                 session = OnnxPredictor(path, threads=threads)
                 small = OnnxPredictor(Path(scratch) / f'{name}_int8.onnx', threads=threads)
                 for batch in batches:
-                    images, limits = photos(batch, SIZE, SIZE), predictor.info.thresholds
+                    images, limits = make_images(batch, SIZE, SIZE), predictor.info.thresholds
                     contestants = {
                         'torch': lambda: predictor.infer(images, limits),
                         'onnxruntime': lambda: session.infer(images, limits),

@@ -18,7 +18,7 @@ from packaging.requirements import Requirement
 
 from mmdefect.doctor.pins import OPENCV, installed_version
 from tests.deployment.server.stand_in_server import ServerProcess
-from tests.helpers.deployment import images, write_checkpoint
+from tests.helpers.deployment import make_images, write_checkpoint
 from tests.test_setup import sources, wheel  # noqa: F401  (fixtures)
 
 pytestmark = pytest.mark.slow
@@ -93,7 +93,7 @@ def model(tmp_path_factory):
 @pytest.fixture(scope='module')
 def photos(tmp_path_factory):
     folder = tmp_path_factory.mktemp('photos')
-    for index, image in enumerate(images(5, 90, 120)):
+    for index, image in enumerate(make_images(5, 90, 120)):
         cv2.imwrite(str(folder / f'part_{index}.png'), image[..., ::-1])
     return folder
 

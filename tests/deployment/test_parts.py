@@ -14,7 +14,7 @@ from mmdefect.deployment.predict import predict
 from mmdefect.deployment.sources import find_sources
 from mmdefect.experiments.bulk import Workers
 from mmdefect.inference.export import export_model
-from tests.helpers.deployment import photos, write_checkpoint
+from tests.helpers.deployment import make_images, write_checkpoint
 
 SETTINGS = JobSettings(batch=2, overlay='.png')
 
@@ -30,7 +30,7 @@ def model(tmp_path_factory):
 @pytest.fixture(scope='module')
 def folder(tmp_path_factory):
     place = tmp_path_factory.mktemp('parts')
-    for index, image in enumerate(photos(7, 70, 90)):
+    for index, image in enumerate(make_images(7, 70, 90)):
         path = place / f'shift{index % 2}' / f'part_{index}.png'
         path.parent.mkdir(parents=True, exist_ok=True)
         cv2.imwrite(str(path), image[..., ::-1])

@@ -21,7 +21,7 @@ from mmdefect.deployment.sources import decode_ahead, find_sources
 from mmdefect.deployment.writing import draw_overlay, encode_label_png
 from mmdefect.inference.export import export_model
 from mmdefect.visualization.overlay import overlay_labels
-from tests.helpers.deployment import PALETTE, photos, write_checkpoint
+from tests.helpers.deployment import PALETTE, make_images, write_checkpoint
 
 ROOT = Path(__file__).resolve().parents[2]
 #: Kills every import that a machine on the line need not have.
@@ -46,7 +46,7 @@ def model(tmp_path_factory):
 
 @pytest.fixture
 def folder(tmp_path):
-    for index, image in enumerate(photos(5, 90, 120)):
+    for index, image in enumerate(make_images(5, 90, 120)):
         path = tmp_path / 'parts' / f'shift{index % 2}' / f'part_{index}.png'
         path.parent.mkdir(parents=True, exist_ok=True)
         cv2.imwrite(str(path), image[..., ::-1])
@@ -134,7 +134,7 @@ def test_files_patterns_lists_and_folders_name_the_same_images(folder):
 
 
 def test_a_video_is_predicted_frame_by_frame_and_goes_on(model, tmp_path):
-    frames = photos(4, 64, 96)
+    frames = make_images(4, 64, 96)
     video = cv2.VideoWriter(str(tmp_path / 'belt.avi'), cv2.VideoWriter_fourcc(*'MJPG'), 10, (96, 64))
     for frame in frames:
         video.write(np.ascontiguousarray(frame[..., ::-1]))

@@ -21,7 +21,7 @@ def model(request, pipelines):
 
 
 @pytest.fixture(scope='session')
-def photos():
+def images():
     """Four images with a bright spot each, ``(4, 32, 32, 3)`` uint8, and their masks, ``(4, 32, 32)`` bool."""
     random = np.random.default_rng(0)
     images = random.integers(60, 120, (4, 32, 32, 3)).astype(np.uint8)

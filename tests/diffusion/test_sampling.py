@@ -105,9 +105,9 @@ def test_a_sample_depends_on_its_seed_and_on_no_batch_mate(sd, scene, scheduler)
     assert not torch.allclose(other, alone, atol=1e-2)
 
 
-def test_every_kind_generates(model, photos):
-    images, masks = photos
-    tensors = torch.from_numpy(images[:2].transpose(0, 3, 1, 2).astype(np.float32) / 255)
+def test_every_kind_generates(model, images):
+    shown, masks = images
+    tensors = torch.from_numpy(shown[:2].transpose(0, 3, 1, 2).astype(np.float32) / 255)
     made = generate(
         model,
         tensors,
@@ -123,31 +123,31 @@ def test_every_kind_generates(model, photos):
 
 @pytest.mark.parametrize('seam', ['none', 'poisson'])
 @pytest.mark.parametrize('size', [(32, 32), (16, 16)])
-def test_pixels_outside_the_mask_are_identical(photos, seam, size):
-    images, masks = photos
+def test_pixels_outside_the_mask_are_identical(images, seam, size):
+    shown, masks = images
     generated = np.random.default_rng(2).integers(0, 255, (*size, 3)).astype(np.uint8)
-    for original, mask in zip(images, masks, strict=True):
+    for original, mask in zip(shown, masks, strict=True):
         copy = original.copy()
         pasted = paste_back(original, generated, mask, seam)
         assert (pasted[~mask] == original[~mask]).all() and (pasted[mask] != original[mask]).any()
         assert (original == copy).all() and pasted.dtype == np.uint8
     nothing = np.zeros((32, 32), bool)
-    assert (paste_back(images[0], generated, nothing, seam) == images[0]).all()
+    assert (paste_back(shown[0], generated, nothing, seam) == shown[0]).all()
     with pytest.raises(ValueError, match=r'size of the image, \(32, 32\), got \(8, 8\)'):
-        paste_back(images[0], generated, np.zeros((8, 8), bool))
+        paste_back(shown[0], generated, np.zeros((8, 8), bool))
 
 
-def test_a_seam_removes_a_constant_step(photos):
+def test_a_seam_removes_a_constant_step(images):
     """A generated image that is the original, but brighter, leaves no trace under the Poisson seam."""
-    original, mask = photos[0][0], photos[1][0]
+    original, mask = images[0][0], images[1][0]
     pasted = paste_back(original, original + 30, mask, 'poisson')
     assert np.abs(pasted.astype(int) - original).max() <= 1
 
 
 @pytest.fixture()
-def folders(tmp_path, photos):
+def folders(tmp_path, images):
     """Clean images on disk and two boxes for each of two types."""
-    for index, photo in enumerate(photos[0]):
+    for index, photo in enumerate(images[0]):
         write_image(tmp_path / 'clean' / f'{index}.png', photo)
     assert (
         run(

@@ -51,7 +51,7 @@ def randomise(model: nn.Module, seed: int = 0) -> None:
         conv.bias.copy_((conv.bias - scores.mean((0, 2, 3))) * factor)
 
 
-def images(count: int, height: int, width: int, seed: int = 0) -> np.ndarray:
+def make_images(count: int, height: int, width: int, seed: int = 0) -> np.ndarray:
     """Return ``(count, height, width, 3)`` uint8 of coloured patches and noise."""
     rng = np.random.default_rng(seed)
     coarse = rng.integers(0, 256, (count, 12, 12, 3)).astype(np.uint8)

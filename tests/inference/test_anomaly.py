@@ -14,7 +14,7 @@ from mmdefect.functional.density import fit_gaussian
 from mmdefect.functional.score_scale import ScoreScale
 from mmdefect.inference.parity import compare_predictors
 from mmdefect.models.anomaly_detector import AnomalyDetector, DetectorSettings, build_backbone
-from tests.helpers.deployment import photos
+from tests.helpers.deployment import make_images
 
 BACKBONE = dict(
     type='mmpretrain.ResNet',
@@ -32,7 +32,7 @@ def fit(path, **settings):
     """Write a detector of a small random backbone, fitted on smooth images."""
     settings = DetectorSettings(backbone=BACKBONE, size_hw=(64, 64), patch=16, **settings)
     empty = AnomalyDetector(settings, build_backbone(BACKBONE, seed=1))
-    images = torch.from_numpy(photos(12, 64, 64)).permute(0, 3, 1, 2).contiguous()
+    images = torch.from_numpy(make_images(12, 64, 64)).permute(0, 3, 1, 2).contiguous()
     densities = {space: fit_gaussian(empty.embeddings(images, space).flatten(0, -2)) for space in ('image', 'fast')}
     detector = AnomalyDetector(settings, empty.features.backbone, densities, {})
     low, high = (float(v) for v in detector.heat_maps(images).quantile(torch.tensor([0.1, 0.8])))
@@ -49,7 +49,7 @@ def fitted(request, tmp_path_factory):
 
 def strange(seed=3):
     """Images with a square of noise that none of the normal ones has."""
-    images = photos(3, 64, 64, seed)
+    images = make_images(3, 64, 64, seed)
     images[:, 20:44, 30:54] = np.random.default_rng(seed).choice([0, 255], (3, 24, 24, 3)).astype(np.uint8)
     return images
 
@@ -74,7 +74,7 @@ def test_it_exports_and_tiles(fitted, tmp_path):
     assert '100.0000 % of the labels' in text or '99.9' in text
     predictor, exported = load_predictor(path), load_predictor(tmp_path / 'screw.onnx')
     assert exported.info == predictor.info and exported.info.kind == 'anomaly'
-    others = [strange(), photos(1, 128, 128), photos(2, 90, 70)]
+    others = [strange(), make_images(1, 128, 128), make_images(2, 90, 70)]
     parity = compare_predictors(predictor, exported, others)
     assert parity.holds, parity
     large = np.tile(strange()[0], (3, 2, 1))

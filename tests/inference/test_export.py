@@ -25,7 +25,7 @@ from mmdefect.inference.network import resize_images
 from mmdefect.inference.parity import compare_predictors
 from mmdefect.inference.preparation import Preparation
 from mmdefect.models.decode_heads.fitted_lraspp_head import FittedAvgPool2d
-from tests.helpers.deployment import CLASSES, LEAF, OFFSETS, photos, write_checkpoint
+from tests.helpers.deployment import CLASSES, LEAF, OFFSETS, make_images, write_checkpoint
 
 SCALE = dict(crop_size=(64, 64), image_scale=(96, 96))
 
@@ -46,7 +46,7 @@ def test_the_predictor_agrees_with_mmsegs_test(checkpoint, predictor, tmp_path, 
     import cv2
     from mmseg.registry import MODELS, TRANSFORMS
 
-    image = photos(1, *size_hw)[0]
+    image = make_images(1, *size_hw)[0]
     cv2.imwrite(str(tmp_path / 'image.png'), image[..., ::-1])
     init_default_scope('mmseg')
     cfg = load_config(LEAF, SCALE)
@@ -79,11 +79,11 @@ def test_onnx_agrees(predictor, tmp_path, dynamic, batches):
     path = export_model(predictor.network, predictor.info, tmp_path / 'model.onnx', 'onnx', dynamic, (150, 120), 2)
     exported = load_predictor(path)
     assert exported.info == predictor.info
-    parity = compare_predictors(predictor, exported, [photos(*b, seed=b[1]) for b in batches])
+    parity = compare_predictors(predictor, exported, [make_images(*b, seed=b[1]) for b in batches])
     assert parity.holds, parity
     assert list(tmp_path.iterdir()) == [path]
     thresholds = (0.2, 0.9)  # other thresholds than those in the file
-    images = photos(2, 150, 120)
+    images = make_images(2, 150, 120)
     labels, probabilities = exported.infer(images, thresholds)
     assert labels.dtype == np.uint8 and probabilities.dtype == np.float32
     np.testing.assert_array_equal(labels, np.stack([decide_labels(p, thresholds) for p in probabilities]))
@@ -99,7 +99,7 @@ def test_the_file_explains_itself_and_defaults_to_its_thresholds(predictor, tmp_
     assert tuple(facts['classes']) == CLASSES and facts['input_size_hw'] == [96, 96] and len(facts['palette']) == 3
     assert facts['thresholds'] == pytest.approx([1 / (1 + np.exp(o)) for o in OFFSETS[1:]])
     session = onnxruntime.InferenceSession(path, providers=['CPUExecutionProvider'])
-    images = photos(1, 100, 80)
+    images = make_images(1, 100, 80)
     labels = session.run(['labels'], {'images': images})[0]
     np.testing.assert_array_equal(labels, predictor.infer(images, predictor.info.thresholds)[0])
 
@@ -112,11 +112,11 @@ def test_torch_formats_agree_and_say_what_they_are(predictor, tmp_path, form, dy
     path = export_model(predictor.network, predictor.info, tmp_path / f'model.{form}', form, dynamic, (150, 120), 2)
     saved = load_predictor(path)
     assert saved.info.classes == CLASSES and saved.info.thresholds == predictor.info.thresholds
-    parity = compare_predictors(predictor, saved, [photos(count, 150, 120) for count in (1, 3)])
+    parity = compare_predictors(predictor, saved, [make_images(count, 150, 120) for count in (1, 3)])
     assert parity.holds and parity.difference < 1e-5
     with pytest.raises(ValueError, match='takes images of 120 x 150'):
-        saved.predict_batch([photos(1, 120, 120)[0]])
-    images = photos(2, 150, 120)  # and without any code of ours
+        saved.predict_batch([make_images(1, 120, 120)[0]])
+    images = make_images(2, 150, 120)  # and without any code of ours
     loaded = torch.jit.load(path) if form == 'torchscript' else torch.export.load(path).module()
     with torch.no_grad():
         labels, _ = loaded(torch.from_numpy(images), torch.tensor(predictor.info.thresholds))
@@ -135,10 +135,10 @@ def test_what_cannot_be_is_said(predictor, tmp_path):
         export_model(predictor.network, predictor.info, tmp_path / 'a.onnx', 'onnx', 'batch', (96, 96))
     )
     with pytest.raises(ValueError, match='takes images of 96 x 96'):
-        fixed.predict_batch([photos(1, 100, 96)[0]])
+        fixed.predict_batch([make_images(1, 100, 96)[0]])
     fixed.close()
     with pytest.raises(ValueError, match='has been closed'):
-        fixed.predict_batch([photos(1, 96, 96)[0]])
+        fixed.predict_batch([make_images(1, 96, 96)[0]])
     (tmp_path / 'broken.onnx').write_bytes(b'no model')
     with pytest.raises(ValueError, match='ONNX Runtime can load'):
         load_predictor(tmp_path / 'broken.onnx')
@@ -178,7 +178,7 @@ def test_without_calibration_it_is_argmax_and_a_leaf_config_serves(tmp_path):
     plain = load_predictor(path, config=LEAF)
     assert plain.info.thresholds == (0.5, 0.5) and plain.info.extra['thresholds_from'] == 'argmax'
     assert plain.info.input_size_hw == (256, 256)  # of the leaf; the checkpoint's own config says 96
-    labels, probabilities = plain.infer(photos(1, 64, 64), plain.info.thresholds)
+    labels, probabilities = plain.infer(make_images(1, 64, 64), plain.info.thresholds)
     np.testing.assert_array_equal(labels, probabilities.argmax(1))
 
 
@@ -258,7 +258,7 @@ def test_sizes_are_rounded_as_mmcv_does(size_hw, scale_hw):
 
 @pytest.mark.parametrize('new_hw', [(64, 50), (200, 171), (128, 100), (40, 300)])
 def test_resized_images_are_linear_interpolation(new_hw):
-    image = torch.from_numpy(photos(1, 128, 100))
+    image = torch.from_numpy(make_images(1, 128, 100))
     exact = functional.interpolate(image.permute(0, 3, 1, 2).double(), new_hw, mode='bilinear', align_corners=False)
     got = resize_images(image, new_hw).permute(0, 3, 1, 2)
     assert torch.equal(got, got.round()) and (got - exact).abs().max() < 0.75  # half a level, and weights of ten bits

@@ -17,7 +17,7 @@ from mmdefect.deployment.tiling import TiledPredictor, TilePlan
 from mmdefect.inference.export import export_model
 from mmdefect.inference.network import DeployedNetwork
 from mmdefect.inference.preparation import Preparation
-from tests.helpers.deployment import photos
+from tests.helpers.deployment import make_images
 
 INFO = ModelInfo(('good', 'pit', 'scratch'), ((0, 0, 0), (255, 0, 0), (0, 255, 0)), (0.5, 0.4))
 STRIDE = 4
@@ -58,7 +58,7 @@ def exported(tmp_path_factory):
     ids=str,
 )
 def test_tiles_of_an_exported_network_equal_the_whole_image(exported, plan):
-    image = photos(1, 256, 320)[0]
+    image = make_images(1, 256, 320)[0]
     whole = exported.predict_batch([image], return_probabilities=True)[0]
     tiled = TiledPredictor(exported, plan).predict_batch([image], return_probabilities=True)[0]
     assert min(np.bincount(whole.label_map.ravel(), minlength=3)) > 0.02 * whole.label_map.size
