@@ -1,9 +1,10 @@
 """Install mmdefect; the exact versions that were measured together are in constraints.txt.
 
-Plain ``mmdefect`` is what a machine on the line needs; with ``mmdefect[runtime]`` it predicts from exported files, without
-torch. Training needs ``mmdefect[train]`` and OpenMMLab, of which two alternative distributions provide the same modules:
-a requirement on one of them would put it beside the other. ``mmdefect[mm]`` names the maintained one (``onedl-*``) and
-brings ``train``; who has upstream OpenMMLab installs ``mmdefect[train]``. ``mmdefect doctor`` says what is missing.
+Plain ``mmdefect`` is what a machine on the line needs; with ``mmdefect[runtime]`` it predicts from exported files,
+without torch. Training needs ``mmdefect[train]`` and OpenMMLab, of which two alternative distributions provide the same
+modules: a requirement on one of them would put it beside the other. ``mmdefect[mm]`` names the maintained one
+(``onedl-*``) and brings ``train``; who has upstream OpenMMLab installs ``mmdefect[train]``. ``mmdefect doctor`` says
+what is missing.
 """
 
 from pathlib import Path
@@ -51,6 +52,7 @@ EXTRAS = {
         'pytest-xdist>=3.5',
         'pyyaml>=6',
         'scikit-learn>=1.4',
+        'ruff>=0.14',
         'setuptools>=64',
         'wheel>=0.41',
     ],
@@ -58,7 +60,7 @@ EXTRAS = {
 
 
 class BuildWithConfigs(build_py):
-    """Ship bash/, configs/, tools/ and the pins inside the package, where ``mmdefect::``, mim and doctor look for them."""
+    """Ship bash/, configs/, tools/ and the pins inside the package: ``mmdefect::``, mim and doctor look there."""
 
     def run(self):
         super().run()

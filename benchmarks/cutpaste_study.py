@@ -1,4 +1,5 @@
-"""Every way of scoring one trained backbone, on pastes in held-out normal images and on the test set, from one pass each.
+"""Every way of scoring one trained backbone, on pastes in held-out normal images and on the test set, from one pass
+each.
 
     python benchmarks/cutpaste_study.py --data-root data/mvtec_ad --category screw --arm patch64 --seed 0 \\
         --config configs/cutpaste/resnet18-l3_3way-patch64_256_mvtec-256.py --checkpoint work_dirs/screw/iter_128.pth
@@ -8,8 +9,8 @@
 The rule was fixed before this scored a test image: of the ways of scoring, the one with the highest AUROC of pasted
 against untouched held-out images, averaged over categories, for the backbone at hand. The test set is scored once in
 every way, so that the table shows what the rule chose and what it passed over. `tools/anomaly.py eval` gives the same
-numbers for one way at a time. `--detectors` scores ways that were fixed by argument in docs/results/cutpaste.md instead,
-with the detector of the tool and no held-out measure.
+numbers for one way at a time. `--detectors` scores ways that were fixed by argument in docs/results/cutpaste.md
+instead, with the detector of the tool and no held-out measure.
 """
 
 from __future__ import annotations
@@ -238,7 +239,8 @@ def write(args: argparse.Namespace, rows: list[dict]) -> None:
     """Write the record."""
     normal = len(GoodImageDataset(args.data_root, args.category).load_data_list())
     tested = len(test_images(args.data_root, args.category))
-    command = f'python benchmarks/cutpaste_study.py --data-root DATA --category {args.category} --arm {args.arm} --seed {args.seed}'
+    command = 'python benchmarks/cutpaste_study.py --data-root DATA'
+    command += f' --category {args.category} --arm {args.arm} --seed {args.seed}'
     if args.detectors:
         command += ' --detectors ' + ' '.join(f"'{name}'" for name in args.detectors) + f' --suffix {args.suffix}'
     facts = dict(

@@ -125,9 +125,9 @@ def write_table(record: dict) -> None:
         '# What exports',
         '',
         'Every model of the zoo, random weights, network input '
-        f'{SIZE} x {SIZE}, images of {2 * SIZE} x {2 * SIZE} (also half as high or half as wide where the size is dynamic), compared with the '
-        'PyTorch predictor: "yes" where probabilities differ by at most 1e-4 and 99.99 % of the labels are equal, with the '
-        'largest difference.',
+        f'{SIZE} x {SIZE}, images of {2 * SIZE} x {2 * SIZE} (also half as high or half as wide where the '
+        'size is dynamic), compared with the PyTorch predictor: "yes" where probabilities differ by at most 1e-4 and '
+        '99.99 % of the labels are equal, with the largest difference.',
         '',
         f'`{meta["command"]}`, commit {meta["commit"]}, torch {meta["torch"]}, onnx '
         f'{meta["onnx"]}, onnxruntime {meta["onnxruntime"]}',
@@ -166,9 +166,9 @@ def write_table(record: dict) -> None:
         lines += ['', f'Not tried yet: {", ".join(untried)}.']
     lines += [
         '',
-        'An empty cell has not been tried. "onnx static" fixes batch and size, "onnx batch" the size, "onnx size" nothing. A trace (TorchScript) and '
-        'torch.export keep the size and leave the batch open. Static and dynamic files hold the resize, the softmax and '
-        'the decision.',
+        'An empty cell has not been tried. "onnx static" fixes batch and size, "onnx batch" the size, "onnx size" '
+        'nothing. A trace (TorchScript) and torch.export keep the size and leave the batch open. Static and dynamic '
+        'files hold the resize, the softmax and the decision.',
         '',
     ]
     TABLE.write_text('\n'.join(lines), encoding='utf-8')

@@ -239,7 +239,8 @@ def measure_memory(sides: list[int]) -> list[dict]:
             code = (
                 'import resource, sys, time; sys.argv[0] = "predict.py"; start = time.time()\n'
                 'from mmdefect.deployment.predict import predict\n'
-                f'predict({str(path)!r}, [{str(file)!r}], {str(Path(scratch) / f"out_{side}{suffix}")!r}, dict(threads=1), '
+                f'predict({str(path)!r}, [{str(file)!r}], {str(Path(scratch) / f"out_{side}{suffix}")!r}, '
+                'dict(threads=1), '
                 f'tile=[{SIZE}], overlap=64, min_area_px=50, thresholds=["0.97"], batch=2, show_progress=False)\n'
                 'print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.time() - start)'
             )

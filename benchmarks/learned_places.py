@@ -5,10 +5,10 @@ Run from the root of the repository::
     python benchmarks/learned_places.py work_dirs/bilevel_wta/*/policy --data data/wta512 --classes attached broken
     python benchmarks/learned_places.py work_dirs/bilevel_tiles/*/policy --name learned_places_tiles
 
-*spread*: the 95th over the 5th percentile of a policy's maps. *correlation*: of the maps of two policies for the same class or
-image, the mean over them; policies that learned something about the product agree. With ``--data``, for maps of classes,
-*learned*: the area under the ROC curve of the map as a detector of the defect pixels of validation and test by their place in
-the frame, .5 knows nothing; beside it that of the plain density of the defects of training.
+*spread*: the 95th over the 5th percentile of a policy's maps. *correlation*: of the maps of two policies for the same
+class or image, the mean over them; policies that learned something about the product agree. With ``--data``, for maps
+of classes, *learned*: the area under the ROC curve of the map as a detector of the defect pixels of validation and test
+by their place in the frame, .5 knows nothing; beside it that of the plain density of the defects of training.
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ from mmdefect.synthesis.location import GRID, empirical_density
 
 
 def count_places(folder: Path, splits: tuple[str, ...], classes: int) -> np.ndarray:
-    """Return how many pixels of each class (0 is sound) lie in each cell of the frame, ``(classes + 1, GRID, GRID)``."""
+    """Return how many pixels of each class (0 is sound) lie in each cell of the frame, ``(classes + 1, GRID,
+    GRID)``."""
     found = np.zeros((classes + 1, GRID, GRID))
     paths = [path for split in splits for path in sorted((folder / 'ann_dir' / split).glob('*.png'))]
     if not paths:

@@ -5,10 +5,11 @@ Run from the root of the repository, with a folder of real edits of a data set i
     python benchmarks/relabel.py data/wta512 data/wta512_edits/img_dir --prefix new_
 
 Sources are clean training images that have a real edit. Donors come from labelled training images that have none. Up
-to three defects are drawn for an image: the first is pasted into source and edit (kept), the second into the source only
-(vanished), the third into the edit only (new). The edit is made in two ways:
+to three defects are drawn for an image: the first is pasted into source and edit (kept), the second into the source
+only (vanished), the third into the edit only (new). The edit is made in two ways:
 
-* ``diffusion``: the real edit plus what the pastes add, blurred as the autoencoder blurs. The noise is that of diffusion,
+* ``diffusion``: the real edit plus what the pastes add, blurred as the autoencoder blurs. The noise is that of
+diffusion,
   but what the real edit added by itself has no label here, so precision is a lower bound;
 * ``simulated``: blur, tone and noise as measured on the real edits. Every pixel of its label is exact.
 """

@@ -6,8 +6,9 @@ Run from the root of the repository, with an exported file or without (then Fast
 
 Offline is what the server's model does without a server: ``predict_batch`` on batches of eight decoded images, in a
 process of its own. Server and offline take turns; the rate is of wall time, since server, decoder and client share the
-cores with the model, as they would on a plant's machine. The clients run in this process, over connections that stay. Processor time of an image, in the server's process and
-in the offline one, stands beside the rates: on a busy machine it is the better comparison.
+cores with the model, as they would on a plant's machine. The clients run in this process, over connections that stay.
+Processor time of an image, in the server's process and in the offline one, stands beside the rates: on a busy machine
+it is the better comparison.
 """
 
 from __future__ import annotations

@@ -26,7 +26,8 @@ ARGUMENTS = {
 @pytest.mark.parametrize('tool', sorted({path.stem for path in (ROOT / 'tools').glob('*.py')} - {*LIGHT}))
 def test_a_tool_without_its_packages_says_what_to_install(tool):
     """In an interpreter with the standard library alone."""
-    code = f'import sys; sys.path.insert(0, {str(ROOT)!r})\nfrom mmdefect.__main__ import main; sys.exit(main(sys.argv[1:]))'
+    start = 'from mmdefect.__main__ import main; sys.exit(main(sys.argv[1:]))'
+    code = f'import sys; sys.path.insert(0, {str(ROOT)!r})\n{start}'
     done = subprocess.run(
         [sys.executable, '-I', '-S', '-c', code, tool, *ARGUMENTS.get(tool, ())],
         capture_output=True,

@@ -39,8 +39,9 @@ def with_requirements(*names: str) -> set[str]:
     return found
 
 
-def make_environment(root: Path, wheel: Path, distributions: set[str]) -> Path:
-    """Make a virtual environment of links to what is installed here, so that no network is asked; return its folder bin."""
+def make_environment(root: Path, package: Path, distributions: set[str]) -> Path:
+    """Make a virtual environment of links to what is installed here, so that no network is asked; return its folder
+    bin."""
     venv.create(root, with_pip=False)
     site = next((root / 'lib').glob('python*/site-packages'))
     for name in distributions:
@@ -58,7 +59,7 @@ def make_environment(root: Path, wheel: Path, distributions: set[str]) -> Path:
         '-q',
         '--no-deps',
         '--no-index',
-        wheel,
+        package,
     )
     return root / 'bin'
 

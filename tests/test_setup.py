@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tarfile
 import zipfile
+from itertools import chain
 from pathlib import Path
 
 import pytest
@@ -67,7 +68,10 @@ def test_every_direct_requirement_is_pinned_once(setup_arguments, python):
 
 def test_pins_lie_within_the_ranges(setup_arguments):
     pins = parse_pins((ROOT / 'constraints.txt').read_text(), (3, 11))
-    requirements = [*setup_arguments['install_requires'], *sum(setup_arguments['extras_require'].values(), [])]
+    requirements = [
+        *setup_arguments['install_requires'],
+        *chain.from_iterable(setup_arguments['extras_require'].values()),
+    ]
     for requirement in map(Requirement, requirements):
         assert requirement.specifier.contains(pins[requirement.name]), requirement
 
@@ -116,7 +120,10 @@ def test_the_line_needs_two_packages_and_onnxruntime(setup_arguments):
 
 def test_every_third_party_import_is_declared(setup_arguments):
     """Nothing is used that only happens to be installed."""
-    requirements = [*setup_arguments['install_requires'], *sum(setup_arguments['extras_require'].values(), [])]
+    requirements = [
+        *setup_arguments['install_requires'],
+        *chain.from_iterable(setup_arguments['extras_require'].values()),
+    ]
     declared = {IMPORTED_AS.get(n, n) for n in names(requirements)}
     found: dict[str, str] = {}
     for folder in ('mmdefect', 'tools', 'bash', 'tests'):

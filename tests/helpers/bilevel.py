@@ -1,4 +1,5 @@
-"""A tiny bi-level training in a real Runner: images on disk, a segmentor of mmseg with an auxiliary head, no weights."""
+"""A tiny bi-level training in a real Runner: images on disk, a segmentor of mmseg with an auxiliary head, no
+weights."""
 
 from __future__ import annotations
 

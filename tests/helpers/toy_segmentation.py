@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from mmengine.model import BaseModel
 from mmengine.runner import Runner
@@ -15,7 +17,7 @@ CLASSES = ('normal', 'attached', 'broken')
 class ToyData(Dataset):
     """``count`` images of noise, brighter where class 1 is and darker where class 2 is."""
 
-    metainfo = dict(classes=CLASSES)
+    metainfo: ClassVar[dict] = dict(classes=CLASSES)
 
     def __init__(self, count=6, seed=0, size=24):
         generator = torch.Generator().manual_seed(seed)

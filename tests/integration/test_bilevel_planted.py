@@ -5,6 +5,8 @@ image may show and which is labelled normal. Donors pasted outside of the corner
 set. A second stream pastes donors so dark that they look like nothing in the outer set: a distractor.
 """
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -61,6 +63,10 @@ def sample_losses(net, images, labels):
     return nn.functional.cross_entropy(net(images), labels, torch.tensor([1.0, 6.0]), reduction='none').mean((1, 2))
 
 
+def weighted_loss(net, images, labels, weights):
+    return (sample_losses(net, images, labels) * weights).mean()
+
+
 def learn(seed, folder, location, rates, inner_count=540, every=3, sparsity=0.0):
     """Train net and policy together; return the policy and the distribution of its places."""
     torch.manual_seed(seed)
@@ -113,7 +119,7 @@ def learn(seed, folder, location, rates, inner_count=540, every=3, sparsity=0.0)
         problem = BilevelProblem(
             weights,
             [leaf],
-            lambda: (sample_losses(net, images, labels) * leaf).mean(),
+            partial(weighted_loss, net, images, labels, leaf),
             lambda: sample_losses(net, *outer).mean(),
             steps,
             decay,
