@@ -22,7 +22,7 @@ from sklearn.neighbors import KernelDensity
 from mmdefect.functional.density import fit_gaussian
 from mmdefect.functional.receptive_field import unfold_patches, upsample_scores
 from mmdefect.models.anomaly_detector import AnomalyDetector, DetectorSettings, build_backbone
-from mmdefect.synthesis.cutpaste_views import make_views
+from mmdefect.synthesis.cutpaste import make_views
 
 BACKBONE = dict(
     type='mmpretrain.ResNet', depth=18, num_stages=3, strides=(1, 2, 2), dilations=(1, 1, 1), out_indices=(2,)

@@ -29,9 +29,8 @@ import torch
 from PIL import Image
 from torchvision import transforms
 
-from mmdefect.synthesis.array_cutpaste import cut_paste_3way_array, cut_paste_array
 from mmdefect.synthesis.augment import OperationRanges, augment_defect
-from mmdefect.synthesis.cutpaste import cut_paste_3way
+from mmdefect.synthesis.cutpaste import cut_paste, cut_paste_3way
 from mmdefect.synthesis.perlin import PerlinRanges, perlin_anomaly, perlin_noise
 
 JITTER = transforms.ColorJitter(0.1, 0.1, 0.1, 0.1)
@@ -110,7 +109,7 @@ def cutpaste_rows(sizes: list[int], seconds: float) -> list[dict]:
         random.seed(0)
         torch.manual_seed(0)  # ColorJitter draws from the global generator
         array = np.asarray(photo)
-        arrays = functools.partial(cut_paste_3way_array, array, generator, is_bgr=False)
+        arrays = functools.partial(cut_paste_3way, array, generator, is_bgr=False)
         races = [
             ('3-way, 8-bit arrays and exact labels', arrays, lambda: pil_3way(photo, 'arrays')),
             (
@@ -128,7 +127,7 @@ def cutpaste_rows(sizes: list[int], seconds: float) -> list[dict]:
             races.append(
                 (
                     f'{kind}, 8-bit array and label',
-                    functools.partial(cut_paste_array, array, generator, kind=kind, is_bgr=False),
+                    functools.partial(cut_paste, array, generator, kind=kind, is_bgr=False),
                     functools.partial(pil_one, make, photo),
                 )
             )

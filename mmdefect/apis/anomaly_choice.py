@@ -17,7 +17,7 @@ from mmdefect.apis.config import load_config
 from mmdefect.datasets.good_images import GoodImageDataset
 from mmdefect.functional.metrics.image_level import image_ranking
 from mmdefect.models.anomaly_detector import AnomalyDetector
-from mmdefect.synthesis.cutpaste_views import make_views
+from mmdefect.synthesis.cutpaste import make_views
 from mmdefect.synthesis.streams import stream_generator
 
 

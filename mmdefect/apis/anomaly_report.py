@@ -20,7 +20,7 @@ from mmdefect.apis.anomaly_fit import read_image
 from mmdefect.experiments.evidence.figures import line_figure
 from mmdefect.experiments.evidence.page import SCRIPT, STYLE
 from mmdefect.models.anomaly_detector import AnomalyDetector, stack_images
-from mmdefect.synthesis.cutpaste_views import make_views
+from mmdefect.synthesis.cutpaste import make_views
 from mmdefect.synthesis.streams import stream_generator
 from mmdefect.visualization import outline_mask
 from mmdefect.visualization.anomaly_figures import (

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from mmengine.config import Config, ConfigDict
 
-from mmdefect.synthesis.cutpaste_views import class_names
+from mmdefect.synthesis.cutpaste import class_names
 
 
 def compose_cutpaste(cfg: Config, datasets: Iterable[ConfigDict]) -> None:

@@ -11,10 +11,9 @@ import torch
 
 from mmdefect.datasets.transforms.synthesize import DefectTransform, codes_of
 from mmdefect.registry import TRANSFORMS
-from mmdefect.synthesis.array_cutpaste import cutpaste_instance, cutpaste_part, target_crop
 from mmdefect.synthesis.array_writing import changed_pixels
 from mmdefect.synthesis.canvas import ArrayCanvas
-from mmdefect.synthesis.cutpaste import KINDS, CutPasteDraw, CutPasteRanges, sample_cutpaste
+from mmdefect.synthesis.cutpaste import KINDS, CutPasteParameters, CutPasteRanges, render_array, sample_cutpaste
 from mmdefect.synthesis.location import FIRST_CODE
 from mmdefect.synthesis.shapes import VISIBLE_TOLERANCE
 from mmdefect.synthesis.types import IGNORE_LABEL, Instance
@@ -54,34 +53,28 @@ class CutPaste(DefectTransform):
         """Draw until source and target lie on the object, then write."""
         allowed, reason = codes_of(results) >= FIRST_CODE, 'off the object'
         for _ in range(self.tries):
-            draw = sample_cutpaste(canvas.size_hw, generator, self.kind, self.ranges)
-            if not self._on_object(draw, allowed):
+            paste = sample_cutpaste(canvas.size_hw, generator, self.kind, self.ranges)
+            if not self._on_object(paste, allowed):
                 continue
-            instance = self._write(canvas, draw, allowed)
+            instance = self._write(canvas, paste, allowed)
             if instance is not None:
                 return [instance], {}
             reason = 'invisible'
         return [], Counter({reason: 1})
 
-    def _on_object(self, draw: CutPasteDraw, allowed: np.ndarray) -> bool:
-        height, width = draw.canvas_hw
-        source = allowed[
-            draw.source_top : draw.source_top + draw.height, draw.source_left : draw.source_left + draw.width
-        ]
-        target = allowed[draw.target_top : draw.target_top + height, draw.target_left : draw.target_left + width]
-        return min(source.mean(), target.mean()) >= self.min_overlap
+    def _on_object(self, paste: CutPasteParameters, allowed: np.ndarray) -> bool:
+        return min(allowed[paste.source].mean(), allowed[paste.target].mean()) >= self.min_overlap
 
-    def _write(self, canvas: ArrayCanvas, draw: CutPasteDraw, allowed: np.ndarray) -> Instance | None:
-        part, alpha = cutpaste_part(canvas.image, draw)
-        crop = target_crop(draw)
+    def _write(self, canvas: ArrayCanvas, paste: CutPasteParameters, allowed: np.ndarray) -> Instance | None:
+        part, alpha = render_array(canvas.image, paste)
+        crop = paste.target
         target, label, pasted = canvas.image[crop], canvas.label[crop], allowed[crop]
         visible = changed_pixels(part, target, self.tolerance) & pasted & (label != IGNORE_LABEL)
         if not visible.any():
             return None
-        pasted = pasted if alpha is None else pasted & (alpha > 0)
-        np.copyto(target, part, where=pasted[..., None])
+        np.copyto(target, part, where=(pasted & (alpha > 0))[..., None])
         label[visible] = self.class_id
-        return cutpaste_instance(draw, visible, self.class_id)
+        return paste.record(visible, self.class_id)
 
     def __repr__(self) -> str:
         return f'{self.__class__.__name__}(kind={self.kind!r}, class_id={self.class_id}, ranges={self.ranges})'

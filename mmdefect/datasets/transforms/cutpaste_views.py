@@ -11,8 +11,7 @@ from mmcv.transforms import BaseTransform
 from mmengine.structures import BaseDataElement
 
 from mmdefect.registry import TRANSFORMS
-from mmdefect.synthesis.cutpaste import CutPasteRanges
-from mmdefect.synthesis.cutpaste_views import class_names, make_views
+from mmdefect.synthesis.cutpaste import CutPasteRanges, class_names, make_views
 from mmdefect.synthesis.streams import stream_generator
 
 
