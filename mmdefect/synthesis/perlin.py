@@ -10,13 +10,20 @@ The noise is a sum of products of one function of the row and one of the column,
 from __future__ import annotations
 
 import math
+import threading
+from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
 
+import cv2
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
+from mmdefect.synthesis.color import adjust_color
 from mmdefect.synthesis.shapes import (
     VISIBLE_TOLERANCE,
     check_generators,
@@ -25,19 +32,206 @@ from mmdefect.synthesis.shapes import (
     rotated_size,
     stack_samples,
 )
-from mmdefect.synthesis.texture import ShuffledTiles, TextureDraw, TextureSource, sample_texture
 from mmdefect.synthesis.types import IGNORE_LABEL, Instance, Synthesis
 
 #: A rotated field is sampled at about this many pixels a side, but 8 a cell, and then enlarged: it is smooth by nature.
 _FIELD_SIZE, _SAMPLES_PER_CELL = 256, 8
+_SUFFIXES = ('.bmp', '.jpeg', '.jpg', '.png', '.tif', '.tiff', '.webp')
+#: What can happen to a texture, three of them at a time: lowest and highest value, and the one that changes nothing.
+ADJUSTMENTS = dict(
+    brightness=(0.6, 1.4, 1.0),
+    contrast=(0.5, 1.7, 1.0),
+    saturation=(0.4, 1.8, 1.0),
+    hue=(-0.15, 0.15, 0.0),
+    gamma=(0.5, 2.0, 1.0),
+    solarize=(0.5, 1.0, 2.0),
+    posterize=(4, 16, 0.0),
+)
+
+
+@dataclass(frozen=True)
+class TextureParameters:
+    """What was sampled for one texture.
+
+    Attributes:
+        index: image of the folder, -1 for the image itself.
+        seed: of the order of the tiles.
+        shift_y, shift_x: in [0, 1), offset as a fraction of the texture.
+        brightness, contrast, saturation: factors; hue: fraction of a turn; gamma: exponent.
+        solarize: values above are inverted; above 1 none is.
+        posterize: number of grey levels, 0 for all.
+    """
+
+    index: int
+    seed: int
+    shift_y: float
+    shift_x: float
+    brightness: float
+    contrast: float
+    saturation: float
+    hue: float
+    gamma: float
+    solarize: float
+    posterize: float
+
+
+class TextureSource(Protocol):
+    """Where textures come from; it answers for a list of pixels, not for a frame: an anomaly covers little of it.
+
+    Attributes:
+        adjustments: names of those that suit the source.
+        num_images: images to choose from, 0 when the image itself is used.
+    """
+
+    adjustments: Sequence[str]
+    num_images: int
+
+    def pixels(self, image: Tensor, places: Tensor, texture: TextureParameters) -> Tensor:
+        """Return ``(C, N)`` texture pixels in [0, 1] for places in the flattened ``(C, H, W)`` image."""
+
+    def name(self, texture: TextureParameters) -> str:
+        """Return the id of the texture for the record."""
+
+
+def sample_texture(generator: Generator, source: TextureSource) -> TextureParameters:
+    """Sample an image, an offset and three adjustments; all sources take as many random numbers."""
+    uniform = torch.rand(4 + 2 * len(ADJUSTMENTS), generator=generator, dtype=torch.float64).tolist()
+    order, amounts = (dict(zip(ADJUSTMENTS, uniform[start:], strict=False)) for start in (4, 4 + len(ADJUSTMENTS)))
+    chosen = sorted((name for name in ADJUSTMENTS if name in source.adjustments), key=order.__getitem__)[:3]
+    values = {
+        name: low + (high - low) * amounts[name] if name in chosen else neutral
+        for name, (low, high, neutral) in ADJUSTMENTS.items()
+    }
+    values['posterize'] = float(int(values['posterize']))
+    index = int(uniform[0] * source.num_images) if source.num_images else -1
+    return TextureParameters(index, int(uniform[1] * 2**53), uniform[2], uniform[3], **values)
+
+
+def adjust_texture(pixels: Tensor, texture: TextureParameters) -> Tensor:
+    """Apply the adjustments to ``(C, N)`` pixels in [0, 1]; contrast keeps their own mean grey."""
+    values = texture.brightness, texture.contrast, texture.saturation, texture.hue
+    if values != (1, 1, 1, 0):
+        pixels = adjust_color(pixels[None], values)[0]
+    if texture.gamma != 1:
+        pixels = pixels.clamp_min(1e-6) ** texture.gamma
+    if texture.solarize <= 1:
+        pixels = torch.where(pixels > texture.solarize, 1 - pixels, pixels)
+    if texture.posterize:
+        pixels = (pixels * texture.posterize).floor().clamp_max(texture.posterize - 1) / (texture.posterize - 1)
+    return pixels
+
+
+@dataclass(frozen=True)
+class ShuffledTiles:
+    """The image itself, cut into tiles that change places.
+
+    Args:
+        tiles: per axis; 8 is MemSeg's number. A remainder of the sides takes its pixels from wrapped-around tiles.
+        adjustments: allowed for the texture; the drastic ones are left to foreign images.
+    """
+
+    tiles: int = 8
+    adjustments: tuple[str, ...] = ('brightness', 'contrast', 'saturation', 'hue', 'gamma')
+    num_images = 0
+
+    def pixels(self, image: Tensor, places: Tensor, texture: TextureParameters) -> Tensor:
+        """Return ``(C, N)`` pixels of the shuffled image, adjusted."""
+        height, width = image.shape[1:]
+        down, across = min(self.tiles, height), min(self.tiles, width)
+        tile_h, tile_w = height // down, width // across
+        order = torch.randperm(down * across, generator=torch.Generator().manual_seed(texture.seed)).to(places.device)
+        # the place of every row and column is small to tabulate; per pixel remain three look-ups
+        rows, columns = torch.arange(height, device=places.device), torch.arange(width, device=places.device)
+        y = places.div(width, rounding_mode='floor')
+        x = places - y * width
+        tile = order[(rows // tile_h % down * across)[y] + (columns // tile_w % across)[x]]
+        tiles = torch.arange(down * across, device=places.device)
+        target = tiles // across * (tile_h * width) + tiles % across * tile_w
+        inside = (rows % tile_h * width)[y] + (columns % tile_w)[x]
+        return adjust_texture(image.flatten(1)[:, target[tile] + inside], texture)
+
+    def name(self, texture: TextureParameters) -> str:
+        """Return the id of the texture."""
+        return f'background:tiles-{self.tiles}'
+
+
+class TextureFolder:
+    """Images below a folder, decoded when needed and kept while they fit; at their own scale, mirrored at the ends.
+
+    Args:
+        folder: searched recursively, in sorted order.
+        cache_mebibytes: of decoded images kept in this process.
+        adjustments: allowed for the texture.
+
+    Raises:
+        ValueError: if there is no image.
+    """
+
+    def __init__(
+        self, folder: str | Path, cache_mebibytes: float = 256, adjustments: Sequence[str] = tuple(ADJUSTMENTS)
+    ) -> None:
+        self.folder = Path(folder)
+        self.paths = sorted(path for path in self.folder.rglob('*') if path.suffix.lower() in _SUFFIXES)
+        if not self.paths:
+            raise ValueError(f'`folder` must hold images ({", ".join(_SUFFIXES)}), but {folder} holds none.')
+        self.adjustments, self.num_images = adjustments, len(self.paths)
+        self.cache_bytes = int(cache_mebibytes * 2**20)
+        self._cache: OrderedDict[int, Tensor] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def __getstate__(self) -> dict:
+        return {name: value for name, value in self.__dict__.items() if name not in ('_cache', '_lock')}
+
+    def __setstate__(self, state: dict) -> None:
+        self.__dict__.update(state, _cache=OrderedDict(), _lock=threading.Lock())
+
+    def read(self, index: int) -> Tensor:
+        """Return ``(H, W, 3)`` uint8 RGB of one image."""
+        with self._lock:
+            if index in self._cache:
+                self._cache.move_to_end(index)
+                return self._cache[index]
+        # imdecode of the bytes: imread cannot open every path that Python can
+        array = cv2.imdecode(np.fromfile(self.paths[index], np.uint8), cv2.IMREAD_COLOR)
+        if array is None:
+            raise ValueError(f'{self.paths[index]} must be a readable image; replace it or take it out of the folder.')
+        rgb = torch.from_numpy(cv2.cvtColor(array, cv2.COLOR_BGR2RGB))
+        with self._lock:
+            self._cache[index] = rgb
+            while len(self._cache) > 1 and sum(kept.nbytes for kept in self._cache.values()) > self.cache_bytes:
+                self._cache.popitem(last=False)
+        return rgb
+
+    def pixels(self, image: Tensor, places: Tensor, texture: TextureParameters) -> Tensor:
+        """Return ``(C, N)`` pixels of the sampled image from the sampled offset on, adjusted."""
+        rgb = self.read(texture.index).to(image.device)
+        height, width = rgb.shape[:2]
+        rows = _mirrored(image.shape[1], height, texture.shift_y, places.device) * width
+        columns = _mirrored(image.shape[2], width, texture.shift_x, places.device)
+        y = places.div(image.shape[2], rounding_mode='floor')
+        chosen = rgb.view(-1, 3)[rows[y] + columns[places - y * image.shape[2]]].T.to(image.dtype) / 255
+        if len(image) != 3:
+            chosen = chosen.mean(0, keepdim=True).expand(len(image), -1)
+        return adjust_texture(chosen, texture)
+
+    def name(self, texture: TextureParameters) -> str:
+        """Return the path of the image relative to the folder."""
+        return self.paths[texture.index].relative_to(self.folder).as_posix()
+
+
+def _mirrored(size: int, available: int, shift: float, device: torch.device) -> Tensor:
+    """Return which of the available lines each of ``size`` lines takes: consecutive, mirrored at the ends."""
+    start = int(shift * (max(available - size, available // 2) + 1))
+    lines = (torch.arange(size, device=device) + start) % (2 * available)
+    return torch.minimum(lines, 2 * available - 1 - lines)
 
 
 @dataclass(frozen=True)
 class PerlinRanges:
-    """What is drawn.
+    """What may be sampled.
 
     Attributes:
-        octave_range: exponents of 2, the second excluded: number of cells along each axis, drawn for each on its own.
+        octave_range: exponents of 2, the second excluded: number of cells, sampled for each axis on its own.
         threshold: noise above it is anomaly; the noise lies within about +-1.
         transparency_range: share of the image that shows through.
         rotation_range: degrees by which the noise is turned; (0, 0) is faster and keeps it exact at every size.
@@ -51,8 +245,7 @@ class PerlinRanges:
     def __post_init__(self) -> None:
         if not 0 <= self.octave_range[0] < self.octave_range[1] <= 11:
             raise ValueError(
-                f'`octave_range` must satisfy 0 <= low < high <= 11, got {self.octave_range!r}. They are '
-                'exponents of 2 and the second is excluded.'
+                f'`octave_range` must be exponents of 2 with 0 <= low < high <= 11, high excluded, got {self.octave_range!r}.'
             )
         if not -1 < self.threshold < 1:
             raise ValueError(f'`threshold` must be in (-1, 1), got {self.threshold}. The noise lies within about +-1.')
@@ -61,39 +254,32 @@ class PerlinRanges:
 
 
 @dataclass(frozen=True)
-class PerlinDraw:
-    """One drawn anomaly; the gradients of the noise follow from ``seed``."""
+class PerlinParameters:
+    """One sampled anomaly; the gradients of the noise follow from ``seed``."""
 
     cells_y: int
     cells_x: int
     seed: int
     degrees: float
     transparency: float
-    texture: TextureDraw
+    texture: TextureParameters
 
-    def parameters(self) -> dict[str, float]:
-        """Return everything drawn as floats, for the record of the instance."""
-        own = ('cells_y', 'cells_x', 'seed', 'degrees', 'transparency')
-        return {name: float(getattr(self, name)) for name in own} | self.texture.parameters()
+    def record(self) -> dict[str, float]:
+        """Return everything that was sampled as floats, for the record of the instance."""
+        own = {name: float(value) for name, value in vars(self).items() if name != 'texture'}
+        return own | {f'texture_{name}': float(value) for name, value in vars(self.texture).items()}
 
 
-def sample_perlin(generator: Generator, source: TextureSource, ranges: PerlinRanges | None = None) -> PerlinDraw:
-    """Draw one anomaly whose texture comes from ``source``."""
+def sample_perlin(generator: Generator, source: TextureSource, ranges: PerlinRanges | None = None) -> PerlinParameters:
+    """Sample one anomaly whose texture comes from ``source``."""
     ranges = ranges or PerlinRanges()
-    low, high = ranges.octave_range
     octave_y, octave_x, seed, turn, clear = torch.rand(5, generator=generator, dtype=torch.float64).tolist()
-    return PerlinDraw(
-        2 ** (low + int(octave_y * (high - low))),
-        2 ** (low + int(octave_x * (high - low))),
-        int(seed * 2**53),
-        _between(ranges.rotation_range, turn),
-        _between(ranges.transparency_range, clear),
-        sample_texture(generator, source),
-    )
-
-
-def _between(value_range: tuple[float, float], draw: float) -> float:
-    return value_range[0] + (value_range[1] - value_range[0]) * draw
+    first, end = ranges.octave_range
+    cells_y, cells_x = (2 ** (first + int(value * (end - first))) for value in (octave_y, octave_x))
+    (low, high), (least, most) = ranges.rotation_range, ranges.transparency_range
+    degrees, transparency = low + (high - low) * turn, least + (most - least) * clear
+    texture = sample_texture(generator, source)
+    return PerlinParameters(cells_y, cells_x, int(seed * 2**53), degrees, transparency, texture)
 
 
 def gradient_noise(rows: Tensor, columns: Tensor, angles: Tensor) -> Tensor:
@@ -136,7 +322,7 @@ def perlin_noise(
     Args:
         size_hw: height and width in pixels.
         cells_yx: cells along height and width.
-        seed: of the gradients, drawn on the CPU: the same field on every device.
+        seed: of the gradients, made on the CPU: the same field on every device.
         degrees: counter-clockwise turn of the field about the centre.
 
     Returns:
@@ -179,7 +365,9 @@ def _rotation_grid(
     return ((rows[:, None] * matrix[:, 1])[:, None] + (columns[:, None] * matrix[:, 0])[None])[None]
 
 
-def apply_perlin(image: Tensor, mask: Tensor, source: TextureSource, draw: PerlinDraw) -> tuple[Tensor, Tensor, Tensor]:
+def apply_perlin(
+    image: Tensor, mask: Tensor, source: TextureSource, anomaly: PerlinParameters
+) -> tuple[Tensor, Tensor, Tensor]:
     """Return the new pixels under the mask; nothing else is touched, nothing of the full frame is computed.
 
     Args:
@@ -191,8 +379,8 @@ def apply_perlin(image: Tensor, mask: Tensor, source: TextureSource, draw: Perli
     """
     places = mask.flatten().nonzero()[:, 0]
     old = image.flatten(1)[:, places]
-    texture = source.pixels(image, places, draw.texture)
-    return places, old, torch.lerp(texture, old, draw.transparency)
+    texture = source.pixels(image, places, anomaly.texture)
+    return places, old, torch.lerp(texture, old, anomaly.transparency)
 
 
 def perlin_anomaly(
@@ -218,31 +406,19 @@ def perlin_anomaly(
         foreground: ``(H, W)`` or ``(B, H, W)`` bool, outside of which nothing is changed.
         tolerance: a pixel is labelled when a colour moved by more than this; None labels all pasted pixels.
         overwrite_ignore: whether pasted pixels also replace label 255.
-        attempts: draws until some pixel is labelled; then the image stays as it is and the skip is counted.
+        attempts: anomalies that are tried until some pixel is labelled; after the last the image stays as it is and the
+            skip is counted.
 
     Returns:
         Synthesis: new tensors; ``skipped`` counts ``empty`` (no noise above the threshold on the foreground),
         ``invisible`` and ``ignored`` anomalies.
     """
+    options = dict(source=source, class_id=class_id, ranges=ranges, tolerance=tolerance)
+    options |= dict(overwrite_ignore=overwrite_ignore, attempts=attempts)
     if image.ndim == 4:
-        generators = check_generators(image, generator)
-        return stack_samples(
-            [
-                perlin_anomaly(
-                    image[i],
-                    generators[i],
-                    None if label is None else label[i],
-                    source=source,
-                    foreground=None if foreground is None else foreground[i],
-                    class_id=class_id,
-                    ranges=ranges,
-                    tolerance=tolerance,
-                    overwrite_ignore=overwrite_ignore,
-                    attempts=attempts,
-                )
-                for i in range(len(image))
-            ]
-        )
+        labels, regions = ([None] * len(image) if value is None else value for value in (label, foreground))
+        samples = zip(image, check_generators(image, generator), labels, regions, strict=True)
+        return stack_samples([perlin_anomaly(*one, foreground=region, **options) for *one, region in samples])
     new_label = fresh_label(image, label)
     if foreground is not None and (foreground.dtype != torch.bool or foreground.shape != new_label.shape):
         raise ValueError(
@@ -252,12 +428,14 @@ def perlin_anomaly(
     source, ranges, reason = ShuffledTiles() if source is None else source, ranges or PerlinRanges(), 'empty'
     size_hw = tuple(image.shape[1:])
     for _ in range(attempts):
-        draw = sample_perlin(generator, source, ranges)
-        noise = perlin_noise(size_hw, (draw.cells_y, draw.cells_x), draw.seed, draw.degrees, device=image.device)
+        anomaly = sample_perlin(generator, source, ranges)
+        noise = perlin_noise(
+            size_hw, (anomaly.cells_y, anomaly.cells_x), anomaly.seed, anomaly.degrees, device=image.device
+        )
         mask = noise > ranges.threshold
         if foreground is not None:
             mask &= foreground
-        places, old, new = apply_perlin(image, mask, source, draw)
+        places, old, new = apply_perlin(image, mask, source, anomaly)
         if len(places) == 0:
             continue
         labelled = places
@@ -271,21 +449,10 @@ def perlin_anomaly(
         new_label.view(-1)[labelled] = class_id
         new_image = image.clone(memory_format=torch.contiguous_format)
         new_image.view(len(image), -1)[:, places] = new
-        instance = Instance(
-            class_id,
-            _box(labelled, size_hw[1]),
-            len(labelled),
-            source.name(draw.texture),
-            'perlin',
-            'alpha',
-            draw.parameters(),
-        )
-        return Synthesis(new_image, new_label, [instance])
+        columns = labelled % size_hw[1]  # the places are sorted, so the rows are those of the first and the last
+        top, bottom = int(labelled[0]) // size_hw[1], int(labelled[-1]) // size_hw[1] + 1
+        box = top, int(columns.min()), bottom, int(columns.max()) + 1
+        name, count = source.name(anomaly.texture), len(labelled)
+        record = Instance(class_id, box, count, name, 'perlin', 'alpha', anomaly.record())
+        return Synthesis(new_image, new_label, [record])
     return Synthesis(image.clone(), new_label, [], skipped={reason: 1})
-
-
-def _box(places: Tensor, width: int) -> tuple[int, int, int, int]:
-    """Return the box of sorted places in a flattened frame."""
-    columns = places % width
-    left, right = columns.aminmax()
-    return int(places[0]) // width, int(left), int(places[-1]) // width + 1, int(right) + 1

@@ -14,35 +14,33 @@ from hypothesis import strategies as st
 from scipy import ndimage, stats
 
 from mmdefect.synthesis.perlin import (
+    ADJUSTMENTS,
     PerlinRanges,
+    ShuffledTiles,
+    TextureFolder,
+    TextureParameters,
+    adjust_texture,
     apply_perlin,
     gradient_noise,
     perlin_anomaly,
     perlin_noise,
     sample_perlin,
-)
-from mmdefect.synthesis.shapes import VISIBLE_TOLERANCE
-from mmdefect.synthesis.texture import (
-    ADJUSTMENTS,
-    ShuffledTiles,
-    TextureDraw,
-    TextureFolder,
-    adjust_texture,
     sample_texture,
 )
+from mmdefect.synthesis.shapes import VISIBLE_TOLERANCE
 
 
 def generator(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def photo(height: int, width: int, seed: int = 0) -> torch.Tensor:
+def noise_image(height: int, width: int, seed: int = 0) -> torch.Tensor:
     return torch.rand(3, height, width, generator=generator(seed))
 
 
-def plain(index: int = -1, seed: int = 0, shift: float = 0.0, **values: float) -> TextureDraw:
+def plain(index: int = -1, seed: int = 0, shift: float = 0.0, **values: float) -> TextureParameters:
     keep = dict(brightness=1.0, contrast=1.0, saturation=1.0, hue=0.0, gamma=1.0, solarize=2.0, posterize=0.0)
-    return TextureDraw(index, seed, shift, shift, **(keep | values))
+    return TextureParameters(index, seed, shift, shift, **(keep | values))
 
 
 def noise_at(y: float, x: float, angles: np.ndarray) -> float:
@@ -110,7 +108,7 @@ def test_large_rotated_fields_are_enlarged_smoothly():
 
 @pytest.mark.parametrize('size', [(64, 64), (50, 123), (200, 37)])
 def test_label_is_exactly_what_changed(size):
-    image = photo(*size)
+    image = noise_image(*size)
     before = image.clone()
     for seed in range(15):
         result = perlin_anomaly(image, generator(seed), class_id=5)
@@ -126,7 +124,7 @@ def test_label_is_exactly_what_changed(size):
 
 
 def test_only_the_foreground_changes():
-    image, foreground = photo(64, 80), torch.zeros(64, 80, dtype=torch.bool)
+    image, foreground = noise_image(64, 80), torch.zeros(64, 80, dtype=torch.bool)
     foreground[10:50, 20:70] = True
     pasted = 0
     for seed in range(20):
@@ -145,7 +143,7 @@ def test_even_images_are_counted_as_invisible():
 
 
 def test_ignored_pixels_stay_ignored():
-    image, label = photo(64, 64), torch.full((64, 64), 2)
+    image, label = noise_image(64, 64), torch.full((64, 64), 2)
     label[:, 20:] = 255
     for seed in range(5):
         result = perlin_anomaly(image, generator(seed), label)
@@ -155,28 +153,28 @@ def test_ignored_pixels_stay_ignored():
     assert perlin_anomaly(image, generator(), torch.full_like(label, 255)).skipped == {'ignored': 1}
 
 
-def test_the_image_shows_through_as_drawn():
-    image, mask = photo(30, 40), torch.zeros(30, 40, dtype=torch.bool)
+def test_the_image_shows_through_as_sampled():
+    image, mask = noise_image(30, 40), torch.zeros(30, 40, dtype=torch.bool)
     mask[5:20, 10:30] = True
     source = ShuffledTiles()
-    draw = sample_perlin(generator(2), source)
-    places, old, new = apply_perlin(image, mask, source, draw)
-    texture = source.pixels(image, places, draw.texture)
+    anomaly = sample_perlin(generator(2), source)
+    places, old, new = apply_perlin(image, mask, source, anomaly)
+    texture = source.pixels(image, places, anomaly.texture)
     assert torch.equal(old, image[:, mask])
-    assert torch.allclose(new, draw.transparency * old + (1 - draw.transparency) * texture, atol=1e-6)
+    assert torch.allclose(new, anomaly.transparency * old + (1 - anomaly.transparency) * texture, atol=1e-6)
 
 
-def test_drawn_numbers_follow_their_ranges():
-    draws = [sample_perlin(generator(seed), ShuffledTiles()) for seed in range(1500)]
+def test_sampled_numbers_follow_their_ranges():
+    anomalies = [sample_perlin(generator(seed), ShuffledTiles()) for seed in range(1500)]
     for axis in ('cells_y', 'cells_x'):
-        counts = np.bincount([int(math.log2(getattr(draw, axis))) for draw in draws], minlength=6)
+        counts = np.bincount([int(math.log2(getattr(anomaly, axis))) for anomaly in anomalies], minlength=6)
         assert len(counts) == 6 and stats.chisquare(counts).pvalue > 1e-3
-    assert stats.kstest([draw.transparency for draw in draws], stats.uniform(0, 0.8).cdf).pvalue > 1e-3
-    assert stats.kstest([draw.degrees for draw in draws], stats.uniform(-90, 180).cdf).pvalue > 1e-3
+    assert stats.kstest([anomaly.transparency for anomaly in anomalies], stats.uniform(0, 0.8).cdf).pvalue > 1e-3
+    assert stats.kstest([anomaly.degrees for anomaly in anomalies], stats.uniform(-90, 180).cdf).pvalue > 1e-3
 
 
 def test_same_seed_same_pixels_and_batch_mates_change_nothing():
-    images = torch.stack([photo(48, 64, seed) for seed in range(3)])
+    images = torch.stack([noise_image(48, 64, seed) for seed in range(3)])
     labels = torch.randint(0, 3, (3, 48, 64), generator=generator())
     foreground = torch.rand(3, 48, 64, generator=generator(1)) > 0.2
     batch = perlin_anomaly(images, [generator(seed) for seed in range(3)], labels, foreground=foreground, class_id=4)
@@ -228,14 +226,14 @@ def test_a_folder_decodes_lazily_within_its_budget_and_survives_pickling(folder)
     source = TextureFolder(folder, cache_mebibytes=3000 / 2**20)
     assert not source._cache
     for i in (0, 1, 2, 0):
-        source.photo(i)
+        source.read(i)
         assert sum(kept.nbytes for kept in source._cache.values()) <= 3000 or len(source._cache) == 1
     copy = pickle.loads(pickle.dumps(source))
-    assert not copy._cache and torch.equal(copy.photo(1), source.photo(1))
+    assert not copy._cache and torch.equal(copy.read(1), source.read(1))
 
 
 def test_anomalies_from_a_folder(folder):
-    source, image = TextureFolder(folder), photo(70, 50)
+    source, image = TextureFolder(folder), noise_image(70, 50)
     seen = set()
     for seed in range(30):
         result = perlin_anomaly(image, generator(seed), source=source)
@@ -250,15 +248,15 @@ def test_folders_without_images_and_broken_images_are_named(tmp_path):
         TextureFolder(tmp_path)
     (tmp_path / 'bad.png').write_bytes(b'nothing')
     with pytest.raises(ValueError, match='bad.png'):
-        TextureFolder(tmp_path).photo(0)
+        TextureFolder(tmp_path).read(0)
 
 
-def test_three_adjustments_are_drawn_and_each_does_what_it_says(folder):
+def test_three_adjustments_are_sampled_and_each_does_what_it_says(folder):
     source = TextureFolder(folder)
     for seed in range(20):
-        drawn, kept = sample_texture(generator(seed), source), plain()
-        assert sum(getattr(drawn, name) != getattr(kept, name) for name in ADJUSTMENTS) == 3
-        assert 0 <= drawn.index < 3
+        sampled, kept = sample_texture(generator(seed), source), plain()
+        assert sum(getattr(sampled, name) != getattr(kept, name) for name in ADJUSTMENTS) == 3
+        assert 0 <= sampled.index < 3
     pixels = torch.rand(3, 50, generator=generator())
     assert torch.equal(adjust_texture(pixels, plain()), pixels)
     assert torch.allclose(adjust_texture(pixels, plain(gamma=2.0)), pixels**2, atol=1e-6)
@@ -275,11 +273,11 @@ def test_three_adjustments_are_drawn_and_each_does_what_it_says(folder):
         (dict(transparency_range=(0.5, 1.5)), 'share of the image'),
     ],
 )
-def test_wrong_ranges_are_refused(bad, message):
+def test_wrong_ranges_are_rejected(bad, message):
     with pytest.raises(ValueError, match=message):
         PerlinRanges(**bad)
 
 
-def test_wrong_foregrounds_are_refused():
+def test_wrong_foregrounds_are_rejected():
     with pytest.raises(ValueError, match='must be bool'):
-        perlin_anomaly(photo(8, 8), generator(), foreground=torch.zeros(8, 8))
+        perlin_anomaly(noise_image(8, 8), generator(), foreground=torch.zeros(8, 8))

@@ -12,9 +12,8 @@ from mmdefect.datasets.transforms.synthesize import DefectTransform, codes_of
 from mmdefect.registry import TRANSFORMS
 from mmdefect.synthesis.canvas import ArrayCanvas
 from mmdefect.synthesis.location import FIRST_CODE
-from mmdefect.synthesis.perlin import PerlinRanges, perlin_anomaly
+from mmdefect.synthesis.perlin import PerlinRanges, ShuffledTiles, TextureFolder, perlin_anomaly
 from mmdefect.synthesis.shapes import VISIBLE_TOLERANCE
-from mmdefect.synthesis.texture import ShuffledTiles, TextureFolder
 from mmdefect.synthesis.types import Instance
 
 
