@@ -19,7 +19,7 @@ from mmengine.config import Config, DictAction
 from rich.console import Console
 from rich.progress import track
 
-from mmdefect.visualization import contact_sheet, draw_boxes, legend, overlay_labels
+from mmdefect.visualization import draw_boxes, image_grid, legend, overlay_labels
 
 SPLITS = ('train', 'val', 'test')
 
@@ -129,7 +129,7 @@ def make_sheet(
     rows = [list(images[k : k + columns]) for k in range(0, len(images), columns)]
     texts = [list(captions[k : k + columns]) for k in range(0, len(captions), columns)]
     width = min(columns, len(images)) * max(p.shape[1] for p in images)
-    return contact_sheet(rows, captions=texts, title=title, footer=legend(classes[1:], palette[1:], width=width))
+    return image_grid(rows, captions=texts, title=title, footer=legend(classes[1:], palette[1:], width=width))
 
 
 def main() -> int:

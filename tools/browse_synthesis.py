@@ -18,8 +18,8 @@ stop_without('mm')
 import cv2
 from mmengine.config import DictAction
 
-from mmdefect.visualization import contact_sheet, legend
-from mmdefect.visualization.synthesis_sheet import COLUMNS, defect_row
+from mmdefect.visualization import image_grid, legend
+from mmdefect.visualization.grid import COLUMNS, defect_row
 
 
 def parse_args() -> argparse.Namespace:
@@ -73,7 +73,7 @@ def main() -> int:
             if len(rows) >= args.count:
                 break
         rows, captions = rows[: args.count], captions[: args.count]
-        sheet = contact_sheet(
+        sheet = image_grid(
             rows,
             column_titles=COLUMNS,
             captions=captions,

@@ -27,7 +27,7 @@ from mmdefect.datasets.good_images import good_folder
 from mmdefect.datasets.samples import IMAGE_SUFFIXES, list_images
 from mmdefect.functional.score_scale import ScoreScale
 from mmdefect.models.anomaly_detector import AnomalyDetector, stack_images
-from mmdefect.visualization.anomaly_figures import overlay_heat
+from mmdefect.visualization import overlay_heat
 
 UNTRAINED = 'untrained backbone'
 TRAINED = 'CutPaste'

@@ -22,14 +22,8 @@ from mmdefect.experiments.evidence.page import SCRIPT, STYLE
 from mmdefect.models.anomaly_detector import AnomalyDetector, stack_images
 from mmdefect.synthesis.cutpaste import make_views
 from mmdefect.synthesis.streams import stream_generator
-from mmdefect.visualization import outline_mask
-from mmdefect.visualization.anomaly_figures import (
-    embed_in_plane,
-    figure_png,
-    histogram_figure,
-    overlay_heat,
-    scatter_figure,
-)
+from mmdefect.visualization import outline_mask, overlay_heat
+from mmdefect.visualization.figures import embed_in_plane, figure_png, histogram_figure, scatter_figure
 
 _SHOWN = 6  # images of a category
 

@@ -16,7 +16,7 @@ from mmdefect.synthesis.canvas import ArrayCanvas
 from mmdefect.synthesis.donor_fitting import prepare
 from mmdefect.synthesis.drawn_operations import operations_from
 from mmdefect.synthesis.engine import Paste, PasteEngine
-from mmdefect.visualization.synthesis_sheet import fit_cell, outline, window_around
+from mmdefect.visualization.grid import fit_cell, outline, window_around
 
 STEPS = 9
 _IDENTITY = dict(

@@ -7,7 +7,7 @@ import numpy as np
 from numpy import ndarray
 
 from mmdefect.demo.sample import CATEGORIES, DemoSample, render_sample
-from mmdefect.visualization import contact_sheet, default_palette, legend, overlay_labels
+from mmdefect.visualization import image_grid, default_palette, legend, overlay_labels
 
 
 def crop_around(sample: DemoSample, side: int) -> tuple[ndarray, ndarray]:
@@ -49,4 +49,4 @@ def demo_overview(size: int = 224, seed: int = 0) -> ndarray:
         rows += [whole, close]
         captions += [['good', *names], ['', *['label, twice enlarged'] * len(names)]]
         titles += [category, '']
-    return contact_sheet(rows, titles, captions=captions, footer=legend(kinds, palette[1:], size=15))
+    return image_grid(rows, titles, captions=captions, footer=legend(kinds, palette[1:], size=15))

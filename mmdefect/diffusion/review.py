@@ -18,8 +18,8 @@ import numpy as np
 
 from mmdefect.diffusion.relabel_run import Finished
 from mmdefect.experiments.records import write_text
+from mmdefect.visualization.grid import image_grid, legend
 from mmdefect.visualization.overlay import default_palette, overlay_labels
-from mmdefect.visualization.sheet import contact_sheet, legend
 
 ACCEPT, REJECT = 'accept', 'reject'
 COLUMNS = (
@@ -190,7 +190,7 @@ class SheetWriter:
             return
         self.count += 1
         name = f'sheet_{self.count:03d}.jpg'
-        sheet = contact_sheet(
+        sheet = image_grid(
             [row for _, row, _ in self.waiting],
             column_titles=['source', 'edit', 'change above noise', 'copied label', 'new label'],
             captions=[captions for *_, captions in self.waiting],

@@ -16,37 +16,22 @@ Not covered: inner problems whose Hessian is indefinite at the solution; damping
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from mmdefect.functional.bilevel_products import (
-    PRODUCTS,
-    DifferenceProducts,
-    ExactProducts,
-    Loss,
-    Products,
-    decayed,
-    dot,
-    gradients,
-    moved,
-)
-
-
-def keep(tensors: list[Tensor]) -> list[Tensor]:
-    """Average over one process: nothing to do."""
-    return tensors
-
-
-#: A series whose next product stretches its term by more than this, after scaling, has left the interval in which it converges.
+Loss = Callable[[], Tensor]
+#: A series whose next product stretches its term by more than this, after scaling, has left the interval in which it
+#: converges.
 GROWTH = 2.0
 
 
 @dataclass(frozen=True)
 class BilevelProblem:
-    """Two losses at one point. Every call of a loss must see the same draw: it is a function of the leaves only.
+    """Two losses at one point. Every call of a loss must see the same samples: it is a function of the leaves only.
 
     Attributes:
         weights: inner variables, leaf tensors with gradient.
@@ -54,10 +39,10 @@ class BilevelProblem:
         inner_loss: scalar; reads weights and policy.
         outer_loss: scalar; reads the weights, and the policy where it is penalised.
         steps: for each weight the step of the inner optimiser per unit of gradient: a number, or a tensor of the shape
-            of the weight; see :func:`mmdefect.functional.bilevel_steps.inner_steps`.
+            of the weight; see :func:`inner_steps`.
         decay: for each weight the factor of an L2 penalty that the optimiser adds; part of the Hessian.
         curvature_loss: inner loss on fewer samples, for products with the Hessian; ``None`` takes ``inner_loss``.
-        average: mean over processes of a list of tensors, called in the same order in all of them.
+        average: mean over processes of a list of tensors, called in the same order in all of them; ``list`` for one process.
         shared_policy: whether the outer variables are the same in all processes, and their gradient is averaged here.
     """
 
@@ -68,7 +53,7 @@ class BilevelProblem:
     steps: Sequence[float | Tensor] = ()
     decay: Sequence[float] = ()
     curvature_loss: Loss | None = None
-    average: Callable[[list[Tensor]], list[Tensor]] = keep
+    average: Callable[[list[Tensor]], list[Tensor]] = list
     shared_policy: bool = True
 
     def __post_init__(self) -> None:
@@ -80,11 +65,156 @@ class BilevelProblem:
                     f'{len(leaves)} with {sum(not t.requires_grad for t in leaves)} that do not.'
                 )
         for name in ('steps', 'decay'):
-            if len(getattr(self, name)) not in (0, len(self.weights)):
-                raise ValueError(
-                    f'`{name}` must hold one entry for each of {len(self.weights)} weights, got '
-                    f'{len(getattr(self, name))}.'
-                )
+            count = len(getattr(self, name))
+            if count not in (0, len(self.weights)):
+                raise ValueError(f'`{name}` must hold one entry for each of {len(self.weights)} weights, got {count}.')
+
+    def stepped(self, vector: Sequence[Tensor]) -> list[Tensor]:
+        """Return ``A vector``.
+
+        Raises:
+            ValueError: if the problem does not say what the steps are.
+        """
+        if not self.steps:
+            raise ValueError('`steps` must hold the step of the inner optimiser for each weight; see `inner_steps`.')
+        return [step * v for step, v in zip(self.steps, vector, strict=True)]
+
+    def decayed(self, product: list[Tensor], vector: Sequence[Tensor]) -> list[Tensor]:
+        """Return the product with the share of the L2 penalty added."""
+        if not any(self.decay):
+            return product
+        return [h + d * v.detach() for h, d, v in zip(product, self.decay, vector, strict=True)]
+
+
+def gradients(
+    outputs: Tensor | Sequence[Tensor], inputs: Sequence[Tensor], along: Sequence[Tensor] | None = None, **kwargs
+) -> list[Tensor]:
+    """Return gradients by the inputs; zeros for inputs and outputs that are not connected."""
+    outputs = [outputs] if isinstance(outputs, Tensor) else list(outputs)
+    along = [None] * len(outputs) if along is None else along
+    pairs = [(o, a) for o, a in zip(outputs, along, strict=True) if o.requires_grad]
+    if not pairs:
+        return [torch.zeros_like(t) for t in inputs]
+    found = torch.autograd.grad([o for o, _ in pairs], inputs, [a for _, a in pairs], allow_unused=True, **kwargs)
+    return [torch.zeros_like(t) if g is None else g for t, g in zip(inputs, found, strict=True)]
+
+
+def dot(one: Sequence[Tensor], other: Sequence[Tensor]) -> float:
+    """Return the inner product of two lists of tensors."""
+    return float(sum((a * b).sum(dtype=torch.float64) for a, b in zip(one, other, strict=True)))
+
+
+@contextmanager
+def moved(
+    weights: Sequence[Tensor], direction: Sequence[Tensor], length: float, before: Sequence[Tensor] | None = None
+):
+    """Move the weights inside the block; afterwards they have their bits again, whatever happened.
+
+    ``before`` is a copy of the weights as they are; one is made if it is None.
+    """
+    before = [w.detach().clone() for w in weights] if before is None else before
+    try:
+        with torch.no_grad():
+            for w, old, d in zip(weights, before, direction, strict=True):
+                torch.add(old, d, alpha=length, out=w)
+        yield
+    finally:
+        with torch.no_grad():
+            for w, old in zip(weights, before, strict=True):
+                w.copy_(old)
+
+
+@contextmanager
+def without_gradient(weights: Sequence[Tensor]):
+    """Treat the weights as constants inside the block: a graph is kept only for what the policy reaches."""
+    try:
+        for w in weights:
+            w.requires_grad_(False)
+        yield
+    finally:
+        for w in weights:
+            w.requires_grad_(True)
+
+
+class Products(ABC):
+    """Products of second derivatives of the inner loss with vectors, at the present weights."""
+
+    def __init__(self, problem: BilevelProblem, radius: float) -> None:
+        self.problem, self.radius = problem, radius
+
+    def hessian(self, vector: list[Tensor]) -> list[Tensor]:
+        """Return ``H vector``, averaged over processes."""
+        return self.problem.decayed(self.problem.average(self._hessian(vector)), vector)
+
+    @abstractmethod
+    def _hessian(self, vector: list[Tensor]) -> list[Tensor]:
+        """Return the product of this process, without weight decay."""
+
+    @abstractmethod
+    def mixed(self, vector: list[Tensor]) -> list[Tensor]:
+        """Return ``(d2 L_in / dpolicy dw) vector``, one tensor for each outer variable; of this process."""
+
+
+class ExactProducts(Products):
+    """Backward through the graph of the gradient; the graph is made once."""
+
+    def __init__(self, problem: BilevelProblem, radius: float) -> None:
+        super().__init__(problem, radius)
+        self._slopes: dict[str, list[Tensor]] = {}
+
+    def _graph(self, name: str, loss: Loss) -> list[Tensor]:
+        if name not in self._slopes:
+            self._slopes[name] = gradients(loss(), self.problem.weights, create_graph=True)
+        return self._slopes[name]
+
+    def _hessian(self, vector: list[Tensor]) -> list[Tensor]:
+        loss = self.problem.curvature_loss
+        slopes = self._graph('inner', self.problem.inner_loss) if loss is None else self._graph('curvature', loss)
+        return gradients(slopes, self.problem.weights, vector, retain_graph=True)
+
+    def mixed(self, vector: list[Tensor]) -> list[Tensor]:
+        self._slopes.pop('curvature', None)  # its graph is done with
+        return gradients(self._graph('inner', self.problem.inner_loss), self.problem.policy, vector)
+
+
+class DifferenceProducts(Products):
+    """Differences of first derivatives: forward for the Hessian, central for the mixed term."""
+
+    def __init__(self, problem: BilevelProblem, radius: float) -> None:
+        super().__init__(problem, radius)
+        self._here: list[Tensor] | None = None
+        self._before = [w.detach().clone() for w in problem.weights]
+
+    def _reach(self, vector: list[Tensor]) -> float:
+        norm = sum(float(torch.linalg.vector_norm(v.detach())) ** 2 for v in vector) ** 0.5
+        return self.radius / norm if norm > 0 else 0.0
+
+    def _hessian(self, vector: list[Tensor]) -> list[Tensor]:
+        loss = self.problem.curvature_loss or self.problem.inner_loss
+        if self._here is None:
+            self._here = gradients(loss(), self.problem.weights)
+        reach = self._reach(vector)
+        if reach == 0:
+            return [torch.zeros_like(v) for v in vector]
+        with moved(self.problem.weights, vector, reach, self._before):
+            there = gradients(loss(), self.problem.weights)
+        return [(b - a).div_(reach) for a, b in zip(self._here, there, strict=True)]
+
+    def mixed(self, vector: list[Tensor]) -> list[Tensor]:
+        reach = self._reach(vector)
+        if reach == 0:
+            return [torch.zeros_like(p) for p in self.problem.policy]
+        sides = []
+        for sign in (1, -1):
+            with (
+                moved(self.problem.weights, vector, sign * reach, self._before),
+                without_gradient(self.problem.weights),
+            ):
+                sides.append(gradients(self.problem.inner_loss(), self.problem.policy))
+        return [(b - a) / (2 * reach) for b, a in zip(*sides, strict=True)]
+
+
+PRODUCTS = dict(exact=ExactProducts, difference=DifferenceProducts)
 
 
 @dataclass(frozen=True)
@@ -123,7 +253,7 @@ class Estimator(ABC):
     def __call__(self, problem: BilevelProblem) -> Hypergradient:
         """Return the hypergradient. No ``.grad`` is touched and the weights keep their bits."""
         value, slopes, direct = self.outer_gradient(problem)
-        curvature = (ExactProducts if self.products == 'exact' else DifferenceProducts)(problem, self.radius)
+        curvature = PRODUCTS[self.products](problem, self.radius)
         response = self.respond(problem, slopes, curvature)
         gradient = [a - b for a, b in zip(direct, curvature.mixed(response), strict=True)]
         gradient = problem.average(gradient) if problem.shared_policy else gradient
@@ -169,7 +299,7 @@ class NeumannSeries(Estimator):
             raise ValueError(f'`alpha` must be above 0, or None to choose it, got {self.alpha}.')
 
     def respond(self, problem: BilevelProblem, slopes: list[Tensor], curvature: Products) -> list[Tensor]:
-        term = stepped(problem, slopes)
+        term = problem.stepped(slopes)
         total = [t.clone() for t in term]
         scale = 1.0 if self.alpha is None else self.alpha
         # In place: a net has millions of weights, and a new list of them for each of these lines costs a tenth of the step.
@@ -213,11 +343,11 @@ class OneStep(Estimator):
         if not self.lookahead:
             return super().outer_gradient(problem)
         slopes = problem.average(gradients(problem.inner_loss(), problem.weights))
-        with moved(problem.weights, stepped(problem, decayed(problem, slopes, problem.weights)), -1.0):
+        with moved(problem.weights, problem.stepped(problem.decayed(slopes, problem.weights)), -1.0):
             return super().outer_gradient(problem)
 
     def respond(self, problem: BilevelProblem, slopes: list[Tensor], curvature: Products) -> list[Tensor]:
-        return stepped(problem, slopes)
+        return problem.stepped(slopes)
 
 
 @dataclass(frozen=True)
@@ -269,15 +399,48 @@ def make_estimator(name: str, **settings) -> Estimator:
     return ESTIMATORS[name](**settings)
 
 
-def stepped(problem: BilevelProblem, vector: list[Tensor]) -> list[Tensor]:
-    """Return ``A vector``.
+def inner_steps(
+    optimizer: torch.optim.Optimizer, weights: Sequence[Tensor]
+) -> tuple[list[float | Tensor], list[float]]:
+    """Return what an optimiser makes of a unit of gradient, with its present state held fixed.
+
+    SGD: the learning rate; momentum only spreads a step over time and is left out. Adam and AdamW: learning rate over
+    the root of the second moment, which is held fixed; before their first step, the learning rate.
+
+    Args:
+        optimizer: SGD, Adam or AdamW of torch.
+        weights: the weights, in the order wanted; all must be in the optimiser.
+
+    Returns:
+        One step for each weight, and the factor of its L2 penalty. The decay of AdamW acts on the weights directly and
+        is no part of the Hessian.
 
     Raises:
-        ValueError: if the problem does not say what the steps are.
+        ValueError: for another optimiser, or a weight that it does not hold.
     """
-    if not problem.steps:
+    kind = type(optimizer).__name__
+    if kind not in ('SGD', 'Adam', 'AdamW'):
         raise ValueError(
-            '`steps` must be given for this estimator: the step of the inner optimiser for each weight; '
-            'see inner_steps.'
+            f'the inner optimiser must be SGD, Adam or AdamW, got {kind}; use the estimator `cg`, which '
+            'does not ask for its steps.'
         )
-    return [step * v for step, v in zip(problem.steps, vector, strict=True)]
+    groups = {id(w): group for group in optimizer.param_groups for w in group['params']}
+    steps, decay = [], []
+    for weight in weights:
+        if id(weight) not in groups:
+            raise ValueError(
+                f'the inner optimiser must hold every weight, but one of shape {tuple(weight.shape)} is '
+                'not in it; freeze it with requires_grad=False.'
+            )
+        group = groups[id(weight)]
+        decay.append(0.0 if kind == 'AdamW' or group.get('decoupled_weight_decay') else float(group['weight_decay']))
+        steps.append(float(group['lr']) if kind == 'SGD' else _adam_step(optimizer.state.get(weight), group))
+    return steps, decay
+
+
+def _adam_step(state: dict | None, group: dict) -> float | Tensor:
+    if not state:
+        return float(group['lr'])
+    second = state['max_exp_avg_sq'] if group.get('amsgrad') else state['exp_avg_sq']
+    corrected = second / (1 - group['betas'][1] ** float(state['step']))
+    return float(group['lr']) / (corrected.sqrt() + group['eps'])

@@ -243,10 +243,9 @@ class PerlinRanges:
     rotation_range: tuple[float, float] = (-90, 90)
 
     def __post_init__(self) -> None:
-        if not 0 <= self.octave_range[0] < self.octave_range[1] <= 11:
-            raise ValueError(
-                f'`octave_range` must be exponents of 2 with 0 <= low < high <= 11, high excluded, got {self.octave_range!r}.'
-            )
+        low, high = self.octave_range
+        if not 0 <= low < high <= 11:
+            raise ValueError(f'`octave_range` must hold 0 <= low < high <= 11, high excluded, got {low} and {high}.')
         if not -1 < self.threshold < 1:
             raise ValueError(f'`threshold` must be in (-1, 1), got {self.threshold}. The noise lies within about +-1.')
         check_range('transparency_range', self.transparency_range, 0, 1, 'It is the share of the image that is seen.')

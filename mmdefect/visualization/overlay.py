@@ -160,3 +160,25 @@ def difference(image_a: ndarray, image_b: ndarray, gain: float = 4.0) -> ndarray
         raise ValueError(f'`image_a` and `image_b` must have one size, got {image_a.shape} and {image_b.shape}.')
     change = image_b.astype(np.float32) - image_a
     return np.clip(np.round(128.0 + gain * change), 0, 255).astype(np.uint8)
+
+
+def overlay_heat(image: ndarray, heat: ndarray, low: float, high: float, alpha: float = 0.5) -> ndarray:
+    """Lay a heat map over an image, transparent where it is low.
+
+    Args:
+        image: ``(H, W, 3)`` uint8 RGB.
+        heat: ``(H, W)`` float.
+        low: heat that is not shown.
+        high: heat that is shown in full.
+        alpha: strength at ``high``, in [0, 1].
+
+    Returns:
+        ``(H, W, 3)`` uint8 RGB.
+    """
+    check_image(image)
+    if heat.shape != image.shape[:2]:
+        raise ValueError(f'`heat` must be {image.shape[:2]} like the image, got {heat.shape}; resize it first.')
+    level = np.clip((heat - low) / max(high - low, 1e-12), 0, 1)
+    colour = cv2.applyColorMap(np.round(255 * level).astype(np.uint8), cv2.COLORMAP_TURBO)[..., ::-1]
+    weight = alpha * np.sqrt(level)[..., None]  # the root keeps weak heat visible
+    return np.round(image * (1 - weight) + colour * weight).astype(np.uint8)

@@ -6,9 +6,15 @@ import pytest
 import torch
 from torch import nn
 
-from mmdefect.functional.bilevel import BilevelProblem, ConjugateGradient, NeumannSeries, OneStep, make_estimator
-from mmdefect.functional.bilevel_products import gradients
-from mmdefect.functional.bilevel_steps import inner_steps
+from mmdefect.functional.bilevel import (
+    BilevelProblem,
+    ConjugateGradient,
+    NeumannSeries,
+    OneStep,
+    gradients,
+    inner_steps,
+    make_estimator,
+)
 
 SIZE, KNOBS = 6, 3
 

@@ -10,15 +10,14 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
+from mmdefect.synthesis.learned.maps import ObjectCells
+from mmdefect.synthesis.learned.policy import LearnedPolicy
+from mmdefect.synthesis.learned.synthesis import LearnedSynthesis
 from torch import nn
 
-from mmdefect.functional.bilevel import BilevelProblem, NeumannSeries
-from mmdefect.functional.bilevel_steps import inner_steps
+from mmdefect.functional.bilevel import BilevelProblem, NeumannSeries, inner_steps
 from mmdefect.synthesis.donor_cutting import CuttingRule
 from mmdefect.synthesis.engine import Background, PasteEngine
-from mmdefect.synthesis.learned_location import ObjectCells
-from mmdefect.synthesis.learned_policy import LearnedPolicy
-from mmdefect.synthesis.learned_synthesis import LearnedSynthesis
 from mmdefect.synthesis.location import location_codes
 from tests.helpers.defects import library_of_parts
 

@@ -6,8 +6,8 @@ import torch
 
 from mmdefect.synthesis.augment import OPERATIONS, OperationRanges, apply_operations, harden, sample_operations
 from mmdefect.synthesis.blending import PoissonFactor, poisson_blend
-from mmdefect.synthesis.learned_location import FRESH, ClassMaps, LocationNet, ObjectCells, Proposal, cell_means
-from mmdefect.synthesis.learned_policy import LearnedPolicy
+from mmdefect.synthesis.learned.maps import FRESH, ClassMaps, LocationNet, ObjectCells, Proposal, cell_means
+from mmdefect.synthesis.learned.policy import LearnedPolicy
 from mmdefect.synthesis.location import location_codes
 
 GRID = 32

@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 import pytest
 
-from mmdefect.visualization.synthesis_sheet import defect_row, fit_cell, outline, window_around
+from mmdefect.visualization.grid import defect_row, fit_cell, outline, window_around
 from tests.helpers.data import save
 from tests.helpers.defects import labelled_parts
 

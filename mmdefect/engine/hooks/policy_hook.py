@@ -1,18 +1,26 @@
-"""Keep the state of a bi-level training in its checkpoints, and write what was learned."""
+"""Keep the state of a bi-level training in its checkpoints, and write what was learned: recipe, numbers, maps, images."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+import torch
+from mmengine.dataset import Compose
 from mmengine.dist import master_only
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
+from numpy import ndarray
 
-from mmdefect.engine.loops.policy_export import export_policy
+from mmdefect.files import write_json, write_text
 from mmdefect.registry import HOOKS
+from mmdefect.synthesis.learned.maps import FRESH, ObjectCells, mean_over
+from mmdefect.synthesis.learned.policy import HERE, LearnedPolicy, freeze, policy_body, recipe_text
 
-KEY = 'bilevel'
+KEY, MAPS = 'bilevel', 'maps'
 
 
 @HOOKS.register_module()
@@ -36,15 +44,11 @@ class PolicyHook(Hook):
         self.interval, self.images = interval, images
 
     def before_run(self, runner: Runner) -> None:
-        """See that there is a policy to keep.
-
-        Raises:
-            ValueError: if the loop of the training is another one.
-        """
+        """Check that there is a policy to keep."""
         if not hasattr(runner.train_loop, 'outer_step'):
+            found = type(runner.train_loop).__name__
             raise ValueError(
-                'PolicyHook must go with `train_cfg.type` BilevelTrainLoop, got '
-                f'{type(runner.train_loop).__name__}; remove the hook or change the loop.'
+                f'PolicyHook must go with `train_cfg.type` BilevelTrainLoop, got {found}; change one of them.'
             )
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
@@ -61,31 +65,105 @@ class PolicyHook(Hook):
             return
         if KEY not in checkpoint:
             raise ValueError(
-                'a resumed bi-level training must find the state of its policy in the checkpoint, but there is '
-                'none: it was saved without PolicyHook; start anew, or from its weights with `load_from`.'
+                'a resumed bi-level training must find the state of its policy in the checkpoint, but it was saved '
+                'without PolicyHook; start anew, or from its weights with `load_from`.'
             )
         runner.train_loop.load_state_dict(checkpoint[KEY])
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch=None, outputs=None) -> None:
         """Write at intervals."""
         if self.interval and (batch_idx + 1) % self.interval == 0 and batch_idx + 1 < runner.max_iters:
-            self._write(runner)
+            self.write(runner)
 
     def after_train(self, runner: Runner) -> None:
-        """Write."""
-        self._write(runner)
+        """Write at the end."""
+        self.write(runner)
 
     @master_only
-    def _write(self, runner: Runner) -> None:
-        loop = runner.train_loop
-        folder = Path(runner.work_dir) / 'policy'
-        said = export_policy(
-            folder,
-            loop.policy,
-            loop.recipe,
-            loop.dataloader.dataset,
-            loop.history,
-            self.images,
-            facts=dict(iterations=runner.iter, outer_steps=loop.outer_steps),
+    def write(self, runner: Runner) -> None:
+        """Write what was learned so far."""
+        from mmdefect.visualization.figures import draw_curves  # matplotlib is not needed before
+
+        loop, folder = runner.train_loop, Path(runner.work_dir) / 'policy'
+        policy, density, map_mean = loop.policy, None, None
+        if policy.location is not None:
+            density, map_mean = write_maps(folder, policy, loop.dataloader.dataset, self.images)
+            map_mean = None if policy.proposal.normalise else map_mean
+        body = policy_body(policy, map_mean=map_mean, iterations=runner.iter, outer_steps=loop.outer_steps)
+        write_json(folder / 'policy.json', body)
+        write_text(folder / 'history.jsonl', ''.join(json.dumps(record) + '\n' for record in loop.history))
+        summary = dict(weights=body['weights'], map_mean=map_mean)
+        if loop.recipe is not None:
+            try:
+                frozen = freeze(policy, loop.recipe, density and f'{HERE}/{density}', map_mean)
+                text = recipe_text(frozen, 'Learned by a bi-level training; goes among the _base_ files of a leaf.')
+            except ValueError as err:
+                summary['no_recipe'] = str(err)
+                text = f'# {err}\nsynthesis = None\n'
+            write_text(folder / 'recipe.py', text)
+        if loop.history:
+            draw_curves(loop.history, folder / 'curves.png')
+        runner.logger.info('policy written to %s: %s', folder, json.dumps(summary))
+
+
+@torch.no_grad()
+def write_maps(folder: Path, policy: LearnedPolicy, dataset: Any, images: int) -> tuple[str, float]:
+    """Write the maps as LoadLocationMap reads them, and some of them over their images.
+
+    Args:
+        folder: made when it does not exist.
+        policy: with a ``location``.
+        dataset: training set whose pipeline holds ``LoadLocationMap``; the maps are those of its images.
+        images: so many are shown under their maps.
+
+    Returns:
+        The place of the maps in the folder, and their mean over the objects relative to a fresh map.
+    """
+    from mmdefect.visualization.figures import draw_maps
+
+    shown, means, location = [], [], policy.location
+    (folder / MAPS).mkdir(parents=True, exist_ok=True)
+    infos = _image_infos(dataset)
+    every = max(1, len(infos) // images)
+    for number, (load, info) in enumerate(infos):
+        image, codes = load(info)
+        objects = ObjectCells.of(codes)
+        inputs = torch.from_numpy(np.ascontiguousarray(image[..., ::-1].transpose(2, 0, 1))).float()[None] / 255
+        table = location.tables(inputs.to(policy.raw_weights.device), [codes], [objects])[0].cpu()
+        means += [mean_over(one, objects).item() / FRESH for one in table]
+        stem = Path(info['img_path']).stem
+        if not location.per_class:
+            np.save(folder / MAPS / f'{stem}.npy', table[0].numpy().astype(np.float32))
+        if number % every == 0 and len(shown) < images:
+            # cells without a pixel of the object are no places: they are left out of the drawing
+            shown.append((image[..., ::-1], np.where(objects.counts > 0, table.numpy(), np.nan), stem))
+    name = MAPS
+    if location.per_class:
+        name = f'{MAPS}.npy'
+        (folder / MAPS).rmdir()
+        maps = location.maps().cpu().numpy()
+        np.save(folder / name, np.concatenate([np.ones_like(maps[:1]), maps]).astype(np.float32))
+    draw_maps(shown, folder / 'maps.png')
+    return name, float(np.mean(means))
+
+
+def _image_infos(dataset: Any) -> list[tuple[Any, Mapping]]:
+    """Return the record of every image, with what loads its pixels and location codes."""
+    parts = getattr(dataset, 'datasets', None)
+    if parts:
+        return [pair for part in parts for pair in _image_infos(part)]
+    if not hasattr(dataset, 'get_data_info'):
+        return _image_infos(dataset.dataset)
+    names = [type(t).__name__ for t in dataset.pipeline.transforms]
+    if 'LoadLocationMap' not in names:
+        raise ValueError(
+            f'the training pipeline must hold LoadLocationMap to write learned maps, got {names}; '
+            'the `synthesis` of a config adds it.'
         )
-        runner.logger.info('policy written to %s: %s', folder, json.dumps(said))
+    steps = Compose(dataset.pipeline.transforms[: names.index('LoadLocationMap') + 1])
+
+    def load(info: Mapping) -> tuple[ndarray, ndarray]:
+        results = steps(dict(info))
+        return results['img'], results['gt_location_map']
+
+    return [(load, dataset.get_data_info(i)) for i in range(len(dataset))]

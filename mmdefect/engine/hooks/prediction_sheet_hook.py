@@ -12,7 +12,7 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
 from mmdefect.registry import HOOKS
-from mmdefect.visualization import contact_sheet, legend, overlay_labels
+from mmdefect.visualization import image_grid, legend, overlay_labels
 
 COLUMNS = ('image', 'label', 'prediction')
 
@@ -47,7 +47,7 @@ class PredictionSheetHook(Hook):
             image = cv2.cvtColor(cv2.imread(sample.img_path, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
             maps = [field.data.squeeze(0).cpu().numpy() for field in (sample.gt_sem_seg, sample.pred_sem_seg)]
             row = [image, *(overlay_labels(image, m, meta['palette']) for m in maps)]
-            self._write(Path(sample.img_path), contact_sheet([row], column_titles=COLUMNS, footer=self._legend(meta)))
+            self._write(Path(sample.img_path), image_grid([row], column_titles=COLUMNS, footer=self._legend(meta)))
             if len(self.rows) < self.sheet_images and any(((m > 0) & (m != 255)).any() for m in maps):
                 self.rows.append(row)
                 self.names.append(Path(sample.img_path).stem)
@@ -57,7 +57,7 @@ class PredictionSheetHook(Hook):
         if self.rows and is_main_process():
             meta = runner.test_dataloader.dataset.metainfo
             captions = [[name, '', ''] for name in self.names]
-            sheet = contact_sheet(self.rows, column_titles=COLUMNS, captions=captions, footer=self._legend(meta))
+            sheet = image_grid(self.rows, column_titles=COLUMNS, captions=captions, footer=self._legend(meta))
             self._save(self.output_dir / 'sheet.png', sheet)
             runner.logger.info(f'overlay sheet: {self.output_dir / "sheet.png"}')
 

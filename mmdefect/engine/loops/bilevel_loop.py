@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -11,17 +12,15 @@ from mmengine.dist import all_reduce, broadcast, get_rank, get_world_size
 from mmengine.model import is_model_wrapper
 from mmengine.runner import IterBasedTrainLoop
 from mmengine.runner.loops import _InfiniteDataloaderIterator
-from torch import Tensor
+from torch import Tensor, nn
 
 from mmdefect.datasets.leakage import check_disjoint, check_donors
-from mmdefect.engine.loops.outer_losses import OuterBatch, outer_problem
 from mmdefect.engine.loops.sample_losses import fixed_noise, frozen_statistics, heads_of, weighted_heads
-from mmdefect.functional.bilevel import make_estimator
-from mmdefect.functional.bilevel_steps import inner_steps
+from mmdefect.functional.bilevel import BilevelProblem, inner_steps, make_estimator
 from mmdefect.models.data_preprocessors.synthesis_preprocessor import BatchSynthesis
 from mmdefect.registry import LOOPS
-from mmdefect.synthesis.learned_policy import LearnedPolicy
-from mmdefect.synthesis.learned_synthesis import LearnedSynthesis
+from mmdefect.synthesis.learned.policy import REAL, LearnedPolicy
+from mmdefect.synthesis.learned.synthesis import LearnedSynthesis
 
 
 @LOOPS.register_module()
@@ -36,7 +35,7 @@ class BilevelTrainLoop(IterBasedTrainLoop):
     Args:
         runner, dataloader, max_iters, **kwargs: as mmengine's ``IterBasedTrainLoop``.
         outer_dataloader: loader of the outer-validation split; a top-level ``outer_dataloader`` of a config is put here.
-        policy: settings of :class:`~mmdefect.synthesis.learned_policy.LearnedPolicy`.
+        policy: settings of :class:`~mmdefect.synthesis.learned.policy.LearnedPolicy`.
         recipe: the ``synthesis`` of the config, which :func:`~mmdefect.apis.compose` puts here; needed to freeze.
         estimator: ``name`` and settings of :func:`~mmdefect.functional.bilevel.make_estimator`.
         rates: learning rates of the policy by what is learned, see ``LearnedPolicy.groups``.
@@ -272,3 +271,82 @@ def mean_over_ranks(tensors: list[Tensor]) -> list[Tensor]:
 
 def _filled(found, leaves: list[Tensor]) -> list[Tensor]:
     return [torch.zeros_like(p) if g is None else g for p, g in zip(leaves, found, strict=True)]
+
+
+@dataclass
+class OuterBatch:
+    """What an outer step looks at.
+
+    Attributes:
+        inputs: ``(B, C, H, W)`` float, normalised training batch; may carry the gradient of the ranges.
+        samples: its data samples.
+        weights: ``(B,)`` of :class:`~mmdefect.synthesis.learned.synthesis.WeightedBatch`.
+        streams: stream of each sample.
+        outer_inputs: ``(N, C, H, W)`` float, normalised outer-validation batch.
+        outer_samples: its data samples.
+        curvature_share: share of the training batch that stands for all of it in products with the Hessian.
+    """
+
+    inputs: Tensor
+    samples: Sequence
+    weights: Tensor
+    streams: Sequence[str]
+    outer_inputs: Tensor
+    outer_samples: Sequence
+    curvature_share: float = 1.0
+
+
+def outer_problem(
+    model: nn.Module,
+    weights: Sequence[Tensor],
+    batch: OuterBatch,
+    steps: Sequence,
+    decay: Sequence,
+    average: Callable,
+    seed: int,
+) -> BilevelProblem:
+    """Return the problem at the present weights.
+
+    Its outer variables are the weights and the pixels of the samples of this process, as leaves; from there the
+    gradient goes on to the parameters of the policy by the chain rule, which is why it is not averaged yet. Only samples
+    that the policy acts on are passed through the net for it.
+
+    Args:
+        model: the segmentor, with frozen statistics.
+        weights: its trainable parameters.
+        batch: the samples.
+        steps, decay, average: see :class:`~mmdefect.functional.bilevel.BilevelProblem`.
+        seed: of the noise of layers that cannot be switched off.
+    """
+    sample_weights = batch.weights.detach().clone().requires_grad_()
+    policy = [sample_weights]
+    pixels = batch.inputs.detach()
+    if batch.inputs.requires_grad:
+        pixels = pixels.clone().requires_grad_()
+        policy.append(pixels)
+    acted = [i for i, stream in enumerate(batch.streams) if stream != REAL]
+    count = max(1, round(len(batch.samples) * batch.curvature_share))
+    device = pixels.device
+
+    def losses(inputs: Tensor, samples: Sequence) -> Tensor:
+        # Copies: some heads write into their data samples.
+        with fixed_noise(seed, device), weighted_heads(model) as found:
+            model(inputs=inputs, data_samples=list(samples), mode='loss')
+        return found.values
+
+    def inner_loss() -> Tensor:
+        if not acted:
+            return sample_weights.sum() * 0
+        values = losses(pixels[acted], [batch.samples[i] for i in acted])
+        return (values * sample_weights[acted].to(values)).sum() / len(batch.samples)
+
+    def curvature_loss() -> Tensor:
+        values = losses(pixels[:count].detach(), batch.samples[:count])
+        return (values * batch.weights[:count].detach().to(values)).mean()
+
+    def outer_loss() -> Tensor:
+        return losses(batch.outer_inputs, batch.outer_samples).mean()
+
+    return BilevelProblem(
+        weights, policy, inner_loss, outer_loss, steps, decay, curvature_loss, average, shared_policy=False
+    )

@@ -17,7 +17,7 @@ from mmdefect.experiments.evidence.counts import read_labels
 from mmdefect.experiments.evidence.gallery import CONFUSED, FALSE, HIT, MISS, draw_error, read_rgb, window
 from mmdefect.experiments.evidence.truth import IMAGES
 from mmdefect.functional.agreement import Agreement, compare_labels, total
-from mmdefect.visualization.sheet import contact_sheet, legend
+from mmdefect.visualization.grid import image_grid, legend
 
 COLUMNS = (
     'image',
@@ -162,7 +162,7 @@ def review_sheet(results: Sequence[Compared], images: Path | None, binary: bool,
     if not rows:
         raise ValueError('the label maps agree everywhere within the tolerance; there is nothing to review.')
     strip = legend(['both', 'first only', 'second only', 'other class'], [HIT, MISS, FALSE, CONFUSED], width=900)
-    return contact_sheet(rows, column_titles=['image', 'first', 'second', 'both'], captions=captions, footer=strip)
+    return image_grid(rows, column_titles=['image', 'first', 'second', 'both'], captions=captions, footer=strip)
 
 
 def _doubt(agreement: Agreement) -> int:

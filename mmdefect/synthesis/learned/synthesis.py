@@ -4,7 +4,7 @@ The draws are those of :class:`~mmdefect.synthesis.engine.PasteEngine`, with ran
 policy as they are now. The weight of a sample is the product of
 
 * the weight of its stream,
-* map over proposal at the place of its defect (:meth:`~mmdefect.synthesis.learned_location.Proposal.weight`),
+* map over proposal at the place of its defect (:meth:`~mmdefect.synthesis.learned.maps.Proposal.weight`),
 * the likelihood of its operations over the same number held fixed, which is 1 and has the gradient of a score function;
   dividing by the mean of the batch subtracts the mean loss as a baseline.
 """
@@ -25,8 +25,8 @@ from mmdefect.synthesis.canvas import TensorCanvas
 from mmdefect.synthesis.donor_fitting import grown_pixels, prepare_tensors
 from mmdefect.synthesis.drawn_operations import operations_from
 from mmdefect.synthesis.engine import Background, Paste, PasteEngine
-from mmdefect.synthesis.learned_location import ObjectCells
-from mmdefect.synthesis.learned_policy import CLEAN, NEUTRAL, REAL, LearnedPolicy
+from mmdefect.synthesis.learned.maps import ObjectCells
+from mmdefect.synthesis.learned.policy import CLEAN, NEUTRAL, REAL, LearnedPolicy
 from mmdefect.synthesis.location import location_codes
 from mmdefect.synthesis.streams import stream_generator
 from mmdefect.synthesis.types import IGNORE_LABEL, Instance, Synthesis

@@ -3,11 +3,12 @@
 Every sample of a batch belongs to a *stream*: ``image`` (a real image as it is), ``clean`` (a sound image as it is),
 or one that pastes a defect with some of the operations. The loss of a stream counts by its weight. Ranges are learned
 through the pixels (a value is ``low + (high - low) u``); probabilities through the likelihood of what was drawn; places
-as :mod:`mmdefect.synthesis.learned_location` says. Nothing here knows how the gradient comes about.
+as :mod:`mmdefect.synthesis.learned.maps` says. Nothing here knows how the gradient comes about.
 """
 
 from __future__ import annotations
 
+import pprint
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from mmdefect.synthesis.augment import OPERATIONS, OperationRanges
-from mmdefect.synthesis.learned_location import ClassMaps, LocationNet, Proposal
+from mmdefect.synthesis.learned.maps import ClassMaps, LocationNet, Proposal
 
 #: Streams that paste nothing.
 REAL, CLEAN = 'image', 'clean'
@@ -43,6 +44,11 @@ LIMITS = dict(
 NEUTRAL = dict(rotate=0.0, shear_x=0.0, shear_y=0.0, scale=1.0, brightness=1.0, contrast=1.0, saturation=1.0, hue=0.0)
 MOST_WEIGHT = 10.0
 LEAST_PROBABILITY = 0.02
+FORMAT = 'mmdefect-policy/1'
+#: Streams that weigh less than this share of the heaviest one are left out of a recipe.
+LEAST_SHARE = 0.01
+#: Place of the recipe's own folder, which mmengine fills in when it reads the file.
+HERE = '{{ fileDirname }}'
 LEARNABLE = ('weights', 'ranges', 'probabilities', 'location')
 LOCATIONS = dict(net=LocationNet, maps=ClassMaps)
 
@@ -202,3 +208,129 @@ class LearnedPolicy(nn.Module):
         for name, (low, high), chance in zip(OPERATIONS, self.bounds().tolist(), self.chances().tolist(), strict=True):
             found |= {f'low.{name}': low, f'high.{name}': high, f'probability.{name}': chance}
         return found
+
+
+def freeze(
+    policy: LearnedPolicy, recipe: Mapping[str, Any], density: str | None = None, map_mean: float | None = None
+) -> dict[str, Any]:
+    """Return a ``synthesis`` recipe with what was learned, the rest as in ``recipe``.
+
+    Args:
+        policy: the learned policy.
+        recipe: the ``synthesis`` that learning started from, with one ``PasteDefects``.
+        density: path of the learned map, or of the folder with one for each image; ``None`` without locations.
+        map_mean: mean of the learned map over the objects, relative to a fresh one; ``None`` for maps that do not say
+            how much.
+
+    Returns:
+        Plain values, to be written with :func:`recipe_text`.
+
+    Raises:
+        ValueError: if every pasting stream weighs nothing: then the recipe is ``synthesis = None``.
+    """
+    weights = dict(zip(policy.names, policy.stream_weights().tolist(), strict=True))
+    pasting = {name: weights[name] for name in policy.streams}
+    heaviest = max(pasting.values())
+    if not heaviest > 0:
+        raise ValueError(
+            'a recipe must paste something, but every pasting stream was learned to weigh 0: defects made '
+            'this way do not help here; train with `synthesis = None`.'
+        )
+    kept = {name: w for name, w in pasting.items() if w >= LEAST_SHARE * heaviest}
+    ratio = recipe.get('ratio') or dict(real=1, synthetic=1, clean=1)
+    strength = sum(kept.values()) / len(pasting) * (1.0 if map_mean is None else map_mean)
+    ratio = dict(
+        real=_rounded(ratio['real'] * weights[REAL]),
+        synthetic=_rounded(ratio['synthetic'] * strength),
+        clean=_rounded(ratio['clean'] * weights[CLEAN]),
+    )
+    base = _pasting(recipe)
+    location = dict(recipe.get('location') or {})
+    if density is not None:
+        location['density'] = density
+    transforms = [
+        dict(base, policy=_stream_policy(policy, name, base.get('policy') or {}, density is not None), stream=number)
+        for number, name in enumerate(kept)
+    ]
+    return dict(
+        {k: v for k, v in recipe.items() if k not in ('ratio', 'transforms', 'weights', 'location', 'where')},
+        ratio=ratio,
+        location=location,
+        transforms=transforms,
+        weights=[_rounded(w) for w in kept.values()],
+    )
+
+
+def _pasting(recipe: Mapping[str, Any]) -> dict[str, Any]:
+    transforms = [dict(t) for t in recipe.get('transforms') or []]
+    if [t.get('type') for t in transforms] != ['PasteDefects']:
+        raise ValueError(
+            'a policy is learned for a recipe with one PasteDefects, got '
+            f'{[t.get("type") for t in transforms]}; take configs/_base_/synthesis/paste_poisson.py.'
+        )
+    return transforms[0]
+
+
+def _stream_policy(policy: LearnedPolicy, stream: str, base: Mapping[str, Any], located: bool) -> dict[str, Any]:
+    ranges = policy.ranges_of(stream)
+    # A probability at its floor is "never".
+    chances = [_rounded(p) if p > LEAST_PROBABILITY * 1.01 else 0.0 for p in ranges.probability]
+    operations = {name: [_rounded(v) for v in getattr(ranges, name).tolist()] for name in OPERATIONS}
+    operations |= dict(
+        probability=chances,
+        flip_probability=ranges.flip_probability,
+        elastic=list(ranges.elastic),
+        elastic_probability=ranges.elastic_probability,
+        isotropic=ranges.isotropic,
+    )
+    places = dict(base.get('places') or {'density': 1.0})
+    if located:
+        places = {
+            'density': sum(w for p, w in places.items() if p != 'source'),
+            **{p: w for p, w in places.items() if p == 'source'},
+        }
+    return dict(base, operations=operations, places=places)
+
+
+def policy_body(policy: LearnedPolicy, **facts: Any) -> dict[str, Any]:
+    """Return the body of ``policy.json``: everything that was learned but the maps, and the given facts."""
+    return dict(
+        format=FORMAT,
+        learned=list(policy.learn),
+        streams={k: list(v) for k, v in policy.streams.items()},
+        weights=dict(zip(policy.names, map(_rounded, policy.stream_weights().tolist()), strict=True)),
+        ranges={
+            name: [_rounded(v) for v in pair] for name, pair in zip(OPERATIONS, policy.bounds().tolist(), strict=True)
+        },
+        probabilities=dict(zip(OPERATIONS, map(_rounded, policy.chances().tolist()), strict=True)),
+        **facts,
+    )
+
+
+@torch.no_grad()
+def start_from(policy: LearnedPolicy, body: Mapping[str, Any]) -> None:
+    """Set weights, ranges and probabilities of a policy to those of a ``policy.json``.
+
+    Raises:
+        ValueError: if the body is of another format, or its streams are others.
+    """
+    if body.get('format') != FORMAT:
+        raise ValueError(f'a policy must have format {FORMAT!r}, got {body.get("format")!r}.')
+    if {k: tuple(v) for k, v in body['streams'].items()} != policy.streams:
+        raise ValueError(f'the policy must have the streams {list(policy.streams)}, got {list(body["streams"])}.')
+    policy.raw_weights.copy_(torch.tensor([body['weights'][name] for name in policy.names]))
+    ranges = torch.tensor([body['ranges'][name] for name in OPERATIONS], dtype=policy.units.dtype)
+    policy.raw_ranges.copy_(ranges / policy.units.cpu()[:, None])
+    chances = torch.tensor([body['probabilities'][name] for name in OPERATIONS], dtype=torch.float64)
+    policy.raw_probabilities.copy_(torch.logit(chances.clamp(LEAST_PROBABILITY, 1 - LEAST_PROBABILITY)))
+    policy.project()
+
+
+def recipe_text(recipe: Mapping[str, Any], headline: str) -> str:
+    """Return a config file that holds the recipe; it goes among the ``_base_`` files of a leaf."""
+    body = pprint.pformat(dict(recipe), width=110, sort_dicts=False, compact=True)
+    return f'# {headline}\nsynthesis = {body}\n'
+
+
+def _rounded(value: float) -> float:
+    return float(f'{float(value):.6g}')

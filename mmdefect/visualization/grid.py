@@ -1,4 +1,4 @@
-"""Sheets of images with titles, and the legend of the classes."""
+"""Images in a grid with titles, the legend of the classes, and the row of images that shows one synthetic defect."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 from numpy import ndarray
 
-from mmdefect.visualization.overlay import check_image
+from mmdefect.visualization.overlay import check_image, difference
 from mmdefect.visualization.text import Colour, draw_text, fit_text, text_strip, text_width
 
 PAPER, INK = (255, 255, 255), (25, 25, 25)
@@ -47,7 +47,7 @@ def legend(names: Sequence[str], palette: Sequence[Colour], width: int | None = 
     return strip
 
 
-def contact_sheet(
+def image_grid(
     rows: Sequence[Sequence[ndarray | None]],
     row_titles: Sequence[str] | None = None,
     column_titles: Sequence[str] | None = None,
@@ -88,25 +88,25 @@ def contact_sheet(
     top = (int(1.4 * line) if title else 0) + (line if column_titles else 0) + gap
     foot = footer.shape[0] + gap if footer is not None else 0
     width = max(side + gap + columns * step_x, footer.shape[1] if footer is not None else 0)
-    sheet = np.full((top + len(rows) * step_y + foot, width, 3), PAPER, np.uint8)
+    page = np.full((top + len(rows) * step_y + foot, width, 3), PAPER, np.uint8)
     if title:
-        _put(sheet, text_strip(title, width, int(1.4 * line), int(1.2 * size)), 0, 0)
+        _put(page, text_strip(title, width, int(1.4 * line), int(1.2 * size)), 0, 0)
     for k, text in enumerate(column_titles or ()):
-        _put(sheet, text_strip(text, cell_w, line, size), top - line - gap // 2, side + gap + k * step_x)
+        _put(page, text_strip(text, cell_w, line, size), top - line - gap // 2, side + gap + k * step_x)
     for i, row in enumerate(rows):
         y = top + i * step_y
         if row_titles:
-            _put(sheet, text_strip(row_titles[i], side, cell_h, size), y, 0)
+            _put(page, text_strip(row_titles[i], side, cell_h, size), y, 0)
         for j, image in enumerate(row):
             x = side + gap + j * step_x
             if image is not None:
                 cell = _shrink(image, (cell_h, cell_w))
-                _put(sheet, cell, y + (cell_h - cell.shape[0]) // 2, x + (cell_w - cell.shape[1]) // 2)
+                _put(page, cell, y + (cell_h - cell.shape[0]) // 2, x + (cell_w - cell.shape[1]) // 2)
             if captions:
-                _put(sheet, text_strip(captions[i][j], cell_w, line, size), y + cell_h, x)
+                _put(page, text_strip(captions[i][j], cell_w, line, size), y + cell_h, x)
     if footer is not None:
-        _put(sheet, footer, sheet.shape[0] - footer.shape[0], 0)
-    return sheet
+        _put(page, footer, page.shape[0] - footer.shape[0], 0)
+    return page
 
 
 def _check_titles(
@@ -130,5 +130,70 @@ def _shrink(image: ndarray, cell_hw: tuple[int, int]) -> ndarray:
     return cv2.resize(image, size, interpolation=cv2.INTER_AREA)
 
 
-def _put(sheet: ndarray, image: ndarray, top: int, left: int) -> None:
-    sheet[top : top + image.shape[0], left : left + image.shape[1]] = image
+def _put(page: ndarray, image: ndarray, top: int, left: int) -> None:
+    page[top : top + image.shape[0], left : left + image.shape[1]] = image
+
+
+#: Titles of the cells that :func:`defect_row` returns.
+COLUMNS = ('background', 'defect', 'result', 'label outline', 'difference x5')
+
+
+def defect_row(
+    before: ndarray,
+    after: ndarray,
+    label: ndarray,
+    donor: ndarray | None,
+    box_xyxy: Sequence[int],
+    palette: Sequence[Sequence[int]],
+    side: int = 200,
+) -> list[ndarray]:
+    """Return the cells of one defect, enlarged without smoothing so that every pixel can be judged.
+
+    Args:
+        before: ``(H, W, 3)`` uint8 RGB, the image without the defect.
+        after: the image with it.
+        label: ``(H, W)`` integers, the label map after.
+        donor: ``(h, w, 3)`` uint8 RGB, what was pasted, as it was found; an empty cell without one.
+        box_xyxy: left, top, right, bottom of the defect.
+        palette: RGB of each class.
+        side: width and height of a cell.
+    """
+    window = window_around(box_xyxy, before.shape[:2])
+    images = before, after, outline(after, label, palette), difference(before, after, gain=5)
+    cells = [image[window] for image in images]
+    shown = np.full((side, side, 3), 255, np.uint8) if donor is None else donor
+    return [fit_cell(cell, side) for cell in (cells[0], shown, *cells[1:])]
+
+
+def outline(image: ndarray, label: ndarray, palette: Sequence[Sequence[int]]) -> ndarray:
+    """Return the image with the pixels just outside of every class in its colour; 255 has none."""
+    drawn = image.copy()
+    for class_id in np.unique(label).tolist():
+        if class_id not in (0, 255):
+            inside = (label == class_id).astype(np.uint8)
+            ring = (cv2.dilate(inside, np.ones((3, 3), np.uint8)) > 0) & (label == 0)
+            drawn[ring] = palette[class_id]
+    return drawn
+
+
+def window_around(box_xyxy: Sequence[int], frame_hw: tuple[int, int]) -> tuple[slice, slice]:
+    """Return rows and columns of a square around a box, twice as large, at least 48 pixels, inside the frame."""
+    left, top, right, bottom = box_xyxy
+    side = min(max(48, 2 * max(right - left, bottom - top)), *frame_hw)
+    starts = (
+        min(max(0, (low + high - side) // 2), limit - side)
+        for low, high, limit in ((top, bottom, frame_hw[0]), (left, right, frame_hw[1]))
+    )
+    return tuple(slice(start, start + side) for start in starts)
+
+
+def fit_cell(image: ndarray, side: int) -> ndarray:
+    """Return an image scaled into a white square."""
+    scale = side / max(image.shape[:2])
+    size = max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale))
+    method = cv2.INTER_NEAREST if scale >= 1 else cv2.INTER_AREA
+    scaled = cv2.resize(np.ascontiguousarray(image), size, interpolation=method)
+    cell = np.full((side, side, 3), 255, np.uint8)
+    top, left = (side - scaled.shape[0]) // 2, (side - scaled.shape[1]) // 2
+    cell[top : top + scaled.shape[0], left : left + scaled.shape[1]] = scaled
+    return cell

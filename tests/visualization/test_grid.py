@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from mmdefect.visualization import contact_sheet, legend, text_strip
+from mmdefect.visualization import image_grid, legend, text_strip
 from mmdefect.visualization.text import fit_text, text_width
 
 
@@ -14,7 +14,7 @@ def solid(value: int, height: int = 10, width: int = 12) -> np.ndarray:
 
 
 def test_images_are_where_they_should_be():
-    sheet = contact_sheet([[solid(10), solid(20)], [solid(30)]], gap=4)
+    sheet = image_grid([[solid(10), solid(20)], [solid(30)]], gap=4)
     assert sheet.shape[2] == 3 and sheet.dtype == np.uint8
     for value, (top, left) in {10: (4, 4), 20: (4, 20), 30: (18, 4)}.items():
         assert (sheet[top : top + 10, left : left + 12] == value).all()
@@ -23,15 +23,15 @@ def test_images_are_where_they_should_be():
 
 
 def test_small_images_are_centred_and_large_ones_shrunk():
-    sheet = contact_sheet([[solid(10, 4, 4), solid(20, 40, 80)]], cell_hw=(20, 20), gap=0)
+    sheet = image_grid([[solid(10, 4, 4), solid(20, 40, 80)]], cell_hw=(20, 20), gap=0)
     assert (sheet[8:12, 8:12] == 10).all() and (sheet == 10).all(axis=2).sum() == 16
     assert (sheet == 20).all(axis=2).sum() == 20 * 10  # aspect kept
 
 
 def test_titles_captions_and_footer_leave_ink():
     rows = [[solid(10, 40, 90), None]]
-    plain = contact_sheet(rows)
-    full = contact_sheet(
+    plain = image_grid(rows)
+    full = image_grid(
         rows, ['row one'], ['left', 'right'], [['a', 'b']], title='Title', footer=legend(['scratch'], [(255, 0, 0)])
     )
     assert full.shape[0] > plain.shape[0] and full.shape[1] > plain.shape[1]
@@ -60,10 +60,10 @@ def test_long_text_is_cut_in_the_middle():
 
 def test_errors():
     with pytest.raises(ValueError, match='at least one image'):
-        contact_sheet([[None]])
+        image_grid([[None]])
     with pytest.raises(ValueError, match='each of the 1 rows, got 2'):
-        contact_sheet([[solid(1)]], row_titles=['a', 'b'])
+        image_grid([[solid(1)]], row_titles=['a', 'b'])
     with pytest.raises(ValueError, match='shape of `rows`'):
-        contact_sheet([[solid(1)]], captions=[['a', 'b']])
+        image_grid([[solid(1)]], captions=[['a', 'b']])
     with pytest.raises(ValueError, match='equally long'):
         legend(['a'], [])
