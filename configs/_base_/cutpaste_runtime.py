@@ -1,3 +1,4 @@
+# What CutPaste training needs: default_runtime with plain logging, and a backbone that is frozen at first.
 _base_ = ['./default_runtime.py']
 custom_imports = dict(
     imports=['mmdefect.registration', 'mmdefect.models.cutpaste_classifier'], allow_failed_imports=False

@@ -1,3 +1,4 @@
+# What every training needs: the components, one seed, the log, and hooks that check classes and selection.
 custom_imports = dict(imports=['mmdefect.registration'], allow_failed_imports=False)
 default_scope = 'mmseg'
 env_cfg = dict(

@@ -1,5 +1,6 @@
-# Only the head learns, so an outer step is cheap; the first ones wait until the head knows the defects. The learning rate stays
-# as it is: the hypergradient is proportional to it, and with a decaying one the policy stands still long before the end.
+# Only the head learns, so an outer step is cheap; the first ones wait until the head knows the defects. The learning
+# rate stays as it is: the hypergradient is proportional to it, and with a decaying one the policy stands still long
+# before the end.
 _base_ = [
     '../fpn/fpn-r18-l3-frozen_baseline_900_tiles-160.py',
     '../_base_/synthesis/paste_anywhere.py',

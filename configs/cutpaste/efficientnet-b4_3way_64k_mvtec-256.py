@@ -1,8 +1,2 @@
-_base_ = [
-    '../_base_/models/cutpaste_resnet18.py',
-    '../_base_/datasets/good_256.py',
-    '../_base_/schedules/cutpaste_64k.py',
-    '../_base_/cutpaste_runtime.py',
-]
+_base_ = ['./resnet18_3way-scratch_64k_mvtec-256.py']
 model = dict(backbone=dict(_delete_=True, type='mmpretrain.EfficientNet', arch='b4'))
-custom_hooks = []

@@ -1,5 +1,5 @@
 _base_ = [
-    '../_base_/models/fastfcn_r50.py',
+    'mmseg::_base_/models/fastfcn_r50-d32_jpu_psp.py',
     '../_base_/datasets/wta_256.py',
     '../_base_/losses/ce.py',
     '../_base_/schedules/schedule_40k.py',

@@ -1,7 +1,7 @@
 _base_ = [
     '../_base_/models/fpn_r18-l3_frozen.py',
     '../_base_/datasets/wta_512_crop256.py',
-    '../_base_/losses/focal_system5.py',
+    '../_base_/losses/focal_published.py',
     '../_base_/schedules/schedule_1500.py',
     '../_base_/default_runtime.py',
 ]

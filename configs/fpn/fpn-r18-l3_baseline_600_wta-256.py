@@ -1,7 +1,7 @@
 _base_ = [
     '../_base_/models/fpn_r18-l3.py',
     '../_base_/datasets/wta_256.py',
-    '../_base_/losses/focal_system5.py',
+    '../_base_/losses/focal_published.py',
     '../_base_/schedules/schedule_600.py',
     '../_base_/default_runtime.py',
 ]

@@ -1,5 +1,5 @@
 _base_ = [
-    '../_base_/models/stdc1.py',
+    'mmseg::_base_/models/stdc.py',
     '../_base_/datasets/mvtec_256.py',
     '../_base_/losses/ce.py',
     '../_base_/schedules/schedule_40k.py',

@@ -1,21 +1,22 @@
 """Where to paste on magnetic tiles: nowhere, anywhere, on the object, where it was learned. Equal updates.
 
 Before it, once for each seed N (0, 1, 2), after making the split that the base config names:
-    python tools/train.py configs/bilevel/fpn-r18-l3-frozen_net_600_tiles-160.py --amp --work-dir work_dirs/bilevel_tiles/N \
-        --cfg-options randomness.seed=N \
+    python tools/train.py configs/bilevel/fpn-r18-l3-frozen_net_600_tiles-160.py --amp \
+        --work-dir work_dirs/bilevel_tiles/N --cfg-options randomness.seed=N \
         model.backbone.init_cfg.checkpoint=weights/resnet18_imagenet_conv1-layer3_fp16.pth
-For `learned_cg` and `learned_one_step` the same with net-cg_600 and net-one-step_600 in place of net_600, into
-work_dirs/bilevel_tiles_cg/N and work_dirs/bilevel_tiles_one_step/N.
+For `learned_cg` and `learned_one_step` the same with `--with cg` and `--with one_step`, into work_dirs/bilevel_tiles_cg/N
+and work_dirs/bilevel_tiles_one_step/N.
 """
 
 _base_ = '_base_/tiles_frozen.py'
 name = 'bilevel_tiles'
 title = 'Learned places and weights on magnetic tiles'
 text = (
-    'FPN on a frozen ResNet-18 without its fourth stage, ImageNet weights (`weights/`), crop 160, batch 4, five types of '
-    'defects, exposures of one tile on one side, on the training images without the outer-validation split, softmax '
-    'focal loss, bfloat16. The learned arm trains with the recipe that a bi-level training of 600 updates with the same '
-    'seed froze, whose weights are not used. `image` and `random` are `real_all` and `paste_all` of tiles_curve.py.'
+    'FPN on a frozen ResNet-18 without its fourth stage, ImageNet weights (`weights/`), crop 160, batch 4, five types '
+    'of defects, exposures of one tile on one side, on the training images without the outer-validation split, '
+    'softmax focal loss, bfloat16. The learned arm trains with the recipe that a bi-level training of 600 updates '
+    'with the same seed froze, whose weights are not used. `image` and `random` are `real_all` and `paste_all` of '
+    'tiles_curve.py.'
 )
 factor = dict(name='synthesis', keys=['*pipeline*', '*sampler*', '*data_preprocessor*', '*dataset*'])
 baseline = 'random'

@@ -2,11 +2,11 @@
 
 Before it, once for each seed N (0, 1, 2):
     python tools/split_outer_val.py data/wta512 --layout wta
-    python tools/train.py configs/bilevel/fpn-r18-l3-frozen_maps_400_wta-256.py --amp --work-dir work_dirs/bilevel_wta/N \
-        --cfg-options randomness.seed=N \
+    python tools/train.py configs/bilevel/fpn-r18-l3-frozen_maps_400_wta-256.py --amp \
+        --work-dir work_dirs/bilevel_wta/N --cfg-options randomness.seed=N \
         model.backbone.init_cfg.checkpoint=weights/resnet18_imagenet_conv1-layer3_fp16.pth
-For `learned_cg` and `learned_one_step` the same with maps-cg_400 and maps-one-step_450 in place of maps_400, into
-work_dirs/bilevel_wta_cg/N and work_dirs/bilevel_wta_one_step/N.
+For `learned_cg` the same with `--with cg`, into work_dirs/bilevel_wta_cg/N; for `learned_one_step` the same with
+maps-one-step_450 in place of maps_400, into work_dirs/bilevel_wta_one_step/N.
 """
 
 _base_ = '_base_/wta_frozen.py'

@@ -3,8 +3,8 @@
 name = 'cutpaste_init'
 title = 'A CutPaste backbone against random weights'
 text = (
-    'BiSeNetV1 with a ResNet-18 context path (a plain 7x7 stem, as the CutPaste backbone has) on the cutting inserts, the '
-    'same schedule for both arms. The backbone was trained on the clean images of the training split alone: '
+    'BiSeNetV1 with a ResNet-18 context path (a plain 7x7 stem, as the CutPaste backbone has) on the cutting inserts, '
+    'the same schedule for both arms. The backbone was trained on the clean images of the training split alone: '
     '`python tools/train.py configs/cutpaste/resnet18_3way-scratch_256_wta-256.py --work-dir work_dirs/cutpaste_wta`. '
     'CutPasteBackboneHook loads it; BiSeNetV1 has a spatial path and heads beside it, so its share is lower than 90 %.'
 )

@@ -7,11 +7,11 @@ Before it, after making the split that the base config names:
 name = 'cutpaste_tiles'
 title = 'A CutPaste backbone on magnetic tiles'
 text = (
-    'FPN on a ResNet-18 without its fourth stage, all of it trained, crop 160, batch 4, five types of defects, exposures of '
-    'one tile on one side, softmax focal loss, bfloat16, the same updates for all arms. The ImageNet weights are those '
-    'that CutPaste started from; CutPaste saw the clean tiles of the training split alone, for 256 updates with stem '
-    'and two stages fixed. Both come in through CutPasteBackboneHook, which matched 100 % of the backbone. One CutPaste '
-    'training for all seeds. Chosen on validation, tested once.'
+    'FPN on a ResNet-18 without its fourth stage, all of it trained, crop 160, batch 4, five types of defects, '
+    'exposures of one tile on one side, softmax focal loss, bfloat16, the same updates for all arms. The ImageNet '
+    'weights are those that CutPaste started from; CutPaste saw the clean tiles of the training split alone, for 256 '
+    'updates with stem and two stages fixed. Both come in through CutPasteBackboneHook, which matched 100 % of the '
+    'backbone. One CutPaste training for all seeds. Chosen on validation, tested once.'
 )
 base = 'configs/fpn/fpn-r18-l3_baseline_600_tiles-160.py'
 factor = dict(name='initialisation', keys=['*custom_hooks*'])

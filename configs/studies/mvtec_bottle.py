@@ -1,4 +1,4 @@
-"""How many real defects is one synthesised data set worth? A product of MVTec AD with 1, 3 and all, 5 or 6, images of a type.
+"""How many real defects is one synthesised data set worth? A product of MVTec AD with 1, 3 and all images of a type.
 
 Before it, with the category in data/mvtec_ad, and the second command for the seeds N = 0, 1, 2:
     python tools/split_dataset.py data/mvtec_ad --layout mvtec --protocol third --category bottle \
@@ -12,12 +12,13 @@ _product = globals().get('_product', 'bottle')  # mvtec_screw.py is this file wi
 name = f'mvtec_{_product}'
 title = f'Learning curves on {_product} of MVTec AD'
 text = (
-    'FPN on a frozen ResNet-18 without its fourth stage, ImageNet weights (`weights/`), images of 256, batch 4, softmax '
-    'focal loss with alpha .2 .8, bfloat16, equal updates. A third of the defective images trains, less a fifth that '
-    'validates (five or six of a type remain: `all`), two thirds test; the k images of a type are other ones for each '
-    'seed; all good training images are there in every arm. `real_k`: every second draw is one of the defective images. '
-    '`kept_k`: half of the draws are real, a quarter good images with defects of those images blended in on the part, a '
-    'quarter good ones. Chosen on validation, tested once; calibrated values use offsets fitted on validation.'
+    'FPN on a frozen ResNet-18 without its fourth stage, ImageNet weights (`weights/`), images of 256, batch 4, '
+    'softmax focal loss with alpha .2 .8, bfloat16, equal updates. A third of the defective images trains, less a '
+    'fifth that validates (five or six of a type remain: `all`), two thirds test; the k images of a type are other '
+    'ones for each seed; all good training images are there in every arm. `real_k`: every second draw is one of the '
+    'defective images. `kept_k`: half of the draws are real, a quarter good images with defects of those images '
+    'blended in on the part, a quarter good ones. Chosen on validation, tested once; calibrated values use offsets '
+    'fitted on validation.'
 )
 base = 'configs/fpn/fpn-r18-l3-frozen_baseline_900_mvtec-256.py'
 factor = dict(name='synthesis and number of images', keys=['*synthesis*', '*sampler*', '*dataset*', '*split_file*'])

@@ -9,12 +9,12 @@ _base_ = '_base_/wta_frozen.py'
 name = 'wta_few'
 title = 'Ten photographs of defects, with and without pasting them, on the cutting inserts'
 text = (
-    'FPN on a frozen ResNet-18 with ten defective training images, five with `attached` alone and five with `broken` too, '
-    'other ones for each seed, and 86 clean ones; crop 256, batch 4, softmax focal loss with alpha .1 .3 .6, bfloat16, '
-    'equal updates. `real`: every second draw is one of the ten. `kept`: half of the draws are the ten, a quarter clean '
-    'images with their defects blended in, a quarter clean ones. `native`: images keep their 512 pixels and half of the '
-    'crops are asked to show a defect. Chosen on validation, tested once; calibrated values use offsets fitted on '
-    'validation.'
+    'FPN on a frozen ResNet-18 with ten defective training images, five with `attached` alone and five with `broken` '
+    'too, other ones for each seed, and 86 clean ones; crop 256, batch 4, softmax focal loss with alpha .1 .3 .6, '
+    'bfloat16, equal updates. `real`: every second draw is one of the ten. `kept`: half of the draws are the ten, a '
+    'quarter clean images with their defects blended in, a quarter clean ones. `native`: images keep their 512 pixels '
+    'and half of the crops are asked to show a defect. Chosen on validation, tested once; calibrated values use '
+    'offsets fitted on validation.'
 )
 factor = dict(name='size of the images and synthesis', keys=['*synthesis*', '*sampler*', '*dataset*', 'image_scale*'])
 metrics = [

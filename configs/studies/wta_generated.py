@@ -8,14 +8,13 @@ text = (
     'arm `original` here, so those runs are shared). The edits are 100 SDXL edits (null-text inversion, '
     'prompt-to-prompt) of training images. `copied` is the published setting: all edits, with the labels of their '
     'sources. `relabelled`: the edits that pass the checks, with labels from what changed (docs/relabel.md). Every '
-    'fourth draw is an edit, whatever their number, and every arm has the same number of updates. The arm of priority 2 '
-    'tells the two steps apart: the accepted edits with copied labels. Packed sets: '
-    '`bash/pack_wta_edits.sh`.'
+    'fourth draw is an edit, whatever their number, and every arm has the same number of updates. The arm of priority '
+    '2 tells the two steps apart: the accepted edits with copied labels. Packed sets: `bash/pack_wta_edits.sh`.'
 )
 factor = dict(name='generated images', keys=['train_dataloader.dataset*', 'train_dataloader.sampler*'])
 baseline = 'original'
 
-_loss = 'configs/_base_/losses/focal_system5.py'
+_loss = 'configs/_base_/losses/focal_published.py'
 _generated = 'configs/_base_/datasets/generated.py'
 _sets = 'data/generated/wta'
 arms = dict(

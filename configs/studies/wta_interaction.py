@@ -16,7 +16,7 @@ _losses = 'configs/_base_/losses'
 _paste = ['configs/_base_/synthesis/paste_poisson.py', 'configs/studies/_base_/thirds.py']
 arms = dict(
     ce=dict(bases=[f'{_losses}/ce.py'], note='no synthesis'),
-    focal=dict(bases=[f'{_losses}/focal_system5.py'], note='no synthesis'),
+    focal=dict(bases=[f'{_losses}/focal_published.py'], note='no synthesis'),
     ce_paste=dict(bases=[f'{_losses}/ce.py', *_paste], note='pasted defects'),
-    focal_paste=dict(bases=[f'{_losses}/focal_system5.py', *_paste], note='pasted defects'),
+    focal_paste=dict(bases=[f'{_losses}/focal_published.py', *_paste], note='pasted defects'),
 )

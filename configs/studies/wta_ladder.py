@@ -7,10 +7,10 @@ _base_ = '_base_/wta_frozen.py'
 name = 'wta_ladder'
 title = 'Which part of the recipe helps?'
 text = (
-    'FPN on a frozen ResNet-18 without its fourth stage, ImageNet weights (`weights/`, 100 % of the backbone matched), on '
-    'the cutting inserts, crop 256, batch 4, softmax focal loss with alpha .1 .3 .6 in every arm, bfloat16, equal '
-    'updates. Every arm adds one thing to the one it is named after. Chosen on validation, tested once; calibrated '
-    'values use offsets fitted on validation.'
+    'FPN on a frozen ResNet-18 without its fourth stage, ImageNet weights (`weights/`, 100 % of the backbone '
+    'matched), on the cutting inserts, crop 256, batch 4, softmax focal loss with alpha .1 .3 .6 in every arm, '
+    'bfloat16, equal updates. Every arm adds one thing to the one it is named after. Chosen on validation, tested '
+    'once; calibrated values use offsets fitted on validation.'
 )
 factor = dict(name='recipe', keys=['*synthesis*', '*sampler*', '*dataset*', '*custom_hooks*', '*data_preprocessor*'])
 baseline = 'focal'

@@ -16,7 +16,7 @@ _focal = [f'{_losses}/focal.py']
 arms = dict(
     ce=dict(bases=[f'{_losses}/ce.py']),
     focal=dict(bases=_focal, note='gamma 2, no alpha', overrides={'loss_decode.gamma': 2.0, 'loss_decode.alpha': None}),
-    focal_alpha=dict(bases=[f'{_losses}/focal_system5.py'], note='gamma 2, alpha .1 .3 .6'),
+    focal_alpha=dict(bases=[f'{_losses}/focal_published.py'], note='gamma 2, alpha .1 .3 .6'),
     dice=dict(bases=[f'{_losses}/dice.py'], priority=2),
     dice_ce=dict(bases=[f'{_losses}/dice_ce.py'], priority=2),
     tversky=dict(bases=[f'{_losses}/tversky.py'], priority=2),
@@ -31,7 +31,7 @@ arms = dict(
         for gamma in (0.5, 1.0, 3.0, 4.0, 5.0)
     },
     focal_alpha_g5=dict(
-        bases=[f'{_losses}/focal_system5.py'],
+        bases=[f'{_losses}/focal_published.py'],
         priority=3,
         note='gamma 5, alpha .1 .3 .6',
         overrides={'loss_decode.gamma': 5.0},

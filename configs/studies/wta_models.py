@@ -5,10 +5,10 @@ name = 'wta_models'
 title = 'Three models with and without pasted defects on the cutting inserts'
 text = (
     'Three segmentors on frozen ImageNet backbones (`weights/`): FPN on MobileNetV2 (2.3 M parameters, the last stage '
-    'learns), FPN on a ResNet-18 without its fourth stage (3.1 M), and the larger head of DeepLabV3+ on the same (6.3 M). '
-    'Crop 256, batch 4, softmax focal loss with alpha .1 .3 .6, bfloat16, equal updates. `..._kept`: half of the draws '
-    'are real images, a quarter clean ones with real defects blended in, a quarter clean ones (the ratio of '
-    'the configs). Chosen on validation, tested once; calibrated values use offsets fitted on validation.'
+    'learns), FPN on a ResNet-18 without its fourth stage (3.1 M), and the larger head of DeepLabV3+ on the same (6.3 '
+    'M). Crop 256, batch 4, softmax focal loss with alpha .1 .3 .6, bfloat16, equal updates. `..._kept`: half of the '
+    'draws are real images, a quarter clean ones with real defects blended in, a quarter clean ones (the ratio of the '
+    'configs). Chosen on validation, tested once; calibrated values use offsets fitted on validation.'
 )
 factor = dict(name='model and synthesis', keys=['model*', '*synthesis*', '*sampler*', '*dataset*', '*custom_hooks*'])
 baseline = 'fpn_r18'

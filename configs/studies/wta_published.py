@@ -1,6 +1,6 @@
-"""The logged runs of the WTA set, like for like: FastFCN-R50 with 40,000 updates, and the same with this project's recipe.
+"""The logged runs of the WTA set, like for like: FastFCN-R50 with 40,000 updates, and with this project's recipe.
 
-For a GPU. The other logged models are configs/deeplabv3/deeplabv3-r50_... and configs/bisenetv1/bisenetv1-r18_..., in `base`:
+For a GPU. Two more models were logged: set `base` to deeplabv3/deeplabv3-r50_... or bisenetv1/bisenetv1-r18_...:
     python tools/study.py configs/studies/wta_published.py --data-root data/wta512 --gpus 0
 """
 
@@ -30,7 +30,7 @@ metrics = [
     'FA_per_image',
 ]
 baseline = 'published'
-_focal = 'configs/_base_/losses/focal_system5.py'
+_focal = 'configs/_base_/losses/focal_published.py'
 _full_size = 'configs/_base_/datasets/wta_512_crop256.py'
 _paste = 'configs/_base_/synthesis/paste_poisson.py'
 _copied = 'configs/_base_/datasets/generated.py'

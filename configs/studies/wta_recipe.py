@@ -7,12 +7,12 @@ _base_ = 'wta_models.py'
 name = 'wta_recipe'
 title = 'Full size, pasted defects and the class prior, in three models on the cutting inserts'
 text = (
-    'The models and settings of wta_models.py with 1,500 updates of four crops of 256. Without `native` the images are '
-    'halved to 256 as in the published runs; with it they keep their 512 pixels, and half of the crops are asked to show a '
-    'defect (`configs/_base_/datasets/wta_512_crop256.py`): an update costs the same, a prediction four times as much. '
-    '`kept`: half of the draws are real images, a quarter clean ones with real defects blended in, a quarter clean ones. '
-    'Chosen on validation, tested once; calibrated values use offsets fitted on validation. Labels are judged at 512 '
-    'pixels in all arms.'
+    'The models and settings of wta_models.py with 1,500 updates of four crops of 256. Without `native` the images '
+    'are halved to 256 as in the published runs; with it they keep their 512 pixels, and half of the crops are asked '
+    'to show a defect (`configs/_base_/datasets/wta_512_crop256.py`): an update costs the same, a prediction four '
+    'times as much. `kept`: half of the draws are real images, a quarter clean ones with real defects blended in, a '
+    'quarter clean ones. Chosen on validation, tested once; calibrated values use offsets fitted on validation. '
+    'Labels are judged at 512 pixels in all arms.'
 )
 iterations = 1500
 seeds = [0, 1, 2, 3, 4]

@@ -12,7 +12,7 @@ factor = dict(name='word', keys=['train_dataloader.dataset*', 'train_dataloader.
 metrics = ['fg_mIoU', 'fg_mAcc', 'IoU.attached', 'IoU.broken']
 baseline = 'original'
 
-_loss = 'configs/_base_/losses/focal_system5.py'
+_loss = 'configs/_base_/losses/focal_published.py'
 _bases = [_loss, 'configs/_base_/datasets/generated.py']
 arms = dict(
     original=dict(bases=[_loss], note='280 real images'),

@@ -1,48 +1,8 @@
 # MVTec AD as downloaded. Its training folder has no defects, so supervised training reads a split file:
 # python tools/split_dataset.py data/mvtec_ad --layout mvtec --protocol third --out data/mvtec_ad/splits.json
+_base_ = ['./folder_256.py']
 data_root = 'data/mvtec_ad'
-split_file = 'splits.json'
-crop_size = (256, 256)
-image_scale = (256, 256)
 num_classes = 2
-train_pipeline = [
-    dict(type='LoadImageFromFile'),
-    dict(type='LoadDefectAnnotations'),
-    dict(type='RandomResize', scale=image_scale, ratio_range=(0.5, 2.0), keep_ratio=True),
-    dict(type='RandomCrop', crop_size=crop_size, cat_max_ratio=1.0),
-    dict(type='RandomFlip', prob=0.5),
-    dict(type='PhotoMetricDistortion'),
-    dict(type='PackSegInputs'),
-]
-test_pipeline = [
-    dict(type='LoadImageFromFile'),
-    dict(type='Resize', scale=image_scale, keep_ratio=True),
-    dict(type='LoadDefectAnnotations'),
-    dict(type='PackSegInputs'),
-]
-train_dataloader = dict(
-    batch_size=8,
-    num_workers=2,
-    persistent_workers=True,
-    sampler=dict(type='DefectSampler', shuffle=True),
-    dataset=dict(
-        type='MVTecDataset', data_root=data_root, split_file=split_file, split='train', pipeline=train_pipeline
-    ),
-)
-val_dataloader = dict(
-    batch_size=1,
-    num_workers=2,
-    persistent_workers=True,
-    sampler=dict(type='DefaultSampler', shuffle=False, round_up=False),
-    dataset=dict(type='MVTecDataset', data_root=data_root, split_file=split_file, split='val', pipeline=test_pipeline),
-)
-test_dataloader = dict(
-    batch_size=1,
-    num_workers=2,
-    persistent_workers=True,
-    sampler=dict(type='DefaultSampler', shuffle=False, round_up=False),
-    dataset=dict(type='MVTecDataset', data_root=data_root, split_file=split_file, split='test', pipeline=test_pipeline),
-)
-val_evaluator = dict(type='DefectMetric', groups=('pixel', 'ranking'), calibration='fit')
-test_evaluator = dict(type='DefectMetric', groups='all', calibration='apply')
-tta = dict(ratios=(0.5, 0.75, 1.0, 1.25, 1.5, 1.75), flip=True)
+train_dataloader = dict(dataset=dict(type='MVTecDataset'))
+val_dataloader = dict(dataset=dict(type='MVTecDataset'))
+test_dataloader = dict(dataset=dict(type='MVTecDataset'))

@@ -1,10 +1,7 @@
 # ResNet-18 up to its third stage from ImageNet weights (torchvision names); stem and first two stages stay as they are.
+_base_ = ['./cutpaste_resnet18.py']
 model = dict(
-    type='CutPasteClassifier',
-    data_preprocessor=dict(type='ViewDataPreProcessor'),
     backbone=dict(
-        type='mmpretrain.ResNet',
-        depth=18,
         num_stages=3,
         strides=(1, 2, 2),
         dilations=(1, 1, 1),
@@ -12,6 +9,5 @@ model = dict(
         frozen_stages=2,
         norm_eval=True,
         init_cfg=dict(type='Pretrained', checkpoint='weights/resnet18_imagenet_conv1-layer3_fp16.pth'),
-    ),
-    head=dict(type='ProjectionHead', hidden=(512, 128)),
+    )
 )

@@ -1,16 +1,7 @@
 # DDRNet-23-slim (Pan et al., 2022).
+_base_ = ['./encoder_decoder.py']
 norm_cfg = dict(type='SyncBN', requires_grad=True)
-data_preprocessor = dict(
-    type='SegDataPreProcessor',
-    mean=[123.675, 116.28, 103.53],
-    std=[58.395, 57.12, 57.375],
-    bgr_to_rgb=True,
-    pad_val=0,
-    seg_pad_val=255,
-)
 model = dict(
-    type='EncoderDecoder',
-    data_preprocessor=data_preprocessor,
     backbone=dict(
         type='DDRNet',
         in_channels=3,
@@ -37,6 +28,4 @@ model = dict(
             dict(type='OhemCrossEntropy', thres=0.9, min_kept=131072, loss_weight=0.4),
         ],
     ),
-    train_cfg=dict(),
-    test_cfg=dict(mode='whole'),
 )

@@ -1,4 +1,5 @@
-# As fpn_r18-l3_frozen.py with the larger head of DeepLabV3+: dilated convolutions over the third stage, joined with the first.
+# As fpn_r18-l3_frozen.py with the larger head of DeepLabV3+: dilated convolutions over the third stage, joined with the
+# first.
 _base_ = ['./fpn_r18-l3_frozen.py']
 norm_cfg = dict(type='SyncBN', requires_grad=True)
 model = dict(

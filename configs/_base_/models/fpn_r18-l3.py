@@ -1,5 +1,5 @@
-# FPN on ResNet-18 without its fourth stage, which small defects do not need: 2.9 M parameters, quick on a CPU. Starts from
-# ImageNet; without the internet set `model.backbone.init_cfg.checkpoint` to a file with torchvision's names.
+# FPN on ResNet-18 without its fourth stage, which small defects do not need: 2.9 M parameters, quick on a CPU. Starts
+# from ImageNet; without the internet set `model.backbone.init_cfg.checkpoint` to a file with torchvision's names.
 _base_ = ['./fpn_r18.py']
 model = dict(
     backbone=dict(

@@ -1,16 +1,7 @@
 # PIDNet-S (Xu et al., CVPR 2023). The third loss is that of its edge branch; the others are the segmentation losses.
+_base_ = ['./encoder_decoder.py']
 norm_cfg = dict(type='SyncBN', requires_grad=True)
-data_preprocessor = dict(
-    type='SegDataPreProcessor',
-    mean=[123.675, 116.28, 103.53],
-    std=[58.395, 57.12, 57.375],
-    bgr_to_rgb=True,
-    pad_val=0,
-    seg_pad_val=255,
-)
 model = dict(
-    type='EncoderDecoder',
-    data_preprocessor=data_preprocessor,
     backbone=dict(
         type='PIDNet',
         in_channels=3,
@@ -42,7 +33,5 @@ model = dict(
             dict(type='OhemCrossEntropy', thres=0.9, min_kept=131072, loss_weight=1.0),
         ],
     ),
-    train_cfg=dict(),
-    test_cfg=dict(mode='whole'),
 )
 own_transforms = [dict(type='GenerateEdge', edge_width=4)]

@@ -1,3 +1,4 @@
+# SegFormer-B2, from ImageNet weights.
 _base_ = ['./segformer_b0.py']
 model = dict(
     backbone=dict(

@@ -1,3 +1,4 @@
+# UPerNet on BEiT-B.
 _base_ = ['mmseg::_base_/models/upernet_beit.py']
 model = dict(pretrained='pretrain/beit_base_patch16_224_pt22k_ft22k.pth')
 own_optimizer = dict(

@@ -1,3 +1,4 @@
+# UPerNet on ViT-B.
 _base_ = ['mmseg::_base_/models/upernet_vit-b16_ln_mln.py']
 model = dict(pretrained='pretrain/vit_base_patch16_224.pth')
 own_optimizer = dict(

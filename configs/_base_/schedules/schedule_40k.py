@@ -21,3 +21,4 @@ default_hooks = dict(
     sampler_seed=dict(type='DistSamplerSeedHook'),
     visualization=dict(type='SegVisualizationHook'),
 )
+bn_momentum = None  # as the model says; short schedules set it

@@ -1,1 +1,0 @@
-_base_ = ['mmseg::_base_/models/apcnet_r50-d8.py']

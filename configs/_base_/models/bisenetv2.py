@@ -1,1 +1,0 @@
-_base_ = ['mmseg::_base_/models/bisenetv2.py']

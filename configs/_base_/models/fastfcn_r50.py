@@ -1,1 +1,0 @@
-_base_ = ['mmseg::_base_/models/fastfcn_r50-d32_jpu_psp.py']

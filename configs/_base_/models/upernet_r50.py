@@ -1,1 +1,0 @@
-_base_ = ['mmseg::_base_/models/upernet_r50.py']

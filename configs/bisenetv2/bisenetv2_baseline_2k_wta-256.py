@@ -1,7 +1,0 @@
-_base_ = [
-    '../_base_/models/bisenetv2.py',
-    '../_base_/datasets/wta_256.py',
-    '../_base_/losses/ce.py',
-    '../_base_/schedules/schedule_2k.py',
-    '../_base_/default_runtime.py',
-]

@@ -1,8 +1,0 @@
-_base_ = [
-    '../_base_/models/cutpaste_resnet18.py',
-    '../_base_/datasets/good_256.py',
-    '../_base_/schedules/cutpaste_64k.py',
-    '../_base_/cutpaste_runtime.py',
-]
-variant = 'union'
-model = dict(backbone=dict(init_cfg=dict(type='Pretrained', checkpoint='torchvision://resnet18')))

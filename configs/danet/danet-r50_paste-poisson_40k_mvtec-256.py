@@ -1,8 +1,0 @@
-_base_ = [
-    '../_base_/models/danet_r50.py',
-    '../_base_/datasets/mvtec_256.py',
-    '../_base_/losses/focal.py',
-    '../_base_/synthesis/paste_poisson.py',
-    '../_base_/schedules/schedule_40k.py',
-    '../_base_/default_runtime.py',
-]

@@ -1,6 +1,0 @@
-_base_ = [
-    '../_base_/models/lraspp_mobilenetv3.py',
-    '../_base_/datasets/wta_512_system5.py',
-    '../_base_/schedules/system5.py',
-    '../_base_/default_runtime.py',
-]
