@@ -29,11 +29,9 @@ from mmdefect.apis.anomaly_choice import _held_out_views
 from mmdefect.apis.anomaly_eval import pixel_metrics, test_images
 from mmdefect.apis.anomaly_fit import detector_of_config, fit_detector, iter_batches
 from mmdefect.datasets.good_images import GoodImageDataset
-from mmdefect.functional.density import fit_gaussian
-from mmdefect.functional.density_kernel import fit_kernel_density
-from mmdefect.functional.density_moments import Moments
-from mmdefect.functional.metrics.image_level import image_ranking
-from mmdefect.functional.receptive_field import upsample_cells
+from mmdefect.functional.density import Moments, fit_gaussian, fit_kernel_density
+from mmdefect.functional.heat_maps import upsample_cells
+from mmdefect.functional.metrics.ranking import image_ranking
 from mmdefect.models.anomaly_detector import AnomalyDetector
 
 RECORDS = Path(__file__).parents[1] / 'docs' / 'results' / 'records' / 'cutpaste'

@@ -20,7 +20,7 @@ from sklearn.covariance import LedoitWolf
 from sklearn.neighbors import KernelDensity
 
 from mmdefect.functional.density import fit_gaussian
-from mmdefect.functional.receptive_field import unfold_patches, upsample_scores
+from mmdefect.functional.heat_maps import unfold_patches, upsample_scores
 from mmdefect.models.anomaly_detector import AnomalyDetector, DetectorSettings, build_backbone
 from mmdefect.synthesis.cutpaste import make_views
 

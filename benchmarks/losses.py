@@ -26,12 +26,13 @@ from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 from torchvision.ops import sigmoid_focal_loss as torchvision_focal
 
-from mmdefect.functional.boundary import signed_distance_loss
-from mmdefect.functional.centerline import centerline_dice_loss
-from mmdefect.functional.dice import defect_dice_loss
-from mmdefect.functional.focal import softmax_focal_loss
-from mmdefect.functional.sigmoid_focal import sigmoid_focal_loss
-from mmdefect.functional.tversky import tversky_focal_loss
+from mmdefect.functional.focal import sigmoid_focal_loss, softmax_focal_loss
+from mmdefect.functional.region_losses import (
+    centerline_dice_loss,
+    defect_dice_loss,
+    signed_distance_loss,
+    tversky_focal_loss,
+)
 from mmdefect.functional.weak_box import weak_box_loss
 
 ALPHA = [0.1, 0.3, 0.6]

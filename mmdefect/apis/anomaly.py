@@ -25,7 +25,7 @@ from mmdefect.apis.anomaly_report import (
 from mmdefect.apis.config import load_config
 from mmdefect.datasets.good_images import good_folder
 from mmdefect.datasets.samples import IMAGE_SUFFIXES, list_images
-from mmdefect.functional.score_scale import ScoreScale
+from mmdefect.functional.density import ScoreScale
 from mmdefect.models.anomaly_detector import AnomalyDetector, stack_images
 from mmdefect.visualization import overlay_heat
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from mmdefect.apis.anomaly_fit import detector_of_config, fit_detector, read_image
 from mmdefect.apis.config import load_config
 from mmdefect.datasets.good_images import GoodImageDataset
-from mmdefect.functional.metrics.image_level import image_ranking
+from mmdefect.functional.metrics.ranking import image_ranking
 from mmdefect.models.anomaly_detector import AnomalyDetector
 from mmdefect.synthesis.cutpaste import make_views
 from mmdefect.synthesis.streams import stream_generator

@@ -12,9 +12,9 @@ from mmdefect.apis.anomaly_fit import iter_batches
 from mmdefect.datasets.masks import decode_mask
 from mmdefect.datasets.mvtec import find_categories, scan_mvtec
 from mmdefect.datasets.samples import Sample
-from mmdefect.functional.metrics.image_level import image_ranking
-from mmdefect.functional.metrics.label_map import read_label
-from mmdefect.functional.metrics.score_counter import ScoreKeeper
+from mmdefect.functional.metrics.counting import read_label
+from mmdefect.functional.metrics.ranking import image_ranking
+from mmdefect.functional.metrics.scores import ScoreKeeper
 from mmdefect.models.anomaly_detector import AnomalyDetector
 
 #: Published image AUROC of CutPaste 3-way (Li et al., CVPR 2021), and of an ImageNet ResNet-18 without CutPaste.

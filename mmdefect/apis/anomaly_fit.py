@@ -19,11 +19,7 @@ from rich.console import Console
 from rich.progress import track
 from torch import Tensor
 
-from mmdefect.functional.density import fit_gaussian
-from mmdefect.functional.density_bank import Bank, far_apart
-from mmdefect.functional.density_kernel import fit_kernel_density
-from mmdefect.functional.density_moments import Moments
-from mmdefect.functional.score_scale import fit_scale, fold_of
+from mmdefect.functional.density import Bank, Moments, far_apart, fit_gaussian, fit_kernel_density, fit_scale, fold_of
 from mmdefect.models.anomaly_detector import AnomalyDetector, DetectorSettings, build_backbone, stack_images
 
 _CANDIDATES = 16  # embeddings looked at for each that a bank keeps

@@ -8,11 +8,11 @@ import cv2
 from mmengine.dataset import BaseDataset
 
 from mmdefect.datasets.base import DefectDataset
-from mmdefect.datasets.draws import NumberedDraws
+from mmdefect.datasets.seeding import NumberedSamples
 from mmdefect.datasets.mvtec import find_categories
 from mmdefect.datasets.samples import GOOD, index_by_stem, list_images
 from mmdefect.datasets.split_file import read_split
-from mmdefect.functional.score_scale import fold_of
+from mmdefect.functional.density import fold_of
 from mmdefect.registry import DATASETS
 
 PARTS = ('all', 'fit', 'held_out')
@@ -42,7 +42,7 @@ def good_folder(root: str, category: str | None = None) -> str:
 
 
 @DATASETS.register_module()
-class GoodImageDataset(NumberedDraws, BaseDataset):
+class GoodImageDataset(NumberedSamples, BaseDataset):
     """Good images only.
 
     Args:

@@ -17,7 +17,7 @@ from prettytable import PrettyTable
 from mmdefect.experiments.records import write_json
 from mmdefect.functional.calibration import OBJECTIVES, decide
 from mmdefect.functional.metrics.components import SIZE_EDGES
-from mmdefect.functional.metrics.counter import pack, unpack
+from mmdefect.functional.metrics.counting import pack, unpack
 from mmdefect.functional.metrics.defect import GROUPS, DefectCounters, check_groups
 from mmdefect.functional.metrics.scores import KINDS, log_scores
 from mmdefect.registry import METRICS

@@ -8,7 +8,7 @@ import numpy as np
 from mmengine.dist import all_gather_object
 from mmengine.evaluator import BaseMetric
 
-from mmdefect.functional.metrics.image_level import image_ranking
+from mmdefect.functional.metrics.ranking import image_ranking
 from mmdefect.registry import METRICS
 
 

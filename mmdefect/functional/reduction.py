@@ -1,4 +1,4 @@
-"""What every loss over pixels shares: weights, values per class, and the mean that is not fooled by ignored pixels."""
+"""What all losses share: checks, weights, values per class, and a mean that ignored pixels do not change."""
 
 from __future__ import annotations
 
@@ -10,48 +10,40 @@ from torch import Tensor
 REDUCTIONS = ('none', 'mean', 'sum')
 #: Up to this ignore index a table holds one value per label; it makes the look-up a single read.
 LARGEST_TABLE = 4096
+#: One value per class.
+ClassValues = Sequence[float] | Tensor
+
+
+def working_dtype(logits: Tensor) -> torch.dtype:
+    """Return the dtype losses are computed in: half precision is too coarse for them."""
+    return torch.float64 if logits.dtype == torch.float64 else torch.float32
 
 
 def check_logits_and_label(logits: Tensor, label: Tensor) -> None:
-    """Check that there is one label per predicted pixel.
-
-    Raises:
-        ValueError: if ``label`` is not ``logits`` without its channel axis.
-    """
+    """Check that there is one label per predicted pixel."""
     if logits.dim() < 2 or label.shape != logits.shape[:1] + logits.shape[2:]:
         raise ValueError(
-            '`label` must have the shape of `logits` without axis 1, got logits '
-            f'{tuple(logits.shape)} and label {tuple(label.shape)}; resize the logits to the label and '
-            'squeeze its channel.'
+            f'`label` must have the shape of `logits` without axis 1, got logits {tuple(logits.shape)} and label '
+            f'{tuple(label.shape)}; resize the logits to the label and squeeze its channel.'
         )
 
 
 def check_classes(label: Tensor, num_classes: int, ignore_index: int) -> None:
-    """Check that every label is a class; on a CPU only, because looking stops a GPU.
-
-    Raises:
-        ValueError: if one is not.
-    """
+    """Check that every label is a class; on a CPU only, because reading the result would stall a GPU."""
     if label.device.type != 'cpu':
         return
     wrong = label[((label < 0) | (label >= num_classes)) & (label != ignore_index)]
     if wrong.numel():
         raise ValueError(
-            f'`label` must be 0..{num_classes - 1} or {ignore_index} (ignore), got '
-            f'{wrong.unique().tolist()[:8]}; check the class list of the data set. One output channel '
-            'means two classes, more classes need one channel each.'
+            f'`label` must be 0..{num_classes - 1} or {ignore_index} (ignore), got {wrong.unique().tolist()[:8]}; check '
+            'the class list of the data set. One output channel means two classes, more classes need one channel each.'
         )
 
 
 def expand_weight(weight: Tensor, label: Tensor) -> Tensor:
-    """Return ``weight`` in a shape that multiplies a map of the shape of ``label``.
+    """Return a weight per sample, ``(B,)``, or per pixel, ``(B, ...)``, in a shape that multiplies a map like ``label``.
 
-    Args:
-        weight: one value per sample, ``(B,)`` or ``(B, 1, ...)``, or per pixel, ``(B, ...)`` or ``(B, 1, ...)``.
-        label: ``(B, ...)``.
-
-    Raises:
-        ValueError: if the weight is neither per sample nor per pixel.
+    Either may have a channel axis of 1.
     """
     batch = label.shape[0]
     if weight.shape == label.shape:
@@ -66,34 +58,19 @@ def expand_weight(weight: Tensor, label: Tensor) -> Tensor:
     )
 
 
-def per_class(values: Sequence[float] | Tensor, num_classes: int, like: Tensor, name: str) -> Tensor:
-    """Return ``values`` as a ``(num_classes,)`` float32 tensor on the device of ``like``.
-
-    Raises:
-        ValueError: if there is not one value per class.
-    """
-    tensor = torch.as_tensor(
-        values, dtype=torch.float64 if like.dtype == torch.float64 else torch.float32, device=like.device
-    )
+def per_class(values: ClassValues, num_classes: int, like: Tensor, name: str) -> Tensor:
+    """Return ``values`` as a ``(num_classes,)`` float tensor on the device of ``like``."""
+    tensor = torch.as_tensor(values, dtype=working_dtype(like), device=like.device)
     if tensor.shape != (num_classes,):
         raise ValueError(
-            f'`{name}` must hold one number per class, {num_classes}, got {tuple(tensor.shape)}; class 0 '
-            'is the normal class and has its own number.'
+            f'`{name}` must hold one number per class, {num_classes}, got {tuple(tensor.shape)}; class 0 is the normal '
+            'class and has its own number.'
         )
     return tensor
 
 
 def values_at_labels(values: Tensor, label: Tensor, ignore_index: int) -> Tensor:
-    """Look up one value per pixel.
-
-    Args:
-        values: ``(K,)`` float, one value per class; gradients flow into it.
-        label: any shape, int64 in ``0 .. K - 1``, or ``ignore_index``.
-        ignore_index: label of the pixels that get 0.
-
-    Returns:
-        The shape of ``label``, dtype of ``values``.
-    """
+    """Return the value of each pixel's class, ``values`` being ``(K,)``; 0 where ignored. Gradients flow into it."""
     num_classes = values.shape[0]
     if num_classes <= ignore_index <= LARGEST_TABLE:
         values = torch.cat([values, values.new_zeros(ignore_index + 1 - num_classes)])
@@ -103,25 +80,16 @@ def values_at_labels(values: Tensor, label: Tensor, ignore_index: int) -> Tensor
     return found.masked_fill(ignored, 0.0)
 
 
-def safe_divide(total: Tensor, count: Tensor | float) -> Tensor:
-    """Return ``total / count``, or ``total`` (zero, with its gradient) where nothing was counted."""
-    count = torch.as_tensor(count, dtype=total.dtype, device=total.device)
-    return total / torch.where(count > 0, count, torch.ones_like(count))
-
-
 def reduce_loss(
     loss: Tensor, reduction: str, count: Tensor | float, avg_factor: Tensor | float | None = None
 ) -> Tensor:
-    """Reduce a map of losses.
+    """Reduce a map of losses that is 0 where nothing counts.
 
     Args:
-        loss: any shape; what must not count is 0.
+        loss: any shape.
         reduction: ``'none'``, ``'mean'`` or ``'sum'``.
-        count: what ``'mean'`` divides by.
+        count: what ``'mean'`` divides by; where it is 0 the mean is 0, with its gradient.
         avg_factor: takes the place of ``count``.
-
-    Raises:
-        ValueError: if the reduction is unknown, or ``avg_factor`` comes with ``'sum'``.
     """
     if reduction not in REDUCTIONS:
         raise ValueError(f'`reduction` must be one of {REDUCTIONS}, got {reduction!r}.')
@@ -131,7 +99,8 @@ def reduce_loss(
         if avg_factor is not None:
             raise ValueError(f"`avg_factor` must be None with reduction='sum', got {avg_factor}; use 'mean'.")
         return loss.sum()
-    return safe_divide(loss.sum(), count if avg_factor is None else avg_factor)
+    count = torch.as_tensor(count if avg_factor is None else avg_factor, dtype=loss.dtype, device=loss.device)
+    return loss.sum() / torch.where(count > 0, count, torch.ones_like(count))
 
 
 def count_pixels(

@@ -12,15 +12,20 @@ then :math:`\tau` moves from one value to another.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from mmdefect.functional.focal import softmax_focal_loss
-from mmdefect.functional.focal_map import working_dtype
-from mmdefect.functional.reduction import check_classes, check_logits_and_label, count_pixels, reduce_loss
+from mmdefect.functional.reduction import (
+    ClassValues,
+    check_classes,
+    check_logits_and_label,
+    count_pixels,
+    reduce_loss,
+    working_dtype,
+)
 
 
 @dataclass(frozen=True)
@@ -42,9 +47,7 @@ class BoxSchedule:
     def __post_init__(self) -> None:
         start = self.tau if self.start is None else self.start
         if not (0 <= self.tau <= 1 and 0 <= start <= 1):
-            raise ValueError(
-                f'`tau` and `start` must lie in [0, 1], got {self.tau} and {self.start}; they are probabilities.'
-            )
+            raise ValueError(f'`tau` and `start` must be probabilities in [0, 1], got {self.tau} and {self.start}.')
         if self.warmup < 0 or self.ramp < 0:
             raise ValueError(f'`warmup` and `ramp` must not be negative, got {self.warmup} and {self.ramp}.')
 
@@ -58,17 +61,7 @@ class BoxSchedule:
 
 
 def counted_in_boxes(logits: Tensor, label: Tensor, tau: float | None, boxes: Tensor | None = None) -> Tensor:
-    """Return which pixels count, ignored ones not considered.
-
-    Args:
-        logits: ``(B, C, ...)`` float with ``C >= 2``.
-        label: ``(B, ...)`` int64; a box holds its class.
-        tau: threshold on the probability of any defect; ``None`` counts every pixel.
-        boxes: ``(B, ...)`` bool, where the label is a box; ``None``: every defect label is one.
-
-    Returns:
-        ``(B, ...)`` bool.
-    """
+    """Return which pixels count, ``(B, ...)`` bool, ignored ones not considered; arguments of :func:`weak_box_loss`."""
     boxes = label > 0 if boxes is None else boxes.bool()
     if tau is None:
         return torch.ones_like(boxes)
@@ -83,13 +76,11 @@ def weak_box_loss(
     *,
     tau: float | None = 0.1,
     boxes: Tensor | None = None,
-    gamma: float = 2.0,
-    alpha: Sequence[float] | Tensor | None = None,
-    class_weight: Sequence[float] | Tensor | None = None,
-    weight: Tensor | None = None,
+    class_weight: ClassValues | None = None,
     ignore_index: int = 255,
     reduction: str = 'mean',
     avg_factor: float | Tensor | None = None,
+    **focal,
 ) -> Tensor:
     """Return the focal loss over the pixels that count.
 
@@ -98,39 +89,25 @@ def weak_box_loss(
         label: ``(B, ...)`` int64 in ``0 .. C - 1``, or ``ignore_index``; a box holds its class.
         tau: threshold on the probability of any defect; ``None`` counts every pixel.
         boxes: ``(B, ...)`` bool, where the label is a box; ``None``: every defect label is one.
-        gamma: focusing exponent.
-        alpha: one factor per class.
         class_weight: one weight per class; enters the denominator.
-        weight: per sample ``(B,)`` or per pixel ``(B, ...)``.
         ignore_index: label of the pixels without loss and gradient.
         reduction: ``'none'``, ``'mean'`` (over the counted pixels) or ``'sum'``.
         avg_factor: what ``'mean'`` divides by, instead of the count.
+        **focal: ``gamma``, ``alpha`` and ``weight`` of :func:`~mmdefect.functional.focal.softmax_focal_loss`.
 
     Returns:
         float32 (float64 for float64 logits); 0 with a gradient of 0 when no pixel counts.
-
-    Raises:
-        ValueError: if shapes, class counts or labels do not fit.
     """
     if logits.shape[1] < 2:
         raise ValueError(
-            f'`logits` must have the normal class and at least one defect class, got {logits.shape[1]} '
-            'channel; set `out_channels` of the head to 2.'
+            f'`logits` must have the normal class and at least one defect class, got {logits.shape[1]} channel; set '
+            '`out_channels` of the head to 2.'
         )
     check_logits_and_label(logits, label)
     check_classes(label, logits.shape[1], ignore_index)  # before wrong labels are masked out
-    counted = counted_in_boxes(logits, label, tau, boxes)
-    label = label.masked_fill(~counted, ignore_index)
-    loss = softmax_focal_loss(
-        logits,
-        label,
-        gamma=gamma,
-        alpha=alpha,
-        class_weight=class_weight,
-        weight=weight,
-        ignore_index=ignore_index,
-        reduction='none',
-    )
+    label = label.masked_fill(~counted_in_boxes(logits, label, tau, boxes), ignore_index)
+    options = dict(class_weight=class_weight, ignore_index=ignore_index, reduction='none')
+    loss = softmax_focal_loss(logits, label, **options, **focal)
     if class_weight is not None:
         class_weight = torch.as_tensor(class_weight, dtype=loss.dtype, device=loss.device)
     return reduce_loss(loss, reduction, count_pixels(label, ignore_index, True, class_weight), avg_factor)

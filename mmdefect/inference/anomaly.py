@@ -53,7 +53,7 @@ class HeatCore(nn.Module):
             maps = self.features.read(torch.zeros(1, 3, *self.size_hw), self.network)
         self.map_sizes = [tuple(int(v) for v in m.shape[2:]) for m in maps]
         self.cells_hw = max(self.map_sizes)
-        from mmdefect.functional.receptive_field import upsample_cells
+        from mmdefect.functional.heat_maps import upsample_cells
 
         rows, columns = self.cells_hw
         # the spreading over pixels is linear: its two matrices are what it makes of unit vectors

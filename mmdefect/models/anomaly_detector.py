@@ -13,12 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mmdefect.functional.density import Gaussian
-from mmdefect.functional.density_bank import Bank
-from mmdefect.functional.density_kernel import KernelDensity
-from mmdefect.functional.grad_cam import grad_cam
-from mmdefect.functional.receptive_field import upsample_cells, upsample_scores
-from mmdefect.functional.score_scale import ScoreScale
+from mmdefect.functional.density import Bank, Gaussian, KernelDensity, ScoreScale
+from mmdefect.functional.heat_maps import grad_cam, upsample_cells, upsample_scores
 from mmdefect.models.backbone_features import BackboneFeatures
 
 #: Where a density lies: the pooled image, the cells of the feature map of one pass, patches seen one by one.

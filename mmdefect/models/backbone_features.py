@@ -10,8 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmdefect.functional.density import normalize_rows
-from mmdefect.functional.grad_cam import find_layer
-from mmdefect.functional.receptive_field import unfold_patches
+from mmdefect.functional.heat_maps import find_layer, unfold_patches
 from mmdefect.models.projection_head import pool
 
 

@@ -6,12 +6,13 @@ from functools import partial
 
 import torch
 
-from mmdefect.functional.boundary import signed_distance_loss
-from mmdefect.functional.centerline import centerline_dice_loss
-from mmdefect.functional.dice import defect_dice_loss
-from mmdefect.functional.focal import softmax_focal_loss
-from mmdefect.functional.sigmoid_focal import sigmoid_focal_loss
-from mmdefect.functional.tversky import tversky_focal_loss
+from mmdefect.functional.focal import sigmoid_focal_loss, softmax_focal_loss
+from mmdefect.functional.region_losses import (
+    centerline_dice_loss,
+    defect_dice_loss,
+    signed_distance_loss,
+    tversky_focal_loss,
+)
 from mmdefect.functional.weak_box import weak_box_loss
 
 #: Every loss, in several settings. Smooth in the logits, so that finite differences mean something.

@@ -10,12 +10,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mmdefect.functional.calibration import LIMIT, binned_confusion, decide, fit_offsets
-from mmdefect.functional.metrics import margin_counter
-from mmdefect.functional.metrics.label_map import read_label
-from mmdefect.functional.metrics.margin_counter import MarginCounter
-from mmdefect.functional.metrics.pixel import confusion_matrix, iou_and_accuracy
-from tests.functional.metrics.maps import random_maps
+from mmdefect.functional import calibration
+from mmdefect.functional.calibration import LIMIT, MarginCounter, binned_confusion, decide, fit_offsets
+from mmdefect.functional.metrics.counting import read_label
+from mmdefect.functional.metrics.pixel import measures
+from tests.functional.metrics.maps import confusion, random_maps
 
 
 def shifted_maps(seed, classes=3, shift=(0.0, 4.0, 2.5), **kwargs):
@@ -34,10 +33,10 @@ def counted(maps, classes=3):
 
 def mean_iou(maps, offsets, classes=3):
     total = sum(
-        confusion_matrix((logits + torch.tensor(offsets)[:, None, None]).argmax(0), label, classes)
+        confusion((logits + torch.tensor(offsets)[:, None, None]).argmax(0), label, classes)
         for _, label, logits in maps
     )
-    return float(np.nanmean(iou_and_accuracy(total)[0][1:]))
+    return float(np.nanmean(measures(total)['IoU'][1:]))
 
 
 @pytest.mark.parametrize('seed', range(5))
@@ -62,8 +61,8 @@ def test_never_below_argmax_on_the_binned_set(seed, objective, classes):
     fit = fit_offsets(margins, counts, objective)
     if counts.sum(0)[1:].any():
         assert fit.value >= fit.argmax_value
-    confusion = binned_confusion(margins, counts, fit.offsets)
-    assert confusion.sum() == counts.sum() and (confusion.sum(1) == counts.sum(0)).all()
+    binned = binned_confusion(margins, counts, fit.offsets)
+    assert binned.sum() == counts.sum() and (binned.sum(1) == counts.sum(0)).all()
     assert all(abs(o) <= LIMIT for o in fit.offsets)
 
 
@@ -97,20 +96,20 @@ def test_the_table_counts_every_pixel_that_counts(classes):
     for k in range(classes):
         assert counts[:, k].sum() == sum(int((label == k).sum()) for _, label, _ in maps)
     binned = binned_confusion(margins, counts, (0.0,) * classes)
-    exact = sum(confusion_matrix(p, label, classes) for p, label, _ in maps).numpy()
+    exact = sum(confusion(p, label, classes) for p, label, _ in maps)
     # Background against defect is exact (0 is an edge), defect against defect as fine as the bins.
     assert binned[0, 0] == exact[0, 0] and np.abs(binned - exact).sum() < 0.05 * exact[:, 1:].sum() + 4
 
 
 @pytest.mark.parametrize('classes', [2, 3, 6])
 def test_shards_equal_the_whole(classes, monkeypatch):
-    monkeypatch.setattr(margin_counter, 'MOST_CELLS', 500)  # so that six classes have to coarsen their bins
+    monkeypatch.setattr(calibration, 'MOST_CELLS', 500)  # so that six classes have to coarsen their bins
     maps = random_maps(2, 6, classes=classes, ignore=True)
     whole, merged = counted(maps, classes), counted(maps[4:], classes)
     merged.merge(counted(maps[:4], classes))
     for ours, theirs in zip(whole.table(), merged.table(), strict=True):
         assert np.array_equal(ours, theirs)
-    assert classes < 5 or whole.bins < margin_counter.SPARSE_BINS
+    assert classes < 5 or whole.bins < calibration.SPARSE_BINS
 
 
 @settings(max_examples=20, deadline=None)

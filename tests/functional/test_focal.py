@@ -8,9 +8,8 @@ import torch
 import torch.nn.functional as F
 from torchvision.ops import sigmoid_focal_loss as torchvision_focal
 
-from mmdefect.functional import focal_map
-from mmdefect.functional.focal import softmax_focal_loss
-from mmdefect.functional.sigmoid_focal import sigmoid_focal_loss
+from mmdefect.functional import focal as focal_module
+from mmdefect.functional.focal import sigmoid_focal_loss, softmax_focal_loss
 from tests.functional.loss_cases import random_case
 
 
@@ -88,7 +87,7 @@ def test_both_gradients_agree_also_in_pieces(gamma, monkeypatch):
     weight = torch.rand(5, dtype=torch.float64)
     grads = []
     for piece, fused in ((2**18, True), (2 * 3 * 6 * 7, True), (1, True), (1, False)):
-        monkeypatch.setattr(focal_map, '_PIECE', piece)
+        monkeypatch.setattr(focal_module, '_PIECE', piece)
         x = logits.clone().requires_grad_()
         softmax_focal_loss(x, label, gamma=gamma, alpha=[0.1, 0.3, 0.6], weight=weight, fused=fused).backward()
         grads.append(x.grad)

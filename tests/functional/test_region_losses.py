@@ -6,10 +6,14 @@ import numpy as np
 import pytest
 import torch
 
-from mmdefect.functional.boundary import signed_distance, signed_distance_loss
-from mmdefect.functional.centerline import centerline_dice_loss, soft_skeleton
-from mmdefect.functional.dice import defect_dice_loss
-from mmdefect.functional.tversky import tversky_focal_loss
+from mmdefect.functional.region_losses import (
+    centerline_dice_loss,
+    defect_dice_loss,
+    signed_distance,
+    signed_distance_loss,
+    soft_skeleton,
+    tversky_focal_loss,
+)
 from tests.functional.loss_cases import random_case
 
 

@@ -7,11 +7,8 @@ import pytest
 import torch
 
 import mmdefect.registration  # noqa: F401
-from mmdefect.functional.density import fit_gaussian
-from mmdefect.functional.density_bank import fit_bank
-from mmdefect.functional.density_kernel import fit_kernel_density
-from mmdefect.functional.receptive_field import upsample_scores
-from mmdefect.functional.score_scale import ScoreScale
+from mmdefect.functional.density import ScoreScale, fit_bank, fit_gaussian, fit_kernel_density
+from mmdefect.functional.heat_maps import upsample_scores
 from mmdefect.models.anomaly_detector import AnomalyDetector, DetectorSettings, build_backbone
 
 BACKBONE = dict(

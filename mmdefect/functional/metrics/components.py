@@ -6,8 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mmdefect.functional.metrics.counter import Counter
-from mmdefect.functional.metrics.label_map import LabelMap
+from mmdefect.functional.metrics.counting import Counter, LabelMap
 
 SIZES = ('tiny', 'small', 'medium', 'large')
 SIZE_EDGES = (10, 100, 1000)
@@ -39,15 +38,9 @@ class ComponentCounter(Counter):
             raise ValueError(f'`min_coverage` must be a share in (0, 1], got {min_coverage}.')
         self.edges = np.array(size_edges)
         self.min_coverage, self.min_alarm_area = min_coverage, min_alarm_area
-        # row 0 is any defect, row k is class k
-        super().__init__(
-            components=(num_classes, len(SIZES)),
-            found=(num_classes, len(SIZES)),
-            clean_images=(),
-            clean_pixels=(),
-            alarms=(),
-            alarm_images=(),
-        )
+        per_size = (num_classes, len(SIZES))  # row 0 is any defect, row k is class k
+        scalars = dict.fromkeys(('clean_images', 'clean_pixels', 'alarms', 'alarm_images'), ())
+        super().__init__(components=per_size, found=per_size, **scalars)
 
     def update(self, prediction: LabelMap, truth: LabelMap) -> None:
         """Count one image, given its prediction and its label."""
@@ -70,10 +63,8 @@ class ComponentCounter(Counter):
         hit = chosen > 0 if class_id is None else chosen == class_id
         covered = np.bincount(region[hit], minlength=len(area)) / np.maximum(area, 1)
         size = np.searchsorted(self.edges, area, side='right')
-        return (
-            torch.from_numpy(np.bincount(size, minlength=len(SIZES))),
-            torch.from_numpy(np.bincount(size[covered >= self.min_coverage], minlength=len(SIZES))),
-        )
+        sizes = (size, size[covered >= self.min_coverage])
+        return tuple(torch.from_numpy(np.bincount(s, minlength=len(SIZES))) for s in sizes)
 
     def compute(self) -> dict[str, float]:
         """Return recall (by size for any defect, per class as ``class.<k>``) and alarms; NaN where none was counted."""

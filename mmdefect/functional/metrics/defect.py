@@ -6,16 +6,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mmdefect.functional.calibration import Calibration, binned_confusion, decide, fit_offsets
+from mmdefect.functional.calibration import Calibration, MarginCounter, binned_confusion, decide, fit_offsets
 from mmdefect.functional.metrics.components import SIZE_EDGES, SIZES, ComponentCounter
-from mmdefect.functional.metrics.counter import Counter
-from mmdefect.functional.metrics.image_level import image_ranking
-from mmdefect.functional.metrics.label_map import LabelMap, read_label, read_prediction
-from mmdefect.functional.metrics.margin_counter import MarginCounter
-from mmdefect.functional.metrics.pixel import MEASURES, PixelCounter, any_defect, measures, nan_mean, summarize
-from mmdefect.functional.metrics.score_counter import ScoreCounter, ScoreKeeper
-from mmdefect.functional.metrics.scores import ScoreBins, log_odds, log_scores
-from mmdefect.functional.metrics.tolerant import TolerantCounter
+from mmdefect.functional.metrics.counting import Counter, LabelMap, read_label, read_prediction
+from mmdefect.functional.metrics.pixel import MEASURES, PixelCounter, TolerantCounter, any_defect
+from mmdefect.functional.metrics.pixel import measures, nan_mean, summarize
+from mmdefect.functional.metrics.ranking import image_ranking
+from mmdefect.functional.metrics.scores import ScoreBins, ScoreCounter, ScoreKeeper, log_odds, log_scores
 
 GROUPS = ('pixel', 'tolerant', 'components', 'ranking', 'pro', 'image')
 NEED_SCORES = ('ranking', 'pro', 'image')
@@ -60,18 +57,16 @@ class DefectCounters:
     ) -> None:
         check_groups(groups)
         if offsets is not None and len(offsets) != len(classes):
-            raise ValueError(
-                f'`offsets` must have one value for each of the classes {list(classes)}, got {len(offsets)}.'
-            )
+            raise ValueError(f'`offsets` must have one value for each class of {list(classes)}, got {len(offsets)}.')
         self.classes, self.groups, self.ignore_index, self.kind = tuple(classes), set(groups), ignore_index, kind
         self.fit, self.recall_floor, self.offsets = fit, recall_floor, offsets
         count = len(self.classes)
         self.pixel = PixelCounter(count)
-        self.tolerant = TolerantCounter(count, tolerance) if 'tolerant' in groups else None
-        self.components = (
-            ComponentCounter(count, size_edges, min_coverage, min_alarm_area) if 'components' in groups else None
-        )
-        self.scores = None
+        self.tolerant = self.components = self.scores = None
+        if 'tolerant' in groups:
+            self.tolerant = TolerantCounter(count, tolerance)
+        if 'components' in groups:
+            self.components = ComponentCounter(count, size_edges, min_coverage, min_alarm_area)
         if {'ranking', 'pro'} & self.groups:
             overlap = 'pro' in groups
             self.scores = ScoreKeeper(count, overlap) if exact else ScoreCounter(count, ScoreBins(bins), overlap)
@@ -85,10 +80,13 @@ class DefectCounters:
         """Whether :meth:`update` needs scores."""
         return bool(self.groups & set(NEED_SCORES)) or self.margins is not None or self.decided is not None
 
+    def _parts(self) -> list:
+        every = (self.pixel, self.tolerant, self.components, self.scores, self.margins, self.decided)
+        return [part for part in every if part is not None]
+
     def counters(self) -> list[Counter]:
         """Return the counters whose sums add up over shards, in a fixed order."""
-        every = (self.pixel, self.tolerant, self.components, self.scores, self.margins, self.decided)
-        return [counter for counter in every if isinstance(counter, Counter)]
+        return [part for part in self._parts() if isinstance(part, Counter)]
 
     def update(self, prediction: Tensor, label: Tensor, scores: Tensor | None = None) -> dict:
         """Count one image.
@@ -102,15 +100,12 @@ class DefectCounters:
         Returns:
             What is known of this image: ``confusion`` ``(K, K)``, ``defective`` (``None`` if all is ignored) and
             where asked ``score`` (largest log-odds of any defect) and ``calibrated`` (confusion with the offsets).
-
-        Raises:
-            ValueError: if shapes differ, a class is unknown, scores are missing, or one is not a number.
         """
         truth = read_label(label, len(self.classes), self.ignore_index)
         chosen = read_prediction(prediction, truth)
-        image = dict(
-            confusion=self.pixel.update(chosen, truth), defective=bool(truth.defect.numel()) if truth.valid else None
-        )
+        image = dict(confusion=self.pixel.update(chosen, truth), defective=None)
+        if truth.valid:
+            image['defective'] = not truth.clean
         if self.tolerant is not None:
             self.tolerant.update(chosen, truth)
         if self.components is not None:
@@ -139,25 +134,14 @@ class DefectCounters:
 
     def merge(self, other: DefectCounters) -> None:
         """Add what counters of the same settings saw."""
-        for own, theirs in (
-            (self.pixel, other.pixel),
-            (self.tolerant, other.tolerant),
-            (self.components, other.components),
-            (self.scores, other.scores),
-            (self.margins, other.margins),
-            (self.decided, other.decided),
-        ):
-            if own is not None:
-                own.merge(theirs)
+        for own, theirs in zip(self._parts(), other._parts(), strict=True):
+            own.merge(theirs)
         self.images += other.images
 
     def rest(self) -> dict:
         """Return what does not add up in :meth:`counters`: one entry an image, kept scores, sparse margins."""
-        return dict(
-            images=self.images,
-            kept=getattr(self.scores, 'kept', None),
-            margins=self.margins if self.margins is not None and not self.margins.dense else None,
-        )
+        sparse = self.margins if self.margins is not None and not self.margins.dense else None
+        return dict(images=self.images, kept=getattr(self.scores, 'kept', None), margins=sparse)
 
     def join(self, rests: list[dict]) -> None:
         """Take over the :meth:`rest` of all shards, this one included; the sums of :meth:`counters` are added apart."""
@@ -171,14 +155,12 @@ class DefectCounters:
 
     def compute(self) -> dict[str, float]:
         """Return all metrics by key (docs/evaluation.md); shares in percent, NaN where nothing was counted."""
-        confusion = self.pixel.sums['confusion']
-        result = summarize(confusion)
-        result |= self._pixel_keys(confusion.numpy())
+        result = self._pixel_keys(self.pixel.sums['confusion'].numpy())
         if self.tolerant is not None:
             iou, f1 = self.tolerant.compute()
             result |= self._class_keys('tIoU', iou) | self._class_keys('tF1', f1)
         if self.components is not None:
-            result |= self._component_keys()
+            result |= self._component_keys(self.components.compute())
         if self.scores is not None:
             result |= self._score_keys()
         if 'image' in self.groups:
@@ -188,45 +170,45 @@ class DefectCounters:
         return result | self._calibrated_keys()
 
     def _pixel_keys(self, confusion: np.ndarray) -> dict[str, float]:
-        result = {}
+        result = summarize(confusion)
         both, rows, means = measures(any_defect(confusion)), measures(confusion), self.pixel.image_means()
         for name in MEASURES:
-            result |= {f'{name}.{c}': 100 * float(v) for c, v in zip(self.classes, rows[name], strict=True)}
+            result |= self._named(name, rows[name])
             result[f'any_{name}'] = 100 * float(both[name][1])
         result |= {f'fg_m{name}': 100 * nan_mean(rows[name][1:]) for name in ('Precision', 'F1')}
         for name in MEASURES:
             result |= self._class_keys(f'i{name}', means[name])
         return result
 
-    def _class_keys(self, name: str, rows: np.ndarray) -> dict[str, float]:
-        """Keys of rows with any defect first: ``name.class``, ``fg_name``, ``any_name``, in percent."""
-        result = {f'{name}.{c}': 100 * float(v) for c, v in zip(self.classes[1:], rows[1:], strict=True)}
-        return result | {f'fg_{name}': 100 * nan_mean(np.asarray(rows[1:], float)), f'any_{name}': 100 * float(rows[0])}
+    def _named(self, name: str, rows, first: int = 0) -> dict[str, float]:
+        """Keys ``name.class`` in percent, from the class number ``first`` on."""
+        return {f'{name}.{c}': 100 * float(v) for c, v in zip(self.classes[first:], rows[first:], strict=True)}
 
-    def _component_keys(self) -> dict[str, float]:
-        found = self.components.compute()
+    def _class_keys(self, name: str, rows) -> dict[str, float]:
+        """Keys of rows with any defect first: ``name.class``, ``fg_name``, ``any_name``, in percent."""
+        foreground = 100 * nan_mean(np.asarray(rows[1:], float))
+        return self._named(name, rows, 1) | {f'fg_{name}': foreground, f'any_{name}': 100 * float(rows[0])}
+
+    def _component_keys(self, found: dict[str, float]) -> dict[str, float]:
         result = {'cRecall': 100 * found['all']} | {f'cRecall_{s}': 100 * found[s] for s in SIZES}
         result |= {f'cRecall.{c}': 100 * found[f'class.{k}'] for k, c in enumerate(self.classes) if k}
-        return result | {
-            'FA_per_image': found['alarms_per_image'],
-            'FA_per_Mpx': found['alarms_per_megapixel'],
-            'FA_images': 100 * found['alarm_images'],
-        }
+        alarms = dict(FA_per_image=found['alarms_per_image'], FA_per_Mpx=found['alarms_per_megapixel'])
+        return result | alarms | {'FA_images': 100 * found['alarm_images']}
 
     def _score_keys(self) -> dict[str, float]:
-        curves = [self.scores.curve(k) for k in (None, *range(2 if len(self.classes) == 2 else 1, len(self.classes)))]
+        curves = [self.scores.curve(k) for k in self.scores.channels]
+        curves = [curves[-1], *curves[: len(self.classes) - 1]]  # any defect first
         result = {}
         if 'ranking' in self.groups:
-            values = self._both([curve.ranking() for curve in curves])
+            values = [curve.ranking() for curve in curves]
             for name in ('AP', 'AUROC', 'F1max', 'IoUmax'):
-                result |= self._class_keys(name, np.array([v[name] for v in values]))
+                result |= self._class_keys(name, [v[name] for v in values])
             result |= {f'threshold.{c}': v['threshold'] for c, v in zip(self.classes[1:], values[1:], strict=True)}
             result['any_threshold'] = values[0]['threshold']
         if 'pro' in self.groups:
             for name, limit in PRO_LIMITS.items():
-                rows = self._both([curve.aupro(limit) for curve in curves])
-                result[name] = 100 * rows[0]
-                result |= {f'{name}.{c}': 100 * v for c, v in zip(self.classes[1:], rows[1:], strict=True)}
+                rows = [curve.aupro(limit) for curve in curves]
+                result |= {name: 100 * rows[0]} | self._named(name, rows, 1)
         return result
 
     def curves(self) -> dict[str, dict[str, list[float]]]:
@@ -234,10 +216,6 @@ class DefectCounters:
         if self.scores is None:
             return {}
         return {name: self.scores.curve(k).points() for k, name in enumerate(self.classes) if k}
-
-    def _both(self, rows: list) -> list:
-        """A single defect class and any defect have one curve."""
-        return rows * 2 if len(self.classes) == 2 else rows
 
     def _calibrated_keys(self) -> dict[str, float]:
         if self.margins is not None:
@@ -249,19 +227,16 @@ class DefectCounters:
         else:
             return {}
         rows = measures(confusion)
-        result = {f'cal_{k}': v for k, v in summarize(torch.from_numpy(confusion)).items() if k != 'aAcc'}
-        result |= {
-            f'cal_{name}.{c}': 100 * float(v)
-            for name in MEASURES
-            for c, v in zip(self.classes[1:], rows[name][1:], strict=True)
-        }
+        result = {f'cal_{k}': v for k, v in summarize(confusion).items() if k != 'aAcc'}
+        for name in MEASURES:
+            result |= self._named(f'cal_{name}', rows[name], 1)
         result |= {f'cal_fg_m{name}': 100 * nan_mean(rows[name][1:]) for name in ('Precision', 'F1')}
         result['cal_any_IoU'] = 100 * float(measures(any_defect(confusion))['IoU'][1])
         return result | {f'offset.{c}': float(o) for c, o in zip(self.classes[1:], offsets[1:], strict=True)}
 
 
 def check_groups(groups: tuple[str, ...]) -> None:
-    """Refuse an unknown group."""
+    """Reject an unknown group."""
     unknown = [group for group in groups if group not in GROUPS]
     if isinstance(groups, str) or unknown:
         raise ValueError(f'`groups` must be some of {GROUPS}, got {groups!r}.')
@@ -270,18 +245,17 @@ def check_groups(groups: tuple[str, ...]) -> None:
 def _checked(scores: Tensor | None, size_hw: tuple[int, int], classes: int, kind: str) -> Tensor:
     if scores is None:
         raise ValueError(
-            f'the chosen groups need scores, got none; choose only groups other than '
-            f'{NEED_SCORES} and no calibration, or give the logits.'
+            f'the chosen groups need scores, got none; pass the logits, or leave out the groups {NEED_SCORES} and the '
+            'calibration.'
         )
     if tuple(scores.shape[-2:]) != tuple(size_hw):
         raise ValueError(
-            f'`scores` must have the size of the label {tuple(size_hw)}, got {tuple(scores.shape)}; '
-            'predict at the resolution of the label.'
+            f'`scores` must have the size of the label {tuple(size_hw)}, got {tuple(scores.shape)}; predict at the '
+            'resolution of the label.'
         )
     if scores.ndim != 3 or scores.shape[0] not in (classes, *([1] if classes == 2 else [])):
-        raise ValueError(
-            f'`scores` must have {classes} channels{" or 1" if classes == 2 else ""}, got {tuple(scores.shape)}.'
-        )
+        one = ' or 1' if classes == 2 else ''
+        raise ValueError(f'`scores` must have {classes} channels{one}, got {tuple(scores.shape)}.')
     # One sum finds any NaN or infinity; only then every score is looked at.
     if not bool(torch.isfinite(scores.sum())) and not bool(torch.isfinite(scores).all()):
         raise ValueError(

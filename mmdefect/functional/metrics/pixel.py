@@ -1,102 +1,25 @@
-"""Pixel counts of a segmentation and what follows from them: IoU, accuracy, and their means.
+"""Measures of pixels: IoU, accuracy, precision and F1, their means, and IoU and F1 that forgive some pixels.
 
 The definitions are those of mmseg's ``IoUMetric``, so that its published tables can be recomputed: IoU is
 intersection over union summed over the data set, Acc is recall per class, a class that occurs neither in the labels
 nor in the predictions is NaN and is left out of the means. The means over defect classes alone (``fg_*``) leave
 class 0 out: with 99.8 % background the mean with background says little. Precision is the share of the predicted
 pixels that are right, F1 the harmonic mean of precision and recall.
+
+The tolerant measures count a predicted pixel as right when a labelled pixel of its class lies within ``radius``
+(Euclidean, in pixels), a labelled pixel as found when a predicted one does. With ``P`` predicted and ``L`` labelled
+pixels, ``tF1 = (right + found) / (P + L)`` and ``tIoU = tF1 / (2 - tF1)``; both are the plain ones at radius 0.
 """
 
 from __future__ import annotations
 
+import cv2
 import numpy as np
 import torch
-from torch import Tensor
 
-from mmdefect.functional.metrics.counter import UNIT, Counter
-from mmdefect.functional.metrics.label_map import LabelMap
+from mmdefect.functional.metrics.counting import UNIT, Counter, LabelMap
 
 MEASURES = ('IoU', 'Acc', 'Precision', 'F1')
-
-
-def confusion_matrix(prediction: Tensor, label: Tensor, num_classes: int, ignore_index: int = 255) -> Tensor:
-    """Count label/prediction pairs.
-
-    Args:
-        prediction: any shape, integer class ids in ``0 .. num_classes - 1``.
-        label: same shape, integer class ids, or ``ignore_index``.
-        num_classes: classes including the background.
-        ignore_index: label value that is left out.
-
-    Returns:
-        ``(num_classes, num_classes)`` int64 on the device of ``prediction``; row = label, column = prediction.
-
-    Raises:
-        ValueError: if the shapes differ or a value lies outside the classes.
-
-    Example:
-        >>> confusion_matrix(torch.tensor([0, 1, 1]), torch.tensor([0, 0, 255]), 2)
-        tensor([[1, 1],
-                [0, 0]])
-    """
-    if prediction.shape != label.shape:
-        raise ValueError(
-            f'`prediction` and `label` must have one shape, got {tuple(prediction.shape)} and '
-            f'{tuple(label.shape)}; predict at the resolution of the label.'
-        )
-    label = label.to(prediction.device)
-    keep = label != ignore_index
-    prediction, label = prediction[keep].long(), label[keep].long()
-    for name, values in (('prediction', prediction), ('label', label)):
-        if values.numel() and (int(values.min()) < 0 or int(values.max()) >= num_classes):
-            raise ValueError(
-                f'`{name}` must lie in 0..{num_classes - 1}, got {int(values.min())}..{int(values.max())}; '
-                'check the class list of the data set.'
-            )
-    return torch.bincount(label * num_classes + prediction, minlength=num_classes**2).view(num_classes, num_classes)
-
-
-def iou_and_accuracy(confusion: Tensor) -> tuple[np.ndarray, np.ndarray]:
-    """Return IoU and accuracy (recall) per class from a confusion matrix.
-
-    Args:
-        confusion: ``(K, K)``, row = label, column = prediction.
-
-    Returns:
-        Two ``(K,)`` float64 arrays in [0, 1]; NaN where the denominator is zero.
-    """
-    counts = confusion.double().cpu().numpy()
-    hit, labelled, predicted = np.diag(counts), counts.sum(1), counts.sum(0)
-    with np.errstate(invalid='ignore', divide='ignore'):
-        return hit / (labelled + predicted - hit), hit / labelled
-
-
-def summarize(confusion: Tensor, background: int | None = 0) -> dict[str, float]:
-    """Return the means that mmseg prints and those over the defect classes alone, in percent.
-
-    Args:
-        confusion: ``(K, K)``, row = label, column = prediction.
-        background: class left out of ``fg_mIoU`` and ``fg_mAcc``; ``None`` leaves none out.
-
-    Returns:
-        ``aAcc``, ``mIoU``, ``mAcc``, ``fg_mIoU``, ``fg_mAcc``; NaN where nothing was counted.
-    """
-    iou, accuracy = iou_and_accuracy(confusion)
-    foreground = np.arange(len(iou)) != (-1 if background is None else background)
-    total = int(confusion.sum())
-    return {
-        'aAcc': 100 * int(confusion.diagonal().sum()) / total if total else float('nan'),
-        'mIoU': 100 * nan_mean(iou),
-        'mAcc': 100 * nan_mean(accuracy),
-        'fg_mIoU': 100 * nan_mean(iou[foreground]),
-        'fg_mAcc': 100 * nan_mean(accuracy[foreground]),
-    }
-
-
-def nan_mean(values: np.ndarray) -> float:
-    """Mean of the values that are not NaN; NaN (without a warning) when there is none."""
-    values = values[~np.isnan(values)]
-    return float(values.mean()) if values.size else float('nan')
 
 
 def measures(confusion: np.ndarray) -> dict[str, np.ndarray]:
@@ -111,13 +34,34 @@ def measures(confusion: np.ndarray) -> dict[str, np.ndarray]:
     """
     counts = np.asarray(confusion, np.float64)
     hit, labelled, predicted = np.diag(counts), counts.sum(1), counts.sum(0)
+    both = labelled + predicted
     with np.errstate(invalid='ignore', divide='ignore'):
-        return dict(
-            IoU=hit / (labelled + predicted - hit),
-            Acc=hit / labelled,
-            Precision=hit / predicted,
-            F1=2 * hit / (labelled + predicted),
-        )
+        return dict(IoU=hit / (both - hit), Acc=hit / labelled, Precision=hit / predicted, F1=2 * hit / both)
+
+
+def summarize(confusion: np.ndarray) -> dict[str, float]:
+    """Return the means that mmseg prints and those over the defect classes alone, in percent.
+
+    Args:
+        confusion: ``(K, K)`` integers, row = label, column = prediction.
+
+    Returns:
+        ``aAcc``, ``mIoU``, ``mAcc``, ``fg_mIoU``, ``fg_mAcc``; NaN where nothing was counted.
+    """
+    rows, total = measures(confusion), int(confusion.sum())
+    return {
+        'aAcc': 100 * int(confusion.diagonal().sum()) / total if total else float('nan'),
+        'mIoU': 100 * nan_mean(rows['IoU']),
+        'mAcc': 100 * nan_mean(rows['Acc']),
+        'fg_mIoU': 100 * nan_mean(rows['IoU'][1:]),
+        'fg_mAcc': 100 * nan_mean(rows['Acc'][1:]),
+    }
+
+
+def nan_mean(values: np.ndarray) -> float:
+    """Mean of the values that are not NaN; NaN (without a warning) when there is none."""
+    values = values[~np.isnan(values)]
+    return float(values.mean()) if values.size else float('nan')
 
 
 def any_defect(confusion: np.ndarray) -> np.ndarray:
@@ -170,6 +114,60 @@ class PixelCounter(Counter):
         total, count = (self.sums[name].cpu().numpy().astype(np.float64) for name in ('image_sum', 'image_count'))
         with np.errstate(invalid='ignore', divide='ignore'):
             return dict(zip(MEASURES, total / UNIT / count, strict=True))
+
+
+class TolerantCounter(Counter):
+    """Right, found, predicted and labelled pixels per class; row 0 is any defect.
+
+    Args:
+        num_classes: classes including the background.
+        radius: tolerance in pixels.
+    """
+
+    def __init__(self, num_classes: int, radius: float = 2.0) -> None:
+        if radius < 0:
+            raise ValueError(f'`radius` must be 0 or more pixels, got {radius}.')
+        self.radius = radius
+        super().__init__(**dict.fromkeys(('right', 'found', 'predicted', 'labelled'), (num_classes,)))
+
+    def update(self, prediction: LabelMap, truth: LabelMap) -> None:
+        """Count one image, given its prediction and its label."""
+        present = sorted({*prediction.present, *truth.present})
+        for class_id in [None, *present] if present else []:
+            if class_id is None or len(present) > 1:  # else the only class and any defect are the same
+                own, labelled = prediction.pixels_of(class_id), truth.pixels_of(class_id)
+                right = found = 0
+                if own.numel() and labelled.numel():
+                    right, found = _within(own.numpy(), labelled.numpy(), truth.size_hw, self.radius)
+            counted = dict(predicted=own.numel(), labelled=labelled.numel(), right=right, found=found)
+            for name, value in counted.items():
+                self.sums[name][class_id or 0] += value
+
+    def compute(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return tolerant IoU and F1 in [0, 1], ``(num_classes,)`` each with any defect first; NaN for nothing."""
+        sums = {name: value.double().numpy() for name, value in self.sums.items()}
+        with np.errstate(invalid='ignore', divide='ignore'):
+            f1 = (sums['right'] + sums['found']) / (sums['predicted'] + sums['labelled'])
+        return f1 / (2 - f1), f1
+
+
+def _within(first: np.ndarray, second: np.ndarray, size_hw: tuple[int, int], radius: float) -> tuple[int, int]:
+    """Count the pixels of each set of flat indices, neither empty, that have one of the other within ``radius``."""
+    margin = int(radius)
+    both = [np.divmod(pixels, size_hw[1]) for pixels in (first, second)]
+    top, left = (min(int(p[axis].min()) for p in both) - margin for axis in (0, 1))
+    bottom, right = (max(int(p[axis].max()) for p in both) + margin for axis in (0, 1))
+    masks = []
+    for rows, columns in both:
+        mask = np.zeros((bottom - top + 1, right - left + 1), np.uint8)
+        mask[rows - top, columns - left] = 1
+        masks.append(mask)
+    grown = masks
+    if margin:
+        reach = np.arange(-margin, margin + 1)
+        disc = (reach[:, None] ** 2 + reach[None] ** 2 <= radius**2).astype(np.uint8)
+        grown = [cv2.dilate(mask, disc, borderType=cv2.BORDER_CONSTANT, borderValue=0) for mask in masks]
+    return int(np.count_nonzero(masks[0] & grown[1])), int(np.count_nonzero(masks[1] & grown[0]))
 
 
 def image_confusion(prediction: LabelMap, truth: LabelMap) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Average precision, AUROC, best F1 and AUPRO from counts per threshold.
+"""Average precision, AUROC, best F1 and AUPRO from counts per threshold, and of one score per image.
 
 All functions take counts ordered from the highest score to the lowest, one entry a threshold or a bin of scores, in
 float64. They are exact where every entry holds equal scores. Within a bin of different scores positives and
@@ -107,3 +107,32 @@ def aupro(overlap: np.ndarray, regions: float, negative: np.ndarray, limit: floa
         last = height[-1]
     x, y = np.append(rate[:end], limit), np.append(height[:end], last)
     return float(((x[1:] - x[:-1]) * (y[1:] + y[:-1]) / 2).sum() / limit)
+
+
+def image_ranking(scores: np.ndarray, defective: np.ndarray) -> dict[str, float]:
+    """Say how well one score per image tells whether there is a defect in it at all.
+
+    Returns ``AUROC``, ``AP``, ``F1max`` in [0, 1] and the probability ``threshold`` of the latter, exactly.
+
+    Args:
+        scores: ``(I,)`` float log-odds, one an image; the largest of its pixels, say.
+        defective: ``(I,)`` bool.
+
+    Returns:
+        NaN where there is no defective image (AUROC: or no clean one).
+    """
+    values, group = np.unique(-np.asarray(scores, np.float64), return_inverse=True)
+    defective = np.asarray(defective, bool)
+    positive, negative = (np.bincount(group, weights, len(values)) for weights in (defective, ~defective))
+    f1, best = best_f1(positive, negative)
+    return dict(
+        AUROC=auroc(positive, negative),
+        AP=average_precision(positive, negative),
+        F1max=f1,
+        threshold=float('nan') if best < 0 else float(probability(-values[best])),
+    )
+
+
+def probability(log_odds: np.ndarray | float) -> np.ndarray:
+    """Return the probability of log-odds."""
+    return 0.5 * (1 + np.tanh(np.asarray(log_odds, np.float64) / 2))

@@ -11,7 +11,7 @@ from mmcv.cnn import Scale
 from mmseg.models.decode_heads import FCNHead
 from torch import Tensor, nn
 
-from mmdefect.functional.criss_cross import criss_cross_attention
+from mmdefect.functional.layers import criss_cross_attention
 from mmdefect.registry import MODELS
 
 

@@ -7,7 +7,7 @@ from mmseg.models.decode_heads import LRASPPHead
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mmdefect.functional.window_means import window_means
+from mmdefect.functional.layers import window_means
 from mmdefect.registry import MODELS
 
 

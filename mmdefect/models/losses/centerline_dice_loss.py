@@ -6,14 +6,14 @@ from typing import Any
 
 from torch import Tensor
 
-from mmdefect.functional.centerline import centerline_dice_loss
+from mmdefect.functional.region_losses import centerline_dice_loss
 from mmdefect.models.losses.defect_loss import DefectLoss
 from mmdefect.registry import MODELS
 
 
 @MODELS.register_module()
 class CenterlineDiceLoss(DefectLoss):
-    """See :func:`mmdefect.functional.centerline.centerline_dice_loss` for the formula.
+    """See :func:`mmdefect.functional.region_losses.centerline_dice_loss` for the formula.
 
     Args:
         iterations: half the width in pixels of the widest scratch.

@@ -6,14 +6,14 @@ from typing import Any
 
 from torch import Tensor
 
-from mmdefect.functional.dice import defect_dice_loss
+from mmdefect.functional.region_losses import defect_dice_loss
 from mmdefect.models.losses.defect_loss import DefectLoss
 from mmdefect.registry import MODELS
 
 
 @MODELS.register_module()
 class DefectDiceLoss(DefectLoss):
-    """See :func:`mmdefect.functional.dice.defect_dice_loss` for the formula.
+    """See :func:`mmdefect.functional.region_losses.defect_dice_loss` for the formula.
 
     Args:
         exponent: 1 or 2, of the probability in the denominator.

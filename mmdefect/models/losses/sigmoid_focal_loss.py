@@ -7,14 +7,14 @@ from typing import Any
 
 from torch import Tensor
 
-from mmdefect.functional.sigmoid_focal import sigmoid_focal_loss
+from mmdefect.functional.focal import sigmoid_focal_loss
 from mmdefect.models.losses.defect_loss import DefectLoss
 from mmdefect.registry import MODELS
 
 
 @MODELS.register_module()
 class SigmoidFocalLoss(DefectLoss):
-    """See :func:`mmdefect.functional.sigmoid_focal.sigmoid_focal_loss` for the formula.
+    """See :func:`mmdefect.functional.focal.sigmoid_focal_loss` for the formula.
 
     On every device, for one class against the rest in each channel and for a head with ``out_channels=1``; mmseg's
     ``FocalLoss`` fails on a CPU from two classes up.

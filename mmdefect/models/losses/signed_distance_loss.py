@@ -6,14 +6,14 @@ from typing import Any
 
 from torch import Tensor
 
-from mmdefect.functional.boundary import signed_distance_loss
+from mmdefect.functional.region_losses import signed_distance_loss
 from mmdefect.models.losses.defect_loss import DefectLoss
 from mmdefect.registry import MODELS
 
 
 @MODELS.register_module()
 class SignedDistanceLoss(DefectLoss):
-    """See :func:`mmdefect.functional.boundary.signed_distance_loss` for the formula.
+    """See :func:`mmdefect.functional.region_losses.signed_distance_loss` for the formula.
 
     mmseg's ``BoundaryLoss`` is another thing: the cross entropy of an edge head.
 

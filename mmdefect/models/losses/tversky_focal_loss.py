@@ -6,14 +6,14 @@ from typing import Any
 
 from torch import Tensor
 
-from mmdefect.functional.tversky import tversky_focal_loss
+from mmdefect.functional.region_losses import tversky_focal_loss
 from mmdefect.models.losses.defect_loss import DefectLoss
 from mmdefect.registry import MODELS
 
 
 @MODELS.register_module()
 class TverskyFocalLoss(DefectLoss):
-    """See :func:`mmdefect.functional.tversky.tversky_focal_loss` for the formula.
+    """See :func:`mmdefect.functional.region_losses.tversky_focal_loss` for the formula.
 
     Args:
         alpha: price of a false positive.

@@ -1,9 +1,12 @@
-"""Random label maps and logits for the tests of metrics; plain NumPy."""
+"""Random label maps and logits for the tests of metrics, and what is read off them."""
 
 from __future__ import annotations
 
 import numpy as np
 import torch
+
+from mmdefect.functional.metrics.counting import read_label, read_prediction
+from mmdefect.functional.metrics.pixel import image_confusion
 
 
 def random_maps(seed, count=4, size_hw=(48, 64), classes=3, ignore=False, separation=3.0, clean_every=3):
@@ -24,6 +27,12 @@ def random_maps(seed, count=4, size_hw=(48, 64), classes=3, ignore=False, separa
         logits = torch.from_numpy(logits)
         maps.append((logits.argmax(0), torch.from_numpy(label), logits))
     return maps
+
+
+def confusion(prediction, label, classes):
+    """Return the ``(K, K)`` counts of label (row) and prediction (column) that a counter sees in one image."""
+    truth = read_label(label, classes)
+    return image_confusion(read_prediction(prediction, truth), truth)
 
 
 def flatten(maps, class_id):

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mmdefect.functional.metrics.components import SIZES, ComponentCounter
-from mmdefect.functional.metrics.label_map import read_label, read_prediction, regions
+from mmdefect.functional.metrics.counting import read_label, read_prediction, regions
 
 TOUCHING = np.ones((3, 3))
 

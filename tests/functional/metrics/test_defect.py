@@ -9,7 +9,7 @@ import pytest
 import torch
 from sklearn.metrics import average_precision_score, f1_score, jaccard_score, precision_score, roc_auc_score
 
-from mmdefect.functional.metrics.counter import pack, unpack
+from mmdefect.functional.metrics.counting import pack, unpack
 from mmdefect.functional.metrics.defect import GROUPS, DefectCounters
 from tests.functional.metrics.maps import flatten, random_maps
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import mmdefect.registration  # noqa: F401
-from mmdefect.functional.criss_cross import criss_cross_attention
+from mmdefect.functional.layers import criss_cross_attention
 from mmdefect.models.decode_heads.criss_cross_head import CrissCrossAttention, CrissCrossHead
 
 

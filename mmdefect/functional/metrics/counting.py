@@ -1,7 +1,13 @@
-"""One map of class ids, labelled or predicted, looked at once for all metrics."""
+"""What all metrics count with: a map of class ids, looked at once, and named integer sums that add up.
+
+A counter sees one image after the other and keeps sums whose size does not depend on how many it saw. Fractions are
+kept as fixed-point integers, so that shards merged in any order equal the whole bit for bit, and ranks need nothing
+but one all-reduce.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
 import cv2
@@ -9,10 +15,39 @@ import numpy as np
 import torch
 from torch import Tensor
 
+#: One unit of a fixed-point sum: a share of 1 is stored as this integer. 2**63 / 2**40 leaves room for 8 million.
+UNIT = 2**40
+
+
+class Counter:
+    """Sums by name: int64 tensors of fixed shapes. A subclass names the shapes and adds to ``sums`` in ``update``."""
+
+    def __init__(self, **shapes: tuple[int, ...]) -> None:
+        self.sums: dict[str, Tensor] = {name: torch.zeros(shape, dtype=torch.int64) for name, shape in shapes.items()}
+
+    def merge(self, other: Counter) -> None:
+        """Add what another counter of the same kind saw."""
+        for name, value in other.sums.items():
+            self.sums[name] += value.to(self.sums[name].device)
+
+
+def pack(counters: Iterable[Counter]) -> Tensor:
+    """Return all sums as one int64 vector on the CPU, for a single all-reduce."""
+    return torch.cat([value.flatten().cpu() for counter in counters for value in counter.sums.values()])
+
+
+def unpack(vector: Tensor, counters: Iterable[Counter]) -> None:
+    """Put a vector made by :func:`pack` of like counters back into ``counters``, in place."""
+    start = 0
+    for counter in counters:
+        for name, value in counter.sums.items():
+            counter.sums[name] = vector[start : start + value.numel()].reshape(value.shape).clone()
+            start += value.numel()
+
 
 @dataclass(frozen=True)
 class LabelMap:
-    """What the metrics need of one map.
+    """What the metrics need of one map of class ids, labelled or predicted.
 
     Attributes:
         size_hw: height and width.
@@ -46,6 +81,13 @@ class LabelMap:
         """The defect classes that occur."""
         return self._once('present', lambda: self.defect_class.unique().tolist())
 
+    @property
+    def counted(self) -> np.ndarray:
+        """Which pixels count, ``(N,)`` bool; made anew each time."""
+        counted = np.ones(len(self.values), bool)
+        counted[self.ignored.numpy()] = False
+        return counted
+
     def has(self, class_id: int | None) -> bool:
         """Whether a class occurs, or any defect for ``None``."""
         return bool(self.present) if class_id is None else class_id in self.present
@@ -76,13 +118,10 @@ def read_label(label: Tensor, num_classes: int, ignore_index: int = 255, name: s
         num_classes: classes including the background.
         ignore_index: value that is left out.
         name: what errors call it.
-
-    Raises:
-        ValueError: if it is no map, or a value lies outside the classes.
     """
     if label.ndim != 2:
         raise ValueError(
-            f'`{name}` must be one map (H, W), got the shape {tuple(label.shape)}; give one image at a time.'
+            f'`{name}` must be one map (H, W), got the shape {tuple(label.shape)}; pass images one by one.'
         )
     values, size_hw = label.to(torch.int16).cpu().flatten(), (label.shape[0], label.shape[1])
     none = torch.zeros(0, dtype=torch.int64)
@@ -98,35 +137,25 @@ def read_label(label: Tensor, num_classes: int, ignore_index: int = 255, name: s
         marked, classes, ignored = marked[keep], classes[keep], marked[~keep]
         if classes.numel() and (int(classes.min()) < 0 or int(classes.max()) >= num_classes):
             raise ValueError(
-                f'`{name}` must lie in 0..{num_classes - 1}, got {int(classes.min())}..{int(classes.max())}; '
-                'check the class list of the data set.'
+                f'`{name}` must lie in 0..{num_classes - 1}, got {int(classes.min())}..{int(classes.max())}; check the '
+                'class list of the data set.'
             )
     return LabelMap(size_hw, num_classes, values, marked, classes, ignored)
 
 
 def read_prediction(prediction: Tensor, truth: LabelMap) -> LabelMap:
-    """Look at a predicted map; what the label leaves out is left out.
-
-    Args:
-        prediction: ``(H, W)`` class ids, any number type.
-        truth: its label.
-
-    Raises:
-        ValueError: if it has another shape than the label, or a value lies outside the classes.
-    """
+    """Look at a predicted map, ``(H, W)`` class ids of any number type; what its label leaves out is left out."""
     if tuple(prediction.shape) != truth.size_hw:
         raise ValueError(
-            f'`prediction` and `label` must have one shape, got {tuple(prediction.shape)} and {truth.size_hw}; '
-            'predict at the resolution of the label.'
+            f'`prediction` and `label` must have one shape, got {tuple(prediction.shape)} and {truth.size_hw}; predict at '
+            'the resolution of the label.'
         )
     seen = read_label(prediction, truth.num_classes, ignore_index=-1, name='prediction')
     if seen.ignored.numel():
         raise ValueError(f'`prediction` must lie in 0..{truth.num_classes - 1}, got -1.')
     if not truth.ignored.numel():
         return seen
-    counts = torch.ones_like(seen.values, dtype=torch.bool)
-    counts[truth.ignored] = False
-    keep = counts[seen.defect]
+    keep = torch.from_numpy(truth.counted)[seen.defect]
     defect, defect_class = seen.defect[keep], seen.defect_class[keep]
     return replace(seen, defect=defect, defect_class=defect_class, ignored=truth.ignored, _cache={})
 

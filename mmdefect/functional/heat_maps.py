@@ -1,0 +1,158 @@
+"""Heat maps: a dense grid of patches, scores of a grid spread back over the pixels, and Grad-CAM.
+
+Upsampling by receptive field: every patch gives its score to its pixels with a Gaussian weight around its centre
+(Liznerski et al., Explainable deep one-class classification, ICLR 2021). A pixel gets the weighted mean of the patches
+that cover it; with ``normalize=False`` the weighted sum of the paper, whose borders are dim because fewer patches reach
+them. Grad-CAM (Selvaraju et al., ICCV 2017) shows which places of a layer raise a score.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from functools import lru_cache
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def grid_shape(size_hw: tuple[int, int], patch: int, stride: int) -> tuple[int, int]:
+    """Return rows and columns of the grid of patches; it must cover the whole image."""
+    for name, value in (('patch', patch), ('stride', stride)):
+        if value < 1:
+            raise ValueError(f'`{name}` must be at least 1 pixel, got {value}.')
+    for size in size_hw:
+        if size < patch or (size - patch) % stride:
+            fitting = patch + max(0, math.ceil((size - patch) / stride)) * stride
+            raise ValueError(
+                f'image sides must be {patch} plus a multiple of the stride {stride}, got {size_hw[0]}x{size_hw[1]}; '
+                f'resize to {fitting}, or take another patch or stride.'
+            )
+    return (size_hw[0] - patch) // stride + 1, (size_hw[1] - patch) // stride + 1
+
+
+def unfold_patches(image: Tensor, patch: int, stride: int) -> Tensor:
+    """Return every patch of ``(B, C, H, W)`` images, row by row: ``(B, rows, columns, C, patch, patch)``, a view.
+
+    Patch ``[b, i, j]`` is the crop of image ``b`` at row ``i * stride`` and column ``j * stride``.
+    """
+    grid_shape(tuple(image.shape[-2:]), patch, stride)
+    return image.unfold(2, patch, stride).unfold(3, patch, stride).permute(0, 2, 3, 1, 4, 5)
+
+
+def default_std(patch: int) -> float:
+    """Return the standard deviation of the weights in pixels: 10 from 32 pixels on, else it shrinks with the patch."""
+    return 10.0 if patch >= 32 else math.log10(0.45 * patch + 1) + 0.25
+
+
+def upsample_scores(
+    scores: Tensor, patch: int, stride: int, std: float | None = None, normalize: bool = True
+) -> Tensor:
+    """Spread scores of patches over the pixels.
+
+    Args:
+        scores: ``(B, rows, columns)`` float.
+        patch: side of a patch in pixels.
+        stride: distance of neighbouring patches in pixels.
+        std: of the Gaussian weights in pixels; :func:`default_std` if None.
+        normalize: divide by the sum of the weights, so that equal scores give an even map.
+
+    Returns:
+        ``(B, H, W)`` with ``H = (rows - 1) * stride + patch``.
+    """
+    if scores.ndim != 3:
+        raise ValueError(f'`scores` must be (B, rows, columns), got {tuple(scores.shape)}.')
+    std = default_std(patch) if std is None else std
+    if not std > 0:
+        raise ValueError(f'`std` must be positive, got {std}.')
+    # The weights are a product of rows and columns, so a transposed convolution is two small matrix products.
+    down, across = (
+        _weights(count, patch, stride, std, normalize).to(scores.device, scores.dtype) for count in scores.shape[1:]
+    )
+    return down @ scores @ across.T
+
+
+def upsample_cells(scores: Tensor, size_hw: tuple[int, int], patch: int, std: float | None = None) -> Tensor:
+    """Spread scores of evenly spaced cells, as those of a feature map, over the pixels.
+
+    Args:
+        scores: ``(B, rows, columns)`` float; cell ``i`` of ``n`` has its centre at ``(i + 1/2) / n`` of the side.
+        size_hw: height and width of the map.
+        patch: pixels that a cell describes.
+        std: of the Gaussian weights in pixels; :func:`default_std` if None.
+
+    Returns:
+        ``(B, H, W)``: weighted means of the cells whose patches cover a pixel.
+    """
+    std = default_std(patch) if std is None else std
+    down, across = (
+        _cell_weights(count, size, patch, std).to(scores.device, scores.dtype)
+        for count, size in zip(scores.shape[1:], size_hw, strict=True)
+    )
+    return down @ scores @ across.T
+
+
+@lru_cache(maxsize=32)
+def _cell_weights(count: int, size: int, patch: int, std: float) -> Tensor:
+    centres = (torch.arange(count, dtype=torch.float64)[None] + 0.5) * (size / count) - 0.5
+    offset = torch.arange(size, dtype=torch.float64)[:, None] - centres
+    reach = max(patch / 2, size / count)  # every pixel has a cell
+    weights = torch.where(offset.abs() <= reach, torch.exp(-0.5 * (offset / std) ** 2), 0.0)
+    return weights / weights.sum(1, keepdim=True)
+
+
+@lru_cache(maxsize=32)
+def _weights(count: int, patch: int, stride: int, std: float, normalize: bool) -> Tensor:
+    """Return ``(pixels, count)``: the weight of each patch at each pixel of one axis."""
+    pixels = torch.arange((count - 1) * stride + patch, dtype=torch.float64)[:, None]
+    starts = torch.arange(count, dtype=torch.float64)[None] * stride
+    offset = pixels - starts
+    weights = torch.exp(-0.5 * ((offset - (patch - 1) / 2) / std) ** 2)
+    weights = torch.where((offset >= 0) & (offset < patch), weights, 0.0)
+    return weights / (weights.sum(1, keepdim=True) if normalize else 1.0)
+
+
+def find_layer(module: nn.Module, name: str) -> nn.Module:
+    """Return a part of a network by its dotted name."""
+    parts = dict(module.named_modules())
+    if not name or name not in parts:
+        known = [n for n, m in parts.items() if n and n.count('.') <= 1]
+        raise ValueError(f'`layer` must name a part of the network, got {name!r}; for example {", ".join(known[:12])}.')
+    return parts[name]
+
+
+def grad_cam(network: nn.Module, layer: str, images: Tensor, score: Callable[[Tensor], Tensor]) -> Tensor:
+    """Return where a layer raises a score.
+
+    Args:
+        network: holds the layer.
+        layer: dotted name of a part whose output is a map ``(B, C, h, w)``.
+        images: ``(B, 3, H, W)`` what ``score`` takes.
+        score: maps the images to one score each, ``(B,)``, through the network.
+
+    Returns:
+        ``(B, H, W)`` float32 in [0, 1], bilinearly enlarged; all zero where nothing raises the score.
+    """
+    kept: list[Tensor] = []
+
+    def keep(_module, _inputs, output) -> None:
+        kept.append(output[-1] if isinstance(output, (tuple, list)) else output)
+
+    handle = find_layer(network, layer).register_forward_hook(keep)
+    try:
+        with torch.enable_grad():
+            total = score(images.detach().requires_grad_()).sum()
+    finally:
+        handle.remove()
+    if not kept or kept[-1].ndim != 4:
+        shape = tuple(kept[-1].shape) if kept else 'nothing'
+        raise ValueError(
+            f'`layer` must put out a map (B, C, h, w), but {layer} gives {shape}; choose a convolution or a stage.'
+        )
+    activation = kept[-1]
+    (gradient,) = torch.autograd.grad(total, activation)
+    heat = torch.relu((gradient.mean((2, 3), keepdim=True) * activation).sum(1))
+    heat = F.interpolate(heat[:, None].float(), images.shape[-2:], mode='bilinear', align_corners=False)[:, 0]
+    low, high = heat.amin((1, 2), keepdim=True), heat.amax((1, 2), keepdim=True)
+    return ((heat - low) / (high - low).clamp_min(1e-12)).detach()
