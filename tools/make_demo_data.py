@@ -14,9 +14,8 @@ import cv2
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from mmdefect.demo.overview import demo_overview
-from mmdefect.demo.plan import LAYOUTS
-from mmdefect.demo.write import write_demo_dataset
+from mmdefect.demo.sample import demo_overview
+from mmdefect.demo.write import LAYOUTS, write_demo_dataset
 
 
 def parse_args() -> argparse.Namespace:

@@ -73,7 +73,7 @@ def streaks(rng: Generator, size_hw: tuple[int, int], length: float, angle: floa
     grow = abs(float(np.sin(angle)))
     pad_y, pad_x = int(np.ceil(width * grow)) + 4, int(np.ceil(height * grow)) + 4
     field = white_noise(rng, (height + pad_y, width + pad_x))
-    window = max(3, int(round(length)) | 1)
+    window = max(3, round(length) | 1)
     field = cv2.blur(
         cv2.blur(field, (window, 1), borderType=cv2.BORDER_REFLECT),
         (max(3, window // 2 | 1), 1),

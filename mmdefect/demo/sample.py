@@ -8,32 +8,33 @@ drawn nor estimated.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from typing import Protocol
 
 import cv2
 import numpy as np
 from numpy import ndarray
+from numpy.random import Generator
 
-from mmdefect.demo.defects import SAMPLERS, Defect
+from mmdefect.demo.defects.deposits import sample_particles, sample_stain
+from mmdefect.demo.defects.fabric import sample_cut, sample_hole, sample_missing_yarn
+from mmdefect.demo.defects.hard import sample_broken_corner, sample_chip, sample_pits, sample_scratch
+from mmdefect.demo.scene import Scene, Surface, render
 from mmdefect.demo.scenes import carpet_scene, insert_scene, metal_scene
-from mmdefect.demo.shading import render
-from mmdefect.demo.types import Scene, Surface
+from mmdefect.visualization import default_palette, image_grid, legend, overlay_labels
 
 #: A pixel counts as defective when a channel changes by more than this many of 255 levels (sensor noise: about 2).
 TOLERANCE = 6
 #: Largest share of the image that all defects together may change.
 MAX_AREA_FRACTION = 0.03
-#: A defect that changes fewer pixels than this is drawn again: two pixels is the smallest speck worth a label.
+#: A defect that changes fewer pixels than this is sampled again: two pixels is the smallest speck worth a label.
 MIN_PIXELS = 2
 #: Sizes that the scenes are made for, in pixels of the short and the long side.
 SIZE_RANGE = (128, 1024)
 
-SCENES: dict[str, Callable[[np.random.Generator, tuple[int, int]], Scene]] = {
-    'metal': metal_scene,
-    'carpet': carpet_scene,
-    'insert': insert_scene,
-}
-
+SCENES: dict[str, Callable[[Generator, tuple[int, int]], Scene]] = dict(
+    metal=metal_scene, carpet=carpet_scene, insert=insert_scene
+)
 #: Defects that occur in each category, in the order of their class indices.
 CATEGORIES: dict[str, tuple[str, ...]] = {
     'metal': ('scratch', 'pit', 'stain', 'particle'),
@@ -42,46 +43,47 @@ CATEGORIES: dict[str, tuple[str, ...]] = {
 }
 
 
+class Defect(Protocol):
+    """What every record of defect parameters can do."""
+
+    def apply(self, surface: Surface, scene: Scene) -> Surface:
+        """Return a new surface that carries the defect; the argument stays as it is."""
+
+
+#: Sampler of each kind of defect. ``missing`` is a corner of the object that is gone, ``yarn`` a gap in a weave.
+SAMPLERS: dict[str, Callable[[Generator, Scene], Defect]] = {
+    'scratch': sample_scratch,
+    'cut': sample_cut,
+    'chip': sample_chip,
+    'missing': sample_broken_corner,
+    'yarn': sample_missing_yarn,
+    'stain': sample_stain,
+    'pit': sample_pits,
+    'hole': sample_hole,
+    'particle': sample_particles,
+}
+
+
 @dataclass(frozen=True)
 class DefectRecord:
-    """What one defect did to the image.
+    """What one defect did to the image."""
 
-    Attributes:
-        kind: key of :data:`mmdefect.demo.defects.SAMPLERS`.
-        class_index: its value in the label.
-        box_xyxy: left, top, right, bottom of its pixels, ends excluded.
-        area: its number of pixels.
-        defect: the sampled parameters.
-    """
-
-    kind: str
-    class_index: int
-    box_xyxy: tuple[int, int, int, int]
-    area: int
-    defect: Defect
-
-    def as_dict(self) -> dict:
-        """Return the record as plain lists and numbers."""
-        return asdict(self)
+    kind: str  # key of SAMPLERS
+    class_index: int  # its value in the label
+    box_xyxy: tuple[int, int, int, int]  # left, top, right, bottom of its pixels, ends excluded
+    area: int  # its number of pixels
+    defect: Defect  # the sampled parameters
 
 
 @dataclass(frozen=True)
 class DemoSample:
-    """An image and everything that is known about it.
+    """An image and everything that is known about it."""
 
-    Attributes:
-        image: ``(H, W, 3)`` uint8 RGB.
-        clean: the same image without defects, ``(H, W, 3)`` uint8 RGB.
-        label: ``(H, W)`` uint8, 0 normal, else the class of the defect.
-        support: ``(H, W)`` bool, the object; the plain background never carries a defect.
-        records: one entry per defect, in the order in which they were applied.
-    """
-
-    image: ndarray
-    clean: ndarray
-    label: ndarray
-    support: ndarray
-    records: tuple[DefectRecord, ...]
+    image: ndarray  # (H, W, 3) uint8 RGB
+    clean: ndarray  # the same image without defects
+    label: ndarray  # (H, W) uint8, 0 normal, else the class of the defect
+    support: ndarray  # (H, W) bool, the object; the plain background never carries a defect
+    records: tuple[DefectRecord, ...]  # one entry per defect, in the order in which they were applied
 
 
 def check_size(size_hw: tuple[int, int]) -> None:
@@ -90,7 +92,7 @@ def check_size(size_hw: tuple[int, int]) -> None:
     if not all(low <= side <= high for side in size_hw):
         raise ValueError(
             f'`size_hw` must lie between {low} and {high} pixels on both sides, got {tuple(size_hw)}; '
-            'the scenes lose their detail below and have not been judged above, so choose a size between.'
+            'the scenes lose their detail below and have not been judged above.'
         )
 
 
@@ -119,30 +121,49 @@ def render_sample(
     return add_defects(scene, defects, np.random.default_rng(defect_seed))
 
 
-def add_defects(scene: Scene, defects: Sequence[tuple[str, int]], rng: np.random.Generator) -> DemoSample:
+def add_defects(scene: Scene, defects: Sequence[tuple[str, int]], rng: Generator) -> DemoSample:
     """Put defects on a scene one after the other and label what each of them changed.
 
     Where several defects changed a pixel it belongs to the one that changed it most.
     """
-    clean = render(scene)
-    support = scene.support
-    surface, image = scene.surface, clean
+    clean = image = render(scene)
+    surface, support = scene.surface, scene.support
     strongest = np.zeros(scene.size_hw, np.int16)
     owner = np.full(scene.size_hw, -1, np.int8)
-    applied: list[tuple[str, int, Defect]] = []
-    for kind, class_index in defects:
-        budget = MAX_AREA_FRACTION * support.size
-        surface, after, defect = _place(scene, surface, image, clean, kind, budget, rng)
+    applied: list[Defect] = []
+    for kind, _ in defects:
+        surface, after, defect = _place(scene, surface, image, clean, kind, rng)
         change = _difference(after, image)
         owner[change > strongest] = len(applied)
         strongest = np.maximum(strongest, change)
         image = after
-        applied.append((kind, class_index, defect))
-    changed = _difference(image, clean) > TOLERANCE
-    owner[~changed] = -1
-    classes = np.array([0, *(index for _, index, _ in applied)], np.uint8)
-    records = tuple(_record(owner == k, *entry) for k, entry in enumerate(applied))
-    return DemoSample(image, clean, classes[owner + 1], support, records)
+        applied.append(defect)
+    owner[_difference(image, clean) <= TOLERANCE] = -1
+    label = np.array([0, *(index for _, index in defects)], np.uint8)[owner + 1]
+    records = []
+    for k, ((kind, index), defect) in enumerate(zip(defects, applied, strict=True)):
+        mask = (owner == k).view(np.uint8)
+        left, top, width, height = cv2.boundingRect(mask)
+        records.append(DefectRecord(kind, index, (left, top, left + width, top + height), int(mask.sum()), defect))
+    return DemoSample(image, clean, label, support, tuple(records))
+
+
+def _place(
+    scene: Scene, surface: Surface, image: ndarray, clean: ndarray, kind: str, rng: Generator
+) -> tuple[Surface, ndarray, Defect]:
+    """Sample a defect until it is visible and small enough; return the new surface, its image and the defect."""
+    most = MAX_AREA_FRACTION * scene.support.size
+    for _ in range(60):
+        defect = SAMPLERS[kind](rng, scene)
+        candidate = defect.apply(surface, scene)
+        after = np.where(scene.support[..., None], render(scene, candidate), clean)
+        visible = np.count_nonzero(_difference(after, image) > TOLERANCE) >= MIN_PIXELS
+        if visible and np.count_nonzero(_difference(after, clean) > TOLERANCE) <= most:
+            return candidate, after, defect
+    raise RuntimeError(
+        f'no visible {kind!r} of fewer than {most:.0f} pixels was found in 60 tries on a scene of {scene.size_hw}; '
+        'ask for fewer defects in one image.'
+    )
 
 
 def _difference(a: ndarray, b: ndarray) -> ndarray:
@@ -151,24 +172,34 @@ def _difference(a: ndarray, b: ndarray) -> ndarray:
     return cv2.max(cv2.max(red, green), blue).astype(np.int16)
 
 
-def _place(
-    scene: Scene, surface: Surface, image: ndarray, clean: ndarray, kind: str, budget: float, rng: np.random.Generator
-) -> tuple[Surface, ndarray, Defect]:
-    """Sample a defect until it is visible and small enough; return the new surface, its image and the defect."""
-    for _ in range(60):
-        defect = SAMPLERS[kind](rng, scene)
-        candidate = defect.apply(surface, scene)
-        after = np.where(scene.support[..., None], render(scene, candidate), clean)
-        visible = np.count_nonzero(_difference(after, image) > TOLERANCE) >= MIN_PIXELS
-        if visible and np.count_nonzero(_difference(after, clean) > TOLERANCE) <= budget:
-            return candidate, after, defect
-    raise RuntimeError(
-        f'no visible {kind!r} under {budget:.0f} pixels in 60 draws on a scene of {scene.size_hw}; '
-        'ask for fewer defects in one image.'
-    )
+def demo_overview(size: int = 224, seed: int = 0) -> ndarray:
+    """Return for each category a row of whole images and a row of enlarged defects with their labels.
 
+    Args:
+        size: side of the images in pixels.
+        seed: seed of the images.
 
-def _record(mask: ndarray, kind: str, class_index: int, defect: Defect) -> DefectRecord:
-    rows, cols = np.nonzero(mask)
-    box = (int(cols.min()), int(rows.min()), int(cols.max()) + 1, int(rows.max()) + 1) if len(rows) else (0, 0, 0, 0)
-    return DefectRecord(kind, class_index, box, int(mask.sum()), defect)
+    Returns:
+        ``(H, W, 3)`` uint8 RGB.
+    """
+    kinds = list(dict.fromkeys(kind for kinds in CATEGORIES.values() for kind in kinds))
+    palette = default_palette(len(kinds) + 1)
+    rows, captions, titles = [], [], []
+    for c, (category, names) in enumerate(CATEGORIES.items()):
+        whole, close = [render_sample(category, (), (size, size), (seed, 9, c)).image], [None]
+        for k, kind in enumerate(names):
+            wanted = [(kind, kinds.index(kind) + 1)]
+            samples = [render_sample(category, wanted, (size, size), (seed, 9, c, k, number)) for number in range(8)]
+            # The second largest is typical, yet visible on a small page.
+            sample = sorted(samples, key=lambda sample: sample.records[0].area)[-2]
+            whole.append(sample.image)
+            left, top, right, bottom = sample.records[0].box_xyxy
+            side = size // 2
+            y, x = np.clip([(top + bottom - side) // 2, (left + right - side) // 2], 0, size - side)
+            parts = [array[y : y + side, x : x + side] for array in (sample.image, sample.label)]
+            enlarged = [cv2.resize(part, (size, size), interpolation=cv2.INTER_NEAREST) for part in parts]
+            close.append(overlay_labels(*enlarged, palette, alpha=0.0, outline=1))
+        rows += [whole, close]
+        captions += [['good', *names], ['', *['label, twice enlarged'] * len(names)]]
+        titles += [category, '']
+    return image_grid(rows, titles, captions=captions, footer=legend(kinds, palette[1:], size=15))

@@ -7,9 +7,8 @@ import copy
 import numpy as np
 import pytest
 
-from mmdefect.demo.defects import SAMPLERS
 from mmdefect.demo.defects.region import Window, line_cover, polygon_cover
-from mmdefect.demo.sample import CATEGORIES, SCENES
+from mmdefect.demo.sample import CATEGORIES, SAMPLERS, SCENES
 
 EVERY_DEFECT = [(category, kind) for category, kinds in CATEGORIES.items() for kind in kinds]
 FIELDS = ('height', 'albedo', 'gloss', 'cover')

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mmdefect.demo.sample import CATEGORIES, MAX_AREA_FRACTION, TOLERANCE, render_sample
-from mmdefect.demo.scenes import insert
+from mmdefect.demo.scenes import HOLE
 
 EVERY_DEFECT = [(category, kind) for category, kinds in CATEGORIES.items() for kind in kinds]
 
@@ -87,7 +87,7 @@ def test_defects_stay_on_the_object(kind):
     side = 192
     y, x = np.mgrid[:side, :side] - (side - 1) / 2
     # The fixture lets the part move by one per cent of the side; a pixel beyond that and the blur is hole for sure.
-    hole = np.hypot(x, y) < insert.HOLE * side * 0.99 - 0.015 * side - 2
+    hole = np.hypot(x, y) < HOLE * side * 0.99 - 0.015 * side - 2
     for number in range(12):
         sample = render_sample('insert', [(kind, 1)], (side, side), [2, number])
         bright = (sample.clean.min(axis=2) > 200).astype(np.uint8)

@@ -9,9 +9,8 @@ import cv2
 import numpy as np
 import pytest
 
-from mmdefect.demo.plan import plan_layout, smallest_count
 from mmdefect.demo.sample import CATEGORIES
-from mmdefect.demo.write import write_demo_dataset
+from mmdefect.demo.write import plan_layout, smallest_count, write_demo_dataset
 
 SIZE = (128, 128)
 
@@ -74,7 +73,7 @@ def test_wta_layout_is_complete_and_balanced(root):
 
 
 def test_balance_of_the_default_set():
-    plans = [p for p in plan_layout('wta', 200)]
+    plans = plan_layout('wta', 200)
     assert sum(not p.defects for p in plans) == 80
     attached = sum(any(c == 1 for _, c in p.defects) for p in plans)
     broken = sum(any(c == 2 for _, c in p.defects) for p in plans)

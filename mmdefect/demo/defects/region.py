@@ -9,10 +9,12 @@ import numpy as np
 from numpy import ndarray
 from numpy.random import Generator
 
-from mmdefect.demo.types import Scene, Surface
+from mmdefect.demo.scene import Scene
 
 #: Coverage is drawn this many times finer and averaged, so that edges and thin lines are smooth.
 SUPERSAMPLE = 4
+
+Points = tuple[tuple[float, float], ...]
 
 
 @dataclass(frozen=True)
@@ -49,9 +51,14 @@ class Window:
         return x, y
 
 
-def copy_surface(surface: Surface) -> Surface:
-    """Return a copy whose arrays may be edited in place."""
-    return Surface(surface.height.copy(), surface.albedo.copy(), surface.gloss.copy(), surface.cover.copy())
+def as_points(points_xy: ndarray) -> Points:
+    """Return ``(N, 2)`` x, y as plain numbers, for the record of a defect."""
+    return tuple((float(x), float(y)) for x, y in points_xy)
+
+
+def turn_matrix(angle: float) -> ndarray:
+    """Return ``(2, 2)``, which turns x, y by an angle in radians from the x axis towards the y axis."""
+    return np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
 
 
 def tint(albedo: ndarray, rgb: tuple[float, float, float] | ndarray, weight: ndarray) -> None:
@@ -60,11 +67,7 @@ def tint(albedo: ndarray, rgb: tuple[float, float, float] | ndarray, weight: nda
 
 
 def pick_site(rng: Generator, scene: Scene, margin: float) -> tuple[float, float]:
-    """Return x, y of a point on the object, at least ``margin`` pixels from its outline and from the frame.
-
-    Raises:
-        ValueError: if no point of the scene is that far inside.
-    """
+    """Return x, y of a point on the object, at least ``margin`` pixels from its outline and from the frame."""
     height, width = scene.size_hw
     pad = min(margin, min(scene.size_hw) / 2 - 1)
     for _ in range(500):
@@ -98,12 +101,9 @@ def polygon_cover(points_xy: ndarray, window: Window) -> ndarray:
 
 
 def line_cover(points_xy: ndarray, widths: ndarray, strengths: ndarray, window: Window) -> ndarray:
-    """Return how much of each pixel a line of varying width covers, times its strength: ``(h, w)`` in [0, 1].
+    """Return how much of each pixel a line covers, times its strength: ``(h, w)`` in [0, 1].
 
-    Args:
-        points_xy: ``(N, 2)`` points of the line in pixels.
-        widths: ``(N,)`` width at each point in pixels.
-        strengths: ``(N,)`` in [0, 1].
+    At each of its ``(N, 2)`` points the line has a width in pixels and a strength in [0, 1], both ``(N,)``.
     """
     canvas, path = _fine_canvas(points_xy, window)
     fixed = np.round(path * 16).astype(np.int32)
@@ -111,15 +111,8 @@ def line_cover(points_xy: ndarray, widths: ndarray, strengths: ndarray, window: 
         wide = SUPERSAMPLE * 0.5 * (widths[k] + widths[k + 1])
         level = 255 * 0.5 * (strengths[k] + strengths[k + 1])
         # A line thinner than the finest stroke is drawn with that stroke and less strength.
-        cv2.line(
-            canvas,
-            fixed[k].tolist(),
-            fixed[k + 1].tolist(),
-            int(round(level * min(1.0, wide))),
-            max(1, int(round(wide))),
-            cv2.LINE_8,
-            4,
-        )
+        ends = fixed[k].tolist(), fixed[k + 1].tolist()
+        cv2.line(canvas, *ends, round(level * min(1.0, wide)), max(1, round(wide)), cv2.LINE_8, 4)
     return _average(canvas, window)
 
 
@@ -142,3 +135,32 @@ def rough_polygon(
     angles = (np.arange(corners) + rng.uniform(-0.35, 0.35, corners)) * (2 * np.pi / corners) + rng.uniform(0, 6.28)
     radii = radius * np.clip(1.0 + roughness * rng.standard_normal(corners), 0.35, 1.7)
     return np.stack([centre_xy[0] + radii * np.cos(angles), centre_xy[1] + radii * np.sin(angles)], axis=1)
+
+
+def _wander(rng: Generator, scene: Scene, length: float, heading: float, curl: float) -> Points:
+    """Return a smooth wandering line that starts on the object and stops where it would leave it."""
+    step = 2.0 * scene.unit
+    x, y = pick_site(rng, scene, 4.0 * scene.unit)
+    bend = rng.normal(0.0, curl)
+    points = [(x, y)]
+    for _ in range(max(3, int(length / step))):
+        bend += rng.normal(0.0, 0.25 * curl)
+        heading += bend * step
+        x, y = x + step * float(np.cos(heading)), y + step * float(np.sin(heading))
+        inside_frame = 1 <= x < scene.size_hw[1] - 1 and 1 <= y < scene.size_hw[0] - 1
+        if not inside_frame or scene.inside[int(y), int(x)] < 1.5:
+            break
+        points.append((x, y))
+    return tuple(points)
+
+
+def sample_path(rng: Generator, scene: Scene, length_range: tuple[float, float], curl: float) -> Points:
+    """Return a path of at least half the lowest length; the longest of a few tries where the object leaves no room."""
+    tries = []
+    for _ in range(12):
+        length = float(np.exp(rng.uniform(*np.log(length_range)))) * scene.unit
+        heading = scene.material.grain_angle + rng.uniform(0.2, np.pi - 0.2) + np.pi * rng.integers(2)
+        tries.append(_wander(rng, scene, length, heading, curl / scene.unit))
+        if len(tries[-1]) * 2.0 >= 0.5 * length_range[0]:
+            return tries[-1]
+    return max(tries, key=len)
