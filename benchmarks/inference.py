@@ -61,7 +61,7 @@ def measure_runtime(seconds: float, threads_of: list[int], models: list[str], ba
     from torch.utils.flop_counter import FlopCounterMode
 
     from mmdefect.deployment.quantization import quantize
-    from mmdefect.deployment.runtime import OnnxPredictor
+    from mmdefect.deployment.predictor import OnnxPredictor
     from tests.helpers.deployment import make_images
 
     left, right = np.ones((1024, 1152), np.float32), np.ones((1152, 4096), np.float32)
@@ -144,8 +144,8 @@ def measure_pipeline(rounds: int, models: list[str], threads_of: list[int], coun
     The share of the main thread, which runs the network, is what is left where other cores decode, measure and write.
     """
 
-    from mmdefect.deployment.job import JobSettings, predict_to_folder
-    from mmdefect.deployment.runtime import OnnxPredictor
+    from mmdefect.deployment.predict import JobSettings, predict_to_folder
+    from mmdefect.deployment.predictor import OnnxPredictor
     from mmdefect.deployment.sources import find_sources
 
     rows = []
@@ -276,7 +276,7 @@ def measure_int8(checkpoint: Path, data: Path, seconds: float) -> list[dict]:
     from mmdefect.apis.inference import open_checkpoint
     from mmdefect.deployment.decoding import read_image
     from mmdefect.deployment.quantization import quantize
-    from mmdefect.deployment.runtime import OnnxPredictor
+    from mmdefect.deployment.predictor import OnnxPredictor
     from mmdefect.deployment.sources import find_sources
     from mmdefect.inference.export import export_model
 

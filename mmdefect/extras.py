@@ -9,7 +9,11 @@ from pathlib import Path
 _OPENMMLAB = ('mmengine', 'mmcv', 'mmseg')
 _TRAIN = ('torch', 'torchvision', 'filelock', 'matplotlib', 'PIL', 'prettytable', 'rich', 'scipy')
 #: Modules by which an extra is known. Upstream OpenMMLab provides those of ``mm`` as well.
-MODULES = {'train': _TRAIN, 'mm': (*_OPENMMLAB, *_TRAIN)}
+MODULES = {
+    'train': _TRAIN,
+    'mm': (*_OPENMMLAB, *_TRAIN),
+    'serve': ('fastapi', 'uvicorn', 'prometheus_client', 'python_multipart'),
+}
 
 
 def missing_modules(extra: str, *modules: str) -> list[str]:

@@ -17,9 +17,9 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from mmdefect.deployment import load_predictor
-from mmdefect.deployment.server.run import serve, warn_about_exposure
+from mmdefect.deployment.server.run import serve
 from mmdefect.deployment.server.settings import ServerSettings
-from mmdefect.deployment.server.sizes import SizedPredictor
+from mmdefect.deployment.tiling import SizedPredictor
 
 TOKEN_VARIABLE = 'MMDEFECT_TOKEN'
 
@@ -125,7 +125,6 @@ def main(argv: list[str] | None = None) -> int:
     logging.basicConfig(format='%(levelname)s: %(message)s')
     try:
         settings = make_settings(args)
-        warn_about_exposure(settings)
         tile_hw = (args.tile, args.tile) if args.tile else None
         predictor = SizedPredictor(load_predictor(args.model, **model_options(args)), tile_hw, args.max_regions)
         name = predictor.info.name or Path(args.model).name

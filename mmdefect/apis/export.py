@@ -11,8 +11,7 @@ from numpy import ndarray
 
 from mmdefect.apis.inference import open_model
 from mmdefect.deployment.decoding import read_image
-from mmdefect.deployment.loading import load_predictor
-from mmdefect.deployment.predictor import BatchPredictor
+from mmdefect.deployment.predictor import BatchPredictor, load_predictor
 from mmdefect.deployment.quantization import quantize
 from mmdefect.deployment.sources import find_sources
 from mmdefect.inference.export import export_model

@@ -18,17 +18,22 @@ from numpy import ndarray
 SMALLEST = 1e-7
 
 
+def check_thresholds(thresholds: Sequence[float], classes: Sequence[str]) -> tuple[float, ...]:
+    """Return the thresholds as a tuple; ``ValueError`` unless there is one in (0, 1) for each defect class."""
+    values = tuple(float(t) for t in thresholds)
+    if len(values) != len(classes) - 1 or not all(0 < t < 1 for t in values):
+        raise ValueError(
+            f'`thresholds` must be {len(classes) - 1} probabilities between 0 and 1, one for each of '
+            f'{list(classes[1:])}, got {list(values)}.'
+        )
+    return values
+
+
 def thresholds_from_offsets(offsets: Sequence[float]) -> tuple[float, ...]:
-    """Return the thresholds of the defect classes for fitted offsets (background first, its offset taken as zero)."""
+    """Return the thresholds of the defect classes for fitted offsets, of which the first is that of normal."""
     values = np.asarray(offsets, np.float64)
     thresholds = 1.0 / (1.0 + np.exp(values[1:] - values[0]))
     return tuple(float(t) for t in np.clip(thresholds, SMALLEST, 1 - SMALLEST))
-
-
-def factors(thresholds: Sequence[float]) -> ndarray:
-    """Return ``(K + 1,)`` float32 factors of the probabilities; that of normal is 1."""
-    values = np.asarray(thresholds, np.float64)
-    return np.concatenate([[1.0], (1.0 - values) / values]).astype(np.float32)
 
 
 def decide_labels(probabilities: ndarray, thresholds: Sequence[float]) -> ndarray:
@@ -41,12 +46,13 @@ def decide_labels(probabilities: ndarray, thresholds: Sequence[float]) -> ndarra
     Returns:
         ``(...)`` uint8.
     """
-    scale = factors(thresholds)
+    values = np.asarray(thresholds, np.float64)
+    factors = ((1.0 - values) / values).astype(np.float32)
     best = probabilities[0]
     chosen = np.zeros(best.shape, np.uint8)
-    for k in range(1, len(probabilities)):
-        value = probabilities[k] * scale[k]
+    for k, factor in enumerate(factors, 1):
+        value = probabilities[k] * factor
         chosen[value > best] = k
-        if k + 1 < len(probabilities):
+        if k < len(factors):
             best = np.maximum(best, value)
     return chosen

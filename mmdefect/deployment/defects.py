@@ -8,7 +8,7 @@ are fewer than the minimum area, since it may have to be erased.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import cv2
 import numpy as np
@@ -20,7 +20,7 @@ CONNECTIVITY = 8
 
 
 class TooManyRegions(ValueError):
-    """More regions than somebody was ready to measure: noise, or a threshold that is far too low."""
+    """More regions than the caller is ready to measure: noise, or a threshold that is far too low."""
 
 
 def find_defects(
@@ -39,13 +39,10 @@ def find_defects(
         classes: names, normal first.
         min_area_px: regions of fewer pixels are dropped.
         mm_per_pixel: side of a pixel in millimetres, if lengths are wanted in millimetres too.
-        max_regions: more, small ones included, are an error; each takes some 40 microseconds.
+        max_regions: more, small ones included, raise :class:`TooManyRegions`; each takes some 40 microseconds.
 
     Returns:
         The defects, largest score first.
-
-    Raises:
-        TooManyRegions: if there are.
     """
     gatherer = DefectGatherer(classes, label_map.shape, min_area_px, max_regions)
     gatherer.add(0, label_map, probabilities)
@@ -58,56 +55,37 @@ class _Region:
 
     class_id: int
     area: int
-    sum_x: float
-    sum_y: float
-    score: float
+    sums: ndarray  # float64: x, y and score of all pixels
     box: tuple[int, int, int, int]
     hull: ndarray  # (N, 2) int32 corners of pixels
-    pixels: list[ndarray] | None = field(default=None)  # (n, 2) rows and columns, while the region is small
+    pixels: list[ndarray] | None  # (2, n) rows and columns, while the region is small
 
     def join(self, other: _Region, keep_below: int) -> None:
         """Add another region of the same class."""
         a, b = self.box, other.box
         self.box = (min(a[0], b[0]), min(a[1], b[1]), max(a[2], b[2]), max(a[3], b[3]))
-        self.area += other.area
-        self.sum_x, self.sum_y, self.score = (
-            self.sum_x + other.sum_x,
-            self.sum_y + other.sum_y,
-            self.score + other.score,
-        )
+        self.area, self.sums = self.area + other.area, self.sums + other.sums
         self.hull = _hull(np.concatenate([self.hull, other.hull]))
         self.pixels = None if self.area >= keep_below else [*self.pixels, *other.pixels]
+        other.pixels = None
 
 
 class DefectGatherer:
-    """Gathers regions from the bands of one image, top to bottom.
-
-    Args:
-        classes: names, normal first.
-        size_hw: of the image.
-        min_area_px: regions of fewer pixels are dropped.
-        max_regions: more are an error.
-    """
+    """Gathers regions from the bands of one image, top to bottom; arguments as in :func:`find_defects`."""
 
     def __init__(
         self, classes: Sequence[str], size_hw: tuple[int, int], min_area_px: int = 0, max_regions: int | None = None
     ) -> None:
         if min_area_px < 0:
             raise ValueError(f'`min_area_px` must be 0 or a number of pixels, got {min_area_px}.')
-        self.classes, self.size_hw, self.min_area_px = tuple(classes), size_hw, min_area_px
-        self.max_regions = max_regions
+        self.classes, self.size_hw = tuple(classes), size_hw
+        self.min_area_px, self.max_regions = min_area_px, max_regions
         self._regions: list[_Region] = []
         self._joined: list[int] = []  # of each region, the one it became part of
         self._edge: ndarray | None = None  # region of each pixel of the last row, -1 for none
 
     def add(self, top: int, labels: ndarray, probabilities: ndarray) -> None:
-        """Take the next band.
-
-        Args:
-            top: row of the image at which it starts.
-            labels: ``(h, W)`` uint8 class ids.
-            probabilities: ``(K + 1, h, W)`` float32.
-        """
+        """Take the band from row ``top`` on: ``(h, W)`` uint8 labels, ``(K + 1, h, W)`` float32 probabilities."""
         above, first = self._edge, np.full(labels.shape[1], -1)
         self._edge = np.full(labels.shape[1], -1)
         for class_id in range(1, int(labels.max(initial=0)) + 1):
@@ -121,50 +99,35 @@ class DefectGatherer:
         """Return the defects, largest score first; erase the small regions in the label map of the whole image."""
         if mm_per_pixel is not None and not mm_per_pixel > 0:
             raise ValueError(f'`mm_per_pixel` must be a positive length, got {mm_per_pixel}.')
-        kept = []
-        for index, region in enumerate(self._regions):
-            if self._joined[index] != index:
-                continue
-            if region.area >= self.min_area_px:
-                kept.append(self._measure(region, mm_per_pixel))
-            elif label_map is not None:
+        whole = [region for index, region in enumerate(self._regions) if self._joined[index] == index]
+        for region in whole:
+            if region.area < self.min_area_px and label_map is not None:
                 for rows, columns in region.pixels:
                     label_map[rows, columns] = 0
+        kept = [self._measure(region, mm_per_pixel) for region in whole if region.area >= self.min_area_px]
         return sorted(kept, key=lambda d: (-d.score, -d.area_px, d.box_xyxy))
 
     def _add_class(self, class_id: int, top: int, mask: ndarray, probability: ndarray, first: ndarray) -> None:
         left, upper, width, height = cv2.boundingRect(mask)
         window = slice(upper, upper + height), slice(left, left + width)
         count, marks, stats, centroids = cv2.connectedComponentsWithStats(mask[window], None, CONNECTIVITY, cv2.CV_32S)
-        if self.max_regions is not None and len(self._regions) + count - 1 > self.max_regions:
+        start = len(self._regions)
+        if self.max_regions is not None and start + count - 1 > self.max_regions:
             raise TooManyRegions(
                 f'a label map must have at most {self.max_regions} regions, but this one has more; '
                 'raise the threshold, or train the model longer.'
             )
         inside = np.flatnonzero(mask[window].view(bool))  # few, however large the window
         scores = np.bincount(marks.ravel()[inside], probability[window].ravel()[inside].astype(np.float64), count)
-        start = len(self._regions)
         for mark in range(1, count):
             x, y, w, h, area = (int(v) for v in stats[mark])
             own = marks[y : y + h, x : x + w] == mark
             x, y = x + left, y + upper + top
-            pixels = None
-            if area < self.min_area_px:
-                rows, columns = np.nonzero(own)
-                pixels = [np.stack([rows + y, columns + x])]
-            self._regions.append(
-                _Region(
-                    class_id,
-                    area,
-                    area * (float(centroids[mark, 0]) + left),
-                    area * (float(centroids[mark, 1]) + upper + top),
-                    float(scores[mark]),
-                    (x, y, x + w, y + h),
-                    _hull(_corners(own) + np.int32([x, y])),
-                    pixels,
-                )
-            )
-            self._joined.append(len(self._joined))
+            centre = centroids[mark] + (left, upper + top)
+            pixels = [np.argwhere(own).T + np.array([[y], [x]])] if area < self.min_area_px else None
+            sums, hull = np.array([*(area * centre), scores[mark]]), _hull(_corners(own) + np.int32([x, y]))
+            self._regions.append(_Region(class_id, area, sums, (x, y, x + w, y + h), hull, pixels))
+        self._joined += range(start, len(self._regions))
         columns = slice(left, left + width)
         for row, edge in ((0, first), (len(mask) - 1, self._edge)):
             if upper <= row < upper + height:
@@ -181,7 +144,7 @@ class DefectGatherer:
                     one, two = self._root(int(one)), self._root(int(two))
                     if one != two:
                         self._regions[one].join(self._regions[two], self.min_area_px)
-                        self._regions[two].pixels, self._joined[two] = None, one
+                        self._joined[two] = one
 
     def _root(self, index: int) -> int:
         while self._joined[index] != index:
@@ -189,24 +152,13 @@ class DefectGatherer:
             index = self._joined[index]
         return index
 
-    def _measure(self, region: _Region, mm_per_pixel: float | None) -> Defect:
-        sides = sorted(cv2.minAreaRect(region.hull.astype(np.float32))[1], reverse=True)
-        length, width = float(sides[0]), float(sides[1])
-        mm = mm_per_pixel
-        return Defect(
-            class_name=self.classes[region.class_id],
-            class_id=region.class_id,
-            score=region.score / region.area,
-            area_px=region.area,
-            area_percent=100.0 * region.area / (self.size_hw[0] * self.size_hw[1]),
-            box_xyxy=region.box,
-            centroid_xy=(region.sum_x / region.area, region.sum_y / region.area),
-            length_px=length,
-            width_px=width,
-            length_mm=mm and length * mm,
-            width_mm=mm and width * mm,
-            area_mm2=mm and region.area * mm * mm,
-        )
+    def _measure(self, region: _Region, mm: float | None) -> Defect:
+        width, length = sorted(map(float, cv2.minAreaRect(region.hull.astype(np.float32))[1]))
+        x, y, score = (float(v) / region.area for v in region.sums)
+        percent = 100.0 * region.area / (self.size_hw[0] * self.size_hw[1])
+        in_mm = () if mm is None else (length * mm, width * mm, region.area * mm * mm)
+        name = self.classes[region.class_id]
+        return Defect(name, region.class_id, score, region.area, percent, region.box, (x, y), length, width, *in_mm)
 
 
 def _corners(mask: ndarray) -> ndarray:

@@ -1,17 +1,117 @@
-"""Everything from the arguments of ``tools/predict.py`` to the finished folder."""
+"""Predict many images into a folder: batches, measuring and writing beside the network, and a record to continue from.
+
+What lies in the folder afterwards:
+
+===========================  ====================================================================================
+``predictions.jsonl``        a line for each image, with its defects; written last, so what it names is complete
+``defects.csv``              a row for each defect
+``images.csv``               a row for each image, with the decision on it
+``labels/NAME.png``          label maps with palette
+``overlays/NAME.png``        images with the defects drawn in, if asked for
+``probabilities/NAME.npz``   ``(K + 1, H, W)`` float16, if asked for
+``settings.json``            what was predicted with; a run with other settings does not continue here
+===========================  ====================================================================================
+
+A large folder is predicted in parts, by several processes or on Ray: every part into ``parts/N``, and when it is
+complete its files move to where one process would have written them. What a stopped run leaves in ``parts`` is kept.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import csv
+import hashlib
+import json
+import os
+import shutil
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from mmdefect.deployment.job import JobSettings, JobSummary, predict_to_folder
-from mmdefect.deployment.loading import load_predictor
-from mmdefect.deployment.progress import ProgressLine
-from mmdefect.deployment.sources import count_frames, find_sources
+from mmdefect import files
+from mmdefect.deployment.decision import check_thresholds
+from mmdefect.deployment.decoding import MAX_PIXELS, DecodedImage, ImageError
+from mmdefect.deployment.predictor import BatchPredictor, load_predictor
+from mmdefect.deployment.sources import AHEAD_BYTES, Source, count_frames, decode_ahead, find_sources
 from mmdefect.deployment.tiling import TiledPredictor, TilePlan
-from mmdefect.deployment.types import ModelInfo, check_thresholds
+from mmdefect.deployment.types import ModelInfo, Prediction, PredictOptions, Predictor
+from mmdefect.deployment.writing import (
+    RecordFile,
+    encode_label_png,
+    encode_overlay,
+    encode_probabilities,
+    image_record,
+    write_tables,
+)
+from mmdefect.progress import Progress
+
+if TYPE_CHECKING:
+    from mmdefect.experiments.bulk import Workers
+
+#: Folders of files of single images.
+FOLDERS = ('labels', 'overlays', 'probabilities')
+#: Images of a part: enough to fill batches, few enough that a lost worker costs little.
+PART_SIZE = 64
+
+
+@dataclass(frozen=True)
+class JobSettings:
+    """What a job writes and how it decides.
+
+    Attributes:
+        thresholds: one per defect class, ``None`` for those of the model.
+        min_area_px: smaller regions are dropped.
+        mm_per_pixel: for lengths in millimetres.
+        overlay: write images: ``''`` (none), ``'.png'`` or ``'.jpg'``.
+        probabilities: write probabilities.
+        batch: images of one size that go through the network together.
+        workers: threads that decode, and as many that write.
+        max_pixels: larger images become errors.
+    """
+
+    thresholds: tuple[float, ...] | None = None
+    min_area_px: int = 0
+    mm_per_pixel: float | None = None
+    overlay: str = ''
+    probabilities: bool = False
+    batch: int = 4
+    workers: int = 2
+    max_pixels: int = MAX_PIXELS
+
+    def options(self, info: ModelInfo) -> PredictOptions:
+        """Return what the predictor of a model has to know; ``ValueError`` if the thresholds do not fit its classes."""
+        thresholds = check_thresholds(self.thresholds or info.thresholds, info.classes)
+        return PredictOptions(thresholds, self.min_area_px, self.mm_per_pixel, self.probabilities)
+
+
+@dataclass
+class JobSummary:
+    """What a job has done.
+
+    Attributes:
+        images: predicted now.
+        skipped: found complete from an earlier run.
+        defective: images with a defect, earlier ones included.
+        failed: images that could not be read, and why.
+    """
+
+    images: int = 0
+    skipped: int = 0
+    defective: int = 0
+    failed: list[str] = field(default_factory=list)
+
+    @classmethod
+    def of_earlier(cls, records: Sequence[dict[str, Any]]) -> JobSummary:
+        """Return that of a job that continues from these records."""
+        return cls(skipped=len(records), defective=sum(bool(record['is_defective']) for record in records))
+
+
+#: Called with the images done now and those defective so far.
+ShowProgress = Callable[[int, int], None]
 
 
 def predict(
@@ -31,9 +131,9 @@ def predict(
     show_progress: bool = True,
     engine: str = 'local',
     processes: int = 1,
-    **settings,
+    **settings: Any,
 ) -> JobSummary:
-    """Predict images into a folder.
+    """Predict images into a folder: ``tools/predict.py`` from its arguments to the finished folder.
 
     Args:
         model: exported file or checkpoint.
@@ -49,74 +149,36 @@ def predict(
         **settings: of :class:`JobSettings`, but ``thresholds``.
     """
     sources = find_sources(inputs, lines)  # before the model is loaded: a wrong name is noticed at once
-    if processes > 1 or engine != 'local':
-        return _predict_side_by_side(
-            model,
-            sources,
-            out,
-            options or {},
-            thresholds,
-            (tile, split, overlap, margin, tile_multiple),
-            overwrite,
-            show_progress,
-            engine,
-            processes,
-            settings,
-        )
-    predictor = load_predictor(model, **(options or {}))
-    chosen = parse_thresholds(thresholds, predictor.info)
-    job = JobSettings(thresholds=chosen, **settings)
-    plan = tile_plan(tile, split, overlap, margin, tile_multiple, job.batch)
-    line = ProgressLine(count_frames(sources)) if show_progress else None
-    state = [0, 0]
+    options = options or {}
+    predictor = load_predictor(model, **options)
+    job = JobSettings(parse_thresholds(thresholds, predictor.info), **settings)
+    plan = make_plan(tile, split, overlap, margin, tile_multiple, job.batch)
+    progress = Progress(count_frames(sources), every=10) if show_progress else None
+    defective = 0
 
-    def show(done: int, defective: int) -> None:
-        state[:] = done, defective
-        line(done, f'{defective} defective')
+    def show(done: int, found: int) -> None:
+        nonlocal defective
+        defective = found
+        progress.advance(done - progress.done, f'{found} defective')
 
     def show_tiles(done: int, total: int) -> None:
         if done < total:
-            line(state[0], f'{state[1]} defective, tile {done} of {total}')
+            progress.advance(0, f'{defective} defective, tile {done} of {total}')
 
-    if plan is not None:
-        predictor = TiledPredictor(predictor, plan, line and show_tiles)
-    try:
-        return predict_to_folder(predictor, sources, out, job, model, overwrite, line and show)
-    finally:
-        predictor.close()
-        if line is not None:
-            line.close()
+    with progress or nullcontext():
+        if processes > 1 or engine != 'local':
+            from mmdefect.experiments.bulk import Workers  # a single process needs none of it
 
-
-def _predict_side_by_side(
-    model, sources, out, options, thresholds, tiles, overwrite, show_progress, engine, processes, settings
-) -> JobSummary:
-    from mmdefect.deployment.parts import predict_in_parts  # a single process needs none of it
-    from mmdefect.experiments.bulk import Workers
-
-    predictor = load_predictor(model, **options)
-    chosen = parse_thresholds(thresholds, predictor.info)
-    predictor.close()
-    job = JobSettings(thresholds=chosen, **settings)
-    line = ProgressLine(count_frames(sources)) if show_progress else None
-    try:
-        return predict_in_parts(
-            model,
-            options,
-            sources,
-            out,
-            job,
-            Workers(engine, processes, options.get('threads') or 0),
-            tile_plan(*tiles, job.batch),
-            overwrite,
-            line and (lambda done, defective: line(done, f'{defective} defective')),
-        )
-    finally:
-        if line is not None:
-            line.close()
+            predictor.close()
+            workers = Workers(engine, processes, options.get('threads') or 0)
+            return predict_in_parts(model, options, sources, out, job, workers, plan, overwrite, progress and show)
+        if plan is not None:
+            predictor = TiledPredictor(predictor, plan, progress and show_tiles)
+        with predictor:
+            return predict_to_folder(predictor, sources, out, job, model, overwrite, progress and show)
 
 
-def tile_plan(
+def make_plan(
     tile: Sequence[int] | None, split: int | None, overlap: int | None, margin: int, multiple: int, batch: int
 ) -> TilePlan | None:
     """Return the plan that the arguments describe, ``None`` for whole images."""
@@ -139,14 +201,270 @@ def parse_thresholds(given: Sequence[str] | None, info: ModelInfo) -> tuple[floa
     """
     if given is None:
         return None
-    values = list(info.thresholds)
+    values = dict(zip(info.classes[1:], info.thresholds, strict=True))
     for text in given:
         name, _, number = text.rpartition('=')
         try:
             value = float(number)
         except ValueError as err:
             raise ValueError(f'a threshold must be VALUE or CLASS=VALUE, got {text!r}.') from err
-        if name and name not in info.classes[1:]:
-            raise ValueError(f'a threshold must name one of {list(info.classes[1:])}, got {name!r}.')
-        values = [value if not name or name == own else old for own, old in zip(info.classes[1:], values, strict=True)]
-    return check_thresholds(values, info.classes)
+        if name and name not in values:
+            raise ValueError(f'a threshold must name one of {list(values)}, got {name!r}.')
+        values.update(dict.fromkeys([name] if name else values, value))
+    return check_thresholds(tuple(values.values()), info.classes)
+
+
+def predict_to_folder(
+    predictor: Predictor,
+    sources: Sequence[Source],
+    out: str | Path,
+    settings: JobSettings,
+    model: str | Path | None = None,
+    overwrite: bool = False,
+    progress: ShowProgress | None = None,
+) -> JobSummary:
+    """Predict images and write what :mod:`this module <mmdefect.deployment.predict>` lists.
+
+    Args:
+        predictor: a loaded model.
+        sources: see :func:`mmdefect.deployment.sources.find_sources`.
+        out: folder; an earlier run with the same settings continues in it.
+        settings: see :class:`JobSettings`.
+        model: file of the model; its content becomes part of the settings.
+        overwrite: remove what an earlier run wrote.
+        progress: called after each batch.
+
+    Raises:
+        ValueError: if the folder holds results of other settings.
+    """
+    out, options = Path(out), settings.options(predictor.info)
+    _claim_folder(out, predictor, settings, model, overwrite)
+    records, unreadable = RecordFile(out / 'predictions.jsonl'), []
+    summary = JobSummary.of_earlier(records.records)
+    writer = _Writer(predictor.info, out, settings, records, summary)
+    try:
+        known = frozenset(record['image'] for record in records.records)
+        decoded = decode_ahead(sources, settings.workers, settings.max_pixels, known)
+        for group in _batches(decoded, settings.batch):
+            if isinstance(group[0][1], ImageError):
+                unreadable.append(dict(image=group[0][0].label, error=str(group[0][1])))
+                summary.failed.append(str(group[0][1]))
+                continue
+            for (source, image), measure in zip(group, _start(predictor, group, options), strict=True):
+                writer.write(source, image, measure)
+            if progress is not None and writer.pending:
+                progress(summary.images, summary.defective)
+        writer.finish()
+        if progress is not None:
+            progress(summary.images, summary.defective)
+    finally:
+        writer.close()
+        records.close()
+        write_tables(out, [*records.records, *unreadable])
+    return summary
+
+
+def _start(predictor: Predictor, group: list[tuple], options: PredictOptions) -> list[Callable[[], Prediction]]:
+    """Run the network; measuring is left to other threads where the predictor can be split like that."""
+    images = [image.pixels for _, image in group]
+    if isinstance(predictor, BatchPredictor):
+        return predictor.start(images, options)
+    return [lambda done=prediction: done for prediction in predictor.predict(images, options)]
+
+
+def _batches(decoded: Iterable[tuple[Source, DecodedImage | ImageError]], size: int) -> Iterator[list]:
+    """Group neighbours of equal size; an error comes alone."""
+    group: list = []
+    for source, image in decoded:
+        failed = isinstance(image, ImageError)
+        if group and (failed or len(group) == size or group[0][1].pixels.shape != image.pixels.shape):
+            yield group
+            group = []
+        if failed:
+            yield [(source, image)]
+        else:
+            group.append((source, image))
+    if group:
+        yield group
+
+
+class _Writer:
+    """Measures and writes in threads, and then adds, in order, the record of each image."""
+
+    def __init__(
+        self, info: ModelInfo, out: Path, settings: JobSettings, records: RecordFile, summary: JobSummary
+    ) -> None:
+        self.info, self.out, self.settings, self.records, self.summary = info, out, settings, records, summary
+        self.pool = ThreadPoolExecutor(max(1, settings.workers), 'write')
+        self.pending: deque[tuple[Future, int]] = deque()
+
+    def write(self, source: Source, image: DecodedImage, measure: Callable[[], Prediction]) -> None:
+        """Hand an image over; waits while many, or large ones, are waiting."""
+        pixels = image.pixels.shape[0] * image.pixels.shape[1]
+        held = pixels * (4 + 4 * len(self.info.classes))  # the image, its labels and its probabilities
+        self.pending.append((self.pool.submit(self._write_files, source, image, measure), held))
+        while self.pending and (
+            len(self.pending) > 4 * self.settings.workers
+            or self.pending[0][0].done()
+            or (len(self.pending) > 1 and sum(size for _, size in self.pending) > AHEAD_BYTES)
+        ):
+            self._finish_first()
+
+    def _write_files(self, source: Source, image: DecodedImage, measure: Callable[[], Prediction]) -> dict[str, Any]:
+        prediction, palette, overlay = measure(), self.info.palette, self.settings.overlay
+        contents = {f'labels/{source.name}.png': encode_label_png(prediction.label_map, palette)}
+        if overlay:
+            drawn = encode_overlay(image.pixels, prediction.label_map, palette, overlay)
+            contents[f'overlays/{source.name}{overlay}'] = drawn
+        if prediction.probabilities is not None:
+            probabilities = encode_probabilities(prediction.probabilities, self.info.classes)
+            contents[f'probabilities/{source.name}.npz'] = probabilities
+        for name, content in contents.items():
+            files.write_bytes(self.out / name, content)
+        return image_record(source.label, image.pixels.shape[:2], prediction, image.header.notes)
+
+    def _finish_first(self) -> None:
+        record = self.pending.popleft()[0].result()
+        self.records.add(record)
+        self.summary.images += 1
+        self.summary.defective += bool(record['is_defective'])
+
+    def finish(self) -> None:
+        """Wait for what is still to be written."""
+        while self.pending:
+            self._finish_first()
+
+    def close(self) -> None:
+        """Wait for what is still to be written, and end the threads."""
+        try:
+            self.finish()
+        finally:
+            self.pool.shutdown()
+
+
+def predict_in_parts(
+    model: str | Path,
+    options: dict[str, Any],
+    sources: Sequence[Source],
+    out: str | Path,
+    settings: JobSettings,
+    workers: Workers,
+    plan: TilePlan | None = None,
+    overwrite: bool = False,
+    progress: ShowProgress | None = None,
+    part_size: int = PART_SIZE,
+) -> JobSummary:
+    """Predict images side by side; the folder is the one that :func:`predict_to_folder` writes in a single process.
+
+    Args:
+        model: exported file or checkpoint; every worker loads it.
+        options: of :func:`load_predictor`.
+        sources: see :func:`mmdefect.deployment.sources.find_sources`; a video is one source.
+        out: folder; an earlier run with the same settings continues in it.
+        settings: see :class:`JobSettings`.
+        workers: who predicts.
+        plan: of tiles.
+        overwrite: remove what an earlier run wrote.
+        progress: called after each part.
+        part_size: sources of a part.
+    """
+    from mmdefect.experiments.bulk import chunks, map_items
+
+    out = Path(out)
+    with _load_tiled(model, options, plan) as predictor:
+        _claim_folder(out, predictor, settings, model, overwrite)
+    records = RecordFile(out / 'predictions.jsonl')
+    unreadable: list[dict[str, Any]] = []
+    try:
+        for folder in sorted((out / 'parts').glob('*')):  # of a run that was stopped
+            _take_over(folder, out, records)  # what could not be read is tried again
+        shutil.rmtree(out / 'parts', ignore_errors=True)
+        summary = JobSummary.of_earlier(records.records)
+        known = {record['image'] for record in records.records}
+        todo = [source for source in sources if source.label not in known]
+        parts = list(enumerate(chunks(todo, -(-len(todo) // part_size)))) if todo else []
+        make = partial(_make_predict_part, model, options, plan, settings, out / 'parts')
+        for folder, part in map_items(make, parts, workers):
+            unreadable += _take_over(folder, out, records)
+            summary.images += part.images
+            summary.defective += part.defective
+            summary.failed += part.failed
+            if progress is not None:
+                progress(summary.images, summary.defective)
+        shutil.rmtree(out / 'parts', ignore_errors=True)
+    finally:
+        records.close()
+        write_tables(out, [*records.records, *unreadable])
+    return summary
+
+
+def _load_tiled(model: str | Path, options: dict[str, Any], plan: TilePlan | None) -> Predictor:
+    predictor = load_predictor(model, **options)
+    return predictor if plan is None else TiledPredictor(predictor, plan)
+
+
+def _make_predict_part(
+    model: str | Path, options: dict[str, Any], plan: TilePlan | None, settings: JobSettings, folder: Path
+) -> Callable[[tuple[int, Sequence[Source]]], tuple[Path, JobSummary]]:
+    predictor = _load_tiled(model, options, plan)
+
+    def predict_part(item: tuple[int, Sequence[Source]]) -> tuple[Path, JobSummary]:
+        number, sources = item
+        part = folder / f'{number:06d}'
+        return part, predict_to_folder(predictor, sources, part, settings, model)
+
+    return predict_part
+
+
+def _take_over(part: Path, out: Path, records: RecordFile) -> list[dict[str, Any]]:
+    """Move the files of complete images, then write their records; return those of images that could not be read.
+
+    What has no record is left to be predicted again.
+    """
+    finished = RecordFile(part / 'predictions.jsonl')
+    finished.close()
+    known = {record['image'] for record in records.records}
+    for path in sorted(p for name in FOLDERS for p in (part / name).rglob('*') if p.is_file()):
+        target = out / path.relative_to(part)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        os.replace(path, target)
+    for record in finished.records:
+        if record['image'] not in known:  # recorded before the stop, its part not yet removed
+            records.add(record)
+    rows = []
+    if (part / 'images.csv').is_file():
+        with (part / 'images.csv').open(encoding='utf-8', newline='') as file:
+            rows = [dict(image=row['image'], error=row['error']) for row in csv.DictReader(file) if row['error']]
+    shutil.rmtree(part)
+    return rows
+
+
+def _claim_folder(
+    out: Path, predictor: Predictor, settings: JobSettings, model: str | Path | None, overwrite: bool
+) -> None:
+    """Write what the outputs depend on into ``settings.json``, or compare it with what an earlier run wrote."""
+    facts = {key: value for key, value in asdict(settings).items() if key not in ('batch', 'workers')}
+    facts['thresholds'] = list(settings.thresholds or predictor.info.thresholds)
+    facts['classes'] = list(predictor.info.classes)
+    plan = getattr(predictor, 'plan', None)
+    facts['tiles'] = None if plan is None else {k: v for k, v in asdict(plan).items() if k != 'batch'}
+    facts['model'] = None if model is None else hashlib.sha256(Path(model).read_bytes()).hexdigest()
+    path = out / 'settings.json'
+    if overwrite and path.is_file():
+        for name in FOLDERS:
+            shutil.rmtree(out / name, ignore_errors=True)
+        for name in ('predictions.jsonl', 'defects.csv', 'images.csv', 'settings.json'):
+            (out / name).unlink(missing_ok=True)
+    if path.is_file():
+        before, facts = json.loads(path.read_text(encoding='utf-8')), json.loads(json.dumps(facts))
+        changed = ', '.join(sorted(key for key in facts if before.get(key) != facts[key]))
+        if changed:
+            raise ValueError(
+                f'{out} must hold results of the same settings to continue in it, but these differ: {changed}; '
+                'take another folder, or overwrite.'
+            )
+    elif out.is_dir() and any(out.iterdir()):
+        raise ValueError(
+            f'{out} must be empty or hold results of this tool, but holds other files; take another folder.'
+        )
+    files.write_json(path, facts)

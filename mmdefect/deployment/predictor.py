@@ -1,26 +1,76 @@
-"""What all backends share: batches of equal size in, predictions out."""
+"""Open a model of any form, and predict batches of images with it; exported files run on ONNX Runtime.
+
+An exported graph takes ``images``, ``(N, H, W, 3)`` uint8 RGB, and ``thresholds``, ``(K,)`` float32 (by default those
+of the model), and returns ``labels`` and ``probabilities``. What the model is stands in the metadata of the file under
+``mmdefect``. The backends of PyTorch are in ``mmdefect/inference/predictor.py``.
+"""
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+import os
+from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from functools import partial
+from importlib import import_module
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy import ndarray
 
 from mmdefect.deployment.defects import find_defects
-from mmdefect.deployment.types import ModelInfo, Prediction, check_thresholds
+from mmdefect.deployment.types import ModelInfo, Prediction, PredictOptions, Predictor
+
+METADATA_KEY = 'mmdefect'
+#: Options of an .onnx file, and of everything that PyTorch opens.
+RUNTIME_OPTIONS, TORCH_OPTIONS = ('threads', 'providers'), ('config', 'device')
 
 
-class BatchPredictor(ABC):
+def load_predictor(model_path: str | Path, **options: Any) -> Predictor:
+    """Open a model.
+
+    Args:
+        model_path: an exported ``.onnx`` file, which runs on ONNX Runtime without PyTorch; or what needs PyTorch: an
+            exported ``.pt`` or ``.pt2`` file, a checkpoint, or a fitted anomaly detector.
+        **options: of the backend: ``threads``, ``providers`` for an ``.onnx`` file; ``config``, ``device`` for others.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ImportError: if what the file runs on is not installed.
+        ValueError: if an option belongs to the other kind of model.
+    """
+    path = Path(model_path)
+    if not path.is_file():
+        raise FileNotFoundError(
+            f'a model must be an exported .onnx file or a checkpoint, but there is no file {path}; '
+            'make one with tools/export.py or tools/train.py.'
+        )
+    exported = path.suffix.lower() == '.onnx'
+    known = RUNTIME_OPTIONS if exported else TORCH_OPTIONS
+    foreign = sorted(set(options) - set(known))
+    if foreign:
+        ours, given = ', '.join(known), ', '.join(foreign)
+        raise ValueError(f'{path} must be opened with options of its kind ({ours}), got {given}; leave these out.')
+    if exported:
+        return OnnxPredictor(path, **options)
+    try:  # not a plain import: this layer knows the others by name only, and only where they are asked for
+        torch_side = import_module('mmdefect.apis.inference')
+    except ImportError as err:
+        raise ImportError(
+            f'{path} needs PyTorch and OpenMMLab, but {err} Or export it to .onnx where they are.'
+        ) from err
+    return torch_side.open_model(path, **options)
+
+
+class BatchPredictor(Predictor):
     """A predictor made of one function: label maps and probabilities of images of one size.
 
     Attributes:
+        image_size_hw: the only size of images that is taken; ``None`` where any is.
         max_regions: of the label map of an image; more are an error. For those who take images from strangers.
     """
 
-    info: ModelInfo
+    image_size_hw: tuple[int, int] | None = None
     max_regions: int | None = None
 
     @abstractmethod
@@ -35,92 +85,136 @@ class BatchPredictor(ABC):
             ``(N, H, W)`` uint8 labels and ``(N, K + 1, H, W)`` float32 probabilities, both the caller's to change.
         """
 
-    def close(self) -> None:  # noqa: B027  (most have nothing to free)
-        """Free what the model holds."""
+    def close(self) -> None:
+        """Free what the model holds; here, nothing."""
 
-    def __enter__(self) -> BatchPredictor:
-        return self
+    def predict(self, images: list[ndarray], options: PredictOptions) -> list[Prediction]:
+        """Predict images of any sizes; see :meth:`Predictor.predict_batch`."""
+        return [measure() for measure in self.start(images, options)]
 
-    def __exit__(self, *_) -> None:
-        self.close()
-
-    def predict_batch(
-        self,
-        images: list[ndarray],
-        thresholds: Sequence[float] | None = None,
-        min_area_px: int = 0,
-        mm_per_pixel: float | None = None,
-        return_probabilities: bool = False,
-    ) -> list[Prediction]:
-        """Predict images of any sizes; see :class:`mmdefect.deployment.types.Predictor`."""
-        return [
-            finish() for finish in self.start_batch(images, thresholds, min_area_px, mm_per_pixel, return_probabilities)
-        ]
-
-    def start_batch(
-        self,
-        images: list[ndarray],
-        thresholds: Sequence[float] | None = None,
-        min_area_px: int = 0,
-        mm_per_pixel: float | None = None,
-        return_probabilities: bool = False,
-    ) -> list[Callable[[], Prediction]]:
+    def start(self, images: list[ndarray], options: PredictOptions) -> list[Callable[[], Prediction]]:
         """Run the network, and return what is left to do for each image: measuring its defects, in any thread."""
-        chosen = self.info.thresholds if thresholds is None else check_thresholds(thresholds, self.info.classes)
         by_size: dict[tuple[int, ...], list[int]] = {}
         for index, image in enumerate(images):
             check_rgb(image)
             by_size.setdefault(image.shape, []).append(index)
-        finishers: list[Callable[[], Prediction] | None] = [None] * len(images)
+        measures: dict[int, Callable[[], Prediction]] = {}
         for indices in by_size.values():
             stack = images[indices[0]][None] if len(indices) == 1 else np.stack([images[i] for i in indices])
-            labels, probabilities = self.infer(stack, chosen)
+            labels, probabilities = self.infer(stack, options.thresholds)
             for index, label, probability in zip(indices, labels, probabilities, strict=True):
-                finishers[index] = partial(
-                    self._measure, label, probability, min_area_px, mm_per_pixel, return_probabilities
-                )
-        return finishers
+                measures[index] = partial(self._measure, label, probability, options)
+        return [measures[index] for index in range(len(images))]
 
-    def _measure(
-        self,
-        label: ndarray,
-        probability: ndarray,
-        min_area_px: int,
-        mm_per_pixel: float | None,
-        return_probabilities: bool,
-    ) -> Prediction:
-        defects = find_defects(label, probability, self.info.classes, min_area_px, mm_per_pixel, self.max_regions)
-        return Prediction(
-            label, probability if return_probabilities else None, defects, bool(defects), float(probability[1:].max())
-        )
+    def _measure(self, label: ndarray, probability: ndarray, options: PredictOptions) -> Prediction:
+        area, mm = options.min_area_px, options.mm_per_pixel
+        defects = find_defects(label, probability, self.info.classes, area, mm, self.max_regions)
+        score, kept = float(probability[1:].max()), probability if options.return_probabilities else None
+        return Prediction(label, kept, defects, bool(defects), score)
 
 
 def check_rgb(image: ndarray) -> None:
     """Raise ``ValueError`` unless the array is ``(H, W, 3)`` uint8 with pixels."""
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or image.size == 0:
+        found = f'{image.shape} of {image.dtype}'
         raise ValueError(
-            f'an image must be (H, W, 3) uint8 RGB, got {image.shape} of {image.dtype}; read it with '
-            'mmdefect.deployment.decoding.'
+            f'an image must be (H, W, 3) uint8 RGB, got {found}; read it with mmdefect.deployment.decoding.'
         )
 
 
-def check_size(name: str, size_hw: tuple[int, int] | None, images: ndarray) -> None:
-    """Raise ``ValueError`` if a file of fixed size gets images of another."""
-    if size_hw is not None and images.shape[1:3] != tuple(size_hw):
-        raise ValueError(
-            f'{name} takes images of {size_hw[1]} x {size_hw[0]} (width x height), got {images.shape[2]} x '
-            f'{images.shape[1]}; predict in tiles of that size, or export with a dynamic size.'
-        )
+class FilePredictor(BatchPredictor):
+    """A network that was opened from a file, perhaps one for a fixed size or number of images.
+
+    Args:
+        path: of the file, for messages.
+        info: of the model.
+        network: what :meth:`_run` runs; ``None`` once the predictor is closed.
+        image_size_hw: the only size of images that the network takes, ``None`` for any.
+        batch_size: the only number of images that it takes at once, ``None`` for any.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        info: ModelInfo,
+        network: Any,
+        image_size_hw: tuple[int, int] | None = None,
+        batch_size: int | None = None,
+    ) -> None:
+        self.path, self.info, self.network = Path(path), info, network
+        self.image_size_hw = None if image_size_hw is None else tuple(image_size_hw)
+        self.batch_size = batch_size
+
+    def infer(self, images: ndarray, thresholds: Sequence[float]) -> tuple[ndarray, ndarray]:
+        """Run the network; the last images of a batch that is too small for it are repeated."""
+        if self.network is None:
+            raise ValueError(f'the model {self.path} must be open, but it has been closed; load it again.')
+        if self.image_size_hw not in (None, images.shape[1:3]):
+            (fixed_height, fixed_width), (height, width) = self.image_size_hw, images.shape[1:3]
+            raise ValueError(
+                f'{self.path.name} takes images of {fixed_width} x {fixed_height} (width x height), got {width} x '
+                f'{height}; predict in tiles of that size, or export with a dynamic size.'
+            )
+        size, count = self.batch_size or len(images), len(images)
+        if size == count:
+            return self._run(images, thresholds)
+        missing = -count % size
+        filled = np.concatenate([images, np.repeat(images[-1:], missing, 0)]) if missing else images
+        parts = [self._run(filled[start : start + size], thresholds) for start in range(0, count, size)]
+        labels, probabilities = (np.concatenate(part)[:count] for part in zip(*parts, strict=True))
+        return labels, probabilities
+
+    @abstractmethod
+    def _run(self, images: ndarray, thresholds: Sequence[float]) -> tuple[ndarray, ndarray]:
+        """Run the network on as many images of such a size as it takes."""
+
+    def close(self) -> None:
+        """Drop the network."""
+        self.network = None
 
 
-def run_in_batches(run: Callable, images: ndarray, thresholds, batch_size: int | None) -> tuple[ndarray, ndarray]:
-    """Call ``run(images, thresholds)`` with exactly ``batch_size`` images each, the last ones repeated; ``None`` is any."""
-    if batch_size is None:
-        return run(images, thresholds)
-    parts = []
-    for start in range(0, len(images), batch_size):
-        part = images[start : start + batch_size]
-        missing = batch_size - len(part)
-        filled = part if not missing else np.concatenate([part, np.repeat(part[-1:], missing, 0)])
-        parts.append([out[: len(part)] for out in run(filled, thresholds)])
-    return parts[0] if len(parts) == 1 else tuple(np.concatenate(p) for p in zip(*parts, strict=True))
+class OnnxPredictor(FilePredictor):
+    """An exported file on ONNX Runtime. Needs NumPy, OpenCV and onnxruntime, nothing else.
+
+    Args:
+        path: the ``.onnx`` file.
+        threads: of one call; as many as the process may use if left out.
+        providers: execution providers of ONNX Runtime, best first.
+
+    Raises:
+        ImportError: without onnxruntime.
+        ValueError: if the file holds no model of ours, or an unknown provider is asked for.
+    """
+
+    def __init__(
+        self, path: str | Path, threads: int | None = None, providers: Sequence[str] = ('CPUExecutionProvider',)
+    ) -> None:
+        try:
+            import onnxruntime
+        except ImportError as err:
+            raise ImportError('exported models run on onnxruntime; install mmdefect[runtime].') from err
+        known = onnxruntime.get_available_providers()
+        if not set(providers) <= set(known):
+            raise ValueError(f'`providers` must be among {known}, got {list(providers)}.')
+        options = onnxruntime.SessionOptions()
+        usable = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
+        options.intra_op_num_threads = threads or usable or 0
+        # Idle threads that spin cost Fast-SCNN half as much again of processor time, which decoding and writing need.
+        options.add_session_config_entry('session.intra_op.allow_spinning', '0')
+        options.log_severity_level = 3
+        try:
+            session = onnxruntime.InferenceSession(str(path), options, providers=list(providers))
+        except Exception as err:  # onnxruntime raises its own classes, which derive from nothing narrower
+            raise ValueError(f'{path} must be a model that ONNX Runtime can load, but it says: {err}') from err
+        text = session.get_modelmeta().custom_metadata_map.get(METADATA_KEY)
+        if text is None:
+            why = 'but it holds no mmdefect metadata; export the checkpoint again.'
+            raise ValueError(f'{path} must be made by tools/export.py, {why}')
+        batch, height, width, _ = (n if isinstance(n, int) else None for n in session.get_inputs()[0].shape)
+        size_hw = None if height is None else (height, width)
+        super().__init__(path, ModelInfo.from_json(text), session, size_hw, batch)
+
+    def _run(self, images: ndarray, thresholds: Sequence[float]) -> tuple[ndarray, ndarray]:
+        feed = {'images': np.ascontiguousarray(images), 'thresholds': np.asarray(thresholds, np.float32)}
+        labels, probabilities = self.network.run(['labels', 'probabilities'], feed)
+        return labels, probabilities

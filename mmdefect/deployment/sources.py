@@ -12,8 +12,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from mmdefect.deployment.decoding import DecodedImage, read_image
-from mmdefect.deployment.header import ImageError, ImageHeader
+from mmdefect.deployment.decoding import MAX_PIXELS, DecodedImage, ImageError, ImageHeader, read_image
 
 IMAGES = ('.png', '.jpg', '.jpeg', '.bmp', '.tif', '.tiff', '.webp', '.npy')
 VIDEOS = ('.mp4', '.avi', '.mov', '.mkv', '.webm', '.m4v')
@@ -23,7 +22,7 @@ AHEAD_BYTES = 256 * 2**20
 
 @dataclass(frozen=True)
 class Source:
-    """One image to predict.
+    """One image or video to predict.
 
     Attributes:
         path: of the file.
@@ -40,12 +39,17 @@ class Source:
         """What tables call it."""
         return str(self.path) if self.frame is None else f'{self.path}#{self.frame}'
 
+    @property
+    def is_video(self) -> bool:
+        """Whether the file is a video."""
+        return self.path.suffix.lower() in VIDEOS
+
 
 def find_sources(arguments: Sequence[str], lines: Iterable[str] = ()) -> list[Source]:
     """List images and videos in order, each name once.
 
     Args:
-        arguments: files, folders (searched through), patterns (``line3/*.png``, ``**`` for folders in folders), or ``-``
+        arguments: files, folders (searched through), patterns (``line3/*.png``, ``**`` for subfolders), or ``-``
             for the ``lines``.
         lines: one file a line.
 
@@ -55,19 +59,17 @@ def find_sources(arguments: Sequence[str], lines: Iterable[str] = ()) -> list[So
     """
     found: list[Source] = []
     for argument in arguments:
+        path = Path(argument)
         if argument == '-':
-            for line in lines:
-                if line.strip():
-                    found.append(_file(Path(line.strip())))
-        elif Path(argument).is_dir():
-            files = sorted(p for p in Path(argument).rglob('*') if p.suffix.lower() in (*IMAGES, *VIDEOS))
-            found += [Source(p, p.relative_to(argument).with_suffix('').as_posix()) for p in files]
+            found += [_file(Path(line.strip())) for line in lines if line.strip()]
+        elif path.is_dir():
+            files = sorted(p for p in path.rglob('*') if p.suffix.lower() in (*IMAGES, *VIDEOS))
+            found += [Source(p, p.relative_to(path).with_suffix('').as_posix()) for p in files]
             if not files:
-                raise FileNotFoundError(
-                    f'the folder {argument} must hold images ({" ".join(IMAGES)}) or videos, but holds none.'
-                )
-        elif Path(argument).is_file():
-            found.append(_file(Path(argument)))
+                kinds = ' '.join(IMAGES)
+                raise FileNotFoundError(f'the folder {path} must hold images ({kinds}) or videos, but holds none.')
+        elif path.is_file():
+            found.append(_file(path))
         else:
             files = sorted(glob.glob(argument, recursive=True)) if glob.has_magic(argument) else []
             if not files:
@@ -86,13 +88,27 @@ def find_sources(arguments: Sequence[str], lines: Iterable[str] = ()) -> list[So
     return list(taken.values())
 
 
+def _file(path: Path) -> Source:
+    if path.suffix.lower() not in (*IMAGES, *VIDEOS):
+        raise ValueError(f'{path} must be an image ({" ".join(IMAGES)}) or a video ({" ".join(VIDEOS)}); convert it.')
+    return Source(path, path.stem)
+
+
 def count_frames(sources: Sequence[Source]) -> int:
     """Return the number of images; a video says how many frames it has (some say so wrongly)."""
-    return sum(_frames(s.path) if _is_video(s.path) else 1 for s in sources)
+    frames = 0
+    for source in sources:
+        if source.is_video:
+            capture = cv2.VideoCapture(str(source.path))
+            frames += max(1, int(capture.get(cv2.CAP_PROP_FRAME_COUNT)))
+            capture.release()
+        else:
+            frames += 1
+    return frames
 
 
 def decode_ahead(
-    sources: Iterable[Source], workers: int = 2, max_pixels: int = 2**30, skip: frozenset[str] = frozenset()
+    sources: Iterable[Source], workers: int = 2, max_pixels: int = MAX_PIXELS, skip: frozenset[str] = frozenset()
 ) -> Iterator[tuple[Source, DecodedImage | ImageError]]:
     """Decode in threads and yield in order, never more than :data:`AHEAD_BYTES` ahead.
 
@@ -105,28 +121,26 @@ def decode_ahead(
     Yields:
         Each image, or the error that reading it raised.
     """
+    pending: deque[tuple[Source, Future, int]] = deque()
+
+    def take_first() -> tuple[Source, DecodedImage | ImageError]:
+        source, future, _ = pending.popleft()
+        return source, future.result()
+
     with ThreadPoolExecutor(max(1, workers), 'decode') as pool:
-        pending: deque[tuple[Source, Future, int]] = deque()
         for source in sources:
-            if _is_video(source.path):
+            if source.is_video:
                 while pending:
-                    yield _take(pending)
+                    yield take_first()
                 yield from _read_frames(source, skip)
-                continue
-            if source.label in skip:
-                continue
-            # the size is unknown before it is read: ten bytes of pixels for each of a compressed file is plenty
-            size = 10 * source.path.stat().st_size if source.path.is_file() and source.path.suffix != '.npy' else 0
-            while pending and (len(pending) > 4 * workers or sum(p[2] for p in pending) + size > AHEAD_BYTES):
-                yield _take(pending)
-            pending.append((source, pool.submit(_read, source.path, max_pixels), size))
+            elif source.label not in skip:
+                # the size is unknown before it is read: ten bytes of pixels for each of a compressed file is plenty
+                size = 10 * source.path.stat().st_size if source.path.is_file() and source.path.suffix != '.npy' else 0
+                while pending and (len(pending) > 4 * workers or sum(p[2] for p in pending) + size > AHEAD_BYTES):
+                    yield take_first()
+                pending.append((source, pool.submit(_read, source.path, max_pixels), size))
         while pending:
-            yield _take(pending)
-
-
-def _take(pending: deque) -> tuple[Source, DecodedImage | ImageError]:
-    source, future, _ = pending.popleft()
-    return source, future.result()
+            yield take_first()
 
 
 def _read(path: Path, max_pixels: int) -> DecodedImage | ImageError:
@@ -135,15 +149,14 @@ def _read(path: Path, max_pixels: int) -> DecodedImage | ImageError:
     except ImageError as err:
         return err
     except OSError as err:
-        return ImageError(
-            f'{path} must be readable, but reading it fails ({err.strerror or err}); restore it.', 'broken'
-        )
+        fact = f'reading it fails ({err.strerror or err})'
+        return ImageError(f'{path} must be readable, but {fact}; restore it.', 'broken')
 
 
 def _read_frames(source: Source, skip: frozenset[str]) -> Iterator[tuple[Source, DecodedImage | ImageError]]:
     capture = cv2.VideoCapture(str(source.path))
+    number = 0
     try:
-        number = 0
         while capture.grab():
             frame = Source(source.path, f'{source.name}/frame_{number:06d}', number)
             number += 1
@@ -152,31 +165,9 @@ def _read_frames(source: Source, skip: frozenset[str]) -> Iterator[tuple[Source,
             fine, pixels = capture.retrieve()
             if fine:
                 pixels = np.ascontiguousarray(pixels[..., ::-1])
-                yield frame, DecodedImage(pixels, ImageHeader('video', pixels.shape[:2], 3, 8))
+                yield frame, DecodedImage(pixels, ImageHeader('video', pixels.shape[:2]))
         if number == 0:
-            yield (
-                source,
-                ImageError(
-                    f'{source.path} must be a video that OpenCV can read, but it yields no frame; convert it.', 'broken'
-                ),
-            )
+            text = f'{source.path} must be a video that OpenCV can read, but it yields no frame; convert it.'
+            yield source, ImageError(text, 'broken')
     finally:
         capture.release()
-
-
-def _frames(path: Path) -> int:
-    capture = cv2.VideoCapture(str(path))
-    try:
-        return max(1, int(capture.get(cv2.CAP_PROP_FRAME_COUNT)))
-    finally:
-        capture.release()
-
-
-def _is_video(path: Path) -> bool:
-    return path.suffix.lower() in VIDEOS
-
-
-def _file(path: Path) -> Source:
-    if path.suffix.lower() not in (*IMAGES, *VIDEOS):
-        raise ValueError(f'{path} must be an image ({" ".join(IMAGES)}) or a video ({" ".join(VIDEOS)}); convert it.')
-    return Source(path, path.stem)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 from numpy import ndarray
+
+from mmdefect.deployment.decision import check_thresholds
 
 KINDS = ('segmentation', 'anomaly')
 
@@ -19,9 +22,7 @@ class ModelInfo:
     Attributes:
         classes: names, the normal class first.
         palette: RGB of each class.
-        thresholds: one per defect class, a probability in (0, 1): a pixel goes to class k when the probability of k
-            against normal, ``p_k / (p_k + p_0)``, exceeds it (of several such classes the one that exceeds it most, in
-            log-odds). 0.5 for all is plain argmax.
+        thresholds: one per defect class, see :mod:`mmdefect.deployment.decision`.
         input_size_hw: size that the network sees, to which the graph itself resizes; ``None``: that of the image.
         kind: ``segmentation``, or ``anomaly`` (one defect class: the thresholded heat map).
         name: of the model, for logs and pages.
@@ -43,12 +44,11 @@ class ModelInfo:
         convert(self, 'thresholds', check_thresholds(self.thresholds, self.classes))
         if self.input_size_hw is not None:
             convert(self, 'input_size_hw', tuple(int(v) for v in self.input_size_hw))
-        if not 2 <= len(self.classes) <= 255 or len(set(self.classes)) != len(self.classes):
+        count = len(self.classes)
+        if not 2 <= count <= 255 or len(set(self.classes)) != count:
             raise ValueError(f'`classes` must be 2 to 255 different names, normal first, got {list(self.classes)}.')
-        if len(self.palette) != len(self.classes):
-            raise ValueError(
-                f'`palette` must hold a colour for each of the {len(self.classes)} classes, got {len(self.palette)}.'
-            )
+        if len(self.palette) != count:
+            raise ValueError(f'`palette` must hold a colour for each of the {count} classes, got {len(self.palette)}.')
         if self.kind not in KINDS:
             raise ValueError(f'`kind` must be one of {KINDS}, got {self.kind!r}.')
 
@@ -57,24 +57,9 @@ class ModelInfo:
         return json.dumps(asdict(self), ensure_ascii=False)
 
     @classmethod
-    def from_json(cls, text: str) -> ModelInfo:
+    def from_json(cls, text: str | bytes) -> ModelInfo:
         """Read what :meth:`to_json` wrote."""
         return cls(**json.loads(text))
-
-
-def check_thresholds(thresholds: Sequence[float], classes: Sequence[str]) -> tuple[float, ...]:
-    """Return the thresholds as a tuple, one per defect class.
-
-    Raises:
-        ValueError: if there is another number of them, or one is not in (0, 1).
-    """
-    values = tuple(float(t) for t in thresholds)
-    if len(values) != len(classes) - 1 or not all(0 < t < 1 for t in values):
-        raise ValueError(
-            f'`thresholds` must be {len(classes) - 1} probabilities between 0 and 1, one for each of '
-            f'{list(classes[1:])}, got {list(values)}.'
-        )
-    return values
 
 
 @dataclass(frozen=True)
@@ -84,12 +69,11 @@ class Defect:
     Attributes:
         class_name, class_id: of the region; ids start at 1.
         score: mean probability of the class over the region, in [0, 1].
-        area_px: number of pixels.
-        area_percent: of the image.
+        area_px, area_percent: number of pixels, and their share of the image.
         box_xyxy: left, top, right, bottom; right and bottom excluded.
         centroid_xy: mean of the pixel centres; the centre of the first pixel is (0, 0).
         length_px, width_px: sides of the smallest rectangle, at any angle, that holds the pixels; width <= length.
-        length_mm, width_mm, area_mm2: the same in millimetres, if their size was given.
+        length_mm, width_mm, area_mm2: the same in millimetres, if the size of a pixel was given.
     """
 
     class_name: str
@@ -107,11 +91,8 @@ class Defect:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values; the millimetres only where they are known."""
-        return {
-            key: list(value) if isinstance(value, tuple) else value
-            for key, value in asdict(self).items()
-            if value is not None
-        }
+        known = {key: value for key, value in asdict(self).items() if value is not None}
+        return {key: list(value) if isinstance(value, tuple) else value for key, value in known.items()}
 
 
 @dataclass
@@ -133,9 +114,18 @@ class Prediction:
     image_score: float
 
 
-@runtime_checkable
-class Predictor(Protocol):
-    """A loaded model; see :func:`mmdefect.deployment.load_predictor`."""
+@dataclass(frozen=True)
+class PredictOptions:
+    """The arguments of :meth:`Predictor.predict_batch` as one value."""
+
+    thresholds: tuple[float, ...]
+    min_area_px: int = 0
+    mm_per_pixel: float | None = None
+    return_probabilities: bool = False
+
+
+class Predictor(ABC):
+    """A loaded model, and a context manager that closes it; see :func:`mmdefect.deployment.load_predictor`."""
 
     info: ModelInfo
 
@@ -154,11 +144,24 @@ class Predictor(Protocol):
             thresholds: one per defect class; those of the model if left out.
             min_area_px: smaller regions are dropped.
             mm_per_pixel: side of a pixel in millimetres.
-            return_probabilities: whether the predictions hold probabilities.
+            return_probabilities: whether the predictions hold probabilities, ``4 (K + 1)`` bytes a pixel.
 
         Returns:
             One prediction per image, in order.
         """
+        chosen = self.info.thresholds if thresholds is None else check_thresholds(thresholds, self.info.classes)
+        return self.predict(images, PredictOptions(chosen, min_area_px, mm_per_pixel, return_probabilities))
 
+    @abstractmethod
+    def predict(self, images: list[ndarray], options: PredictOptions) -> list[Prediction]:
+        """Predict images of any sizes; see :meth:`predict_batch`."""
+
+    @abstractmethod
     def close(self) -> None:
         """Free what the model holds; predicting afterwards is an error."""
+
+    def __enter__(self) -> Predictor:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()

@@ -1,14 +1,14 @@
-"""Files of a prediction: label map with palette, probabilities, image, tables. Each is written whole or not at all."""
+"""What a prediction is written as: label map with palette, probabilities, overlay, records and tables."""
 
 from __future__ import annotations
 
 import csv
 import io
 import json
-import os
 import struct
 import zlib
 from collections.abc import Iterable, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -16,42 +16,15 @@ import cv2
 import numpy as np
 from numpy import ndarray
 
-from mmdefect.deployment.types import Prediction
+from mmdefect import files
+from mmdefect.deployment.types import Defect, Prediction
 from mmdefect.visualization.overlay import overlay_labels
 
-DEFECT_COLUMNS = (
-    'image',
-    'is_defective',
-    'image_score',
-    'class_name',
-    'class_id',
-    'score',
-    'area_px',
-    'area_percent',
-    'x1',
-    'y1',
-    'x2',
-    'y2',
-    'centroid_x',
-    'centroid_y',
-    'length_px',
-    'width_px',
-    'length_mm',
-    'width_mm',
-    'area_mm2',
-)
+#: Columns of fields of a defect that hold more than one number.
+_SPREAD = {'box_xyxy': ('x1', 'y1', 'x2', 'y2'), 'centroid_xy': ('centroid_x', 'centroid_y')}
+_DEFECT_FIELDS = [column for field in fields(Defect) for column in _SPREAD.get(field.name, (field.name,))]
+DEFECT_COLUMNS = ('image', 'is_defective', 'image_score', *_DEFECT_FIELDS)
 IMAGE_COLUMNS = ('image', 'width', 'height', 'is_defective', 'image_score', 'defects', 'notes', 'error')
-
-
-def write_bytes(path: Path, data: bytes) -> None:
-    """Write a file by renaming a finished one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f'{path.name}.part')
-    try:
-        temporary.write_bytes(data)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def encode_label_png(label_map: ndarray, palette: Sequence[Sequence[int]]) -> bytes:
@@ -64,23 +37,14 @@ def encode_label_png(label_map: ndarray, palette: Sequence[Sequence[int]]) -> by
     height, width = label_map.shape
     pack, parts = zlib.compressobj(1), []  # level 1: label maps are nearly constant
     rows = max(1, 2**22 // (width + 1))
-    for top in range(0, height, rows):
-        band = label_map[top : top + rows]
-        lines = np.zeros((len(band), width + 1), np.uint8)  # each line starts with its filter, 0
-        lines[:, 1:] = band
-        parts.append(pack.compress(lines))
-    parts.append(pack.flush())
-    colours = np.asarray(palette, np.uint8).tobytes()
+    for top in range(0, height, rows):  # each line starts with its filter, 0
+        parts.append(pack.compress(np.pad(label_map[top : top + rows], ((0, 0), (1, 0)))))
     header = struct.pack('>IIBBBBB', width, height, 8, 3, 0, 0, 0)
-    return b''.join(
-        [
-            b'\x89PNG\r\n\x1a\n',
-            _chunk(b'IHDR', header),
-            _chunk(b'PLTE', colours),
-            _chunk(b'IDAT', b''.join(parts)),
-            _chunk(b'IEND', b''),
-        ]
-    )
+    colours, pixels = np.asarray(palette, np.uint8).tobytes(), b''.join([*parts, pack.flush()])
+    png = b'\x89PNG\r\n\x1a\n'
+    for kind, body in ((b'IHDR', header), (b'PLTE', colours), (b'IDAT', pixels), (b'IEND', b'')):
+        png += struct.pack('>I', len(body)) + kind + body + struct.pack('>I', zlib.crc32(kind + body))
+    return png
 
 
 def encode_probabilities(probabilities: ndarray, classes: Sequence[str]) -> bytes:
@@ -124,12 +88,21 @@ def image_record(label: str, size_hw: tuple[int, int], prediction: Prediction, n
         is_defective=prediction.is_defective,
         image_score=round(prediction.image_score, 6),
         notes=list(notes),
-        defects=[_rounded(d.to_dict()) for d in prediction.defects],
+        defects=[_rounded(defect.to_dict()) for defect in prediction.defects],
     )
 
 
-def tables_of(records: Iterable[dict[str, Any]]) -> tuple[str, str]:
-    """Return the CSV tables of defects and of images for lines of ``predictions.jsonl``."""
+def _rounded(value: Any) -> Any:
+    """Round what is written: all numbers in a JSON value."""
+    if isinstance(value, dict):
+        return {key: _rounded(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_rounded(item) for item in value]
+    return round(value, 6) if isinstance(value, float) else value
+
+
+def write_tables(folder: Path, records: Iterable[dict[str, Any]]) -> None:
+    """Write ``defects.csv`` and ``images.csv`` for lines of ``predictions.jsonl``."""
     defects, images = io.StringIO(), io.StringIO()
     defect_rows = csv.DictWriter(defects, DEFECT_COLUMNS, extrasaction='ignore', lineterminator='\n')
     image_rows = csv.DictWriter(images, IMAGE_COLUMNS, extrasaction='ignore', lineterminator='\n')
@@ -139,21 +112,22 @@ def tables_of(records: Iterable[dict[str, Any]]) -> tuple[str, str]:
         own = record.get('defects', [])
         image_rows.writerow({**record, 'defects': len(own), 'notes': '; '.join(record.get('notes', []))})
         for defect in own:
-            box = dict(zip(('x1', 'y1', 'x2', 'y2'), defect['box_xyxy'], strict=True))
-            centroid = dict(zip(('centroid_x', 'centroid_y'), defect['centroid_xy'], strict=True))
-            defect_rows.writerow(
-                {**{k: record[k] for k in ('image', 'is_defective', 'image_score')}, **defect, **box, **centroid}
-            )
-    return defects.getvalue(), images.getvalue()
+            numbers = [dict(zip(columns, defect[name], strict=True)) for name, columns in _SPREAD.items()]
+            defect_rows.writerow({**record, **defect, **numbers[0], **numbers[1]})
+    files.write_text(folder / 'defects.csv', defects.getvalue())
+    files.write_text(folder / 'images.csv', images.getvalue())
 
 
 class RecordFile:
     """``predictions.jsonl``: a line for each finished image; a line that a killed process left half is dropped."""
 
     def __init__(self, path: Path) -> None:
-        self.path = path
         path.parent.mkdir(parents=True, exist_ok=True)
-        self.records = _read_lines(path)
+        text = path.read_text(encoding='utf-8') if path.is_file() else ''
+        complete = text[: text.rfind('\n') + 1]
+        if complete != text:
+            files.write_text(path, complete)
+        self.records: list[dict[str, Any]] = [json.loads(line) for line in complete.splitlines()]
         self._stream = path.open('a', encoding='utf-8')
 
     def add(self, record: dict[str, Any]) -> None:
@@ -165,26 +139,3 @@ class RecordFile:
     def close(self) -> None:
         """Close the file."""
         self._stream.close()
-
-
-def _read_lines(path: Path) -> list[dict[str, Any]]:
-    if not path.is_file():
-        return []
-    text = path.read_text(encoding='utf-8')
-    complete = text[: text.rfind('\n') + 1]
-    if complete != text:
-        write_bytes(path, complete.encode())
-    return [json.loads(line) for line in complete.splitlines()]
-
-
-def _rounded(values: dict[str, Any]) -> dict[str, Any]:
-    def short(value):
-        return round(value, 6) if isinstance(value, float) else value
-
-    return {
-        key: [short(v) for v in value] if isinstance(value, list) else short(value) for key, value in values.items()
-    }
-
-
-def _chunk(kind: bytes, body: bytes) -> bytes:
-    return struct.pack('>I', len(body)) + kind + body + struct.pack('>I', zlib.crc32(kind + body))

@@ -39,7 +39,7 @@ losses = model(torch.rand(2, 3, 64, 64), labels, mode='loss')
 sum(v for k, v in losses.items() if 'loss' in k).backward()
 """
 
-_RUNTIME = 'import cv2, numpy; import mmdefect.deployment.predict, mmdefect.deployment.runtime'
+_RUNTIME = 'import cv2, numpy; import mmdefect.deployment.predict, mmdefect.deployment.predictor'
 
 #: Tried when the core does not run, to find the package at fault.
 DIAGNOSIS = {

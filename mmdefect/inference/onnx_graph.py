@@ -13,7 +13,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from mmdefect.deployment.runtime import METADATA_KEY
+from mmdefect.deployment.predictor import METADATA_KEY
 from mmdefect.deployment.types import ModelInfo
 from mmdefect.inference.network import VALUE_STEPS, WEIGHT_STEPS
 from mmdefect.inference.preparation import Preparation

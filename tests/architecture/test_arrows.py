@@ -26,7 +26,6 @@ ALLOWED = {
     # Hooks and samplers act on the other adapters: labels of data sets, losses of models, counters of metrics.
     'engine': {*PURE, *SHARED, 'datasets', 'models', 'evaluation', 'compat', 'registry'},
     'apis': {*PURE, *ADAPTERS, *SHARED, 'compat', 'registry', 'registration'},
-    'extras': set(),
     **{module: set() for module in SHARED},
     'compat': {'extras'},
     'registry': {'compat'},

@@ -11,8 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from mmdefect.deployment.decoding import decode_image, read_image, turn_upright
-from mmdefect.deployment.header import ImageError, read_header
+from mmdefect.deployment.decoding import ImageError, decode_image, read_header, read_image, turn_upright
 
 
 def photo(height=40, width=60):

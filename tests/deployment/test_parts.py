@@ -8,9 +8,7 @@ import cv2
 import pytest
 
 from mmdefect.deployment import load_predictor
-from mmdefect.deployment.job import JobSettings, predict_to_folder
-from mmdefect.deployment.parts import predict_in_parts
-from mmdefect.deployment.predict import predict
+from mmdefect.deployment.predict import JobSettings, predict, predict_in_parts, predict_to_folder
 from mmdefect.deployment.sources import find_sources
 from mmdefect.experiments.bulk import Workers
 from mmdefect.inference.export import export_model

@@ -16,7 +16,6 @@ from PIL import Image
 
 from mmdefect.deployment import load_predictor
 from mmdefect.deployment.predict import parse_thresholds, predict
-from mmdefect.deployment.progress import ProgressLine
 from mmdefect.deployment.sources import decode_ahead, find_sources
 from mmdefect.deployment.writing import draw_overlay, encode_label_png
 from mmdefect.inference.export import export_model
@@ -29,8 +28,8 @@ HOOK = """
 import sys
 class Refuse:
     def find_spec(self, name, path=None, target=None):
-        if name.split('.')[0] in {'torch', 'torchvision', 'mmcv', 'mmengine', 'mmseg', 'mmpretrain', 'PIL', 'matplotlib',
-                                  'scipy', 'rich', 'kornia', 'onnx', 'sklearn', 'pandas', 'prettytable', 'yaml'}:
+        if name.split('.')[0] in {'torch', 'torchvision', 'mmcv', 'mmengine', 'mmseg', 'mmpretrain', 'PIL', 'scipy',
+                                  'rich', 'matplotlib', 'kornia', 'onnx', 'sklearn', 'pandas', 'prettytable', 'yaml'}:
             raise ImportError(f'{name} is not there on the line')
 sys.meta_path.insert(0, Refuse())
 """
@@ -228,11 +227,3 @@ def test_label_png_and_overlay_of_bands():
     image = rng.integers(0, 256, (300, 200, 3)).astype(np.uint8)
     for rows in (7, 64, 512):
         np.testing.assert_array_equal(draw_overlay(image, label, PALETTE, rows), overlay_labels(image, label, PALETTE))
-
-
-def test_progress_names_rate_and_time_left():
-    stream = io.StringIO()
-    line = ProgressLine(10, stream=stream)
-    assert line.text(5, 2.0, '1 defective') == '5/10 images (50 %), 2.5 images/s, ETA 0:00:02, 1 defective'
-    line(10)
-    assert '10/10' in stream.getvalue()

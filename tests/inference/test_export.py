@@ -17,7 +17,7 @@ from torch.nn import functional
 from mmdefect.apis import load_config
 from mmdefect.deployment import load_predictor
 from mmdefect.deployment.decision import decide_labels
-from mmdefect.deployment.runtime import METADATA_KEY
+from mmdefect.deployment.predictor import METADATA_KEY
 from mmdefect.functional.calibration import decide
 from mmdefect.inference.adaptation import exportable_operations, pool_by_matrices
 from mmdefect.inference.export import export_core, export_model

@@ -16,11 +16,11 @@ from PIL import Image
 
 from mmdefect.deployment import load_predictor
 from mmdefect.deployment.decoding import read_image
-from mmdefect.deployment.server.packages import PACKAGES
+from mmdefect.extras import MODULES
 from tests.deployment.server.stand_in_server import ServerProcess
 from tests.helpers.browser import Browser, find_chromium
 
-for package in (*PACKAGES, 'onnx', 'onnxruntime'):
+for package in (*MODULES['serve'], 'onnx', 'onnxruntime'):
     pytest.importorskip(package)
 
 pytestmark = pytest.mark.slow

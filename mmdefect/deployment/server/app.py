@@ -1,41 +1,37 @@
-"""The web application: routes in front of a :class:`PredictionDesk`."""
+"""The web application: routes in front of a :class:`PredictionService`, and who may use them."""
 # Annotations here are read by FastAPI when a route is made, and name local classes: no `from __future__` for them.
 
+import hmac
 from collections.abc import Callable
 from contextlib import asynccontextmanager
 from importlib import resources
 from typing import Annotated, Any, Literal
 
 from mmdefect import __version__
-from mmdefect.deployment.server import schemas
-from mmdefect.deployment.server.access import check_host, check_token
-from mmdefect.deployment.server.desk import PredictionDesk, Wishes
-from mmdefect.deployment.server.options import PredictOptions, read_thresholds
-from mmdefect.deployment.server.packages import require_packages
-from mmdefect.deployment.server.refusals import Refusal
+from mmdefect.deployment.server import responses
+from mmdefect.deployment.server.errors import RequestError
+from mmdefect.deployment.server.service import AnswerImages, PredictionService
 from mmdefect.deployment.server.settings import ServerSettings
 from mmdefect.deployment.server.uploads import drain
-from mmdefect.deployment.types import Predictor
+from mmdefect.deployment.types import PredictOptions, Predictor
+from mmdefect.extras import require
 
 #: The pages may run their own script and talk to this server, nothing else.
 PAGE_HEADERS = {
     'Content-Security-Policy': "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; "
-    "img-src data: blob:; connect-src 'self'; base-uri 'none'; form-action 'none'; "
-    "frame-ancestors 'none'",
+    "img-src data: blob:; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
     'X-Content-Type-Options': 'nosniff',
     'Referrer-Policy': 'no-referrer',
     'Cache-Control': 'no-cache',
 }
 
 
-def create_app(
-    predictor: Predictor, settings: ServerSettings = ServerSettings(), on_ready: Callable[[], None] | None = None
-) -> Any:
+def create_app(predictor: Predictor, settings: ServerSettings, on_ready: Callable[[], None] | None = None) -> Any:
     """Make the application.
 
     Args:
         predictor: closed when the application shuts down.
-        settings: limits, token and so on; the address is for who runs the application.
+        settings: limits, token and so on; the address is used by whoever runs the application.
         on_ready: called once requests are answered.
 
     Returns:
@@ -44,17 +40,24 @@ def create_app(
     Raises:
         ImportError: naming the extra ``serve``, if a package is missing.
     """
-    require_packages()
-    from fastapi import Depends, FastAPI
+    require('serve', who='the server')
+    from fastapi import Depends, FastAPI, Request
 
-    desk = PredictionDesk(predictor, settings)
+    service = PredictionService(predictor, settings)
 
     @asynccontextmanager
     async def live(app):
         if on_ready:
             on_ready()
         yield
-        desk.close()
+        service.close()
+
+    async def guard(request: Request) -> None:
+        check_host(request, settings)
+
+    async def guard_with_token(request: Request) -> None:
+        check_host(request, settings)
+        check_token(request, settings)
 
     app = FastAPI(
         title='mmdefect',
@@ -64,35 +67,56 @@ def create_app(
         lifespan=live,
         description='Defects in images: segmentation with class, score and size of every region.',
     )
-    app.state.desk = desk
-    _add_predict(app, desk, [Depends(_guard(settings, with_token=True))])
-    _add_facts(app, desk, settings)
-    _add_pages(app, settings)
-    _add_errors(app, desk)
+    app.state.service = service
+    _add_predict(app, service, [Depends(guard_with_token)])
+    _add_facts(app, service, [Depends(guard)], [Depends(guard_with_token)])
+    _add_pages(app, [Depends(guard)])  # the pages hold nothing secret; what they ask for does
+    _add_errors(app, service)
     return app
 
 
-def _guard(settings: ServerSettings, with_token: bool) -> Callable:
-    from fastapi import Request
+def check_token(request: Any, settings: ServerSettings) -> None:
+    """Raise :class:`RequestError` 401 for a missing or wrong token."""
+    if settings.token is None:
+        return
+    scheme, _, token = request.headers.get('authorization', '').partition(' ')
+    # Bytes: texts outside ASCII cannot be compared in constant time.
+    equal = hmac.compare_digest(token.strip().encode('utf-8', 'replace'), settings.token.encode())
+    if scheme.lower() != 'bearer' or not equal:
+        raise RequestError(
+            'no_token',
+            'a request must carry the token of this server as `Authorization: Bearer TOKEN`, but this one carries none '
+            'or another one; ask who runs the server.',
+            headers={'WWW-Authenticate': 'Bearer'},
+        )
 
-    async def guard(request: Request) -> None:
-        check_host(request, settings)
-        if with_token:
-            check_token(request, settings)
 
-    return guard
+def check_host(request: Any, settings: ServerSettings) -> None:
+    """Raise :class:`RequestError` 421 for a request that addresses the server by a name that is not its own.
+
+    The web page of a stranger can point a name of its own at a loopback address and would then be allowed to read the
+    answers.
+    """
+    hosts, name = settings.answered_hosts, request.headers.get('host', '')
+    bare = name.partition(']')[0] + ']' if name.startswith('[') else name.partition(':')[0].lower()
+    if hosts and bare not in hosts:
+        raise RequestError(
+            'wrong_host',
+            f'the server must be addressed as one of {", ".join(hosts)}, got {name[:80]!r}; '
+            'use one of these names or start the server with --allowed-host.',
+        )
 
 
-def _add_predict(app, desk: PredictionDesk, guards: list) -> None:
+def _add_predict(app, service: PredictionService, guards: list) -> None:
     from fastapi import Query, Request, Response
     from fastapi.responses import JSONResponse
 
     @app.post(
         '/predict',
         dependencies=guards,
-        responses=schemas.answers_of_predict(),
+        responses=responses.answers_of_predict(),
         response_class=JSONResponse,
-        openapi_extra={'requestBody': schemas.body_of_predict()},
+        openapi_extra={'requestBody': responses.body_of_predict()},
         summary='Find the defects in an image',
     )
     async def predict(
@@ -115,9 +139,10 @@ def _add_predict(app, desk: PredictionDesk, guards: list) -> None:
         ] = None,
     ):
         """Send the bytes of an image, or a form with one file; PNG, JPEG, BMP, TIFF or WebP."""
-        options = PredictOptions(read_thresholds(desk.info, threshold, thresholds), min_area_px, mm_per_pixel, scores)
+        chosen = responses.read_thresholds(service.info, threshold, thresholds)
+        options = PredictOptions(chosen, min_area_px, mm_per_pixel, scores)
         png = format == 'png' or (format is None and _prefers_png(request.headers.get('accept', '')))
-        content = await desk.answer(request, options, Wishes(mask, scores, preview, png))
+        content = await service.answer(request, options, AnswerImages(mask, scores, preview, png))
         return Response(content, media_type='image/png' if png else 'application/json')
 
 
@@ -126,112 +151,83 @@ def _prefers_png(accept: str) -> bool:
     return 'image/png' in kinds and not kinds & {'application/json', '*/*'}
 
 
-def _add_facts(app, desk: PredictionDesk, settings: ServerSettings) -> None:
-    from fastapi import Depends, Response
+def _add_facts(app, service: PredictionService, open_to_all: list, guarded: list) -> None:
+    from fastapi import Response
     from fastapi.responses import JSONResponse
 
-    host, host_and_token = ([Depends(_guard(settings, with_token))] for with_token in (False, True))
+    described = responses.described
+    health = {200: described('They are.', responses.HEALTH), 503: described('No more.', responses.HEALTH)}
 
-    @app.get(
-        '/healthz',
-        dependencies=host,
-        summary='Whether predictions are made',
-        response_class=JSONResponse,
-        responses={
-            code: {'description': text, 'content': {'application/json': {'schema': schemas.HEALTH}}}
-            for code, text in ((200, 'They are.'), (503, 'No more.'))
-        },
-    )
+    @app.get('/healthz', dependencies=open_to_all, responses=health, summary='Whether predictions are made')
     async def healthz():
-        alive = desk.batcher.is_alive()
-        return JSONResponse(
-            {'status': 'ok' if alive else 'stopping', 'in_flight': desk.admission.in_flight}, 200 if alive else 503
-        )
+        alive = service.batcher.is_alive()
+        facts = {'status': 'ok' if alive else 'stopping', 'in_flight': service.limits.in_flight}
+        return JSONResponse(facts, 200 if alive else 503)
 
-    @app.get(
-        '/model',
-        dependencies=host_and_token,
-        summary='Classes, thresholds and limits',
-        response_class=JSONResponse,
-        responses={200: {'description': 'The model.', 'content': {'application/json': {'schema': schemas.MODEL}}}},
-    )
+    about = {200: described('The model.', responses.MODEL)}
+
+    @app.get('/model', dependencies=guarded, responses=about, summary='Classes, thresholds and limits')
     async def model():
-        info = desk.info
-        return JSONResponse(
-            {
-                'name': info.name,
-                'kind': info.kind,
-                'classes': info.classes,
-                'palette': info.palette,
-                'thresholds': dict(zip(info.classes[1:], info.thresholds, strict=True)),
-                'input_size_hw': info.input_size_hw,
-                'max_body_bytes': settings.max_body_bytes,
-                'max_pixels': settings.max_pixels,
-            }
-        )
+        info, settings = service.info, service.settings
+        facts = {
+            'name': info.name,
+            'kind': info.kind,
+            'classes': info.classes,
+            'palette': info.palette,
+            'thresholds': dict(zip(info.classes[1:], info.thresholds, strict=True)),
+            'input_size_hw': info.input_size_hw,
+            'max_body_bytes': settings.max_body_bytes,
+            'max_pixels': settings.max_pixels,
+        }
+        return JSONResponse(facts)
 
-    @app.get('/metrics', dependencies=host_and_token, summary='Counters for Prometheus', response_class=Response)
+    @app.get('/metrics', dependencies=guarded, summary='Counters for Prometheus', response_class=Response)
     async def metrics():
-        text, media_type = desk.metrics.render()
+        text, media_type = service.metrics.render()
         return Response(text, media_type=media_type)
 
 
-def _add_pages(app, settings: ServerSettings) -> None:
-    from fastapi import Depends
+def _add_pages(app, guards: list) -> None:
     from fastapi.responses import HTMLResponse
 
-    guards = [Depends(_guard(settings, with_token=False))]  # the pages hold nothing secret; what they ask for does
-
-    def serve_page(route: str, name: str) -> None:
+    def add_page(route: str, name: str) -> None:
         text = resources.files('mmdefect.deployment.server').joinpath(name).read_text(encoding='utf-8')
 
         @app.get(route, dependencies=guards, include_in_schema=False)
         async def page():
             return HTMLResponse(text, headers=PAGE_HEADERS)
 
-    serve_page('/', 'page.html')
-    serve_page('/docs', 'docs.html')
+    add_page('/', 'page.html')
+    add_page('/docs', 'docs.html')
 
 
-def _add_errors(app, desk: PredictionDesk) -> None:
+def _add_errors(app, service: PredictionService) -> None:
     from fastapi import HTTPException, Request
     from fastapi.exceptions import RequestValidationError
     from fastapi.responses import JSONResponse
 
-    async def refuse(request: Request, refusal: Refusal):
+    @app.exception_handler(RequestError)
+    async def answer(request: Request, err: RequestError):
         if request.url.path == '/predict':
-            desk.metrics.count_refusal(refusal.status, refusal.reason)
+            service.metrics.count_error(err.status, err.reason)
         await drain(request)
-        return JSONResponse({'error': refusal.sentence, 'reason': refusal.reason}, refusal.status, refusal.headers)
-
-    @app.exception_handler(Refusal)
-    async def on_refusal(request: Request, err: Refusal):
-        return await refuse(request, err)
+        return JSONResponse({'error': err.sentence, 'reason': err.reason}, err.status, err.headers)
 
     @app.exception_handler(RequestValidationError)
     async def on_invalid(request: Request, err: RequestValidationError):
         first = err.errors()[0]
         name, message = first['loc'][-1], first['msg'][:1].lower() + first['msg'][1:]
-        return await refuse(
-            request,
-            Refusal(
-                422, 'invalid_options', f'`{name}` is wrong: {message}, got {str(first["input"])[:80]!r}; see /docs.'
-            ),
-        )
+        sentence = f'`{name}` is wrong: {message}, got {str(first["input"])[:80]!r}; see /docs.'
+        return await answer(request, RequestError('invalid_options', sentence))
 
     @app.exception_handler(404)
     @app.exception_handler(405)
     async def on_http(request: Request, err: HTTPException):
-        refusal = Refusal(
-            err.status_code,
-            'no_such_route',
-            f'there must be a route for {request.method} {request.url.path[:80]!r}, but there is none; see /docs.',
-        )
-        refusal.headers.update(err.headers or {})
-        return await refuse(request, refusal)
+        path = f'{request.method} {request.url.path[:80]!r}'
+        sentence = f'there must be a route for {path}, but there is none; see /docs.'
+        return await answer(request, RequestError('no_such_route', sentence, err.status_code, err.headers))
 
     @app.exception_handler(Exception)
     async def on_failure(request: Request, err: Exception):
-        return await refuse(
-            request, Refusal(500, 'failed', 'the server must answer, but it failed on this request; its log says why.')
-        )
+        sentence = 'the server must answer, but it failed on this request; its log says why.'
+        return await answer(request, RequestError('failed', sentence))

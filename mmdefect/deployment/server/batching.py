@@ -49,13 +49,10 @@ class MicroBatcher:
         max_batch: int,
         max_delay_s: float,
         arriving: Callable[[], int] = lambda: 1,
-        report: Callable[[BatchReport], None] | None = None,
+        report: Callable[[BatchReport], None] = lambda report: None,
     ) -> None:
-        self._predict = predict
-        self._max_batch = max_batch
-        self._max_delay_s = max_delay_s
-        self._arriving = arriving
-        self._report = report
+        self._predict, self._arriving, self._report = predict, arriving, report
+        self._max_batch, self._max_delay_s = max_batch, max_delay_s
         self._items: deque[_Item] = deque()
         self._changed = threading.Condition()
         self._closing = False
@@ -65,11 +62,7 @@ class MicroBatcher:
         self._thread.start()
 
     def submit(self, image: Any, key: Hashable) -> Future:
-        """Queue an image; the future can be cancelled until its batch starts.
-
-        Raises:
-            RuntimeError: after :meth:`close`.
-        """
+        """Queue an image; the future can be cancelled until its batch starts."""
         with self._changed:
             if self._closing:
                 raise RuntimeError('images must be submitted before the batcher is closed.')
@@ -86,7 +79,7 @@ class MicroBatcher:
         return self._thread.is_alive() and not self._closing
 
     def close(self, timeout_s: float | None = None) -> bool:
-        """Finish what is queued and stop the thread; whether it has stopped within the time.
+        """Finish what is queued and stop the thread; return whether it has stopped within the time.
 
         A thread that hangs in the model ends with the process.
         """
@@ -115,8 +108,7 @@ class MicroBatcher:
                 self._changed.wait(left)
             key = self._items[0].key
             batch, others = [], deque()
-            while self._items:
-                item = self._items.popleft()
+            for item in self._items:
                 (batch if item.key == key and len(batch) < self._max_batch else others).append(item)
             self._items = others
         return batch
@@ -127,28 +119,21 @@ class MicroBatcher:
         return not full and not self._closing and (self._arriving() > 0 or self._last_size > 1)
 
     def _answer(self, batch: list[_Item]) -> None:
-        start = time.monotonic()
+        start, count = time.monotonic(), len(batch)
         try:
-            results = self._call(batch)
+            results = self._predict([item.image for item in batch], batch[0].key)
+            if len(results) != count:
+                got = f'but {len(results)} came for {count}.'
+                raise RuntimeError(f'a model must return one prediction per image, {got}')
         except Exception as err:  # whatever a model raises belongs to the requests, not to this thread
-            if len(batch) == 1:
+            if count == 1:
                 batch[0].future.set_exception(err)
             else:  # one image must not take its neighbours along
                 for item in batch:
                     self._answer([item])
             return
         seconds = time.monotonic() - start
-        share = seconds / len(batch)
-        self.seconds_per_image += (0.2 if self.seconds_per_image else 1.0) * (share - self.seconds_per_image)
-        if self._report:
-            self._report(BatchReport(len(batch), [start - item.arrived for item in batch], seconds))
+        self.seconds_per_image += (0.2 if self.seconds_per_image else 1.0) * (seconds / count - self.seconds_per_image)
+        self._report(BatchReport(count, [start - item.arrived for item in batch], seconds))
         for item, result in zip(batch, results, strict=True):
             item.future.set_result(result)
-
-    def _call(self, batch: list[_Item]) -> Sequence:
-        results = self._predict([item.image for item in batch], batch[0].key)
-        if len(results) != len(batch):
-            raise RuntimeError(
-                f'a model must return one prediction per image, but {len(results)} came for {len(batch)}.'
-            )
-        return results

@@ -26,35 +26,30 @@ class ServerMetrics:
         from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, ProcessCollector
 
         self.registry = registry = CollectorRegistry()
-        ProcessCollector(registry=registry)
-        Info('mmdefect_model', 'The model that is served.', registry=registry).info(
-            {'name': info.name, 'kind': info.kind, 'classes': ','.join(info.classes)}
-        )
-        for name, text, read in (
-            ('in_flight', 'Requests accepted and not yet answered.', in_flight),
-            ('queued', 'Images waiting for the model.', queued),
-            ('held_bytes', 'Memory that requests hold, by estimate.', held_bytes),
-        ):
+
+        def gauge(name: str, text: str, read: Callable[[], int]) -> None:
             Gauge(f'mmdefect_{name}', text, registry=registry).set_function(read)
-        self._requests = Counter('mmdefect_requests', 'Answers to POST /predict.', ['status'], registry=registry)
-        self._refusals = Counter('mmdefect_refusals', 'Requests without a prediction.', ['reason'], registry=registry)
-        self._images = Counter('mmdefect_images', 'Images by decision.', ['decision'], registry=registry)
-        self._defects = Counter('mmdefect_defects', 'Defects found.', ['defect_class'], registry=registry)
-        self._seconds = Histogram(
-            'mmdefect_request_seconds',
-            'From the first byte of a request to its prediction.',
-            buckets=SECONDS,
-            registry=registry,
-        )
-        self._waits = Histogram(
-            'mmdefect_wait_seconds', 'Time of an image in the queue.', buckets=SECONDS, registry=registry
-        )
-        self._model = Histogram(
-            'mmdefect_model_seconds', 'Time of a batch in the model.', buckets=SECONDS, registry=registry
-        )
-        self._sizes = Histogram(
-            'mmdefect_batch_images', 'Images in a batch.', buckets=(1, 2, 4, 8, 16, 32, 64), registry=registry
-        )
+
+        def counter(name: str, text: str, label: str) -> Counter:
+            return Counter(f'mmdefect_{name}', text, [label], registry=registry)
+
+        def histogram(name: str, text: str, buckets: tuple[float, ...] = SECONDS) -> Histogram:
+            return Histogram(f'mmdefect_{name}', text, buckets=buckets, registry=registry)
+
+        ProcessCollector(registry=registry)
+        facts = {'name': info.name, 'kind': info.kind, 'classes': ','.join(info.classes)}
+        Info('mmdefect_model', 'The model that is served.', registry=registry).info(facts)
+        gauge('in_flight', 'Requests accepted and not yet answered.', in_flight)
+        gauge('queued', 'Images waiting for the model.', queued)
+        gauge('held_bytes', 'Memory that requests hold, by estimate.', held_bytes)
+        self._requests = counter('requests', 'Answers to POST /predict.', 'status')
+        self._errors = counter('refusals', 'Requests without a prediction.', 'reason')
+        self._images = counter('images', 'Images by decision.', 'decision')
+        self._defects = counter('defects', 'Defects found.', 'defect_class')
+        self._seconds = histogram('request_seconds', 'From the first byte of a request to its prediction.')
+        self._waits = histogram('wait_seconds', 'Time of an image in the queue.')
+        self._model = histogram('model_seconds', 'Time of a batch in the model.')
+        self._sizes = histogram('batch_images', 'Images in a batch.', (1, 2, 4, 8, 16, 32, 64))
         for decision in ('defective', 'good'):
             self._images.labels(decision)
         for name in info.classes[1:]:
@@ -75,10 +70,10 @@ class ServerMetrics:
         for defect in prediction.defects:
             self._defects.labels(defect.class_name).inc()
 
-    def count_refusal(self, status: int, reason: str) -> None:
+    def count_error(self, status: int, reason: str) -> None:
         """Take in one request to ``/predict`` that gets no prediction."""
         self._requests.labels(str(status)).inc()
-        self._refusals.labels(reason).inc()
+        self._errors.labels(reason).inc()
 
     def render(self) -> tuple[bytes, str]:
         """Return the text that Prometheus reads, and its media type."""

@@ -12,9 +12,9 @@ from contextlib import contextmanager
 import numpy as np
 
 from mmdefect.deployment.server.app import create_app
-from mmdefect.deployment.server.packages import require_packages
 from mmdefect.deployment.server.settings import ServerSettings
 from mmdefect.deployment.types import Predictor
+from mmdefect.extras import require
 
 WARM_UP_SIZE_HW = (256, 256)
 BACKLOG = 2048
@@ -41,22 +41,25 @@ def serve(
         OSError: if the address cannot be listened on.
         ValueError: if the model fails on a grey image.
     """
-    require_packages()
+    require('serve', who='the server')
     import uvicorn
 
-    listener = _listen(settings)
-    with listener:
+    if not settings.is_loopback and settings.token is None:
+        logging.getLogger('mmdefect.server').warning(
+            'everybody who reaches %s may ask for predictions; set a token, or listen on 127.0.0.1.', settings.host
+        )
+    with listen(settings) as listener:
         _warm_up(predictor)
-        url = _url(listener)
-        app = create_app(predictor, settings, (lambda: on_ready(url)) if on_ready else None)
+        host, port = listener.getsockname()[:2]
+        url = f'http://[{host}]:{port}' if ':' in host else f'http://{host}:{port}'
         config = uvicorn.Config(
-            app,
+            create_app(predictor, settings, (lambda: on_ready(url)) if on_ready else None),
             log_level='info' if access_log else 'warning',
             access_log=access_log,
             server_header=False,
             # A bound on connections, beside that on requests: who only connects costs memory, too.
             limit_concurrency=4 * settings.queue_size + 64,
-            timeout_graceful_shutdown=_whole(settings.shutdown_timeout_s),
+            timeout_graceful_shutdown=max(1, round(settings.shutdown_timeout_s)),
         )
         with _signals_end_normally():
             uvicorn.Server(config).run(sockets=[listener])
@@ -76,15 +79,16 @@ def _signals_end_normally() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _listen(settings: ServerSettings) -> socket.socket:
+def listen(settings: ServerSettings) -> socket.socket:
+    """Return a socket that listens on the address; ``OSError`` with what to do if that fails."""
     try:
-        address = socket.getaddrinfo(settings.host, settings.port, type=socket.SOCK_STREAM)[0]
-        # asyncio turns Nagle's algorithm off only where the protocol is named; the head and the body of an answer are two
-        # packets, and the second would wait 40 ms for the client's acknowledgement of the first.
-        listener = socket.socket(address[0], socket.SOCK_STREAM, socket.IPPROTO_TCP)
+        family, *_, address = socket.getaddrinfo(settings.host, settings.port, type=socket.SOCK_STREAM)[0]
+        # asyncio turns Nagle's algorithm off only where the protocol is named; the head and the body of an answer are
+        # two packets, and the second would wait 40 ms for the client's acknowledgement of the first.
+        listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
         try:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            listener.bind(address[4])
+            listener.bind(address)
             listener.listen(BACKLOG)  # from here on clients wait instead of being turned away
         except OSError:
             listener.close()
@@ -92,35 +96,18 @@ def _listen(settings: ServerSettings) -> socket.socket:
     except OSError as err:
         raise OSError(
             f'the server must be able to listen on {settings.host} port {settings.port}, but that fails '
-            f'({err.strerror}); stop who uses it or choose another --port.'
+            f'({err.strerror}); stop what uses it or choose another --port.'
         ) from err
     return listener
 
 
 def _warm_up(predictor: Predictor) -> None:
     """Predict once, so that a model that cannot run is known before the first client comes."""
-    size_hw = predictor.info.input_size_hw or WARM_UP_SIZE_HW
+    height, width = predictor.info.input_size_hw or WARM_UP_SIZE_HW
     try:
-        predictor.predict_batch([np.full((*size_hw, 3), 127, np.uint8)])
+        predictor.predict_batch([np.full((height, width, 3), 127, np.uint8)])
     except Exception as err:
         raise ValueError(
-            f'the model must predict a grey image of {size_hw[1]} x {size_hw[0]} pixels, but it fails '
-            f'({err}); export or train it anew.'
+            f'the model must predict a grey image of {width} x {height} pixels, but it fails ({err}); export or '
+            'train it anew.'
         ) from err
-
-
-def _url(listener: socket.socket) -> str:
-    host, port = listener.getsockname()[:2]
-    return f'http://[{host}]:{port}' if ':' in host else f'http://{host}:{port}'
-
-
-def _whole(seconds: float) -> int:
-    return max(1, round(seconds))
-
-
-def warn_about_exposure(settings: ServerSettings) -> None:
-    """Log what is open to whom, where that is more than this machine."""
-    if not settings.is_loopback and settings.token is None:
-        logging.getLogger('mmdefect.server').warning(
-            'everybody who reaches %s may ask for predictions; set a token, or listen on 127.0.0.1.', settings.host
-        )

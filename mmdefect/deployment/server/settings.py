@@ -20,7 +20,7 @@ class ServerSettings:
         max_body_bytes: longest upload.
         max_pixels: largest image, known from its header before anything is decoded.
         memory_bytes: what uploads, decoded images and answers of all requests together may hold, by estimate.
-        queue_size: requests accepted and not yet answered; more are refused with 503.
+        queue_size: requests accepted and not yet answered; more are rejected with 503.
         max_batch: images that the model gets at once.
         max_delay_s: longest time that an image waits for others to share its batch.
         decode_threads: images decoded, and answers encoded, at the same time.
@@ -54,18 +54,15 @@ class ServerSettings:
         for name in ('max_delay_s', 'body_timeout_s', 'shutdown_timeout_s'):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f'`{name}` must be a number of seconds, at least 0, got {getattr(self, name)}.')
-        if self.token is not None and (
-            not self.token or not self.token.isascii() or not self.token.isprintable() or ' ' in self.token
-        ):
+        token = self.token
+        if token is not None and not (token and token.isascii() and token.isprintable() and ' ' not in token):
             raise ValueError('`token` must be printable ASCII without blanks, as a header can carry; got another one.')
 
     @property
     def is_loopback(self) -> bool:
         """Whether only this machine can reach the server."""
-        if self.host == 'localhost':
-            return True
         try:
-            return ipaddress.ip_address(self.host).is_loopback
+            return self.host == 'localhost' or ipaddress.ip_address(self.host).is_loopback
         except ValueError:
             return False
 

@@ -1,4 +1,4 @@
-"""The routes, without a network: answers, refusals, limits, and what a request can never do."""
+"""The routes, without a network: answers, errors, limits, and what a request can never do."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mmdefect.deployment.server import schemas
-from mmdefect.deployment.server.packages import PACKAGES, require_packages
+from mmdefect.deployment.server import responses
 from mmdefect.deployment.server.settings import ServerSettings
 from mmdefect.deployment.types import ModelInfo, Prediction
+from mmdefect.extras import MODULES
 from tests.deployment.server.asgi_client import AsgiClient, Body
 from tests.deployment.server.stand_in import INFO, StandIn, predict
 from tests.deployment.server.upload_cases import encode, form, good_uploads, hostile_uploads, scene
 
-for package in PACKAGES:
+for package in MODULES['serve']:
     pytest.importorskip(package)
 
 from mmdefect.deployment.server.app import create_app  # noqa: E402
@@ -72,7 +72,7 @@ class TestPredict:
     def test_the_answer_is_the_prediction(self, client):
         query = 'threshold=0.3&min_area_px=50&mm_per_pixel=0.5'
         answer = client.post('/predict?' + query, PNG, content_type='image/png').json()
-        check(answer, schemas.PREDICTION)
+        check(answer, responses.PREDICTION)
         expected = predict(scene(), (0.3, 0.3), 50, 0.5)
         assert answer['defects'] == [defect.to_dict() for defect in expected.defects] and len(expected.defects) == 2
         assert answer['thresholds'] == {'dent': 0.3, 'stain': 0.3} and answer['min_area_px'] == 50
@@ -112,7 +112,7 @@ class TestPredict:
 
     def test_images_within_the_answer(self, client):
         answer = client.post('/predict?mask=true&scores=true&preview=true', PNG).json()
-        check(answer, schemas.PREDICTION)
+        check(answer, responses.PREDICTION)
         sizes = {
             Image.open(io.BytesIO(base64.b64decode(answer[name]))).size
             for name in ('mask_png', 'scores_png', 'preview_jpeg')
@@ -137,7 +137,7 @@ class TestPredict:
         ):
             assert answer.status in statuses
             if answer.status != 200:
-                check(answer.json(), schemas.ERROR)
+                check(answer.json(), responses.ERROR)
                 sentence = answer.json()['error']
                 assert sentence.endswith('.') and not re.search(r'\.\s', sentence) and '\n' not in sentence
         assert client.post('/predict', PNG).status == 200
@@ -174,7 +174,7 @@ def test_an_anomaly_model_is_served_alike():
         model.predict_batch = lambda images, thresholds, *_: [anomalies(image, thresholds[0]) for image in images]
         assert client.get('/model').json()['kind'] == 'anomaly'
         answer = client.post('/predict?scores=true&mask=true&threshold=0.3', PNG).json()
-        check(answer, schemas.PREDICTION)
+        check(answer, responses.PREDICTION)
         scores, mask = (
             np.asarray(Image.open(io.BytesIO(base64.b64decode(answer[name])))) for name in ('scores_png', 'mask_png')
         )
@@ -204,16 +204,16 @@ class TestLimits:
             assert client.post('/predict', image).status == 200  # 120 x 110 x 4 bytes
             answer = client.post('/predict?scores=true', image)  # and 3 x 4 bytes of probabilities for each
             assert answer.status == 413 and 'memory' in answer.json()['error']
-            assert client.app.state.desk.admission.held_bytes == 0
+            assert client.app.state.service.limits.held_bytes == 0
 
     def test_overload(self):
         gate = threading.Event()
         with serve(StandIn(gate=gate), queue_size=3, max_delay_s=0.0) as client:
             running = [client.send('POST', '/predict', PNG) for _ in range(3)]
-            wait_for(lambda: client.app.state.desk.admission.in_flight == 3)
-            refused = client.post('/predict', PNG)
-            assert refused.status == 503 and int(refused.headers['retry-after']) >= 1
-            assert refused.json()['reason'] == 'overloaded'
+            wait_for(lambda: client.app.state.service.limits.in_flight == 3)
+            rejected = client.post('/predict', PNG)
+            assert rejected.status == 503 and int(rejected.headers['retry-after']) >= 1
+            assert rejected.json()['reason'] == 'overloaded'
             assert client.get('/healthz').status == 200  # busy is not ill
             gate.set()
             assert [answer.result(30).status for answer in running] == [200] * 3
@@ -226,7 +226,7 @@ class TestLimits:
             time.sleep(0.3)
             client.leave(body)
             assert answer.result(30).status == 408
-            assert client.app.state.desk.admission.in_flight == 0
+            assert client.app.state.service.limits.in_flight == 0
 
     def test_who_leaves_frees_the_model(self):
         gate = threading.Event()
@@ -236,7 +236,7 @@ class TestLimits:
             wait_for(lambda: model.calls)
             body = Body([PNG])
             second = client.send('POST', '/predict', body)
-            wait_for(lambda: len(client.app.state.desk.batcher) == 1)
+            wait_for(lambda: len(client.app.state.service.batcher) == 1)
             client.leave(body)
             assert second.result(30).status == 400
             gate.set()
@@ -254,7 +254,7 @@ class TestBatches:
             wait_for(lambda: model.calls)
             images = [scene(seed) for seed in range(6)]
             answers += [client.send('POST', '/predict', encode(Image.fromarray(image), 'PNG')) for image in images]
-            wait_for(lambda: len(client.app.state.desk.batcher) == 6)
+            wait_for(lambda: len(client.app.state.service.batcher) == 6)
             gate.set()
             for image, answer in zip(images, answers[1:], strict=True):
                 got = answer.result(30).json()['defects']
@@ -269,7 +269,7 @@ class TestBatches:
             wait_for(lambda: model.calls)
             for query in ('?threshold=0.2', '?threshold=0.4', '?threshold=0.2', '?min_area_px=9'):
                 answers.append(client.send('POST', '/predict' + query, PNG))
-            wait_for(lambda: len(client.app.state.desk.batcher) == 4)
+            wait_for(lambda: len(client.app.state.service.batcher) == 4)
             gate.set()
             assert [a.result(30).status for a in answers] == [200] * 5
         assert sorted(model.calls[1:]) == sorted([(2, (0.2, 0.2), 0), (1, (0.4, 0.4), 0), (1, (0.5, 0.6), 9)])
@@ -356,12 +356,12 @@ class TestAccess:
 class TestFacts:
     def test_health(self, client):
         answer = client.get('/healthz')
-        check(answer.json(), schemas.HEALTH)
+        check(answer.json(), responses.HEALTH)
         assert answer.status == 200 and answer.json() == {'status': 'ok', 'in_flight': 0}
 
     def test_model(self, client):
         model = client.get('/model').json()
-        check(model, schemas.MODEL)
+        check(model, responses.MODEL)
         assert model['classes'] == list(INFO.classes) and model['max_pixels'] == ServerSettings().max_pixels
 
     def test_metrics_count(self):
@@ -385,7 +385,7 @@ class TestFacts:
 
     def test_unknown_routes_and_methods(self, client):
         assert client.get('/nowhere').status == 404 and client.get('/predict').status == 405
-        check(client.get('/nowhere').json(), schemas.ERROR)
+        check(client.get('/nowhere').json(), responses.ERROR)
 
     def test_the_description_names_everything(self, client):
         api = json.loads(client.get('/openapi.json').body)
@@ -416,7 +416,7 @@ class TestSettings:
     def test_a_missing_package_is_named_with_its_extra(self, monkeypatch):
         monkeypatch.setitem(sys.modules, 'uvicorn', None)
         with pytest.raises(ImportError, match=r'uvicorn.*mmdefect\[serve\]'):
-            require_packages()
+            create_app(StandIn(), ServerSettings())
 
     @pytest.mark.parametrize(
         'wrong',
@@ -463,24 +463,9 @@ def test_no_web_package_is_imported_before_a_server_is_made():
     """So that the layer can be imported without the extra; other tests of this file have loaded them by now."""
     import subprocess
 
-    names = (
-        'admission',
-        'access',
-        'answers',
-        'app',
-        'batching',
-        'desk',
-        'images',
-        'metrics',
-        'options',
-        'run',
-        'schemas',
-        'settings',
-        'sizes',
-        'uploads',
-    )
+    names = ('app', 'batching', 'errors', 'limits', 'metrics', 'responses', 'run', 'service', 'settings', 'uploads')
     code = ''.join(f'import mmdefect.deployment.server.{name}\n' for name in names)
-    code += f'import sys; assert not set(sys.modules) & {{*{PACKAGES!r}}}'
+    code += f'import sys; assert not set(sys.modules) & {{*{MODULES["serve"]!r}}}'
     subprocess.run([sys.executable, '-c', code], check=True, timeout=60)
     for name in names:
         import_module(f'mmdefect.deployment.server.{name}')

@@ -59,7 +59,7 @@ def test_different_keys_do_not_share_and_keep_their_order(gated):
 
 
 def test_a_failure_hits_one_image_only(gated):
-    batcher, model, gate, _ = gated
+    batcher, _, gate, _ = gated
     futures = {k: batcher.submit(k, 'a') for k in (1, 13, 2)}
     gate.set()
     assert futures[1].result(10) == 1 and futures[2].result(10) == 4
@@ -78,7 +78,7 @@ def test_a_cancelled_image_never_reaches_the_model(gated):
 
 
 def test_closing_finishes_what_is_queued(gated):
-    batcher, model, gate, first = gated
+    batcher, _, gate, first = gated
     futures = [batcher.submit(k, 'a') for k in range(1, 11)]
     closer = threading.Thread(target=batcher.close)
     closer.start()

@@ -9,13 +9,13 @@ import pytest
 from PIL import Image
 
 from mmdefect.deployment.decision import decide_labels
-from mmdefect.deployment.server.packages import PACKAGES
+from mmdefect.extras import MODULES
 from tests.deployment.server.stand_in import INFO, class_probabilities, predict
 from tests.deployment.server.stand_in_server import start_stand_in
 from tests.deployment.server.upload_cases import encode, scene, turned
 from tests.helpers.browser import Browser, find_chromium
 
-for package in PACKAGES:
+for package in MODULES['serve']:
     pytest.importorskip(package)
 CHROMIUM = find_chromium()
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason='no Chromium on the path; CHROMIUM may name it')

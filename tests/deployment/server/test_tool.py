@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mmdefect.deployment.server.packages import PACKAGES
+from mmdefect.extras import MODULES
 from tests.deployment.server.stand_in import INFO, predict
 from tests.deployment.server.stand_in_server import ROOT, ServerProcess
 from tests.deployment.server.upload_cases import encode, scene
 from tests.helpers.tiny_onnx import write_tiny_model
 
-for package in (*PACKAGES, 'onnx', 'onnxruntime'):
+for package in (*MODULES['serve'], 'onnx', 'onnxruntime'):
     pytest.importorskip(package)
 
 

@@ -1,21 +1,24 @@
-"""Bodies of requests: raw and forms, in any pieces, within their limits."""
+"""Bodies of requests, raw and forms, in any pieces and within limits; as images, without hidden costs."""
 
 from __future__ import annotations
 
 import asyncio
+import time
 import tracemalloc
 from email.message import Message
 from email.parser import BytesParser
+from itertools import pairwise
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mmdefect.deployment.server.refusals import Refusal
-from mmdefect.deployment.server.uploads import MAX_PARTS, drain, read_upload
+from mmdefect.deployment.server.errors import RequestError
+from mmdefect.deployment.server.uploads import MAX_PARTS, decode_upload, drain, read_upload, read_upload_header
 from tests.deployment.server.asgi_client import Body
-from tests.deployment.server.upload_cases import field, form
+from tests.deployment.server.upload_cases import bomb, chunk, field, form, good_uploads, hostile_uploads, png, tiff
 
 pytest.importorskip('python_multipart')
 
@@ -31,15 +34,15 @@ def read(chunks, content_type='image/png', max_bytes=10_000, timeout_s=5.0, leav
     return asyncio.run(run())
 
 
-def refused(*args, **kwargs) -> tuple[int, str]:
-    with pytest.raises(Refusal) as refusal:
+def rejected(*args, **kwargs) -> tuple[int, str]:
+    with pytest.raises(RequestError) as caught:
         read(*args, **kwargs)
-    return refusal.value.status, refusal.value.sentence
+    return caught.value.status, caught.value.sentence
 
 
 def split(data: bytes, places) -> list[bytes]:
     edges = [0, *sorted(p % (len(data) + 1) for p in places), len(data)]
-    return [data[a:b] for a, b in zip(edges, edges[1:], strict=False)]
+    return [data[a:b] for a, b in pairwise(edges)]
 
 
 @pytest.mark.parametrize(
@@ -51,7 +54,7 @@ def test_raw(content_type):
 
 @pytest.mark.parametrize('content_type', ['text/plain', 'application/json', 'application/x-www-form-urlencoded', 'png'])
 def test_other_types_of_content(content_type):
-    status, sentence = refused([b'abc'], content_type)
+    status, sentence = rejected([b'abc'], content_type)
     assert status == 415 and content_type in sentence
 
 
@@ -94,22 +97,22 @@ def test_a_file_that_looks_like_a_boundary():
     ],
 )
 def test_damaged_forms(body, content_type, words):
-    status, sentence = refused([body], content_type, max_bytes=100_000)
+    status, sentence = rejected([body], content_type, max_bytes=100_000)
     assert status == 422 and words in sentence
-    assert refused([bytes([b]) for b in body], content_type, max_bytes=100_000)[0] == 422 if body else True
+    assert rejected([bytes([b]) for b in body], content_type, max_bytes=100_000)[0] == 422 if body else True
 
 
 def test_too_long_is_known_before_reading_or_while_reading():
-    assert refused([b'x' * 5], max_bytes=10, **{'content-length': '11'})[0] == 413
-    assert refused([b'x' * 5] * 3, max_bytes=10)[0] == 413
+    assert rejected([b'x' * 5], max_bytes=10, **{'content-length': '11'})[0] == 413
+    assert rejected([b'x' * 5] * 3, max_bytes=10)[0] == 413
     assert read([b'x' * 5] * 2, max_bytes=10) == b'x' * 10
     body, content_type = form(bytes(200))
-    assert refused([body], content_type, max_bytes=100)[0] == 413
+    assert rejected([body], content_type, max_bytes=100)[0] == 413
 
 
 def test_slow_and_leaving_clients():
-    assert refused([b'abc'], stalls=True, timeout_s=0.05)[0] == 408
-    assert refused([b'abc'], leaves=True)[0] == 400
+    assert rejected([b'abc'], stalls=True, timeout_s=0.05)[0] == 408
+    assert rejected([b'abc'], leaves=True)[0] == 400
 
 
 def test_memory_of_a_long_upload_is_that_of_the_upload():
@@ -146,3 +149,76 @@ def test_who_waits_for_a_word_is_not_read():
     request = SimpleNamespace(headers={'expect': '100-continue'}, state=SimpleNamespace(), receive=body.receive)
     asyncio.run(drain(request, 9))
     assert body.sent == 0
+
+
+LIMIT = 4_000_000
+PNG_START = png(8, 8, b'').partition(b'\0\0\0\0IDAT')[0]
+
+
+def status_of(data: bytes) -> int:
+    try:
+        read_upload_header(data, LIMIT)
+        decode_upload(data, LIMIT)
+    except RequestError as error:
+        assert error.sentence.startswith('an upload must ') and error.sentence.endswith('.')
+        return error.status
+    return 200
+
+
+@pytest.mark.parametrize('name, data, image', good_uploads(3), ids=lambda v: v if isinstance(v, str) else '')
+def test_good_uploads(name, data, image):
+    read_upload_header(data, LIMIT)
+    got = decode_upload(data, LIMIT).pixels
+    assert got.dtype == np.uint8 and got.flags.c_contiguous
+    if image is not None:
+        assert np.array_equal(got, image)
+    if name == 'turned jpeg':
+        assert got.shape == (128, 96, 3)
+
+
+@pytest.mark.parametrize('seed', range(4))
+def test_hostile_uploads(seed):
+    wrong = [
+        (name, got, statuses)
+        for name, data, statuses in hostile_uploads(seed)
+        if (got := status_of(data)) not in statuses
+    ]
+    assert not wrong
+
+
+def test_bombs_cost_nothing():
+    files = [bomb(), tiff({256: 10, 257: 10, 277: 3, 278: 2**28, 273: 8, 279: 100}), tiff({256: 2**31, 257: 2**31})]
+    tracemalloc.start()
+    try:
+        assert [status_of(data) for data in files] == [413] * 3
+        assert tracemalloc.get_traced_memory()[1] < 2**20
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize(
+    'start, part',
+    [
+        (b'\xff\xd8', b'\xff\xfe\0\2'),
+        (b'\xff\xd8', b'\xff'),
+        (PNG_START, chunk(b'tEXt', b'')),
+        (b'RIFF\0\0\0\1WEBP', b'abcd\0\0\0\0'),
+    ],
+)
+def test_millions_of_parts_are_not_counted(start, part):
+    data = start + part * (2**25 // len(part))
+    begin = time.thread_time()
+    assert status_of(data) == 422
+    assert time.thread_time() - begin < 1.0  # several seconds without a limit
+
+
+def test_any_damage_is_rejected_or_decoded():
+    """Nothing but an image or an error comes out, whatever the bytes are."""
+    rng = np.random.default_rng(0)
+    files = [data for name, data, _ in good_uploads(1)]
+    for data in files:
+        for _ in range(12):
+            damaged = bytearray(data)
+            for place in rng.integers(0, min(len(data), rng.choice([64, 10**9])), rng.integers(1, 6)):
+                damaged[place] = int(rng.integers(0, 256))
+            assert status_of(bytes(damaged)) in (200, 413, 415, 422)

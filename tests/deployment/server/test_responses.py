@@ -9,18 +9,17 @@ import pytest
 from PIL import Image
 
 from mmdefect.deployment.decision import decide_labels
-from mmdefect.deployment.server.answers import encode_preview, encode_scores
-from mmdefect.deployment.server.options import read_thresholds
-from mmdefect.deployment.server.refusals import Refusal
+from mmdefect.deployment.server.errors import RequestError
+from mmdefect.deployment.server.responses import encode_preview, encode_scores, read_thresholds
 from mmdefect.deployment.writing import encode_label_png
 from tests.deployment.server.stand_in import INFO
 
 
 def test_a_mask_holds_ids_and_colours():
     labels = np.random.default_rng(0).integers(0, 3, (17, 23)).astype(np.uint8)
-    photo = Image.open(io.BytesIO(encode_label_png(labels, INFO.palette)))
-    assert photo.mode == 'P' and np.array_equal(np.asarray(photo), labels)
-    assert np.array_equal(np.asarray(photo.convert('RGB')), np.asarray(INFO.palette, np.uint8)[labels])
+    mask = Image.open(io.BytesIO(encode_label_png(labels, INFO.palette)))
+    assert mask.mode == 'P' and np.array_equal(np.asarray(mask), labels)
+    assert np.array_equal(np.asarray(mask.convert('RGB')), np.asarray(INFO.palette, np.uint8)[labels])
 
 
 @pytest.mark.parametrize('classes', [2, 3, 5])
@@ -55,6 +54,6 @@ def test_thresholds_of_a_request():
     'text', ['good:0.5', 'dent', 'dent:', 'dent:1', 'dent:0', 'dent:nan', 'dent:0.5,,', 'x' * 4000]
 )
 def test_wrong_thresholds_of_a_request(text):
-    with pytest.raises(Refusal) as refusal:
+    with pytest.raises(RequestError) as caught:
         read_thresholds(INFO, None, text)
-    assert refusal.value.status == 422 and len(refusal.value.sentence) < 300
+    assert caught.value.status == 422 and len(caught.value.sentence) < 300

@@ -1,0 +1,37 @@
+"""Why a request gets no prediction."""
+
+from __future__ import annotations
+
+#: Status of HTTP for the word that metrics and programs get as the reason.
+STATUSES = {
+    'left': 400,
+    'no_token': 401,
+    'slow': 408,
+    'too_large': 413,
+    'unsupported': 415,
+    'wrong_host': 421,
+    'unreadable': 422,
+    'invalid_options': 422,
+    'too_many_defects': 422,
+    'failed': 500,
+    'overloaded': 503,
+}
+
+
+class RequestError(Exception):
+    """A request that is answered with an error.
+
+    Args:
+        reason: one of :data:`STATUSES`, or another word with a status.
+        sentence: for people: what must hold, what came, what to do.
+        status: of HTTP, where the reason does not say it.
+        headers: of the answer.
+    """
+
+    def __init__(
+        self, reason: str, sentence: str, status: int | None = None, headers: dict[str, str] | None = None
+    ) -> None:
+        super().__init__(sentence)
+        self.reason, self.sentence = reason, sentence
+        self.status = status or STATUSES[reason]
+        self.headers = dict(headers or {})
