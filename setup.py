@@ -19,6 +19,7 @@ HERE = Path(__file__).resolve().parent
 CORE = ['numpy>=1.26', 'opencv-python>=4.8']
 TRAIN = [
     'filelock>=3.12',
+    'jinja2>=3.1',
     'matplotlib>=3.7',
     'pillow>=10',
     'prettytable>=3.9',

@@ -14,7 +14,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from mmdefect.experiments.records import read_validations
+from mmdefect.experiments.logs import read_validations
 from mmdefect.experiments.select import Rule, choose_best
 
 

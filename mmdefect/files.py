@@ -59,6 +59,18 @@ def write_json(path: str | os.PathLike, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + '\n')
 
 
+def read_json(path: str | os.PathLike) -> Any:
+    """Read a JSON file.
+
+    Raises:
+        ValueError: if the file is not JSON; the message names it.
+    """
+    try:
+        return json.loads(Path(path).read_text(encoding='utf-8'))
+    except ValueError as err:
+        raise ValueError(f'{path} must be a JSON file, but {err}. Move it away to start anew.') from err
+
+
 @contextmanager
 def new_folder(path: str | os.PathLike) -> Iterator[Path]:
     """Yield an empty folder beside ``path`` that is renamed to it at the end; after an error nothing is left behind.
@@ -90,7 +102,7 @@ def _explained(path: Path, err: OSError) -> OSError:
             f'the disk must have room for {path}, but it is full; free some space and start the same command again: '
             'what is finished is kept and not made twice',
         )
-    if isinstance(err, PermissionError):
+    if isinstance(err, (PermissionError, NotADirectoryError, FileExistsError)):  # the last two: a file is in the way
         return PermissionError(
             err.errno, f'{path.parent} must be writable to hold {path.name}, but writing fails; name another place'
         )

@@ -25,14 +25,12 @@ from mmdefect.extras import stop_without
 
 stop_without('train', 'matplotlib', 'PIL', 'scipy')
 
-from mmdefect.experiments.compare import compare
-from mmdefect.experiments.compare_runs import load_groups, parse_group
-from mmdefect.experiments.comparison_text import published_sentences, render
-from mmdefect.experiments.evidence.report import SearchPlaces
-from mmdefect.experiments.records import write_text
+from mmdefect.experiments.compare import compare, load_groups, parse_group, published_sentences, render
+from mmdefect.experiments.evidence.run_folder import SearchPlaces
 from mmdefect.experiments.study import read_study
+from mmdefect.experiments.study_page import compare_study
 from mmdefect.experiments.study_records import read_records
-from mmdefect.experiments.study_table import compare_study
+from mmdefect.files import write_text
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:

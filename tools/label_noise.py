@@ -24,8 +24,8 @@ stop_without('train', 'matplotlib', 'PIL', 'scipy')
 
 import cv2
 
-from mmdefect.experiments.evidence.label_review import compare_folders, find_pairs, review_sheet, summary, to_csv
-from mmdefect.experiments.records import write_text
+from mmdefect.experiments.evidence.label_review import compare_folders, find_pairs, review_page, summary, to_csv
+from mmdefect.files import write_text
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
@@ -56,7 +56,7 @@ def main(argv: list[str] | None = None) -> int:
         first = results[0].agreement
         if args.count and (first.unconfirmed or first.both != first.same_class):
             sheet = args.out.with_name(args.out.name + '.png')
-            image = review_sheet(results, args.images, args.binary, args.count)
+            image = review_page(results, args.images, args.binary, args.count)
             if not cv2.imwrite(str(sheet), image[..., ::-1]):
                 raise OSError(f'{sheet} must be an image that can be written; choose another --out.')
             print(sheet)

@@ -20,9 +20,10 @@ sys.path.insert(0, str(ROOT))
 
 from mmdefect.extras import stop_without
 
-stop_without('train', 'matplotlib', 'PIL', 'scipy')
+stop_without('train', 'jinja2', 'matplotlib', 'PIL', 'scipy')
 
-from mmdefect.experiments.evidence.report import SearchPlaces, write_report
+from mmdefect.experiments.evidence.report import write_report
+from mmdefect.experiments.evidence.run_folder import SearchPlaces
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:

@@ -22,14 +22,12 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from mmdefect.experiments.engine_options import add_engine_options, engine_of
+from mmdefect.experiments.batch import Batch, Tools, candidates, find_jobs
+from mmdefect.experiments.engines import Slots, SlurmArray, add_engine_options, engine_of
 from mmdefect.experiments.job import check_job, plan_commands
-from mmdefect.experiments.pool import Slots
 from mmdefect.experiments.process import stop_signals
-from mmdefect.experiments.run import check_batch, run_batch
+from mmdefect.experiments.run_batch import check_batch, run_batch
 from mmdefect.experiments.select import Rule
-from mmdefect.experiments.slurm import SlurmArray
-from mmdefect.experiments.spec import Batch, Tools, candidates, find_jobs
 
 
 def parse_args(argv: list[str]) -> argparse.Namespace:

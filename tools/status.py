@@ -23,12 +23,12 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from mmdefect.experiments.progress import Progress, read_progress, time_left
+from mmdefect.experiments.status import JobStatus, read_status, time_left
 
 STYLES = {'done': 'green', 'running': 'cyan', 'failed': 'red', 'lost': 'yellow', 'pending': 'dim'}
 
 
-def make_table(rows: list[Progress], title: str) -> Table:
+def make_table(rows: list[JobStatus], title: str) -> Table:
     counts = ', '.join(f'{sum(r.status == s for r in rows)} {s}' for s in STYLES if any(r.status == s for r in rows))
     left = time_left(rows)
     about = f'; about {clock(left)} left at this pace' if left is not None else ''
@@ -61,14 +61,14 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     console = Console()
     try:
-        table = make_table(read_progress(args.project), args.project.name)
+        table = make_table(read_status(args.project), args.project.name)
         if not args.watch:
             console.print(table)
             return 0
         with Live(table, console=console, auto_refresh=False) as live:
             while True:
                 time.sleep(args.watch)
-                live.update(make_table(read_progress(args.project), args.project.name), refresh=True)
+                live.update(make_table(read_status(args.project), args.project.name), refresh=True)
     except (OSError, ValueError) as err:
         print(f'error: {err}', file=sys.stderr)
         return 2

@@ -24,15 +24,15 @@ from mmdefect.extras import stop_without
 
 stop_without('train', 'matplotlib', 'PIL', 'scipy')
 
-from mmdefect.experiments.engine_options import add_engine_options, engine_of
+from mmdefect.experiments.batch import Tools
+from mmdefect.experiments.engines import add_engine_options, engine_of
 from mmdefect.experiments.process import stop_signals
-from mmdefect.experiments.records import read_json, write_json
 from mmdefect.experiments.settings import parse_overrides
-from mmdefect.experiments.spec import Tools
 from mmdefect.experiments.study import Composer, expand, read_study
+from mmdefect.experiments.study_page import write_study_page
 from mmdefect.experiments.study_records import record_path
 from mmdefect.experiments.study_run import Places, run_study
-from mmdefect.experiments.study_table import write_study_page
+from mmdefect.files import read_json, write_json
 
 
 def parse_args(argv: list[str]) -> argparse.Namespace:

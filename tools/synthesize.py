@@ -20,7 +20,7 @@ stop_without('mm')
 
 from mmengine.config import DictAction
 
-from mmdefect.experiments.engine_options import add_worker_options, workers_of
+from mmdefect.experiments.bulk import add_worker_options, workers_of
 
 
 def parse_args() -> argparse.Namespace:
@@ -47,7 +47,7 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> int:
     args = parse_args()
-    from mmdefect.apis.bulk import build_libraries, synthesize
+    from mmdefect.apis.synthesize import build_libraries, synthesize
 
     begun = time.monotonic()
     try:

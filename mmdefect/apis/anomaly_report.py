@@ -1,13 +1,7 @@
-"""What a test of anomaly detectors leaves: a table as CSV and Markdown, figures as PNG, and one page that holds them all."""
+"""What a test of anomaly detectors leaves: a table as CSV and Markdown, figures as PNG, and one page with them all."""
 
 from __future__ import annotations
 
-import base64
-import csv
-import html
-import io
-import os
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -18,44 +12,29 @@ import torch
 from mmdefect.apis.anomaly_eval import DetectorResult, markdown_table, roc_points, rows_of
 from mmdefect.apis.anomaly_fit import read_image
 from mmdefect.experiments.evidence.figures import line_figure
-from mmdefect.experiments.evidence.page import SCRIPT, STYLE
+from mmdefect.experiments.tables import csv_table
+from mmdefect.files import write_bytes, write_text
 from mmdefect.models.anomaly_detector import AnomalyDetector, stack_images
 from mmdefect.synthesis.cutpaste import make_views
 from mmdefect.synthesis.streams import stream_generator
 from mmdefect.visualization import outline_mask, overlay_heat
 from mmdefect.visualization.figures import embed_in_plane, figure_png, histogram_figure, scatter_figure
+from mmdefect.visualization.pages import data_uri, render_page
 
 _SHOWN = 6  # images of a category
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file through a temporary one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f'.{path.name}.tmp')
-    temporary.write_text(text, encoding='utf-8')
-    os.replace(temporary, path)
 
 
 def write_tables(results: Sequence[DetectorResult], folder: Path) -> list[dict[str, object]]:
     """Write ``table.csv`` and ``table.md``, and ``scores.csv`` with every image; return the rows of the table."""
     rows = rows_of(results)
+    scores = [
+        dict(category=r.category, arm=r.arm, image=s.img_path, type=s.defect_type, score=round(float(v), 6))
+        for r in results
+        for s, v in zip(r.samples, r.scores, strict=True)
+    ]
     write_text(folder / 'table.md', markdown_table(rows))
-    for name, content in (
-        ('table.csv', rows),
-        (
-            'scores.csv',
-            [
-                dict(category=r.category, arm=r.arm, image=s.img_path, type=s.defect_type, score=round(float(v), 6))
-                for r in results
-                for s, v in zip(r.samples, r.scores, strict=True)
-            ],
-        ),
-    ):
-        out = io.StringIO()
-        writer = csv.DictWriter(out, list(content[0]), lineterminator='\n')
-        writer.writeheader()
-        writer.writerows(content)
-        write_text(folder / name, out.getvalue())
+    write_text(folder / 'table.csv', csv_table(rows))
+    write_text(folder / 'scores.csv', csv_table(scores))
     return rows
 
 
@@ -106,14 +85,14 @@ def heat_images(
     for index in order:
         sample, size_hw = tested.samples[index], detector.settings.size_hw
         image = read_image(sample.img_path, size_hw)
-        photos = {'image': _with_outline(image, sample.seg_map_path)}
+        images = {'image': _with_outline(image, sample.seg_map_path)}
         if tested.heat is not None:
-            photos['heat map'] = overlay_heat(image, tested.heat[index].astype(np.float32), 0.3, 1.5)
+            images['heat map'] = overlay_heat(image, tested.heat[index].astype(np.float32), 0.3, 1.5)
         if layer is not None:
             cam = detector.explain(stack_images([image]), layer)[0].numpy()
-            photos[f'Grad-CAM, {layer}'] = overlay_heat(image, cam, 0.15, 1.0)
+            images[f'Grad-CAM, {layer}'] = overlay_heat(image, cam, 0.15, 1.0)
         name = Path(sample.img_path)
-        shown.append((f'{name.parent.name}/{name.name}, score {tested.scores[index]:.2f}', photos))
+        shown.append((f'{name.parent.name}/{name.name}, score {tested.scores[index]:.2f}', images))
     return shown
 
 
@@ -127,78 +106,32 @@ def write_page(
 ) -> Path:
     """Write the figures as PNG and ``report.html``, which holds everything itself; return its path."""
     for name, png in figures.items():
-        (folder / 'figures').mkdir(parents=True, exist_ok=True)
-        (folder / 'figures' / f'{name}.png').write_bytes(png)
+        write_bytes(folder / 'figures' / f'{name}.png', png)
     categories = list(dict.fromkeys(r.category for r in results))
-    sections = [('results', 'Results', _table(rows) + ''.join(f'<p class="muted">{html.escape(n)}</p>' for n in notes))]
-    for category in categories:
-        own = ''.join(
-            f'<figure><img alt="{html.escape(n)}" style="width:100%;max-width:460px;border-radius:8px" '
-            f'src="{_uri(png)}"></figure>'
-            for n, png in figures.items()
-            if n.startswith(f'{category}_')
-        )
-        cards = ''.join(_card(caption, photos) for caption, photos in galleries.get(category, []))
-        sections.append((category, category, f'<div class="grid">{own}</div>{cards}'))
-    nav = ''.join(f'<a href="#{html.escape(k)}">{html.escape(n)}</a>' for k, n, _ in sections)
-    body = ''.join(f'<section id="{html.escape(k)}"><h2>{html.escape(n)}</h2>{c}</section>' for k, n, c in sections)
-    lead = (
-        f'{len(categories)} categor{"y" if len(categories) == 1 else "ies"}, '
-        f'{sum(len(r.samples) for r in results if r.arm == results[0].arm)} test images, each read once. Score 1 is the '
-        'farthest normal image held out of the fit; above it is an anomaly.'
+    images = sum(len(r.samples) for r in results if r.arm == results[0].arm)
+    counted = f'{len(categories)} categor{"y" if len(categories) == 1 else "ies"}, {images} test images'
+    shown = {c: {n: data_uri(png, 'png') for n, png in figures.items() if n.startswith(f'{c}_')} for c in categories}
+    cards = {
+        c: [(text, {k: _jpeg(v) for k, v in own.items()}) for text, own in galleries.get(c, [])] for c in categories
+    }
+    page = render_page(
+        'anomaly',
+        title='Anomaly detection',
+        lead=f'{counted}, each read once. Score 1 is the farthest normal image held out of the fit; above it is an '
+        'anomaly.',
+        footer='Metrics are percent.',
+        sections=[('results', 'Results'), *((category, category) for category in categories)],
+        rows=rows,
+        notes=notes,
+        figures=shown,
+        cards=cards,
     )
-    path = folder / 'report.html'
-    write_text(
-        path,
-        (
-            '<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, '
-            'initial-scale=1"><meta name="color-scheme" content="light dark"><title>Anomaly detection</title><style>'
-            f'{STYLE}.shots{{display:grid;grid-template-columns:repeat(3,minmax(0,240px));gap:8px}}.shots img{{width:100%;'
-            'border-radius:6px;display:block}.shots figcaption{font-size:.74rem;color:var(--soft)}'
-            '</style></head><body><header><div class="top"><h1>Anomaly detection</h1><button id="theme" type="button" '
-            f'aria-label="switch light and dark">Dark</button></div><p class="lead">{lead}</p></header><nav><div>{nav}</div>'
-            f'</nav><main>{body}<footer>Made {time.strftime("%Y-%m-%d %H:%M")} by mmdefect. Metrics are percent.</footer></main>'
-            f'<script>{SCRIPT}</script></body></html>'
-        ),
-    )
-    return path
+    write_text(folder / 'report.html', page)
+    return folder / 'report.html'
 
 
-def _table(rows: Sequence[dict]) -> str:
-    heads = list(rows[0])
-
-    def cell(value: object) -> str:
-        if value is None:
-            return '<td data-v="">–</td>'
-        return (
-            f'<td data-v="{value}">{value:.2f}</td>'
-            if isinstance(value, float)
-            else f'<td>{html.escape(str(value))}</td>'
-        )
-
-    head = ''.join(f'<th>{html.escape(h.replace("_", " "))}</th>' for h in heads)
-    lines = ''.join(
-        f'<tr{" class=best" if row["category"] == "average" else ""}>{"".join(cell(row[h]) for h in heads)}</tr>'
-        for row in rows
-    )
-    return f'<div class="scroll"><table class="sortable"><thead><tr>{head}</tr></thead><tbody>{lines}</tbody></table></div>'
-
-
-def _card(caption: str, photos: dict[str, np.ndarray]) -> str:
-    shots = ''.join(
-        f'<figure><img loading="lazy" alt="{html.escape(title)}" src="{_uri(_jpeg(photo), "jpeg")}">'
-        f'<figcaption>{html.escape(title)}</figcaption></figure>'
-        for title, photo in photos.items()
-    )
-    return f'<div class="card"><p><b>{html.escape(caption)}</b></p><div class="shots">{shots}</div></div>'
-
-
-def _jpeg(photo: np.ndarray) -> bytes:
-    return cv2.imencode('.jpg', photo[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 88])[1].tobytes()
-
-
-def _uri(data: bytes, kind: str = 'png') -> str:
-    return f'data:image/{kind};base64,{base64.b64encode(data).decode()}'
+def _jpeg(image: np.ndarray) -> str:
+    return data_uri(cv2.imencode('.jpg', image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 88])[1].tobytes(), 'jpeg')
 
 
 def _with_outline(image: np.ndarray, mask_path: str | None) -> np.ndarray:

@@ -7,24 +7,27 @@ Ray that is lost is replaced and its items are done again; so the function shoul
 
 from __future__ import annotations
 
+import argparse
 import contextlib
+import itertools
 import multiprocessing
 import os
 import pickle
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from mmdefect.experiments.pool import thread_variables
-from mmdefect.experiments.ray_cluster import connected
+from mmdefect.experiments.engines import connected
+from mmdefect.experiments.process import thread_variables
 
 Item = TypeVar('Item')
 Result = TypeVar('Result')
 #: Makes the function of one item. It is sent to other processes: a function of a module, or a ``functools.partial``.
 Maker = Callable[[], Callable[[Item], Result]]
 ENGINES = ('local', 'ray')
+_worker: dict[str, Callable] = {}  # what this process applies to items
 
 
 @dataclass(frozen=True)
@@ -55,6 +58,21 @@ class Workers:
             )
 
 
+def add_worker_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of bulk work to a parser."""
+    add = parser.add_argument_group('who does the work').add_argument
+    add('--engine', choices=ENGINES, default='local', help='default: local')
+    add('--workers', type=int, default=1, help='processes, or actors of Ray (default: 1, this process)')
+    add('--threads', type=int, default=0, help='threads of each (default: as they are)')
+    add('--gpus-per-worker', type=float, default=0, help='ray: devices of each; 0.25: four share one')
+    add('--ray-address', help='Ray cluster (default: $RAY_ADDRESS, else a Ray is started here)')
+
+
+def workers_of(args: argparse.Namespace) -> Workers:
+    """Return the workers that parsed options ask for."""
+    return Workers(args.engine, args.workers, args.threads, args.gpus_per_worker, args.ray_address)
+
+
 def map_items(make: Maker, items: Sequence[Item], workers: Workers = Workers()) -> Iterator[Result]:
     """Yield the results of all items, in their order.
 
@@ -78,7 +96,7 @@ def chunks(items: Sequence[Item], count: int) -> list[Sequence[Item]]:
     """Cut items into at most ``count`` runs of neighbours whose lengths differ by at most one."""
     count = min(count, len(items))
     bounds = [len(items) * k // count for k in range(count + 1)] if count else []
-    return [items[low:high] for low, high in zip(bounds, bounds[1:], strict=False)]
+    return [items[low:high] for low, high in itertools.pairwise(bounds)]
 
 
 def _map_in_processes(make: Maker, items: Sequence[Item], workers: Workers) -> Iterator[Result]:
@@ -101,12 +119,11 @@ def _map_in_processes(make: Maker, items: Sequence[Item], workers: Workers) -> I
 
 
 def _prepare(make: Maker) -> None:
-    global _function
-    _function = make()
+    _worker['function'] = make()
 
 
 def _apply(item: Any) -> Any:
-    return _function(item)
+    return _worker['function'](item)
 
 
 @contextlib.contextmanager
@@ -128,10 +145,8 @@ def _map_on_ray(make: Maker, items: Sequence[Item], workers: Workers) -> Iterato
     if not items:
         return
     cores = max(1, workers.threads)
-    with (
-        _variables(thread_variables(workers.threads)),
-        connected(workers.address, workers.count * cores, None if workers.gpus else 0),
-    ):
+    cluster = connected(workers.address, workers.count * cores, None if workers.gpus else 0)
+    with _variables(thread_variables(workers.threads)), cluster:
         import ray.data  # needs pandas and pyarrow, which the extra brings
 
         context = ray.data.DataContext.get_current()
@@ -139,14 +154,9 @@ def _map_on_ray(make: Maker, items: Sequence[Item], workers: Workers) -> Iterato
         context.execution_options.preserve_order = True
         rows = [{'item': pickle.dumps(item)} for item in items]  # the same whatever Arrow makes of the type
         data = ray.data.from_items(rows, override_num_blocks=min(len(rows), 16 * workers.count))
-        done = data.map(
-            _RayWorker,
-            fn_constructor_args=(make, os.getcwd()),
-            num_cpus=cores,
-            num_gpus=workers.gpus or None,
-            compute=ray.data.ActorPoolStrategy(size=workers.count),
-        )
-        for row in done.iter_rows():
+        actors = ray.data.ActorPoolStrategy(size=workers.count)
+        resources = dict(num_cpus=cores, num_gpus=workers.gpus or None, compute=actors)
+        for row in data.map(_RayWorker, fn_constructor_args=(make, os.getcwd()), **resources).iter_rows():
             value, error = pickle.loads(row['result'])
             if error is not None:
                 raise error
@@ -166,12 +176,3 @@ class _RayWorker:
         except Exception as err:  # raised where the results are used
             result = None, err
         return {'result': pickle.dumps(result)}
-
-
-def track(results: Iterable[Result], total: int, description: str) -> Iterator[Result]:
-    """Pass results on with a bar and the remaining time on a terminal."""
-    from rich.console import Console
-    from rich.progress import track as bar
-
-    console = Console(stderr=True)
-    yield from bar(results, description, total=total, console=console, transient=True, disable=not console.is_terminal)

@@ -3,23 +3,127 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from mmdefect.experiments import settings as st
 from mmdefect.experiments import statistics
-from mmdefect.experiments.comparison_warnings import warn
+from mmdefect.experiments.evidence.counts import LOG_TOLERANCE, Counts
 from mmdefect.experiments.evidence.counts import metrics as count_metrics
-from mmdefect.experiments.statistics import Interval
-from mmdefect.experiments.tested_run import Evidence
+from mmdefect.experiments.evidence.run_folder import SearchPlaces, find_runs, load_run
+from mmdefect.experiments.states import read_state
+from mmdefect.experiments.statistics import Interval, mean_and_sd
+from mmdefect.experiments.study_records import budget, donor_leaks
+from mmdefect.experiments.tables import format_difference, format_mean, format_p, markdown_table
 
 BETTER, WORSE, SAME, UNKNOWN = 'better', 'worse', 'not distinguishable', 'unknown'
 #: Metrics of which less is better.
 LOWER_IS_BETTER = ('*loss*', '*false_alarm*', 'FA*', '*FPR*', '*fpr*', '*_error*')
-#: Percentage points by which a metric recomputed from counts may miss the logged one (logs are rounded).
-LOG_TOLERANCE = 0.02
+_CHECKPOINT = re.compile(r'Load checkpoint from (\S+)')
+
+
+@dataclass(frozen=True)
+class FinishedRun:
+    """What one finished run brings to a comparison.
+
+    Attributes:
+        name: of the run, for messages.
+        seed: its random seed; ``None`` if unknown.
+        test: metrics on the test set, in percent.
+        counts: counts of each test image, if there are any.
+        settings: flat settings that can change a result; empty if unknown.
+        budget: ``iterations``, ``batch_size``, ``val_interval``.
+        tests: see ``JobState.tests``.
+        leaks: test images that donors were cut from; ``None`` if unknown.
+        source: ``data``, ``commit``, ``versions``, ``hardware`` of the run.
+        key: identity of the training.
+    """
+
+    name: str
+    seed: int | None
+    test: Mapping[str, float | None]
+    counts: Counts | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    budget: Mapping[str, Any] = field(default_factory=dict)
+    tests: Sequence[Mapping[str, Any]] = ()
+    leaks: Sequence[str] | None = None
+    source: Mapping[str, Any] = field(default_factory=dict)
+    key: str = ''
+
+
+def run_of_record(record: Mapping[str, Any]) -> FinishedRun:
+    """Return the run of a record of :mod:`mmdefect.experiments.study_records`."""
+    return FinishedRun(
+        f'{record["key"]} (seed {record["seed"]})',
+        record['seed'],
+        record['test'],
+        Counts.from_json(record['counts']) if 'counts' in record else None,
+        {key: value[1] for key, value in record['diff'].items()},
+        record['budget'],
+        record['tests'],
+        record.get('leaks'),
+        {key: record[key] for key in ('data', 'commit', 'modified', 'versions', 'hardware') if key in record},
+        record['key'],
+    )
+
+
+def parse_group(text: str) -> tuple[str, list[Path]]:
+    """Return name and folders of ``NAME=FOLDER,FOLDER`` or ``FOLDER``.
+
+    Raises:
+        FileNotFoundError: if a folder is none.
+    """
+    name, equals, places = text.partition('=')
+    folders = [Path(place) for place in (places if equals else text).split(',') if place]
+    missing = [str(folder) for folder in folders if not folder.is_dir()]
+    if missing or not folders:
+        raise FileNotFoundError(
+            f'an arm must look like NAME=FOLDER,FOLDER with run folders, got {text!r}'
+            f'{"; there is no " + ", ".join(missing) if missing else ""}.'
+        )
+    return (name if equals else folders[0].name), folders
+
+
+def load_groups(
+    groups: Sequence[tuple[str, list[Path]]], places: SearchPlaces, read_settings: Callable[[Path], dict[str, Any]]
+) -> dict[str, list[FinishedRun]]:
+    """Return the runs of every arm; a folder with several runs brings all of them.
+
+    Args:
+        groups: ``(name, folders)`` of each arm.
+        places: where images and labels are.
+        read_settings: reads a config file.
+    """
+    arms: dict[str, list[FinishedRun]] = {}
+    for name, folders in groups:
+        runs = [path for folder in folders for path in find_runs(folder)]
+        arms.setdefault(name, []).extend(_load_run(path, places, read_settings) for path in runs)
+    return arms
+
+
+def _load_run(folder: Path, places: SearchPlaces, read_settings: Callable[[Path], dict[str, Any]]) -> FinishedRun:
+    run = load_run(folder, folder.name, places)
+    config = next(iter(sorted((folder / 'train').glob('*.py'))), None)
+    settings = read_settings(config) if config is not None else {}
+    state = read_state(folder)
+    logs = [path for path in (folder / 'test' / 'test_log.txt', folder / 'test_log.txt') if path.is_file()]
+    loaded = _CHECKPOINT.findall(logs[0].read_text(encoding='utf-8', errors='replace')) if logs else []
+    return FinishedRun(
+        run.name,
+        st.flatten(settings).get(st.SEED),
+        run.test,
+        run.counts,
+        st.with_effect(settings) if settings else {},
+        budget(settings),
+        state.tests if state else [{'checkpoint': name} for name in loaded],  # a log may hold several tests
+        donor_leaks(folder, run.truth),
+    )
 
 
 @dataclass(frozen=True)
@@ -63,12 +167,12 @@ class Comparison:
 
 
 def compare(
-    arms: Mapping[str, Sequence[Evidence]],
+    arms: Mapping[str, Sequence[FinishedRun]],
     reference: str,
     metrics: Sequence[str],
     factor_keys: Sequence[str] = (),
     level: float = 0.95,
-    draws: int = 4000,
+    resamples: int = 4000,
 ) -> Comparison:
     """Compare every arm with the reference.
 
@@ -82,7 +186,7 @@ def compare(
         metrics: names, of test metrics or of :func:`mmdefect.experiments.evidence.counts.metrics`.
         factor_keys: patterns of settings in which arms may differ without a warning.
         level: coverage of the intervals.
-        draws: resamples.
+        resamples: of the bootstrap.
     """
     if reference not in arms:
         raise ValueError(f'`reference` must be one of the arms {list(arms)}, got {reference!r}.')
@@ -90,46 +194,137 @@ def compare(
     if empty:
         raise ValueError(f'every arm must have at least one run, but {empty} have none.')
     arms = {name: sorted(runs, key=lambda run: (run.seed is None, run.seed or 0)) for name, runs in arms.items()}
-    counted = _same_images(arms)
-    notes = warn(arms, reference, factor_keys)
+    seeds = {name: [run.seed for run in runs] for name, runs in arms.items()}
+    found = [run.counts for runs in arms.values() for run in runs]
+    counted = None not in found and len({(counts.names, counts.classes) for counts in found}) == 1
+    notes = _warnings(arms, seeds, reference, factor_keys)
     if not counted:
         notes.append('no counts of the same test images for all runs: intervals cover the seeds only.')
     values = {
         name: {metric: [_value(run, metric, counted, notes) for run in runs] for metric in metrics}
         for name, runs in arms.items()
     }
-    notes += [
-        f'`{metric}` is zero in every run: nothing was learned, so nothing can be compared.'
-        for metric in metrics
-        if all(value == 0 for row in values.values() for value in row[metric])
-    ]
-    differences: dict[str, dict[str, Difference]] = {name: {} for name in arms if name != reference}
     for metric in metrics:
-        found = {
-            name: _interval(
-                arms[reference],
-                arms[name],
-                values[reference][metric],
-                values[name][metric],
-                metric,
-                counted,
-                level,
-                draws,
-            )
-            for name in differences
-        }
-        adjusted = statistics.holm([interval.p for interval, _ in found.values()])
-        for (name, (interval, basis)), p in zip(found.items(), adjusted, strict=True):
-            differences[name][metric] = Difference(metric, interval, p, _verdict(interval, p, metric, level), basis)
-    images = len(next(iter(arms.values()))[0].counts.names) if counted else 0
-    return Comparison(
-        reference, values, differences, images, {n: [r.seed for r in runs] for n, runs in arms.items()}, notes
-    )
+        if all(value == 0 for row in values.values() for value in row[metric]):
+            notes.append(f'`{metric}` is zero in every run: nothing was learned, so nothing can be compared.')
+    differences: dict[str, dict[str, Difference]] = {name: {} for name in arms if name != reference}
+    classes, stacks = (), {}
+    if counted:
+        classes = found[0].classes
+        stacks = {name: np.stack([run.counts.values for run in runs]) for name, runs in arms.items()}
+    for metric in metrics:
+        intervals, bases = {}, {}
+        for name in differences:
+            paired = seeds[reference] == seeds[name] and None not in seeds[name]
+            if counted and metric in count_metrics(found[0].values.sum(0), classes):
+
+                def of_counts(summed, metric=metric):
+                    return count_metrics(summed, classes)[metric]
+
+                both = stacks[reference], stacks[name]
+                intervals[name] = statistics.compare_counts(*both, of_counts, paired, resamples, level)
+                bases[name] = 'seeds and images' if max(map(len, both)) > 1 else 'images'
+            else:
+                pair = values[reference][metric], values[name][metric]
+                intervals[name], bases[name] = statistics.compare_values(*pair, paired, level), 'seeds'
+        adjusted = statistics.holm([interval.p for interval in intervals.values()])
+        for (name, interval), p in zip(intervals.items(), adjusted, strict=True):
+            verdict = _verdict(interval, p, metric, level)
+            differences[name][metric] = Difference(metric, interval, p, verdict, bases[name])
+    images = len(found[0].names) if counted else 0
+    return Comparison(reference, values, differences, images, seeds, notes)
+
+
+def _value(run: FinishedRun, metric: str, counted: bool, notes: list[str]) -> float:
+    logged = run.test.get(metric)
+    exact = count_metrics(run.counts.values.sum(0), run.counts.classes).get(metric) if counted else None
+    if exact is None:
+        return math.nan if logged is None else float(logged)
+    if logged is not None and abs(float(exact) - logged) > LOG_TOLERANCE:
+        notes.append(
+            f'{run.name}: `{metric}` is {logged:.2f} in the log, but {float(exact):.2f} from the predictions; '
+            'they belong to different tests.'
+        )
+    return float(exact)
+
+
+def _verdict(interval: Interval, adjusted_p: float, metric: str, level: float) -> str:
+    if not math.isfinite(adjusted_p):
+        return UNKNOWN
+    if adjusted_p >= 1 - level or interval.value == 0.0:
+        return SAME
+    return BETTER if (interval.value > 0) != lower_is_better(metric) else WORSE
 
 
 def lower_is_better(metric: str) -> bool:
     """Tell whether less of a metric is better."""
     return any(fnmatch(metric, pattern) for pattern in LOWER_IS_BETTER)
+
+
+def _warnings(
+    arms: Mapping[str, Sequence[FinishedRun]],
+    seeds: Mapping[str, Sequence[int | None]],
+    reference: str,
+    factor_keys: Sequence[str],
+) -> list[str]:
+    """Return what makes a comparison less than it seems, one sentence each."""
+    longest = max(map(len, seeds.values()))
+    notes = [
+        f'seeds missing: `{name}` has {len(found)} of {longest} ({found}).'
+        for name, found in seeds.items()
+        if len(found) < longest
+    ]
+    if longest < 3:
+        notes.append(f'{longest} seed(s): at least three are needed to tell an effect from the luck of one training.')
+    for name, runs in arms.items():
+        if name != reference:
+            notes += _setting_warnings(name, arms[reference][0], runs[0], factor_keys)
+            shared = {run.key for run in runs} & {run.key for run in arms[reference]} - {''}
+            if shared:
+                notes.append(
+                    f'`{name}` and `{reference}` share {len(shared)} run(s): the same settings, seed and data.'
+                )
+    for name, runs in arms.items():
+        inside = {key for run in runs for key in st.difference(runs[0].settings, run.settings)}
+        if inside:
+            notes.append(f'the runs of `{name}` differ among themselves in {_some(inside)}.')
+        for run in runs:
+            tested = {entry['checkpoint'] for entry in run.tests}
+            if len(tested) > 1:
+                notes.append(
+                    f'`{name}`, {run.name}: the test set was read {len(run.tests)} times with {len(tested)} '
+                    'checkpoints; choosing among those would be selection on test.'
+                )
+            if run.leaks:
+                notes.append(
+                    f'`{name}`, {run.name}: {len(run.leaks)} donor(s) come from test images, the first is '
+                    f'{run.leaks[0]}; its test result does not count.'
+                )
+    for what in ('data', 'commit', 'versions', 'hardware'):
+        if len({st.digest(run.source[what]) for runs in arms.values() for run in runs if what in run.source}) > 1:
+            notes.append(f'the runs differ in {what}.')
+    return notes
+
+
+def _setting_warnings(name: str, first: FinishedRun, other: FinishedRun, factor_keys: Sequence[str]) -> list[str]:
+    notes = [
+        f'unequal budget: `{name}` has {key} {other.budget.get(key)}, the reference {first.budget.get(key)}.'
+        for key in ('iterations', 'batch_size')
+        if first.budget.get(key) != other.budget.get(key)
+    ]
+    allowed = ('train_cfg.max_iters', 'train_dataloader.batch_size', *factor_keys)
+    different = st.difference(first.settings, other.settings)
+    changed = [key for key in different if not any(fnmatch(key, pattern) for pattern in allowed)]
+    if changed and factor_keys:
+        notes.append(f'`{name}` differs in more than the factor: {_some(changed)}.')
+    elif changed:
+        notes.append(f'`{name}` differs from the reference in {_some(changed)}; no factor was named.')
+    return notes
+
+
+def _some(keys: Iterable[str], most: int = 6) -> str:
+    listed = [f'`{key}`' for key in sorted(keys)]
+    return ', '.join(listed[:most]) + (f' and {len(listed) - most} more' if len(listed) > most else '')
 
 
 def published_rule(
@@ -148,71 +343,68 @@ def published_rule(
     Returns:
         The arms kept, best first, and ``{dropped arm: metrics that it lowered}``.
     """
-    dropped: dict[str, list[str]] = {}
-    kept = []
-    for name, row in values.items():
-        if name == reference:
-            continue
-        worse = [
-            m
-            for m in metrics
-            if (row[m] > values[reference][m] if lower_is_better(m) else row[m] < values[reference][m])
+    signs = {metric: -1 if lower_is_better(metric) else 1 for metric in metrics}
+    base, others = values[reference], {name: row for name, row in values.items() if name != reference}
+    worse = {name: [m for m in metrics if signs[m] * row[m] < signs[m] * base[m]] for name, row in others.items()}
+    kept = [name for name, lowered in worse.items() if not lowered]
+    first = metrics[0]
+    kept.sort(key=lambda name: -signs[first] * values[name][first])
+    return kept, {name: lowered for name, lowered in worse.items() if lowered}
+
+
+def published_sentences(comparison: Comparison) -> str:
+    """Return what the published selection rule says about the arms, and that it knows no noise."""
+    values = {
+        name: {metric: mean_and_sd(found)[0] for metric, found in row.items()}
+        for name, row in comparison.values.items()
+    }
+    metrics = list(next(iter(values.values())))
+    kept, dropped = published_rule(values, comparison.reference, metrics)
+    words = f'drop what lowers any of {", ".join(metrics)}, rank by {metrics[0]}; it knows no noise'
+    lines = [f'Published rule ({words}):\n']
+    lines += [f'{k}. `{name}`' for k, name in enumerate(kept, start=1)] or ['Nothing is kept.']
+    lines += [''] + [f'- dropped `{name}`: lower {", ".join(worse)}' for name, worse in dropped.items()]
+    return '\n'.join(lines) + '\n'
+
+
+def render(comparison: Comparison, notes: Mapping[str, str] | None = None) -> str:
+    """Return the whole comparison as Markdown, without a headline; ``notes`` are a column of the arms."""
+    metrics = list(next(iter(comparison.values.values())))
+    has_notes = bool(notes) and any(notes.values())
+    lines = []
+    for name, row in comparison.values.items():
+        line = [name, *(format_mean(row[metric]) for metric in metrics), str(len(comparison.seeds[name]))]
+        lines.append([*line, notes.get(name, '')] if has_notes else line)
+    parts = [markdown_table(['arm', *metrics, 'n', *['note'] * has_notes], lines)]
+    if comparison.differences:
+        parts += [
+            '\n'.join(f'- {_sentence(comparison, name, metrics[0])}' for name in comparison.differences) + '\n',
+            f'Difference to `{comparison.reference}`:\n',
+            _differences_table(comparison),
         ]
-        if worse:
-            dropped[name] = worse
-        else:
-            kept.append(name)
-    sign = 1 if lower_is_better(metrics[0]) else -1
-    return sorted(kept, key=lambda name: sign * values[name][metrics[0]]), dropped
-
-
-def _same_images(arms: Mapping[str, Sequence[Evidence]]) -> bool:
-    found = [run.counts for runs in arms.values() for run in runs]
-    if any(counts is None for counts in found):
-        return False
-    return len({(counts.names, counts.classes) for counts in found}) == 1
-
-
-def _value(run: Evidence, metric: str, counted: bool, notes: list[str]) -> float:
-    logged = run.test.get(metric)
-    exact = None
-    if counted:
-        exact = count_metrics(run.counts.values.sum(0), run.counts.classes).get(metric)
-    if exact is None:
-        return math.nan if logged is None else float(logged)
-    if logged is not None and abs(float(exact) - logged) > LOG_TOLERANCE:
-        notes.append(
-            f'{run.name}: `{metric}` is {logged:.2f} in the log, but {float(exact):.2f} from the predictions; '
-            'they belong to different tests.'
-        )
-    return float(exact)
-
-
-def _interval(
-    first: Sequence[Evidence],
-    second: Sequence[Evidence],
-    values_1: Sequence[float],
-    values_2: Sequence[float],
-    metric: str,
-    counted: bool,
-    level: float,
-    draws: int,
-) -> tuple[Interval, str]:
-    seeds = [[run.seed for run in runs] for runs in (first, second)]
-    paired = seeds[0] == seeds[1] and None not in seeds[0]
-    if not counted or metric not in count_metrics(first[0].counts.values.sum(0), first[0].counts.classes):
-        return statistics.compare_values(values_1, values_2, paired, level), 'seeds'
-    stacks = [np.stack([run.counts.values for run in runs]) for runs in (first, second)]
-    classes = first[0].counts.classes
-    interval = statistics.compare_counts(
-        *stacks, lambda summed: count_metrics(summed, classes)[metric], paired, draws, level
+    if comparison.warnings:
+        parts.append('Warnings:\n\n' + '\n'.join(f'- {line}' for line in comparison.warnings) + '\n')
+    scope = f'{comparison.images} test images. ' if comparison.images else ''
+    parts.append(
+        f'{scope}Values are percent, mean ± standard deviation over seeds. Intervals: bootstrap over seeds and test '
+        'images with Student quantiles (docs/studies.md); p is adjusted for the number of arms.\n'
     )
-    return interval, 'seeds and images' if max(map(len, seeds)) > 1 else 'images'
+    return '\n'.join(parts)
 
 
-def _verdict(interval: Interval, adjusted_p: float, metric: str, level: float) -> str:
-    if not math.isfinite(adjusted_p):
-        return UNKNOWN
-    if adjusted_p >= 1 - level or interval.value == 0.0:
-        return SAME
-    return BETTER if (interval.value > 0) != lower_is_better(metric) else WORSE
+def _sentence(comparison: Comparison, name: str, metric: str) -> str:
+    d, reference = comparison.differences[name][metric], comparison.reference
+    found = f'in {metric} ({format_difference(d.interval)})'
+    if d.verdict == UNKNOWN:
+        return f'`{name}` cannot be compared with `{reference}` {found}: it takes several seeds or counts of images.'
+    return f'`{name}` is {d.verdict} {"from" if d.verdict == SAME else "than"} `{reference}` {found}.'
+
+
+def _differences_table(comparison: Comparison) -> str:
+    header = ['arm', 'metric', 'verdict', 'difference [95 %]', 'p (Holm)', 'interval over']
+    lines = [
+        [name, d.metric, d.verdict, format_difference(d.interval), format_p(d.adjusted_p), d.basis]
+        for name, row in comparison.differences.items()
+        for d in row.values()
+    ]
+    return markdown_table(header, lines, text=range(3))

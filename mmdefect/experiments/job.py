@@ -1,45 +1,43 @@
 """One job: claim it, train, collect and choose checkpoints, test. Any engine calls :func:`run_job`.
 
-The job is idempotent: whatever was finished before is not repeated, whatever was interrupted goes on.
+The job is idempotent: whatever was finished before is not repeated, whatever was interrupted goes on. A killed training
+leaves a pointer ``last_checkpoint`` (with a path that a moved folder makes wrong), perhaps half a file, and perhaps a
+checkpoint whose validation never ran; mmengine would not run it after resuming.
+
+Engines that start programs, such as Slurm, run ``python -m mmdefect.experiments.job PLAN.json NUMBER``. Exit code: 0
+done, 1 not, 128 + n stopped by signal n.
 """
 
 from __future__ import annotations
 
+import ast
 import json
 import math
 import os
+import re
 import subprocess
+import sys
 import time
 import traceback
-from collections.abc import Callable
-from dataclasses import asdict
+import zipfile
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from mmdefect.experiments import checkpoints, claims, process, states
-from mmdefect.experiments.records import (
-    parse_test_log,
-    read_scalars,
-    read_validations,
-    training_logs,
-    validations,
-    write_json,
-    write_text,
-)
+from mmdefect.experiments import process, states
+from mmdefect.experiments.batch import Batch, Job, differences, fingerprint, read_batch
+from mmdefect.experiments.logs import parse_test_log, read_scalars, read_validations, training_logs, validations
 from mmdefect.experiments.select import choose_best
-from mmdefect.experiments.spec import Batch, Job, differences, fingerprint
 from mmdefect.experiments.states import JobState
+from mmdefect.files import write_json, write_text
 
 Show = Callable[[str], None]
+POINTER = 'last_checkpoint'
 
 
 class JobFailed(RuntimeError):
-    """A step of a job failed.
-
-    Args:
-        message: one line.
-        lines: end of the output that explains it.
-    """
+    """A step of a job failed: one line, and the end of the output that explains it."""
 
     def __init__(self, message: str, lines: list[str] | None = None) -> None:
         super().__init__(message)
@@ -47,11 +45,7 @@ class JobFailed(RuntimeError):
 
 
 def check_job(batch: Batch, job: Job) -> None:
-    """Refuse a folder that holds the work of another config.
-
-    Raises:
-        ValueError: naming the folder, both configs, what differs and the mend.
-    """
+    """Raise ``ValueError`` if the folder of a job holds the work of another config."""
     folder = batch.job_dir(job)
     train_dir = folder / 'train'
     state = states.read_state(folder)
@@ -64,7 +58,7 @@ def check_job(batch: Batch, job: Job) -> None:
         return
     traces = [path for path in train_dir.glob('*') if path.is_dir() or path.suffix in ('.py', '.pth')]
     if state.phase == 'train' and not traces:
-        return  # nothing was trained yet, perhaps because of a mistake that is mended now
+        return  # nothing was trained yet, perhaps because of a mistake that is corrected now
     changed = differences(state.fingerprint, fingerprint(job.config, batch.cfg_options))
     if changed:
         kept = train_dir / Path(state.fingerprint['config']).name
@@ -82,29 +76,13 @@ def plan_commands(batch: Batch, job: Job, resume: bool = False, checkpoint: str 
     """
     folder, tools = batch.job_dir(job), batch.tools
     options = ['--cfg-options', *batch.cfg_options] if batch.cfg_options else []
-    train = [str(tools.train), str(job.config), '--work-dir', str(folder / 'train')]
-    if resume:
-        train.append('--resume')
+    train = [str(tools.train), str(job.config), '--work-dir', str(folder / 'train'), *(['--resume'] if resume else [])]
     if batch.gpu_count > 1:
-        train = [
-            '-m',
-            'torch.distributed.run',
-            '--standalone',
-            f'--nproc_per_node={batch.gpu_count}',
-            *train,
-            '--launcher',
-            'pytorch',
-        ]
-    test_dir = folder / 'test'
-    test = [
-        str(tools.test),
-        str(job.config),
-        str(folder / 'train' / 'ckpt' / checkpoint),
-        '--work-dir',
-        str(test_dir),
-        '--out',
-        str(test_dir),
-    ]
+        launch = ['-m', 'torch.distributed.run', '--standalone', f'--nproc_per_node={batch.gpu_count}']
+        train = [*launch, *train, '--launcher', 'pytorch']
+    test_dir = str(folder / 'test')
+    test = [str(tools.test), str(job.config), str(folder / 'train' / 'ckpt' / checkpoint)]
+    test += ['--work-dir', test_dir, '--out', test_dir]
     return {'train': [tools.python, *train, *options], 'test': [tools.python, *test, *options]}
 
 
@@ -115,26 +93,22 @@ def is_done(batch: Batch, job: Job) -> bool:
 
 
 def claim(batch: Batch, job: Job) -> tuple[JobState, bool]:
-    """Take a job unless it is done or another living process has it.
-
-    Returns:
-        The state, and whether the caller owns the job now.
-    """
+    """Take a job unless it is done or another living process has it; return its state, and whether it is ours now."""
     folder = batch.job_dir(job)
     with states.locked(folder / '.lock'):  # spares planners of one machine the race; the claim decides on all
         state = states.read_state(folder) or JobState(job.name)
         rule = asdict(batch.rule)
-        if state.status == 'running' and states.is_alive(state.owner, state.heartbeat):
+        if state.status == 'running' and process.is_alive(state.owner, state.heartbeat):
             return state, False
         if state.status == 'done' and state.rule == rule:
             return state, False
-        owner = states.process_record(os.getpid())
-        number = claims.take(folder, owner)
+        owner = process.process_record(os.getpid())
+        number = states.take_claim(folder, owner)
         if number is None:
-            state.status, state.owner = 'running', claims.holder(folder)
+            state.status, state.owner = 'running', states.claim_holder(folder)
             return state, False
         if state.child is not None:  # a tool that outlived its killed planner still writes into the folder
-            states.stop_group(state.child)
+            process.stop_group(state.child)
         for half_written in folder.glob(f'.{states.STATE_NAME}.*'):  # by a planner that was killed while writing
             half_written.unlink()
         if state.phase in ('test', 'done') and state.rule != rule:
@@ -147,12 +121,7 @@ def claim(batch: Batch, job: Job) -> tuple[JobState, bool]:
 
 
 def disown(batch: Batch, job: Job, error: str = '') -> None:
-    """Free a job whose owner is known to be dead, for who cannot see that for himself: it ran on another machine.
-
-    Args:
-        batch, job: the job.
-        error: leaves the job ``failed`` with this line instead of ``pending``.
-    """
+    """Free a job whose owner, on another machine, is known to be dead; an ``error`` leaves it failed, not pending."""
     folder = batch.job_dir(job)
     with states.locked(folder / '.lock'):
         state = states.read_state(folder)
@@ -160,7 +129,7 @@ def disown(batch: Batch, job: Job, error: str = '') -> None:
             number = (state.owner or {}).get('claim', 0)
             state.status, state.owner, state.error = 'failed' if error else 'pending', None, error
             states.write_state(folder, state)
-            claims.release(folder, number)
+            states.release_claim(folder, number)
 
 
 def run_job(batch: Batch, job: Job, show: Show) -> JobState:
@@ -173,172 +142,270 @@ def run_job(batch: Batch, job: Job, show: Show) -> JobState:
     if not mine:
         return state
     folder, number = batch.job_dir(job), state.owner['claim']
-    steps = {'train': _train, 'select': _select, 'test': _test}
+    work = _Work(batch, job, state, show)
+    steps = {'train': work.train, 'select': work.select, 'test': work.test}
     try:
         while state.phase in steps:
-            claims.check_last(folder, number)
-            steps[state.phase](batch, job, state, show)
-            claims.check_last(folder, number)
+            states.check_claim(folder, number)
+            steps[state.phase]()
+            states.check_claim(folder, number)
             states.write_state(folder, state)
         state.status = 'done'
-    except claims.Superseded as err:
+    except states.Superseded as err:
         show(f'left alone: {err}')
         return states.read_state(folder) or state
     except KeyboardInterrupt:
         state.status = 'pending'
-        _give_back(folder, state)
+        work.give_back()
         raise
     except JobFailed as err:
         state.status, state.error, state.error_tail = 'failed', f'{state.phase}: {err}', err.lines
     except Exception as err:  # recorded with its traceback: one broken model must not stop the others
         state.status, state.error = 'failed', f'{state.phase}: {type(err).__name__}: {err}'
         state.error_tail = traceback.format_exc().splitlines()[-process.TAIL_LINES :]
-    _give_back(folder, state)
+    work.give_back()
     return state
 
 
-def _give_back(folder: Path, state: JobState) -> None:
-    number = state.owner['claim']
-    if claims.last_number(folder) == number:
-        state.owner = state.child = None
-        states.write_state(folder, state)
-        claims.release(folder, number)
+@dataclass
+class _Work:
+    """The steps of one job that this process holds."""
 
+    batch: Batch
+    job: Job
+    state: JobState
+    show: Show
 
-def _train(batch: Batch, job: Job, state: JobState, show: Show) -> None:
-    train_dir = batch.job_dir(job) / 'train'
-    train_dir.mkdir(parents=True, exist_ok=True)
-    logs = [read_scalars(path, show) for path in training_logs(train_dir)]
-    start = checkpoints.prepare_resume(train_dir, set(validations(logs))) if state.attempts else None
-    command = plan_commands(batch, job, resume=start is not None)['train']
-    attempt = {
-        'started': time.strftime('%Y-%m-%d %H:%M:%S'),
-        'resumed_from': start or 0,
-        'seconds': 0.0,
-        'command': command,
-    }
-    state.attempts.append(attempt)
-    show(f'training attempt {len(state.attempts)}' + (f', resumed from iteration {start}' if start else ''))
-    log = train_dir / f'train_log_{len(state.attempts)}.txt'
-    _run_tool(batch, job, state, show, command, log, batch.gpu_count, attempt)
-    state.phase = 'select'
+    def __post_init__(self) -> None:
+        self.folder = self.batch.job_dir(self.job)
+        self.train_dir = self.folder / 'train'
 
+    def give_back(self) -> None:
+        number = self.state.owner['claim']
+        if states.last_claim(self.folder) == number:
+            self.state.owner = self.state.child = None
+            states.write_state(self.folder, self.state)
+            states.release_claim(self.folder, number)
 
-def _select(batch: Batch, job: Job, state: JobState, show: Show) -> None:
-    train_dir = batch.job_dir(job) / 'train'
-    folder = checkpoints.collect(train_dir)
-    saved = checkpoints.saved(folder)
-    try:
-        validated = read_validations(training_logs(train_dir), show)
-    except ValueError as err:
-        raise JobFailed(str(err)) from err
-    candidates = {step: metrics for step, metrics in validated.items() if step in saved}
-    if not candidates:
-        raise JobFailed(
-            f'a checkpoint must be saved where the model is validated, but there are validations at '
-            f'{list(validated)} and checkpoints at {sorted(saved)}; '
-            'set default_hooks.checkpoint.interval to train_cfg.val_interval'
-        )
-    log = folder / 'validations.json'
-    write_text(log, ''.join(json.dumps({**metrics, 'step': step}) + '\n' for step, metrics in candidates.items()))
-    step = _ask_find_best(batch, log, show)
-    if step not in candidates:
-        raise JobFailed(f'{batch.tools.find_best} must print one of {list(candidates)}, but printed {step}')
-    overall = choose_best(validated, batch.rule, lambda line: None)  # the tool has reported already
-    note = ''
-    if overall.step not in candidates:
-        note = f'iteration {overall.step} was better ({overall.value:.2f}) but has no checkpoint'
-        show(f'warning: {note}')
-    value = overall.candidates.get(step)
-    name = saved[step].name
-    write_text(folder / 'best_checkpoint', f'{name}\n')
-    state.rule = asdict(batch.rule)
-    state.best = {'iter': step, 'checkpoint': name, 'value': value, 'note': note}
-    show(f'best checkpoint: {name}' + (f' ({batch.rule.metric} {value:.2f})' if value is not None else ''))
-    state.phase = 'test'
+    def train(self) -> None:
+        state = self.state
+        self.train_dir.mkdir(parents=True, exist_ok=True)
+        logs = [read_scalars(path, self.show) for path in training_logs(self.train_dir)]
+        start = prepare_resume(self.train_dir, set(validations(logs))) if state.attempts else None
+        command = plan_commands(self.batch, self.job, resume=start is not None)['train']
+        attempt = {'started': _now(), 'resumed_from': start or 0, 'seconds': 0.0, 'command': command}
+        state.attempts.append(attempt)
+        resumed = f', resumed from iteration {start}' if start else ''
+        self.show(f'training attempt {len(state.attempts)}{resumed}')
+        log = self.train_dir / f'train_log_{len(state.attempts)}.txt'
+        self._run_tool(command, log, self.batch.gpu_count, attempt)
+        state.phase = 'select'
 
+    def select(self) -> None:
+        rule = self.batch.rule
+        folder = collect(self.train_dir)
+        saved = saved_checkpoints(folder)
+        try:
+            validated = read_validations(training_logs(self.train_dir), self.show)
+        except ValueError as err:
+            raise JobFailed(str(err)) from err
+        candidates = {step: metrics for step, metrics in validated.items() if step in saved}
+        if not candidates:
+            raise JobFailed(
+                f'a checkpoint must be saved where the model is validated, but there are validations at '
+                f'{list(validated)} and checkpoints at {sorted(saved)}; '
+                'set default_hooks.checkpoint.interval to train_cfg.val_interval'
+            )
+        log = folder / 'validations.json'
+        write_text(log, ''.join(json.dumps({**metrics, 'step': step}) + '\n' for step, metrics in candidates.items()))
+        step = self._ask_find_best(log)
+        if step not in candidates:
+            raise JobFailed(f'{self.batch.tools.find_best} must print one of {list(candidates)}, but printed {step}')
+        overall = choose_best(validated, rule, lambda line: None)  # the tool has reported already
+        note = ''
+        if overall.step not in candidates:
+            note = f'iteration {overall.step} was better ({overall.value:.2f}) but has no checkpoint'
+            self.show(f'warning: {note}')
+        value, name = overall.candidates.get(step), saved[step].name
+        write_text(folder / 'best_checkpoint', f'{name}\n')
+        self.state.rule = asdict(rule)
+        self.state.best = {'iter': step, 'checkpoint': name, 'value': value, 'note': note}
+        self.show(f'best checkpoint: {name}' + (f' ({rule.metric} {value:.2f})' if value is not None else ''))
+        self.state.phase = 'test'
 
-def _ask_find_best(batch: Batch, log: Path, show: Show) -> int:
-    rule = batch.rule
-    command = [
-        batch.tools.python,
-        str(batch.tools.find_best),
-        '--json_log_path',
-        str(log),
-        '--metric',
-        rule.metric,
-        '--tie',
-        rule.tie,
-    ]
-    command += ['--mode', rule.mode] if rule.mode != 'max' else []
-    command += ['--smooth', str(rule.smooth), '--average', rule.average] if rule.smooth != 1 else []
-    command += ['--exclude-background'] if rule.exclude_background else []
-    command += ['--background', rule.background] if rule.background is not None else []
-    answer = subprocess.run(command, capture_output=True, text=True)
-    for line in answer.stderr.splitlines():
-        show(line)
-    if answer.returncode or not answer.stdout.strip().isdigit():
+    def _ask_find_best(self, log: Path) -> int:
+        rule, tool = self.batch.rule, str(self.batch.tools.find_best)
+        command = [self.batch.tools.python, tool, '--json_log_path', str(log)]
+        command += ['--metric', rule.metric, '--tie', rule.tie]
+        command += ['--mode', rule.mode] if rule.mode != 'max' else []
+        command += ['--smooth', str(rule.smooth), '--average', rule.average] if rule.smooth != 1 else []
+        command += ['--exclude-background'] if rule.exclude_background else []
+        command += ['--background', rule.background] if rule.background is not None else []
+        answer = subprocess.run(command, check=False, capture_output=True, text=True)
         lines = answer.stderr.splitlines()
-        raise JobFailed(
-            lines[-1] if lines else f'{batch.tools.find_best} must print an iteration, but printed {answer.stdout!r}',
-            lines,
-        )
-    return int(answer.stdout)
+        for line in lines:
+            self.show(line)
+        if answer.returncode or not answer.stdout.strip().isdigit():
+            raise JobFailed(
+                lines[-1] if lines else f'{tool} must print an iteration, but printed {answer.stdout!r}', lines
+            )
+        return int(answer.stdout)
 
+    def test(self) -> None:
+        state, checkpoint = self.state, self.state.best['checkpoint']
+        log = self.folder / 'test' / 'test_log.txt'
+        command = plan_commands(self.batch, self.job, checkpoint=checkpoint)['test']
+        self._run_tool(command, log, min(self.batch.gpu_count, 1))
+        try:
+            result = parse_test_log(log.read_text(encoding='utf-8', errors='replace'))
+        except ValueError as err:
+            raise JobFailed(f'{log}: {err}', process.tail(log)) from err
+        state.metrics = _finite(result.summary)
+        state.classes = {name: _finite(row) for name, row in result.classes.items()}
+        write_json(log.with_name('metrics.json'), {'metrics': state.metrics, 'classes': state.classes})
+        state.tests.append({'checkpoint': checkpoint, 'rule': state.rule, 'finished': _now()})
+        state.phase = 'done'
 
-def _test(batch: Batch, job: Job, state: JobState, show: Show) -> None:
-    log = batch.job_dir(job) / 'test' / 'test_log.txt'
-    command = plan_commands(batch, job, checkpoint=state.best['checkpoint'])['test']
-    _run_tool(batch, job, state, show, command, log, min(batch.gpu_count, 1))
-    try:
-        result = parse_test_log(log.read_text(encoding='utf-8', errors='replace'))
-    except ValueError as err:
-        raise JobFailed(f'{log}: {err}', process.tail(log)) from err
-    state.metrics = {key: _finite(value) for key, value in result.summary.items()}
-    state.classes = {name: {key: _finite(value) for key, value in row.items()} for name, row in result.classes.items()}
-    write_json(log.with_name('metrics.json'), {'metrics': state.metrics, 'classes': state.classes})
-    state.tests.append(
-        {'checkpoint': state.best['checkpoint'], 'rule': state.rule, 'finished': time.strftime('%Y-%m-%d %H:%M:%S')}
-    )
-    state.phase = 'done'
+    def _run_tool(self, command: list[str], log: Path, gpu_count: int, attempt: dict[str, Any] | None = None) -> None:
+        state, begun = self.state, time.monotonic()
 
+        def started(pid: int) -> None:
+            state.child = process.process_record(pid)
+            states.write_state(self.folder, state)
 
-def _run_tool(
-    batch: Batch,
-    job: Job,
-    state: JobState,
-    show: Show,
-    command: list[str],
-    log: Path,
-    gpu_count: int,
-    attempt: dict[str, Any] | None = None,
-) -> None:
-    folder, begun = batch.job_dir(job), time.monotonic()
+        def account() -> None:
+            state.heartbeat = time.time()
+            if attempt is not None:
+                attempt['seconds'] = round(time.monotonic() - begun, 1)
 
-    def started(pid: int) -> None:
-        state.child = states.process_record(pid)
-        states.write_state(folder, state)
+        def beat() -> None:
+            if time.time() - state.heartbeat >= states.HEARTBEAT_SECONDS:
+                states.check_claim(self.folder, state.owner['claim'])
+                account()
+                states.write_state(self.folder, state)
 
-    def account() -> None:
-        state.heartbeat = time.time()
-        if attempt is not None:
-            attempt['seconds'] = round(time.monotonic() - begun, 1)
-
-    def beat() -> None:
-        if time.time() - state.heartbeat >= states.HEARTBEAT_SECONDS:
-            claims.check_last(folder, state.owner['claim'])
+        try:
+            environment = process.child_environment(gpu_count, self.batch.environment)
+            code = process.run_logged(command, log, environment, self.show, started, beat)
+        finally:
             account()
-            states.write_state(folder, state)
+        state.child = None
+        if code:
+            raise JobFailed(*process.explain(process.tail(log, 300), code))
 
+
+def _now() -> str:
+    return time.strftime('%Y-%m-%d %H:%M:%S')
+
+
+def _finite(values: dict[str, float]) -> dict[str, float | None]:
+    return {key: value if math.isfinite(value) else None for key, value in values.items()}
+
+
+def saved_checkpoints(folder: Path) -> dict[int, Path]:
+    """Return ``{iteration: file}`` of all checkpoints in a folder; ``iter_N.pth`` goes before ``best_*_iter_N.pth``."""
+    return {**_by_step(sorted(folder.glob('best_*.pth'))), **_by_step(folder.glob('iter_*.pth'))}
+
+
+def _by_step(paths: Iterable[Path]) -> dict[int, Path]:
+    found = {_step_of(path): path for path in paths}
+    return {step: found[step] for step in sorted(step for step in found if step is not None)}
+
+
+def _step_of(path: Path) -> int | None:
+    match = re.search(r'iter_(\d+)\.pth$', path.name)
+    return int(match[1]) if match else None
+
+
+def is_complete(path: Path) -> bool:
+    """Tell whether a checkpoint was written to its end: torch files are zip archives, whose directory comes last."""
+    return path.is_file() and zipfile.is_zipfile(path)
+
+
+def prepare_resume(train_dir: Path, validated: set[int]) -> int | None:
+    """Make ``last_checkpoint`` point to the newest checkpoint from which training can go on without a gap.
+
+    Passed over are half-written files, files newer than the pointer (written, but not registered), and checkpoints
+    of an iteration whose validation is due but missing. What is newer than the chosen one goes to ``discarded/``.
+
+    Args:
+        train_dir: work dir of the training.
+        validated: iterations with a validation in the logs.
+
+    Returns:
+        The iteration to resume from; ``None`` to start afresh.
+    """
+    pointer = train_dir / POINTER
+    newest = _step_of(Path(pointer.read_text().strip())) if pointer.is_file() else None
+    loop = _train_cfg(train_dir)
+    interval, begin, end = loop.get('val_interval', 0), loop.get('val_begin', 1), loop.get('max_iters', 0)
+
+    def is_due(step: int) -> bool:
+        return bool(interval and end) and step >= begin and (step % interval == 0 or step == end)
+
+    resumable = _by_step(train_dir.glob('iter_*.pth'))
+    usable = [
+        step
+        for step, path in resumable.items()
+        if is_complete(path) and (newest is None or step <= newest) and (step in validated or not is_due(step))
+    ]
+    start = max(usable, default=None)
+    for path in train_dir.glob('*.pth'):
+        step = _step_of(path)
+        if step is not None and step > (start or 0):
+            (train_dir / 'discarded').mkdir(exist_ok=True)
+            os.replace(path, train_dir / 'discarded' / path.name)
+    if start is None:
+        pointer.unlink(missing_ok=True)
+    else:
+        write_text(pointer, str(resumable[start]))
+    return start
+
+
+def collect(train_dir: Path) -> Path:
+    """Move all checkpoints of a finished training to ``ckpt/``; may be repeated after an interruption.
+
+    ``last_checkpoint`` is kept in both folders and points to the moved file, so that ``--resume`` in the work dir
+    still works.
+    """
+    target = train_dir / 'ckpt'
+    target.mkdir(exist_ok=True)
+    for path in sorted([*train_dir.glob('iter_*.pth'), *train_dir.glob('best_*.pth')]):
+        os.replace(path, target / path.name)
+    pointer = train_dir / POINTER
+    if pointer.is_file():
+        moved = target / Path(pointer.read_text().strip()).name
+        if moved.is_file():
+            write_text(pointer, str(moved))
+            write_text(target / POINTER, str(moved))
+    return target
+
+
+def _train_cfg(train_dir: Path) -> dict[str, int]:
+    """Read the integers of ``train_cfg = dict(...)`` from the config dump; empty without a readable dump."""
+    for path in sorted(train_dir.glob('*.py')):
+        for node in ast.parse(path.read_text(encoding='utf-8')).body:
+            if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == 'train_cfg':
+                words = node.value.keywords if isinstance(node.value, ast.Call) else []
+                constants = [(w.arg, w.value.value) for w in words if isinstance(w.value, ast.Constant)]
+                return {name: value for name, value in constants if isinstance(value, int)}
+    return {}
+
+
+def main(argv: list[str]) -> int:
+    """Run one job of a written batch."""
+    batch, number = read_batch(Path(argv[0])), int(argv[1])
+    job = batch.jobs[number]
+    if int(os.environ.get('SLURM_RESTART_COUNT') or 0):
+        disown(batch, job)  # Slurm ended the former start of this very task
     try:
-        environment = process.child_environment(gpu_count, batch.environment)
-        code = process.run_logged(command, log, environment, show, started, beat)
-    finally:
-        account()
-    state.child = None
-    if code:
-        raise JobFailed(*process.explain(process.tail(log, 300), code))
+        with process.stop_signals():
+            state = run_job(batch, job, lambda line: print(line, flush=True))
+    except process.Interrupted as err:
+        return 128 + err.number
+    print(f'{job.label}: {state.status} {state.error}', flush=True)
+    return 0 if state.status == 'done' else 1
 
 
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None
+if __name__ == '__main__':
+    sys.exit(main(sys.argv[1:]))

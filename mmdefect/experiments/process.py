@@ -1,4 +1,4 @@
-"""Start a tool, show its output while it runs, keep it in a file, and stop it cleanly."""
+"""Processes: tell whether one still lives; start a tool, show and keep its output, and stop it cleanly."""
 
 from __future__ import annotations
 
@@ -6,15 +6,20 @@ import contextlib
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
+#: A heartbeat of another machine older than this many seconds belongs to a dead process.
+STALE_SECONDS = 120.0
 TAIL_LINES = 30
 _POLL_SECONDS = 0.1
+_THREADS = ('OMP_NUM_THREADS', 'MKL_NUM_THREADS', 'OPENBLAS_NUM_THREADS')
 
 
 class Interrupted(KeyboardInterrupt):
@@ -35,13 +40,67 @@ def stop_signals() -> Iterator[None]:
     def interrupt(number: int, frame) -> None:
         raise Interrupted(number)
 
-    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    former = {number: signal.signal(number, interrupt) for number in numbers}
+    former = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     try:
         yield
     finally:
         for number, handler in former.items():
             signal.signal(number, handler)
+
+
+def process_record(pid: int) -> dict[str, Any]:
+    """Identify a process of this machine so that a later one with the same number is not taken for it."""
+    return {'host': socket.gethostname(), 'namespace': _namespace(), 'pid': pid, 'start': _start_ticks(pid)}
+
+
+def is_alive(record: dict[str, Any] | None, heartbeat: float = 0.0) -> bool:
+    """Tell whether a recorded process still lives; processes of other machines are judged by their heartbeat."""
+    if record is None:
+        return False
+    if not _is_local(record):
+        return time.time() - heartbeat < STALE_SECONDS
+    return _start_ticks(record['pid']) == record['start'] is not None
+
+
+def stop_group(record: dict[str, Any], patience: float = 10.0) -> None:
+    """End the process group of a recorded child: asks, waits, then kills. Does nothing if it is not alive."""
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        if not (_is_local(record) and is_alive(record)):
+            return
+        _signal_group(record['pid'], number)
+        deadline = time.monotonic() + patience
+        while is_alive(record) and time.monotonic() < deadline:
+            time.sleep(0.05)
+
+
+def _is_local(record: dict[str, Any]) -> bool:
+    """Tell whether the process numbers of a record are those of this machine (or container)."""
+    return record['host'] == socket.gethostname() and record['namespace'] == _namespace()
+
+
+def _namespace() -> str:
+    try:
+        return os.readlink('/proc/self/ns/pid')
+    except OSError:
+        return ''
+
+
+def _start_ticks(pid: int) -> int | None:
+    """Return the start time of a living process in clock ticks, 0 without /proc; ``None`` for none or a zombie."""
+    try:
+        # The name in parentheses may hold spaces; the fields after it are plain.
+        values = Path(f'/proc/{pid}/stat').read_text().rpartition(')')[2].split()
+        return None if values[0] in 'ZX' else int(values[19])
+    except (FileNotFoundError, ProcessLookupError):
+        if Path('/proc/self/stat').exists():
+            return None
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return None
+    except PermissionError:
+        pass  # it lives and belongs to somebody else
+    return 0
 
 
 def run_logged(
@@ -52,7 +111,7 @@ def run_logged(
     started: Callable[[int], None],
     beat: Callable[[], None],
 ) -> int:
-    """Run a command with stdout and stderr in ``log``, passing every line to ``show`` as it comes.
+    """Run a command with stdout and stderr in ``log``; return its exit code, negative for a signal.
 
     The child writes to the file itself: what it said is complete when this process dies. It gets a process group of
     its own, which is stopped when this process is interrupted. When this process is killed, the system ends the child
@@ -62,87 +121,70 @@ def run_logged(
         command: program and arguments.
         log: file for the output; replaced if it exists.
         environment: variables of the child.
-        show: gets each line without its end.
+        show: gets each line, without its end, as it comes.
         started: gets the process number right after the start.
         beat: called about ten times a second.
-
-    Returns:
-        The exit code; negative for a signal.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
+    command = [*_die_with_parent(), *command]
     with log.open('wb') as sink:
-        child = subprocess.Popen(
-            [*_tied(), *command],
-            stdin=subprocess.DEVNULL,
-            stdout=sink,
-            stderr=subprocess.STDOUT,
-            env=environment,
-            start_new_session=True,
-        )
+        streams = dict(stdin=subprocess.DEVNULL, stdout=sink, stderr=subprocess.STDOUT)
+        child = subprocess.Popen(command, **streams, env=environment, start_new_session=True)
     with log.open('rb') as source:
-        reader = _LineReader(source, show)
+        rest = b''
+
+        def pass_on() -> None:
+            nonlocal rest
+            *lines, rest = (rest + source.read()).split(b'\n')
+            for line in lines:
+                show(line.decode('utf-8', 'replace').rstrip('\r'))
+
         try:
             started(child.pid)
             while child.poll() is None:
-                reader.pass_on()
+                pass_on()
                 beat()
                 time.sleep(_POLL_SECONDS)
         except BaseException:
             _stop(child)
             raise
         finally:
-            reader.pass_on(end=True)
+            pass_on()
+            if rest:
+                show(rest.decode('utf-8', 'replace').rstrip('\r'))
     return child.returncode
 
 
-def _tied() -> list[str]:
+def _die_with_parent() -> list[str]:
     """Return what to put before a command so that it gets SIGTERM when this process dies; it becomes the command.
 
     Not ``preexec_fn``, which may deadlock in a process with threads, such as a worker of Ray.
     """
     if not sys.platform.startswith('linux'):
         return []
-    return [sys.executable, '-I', '-S', '-c', _TIE, str(os.getpid())]
-
-
-_TIE = (
-    f'import ctypes, os, sys; ctypes.CDLL(None).prctl(1, {int(signal.SIGTERM)}); '  # 1: PR_SET_PDEATHSIG
-    'os.getppid() == int(sys.argv[1]) or sys.exit("error: the planner died"); os.execvp(sys.argv[2], sys.argv[2:])'
-)
-
-
-class _LineReader:
-    """Passes on the complete lines that a growing file has gained."""
-
-    def __init__(self, source, show: Callable[[str], None]) -> None:
-        self.source, self.show, self.rest = source, show, b''
-
-    def pass_on(self, end: bool = False) -> None:
-        *lines, self.rest = (self.rest + self.source.read()).split(b'\n')
-        if end and self.rest:
-            lines, self.rest = [*lines, self.rest], b''
-        for line in lines:
-            self.show(line.decode('utf-8', 'replace').rstrip('\r'))
+    code = (
+        f'import ctypes, os, sys; ctypes.CDLL(None).prctl(1, {int(signal.SIGTERM)}); '  # 1: PR_SET_PDEATHSIG
+        'os.getppid() == int(sys.argv[1]) or sys.exit("error: the planner died"); os.execvp(sys.argv[2], sys.argv[2:])'
+    )
+    return [sys.executable, '-I', '-S', '-c', code, str(os.getpid())]
 
 
 def _stop(child: subprocess.Popen) -> None:
     """Stop a child's process group: Ctrl-C, then terminate, then kill; a second interrupt kills at once."""
     try:
         for number, patience in ((signal.SIGINT, 15.0), (signal.SIGTERM, 10.0)):
-            _signal_group(child, number)
-            try:
+            _signal_group(child.pid, number)
+            with contextlib.suppress(subprocess.TimeoutExpired):
                 child.wait(patience)
                 break
-            except subprocess.TimeoutExpired:
-                continue
     finally:
-        _signal_group(child, signal.SIGKILL)  # also what the child left behind in its group
+        _signal_group(child.pid, signal.SIGKILL)  # also what the child left behind in its group
         child.wait()
 
 
-def _signal_group(child: subprocess.Popen, number: int) -> None:
+def _signal_group(pid: int, number: int) -> None:
     with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(child.pid, number)
+        os.killpg(pid, number)
 
 
 def tail(path: Path, lines: int = TAIL_LINES) -> list[str]:
@@ -158,11 +200,7 @@ _ELASTIC = 'torch.distributed.elastic'  # torchrun's own summary, which comes af
 
 
 def explain(lines: Sequence[str], returncode: int) -> tuple[str, list[str]]:
-    """Find in the end of a tool's output what went wrong.
-
-    Returns:
-        The error as one line, and the lines that lead to it.
-    """
+    """Find in the end of a tool's output what went wrong: the error as one line, and the lines that lead to it."""
     plain = [_RANK.sub('', line).rstrip() for line in lines]
     found = [i for i, line in enumerate(plain) if _MESSAGE.match(line) and not line.startswith(_ELASTIC)]
     if returncode < 0:
@@ -183,15 +221,19 @@ def child_environment(gpu_count: int, extra: dict[str, str]) -> dict[str, str]:
     return environment
 
 
+def thread_variables(threads: int) -> dict[str, str]:
+    """Return the variables that limit the libraries of a child to so many threads; 0 sets none."""
+    return {name: str(threads) for name in _THREADS} if threads else {}
+
+
 def count_gpus(python: str) -> int:
     """Ask the torch of ``python`` how many GPUs it sees (``CUDA_VISIBLE_DEVICES`` respected).
 
     Raises:
         RuntimeError: if torch cannot be asked.
     """
-    answer = subprocess.run(
-        [python, '-c', 'import torch; print(torch.cuda.device_count())'], capture_output=True, text=True
-    )
+    code = 'import torch; print(torch.cuda.device_count())'
+    answer = subprocess.run([python, '-c', code], check=False, capture_output=True, text=True)
     if answer.returncode:
         reason = answer.stderr.strip().rpartition('\n')[2]
         raise RuntimeError(

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from mmdefect.experiments.records import report_to_stderr
+from mmdefect.experiments.logs import report_to_stderr
 
 SCORES = {'score': ('aAcc', 'mAcc', 'mIoU'), 'score2': ('mAcc', 'mIoU')}
 #: Metrics in which the background counts; on defect images it is nearly all there is.

@@ -83,6 +83,14 @@ def override(settings: dict[str, Any], key: str, value: Any) -> None:
         node[_index(node, last, '.'.join(path), key)] = copy.deepcopy(value)
 
 
+def overridden(settings: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a copy of settings with ``{dotted key: value}`` set, see :func:`override`."""
+    changed = merge(settings, {})
+    for key, value in overrides.items():
+        override(changed, key, value)
+    return changed
+
+
 def _index(node: Any, part: str, where: str, key: str) -> int:
     if isinstance(node, list) and part.isdigit() and int(part) < len(node):
         return int(part)

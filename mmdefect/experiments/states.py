@@ -1,31 +1,33 @@
-"""The state of each job on disk: pending, running, done or failed, in one small JSON file that is replaced whole.
+"""The state of each job on disk, and who may run it.
 
-Any engine on any machine may look at it. A job is claimed (:mod:`mmdefect.experiments.claims`), so two planners never
-run it twice. A job whose owner died is free again: on the same machine at once, seen from another one when its
-heartbeat is old.
+The state (pending, running, done or failed) is one small JSON file that is replaced whole; any engine on any machine
+may look at it. Who wants to run a job creates the numbered claim after the last one there is. A lock of the file
+system is a local affair on many network drives; the creation of a file is not: of all who try, on any machine, one
+succeeds. A claim ends when its holder says so or dies: on the same machine at once, seen from another one when its
+heartbeat is old. A holder that was taken for dead, because its machine slept, finds a higher number than its own when
+it wakes, and stops.
 """
 
 from __future__ import annotations
 
 import contextlib
 import fcntl
+import json
 import os
-import signal
-import socket
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from mmdefect.experiments.records import read_json, write_json
+from mmdefect.experiments.process import STALE_SECONDS, is_alive
+from mmdefect.files import read_json, write_json
 
-#: A heartbeat of another machine older than this many seconds belongs to a dead owner.
-STALE_SECONDS = 120.0
 HEARTBEAT_SECONDS = 5.0
 STATE_NAME = 'state.json'
 #: A job whose folder is no name for readers leaves one here, such as the arm and seed of a study.
 TITLE_NAME = 'title.txt'
+CLAIMS = 'claims'
 
 
 @dataclass
@@ -36,9 +38,8 @@ class JobState:
         job: name, ``<folder>/<config stem>``.
         status: ``pending``, ``running``, ``done`` or ``failed``.
         phase: what is to be done next: ``train``, ``select``, ``test`` or ``done``.
-        fingerprint: see :func:`mmdefect.experiments.spec.fingerprint`.
-        owner: process that runs the job: host, namespace, pid, start, and the number of its claim; ``None`` unless
-            running.
+        fingerprint: see :func:`mmdefect.experiments.batch.fingerprint`.
+        owner: process that runs the job (host, namespace, pid, start) and the number of its claim, while it runs.
         child: process group of the tool in work: host, namespace, pid, start.
         heartbeat: time of the last sign of life, in seconds since 1970.
         attempts: one entry a training start: ``started``, ``resumed_from``, ``seconds``, ``command``.
@@ -86,21 +87,21 @@ def read_state(job_dir: Path) -> JobState | None:
     known = {f.name for f in fields(JobState)}
     if not isinstance(value, dict) or 'job' not in value or value.keys() - known:
         raise ValueError(
-            f'{path} must be a job state with the keys {sorted(known)}, but is not; '
-            'it comes from another version: move the folder away or use another project name.'
+            f'{path} must be a job state with the keys {sorted(known)}, but is not; it comes from another version: '
+            'move the folder away or use another project name.'
         )
     return JobState(**value)
+
+
+def write_state(job_dir: Path, state: JobState) -> None:
+    """Write the state in one step."""
+    write_json(job_dir / STATE_NAME, asdict(state))
 
 
 def read_title(job_dir: Path, default: str) -> str:
     """Return the name of a job for readers."""
     path = job_dir / TITLE_NAME
     return path.read_text(encoding='utf-8').strip() if path.is_file() else default
-
-
-def write_state(job_dir: Path, state: JobState) -> None:
-    """Write the state in one step."""
-    write_json(job_dir / STATE_NAME, asdict(state))
 
 
 @contextlib.contextmanager
@@ -112,59 +113,71 @@ def locked(path: Path) -> Iterator[None]:
         yield
 
 
-def process_record(pid: int) -> dict[str, Any]:
-    """Identify a process of this machine so that a later one with the same number is not taken for it."""
-    return {'host': socket.gethostname(), 'namespace': _namespace(), 'pid': pid, 'start': _start_ticks(pid)}
+class Superseded(RuntimeError):
+    """Another process has taken the job over; what this one does with it is worth nothing any more."""
 
 
-def is_alive(record: dict[str, Any] | None, heartbeat: float = 0.0) -> bool:
-    """Tell whether a recorded process still lives; processes of other machines are judged by their heartbeat."""
-    if record is None:
-        return False
-    if not is_local(record):
-        return time.time() - heartbeat < STALE_SECONDS
-    return _start_ticks(record['pid']) == record['start'] is not None
+def take_claim(job_dir: Path, owner: dict[str, Any]) -> int | None:
+    """Claim a job whose state may be claimed, for a process of this machine.
 
-
-def is_local(record: dict[str, Any]) -> bool:
-    """Tell whether the process numbers of a record are those of this machine (or container)."""
-    return record['host'] == socket.gethostname() and record['namespace'] == _namespace()
-
-
-def stop_group(record: dict[str, Any], patience: float = 10.0) -> None:
-    """End the process group of a recorded child: asks, waits, then kills. Does nothing if it is not alive."""
-    for number in (signal.SIGTERM, signal.SIGKILL):
-        if not (is_local(record) and is_alive(record)):
-            return
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(record['pid'], number)
-        deadline = time.monotonic() + patience
-        while is_alive(record) and time.monotonic() < deadline:
-            time.sleep(0.05)
-
-
-def _namespace() -> str:
-    try:
-        return os.readlink('/proc/self/ns/pid')
-    except OSError:
-        return ''
-
-
-def _start_ticks(pid: int) -> int | None:
-    """Return the start time of a living process in clock ticks; ``None`` if there is none or it is a zombie."""
-    try:
-        # The name in parentheses may hold spaces; the fields after it are plain.
-        values = Path(f'/proc/{pid}/stat').read_text().rpartition(')')[2].split()
-    except (FileNotFoundError, ProcessLookupError):
-        return None if Path('/proc/self/stat').exists() else _alive_without_proc(pid)
-    return None if values[0] in 'ZX' else int(values[19])
-
-
-def _alive_without_proc(pid: int) -> int | None:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
+    Returns:
+        The number of the claim; ``None`` if somebody else holds the job or was faster.
+    """
+    last = last_claim(job_dir)
+    if last and _is_held(_claim_file(job_dir, last)):
         return None
-    except PermissionError:
-        return 0
-    return 0
+    number = last + 1
+    path = _claim_file(job_dir, number)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with path.open('x', encoding='utf-8') as file:  # only one process can create it
+            file.write(json.dumps({**owner, 'claimed': time.time()}))
+            file.flush()
+            os.fsync(file.fileno())
+    except FileExistsError:
+        return None
+    return number if last_claim(job_dir) == number else None
+
+
+def last_claim(job_dir: Path) -> int:
+    """Return the number of the last claim; 0 if there is none."""
+    return max((int(path.stem) for path in (job_dir / CLAIMS).glob('[0-9]*.json')), default=0)
+
+
+def claim_holder(job_dir: Path) -> dict[str, Any]:
+    """Return the record of the last claim; empty while it is being written."""
+    return _read_claim(_claim_file(job_dir, last_claim(job_dir)))
+
+
+def check_claim(job_dir: Path, number: int) -> None:
+    """Raise :class:`Superseded` if there is a claim after this one."""
+    last = last_claim(job_dir)
+    if last != number:
+        raise Superseded(f'{job_dir} was taken over by claim {last} while this process held claim {number}.')
+
+
+def release_claim(job_dir: Path, number: int) -> None:
+    """End a claim. The file stays: its number must not be given away again."""
+    path = _claim_file(job_dir, number)
+    if path.is_file():
+        write_json(path, {**_read_claim(path), 'released': time.time()})
+
+
+def _is_held(path: Path) -> bool:
+    record = _read_claim(path)
+    if not record:  # created a moment ago, or its writer died between the creation and the first byte
+        with contextlib.suppress(FileNotFoundError):
+            return time.time() - path.stat().st_mtime < STALE_SECONDS
+        return False
+    return 'released' not in record and is_alive(record, record['claimed'])
+
+
+def _read_claim(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text(encoding='utf-8'))
+    except (FileNotFoundError, ValueError):
+        return {}
+
+
+def _claim_file(job_dir: Path, number: int) -> Path:
+    return job_dir / CLAIMS / f'{number:04d}.json'

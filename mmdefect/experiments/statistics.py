@@ -1,10 +1,10 @@
 """How sure a difference is: bootstrap over test images, and over seeds and test images together.
 
 With few seeds a plain percentile bootstrap is far too sure (three seeds: their standard deviation comes out 18 % too
-small, and the quantiles lack the Student factor 2.2). So here (a) seeds are drawn ``S - 1`` at a time, which gives
+small, and the quantiles lack the Student factor 2.2). So here (a) seeds are resampled ``S - 1`` at a time, which gives
 their mean the right variance (Rao and Wu's rescaling), and (b) the interval is
 ``estimate +- t * standard error``, with the degrees of freedom of Satterthwaite for the two sources together. Images
-are the same for all seeds and arms, and are drawn once for all of them. That bootstrap of crossed factors is
+are the same for all seeds and arms, and are resampled once for all of them. That bootstrap of crossed factors is
 slightly conservative: the interaction of seed and image counts twice.
 """
 
@@ -17,60 +17,53 @@ import numpy as np
 from numpy import ndarray
 from scipy import stats
 
+#: Gives values from counts summed over images, keeping leading axes.
 Metric = Callable[[ndarray], ndarray]
+NAN = float('nan')
 
 
 @dataclass(frozen=True)
 class Interval:
-    """An estimate with its uncertainty.
+    """An estimate on the real data and its interval.
 
     Attributes:
-        value: estimate on the real data.
-        low: lower end of the interval.
-        high: upper end.
+        value, low, high: estimate and ends of the interval.
         error: standard error.
         freedom: degrees of freedom of the Student quantile.
         p: two-sided probability of such an estimate if the truth were zero; NaN where it makes no sense.
     """
 
     value: float
-    low: float
-    high: float
-    error: float = float('nan')
-    freedom: float = float('nan')
-    p: float = float('nan')
+    low: float = NAN
+    high: float = NAN
+    error: float = NAN
+    freedom: float = NAN
+    p: float = NAN
 
 
 def mean_and_sd(values: Sequence[float]) -> tuple[float, float]:
     """Return mean and sample standard deviation; the latter is NaN for one value."""
     array = np.asarray(values, np.float64)
-    return float(array.mean()), float(array.std(ddof=1)) if array.size > 1 else float('nan')
+    return float(array.mean()), float(array.std(ddof=1)) if array.size > 1 else NAN
 
 
-def draw_weights(generator: np.random.Generator, draws: int, size: int, taken: int | None = None) -> ndarray:
-    """Return ``(draws, size)`` float64: how often each of ``size`` units was drawn, with replacement, in each draw."""
-    taken = size if taken is None else taken
-    return generator.multinomial(taken, np.full(size, 1.0 / size), draws).astype(np.float64)
+def resampling_weights(generator: np.random.Generator, resamples: int, size: int, taken: int) -> ndarray:
+    """Return ``(resamples, size)`` float64: how often each unit is taken when ``taken`` are, with replacement."""
+    return generator.multinomial(taken, np.full(size, 1.0 / size), resamples).astype(np.float64)
 
 
-def image_interval(counts: ndarray, metric: Metric, draws: int = 2000, level: float = 0.95, seed: int = 0) -> Interval:
-    """Percentile interval of a data-set metric over images, for one run.
-
-    Args:
-        counts: ``(N, ...)`` counts of each image.
-        metric: gives ``(draws,)`` values from ``(draws, ...)`` summed counts.
-        draws: number of resamples.
-        level: coverage.
-        seed: of the resampling.
-    """
-    weights = draw_weights(np.random.default_rng(seed), draws, len(counts))
+def image_interval(
+    counts: ndarray, metric: Metric, resamples: int = 2000, level: float = 0.95, seed: int = 0
+) -> Interval:
+    """Percentile interval of a data-set metric over images, for one run of ``(N, ...)`` counts of each image."""
+    weights = resampling_weights(np.random.default_rng(seed), resamples, len(counts), len(counts))
     values = metric(np.tensordot(weights, counts, 1))
     value = float(metric(counts.sum(0, dtype=np.float64)[None])[0])
     values = values[np.isfinite(values)]
     if not values.size:
-        return Interval(value, float('nan'), float('nan'))
+        return Interval(value)
     low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
-    return Interval(value, float(low), float(high), float(values.std(ddof=1)) if values.size > 1 else float('nan'))
+    return Interval(value, float(low), float(high), float(values.std(ddof=1)) if values.size > 1 else NAN)
 
 
 def compare_counts(
@@ -78,7 +71,7 @@ def compare_counts(
     second: ndarray,
     metric: Metric,
     paired_seeds: bool,
-    draws: int = 4000,
+    resamples: int = 4000,
     level: float = 0.95,
     seed: int = 0,
 ) -> Interval:
@@ -87,9 +80,9 @@ def compare_counts(
     Args:
         first: ``(S1, N, ...)`` counts of each seed and image of one arm.
         second: ``(S2, N, ...)`` of the other arm, the same images in the same order.
-        metric: gives values from counts summed over images, keeping leading axes.
+        metric: of one data set.
         paired_seeds: whether seed ``s`` of both arms belongs together; needs ``S1 == S2``.
-        draws: number of resamples.
+        resamples: number of them.
         level: coverage.
         seed: of the resampling.
     """
@@ -98,22 +91,20 @@ def compare_counts(
             f'both arms must have the same images (and seeds, when paired), got {first.shape} and {second.shape}.'
         )
     generator = np.random.default_rng(seed)
-    weights = draw_weights(generator, draws, first.shape[1])
-    values_1, values_2 = (_per_seed(counts, weights, metric) for counts in (first, second))  # (draws, S)
+    images = first.shape[1]
+    weights = resampling_weights(generator, resamples, images, images)
+    values_1, values_2 = (
+        np.stack([metric(np.tensordot(weights, one, 1)) for one in counts], axis=1) for counts in (first, second)
+    )  # (resamples, S)
     exact_1, exact_2 = (metric(counts.sum(1, dtype=np.float64)) for counts in (first, second))  # (S,)
-    value = float(exact_2.mean() - exact_1.mean())
     only_images = values_2.mean(1) - values_1.mean(1)
-    w_1 = _seed_weights(generator, draws, len(first))
-    w_2 = w_1 if paired_seeds else _seed_weights(generator, draws, len(second))
+    w_1 = _seed_weights(generator, resamples, len(first))
+    w_2 = w_1 if paired_seeds else _seed_weights(generator, resamples, len(second))
     both = (values_2 * w_2).sum(1) - (values_1 * w_1).sum(1)
-    spread = (
-        [_variance_of_mean(exact_2 - exact_1)]
-        if paired_seeds
-        else [_variance_of_mean(exact_1), _variance_of_mean(exact_2)]
-    )
-    sizes = [len(first)] if paired_seeds else [len(first), len(second)]
-    parts = [(variance, size - 1) for variance, size in zip(spread, sizes, strict=True) if size > 1]
-    parts.append((_variance(only_images), first.shape[1] - 1))
+    samples = [exact_2 - exact_1] if paired_seeds else [exact_1, exact_2]
+    parts = [(_variance_of_mean(sample), len(sample) - 1) for sample in samples if len(sample) > 1]
+    parts.append((_variance(only_images), images - 1))
+    value = float(exact_2.mean() - exact_1.mean())
     return student(value, float(np.sqrt(_variance(both))), satterthwaite(parts), level)
 
 
@@ -123,29 +114,25 @@ def compare_values(first: Sequence[float], second: Sequence[float], paired: bool
     Unpaired arms may differ in their spread (Welch). With one seed there is no interval.
     """
     a, b = np.asarray(first, np.float64), np.asarray(second, np.float64)
+    if paired and len(a) != len(b):
+        raise ValueError(f'paired arms must have the same seeds, got {len(a)} and {len(b)}.')
     value = float(b.mean() - a.mean())
-    if paired:
-        if len(a) != len(b):
-            raise ValueError(f'paired arms must have the same seeds, got {len(a)} and {len(b)}.')
-        variances, sizes = [_variance_of_mean(b - a)], [len(a)]
-    else:
-        variances, sizes = [_variance_of_mean(a), _variance_of_mean(b)], [len(a), len(b)]
-    if min(sizes) < 2:
-        return Interval(value, float('nan'), float('nan'))
-    freedom = satterthwaite([(v, n - 1) for v, n in zip(variances, sizes, strict=True)])
-    return student(value, float(np.sqrt(sum(variances))), freedom, level)
+    samples = [b - a] if paired else [a, b]
+    if min(map(len, samples)) < 2:
+        return Interval(value)
+    parts = [(_variance_of_mean(sample), len(sample) - 1) for sample in samples]
+    return student(value, float(np.sqrt(sum(variance for variance, _ in parts))), satterthwaite(parts), level)
 
 
 def student(value: float, error: float, freedom: float, level: float = 0.95) -> Interval:
     """Return ``value +- t * error`` and the two-sided p of zero."""
     if not np.isfinite(error) or not np.isfinite(value):
-        return Interval(value, float('nan'), float('nan'), error, freedom)
+        return Interval(value, error=error, freedom=freedom)
     if error == 0.0:
         return Interval(value, value, value, 0.0, freedom, 1.0 if value == 0.0 else 0.0)
     reach = float(stats.t.ppf((1 + level) / 2, freedom)) * error
-    return Interval(
-        value, value - reach, value + reach, error, freedom, float(2 * stats.t.sf(abs(value) / error, freedom))
-    )
+    p = float(2 * stats.t.sf(abs(value) / error, freedom))
+    return Interval(value, value - reach, value + reach, error, freedom, p)
 
 
 def satterthwaite(parts: Sequence[tuple[float, float]]) -> float:
@@ -168,20 +155,16 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return adjusted.tolist()
 
 
-def _per_seed(counts: ndarray, weights: ndarray, metric: Metric) -> ndarray:
-    return np.stack([metric(np.tensordot(weights, one, 1)) for one in counts], axis=1)
-
-
-def _seed_weights(generator: np.random.Generator, draws: int, seeds: int) -> ndarray:
-    """Weights that sum to one; ``seeds - 1`` are drawn, so that their mean varies as much as it really does."""
+def _seed_weights(generator: np.random.Generator, resamples: int, seeds: int) -> ndarray:
+    """Weights that sum to one; ``seeds - 1`` are taken, so that their mean varies as much as it really does."""
     if seeds == 1:
-        return np.ones((draws, 1))
-    return draw_weights(generator, draws, seeds, seeds - 1) / (seeds - 1)
+        return np.ones((resamples, 1))
+    return resampling_weights(generator, resamples, seeds, seeds - 1) / (seeds - 1)
 
 
 def _variance(values: ndarray) -> float:
     values = values[np.isfinite(values)]
-    return float(values.var(ddof=1)) if values.size > 1 else float('nan')
+    return float(values.var(ddof=1)) if values.size > 1 else NAN
 
 
 def _variance_of_mean(values: ndarray) -> float:

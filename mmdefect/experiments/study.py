@@ -78,7 +78,7 @@ class Study:
         rule: how the checkpoint is chosen on the validation set.
         metrics: columns of the table; the first one decides the order.
         baseline: arm that the others are compared with.
-        pairs: ``{what: ((without, with), ...)}``, arms that differ in the same thing; the page says what it does on their
+        pairs: ``{what: ((without, with), ...)}``, arms that differ in the same thing; the page says what it does on
             average.
         title: headline of the report.
         text: paragraph below it.
@@ -109,7 +109,6 @@ class Study:
             raise ValueError(f'`seeds` must be different numbers, at least one, got {list(self.seeds)}.')
         if self.baseline and self.baseline not in names:
             raise ValueError(f'`baseline` must be one of the arms {names}, got {self.baseline!r}.')
-
         if not all(len(pair) == 2 and set(pair) <= set(names) for group in self.pairs.values() for pair in group):
             raise ValueError(f'`pairs` must be pairs of the arms {names}, got {dict(self.pairs)}.')
 
@@ -167,12 +166,12 @@ def read_study(path: Path) -> Study:
     """
     values = _read_values(path)
     factor, selection = values.pop('factor', {}), values.pop('selection', {})
-    known = {f.name for f in fields(Study)} - {'rule', 'factor_keys'}
-    if values.keys() - known or not {'name', 'base', 'arms'} <= values.keys():
+    needed, known = {'name', 'base', 'arms'}, {f.name for f in fields(Study)} - {'rule', 'factor_keys'}
+    missing, unknown = sorted(needed - values.keys()), sorted(values.keys() - known)
+    if missing or unknown:
         raise ValueError(
             f'{path} must set name, base and arms, and may set {sorted(known)}, factor and selection; '
-            f'missing {sorted({"name", "base", "arms"} - values.keys())}, '
-            f'unknown {sorted(values.keys() - known)}.'
+            f'missing {missing}, unknown {unknown}.'
         )
     if isinstance(factor, str):
         factor = {'name': factor}
@@ -180,12 +179,10 @@ def read_study(path: Path) -> Study:
         raise ValueError(f'{path}: `factor` must be a word or dict(name=..., keys=[...]), got {factor!r}.')
     values['arms'] = tuple(_arm(name, value, path) for name, value in values['arms'].items())
     values['overrides'] = st.parse_overrides(values.get('overrides', {}))
-    for key in ('seeds', 'metrics', 'bases'):
-        if key in values:
-            values[key] = tuple(values[key])
-    if 'pairs' in values:
-        groups = values['pairs'] if isinstance(values['pairs'], Mapping) else {'': values['pairs']}
-        values['pairs'] = {what: tuple(tuple(pair) for pair in group) for what, group in groups.items()}
+    values.update((key, tuple(values[key])) for key in ('seeds', 'metrics', 'bases') if key in values)
+    pairs = values.get('pairs', {})
+    groups = pairs if isinstance(pairs, Mapping) else {'': pairs}
+    values['pairs'] = {what: tuple(tuple(pair) for pair in group) for what, group in groups.items()}
     if selection:
         values['rule'] = Rule(**selection)
     study = Study(**values, factor=factor.get('name', ''), factor_keys=tuple(factor.get('keys', ())))
@@ -213,17 +210,12 @@ def _read_values(path: Path) -> dict[str, Any]:
 
 
 def _arm(name: str, value: Any, path: Path) -> Arm:
-    if isinstance(value, (list, tuple)):
-        value = {'overrides': value}
+    value = {'overrides': value} if isinstance(value, (list, tuple)) else dict(value)
     known = {f.name for f in fields(Arm)} - {'name'}
     if value.keys() - known:
         raise ValueError(f'{path}: the arm {name!r} may set {sorted(known)}, got {sorted(value.keys() - known)}.')
-    value = {
-        **value,
-        'bases': tuple(value.get('bases', ())),
-        'seeds': tuple(value.get('seeds', ())),
-        'overrides': st.parse_overrides(value.get('overrides', {})),
-    }
+    value.update((key, tuple(value[key])) for key in ('bases', 'seeds') if key in value)
+    value['overrides'] = st.parse_overrides(value.get('overrides', {}))
     return Arm(name, **value)
 
 
@@ -249,43 +241,42 @@ def expand(
         FileNotFoundError: if a settings file of an arm is not there.
         ValueError: if composing the config replaces what an override says, or if no run is left.
     """
-    base_file = root / study.base
-    base, _ = composer.compose(_with(composer.read(base_file), options or {}), base_file)
+    base_file, options = root / study.base, dict(options or {})
+    base, _ = composer.compose(st.overridden(composer.read(base_file), options), base_file)
     base_flat = st.with_effect(base)
+    # The checkpoint that is tested is part of the run; the usual rule is left out, so that known keys stay.
+    chosen_by = [] if study.rule == USUAL_RULE else [asdict(study.rule)]
     hashes: dict[str, str] = {}
-    runs = []
-    for arm in study.arms if arms is None else arms:
-        for seed in study.seeds_of(arm):
+    runs = {}
+    for position, arm in enumerate(study.arms):
+        for seed in study.seeds_of(arm) if arms is None or arm in arms else ():
             settings = _laid_over(composer, composer.read(base_file), study.bases, root, arm.name, seed)
             common = _of_seed(study.overrides, seed)
-            settings = _with(settings, common)
-            settings = _laid_over(composer, settings, arm.bases, root, arm.name, seed)
+            settings = _laid_over(composer, st.overridden(settings, common), arm.bases, root, arm.name, seed)
             if study.iterations:
                 st.set_budget(settings, study.iterations, study.val_interval)
-            last = {**_of_seed(arm.overrides, seed), **(options or {}), st.SEED: seed + arm.seed_offset}
-            composed, text = composer.compose(_with(settings, last), base_file)
+            own_seed = seed + arm.seed_offset
+            last = {**_of_seed(arm.overrides, seed), **options, st.SEED: own_seed}
+            composed, text = composer.compose(st.overridden(settings, last), base_file)
             flat = st.with_effect(composed)
             _check_effect({**common, **last}, flat, arm.name)
-            inputs = _hash_inputs(composed, hashes, known_files)
-            # A file named in the settings counts by its content and not by its place.
-            content = {
-                key: inputs.get(value, value) if isinstance(value, str) else value for key, value in flat.items()
+            data_roots = {
+                v for k, v in st.flatten(composed).items() if k.split('.')[-1] == 'data_root' and isinstance(v, str)
             }
-            roots = sorted({inputs[value] for value in _roots(composed) if value in inputs})
-            # The checkpoint that is tested is part of the run; the usual rule is left out, so that known keys stay.
-            chosen_by = [] if study.rule == USUAL_RULE else [asdict(study.rule)]
-            key = st.digest([content, roots, seed + arm.seed_offset, *chosen_by])
-            runs.append(Run(key, arm, seed + arm.seed_offset, composed, text, st.difference(base_flat, flat), inputs))
+            inputs = _hash_inputs(composed, data_roots, hashes, known_files)
+            # A file named in the settings counts by its content and not by its place.
+            content = {k: inputs.get(value, value) if isinstance(value, str) else value for k, value in flat.items()}
+            roots = sorted({inputs[value] for value in data_roots if value in inputs})
+            key = st.digest([content, roots, own_seed, *chosen_by])
+            # One seed of every arm of a priority, then the next seed: a study that is stopped has its arms equally far.
+            runs[arm.priority, seed, position] = Run(
+                key, arm, own_seed, composed, text, st.difference(base_flat, flat), inputs
+            )
     if not runs:
         raise ValueError(
             f'the arms must be trained with one of the seeds {list(study.seeds)} at least, but none of them is.'
         )
-    position = {arm.name: k for k, arm in enumerate(study.arms)}
-    first = min(run.seed - run.arm.seed_offset for run in runs)
-    # One seed of every arm of a priority, then the next seed: a study that is stopped has its arms equally far.
-    return sorted(
-        runs, key=lambda run: (run.arm.priority, run.seed - run.arm.seed_offset - first, position[run.arm.name])
-    )
+    return [runs[order] for order in sorted(runs)]
 
 
 def _laid_over(composer: Composer, settings: Any, bases: Sequence[str], root: Path, arm: str, seed: int) -> Any:
@@ -302,54 +293,30 @@ def _laid_over(composer: Composer, settings: Any, bases: Sequence[str], root: Pa
 
 def _of_seed(overrides: Mapping[str, Any], seed: int) -> dict[str, Any]:
     """Put the seed into the texts that ask for it."""
-    return {
-        key: value.replace('{seed}', str(seed)) if isinstance(value, str) else value for key, value in overrides.items()
-    }
+    return {k: v.replace('{seed}', str(seed)) if isinstance(v, str) else v for k, v in overrides.items()}
 
 
 def _check_effect(overrides: Mapping[str, Any], flat: Mapping[str, Any], arm: str) -> None:
-    """Refuse overrides of single values that came to nothing; places in lists may have moved and are not looked at."""
+    """Reject overrides of single values without effect; places in lists may have moved and are not looked at."""
     for key, value in overrides.items():
-        if (
-            isinstance(value, (str, int, float))
-            and not any(part.isdigit() for part in key.split('.'))
-            and flat.get(key, value) != value
-        ):
+        in_list = any(part.isdigit() for part in key.split('.'))
+        if isinstance(value, (str, int, float)) and not in_list and flat.get(key, value) != value:
             raise ValueError(
                 f'the override {key} = {value!r} of the arm {arm!r} must have an effect, but the composed '
                 f'config says {flat[key]!r}, which comes from a top-level setting; override that one.'
             )
 
 
-def _with(settings: dict[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
-    changed = st.merge(settings, {})
-    for key, value in overrides.items():
-        st.override(changed, key, value)
-    return changed
-
-
-def _roots(settings: dict[str, Any]) -> set[str]:
-    return {
-        value
-        for key, value in st.flatten(settings).items()
-        if isinstance(value, str) and (key == 'data_root' or key.endswith('.data_root'))
-    }
-
-
 def _hash_inputs(
-    settings: dict[str, Any], hashes: dict[str, str], known_files: dict[str, list] | None
+    settings: dict[str, Any], roots: set[str], hashes: dict[str, str], known_files: dict[str, list] | None
 ) -> dict[str, str]:
     """Hash everything on disk that the settings name: roots of data, split files, donor libraries, weights.
 
     Of the split files in the root of a data set those count that the settings name: another study may add its own.
     """
-    texts = {
-        v
-        for k, v in st.flatten(settings).items()
-        if isinstance(v, str) and k != 'work_dir' and '\n' not in v and len(v) < 4096
-    }
+    values = [value for key, value in st.flatten(settings).items() if isinstance(value, str) and key != 'work_dir']
+    texts = {value for value in values if '\n' not in value and len(value) < 4096}
     named = {Path(value).name for value in texts}
-    roots = _roots(settings)
     inputs = {}
     for value in sorted(text for text in texts if ('/' in text or text in roots) and Path(text).exists()):
         without = _split_files(Path(value)) - named if value in roots else set()

@@ -4,20 +4,28 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import platform
 import re
+import subprocess
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from mmdefect.experiments import environment
-from mmdefect.experiments.evidence.truth import Truth, count_predictions
-from mmdefect.experiments.records import read_json, read_validations, training_logs, write_text
+from mmdefect.experiments.evidence.counts import Truth, count_predictions
+from mmdefect.experiments.logs import console_logs, per_class, read_validations, training_logs
 from mmdefect.experiments.settings import hash_files
 from mmdefect.experiments.states import JobState
 from mmdefect.experiments.study import Run, Study
+from mmdefect.files import read_json, write_text
 
 VERSION = 1
+DISTRIBUTIONS = (
+    *('mmdefect', 'torch', 'torchvision', 'numpy', 'opencv-python', 'mmengine', 'mmcv', 'mmsegmentation'),
+    *('onedl-mmengine', 'onedl-mmcv', 'onedl-mmsegmentation'),
+)
 _LIBRARY = re.compile(r'library of defects in (.+):$', re.MULTILINE)
 
 
@@ -40,10 +48,11 @@ def make_record(
         root: repository; paths are stored relative to it.
         command: what made the run.
     """
-    logs = sorted((job_dir / 'train').glob('train_log_*.txt'))
+    logs = console_logs(job_dir / 'train')
     log = logs[-1].read_text(encoding='utf-8', errors='replace') if logs else ''
     validations = read_validations(training_logs(job_dir / 'train'), lambda line: None)
     best = state.best or {}
+    shown = {*study.metrics, study.rule.metric}
     names = _hidden_places(run, root)
     record = {
         'version': VERSION,
@@ -58,18 +67,18 @@ def make_record(
         'best': best,
         'validation': _numbers(validations.get(best.get('iter'), {})),
         'curve': {
-            str(step): _numbers({k: v for k, v in values.items() if k in {*study.metrics, study.rule.metric}})
+            str(step): _numbers({key: value for key, value in values.items() if key in shown})
             for step, values in validations.items()
         },
-        'test': _numbers({**_per_class(state.classes), **state.metrics}),
+        'test': _numbers({**per_class(state.classes), **state.metrics}),
         'tests': state.tests,
         'command': command,
         'train_seconds': round(state.train_seconds, 1),
         'attempts': len(state.attempts),
         'finished': time.strftime('%Y-%m-%d %H:%M'),
-        'versions': environment.versions(),
-        'hardware': environment.hardware(log),
-        **environment.commit(root),
+        'versions': versions(),
+        'hardware': hardware(log),
+        **commit(root),
         'leaks': donor_leaks(job_dir, truth, run.data),
     }
     if truth is not None:
@@ -78,12 +87,11 @@ def make_record(
     return record
 
 
-def write_record(folder: Path, record: Mapping[str, Any]) -> Path:
+def write_record(folder: Path, record: Mapping[str, Any]) -> None:
     """Write a record with its short lists on one line each, so that it is small and still readable."""
     text = json.dumps(record, indent=1, ensure_ascii=False, allow_nan=False)
     text = re.sub(r'\[\s*([^\[\]{}]*?)\s*\]', lambda m: '[' + re.sub(r'\s*\n\s*', ' ', m[1]) + ']', text)
     write_text(record_path(folder, record['key']), text + '\n')
-    return record_path(folder, record['key'])
 
 
 def read_records(folder: Path) -> dict[str, dict[str, Any]]:
@@ -104,16 +112,16 @@ def read_records(folder: Path) -> dict[str, dict[str, Any]]:
 def claim_records(folder: Path, study: Study, runs: Sequence[Run]) -> None:
     """Note in each record which cells of the study it fills, and take back cells that other records filled before."""
     cells = {(run.arm.name, run.seed): run.key for run in runs}
+    arms = {arm.name for arm in study.arms}
     for key, record in read_records(folder).items():
         kept = [
             use
             for use in record['used_by']
-            if use['study'] != study.name
-            or (cells.get((use['arm'], use['seed']), key) == key and use['arm'] in {arm.name for arm in study.arms})
+            if use['study'] != study.name or (use['arm'] in arms and cells.get((use['arm'], use['seed']), key) == key)
         ]
-        for run in runs:
-            use = {'study': study.name, 'arm': run.arm.name, 'seed': run.seed}
-            if run.key == key and use not in kept:
+        for (arm, seed), found in cells.items():
+            use = {'study': study.name, 'arm': arm, 'seed': seed}
+            if found == key and use not in kept:
                 kept.append(use)
         if kept != record['used_by']:
             write_record(folder, {**record, 'used_by': kept})
@@ -132,11 +140,8 @@ def records_of(study_name: str, records: Mapping[str, dict[str, Any]]) -> dict[s
 def budget(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Return what must be equal for a fair comparison: updates, images of each update, validations."""
     loop, loader = settings.get('train_cfg') or {}, settings.get('train_dataloader') or {}
-    return {
-        'iterations': loop.get('max_iters'),
-        'val_interval': loop.get('val_interval'),
-        'batch_size': loader.get('batch_size'),
-    }
+    limits = {'iterations': loop.get('max_iters'), 'val_interval': loop.get('val_interval')}
+    return {**limits, 'batch_size': loader.get('batch_size')}
 
 
 def donor_leaks(job_dir: Path, truth: Truth | None, folders: Iterable[str] = ()) -> list[str] | None:
@@ -146,36 +151,59 @@ def donor_leaks(job_dir: Path, truth: Truth | None, folders: Iterable[str] = ())
     those that the training log names; each names its images in ``sources``. Images are compared by path, and by
     content where the file is still there.
     """
-    logs = (job_dir / 'train').glob('train_log_*.txt')
-    logged = {name for log in logs for name in _LIBRARY.findall(log.read_text(encoding='utf-8', errors='replace'))}
-    found = [
-        *(job_dir / 'train').rglob('donors.json'),
-        *(job_dir / 'train').rglob('library.json'),
-        *(Path(folder) / 'library.json' for folder in {*folders, *logged}),
-    ]
-    found = [path for path in found if path.is_file()]
+    train_dir = job_dir / 'train'
+    logs = [log.read_text(encoding='utf-8', errors='replace') for log in console_logs(train_dir)]
+    named = {*folders, *(name for log in logs for name in _LIBRARY.findall(log))}
+    found = [*train_dir.rglob('donors.json'), *train_dir.rglob('library.json')]
+    found += [path for path in (Path(folder) / 'library.json' for folder in named) if path.is_file()]
     if truth is None or not found:
         return None
     sources = {Path(source) for path in found for source in read_json(path)['sources']}
     places = {source.resolve() for source in sources}
     contents = {hash_files(source) for source in sources if source.is_file()}
-    return sorted(
-        sample.name
-        for sample in truth.samples
-        if sample.image.resolve() in places or hash_files(sample.image) in contents
-    )
+    leaks = (s.name for s in truth.samples if s.image.resolve() in places or hash_files(s.image) in contents)
+    return sorted(leaks)
 
 
-def _per_class(classes: Mapping[str, Mapping[str, float | None]]) -> dict[str, float | None]:
-    return {f'{column}.{name}': value for name, row in classes.items() for column, value in row.items()}
+def versions() -> dict[str, str]:
+    """Return the versions of what trains a model, as far as installed; nothing is imported for it."""
+    found = {'python': platform.python_version()}
+    for name in DISTRIBUTIONS:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def hardware(log: str = '') -> dict[str, str | int]:
+    """Return processor, cores, and the GPUs that a training log names."""
+    info = Path('/proc/cpuinfo')  # there is none outside Linux
+    models = re.findall(r'^model name\s*:\s*(.+?)\s*$', info.read_text() if info.is_file() else '', re.MULTILINE)
+    processor = models[0] if models else platform.processor() or platform.machine()
+    gpus = sorted(set(re.findall(r'^\s*GPU [\d,]+: (.+?)\s*$', log, re.MULTILINE)))
+    cores = len(os.sched_getaffinity(0))
+    return {'cpu': processor, 'cores': cores, **({'gpu': ', '.join(gpus)} if gpus else {})}
+
+
+def commit(folder: Path) -> dict[str, str | bool]:
+    """Return ``commit`` and ``modified`` (whether tracked files differ from it); empty outside a repository."""
+    answers = []
+    for arguments in (('rev-parse', '--short=12', 'HEAD'), ('status', '--porcelain', '--untracked-files=no')):
+        try:
+            answer = subprocess.run(['git', '-C', str(folder), *arguments], check=False, capture_output=True, text=True)
+        except FileNotFoundError:
+            return {}
+        if answer.returncode:
+            return {}
+        answers.append(answer.stdout.strip())
+    return {'commit': answers[0], 'modified': bool(answers[1])}
 
 
 def _numbers(values: Mapping[str, Any]) -> dict[str, float | None]:
-    return {
-        key: (round(float(value), 4) if value is not None and math.isfinite(value) else None)
-        for key, value in values.items()
-        if value is None or isinstance(value, (int, float))
-    }
+    known = {key: value for key, value in values.items() if value is None or isinstance(value, (int, float))}
+    finite = {key: value is not None and math.isfinite(value) for key, value in known.items()}
+    return {key: round(float(value), 4) if finite[key] else None for key, value in known.items()}
 
 
 def _hidden_places(run: Run, root: Path) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""Carry out a study: what is recorded is not run, the rest goes to the slots, every finished run leaves its record."""
+"""Carry out a study: what is recorded is not run, the rest goes to the engine, every finished run leaves its record."""
 
 from __future__ import annotations
 
@@ -7,15 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mmdefect.experiments import states
-from mmdefect.experiments.engine import Engine
-from mmdefect.experiments.evidence.truth import Truth
-from mmdefect.experiments.records import write_text
-from mmdefect.experiments.spec import Batch, Job, Tools
-from mmdefect.experiments.states import JobState
+from mmdefect.experiments.batch import Batch, Job, Tools
+from mmdefect.experiments.engines import Engine
+from mmdefect.experiments.evidence.counts import Truth
+from mmdefect.experiments.states import TITLE_NAME, JobState, read_state
 from mmdefect.experiments.study import Run, Study
+from mmdefect.experiments.study_page import write_study_page
 from mmdefect.experiments.study_records import claim_records, make_record, record_path, write_record
-from mmdefect.experiments.study_table import write_study_page
+from mmdefect.files import write_text
 
 #: All studies share one project, so that an arm of two studies has one folder.
 PROJECT = 'studies'
@@ -38,23 +37,6 @@ class Places:
     @property
     def records(self) -> Path:
         return self.results / 'records'
-
-
-def make_jobs(study: Study, runs: Sequence[Run], places: Places) -> dict[str, Job]:
-    """Return a job for each different run, by key, in order; writes the config of each that has none yet."""
-    jobs: dict[str, Job] = {}
-    for run in runs:
-        if run.key in jobs:
-            continue
-        config = places.work_dir / PROJECT / 'configs' / f'{run.key}.py'
-        folder = Path(study.base).stem
-        jobs[run.key] = Job(f'{folder}/{run.key}', config, f'{run.arm.name} seed {run.seed}')
-    return jobs
-
-
-def make_batch(study: Study, jobs: Sequence[Job], places: Places, tools: Tools, gpu_count: int = 0) -> Batch:
-    """Return the plan that the jobs of a study belong to."""
-    return Batch(places.work_dir, PROJECT, tuple(jobs), gpu_count, tools, study.rule)
 
 
 def run_study(
@@ -84,48 +66,43 @@ def run_study(
     Returns:
         The final states by key, of the runs that were not recorded before.
     """
-    jobs = make_jobs(study, runs, places)
     by_key = {run.key: run for run in reversed(runs)}
+    jobs = {}  # one for each different run, in order
+    for key in dict.fromkeys(run.key for run in runs):
+        run, config = by_key[key], places.work_dir / PROJECT / 'configs' / f'{key}.py'
+        jobs[key] = Job(f'{Path(study.base).stem}/{key}', config, f'{run.arm.name} seed {run.seed}')
     open_keys = [key for key in jobs if not record_path(places.records, key).is_file()]
     show(f'{study.name}: {len(jobs)} runs, {len(jobs) - len(open_keys)} recorded before, {len(open_keys)} to do')
-    batch = make_batch(study, list(jobs.values()), places, tools, gpu_count)
+    batch = Batch(places.work_dir, PROJECT, tuple(jobs.values()), gpu_count, tools, study.rule)
     for key in open_keys:
-        _write_config(batch, jobs[key], by_key[key].text)
+        folder = batch.job_dir(jobs[key])
+        state = read_state(folder)
+        if state is None or not state.attempts or not jobs[key].config.is_file():  # what was begun goes on as it began
+            write_text(jobs[key].config, by_key[key].text)
+        write_text(folder / TITLE_NAME, jobs[key].label + '\n')
     results: dict[str, JobState] = {}
 
+    def publish() -> None:
+        places.records.mkdir(parents=True, exist_ok=True)
+        claim_records(places.records, study, runs)
+        write_study_page(study, places.results, command)
+
     def finished(job: Job, state: JobState) -> None:
-        key = job.config.stem
-        results[key] = state
+        run = by_key[job.config.stem]
+        results[run.key] = state
         if state.status == 'done':
-            truth = load_truth(by_key[key].settings)
-            record = make_record(study, by_key[key], state, batch.job_dir(job), truth, places.root, command)
+            truth = load_truth(run.settings)
+            record = make_record(study, run, state, batch.job_dir(job), truth, places.root, command)
             write_record(places.records, record)
-            show(f'{job.label}: done, {_summary(study, state)} ({len(results)}/{len(open_keys)})')
+            values = [f'{key} {state.metrics[key]:.2f}' for key in study.metrics if state.metrics.get(key) is not None]
+            summary = ', '.join(values) or 'no metric of the study in the log'
+            show(f'{job.label}: done, {summary} ({len(results)}/{len(open_keys)})')
         else:
             show(f'{job.label}: {state.status}: {state.error}')
-        publish(study, runs, places, command)
+        publish()
 
-    publish(study, runs, places, command)
+    publish()
     if open_keys:
         engine.check(batch)
         engine.run(batch, [jobs[key] for key in open_keys], show, finished)
     return results
-
-
-def publish(study: Study, runs: Sequence[Run], places: Places, command: str) -> Path:
-    """Note the study's cells in the records and write its page."""
-    places.records.mkdir(parents=True, exist_ok=True)
-    claim_records(places.records, study, runs)
-    return write_study_page(study, places.results, command)
-
-
-def _write_config(batch: Batch, job: Job, text: str) -> None:
-    state = states.read_state(batch.job_dir(job))
-    if state is None or not state.attempts or not job.config.is_file():  # what was begun goes on as it began
-        write_text(job.config, text)
-    write_text(batch.job_dir(job) / states.TITLE_NAME, job.label + '\n')
-
-
-def _summary(study: Study, state: JobState) -> str:
-    values = [f'{key} {state.metrics[key]:.2f}' for key in study.metrics if state.metrics.get(key) is not None]
-    return ', '.join(values) or 'no metric of the study in the log'

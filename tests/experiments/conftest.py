@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from mmdefect.experiments.batch import Batch, Tools, find_jobs
 from mmdefect.experiments.select import Rule
-from mmdefect.experiments.spec import Batch, Tools, find_jobs
 
 HERE = Path(__file__).parent
 FIND_BEST = HERE.parents[1] / 'bash' / 'find_best.py'

@@ -9,8 +9,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from mmdefect.experiments.evidence.truth import Truth, paired_folders
-from mmdefect.experiments.spec import Tools
+from mmdefect.experiments.batch import Tools
+from mmdefect.experiments.evidence.counts import Truth, paired_folders
 from mmdefect.experiments.study import Composer
 
 HERE = Path(__file__).parent

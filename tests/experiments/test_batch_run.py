@@ -15,9 +15,10 @@ import pytest
 
 from mmdefect.experiments import process
 from mmdefect.experiments.job import plan_commands
-from mmdefect.experiments.run import check_batch, run_batch
+from mmdefect.experiments.process import is_alive
+from mmdefect.experiments.run_batch import check_batch, run_batch
 from mmdefect.experiments.select import Rule
-from mmdefect.experiments.states import is_alive, read_state
+from mmdefect.experiments.states import read_state
 
 ROOT = Path(__file__).parents[2]
 

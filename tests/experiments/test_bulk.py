@@ -15,7 +15,7 @@ from tests.experiments.bulk_work import make_square
 def ray_here():
     """A Ray of two slots for the tests of this module."""
     pytest.importorskip('ray')
-    from mmdefect.experiments.ray_cluster import connected
+    from mmdefect.experiments.engines import connected
 
     with connected('local', 2, 0):
         yield

@@ -6,7 +6,7 @@ import zipfile
 
 import pytest
 
-from mmdefect.experiments.checkpoints import collect, is_complete, prepare_resume, saved
+from mmdefect.experiments.job import collect, is_complete, prepare_resume, saved_checkpoints
 
 DUMP = "model = dict(type='A')\ntrain_cfg = dict(\n    max_iters=700, type='IterBasedTrainLoop', val_interval=200)\n"
 
@@ -86,9 +86,9 @@ def test_collecting_moves_everything_and_may_be_repeated(train_dir):
     assert names(train_dir) == [] and len(names(folder)) == 8
     for pointer in (train_dir / 'last_checkpoint', folder / 'last_checkpoint'):
         assert pointer.read_text() == str(folder / 'iter_600.pth')
-    assert saved(folder)[400].name == 'iter_400.pth'
+    assert saved_checkpoints(folder)[400].name == 'iter_400.pth'
     (folder / 'iter_400.pth').unlink()
-    assert saved(folder)[400].name == 'best_mIoU_iter_400.pth'
+    assert saved_checkpoints(folder)[400].name == 'best_mIoU_iter_400.pth'
 
 
 @pytest.mark.parametrize('torch_format', [True, False])

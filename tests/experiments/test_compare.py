@@ -7,10 +7,18 @@ import math
 import numpy as np
 import pytest
 
-from mmdefect.experiments.compare import BETTER, SAME, UNKNOWN, WORSE, compare, published_rule
-from mmdefect.experiments.comparison_text import published_sentences, render
+from mmdefect.experiments.compare import (
+    BETTER,
+    SAME,
+    UNKNOWN,
+    WORSE,
+    FinishedRun,
+    compare,
+    published_rule,
+    published_sentences,
+    render,
+)
 from mmdefect.experiments.evidence.counts import Counts, metrics
-from mmdefect.experiments.tested_run import Evidence
 
 CLASSES = ('normal', 'dent', 'rust')
 
@@ -27,7 +35,7 @@ def make_run(seed, quality, images=40, **kwargs):
     values[:, 0] = 10000
     counts = Counts(tuple(map(str, range(images))), CLASSES, values)
     test = {key: float(value) for key, value in metrics(values.sum(0), CLASSES).items()}
-    return Evidence(f'run {seed} {quality}', seed, test, counts, **{'key': f'{seed}-{quality}', **kwargs})
+    return FinishedRun(f'run {seed} {quality}', seed, test, counts, **{'key': f'{seed}-{quality}', **kwargs})
 
 
 def arm(quality, seeds=(0, 1, 2), **kwargs):
@@ -35,7 +43,7 @@ def arm(quality, seeds=(0, 1, 2), **kwargs):
 
 
 def reseeded(runs):
-    return [Evidence(**{**vars(run), 'seed': k}) for k, run in enumerate(runs)]
+    return [FinishedRun(**{**vars(run), 'seed': k}) for k, run in enumerate(runs)]
 
 
 @pytest.fixture
@@ -49,7 +57,7 @@ def arms():
 
 
 def test_verdicts_are_in_words(arms):
-    result = compare(arms, 'base', ['fg_mIoU', 'IoU.dent'], draws=1000)
+    result = compare(arms, 'base', ['fg_mIoU', 'IoU.dent'], resamples=1000)
     assert {name: row['fg_mIoU'].verdict for name, row in result.differences.items()} == {
         'good': BETTER,
         'bad': WORSE,
@@ -63,7 +71,7 @@ def test_verdicts_are_in_words(arms):
 def test_less_is_better_for_false_alarms():
 
     def runs(value):
-        return [Evidence('r', seed, {'false_alarms': value + seed / 100}) for seed in range(3)]
+        return [FinishedRun('r', seed, {'false_alarms': value + seed / 100}) for seed in range(3)]
 
     result = compare({'base': runs(3.0), 'quiet': runs(1.0)}, 'base', ['false_alarms'])
     assert result.differences['quiet']['false_alarms'].verdict == BETTER
@@ -73,7 +81,7 @@ def test_a_metric_without_counts_is_compared_over_seeds_only(arms):
     for runs in arms.values():
         for run in runs:
             run.test['AP'] = run.test['fg_mIoU'] / 2
-    result = compare(arms, 'base', ['AP'], draws=500)
+    result = compare(arms, 'base', ['AP'], resamples=500)
     assert result.differences['good']['AP'].basis == 'seeds' and result.differences['good']['AP'].verdict == BETTER
     single = compare({name: runs[:1] for name, runs in arms.items()}, 'base', ['AP'])
     assert single.differences['good']['AP'].verdict == UNKNOWN and '3' not in str(single.seeds)
@@ -83,7 +91,7 @@ def test_a_metric_without_counts_is_compared_over_seeds_only(arms):
 def test_more_arms_need_stronger_evidence(arms):
     base = arms['base']
     shaky = reseeded(arm(0.512, seeds=(5, 6, 7)))
-    alone = compare({'base': base, 'x': shaky}, 'base', ['fg_mIoU'], draws=1000).differences['x']['fg_mIoU']
+    alone = compare({'base': base, 'x': shaky}, 'base', ['fg_mIoU'], resamples=1000).differences['x']['fg_mIoU']
     many = compare(
         {
             'base': base,
@@ -92,7 +100,7 @@ def test_more_arms_need_stronger_evidence(arms):
         },
         'base',
         ['fg_mIoU'],
-        draws=1000,
+        resamples=1000,
     )
     assert many.differences['x']['fg_mIoU'].adjusted_p >= alone.adjusted_p
 
@@ -116,16 +124,16 @@ def test_what_spoils_a_comparison_is_said(change, words):
     base = reseeded(arm(0.5, **common))
     other = reseeded(arm(0.6, **{**common, 'settings': {'loss': 'focal'}, **change}))
     clean = reseeded(arm(0.6, **{**common, 'settings': {'loss': 'focal'}}))
-    assert not compare({'base': base, 'other': clean}, 'base', ['fg_mIoU'], ['loss'], draws=50).warnings
+    assert not compare({'base': base, 'other': clean}, 'base', ['fg_mIoU'], ['loss'], resamples=50).warnings
     assert any(
         words in note
-        for note in compare({'base': base, 'other': other}, 'base', ['fg_mIoU'], ['loss'], draws=50).warnings
+        for note in compare({'base': base, 'other': other}, 'base', ['fg_mIoU'], ['loss'], resamples=50).warnings
     )
 
 
 def test_missing_seeds_shared_runs_and_wrong_logs_are_said(arms):
     base = arms['base']
-    result = compare({'base': base, 'short': arms['good'][:2], 'copy': base}, 'base', ['fg_mIoU'], draws=50)
+    result = compare({'base': base, 'short': arms['good'][:2], 'copy': base}, 'base', ['fg_mIoU'], resamples=50)
     assert any('`short` has 2 of 3' in note for note in result.warnings)
     assert any('`copy` and `base` share 3 run(s)' in note for note in result.warnings)
     assert (
@@ -133,16 +141,18 @@ def test_missing_seeds_shared_runs_and_wrong_logs_are_said(arms):
         and result.differences['copy']['fg_mIoU'].verdict == SAME
     )
     base[0].test['fg_mIoU'] += 1
-    assert any('belong to different tests' in note for note in compare(arms, 'base', ['fg_mIoU'], draws=50).warnings)
+    assert any(
+        'belong to different tests' in note for note in compare(arms, 'base', ['fg_mIoU'], resamples=50).warnings
+    )
 
 
 def test_nothing_learned_is_said():
-    runs = [Evidence('r', seed, {'AP': 0.0}) for seed in range(3)]
+    runs = [FinishedRun('r', seed, {'AP': 0.0}) for seed in range(3)]
     assert any('zero in every run' in note for note in compare({'a': runs, 'b': runs}, 'a', ['AP']).warnings)
 
 
 def test_an_undefined_metric_is_unknown_not_equal():
-    runs = [Evidence('r', seed, {'AP': None}) for seed in range(3)]
+    runs = [FinishedRun('r', seed, {'AP': None}) for seed in range(3)]
     result = compare({'a': runs, 'b': runs}, 'a', ['AP'])
     assert result.differences['b']['AP'].verdict == UNKNOWN and math.isnan(result.values['a']['AP'][0])
     assert '`b` cannot be compared with `a` in AP' in render(result)
@@ -171,5 +181,5 @@ def test_the_published_rule_on_its_published_numbers():
 
 
 def test_the_published_rule_can_be_printed(arms):
-    text = published_sentences(compare(arms, 'base', ['fg_mIoU'], draws=50))
+    text = published_sentences(compare(arms, 'base', ['fg_mIoU'], resamples=50))
     assert '1. `good`' in text and '- dropped `bad`: lower fg_mIoU' in text

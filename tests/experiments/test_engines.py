@@ -14,14 +14,12 @@ from pathlib import Path
 
 import pytest
 
-from mmdefect.experiments import claims, process
-from mmdefect.experiments.engine_options import add_engine_options, engine_of
-from mmdefect.experiments.pool import Slots
-from mmdefect.experiments.ray_tasks import RayTasks
-from mmdefect.experiments.run import run_batch
-from mmdefect.experiments.slurm import SlurmArray
-from mmdefect.experiments.spec import read_batch, write_batch
-from mmdefect.experiments.states import is_alive, process_record, read_state
+from mmdefect.experiments import process, states
+from mmdefect.experiments.batch import read_batch, write_batch
+from mmdefect.experiments.engines import RayTasks, Slots, SlurmArray, add_engine_options, engine_of
+from mmdefect.experiments.process import is_alive, process_record
+from mmdefect.experiments.run_batch import run_batch
+from mmdefect.experiments.states import read_state
 from tests.experiments.engine_helpers import results, running_job, say, silent, trained_by, wait_for
 
 ROOT = Path(__file__).parents[2]
@@ -94,7 +92,7 @@ def test_two_planners_on_one_project_train_each_job_once(make_batch, make_config
     for job in batch.jobs:
         state = read_state(batch.job_dir(job))
         assert state.status == 'done' and len(state.attempts) == len(state.tests) == 1, outputs
-        assert len(set(trained_by(batch, job, 8))) == 1 and claims.last_number(batch.job_dir(job)) == 1
+        assert len(set(trained_by(batch, job, 8))) == 1 and states.last_claim(batch.job_dir(job)) == 1
 
 
 def test_slurm_gives_what_one_after_the_other_gives(six, fake_slurm):
@@ -146,13 +144,13 @@ def test_a_requeued_task_takes_its_job_back_at_once(make_batch, make_config, tmp
     job = batch.jobs[0]
     folder = batch.job_dir(job)
     elsewhere = {**process_record(os.getpid()), 'host': 'elsewhere'}
-    number = claims.take(folder, elsewhere)
+    number = states.take_claim(folder, elsewhere)
     (folder / 'state.json').write_text(
         '{"job": "a/m", "status": "running", "heartbeat": %f, "owner": %s}'
         % (time.time(), str({**elsewhere, 'claim': number}).replace("'", '"'))
     )
     write_batch(tmp_path / 'plan.json', batch)
-    command = [sys.executable, '-m', 'mmdefect.experiments.worker', str(tmp_path / 'plan.json'), '0']
+    command = [sys.executable, '-m', 'mmdefect.experiments.job', str(tmp_path / 'plan.json'), '0']
     for restarts, code, status in (('0', 1, 'running'), ('1', 0, 'done')):
         done = subprocess.run(
             command,
@@ -178,7 +176,7 @@ def test_of_many_threads_and_no_lock_one_gets_the_claim(tmp_path):
 
     def claim():
         barrier.wait()
-        won.append(claims.take(tmp_path, process_record(os.getpid())))
+        won.append(states.take_claim(tmp_path, process_record(os.getpid())))
 
     threads = [threading.Thread(target=claim) for _ in range(8)]
     for thread in threads:
@@ -234,7 +232,7 @@ def test_groups_of_gpus_are_counted(monkeypatch, make_batch, make_config):
 def ray_here():
     """A Ray of two slots for the tests of this module."""
     ray = pytest.importorskip('ray')
-    from mmdefect.experiments.ray_cluster import connected
+    from mmdefect.experiments.engines import connected
 
     with connected('local', 2, 0):
         yield ray
@@ -280,7 +278,7 @@ def test_a_job_whose_workers_always_die_is_given_up(make_batch, make_config, ray
     object.__setattr__(batch.tools, 'train', killer)
     (state,) = run_batch(batch, silent, RayTasks(retries=1))
     assert (state.status, state.error) == ('failed', 'its worker was lost 2 times (WorkerCrashedError)')
-    assert claims.last_number(batch.job_dir(batch.jobs[0])) == 2
+    assert states.last_claim(batch.job_dir(batch.jobs[0])) == 2
 
 
 @pytest.mark.slow

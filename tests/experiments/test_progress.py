@@ -13,16 +13,17 @@ from pathlib import Path
 
 import pytest
 
-from mmdefect.experiments.progress import Progress, read_progress, time_left
-from mmdefect.experiments.run import run_batch
+from mmdefect.experiments.process import process_record
+from mmdefect.experiments.run_batch import run_batch
 from mmdefect.experiments.select import Rule
-from mmdefect.experiments.states import process_record, read_state, write_state
+from mmdefect.experiments.states import read_state, write_state
+from mmdefect.experiments.status import JobStatus, read_status, time_left
 
 ROOT = Path(__file__).parents[2]
 
 
 def row(status, seconds=0.0, left=None):
-    return Progress('', status, 0, 0, '', '', seconds, left, '')
+    return JobStatus('', status, 0, 0, '', '', seconds, left, '')
 
 
 @pytest.fixture
@@ -49,7 +50,7 @@ def project(make_batch, make_config):
 
 
 def test_progress_and_time_left(project):
-    done, running = read_progress(project.project_dir)
+    done, running = read_status(project.project_dir)
     assert (done.status, done.step, done.total, done.best, done.left) == ('done', 6, 6, '4: mIoU 50.00', None)
     assert (running.status, running.step, running.total) == ('running', 4, 6)
     assert running.seconds == pytest.approx(10, abs=0.5) and running.left == pytest.approx(5, abs=0.5)  # 2.5 s a step
@@ -61,7 +62,7 @@ def test_a_resumed_training_is_judged_by_its_own_pace(project):
     state = read_state(folder)
     state.attempts = [{'seconds': 900.0, 'resumed_from': 0}, {'seconds': 2.0, 'resumed_from': 2}]
     write_state(folder, state)
-    running = read_progress(project.project_dir)[1]
+    running = read_status(project.project_dir)[1]
     assert running.left == pytest.approx(4, abs=0.5) and running.seconds > 900
 
 
@@ -104,4 +105,4 @@ def test_a_job_whose_process_died_is_lost(project):
     text = json.loads((folder / 'state.json').read_text())
     text['owner']['start'] = 1
     (folder / 'state.json').write_text(json.dumps(text))
-    assert read_progress(project.project_dir)[1].status == 'lost'
+    assert read_status(project.project_dir)[1].status == 'lost'

@@ -10,15 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from mmdefect.experiments.records import (
-    parse_test_log,
-    read_json,
-    read_scalars,
-    read_validations,
-    training_logs,
-    validations,
-    write_json,
-)
+from mmdefect.experiments.logs import parse_test_log, read_scalars, read_validations, training_logs, validations
+from mmdefect.files import read_json, write_json
 from tests.helpers.realdata import real_data_root
 
 GOLDEN = (real_data_root() or Path('absent')) / 'wta512_golden'

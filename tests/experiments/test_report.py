@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 
-from mmdefect.experiments.report import rows, write_results
+from mmdefect.experiments.run_batch import result_rows, write_results
 from mmdefect.experiments.states import JobState, write_state
 
 CLASSES = {'normal': {'IoU': 99.0, 'Acc': 99.5}, 'chip': {'IoU': 30.0, 'Acc': 50.0}, 'dirt': {'IoU': 10.0, 'Acc': None}}
@@ -24,12 +24,12 @@ def done(name, **kwargs):
 
 
 def test_foreground_means_leave_out_the_first_class_and_unknown_values():
-    (row,) = rows([done('a/m')])
+    (row,) = result_rows([done('a/m')])
     assert (row['fg_mIoU'], row['fg_mAcc'], row['train_seconds']) == (20.0, 50.0, 7.0)
 
 
 def test_logged_foreground_means_win():
-    (row,) = rows([done('a/m', metrics={'fg_mIoU': 21.0})])
+    (row,) = result_rows([done('a/m', metrics={'fg_mIoU': 21.0})])
     assert (row['fg_mIoU'], row['fg_mAcc']) == (21.0, 50.0)
 
 

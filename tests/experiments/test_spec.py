@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from mmdefect.experiments.spec import candidates, differences, find_jobs, fingerprint
+from mmdefect.experiments.batch import candidates, differences, find_jobs, fingerprint
 
 
 def test_a_list_of_models_with_comments_and_line_ends():

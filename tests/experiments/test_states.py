@@ -11,9 +11,10 @@ import time
 
 import pytest
 
-from mmdefect.experiments import claims, states
+from mmdefect.experiments import process, states
 from mmdefect.experiments.job import claim, run_job
-from mmdefect.experiments.states import JobState, is_alive, process_record, read_state, stop_group, write_state
+from mmdefect.experiments.process import is_alive, process_record, stop_group
+from mmdefect.experiments.states import JobState, read_state, write_state
 
 
 @pytest.fixture
@@ -57,7 +58,7 @@ def test_a_killed_process_that_nobody_waited_for_is_dead(sleeper):
 
 def test_another_machine_is_judged_by_its_heartbeat():
     record = {**process_record(os.getpid()), 'host': 'elsewhere'}
-    assert is_alive(record, time.time()) and not is_alive(record, time.time() - states.STALE_SECONDS - 1)
+    assert is_alive(record, time.time()) and not is_alive(record, time.time() - process.STALE_SECONDS - 1)
     stop_group(record)  # must not touch a process of this machine with the same number
 
 
@@ -94,7 +95,7 @@ def test_of_many_planners_one_gets_the_job(tmp_path, make_batch, make_config):
     program = (
         'import sys, time; from pathlib import Path\n'
         'from mmdefect.experiments.job import claim\n'
-        'from mmdefect.experiments.spec import Batch, Tools, find_jobs\n'
+        'from mmdefect.experiments.batch import Batch, Tools, find_jobs\n'
         f'tools = Tools(*[Path({str(batch.tools.train)!r})] * 3, sys.executable)\n'
         f'jobs = find_jobs([{str(batch.jobs[0].config)!r}], [])\n'
         f'batch = Batch(Path({str(batch.work_dir)!r}), "blades", jobs, 0, tools)\n'
@@ -130,12 +131,12 @@ def test_a_claim_is_given_once(tmp_path, last, age, number):
         os.utime(path, (time.time() - age,) * 2)
     elif last is not None:
         changes = {'released': {}, 'self': {}, 'dead': {'start': 1}, 'elsewhere': {'host': 'elsewhere'}}[last]
-        assert claims.take(tmp_path, {**owner, **changes}) == 1
+        assert states.take_claim(tmp_path, {**owner, **changes}) == 1
         path.write_text(json.dumps({**json.loads(path.read_text()), 'claimed': time.time() - age}))
         if last == 'released':
-            claims.release(tmp_path, 1)
-    assert claims.take(tmp_path, owner) == number
-    assert claims.last_number(tmp_path) == (number or 1)
+            states.release_claim(tmp_path, 1)
+    assert states.take_claim(tmp_path, owner) == number
+    assert states.last_claim(tmp_path) == (number or 1)
 
 
 def test_an_owner_that_was_taken_for_dead_stops_and_touches_nothing(make_batch, make_config):

@@ -23,7 +23,7 @@ def some_counts(rng, images=60, quality=0.5):
 
 def test_image_interval_agrees_with_scipy():
     counts = some_counts(np.random.default_rng(3))
-    mine = ours.image_interval(counts, ratio, draws=20000)
+    mine = ours.image_interval(counts, ratio, resamples=20000)
     theirs = stats.bootstrap(
         (counts[:, 0], counts[:, 1]),
         lambda a, b, axis=-1: a.sum(axis) / b.sum(axis),
@@ -44,7 +44,7 @@ def test_paired_difference_over_images_agrees_with_scipy():
     rng = np.random.default_rng(4)
     first = some_counts(rng)
     second = np.stack([np.minimum(first[:, 0] + rng.integers(0, 9, 60), first[:, 1]), first[:, 1]], axis=1)
-    mine = ours.compare_counts(first[None], second[None], ratio, paired_seeds=True, draws=20000)
+    mine = ours.compare_counts(first[None], second[None], ratio, paired_seeds=True, resamples=20000)
     theirs = stats.bootstrap(
         (first[:, 0], second[:, 0], first[:, 1]),
         lambda a, b, u, axis=-1: b.sum(axis) / u.sum(axis) - a.sum(axis) / u.sum(axis),
@@ -63,13 +63,13 @@ def test_without_noise_of_images_the_interval_is_students():
     """All images alike: what is left is the t interval of the paired differences over seeds."""
     iou_1, iou_2 = np.array([0.30, 0.36, 0.31, 0.40]), np.array([0.37, 0.41, 0.40, 0.43])
     stack = [np.repeat((np.array([[v * 1000, 1000] for v in arm]))[:, None], 20, axis=1) for arm in (iou_1, iou_2)]
-    mine = ours.compare_counts(*stack, ratio, paired_seeds=True, draws=40000)
+    mine = ours.compare_counts(*stack, ratio, paired_seeds=True, resamples=40000)
     expected = stats.ttest_rel(iou_2, iou_1).confidence_interval(0.95)
     assert (mine.low, mine.high) == pytest.approx(
         (expected.low, expected.high), abs=0.02 * (expected.high - expected.low)
     )
     assert mine.p == pytest.approx(stats.ttest_rel(iou_2, iou_1).pvalue, rel=0.05)
-    unpaired = ours.compare_counts(*stack, ratio, paired_seeds=False, draws=40000)
+    unpaired = ours.compare_counts(*stack, ratio, paired_seeds=False, resamples=40000)
     welch = stats.ttest_ind(iou_2, iou_1, equal_var=False)
     assert unpaired.freedom == pytest.approx(welch.df)
     assert unpaired.p == pytest.approx(welch.pvalue, rel=0.05)
@@ -96,7 +96,7 @@ def test_the_interval_covers_the_truth_as_often_as_it_says():
         for _ in range(2):
             quality = np.clip(0.4 + hardness + rng.normal(0, 0.04, (3, 1)) + rng.normal(0, 0.08, (3, 40)), 0.02, 0.98)
             arms.append(np.stack([rng.binomial(union, quality), np.broadcast_to(union, (3, 40))], axis=-1))
-        called += ours.compare_counts(*arms, ratio, paired_seeds=True, draws=400).p < 0.05
+        called += ours.compare_counts(*arms, ratio, paired_seeds=True, resamples=400).p < 0.05
     assert called / trials <= 0.075  # 5 % and two standard errors of 300 trials
 
 

@@ -11,12 +11,11 @@ import scipy.stats
 
 from mmdefect.datasets.split_file import FORMAT
 from mmdefect.experiments import study_records
-from mmdefect.experiments.pool import Slots
+from mmdefect.experiments.engines import Slots
 from mmdefect.experiments.select import Rule
 from mmdefect.experiments.study import Composer, expand, read_study
-from mmdefect.experiments.study_pairs import each_pair_section, pairs_section
+from mmdefect.experiments.study_page import compare_study, each_pair_section, pairs_section, write_study_page
 from mmdefect.experiments.study_run import Places, run_study
-from mmdefect.experiments.study_table import compare_study, write_study_page
 from tests.experiments import study_helpers as helpers
 
 STUDY = """

@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from mmdefect.experiments.ray_tasks import RayTasks
-from mmdefect.experiments.run import run_batch
+from mmdefect.experiments.batch import Batch, Tools, find_jobs
+from mmdefect.experiments.engines import RayTasks
+from mmdefect.experiments.run_batch import run_batch
 from mmdefect.experiments.select import Rule
-from mmdefect.experiments.spec import Batch, Tools, find_jobs
 from mmdefect.experiments.states import read_state
 from tests.experiments.engine_helpers import results, running_job, silent
 from tests.helpers.data import write_wta

@@ -1,22 +1,28 @@
-"""Counts of each image and class, from predicted and true label maps; and the metrics of any set of images.
+"""Counts of each test image and class from predicted and true label maps, and the metrics of any set of images.
 
-Counts are what a paired bootstrap resamples: a metric of the data set is computed anew from the sum of the drawn
-images' counts. Definitions are those of mmseg's ``IoUMetric``.
+Counts are what a paired bootstrap resamples: a metric of the data set is computed anew from the sum of the resampled
+images' counts. Definitions are those of mmseg's ``IoUMetric``. The test set itself (:class:`Truth`) is here, too.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 from numpy import ndarray
+from PIL import Image
 
 IGNORE = 255
+IMAGES = ('.png', '.jpg', '.jpeg', '.bmp', '.tif', '.tiff')
 #: Order of the last axis of ``Counts.values``.
 INTERSECTION, PREDICTED, LABELLED = range(3)
+#: Percentage points by which a metric recomputed from counts may miss the logged one (logs are rounded).
+LOG_TOLERANCE = 0.02
 
 
 @dataclass(frozen=True)
@@ -34,11 +40,9 @@ class Counts:
     values: ndarray
 
     def __post_init__(self) -> None:
-        if self.values.shape != (len(self.names), len(self.classes), 3):
-            raise ValueError(
-                f'`values` must be {(len(self.names), len(self.classes), 3)} for the names and classes, got '
-                f'{self.values.shape}.'
-            )
+        expected = (len(self.names), len(self.classes), 3)
+        if self.values.shape != expected:
+            raise ValueError(f'`values` must be {expected} for the names and classes, got {self.values.shape}.')
 
     def to_json(self) -> dict[str, Any]:
         """Return plain data; the union is predicted + labelled - intersection."""
@@ -56,30 +60,91 @@ class Counts:
         return Counts(tuple(value['images']), classes, rows)
 
 
-def count_image(prediction: ndarray, label: ndarray, num_classes: int) -> ndarray:
-    """Count one image.
+@dataclass(frozen=True)
+class Sample:
+    """One test image.
+
+    Attributes:
+        name: relative path without suffix, as the predictions are named.
+        image: file of the image.
+        load_label: gives ``(H, W)`` class ids, 255 where nothing counts.
+    """
+
+    name: str
+    image: Path
+    load_label: Callable[[], ndarray]
+
+    def prediction_in(self, folder: Path) -> Path:
+        """Return where the prediction of the image lies; dots in its name are kept."""
+        return folder / f'{self.name}.png'
+
+
+@dataclass(frozen=True)
+class Truth:
+    """A test set: classes (the background first) with their RGB colours, and samples in a fixed order."""
+
+    classes: tuple[str, ...]
+    palette: tuple[tuple[int, int, int], ...]
+    samples: tuple[Sample, ...]
+
+
+def paired_folders(images: Path, labels: Path, classes: Sequence[str], palette: Sequence[Sequence[int]]) -> Truth:
+    """Pair two folders by file name; an image without a label file is clean.
+
+    Raises:
+        FileNotFoundError: if a folder is missing or holds no image.
+    """
+    for folder in (images, labels):
+        if not folder.is_dir():
+            raise FileNotFoundError(f'{folder} must be a folder of images, but is not; check the data root.')
+    found = find_images(images)
+    if not found:
+        raise FileNotFoundError(f'{images} must hold images ({", ".join(IMAGES)}), but has none.')
+    samples = [Sample(name, path, partial(_label, labels / f'{name}.png', path)) for name, path in found.items()]
+    return Truth(tuple(classes), tuple(tuple(map(int, colour)) for colour in palette), tuple(samples))
+
+
+def find_images(folder: Path) -> dict[str, Path]:
+    """Return ``{relative path without suffix: file}`` of all images below a folder, in order."""
+    found = sorted(path for path in folder.rglob('*') if path.suffix.lower() in IMAGES)
+    return {path.relative_to(folder).with_suffix('').as_posix(): path for path in found}
+
+
+def _label(label: Path, image: Path) -> ndarray:
+    if label.is_file():
+        return read_labels(label)
+    with Image.open(image) as header:
+        return np.zeros((header.height, header.width), np.uint8)
+
+
+def read_labels(path: Path) -> ndarray:
+    """Read a label map, ``(H, W)`` uint8 of class ids.
+
+    Raises:
+        ValueError: if the file is no single-channel image.
+    """
+    label = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+    if label is None or label.ndim != 2:
+        what = 'cannot be read' if label is None else f'has shape {label.shape}'
+        raise ValueError(f'{path} must be a PNG of class ids with one channel, but {what}.')
+    return label
+
+
+def confusion(prediction: ndarray, label: ndarray, num_classes: int) -> ndarray:
+    """Return the confusion of one image, ``(num_classes, num_classes)`` int64, row = label, column = prediction.
 
     Args:
         prediction: ``(H, W)`` integers in ``0 .. num_classes - 1``.
         label: ``(H, W)`` integers in the same range, or 255 for pixels that do not count.
         num_classes: classes including the background.
 
-    Returns:
-        ``(num_classes, 3)`` int64: intersection, predicted, labelled.
-
     Raises:
         ValueError: if the shapes differ or a value lies outside the classes.
 
     Example:
-        >>> count_image(np.array([[0, 1, 1]]), np.array([[0, 0, 255]]), 2).tolist()
-        [[1, 1, 2], [0, 1, 0]]
+        >>> confusion(np.array([[0, 1, 1]]), np.array([[0, 0, 255]]), 2).tolist()
+        [[1, 1], [0, 0]]
     """
-    matrix = confusion(prediction, label, num_classes)
-    return np.stack([np.diag(matrix), matrix.sum(0), matrix.sum(1)], axis=1)
-
-
-def confusion(prediction: ndarray, label: ndarray, num_classes: int) -> ndarray:
-    """Return ``(num_classes, num_classes)`` int64, row = label, column = prediction; see :func:`count_image`."""
     if prediction.shape != label.shape:
         raise ValueError(
             f'prediction and label must have one size, got {prediction.shape} and {label.shape}; predict at '
@@ -95,17 +160,35 @@ def confusion(prediction: ndarray, label: ndarray, num_classes: int) -> ndarray:
     return np.bincount(labelled * num_classes + predicted, minlength=num_classes**2).reshape(num_classes, num_classes)
 
 
-def read_labels(path) -> ndarray:
-    """Read a label map, ``(H, W)`` uint8 of class ids.
+def counts_of(matrix: ndarray) -> ndarray:
+    """Return intersection, predicted and labelled, ``(..., K, 3)``, of confusions ``(..., K, K)``."""
+    return np.stack([np.diagonal(matrix, axis1=-2, axis2=-1), matrix.sum(-2), matrix.sum(-1)], axis=-1)
+
+
+def count_predictions(folder: Path, truth: Truth) -> tuple[Counts, ndarray]:
+    """Count every test image of a run.
+
+    Returns:
+        The counts of each image, and the ``(K, K)`` confusion of all of them, row = label, column = prediction.
 
     Raises:
-        ValueError: if the file is no single-channel image.
+        FileNotFoundError: if a prediction is missing; the message names the first and how many.
     """
-    label = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
-    if label is None or label.ndim != 2:
-        what = 'cannot be read' if label is None else f'has shape {label.shape}'
-        raise ValueError(f'{path} must be a PNG of class ids with one channel, but {what}.')
-    return label
+    files = [sample.prediction_in(folder) for sample in truth.samples]
+    missing = [file for file in files if not file.is_file()]
+    if missing:
+        raise FileNotFoundError(
+            f'{folder} must hold a prediction NAME.png of each of the {len(files)} test images, but {len(missing)} are '
+            f'missing, the first is {missing[0].relative_to(folder)}; test with --out.'
+        )
+    matrices = []
+    for file, sample in zip(files, truth.samples, strict=True):
+        try:
+            matrices.append(confusion(read_labels(file), sample.load_label(), len(truth.classes)))
+        except ValueError as err:
+            raise ValueError(f'{file}: {err}') from err
+    stack = np.stack(matrices)
+    return Counts(tuple(s.name for s in truth.samples), truth.classes, counts_of(stack)), stack.sum(0)
 
 
 def metrics(values: ndarray, classes: Sequence[str]) -> dict[str, ndarray]:
@@ -128,15 +211,9 @@ def metrics(values: ndarray, classes: Sequence[str]) -> dict[str, ndarray]:
             'Precision': 100 * hit / predicted,
             'F1': 200 * hit / (predicted + labelled),
         }
-        overall = 100 * hit.sum(-1) / labelled.sum(-1)
-    out = {
-        'aAcc': overall,
-        'mIoU': _nan_mean(columns['IoU']),
-        'mAcc': _nan_mean(columns['Acc']),
-        'fg_mIoU': _nan_mean(columns['IoU'][..., 1:]),
-        'fg_mAcc': _nan_mean(columns['Acc'][..., 1:]),
-        'fg_mF1': _nan_mean(columns['F1'][..., 1:]),
-    }
+        out = {'aAcc': 100 * hit.sum(-1) / labelled.sum(-1)}
+    out |= {'mIoU': _nan_mean(columns['IoU']), 'mAcc': _nan_mean(columns['Acc'])}
+    out |= {f'fg_m{kind}': _nan_mean(columns[kind][..., 1:]) for kind in ('IoU', 'Acc', 'F1')}
     for k, name in enumerate(classes):
         out.update({f'{kind}.{name}': column[..., k] for kind, column in columns.items()})
     return out
@@ -144,6 +221,5 @@ def metrics(values: ndarray, classes: Sequence[str]) -> dict[str, ndarray]:
 
 def _nan_mean(values: ndarray) -> ndarray:
     known = ~np.isnan(values)
-    number = known.sum(-1)
     with np.errstate(invalid='ignore', divide='ignore'):
-        return np.where(known, values, 0).sum(-1) / number
+        return np.where(known, values, 0).sum(-1) / known.sum(-1)

@@ -1,12 +1,12 @@
-"""Images of test images for a report: where a run missed, where it saw what is not there, where it was right."""
+"""Test images for a report: where a run missed, where it saw what is not there, where it was right."""
 
 from __future__ import annotations
 
-import base64
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -14,9 +14,9 @@ from numpy import ndarray
 from PIL import Image
 
 from mmdefect.experiments.evidence.counts import IGNORE, Counts, read_labels
-from mmdefect.experiments.evidence.run import RunEvidence
-from mmdefect.experiments.evidence.truth import Truth, prediction_file
+from mmdefect.experiments.evidence.run_folder import RunFolder
 from mmdefect.visualization.overlay import overlay_labels
+from mmdefect.visualization.pages import data_uri
 
 #: Colours of the error image: told apart by most colour-blind readers.
 HIT, MISS, FALSE, CONFUSED = (70, 175, 120), (235, 60, 50), (60, 130, 245), (245, 190, 40)
@@ -74,38 +74,34 @@ def image_rows(counts: Counts) -> list[Row]:
 
 def choose(rows: Sequence[Row], each: int) -> dict[str, tuple[str, ...]]:
     """Return ``{image: kinds}``: the most missed pixels, the most false ones, the best IoU on defective images."""
-    lists = {
-        'misses': sorted((r for r in rows if r.missed), key=lambda r: -r.missed),
-        'false alarms': sorted((r for r in rows if r.false), key=lambda r: -r.false),
-        'best': sorted((r for r in rows if r.labelled and r.hit), key=lambda r: -r.iou),
-    }
+    lists = (
+        sorted((r for r in rows if r.missed), key=lambda r: -r.missed),
+        sorted((r for r in rows if r.false), key=lambda r: -r.false),
+        sorted((r for r in rows if r.labelled and r.hit), key=lambda r: -r.iou),
+    )
     chosen: dict[str, tuple[str, ...]] = {}
-    for kind, found in lists.items():
+    for kind, found in zip(KINDS, lists, strict=True):
         for row in found[:each]:
             chosen[row.name] = (*chosen.get(row.name, ()), kind)
     return chosen
 
 
-def make_cards(run: RunEvidence, truth: Truth, each: int) -> list[Card]:
-    """Draw the gallery of a run."""
+def make_cards(run: RunFolder, each: int) -> list[Card]:
+    """Draw the gallery of a run with counts, the most missed pixels first."""
     rows = {row.name: row for row in image_rows(run.counts)}
     chosen = choose(list(rows.values()), each)
     cards = []
-    for sample in truth.samples:
-        if sample.name not in chosen:
-            continue
-        image = read_rgb(sample.image)
-        label, prediction = sample.load_label(), read_labels(prediction_file(run.predictions, sample))
-        if image.shape[:2] != label.shape:
-            image = cv2.resize(image, label.shape[::-1], interpolation=cv2.INTER_AREA)
-        cards.append(
-            Card(rows[sample.name], chosen[sample.name], tuple(draw_panels(image, label, prediction, truth.palette)))
-        )
-    return cards
+    for sample in run.truth.samples:
+        if sample.name in chosen:
+            label, prediction = sample.load_label(), read_labels(sample.prediction_in(run.predictions))
+            image = read_rgb(sample.image, label.shape)
+            panels = tuple(draw_panels(image, label, prediction, run.truth.palette))
+            cards.append(Card(rows[sample.name], chosen[sample.name], panels))
+    return sorted(cards, key=lambda card: -card.row.missed)
 
 
-def read_rgb(path) -> ndarray:
-    """Read an image as ``(H, W, 3)`` uint8 RGB.
+def read_rgb(path: Path, size_hw: tuple[int, int]) -> ndarray:
+    """Read an image as ``(H, W, 3)`` uint8 RGB, in the size of its label.
 
     Raises:
         ValueError: if it cannot be read.
@@ -113,10 +109,13 @@ def read_rgb(path) -> ndarray:
     image = cv2.imread(str(path), cv2.IMREAD_COLOR)
     if image is None:
         raise ValueError(f'{path} must be an image, but cannot be read.')
-    return np.ascontiguousarray(image[..., ::-1])
+    image = np.ascontiguousarray(image[..., ::-1])
+    return image if image.shape[:2] == size_hw else cv2.resize(image, size_hw[::-1], interpolation=cv2.INTER_AREA)
 
 
-def draw_panels(image: ndarray, label: ndarray, prediction: ndarray, palette: Sequence[Sequence[int]]):
+def draw_panels(
+    image: ndarray, label: ndarray, prediction: ndarray, palette: Sequence[Sequence[int]]
+) -> Iterator[tuple[str, str]]:
     """Yield ``(title, data URI)``: the image with a frame, and in the frame image, label, prediction and error.
 
     Defects of two pixels vanish in a thumbnail, so all but the first show the part with the largest error, enlarged.
@@ -126,13 +125,13 @@ def draw_panels(image: ndarray, label: ndarray, prediction: ndarray, palette: Se
     thick = max(2, image.shape[1] // 128)
     cv2.rectangle(frame, (left, top), (left + side - 1, top + side - 1), (235, 60, 50), thick)
     part = (slice(top, top + side), slice(left, left + side))
-    zoomed, enlarged_label, enlarged_prediction = (_enlarge(a[part]) for a in (image, label, prediction))
+    zoomed, its_label, its_prediction = (_enlarge(a[part]) for a in (image, label, prediction))
     colours = [tuple(colour) for colour in palette]
-    yield 'whole', data_uri(_fit(frame))
-    yield 'image', data_uri(zoomed)
-    yield 'label', data_uri(overlay_labels(zoomed, enlarged_label, colours, alpha=0.5))
-    yield 'prediction', data_uri(overlay_labels(zoomed, enlarged_prediction, colours, alpha=0.5))
-    yield 'error', data_uri(draw_error(zoomed, enlarged_label, enlarged_prediction))
+    yield 'whole', _webp(_fit(frame))
+    yield 'image', _webp(zoomed)
+    yield 'label', _webp(overlay_labels(zoomed, its_label, colours, alpha=0.5))
+    yield 'prediction', _webp(overlay_labels(zoomed, its_prediction, colours, alpha=0.5))
+    yield 'error', _webp(draw_error(zoomed, its_label, its_prediction))
 
 
 def window(label: ndarray, prediction: ndarray, least: int = 96) -> tuple[int, int, int]:
@@ -161,35 +160,26 @@ def draw_error(image: ndarray, label: ndarray, prediction: ndarray) -> ndarray:
     """Return the image in grey with hits green, misses red, false alarms blue and confused classes yellow."""
     grey = np.repeat(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)[..., None], 3, axis=2)
     out = (0.6 * grey + 90).clip(0, 255).astype(np.uint8)
-    known = label != IGNORE
-    masks = (
-        ((label == prediction) & (label > 0), HIT),
-        ((label > 0) & (prediction == 0), MISS),
-        ((label == 0) & (prediction > 0), FALSE),
-        ((label > 0) & (prediction > 0) & (label != prediction), CONFUSED),
-    )
-    for mask, colour in masks:
-        out[mask & known] = colour
+    known, labelled, predicted = label != IGNORE, label > 0, prediction > 0
+    out[known & labelled & (label == prediction)] = HIT
+    out[known & labelled & ~predicted] = MISS
+    out[known & ~labelled & predicted] = FALSE
+    out[known & labelled & predicted & (label != prediction)] = CONFUSED
     return out
 
 
-def data_uri(image: ndarray, quality: int = 82) -> str:
-    """Return an image as a WebP data URI."""
+def _webp(image: ndarray) -> str:
     out = io.BytesIO()
-    Image.fromarray(image).save(out, 'WEBP', quality=quality, method=4)
-    return 'data:image/webp;base64,' + base64.b64encode(out.getvalue()).decode()
+    Image.fromarray(image).save(out, 'WEBP', quality=82, method=4)
+    return data_uri(out.getvalue(), 'webp')
 
 
 def _enlarge(part: ndarray) -> ndarray:
-    size = max(PANEL, part.shape[0]) if part.shape[0] < PANEL else PANEL
     mode = cv2.INTER_NEAREST if part.ndim == 2 or part.shape[0] < PANEL else cv2.INTER_AREA
-    return cv2.resize(part, (size, size), interpolation=mode)
+    return cv2.resize(part, (PANEL, PANEL), interpolation=mode)
 
 
 def _fit(image: ndarray) -> ndarray:
     scale = PANEL / max(image.shape[:2])
-    return cv2.resize(
-        image,
-        (max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale))),
-        interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_NEAREST,
-    )
+    size_wh = max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale))
+    return cv2.resize(image, size_wh, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_NEAREST)

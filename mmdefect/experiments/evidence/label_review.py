@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,25 +12,16 @@ import cv2
 import numpy as np
 from numpy import ndarray
 
-from mmdefect.experiments.evidence.counts import read_labels
+from mmdefect.experiments.evidence.counts import find_images, read_labels
 from mmdefect.experiments.evidence.gallery import CONFUSED, FALSE, HIT, MISS, draw_error, read_rgb, window
-from mmdefect.experiments.evidence.truth import IMAGES
+from mmdefect.experiments.tables import csv_table
 from mmdefect.functional.agreement import Agreement, compare_labels, total
 from mmdefect.visualization.grid import image_grid, legend
 
+#: Columns of the table after the name of the image and the kind of difference.
 COLUMNS = (
-    'image',
-    'kind',
-    'unconfirmed',
-    'iou',
-    'coverage_first',
-    'coverage_second',
-    'class_agreement',
-    'first',
-    'second',
-    'both',
-    'first_alone',
-    'second_alone',
+    *('unconfirmed', 'iou', 'coverage_first', 'coverage_second', 'class_agreement'),
+    *('first', 'second', 'both', 'first_alone', 'second_alone'),
 )
 
 
@@ -43,6 +33,11 @@ class Compared:
     first: Path
     second: Path
     agreement: Agreement
+
+    @property
+    def doubt(self) -> int:
+        """Pixels that the other map does not confirm, or calls otherwise."""
+        return self.agreement.unconfirmed + self.agreement.both - self.agreement.same_class
 
 
 def find_pairs(first: Path, seconds: Sequence[Path]) -> tuple[list[tuple[str, Path, Path]], list[str]]:
@@ -62,10 +57,10 @@ def find_pairs(first: Path, seconds: Sequence[Path]) -> tuple[list[tuple[str, Pa
     for folder in (first, *seconds):
         if not folder.is_dir():
             raise FileNotFoundError(f'{folder} must be a folder of label maps, but there is none.')
-    known = _names(first)
+    known = find_images(first)
     others: dict[str, Path] = {}
     for folder in seconds:
-        for name, path in _names(folder).items():
+        for name, path in find_images(folder).items():
             if name in others:
                 raise ValueError(
                     f'an image must be predicted by one fold only, but {name} is in {others[name].parent} and '
@@ -82,12 +77,12 @@ def find_pairs(first: Path, seconds: Sequence[Path]) -> tuple[list[tuple[str, Pa
 
 
 def compare_folders(first: Path, seconds: Sequence[Path], tolerance: float, binary: bool = False) -> list[Compared]:
-    """Compare all pairs, the most suspicious first: by pixels that the other map does not confirm, or calls otherwise.
+    """Compare all pairs, the most suspicious first.
 
     Args:
         first: folder of label maps.
         seconds: see :func:`find_pairs`.
-        tolerance: distance in pixels.
+        tolerance: distance in pixels within which another map confirms a defect pixel.
         binary: read masks of 0 and 255 as class 0 and 1 (255 means "ignore" in label maps).
     """
     results = []
@@ -97,45 +92,35 @@ def compare_folders(first: Path, seconds: Sequence[Path], tolerance: float, bina
             results.append(Compared(name, path_1, path_2, compare_labels(*maps, tolerance)))
         except ValueError as err:
             raise ValueError(f'{path_1} and {path_2}: {err}') from err
-    return sorted(results, key=lambda r: (-_doubt(r.agreement), r.name))
+    return sorted(results, key=lambda r: (-r.doubt, r.name))
 
 
 def to_csv(results: Sequence[Compared]) -> str:
     """Return one row an image."""
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator='\n')
-    writer.writerow(COLUMNS)
+    rows = []
     for r in results:
-        values = [getattr(r.agreement, key) for key in COLUMNS[2:]]
-        cells = [
-            '' if isinstance(v, float) and math.isnan(v) else round(v, 4) if isinstance(v, float) else v for v in values
-        ]
-        writer.writerow([r.name, r.agreement.kind(), *cells])
-    return out.getvalue()
+        values = {key: getattr(r.agreement, key) for key in COLUMNS}
+        known = {key: None if math.isnan(value) else round(value, 4) for key, value in values.items()}
+        rows.append({'image': r.name, 'kind': r.agreement.kind(), **known})
+    return csv_table(rows)
 
 
 def summary(results: Sequence[Compared], tolerance: float) -> str:
     """Return a paragraph on all images together."""
     whole = total([r.agreement for r in results])
-    defective = [r for r in results if r.agreement.first or r.agreement.second]
-    kinds: dict[str, int] = {}
-    for r in results:
-        kinds[r.agreement.kind()] = kinds.get(r.agreement.kind(), 0) + 1
-    ious = [r.agreement.iou for r in defective]
+    ious = [r.agreement.iou for r in results if r.agreement.first or r.agreement.second]
     median = f'{np.median(ious):.2f}' if ious else 'undefined'
-    listed = ', '.join(f'{number} {kind}' for kind, number in sorted(kinds.items(), key=lambda item: -item[1]))
+    kinds = ', '.join(f'{number} {kind}' for kind, number in Counter(r.agreement.kind() for r in results).most_common())
     return (
-        f'{len(results)} images, {len(defective)} with a defect in either. Any defect: IoU {whole.iou:.3f} over all '
-        'pixels '
+        f'{len(results)} images, {len(ious)} with a defect in either. Any defect: IoU {whole.iou:.3f} over all pixels '
         f'({whole.first:,} and {whole.second:,}), median {median} over images. Within {tolerance:g} px the second '
-        'confirms '
-        f'{whole.coverage_first:.2f} of the first, and the first {whole.coverage_second:.2f} of the second. '
-        f'Same class where both see a defect: {whole.class_agreement:.2f}. Images: {listed}.'
+        f'confirms {whole.coverage_first:.2f} of the first, and the first {whole.coverage_second:.2f} of the second. '
+        f'Same class where both see a defect: {whole.class_agreement:.2f}. Images: {kinds}.'
     )
 
 
-def review_sheet(results: Sequence[Compared], images: Path | None, binary: bool, count: int) -> ndarray:
-    """Return a sheet of the most suspicious images, ``(H, W, 3)`` uint8 RGB: the place, enlarged, and both maps in it.
+def review_page(results: Sequence[Compared], images: Path | None, binary: bool, count: int) -> ndarray:
+    """Return the most suspicious images, ``(H, W, 3)`` uint8 RGB: the place, enlarged, and both maps in it.
 
     Args:
         results: of :func:`compare_folders`.
@@ -143,37 +128,24 @@ def review_sheet(results: Sequence[Compared], images: Path | None, binary: bool,
         binary: see :func:`compare_folders`.
         count: images to draw.
     """
-    found = _names(images) if images is not None else {}
+    found = find_images(images) if images is not None else {}
     rows, captions = [], []
-    for r in [r for r in results if _doubt(r.agreement)][:count]:
+    for r in [r for r in results if r.doubt][:count]:
         maps = [_read(path, binary) for path in (r.first, r.second)]
-        image = read_rgb(found[r.name]) if r.name in found else np.full((*maps[0].shape, 3), 128, np.uint8)
-        if image.shape[:2] != maps[0].shape:
-            image = cv2.resize(image, maps[0].shape[::-1], interpolation=cv2.INTER_AREA)
+        size_hw = maps[0].shape
+        image = read_rgb(found[r.name], size_hw) if r.name in found else np.full((*size_hw, 3), 128, np.uint8)
         top, left, side = window(*maps)
         part = (slice(top, top + side), slice(left, left + side))
         crop, first, second = (cv2.resize(a[part], (224, 224), interpolation=cv2.INTER_NEAREST) for a in (image, *maps))
-        nothing = np.zeros_like(first)
-        rows.append(
-            [crop, draw_error(crop, first, nothing), draw_error(crop, nothing, second), draw_error(crop, first, second)]
-        )
-        a = r.agreement
-        captions.append([r.name, f'{a.first} px', f'{a.second} px', a.kind()])
+        none = np.zeros_like(first)
+        rows.append([crop, *(draw_error(crop, *pair) for pair in ((first, none), (none, second), (first, second)))])
+        captions.append([r.name, f'{r.agreement.first} px', f'{r.agreement.second} px', r.agreement.kind()])
     if not rows:
         raise ValueError('the label maps agree everywhere within the tolerance; there is nothing to review.')
     strip = legend(['both', 'first only', 'second only', 'other class'], [HIT, MISS, FALSE, CONFUSED], width=900)
     return image_grid(rows, column_titles=['image', 'first', 'second', 'both'], captions=captions, footer=strip)
 
 
-def _doubt(agreement: Agreement) -> int:
-    return agreement.unconfirmed + agreement.both - agreement.same_class
-
-
 def _read(path: Path, binary: bool) -> ndarray:
     label = read_labels(path)
     return (label > 0).astype(np.uint8) if binary else label
-
-
-def _names(folder: Path) -> dict[str, Path]:
-    found = sorted(path for path in folder.rglob('*') if path.suffix.lower() in IMAGES)
-    return {path.relative_to(folder).with_suffix('').as_posix(): path for path in found}

@@ -1,74 +1,32 @@
-"""Make the report of a folder of runs."""
+"""The report of a folder of runs: one HTML page, and the same numbers as Markdown with figures, for a pull request."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from mmdefect.experiments.evidence.gallery import make_cards
-from mmdefect.experiments.evidence.markdown import render_markdown, write_figures
-from mmdefect.experiments.evidence.page import lead, render_page
-from mmdefect.experiments.evidence.results import make_results
-from mmdefect.experiments.evidence.run import find_runs, load_run
-from mmdefect.experiments.evidence.truth import Truth, paired_folders
-from mmdefect.experiments.records import write_text
+from matplotlib.figure import Figure
+
+from mmdefect.experiments.evidence import figures
+from mmdefect.experiments.evidence.gallery import KINDS, Card, image_rows, make_cards
+from mmdefect.experiments.evidence.results import MEANS, Results, in_words, make_results
+from mmdefect.experiments.evidence.run_folder import RunFolder, SearchPlaces, find_runs, load_run
 from mmdefect.experiments.states import read_title
-from mmdefect.visualization.overlay import default_palette
+from mmdefect.experiments.tables import markdown_table
+from mmdefect.files import write_text
+from mmdefect.visualization.pages import number, render_page
 
-
-@dataclass(frozen=True)
-class SearchPlaces:
-    """Where images and labels of the test set may be.
-
-    Attributes:
-        data_root: folder of the data set.
-        images: folder of the test images, instead of a config.
-        labels: folder of their label maps, paired by file name.
-        classes: class names, the background first; by default those of the config or of the test log.
-        from_config: gives the test set of a config file.
-    """
-
-    data_root: Path | None = None
-    images: Path | None = None
-    labels: Path | None = None
-    classes: tuple[str, ...] = ()
-    from_config: Callable[[Path], Truth] | None = None
-
-    def find(self, config: Path, classes: tuple[str, ...]) -> Truth | None:
-        """Return the test set of a run, ``None`` if nothing says where it is.
-
-        Args:
-            config: config file of the run, or its folder when it has none.
-            classes: names that the test log knows.
-
-        Raises:
-            ValueError: if folders are given, but no class names are known.
-        """
-        images, labels = self.images, self.labels
-        if images is None and config.is_file() and self.from_config is not None:
-            return self.from_config(config)
-        if images is None and self.data_root is not None:
-            images, labels = self.data_root / 'img_dir' / 'test', self.data_root / 'ann_dir' / 'test'
-        if images is None or labels is None:
-            return None
-        names = self.classes or classes
-        if not names:
-            raise ValueError(
-                f'the class names must be known to read {labels}, but neither a config nor a test log has them; '
-                'give --classes, the background first.'
-            )
-        return paired_folders(images, labels, names, default_palette(len(names)))
-
-
-def run_names(found: list[Path], folder: Path) -> list[str]:
-    """Return a name for each run: its title if it has one, else its path without the part that all share."""
-    if found == [folder]:
-        return [read_title(folder, folder.resolve().name)]
-    parents = {path.parent for path in found}
-    start = parents.pop() if len(parents) == 1 else folder
-    names = [read_title(path, path.relative_to(start).as_posix().removeprefix('exp/')) for path in found]
-    return names if len(set(names)) == len(names) else [path.relative_to(folder).as_posix() for path in found]
+SECTIONS = {
+    'results': 'Results',
+    'classes': 'Classes',
+    'curves': 'Learning curves',
+    'ranking': 'PR and PRO curves',
+    'confusion': 'Confusion',
+    'gallery': 'Gallery',
+    'images': 'All images',
+    'setup': 'Config and environment',
+}
 
 
 def write_report(
@@ -90,24 +48,110 @@ def write_report(
         markdown: also write ``<page>.md`` and ``figures/``.
     """
     found = find_runs(folder)
-    truths: dict[str, Truth | None] = {}
-    runs = []
-    for path, name in zip(found, run_names(found, folder), strict=True):
-
-        def truth_of(config: Path, classes: tuple[str, ...], name: str = name) -> Truth | None:
-            truths[name] = places.find(config, classes)
-            return truths[name]
-
-        runs.append(load_run(path, name, truth_of))
-    runs.sort(key=lambda run: run.name)
-    results = make_results(runs)
+    runs = [load_run(path, name, places) for path, name in zip(found, run_names(found, folder), strict=True)]
+    results = make_results(sorted(runs, key=lambda run: run.name))
     each = gallery if gallery is not None else 8 if len(runs) == 1 else 5
-    cards = {run.name: make_cards(run, truths[run.name], each) for run in runs if run.counts is not None and each}
-    headline = title or folder.resolve().name
-    write_text(page, render_page(headline, results, cards))
+    cards = {run.name: make_cards(run, each) for run in results.runs if run.counts is not None and each}
+    title = title or folder.resolve().name
+    write_text(page, _page(title, results, cards))
     if not markdown:
         return [page]
-    photos = write_figures(results, page.parent / 'figures')
+    drawn = [*figures.class_figures(results), *figures.learning_figures(results), *figures.ranking_figures(results)]
+    images = {name: figures.save(figure, page.parent / 'figures', name) for name, figure in drawn}
+    links = {name: path.relative_to(page.parent).as_posix() for name, path in images.items()}
     text = page.with_suffix('.md')
-    write_text(text, render_markdown(headline, results, lead(results), photos, page.parent))
-    return [page, text, *photos.values()]
+    write_text(text, _markdown(title, results, links))
+    return [page, text, *images.values()]
+
+
+def run_names(found: list[Path], folder: Path) -> list[str]:
+    """Return a name for each run: its title if it has one, else its path without the part that all share."""
+    if found == [folder]:
+        return [read_title(folder, folder.resolve().name)]
+    parents = {path.parent for path in found}
+    start = parents.pop() if len(parents) == 1 else folder
+    names = [read_title(path, path.relative_to(start).as_posix().removeprefix('exp/')) for path in found]
+    return names if len(set(names)) == len(names) else [path.relative_to(folder).as_posix() for path in found]
+
+
+def _page(title: str, results: Results, galleries: Mapping[str, Sequence[Card]]) -> str:
+    runs, best = results.runs, results.best()
+    tiles = ['fg_mIoU', 'fg_mAcc', *(f'IoU.{name}' for name in (best.classes[1:] if best else ()))]
+    class_figures = _svgs(figures.class_figures(results))
+    confusions = [(run, _confusion_rows(run)) for run in runs if run.confusion is not None]
+    images = [(run, image_rows(run.counts)) for run in runs if run.counts is not None]
+    empty = {'classes': not class_figures, 'confusion': not confusions, 'images': not images}
+    return render_page(
+        'report',
+        title=title,
+        lead=_lead(results),
+        footer='Values are percent.',
+        sections=[(key, name) for key, name in SECTIONS.items() if not empty.get(key)],
+        results=results,
+        runs=runs,
+        best=best,
+        tiles=[(key, in_words(key)) for key in tiles[:4]],
+        columns=[(key, in_words(key)) for key in results.columns()],
+        class_figures=class_figures,
+        learning_figures=_svgs(figures.learning_figures(results)),
+        ranking_figures=_svgs(figures.ranking_figures(results)),
+        confusions=confusions,
+        galleries={name: cards for name, cards in galleries.items() if cards},
+        kinds=('', *KINDS),
+        images=images,
+    )
+
+
+def _svgs(drawn: Iterator[tuple[str, Figure]]) -> list[str]:
+    return [figures.to_svg(figure) for _, figure in drawn]
+
+
+def _confusion_rows(run: RunFolder) -> list[tuple[str, list[tuple[str, str, int]]]]:
+    """Return ``(label, [(strength of the colour, percent of the row, pixels), ...])`` of each row."""
+    rows = []
+    for name, row in zip(run.classes, run.confusion, strict=True):
+        shares = [(int(count) / max(1, int(row.sum())), int(count)) for count in row]
+        cells = [(0.6 * math.sqrt(s), 100 * s, 2 if s > 0.9995 or s < 0.01 else 1, count) for s, count in shares]
+        rows.append((name, [(f'{strength:.2f}', f'{p:.{digits}f}', count) for strength, p, digits, count in cells]))
+    return rows
+
+
+def _lead(results: Results) -> str:
+    """Return one sentence on what the report is about."""
+    runs = results.runs
+    counted = next((run.counts for run in runs if run.counts is not None), None)
+    text = f'{len(runs)} run{"s" if len(runs) > 1 else ""}'
+    if counted is None:
+        return text + '; no predictions of single images.'
+    labelled = counted.values[:, 1:, 2]
+    share = labelled.sum() / max(1, counted.values[:, :, 2].sum())
+    return (
+        f'{text} on {len(counted.names)} test images, {int((labelled.sum(1) > 0).sum())} of them with defects, which '
+        f'cover {100 * share:.3f} % of the pixels. Intervals: 95 %, bootstrap over the test images.'
+    )
+
+
+def _markdown(title: str, results: Results, images: Mapping[str, str]) -> str:
+    columns, lines = results.columns(), []
+    first = next((key for key in (*MEANS, *columns) if key in columns and results.is_of_defects(key)), None)
+    for run in results.runs:
+        cells = [number(results.value(run, key)) for key in columns]
+        interval = results.interval(run, first) if first else None
+        if interval is not None and math.isfinite(interval.low):
+            cells[columns.index(first)] += f' [{interval.low:.1f}, {interval.high:.1f}]'
+        lines.append([run.name, *cells, '–' if run.best is None else str(run.best)])
+    table = markdown_table(['run', *map(in_words, columns), 'iteration'], lines)
+    parts = [f'# {title}\n', _lead(results) + '\n', table]
+    if results.notes:
+        parts.append('\n'.join(f'- {note}' for note in results.notes) + '\n')
+    for run in results.runs:
+        if run.counts is not None:
+            worst = sorted(image_rows(run.counts), key=lambda row: -(row.missed + row.false))[:5]
+            rows = [[w.name, str(w.labelled), str(w.missed), str(w.false), number(w.iou, 1)] for w in worst]
+            parts += [
+                f'<details><summary>{run.name}: the five images with most wrong pixels</summary>\n',
+                markdown_table(['image', 'defect px', 'missed', 'false', 'IoU'], rows),
+                '</details>\n',
+            ]
+    parts += [f'![{name}]({link})\n' for name, link in images.items()]
+    return '\n'.join(parts)

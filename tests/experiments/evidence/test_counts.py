@@ -6,8 +6,15 @@ import numpy as np
 import pytest
 from sklearn.metrics import jaccard_score, precision_score, recall_score
 
-from mmdefect.experiments.evidence.counts import Counts, confusion, count_image, metrics, read_labels
-from mmdefect.experiments.evidence.truth import count_predictions, paired_folders
+from mmdefect.experiments.evidence.counts import (
+    Counts,
+    confusion,
+    count_predictions,
+    counts_of,
+    metrics,
+    paired_folders,
+    read_labels,
+)
 from tests.experiments import study_helpers as helpers
 from tests.helpers.realdata import real_data
 
@@ -15,7 +22,7 @@ from tests.helpers.realdata import real_data
 def test_metrics_agree_with_scikit_learn():
     rng = np.random.default_rng(0)
     label, prediction = rng.integers(0, 3, (2, 8, 20, 30))
-    values = np.stack([count_image(p, t, 3) for p, t in zip(prediction, label, strict=True)])
+    values = np.stack([counts_of(confusion(p, t, 3)) for p, t in zip(prediction, label, strict=True)])
     got = metrics(values.sum(0), ('a', 'b', 'c'))
     y, p = label.ravel(), prediction.ravel()
     for key, score in (('IoU', jaccard_score), ('Acc', recall_score), ('Precision', precision_score)):
@@ -27,7 +34,7 @@ def test_metrics_agree_with_scikit_learn():
 
 def test_ignored_pixels_and_absent_classes():
     label, prediction = np.array([[0, 255, 1]]), np.array([[0, 2, 1]])
-    values = count_image(prediction, label, 3)
+    values = counts_of(confusion(prediction, label, 3))
     assert values.tolist() == [[1, 1, 1], [1, 1, 1], [0, 0, 0]]
     got = metrics(values, ('a', 'b', 'c'))
     assert np.isnan(got['IoU.c']) and got['fg_mIoU'] == 100

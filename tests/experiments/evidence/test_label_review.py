@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 import pytest
 
-from mmdefect.experiments.evidence.label_review import compare_folders, find_pairs, review_sheet, summary, to_csv
+from mmdefect.experiments.evidence.label_review import compare_folders, find_pairs, review_page, summary, to_csv
 from tests.helpers.realdata import real_data
 
 TOOL = Path(__file__).parents[3] / 'tools' / 'label_noise.py'
@@ -44,7 +44,7 @@ def test_the_most_suspicious_come_first(folders):
     rows = list(csv.DictReader(to_csv(results).splitlines()))
     assert rows[0]['image'] == 'bigger' and float(rows[0]['iou']) == round(36 / 900, 4) and rows[2]['iou'] == ''
     assert 'IoU 0.186 over all pixels' in summary(results, 3)  # (81 + 36 + 81) / (81 + 900 + 81)
-    sheet = review_sheet(results, None, False, 5)
+    sheet = review_page(results, None, False, 5)
     assert sheet.shape[1] > 4 * 200 and sheet.shape[0] > 2 * 200
 
 

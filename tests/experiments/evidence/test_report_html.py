@@ -16,8 +16,8 @@ import pytest
 
 from mmdefect.experiments.evidence import gallery
 from mmdefect.experiments.evidence.counts import Counts
-from mmdefect.experiments.evidence.report import SearchPlaces, run_names, write_report
-from mmdefect.experiments.evidence.run import find_runs
+from mmdefect.experiments.evidence.report import run_names, write_report
+from mmdefect.experiments.evidence.run_folder import SearchPlaces, find_runs
 from tests.experiments import study_helpers as helpers
 from tests.helpers.realdata import real_data
 

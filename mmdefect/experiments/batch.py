@@ -5,14 +5,15 @@ from __future__ import annotations
 import ast
 import difflib
 import hashlib
+import json
 import os
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from mmdefect.experiments.records import read_json, write_json
 from mmdefect.experiments.select import Rule
+from mmdefect.files import read_json, write_json
 
 
 @dataclass(frozen=True)
@@ -32,11 +33,10 @@ class Tools:
     python: str
 
     def __post_init__(self) -> None:
-        for name in ('train', 'test', 'find_best'):
-            if not getattr(self, name).is_file():
+        for name, path in (('train', self.train), ('test', self.test), ('find_best', self.find_best)):
+            if not path.is_file():
                 raise FileNotFoundError(
-                    f'the {name} tool must be an existing file, but {getattr(self, name)} is not; '
-                    'give the path of the program.'
+                    f'the {name} tool must be an existing file, but {path} is not; give the path of the program.'
                 )
 
 
@@ -61,7 +61,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Batch:
-    """A plan: all that any engine needs to run the jobs of a project.
+    """All that any engine needs to run the jobs of a project.
 
     Attributes:
         work_dir: folder of all projects.
@@ -79,7 +79,7 @@ class Batch:
     jobs: tuple[Job, ...]
     gpu_count: int
     tools: Tools
-    rule: Rule = Rule()
+    rule: Rule = field(default_factory=Rule)
     cfg_options: tuple[str, ...] = ()
     environment: dict[str, str] = field(default_factory=dict)
 
@@ -99,14 +99,14 @@ class Batch:
                     f'an override must look like key=value, got {option!r}; '
                     'what follows `--` goes to the tools as --cfg-options.'
                 )
-        places: dict[str, Path] = {}
+        configs: dict[str, Path] = {}
         for job in self.jobs:
-            if job.name in places:
+            if job.name in configs:
                 raise ValueError(
-                    f'two models must not share the folder exp/{job.name}, but {places[job.name]} and '
+                    f'two models must not share the folder exp/{job.name}, but {configs[job.name]} and '
                     f'{job.config} do; name each config once or rename one.'
                 )
-            places[job.name] = job.config
+            configs[job.name] = job.config
 
     @property
     def project_dir(self) -> Path:
@@ -117,31 +117,18 @@ class Batch:
 
 
 def write_batch(path: Path, batch: Batch) -> None:
-    """Write a plan as JSON, for a process on another machine."""
-    write_json(
-        path,
-        asdict(batch)
-        | {
-            'work_dir': str(batch.work_dir),
-            'jobs': [{'name': job.name, 'config': str(job.config), 'title': job.title} for job in batch.jobs],
-            'tools': {name: str(value) for name, value in asdict(batch.tools).items()},
-        },
-    )
+    """Write a batch as JSON, for a process on another machine."""
+    write_json(path, json.loads(json.dumps(asdict(batch), default=str)))
 
 
 def read_batch(path: Path) -> Batch:
     """Read what :func:`write_batch` wrote."""
     value = read_json(path)
-    tools = {name: text if name == 'python' else Path(text) for name, text in value.pop('tools').items()}
-    jobs = tuple(Job(job['name'], Path(job['config']), job['title']) for job in value.pop('jobs'))
-    return Batch(
-        Path(value.pop('work_dir')),
-        jobs=jobs,
-        tools=Tools(**tools),
-        rule=Rule(**value.pop('rule')),
-        cfg_options=tuple(value.pop('cfg_options')),
-        **value,
-    )
+    tools = {name: text if name == 'python' else Path(text) for name, text in value['tools'].items()}
+    value['work_dir'], value['tools'] = Path(value['work_dir']), Tools(**tools)
+    value['jobs'] = tuple(Job(job['name'], Path(job['config']), job['title']) for job in value['jobs'])
+    value['rule'], value['cfg_options'] = Rule(**value['rule']), tuple(value['cfg_options'])
+    return Batch(**value)
 
 
 def candidates(text: str) -> list[str]:
@@ -166,18 +153,15 @@ def find_jobs(entries: Iterable[str], roots: Sequence[Path]) -> tuple[Job, ...]:
         else:
             lost.append(entry)
     if lost:
-        known = {
-            path.relative_to(root).with_suffix('').as_posix()
-            for root in roots
-            for path in root.rglob('*.py')
-            if '_base_' not in path.parts
-        }
-        near = {entry: difflib.get_close_matches(entry.removesuffix('.py'), known, n=3, cutoff=0.4) for entry in lost}
-        hints = '; '.join(
-            f'{entry!r} (did you mean {", ".join(close)}?)' if close else repr(entry) for entry, close in near.items()
-        )
+        files = [(root, path) for root in roots for path in root.rglob('*.py') if '_base_' not in path.parts]
+        known = {path.relative_to(root).with_suffix('').as_posix() for root, path in files}
+        hints = []
+        for entry in lost:
+            near = difflib.get_close_matches(entry.removesuffix('.py'), known, n=3, cutoff=0.4)
+            hints.append(f'{entry!r} (did you mean {", ".join(near)}?)' if near else repr(entry))
         raise FileNotFoundError(
-            f'each model must be a config file or a path below {" or ".join(map(str, roots))}, but there is no {hints}.'
+            f'each model must be a config file or a path below {" or ".join(map(str, roots))}, but there is no '
+            f'{"; ".join(hints)}.'
         )
     return tuple(jobs)
 

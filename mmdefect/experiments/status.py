@@ -9,20 +9,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mmdefect.experiments import states
-from mmdefect.experiments.process import tail
-from mmdefect.experiments.records import read_json, read_scalars, training_logs, validations
-from mmdefect.experiments.report import read_states
-from mmdefect.experiments.run import PLAN_NAME
+from mmdefect.experiments.logs import console_logs, read_scalars, training_logs, validations
+from mmdefect.experiments.process import is_alive, tail
+from mmdefect.experiments.run_batch import PLAN_NAME, read_states
 from mmdefect.experiments.select import Rule, choose_best
-from mmdefect.experiments.states import JobState
+from mmdefect.experiments.states import JobState, read_title
+from mmdefect.files import read_json
 
 _STEP = re.compile(r'Iter\(train\)\s+\[\s*(\d+)/(\d+)\]')
 
 
 @dataclass(frozen=True)
-class Progress:
-    """One job.
+class JobStatus:
+    """How far one job is.
 
     Attributes:
         title: name of the job.
@@ -47,7 +46,7 @@ class Progress:
     note: str
 
 
-def read_progress(project: Path) -> list[Progress]:
+def read_status(project: Path) -> list[JobStatus]:
     """Read all jobs of a project.
 
     Raises:
@@ -57,52 +56,43 @@ def read_progress(project: Path) -> list[Progress]:
     found = read_states(project, plan.get('jobs', ()))
     if not found:
         raise FileNotFoundError(
-            f'{project} must be a project with jobs in exp/, but has none; see what lies in work_dirs.'
+            f'{project} must be a project with jobs in exp/, but has none; look for its name in work_dirs.'
         )
-    return [_progress(project / 'exp' / state.job, state, plan.get('rule')) for state in found]
+    return [_status(project / 'exp' / state.job, state, plan.get('rule')) for state in found]
 
 
-def time_left(rows: Sequence[Progress]) -> float | None:
+def time_left(rows: Sequence[JobStatus]) -> float | None:
     """Estimate the seconds until a project is done, if as many jobs as now run at a time; ``None`` if none runs.
 
     A job that has not begun is taken to last as long as the mean of those that have.
     """
-    running = [row for row in rows if row.status == 'running']
-    known = [
-        row.seconds + (row.left or 0) for row in rows if row.seconds and (row.status == 'done' or row.left is not None)
-    ]
-    if not running or not known:
+    running = sum(row.status == 'running' for row in rows)
+    begun = [row for row in rows if row.seconds and (row.status == 'done' or row.left is not None)]
+    if not running or not begun:
         return None
-    whole = sum(known) / len(known)
-    lefts = [
-        row.left if row.left is not None else max(0.0, whole - row.seconds)
-        for row in rows
-        if row.status not in ('done', 'failed')
-    ]
-    return max(max(lefts), sum(lefts) / len(running))
+    whole = sum(row.seconds + (row.left or 0) for row in begun) / len(begun)
+    waiting = [row for row in rows if row.status not in ('done', 'failed')]
+    lefts = [max(0.0, whole - row.seconds) if row.left is None else row.left for row in waiting]
+    return max(*lefts, sum(lefts) / running)
 
 
-def _progress(folder: Path, state: JobState, rule: Mapping[str, Any] | None) -> Progress:
-    step = total = 0
-    logs = sorted((folder / 'train').glob('train_log_*.txt'), key=lambda path: int(path.stem.rpartition('_')[2]))
-    if logs:
-        for line in tail(logs[-1], 400):
-            match = _STEP.search(line)
-            if match:
-                step, total = int(match[1]), int(match[2])
+def _status(folder: Path, state: JobState, rule: Mapping[str, Any] | None) -> JobStatus:
+    logs = console_logs(folder / 'train')
+    steps = [match for line in tail(logs[-1], 400) if (match := _STEP.search(line))] if logs else []
+    step, total = (int(steps[-1][1]), int(steps[-1][2])) if steps else (0, 0)
     status = state.status
-    if status == 'running' and not states.is_alive(state.owner, state.heartbeat):
+    if status == 'running' and not is_alive(state.owner, state.heartbeat):
         status = 'lost'
     seconds, left = state.train_seconds, None
     if status == 'running' and state.phase == 'train' and state.attempts:
         silence = max(0.0, time.time() - state.heartbeat)
         seconds += silence
-        here = step - state.attempts[-1]['resumed_from']
-        if here > 0:
-            left = (total - step) * (state.attempts[-1]['seconds'] + silence) / here
+        attempt = state.attempts[-1]
+        if step > attempt['resumed_from']:
+            left = (total - step) * (attempt['seconds'] + silence) / (step - attempt['resumed_from'])
     note = state.error or (f'best {state.best["checkpoint"]}' if state.best else state.phase)
     last, best = _validations(folder, state.rule or rule)
-    return Progress(states.read_title(folder, state.job), status, step, total, last, best, seconds, left, note)
+    return JobStatus(read_title(folder, state.job), status, step, total, last, best, seconds, left, note)
 
 
 def _validations(folder: Path, rule: Mapping[str, Any] | None) -> tuple[str, str]:

@@ -1,4 +1,4 @@
-"""Read what a training or a test left on disk: mmengine scalar logs, mmseg test logs, our own JSON files.
+"""Read what a training or a test logged: mmengine scalar logs and mmseg test logs.
 
 A scalar log (``<timestamp>/vis_data/scalars.json``) has one JSON object a line. Training lines carry ``iter``
 or ``lr``, validation lines carry neither. A resumed training writes a second log in a second timestamp folder.
@@ -7,63 +7,22 @@ or ``lr``, validation lines carry neither. A resumed training writes a second lo
 from __future__ import annotations
 
 import json
-import os
 import re
 import sys
-import tempfile
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 #: Keys of a log line that are no metric.
 BOOKKEEPING = frozenset({'step', 'iter', 'epoch', 'time', 'data_time', 'memory'})
 _TRAIN_MARKS = frozenset({'iter', 'lr', 'base_lr'})
 _VALIDATION_MARKS = frozenset({'aAcc', 'mIoU', 'time', 'data_time'})
+_SUMMARY = re.compile(r'(?:Iter|Epoch)\(test\)\s+(?:\[\d+\])?\[\s*(\d+)/(\d+)\]\s+(.*)$')
 
 
 def report_to_stderr(message: str) -> None:
     """Print one line to stderr; the default reporter of this module."""
     print(message, file=sys.stderr)
-
-
-def write_bytes(path: str | Path, content: bytes) -> None:
-    """Replace ``path`` by ``content`` in one step: a reader sees the old content or the new one, never half."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f'.{path.name}.')
-    try:
-        with os.fdopen(handle, 'wb') as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)  # mkstemp makes files that only their owner can read
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-
-
-def write_text(path: str | Path, text: str) -> None:
-    """Write a text in one step (see :func:`write_bytes`)."""
-    write_bytes(path, text.encode())
-
-
-def write_json(path: str | Path, value: Any) -> None:
-    """Write ``value`` as indented JSON in one step (see :func:`write_text`)."""
-    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + '\n')
-
-
-def read_json(path: str | Path) -> Any:
-    """Read a JSON file.
-
-    Raises:
-        ValueError: if the file is not JSON; the message names it.
-    """
-    try:
-        return json.loads(Path(path).read_text(encoding='utf-8'))
-    except ValueError as err:
-        raise ValueError(f'{path} must be a JSON file, but {err}. Move it away to start anew.') from err
 
 
 def read_scalars(path: str | Path, report: Callable[[str], None] = report_to_stderr) -> list[dict[str, Any]]:
@@ -75,8 +34,8 @@ def read_scalars(path: str | Path, report: Callable[[str], None] = report_to_std
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(
-            f'{path} must be a scalar log of mmengine (<timestamp>/vis_data/scalars.json), but '
-            'there is no such file; give the path of an existing log.'
+            f'{path} must be a scalar log of mmengine (<timestamp>/vis_data/scalars.json), but there is no such file; '
+            'give the path of an existing log.'
         )
     records = []
     for number, line in enumerate(path.read_bytes().split(b'\n'), start=1):
@@ -88,16 +47,11 @@ def read_scalars(path: str | Path, report: Callable[[str], None] = report_to_std
             report(f'{path}:{number}: broken line skipped: {line[:80]!r}')
             continue
         step = record.get('step') if isinstance(record, dict) else None
-        if not isinstance(step, int) or isinstance(step, bool):
+        if isinstance(step, int) and not isinstance(step, bool):
+            records.append(record)
+        else:
             report(f'{path}:{number}: line without an integer "step" skipped: {line[:80]!r}')
-            continue
-        records.append(record)
     return records
-
-
-def is_validation(record: dict[str, Any]) -> bool:
-    """Tell whether a log line holds metrics of a validation rather than values of the training."""
-    return not _TRAIN_MARKS & record.keys() and bool(record.keys() - BOOKKEEPING)
 
 
 def validations(logs: Iterable[list[dict[str, Any]]]) -> dict[int, dict[str, Any]]:
@@ -119,13 +73,14 @@ def validations(logs: Iterable[list[dict[str, Any]]]) -> dict[int, dict[str, Any
                 if trained_to is not None and step <= trained_to:
                     merged = {s: metrics for s, metrics in merged.items() if s < step}
                 trained_to = step
-            elif is_validation(record):
+            elif record.keys() - BOOKKEEPING:
                 merged.setdefault(step, {}).update({k: v for k, v in record.items() if k not in BOOKKEEPING})
     return dict(sorted(merged.items()))
 
 
 def _sets_position(record: dict[str, Any]) -> bool:
-    return bool(_TRAIN_MARKS & record.keys()) or (is_validation(record) and bool(_VALIDATION_MARKS & record.keys()))
+    keys = record.keys()
+    return bool(_TRAIN_MARKS & keys or (keys - BOOKKEEPING and _VALIDATION_MARKS & keys))
 
 
 def read_validations(
@@ -141,8 +96,8 @@ def read_validations(
     merged = validations(read_scalars(path, report) for path in paths)
     if not merged:
         raise ValueError(
-            f'{", ".join(map(str, paths)) or "the list of logs"} must hold at least one validation, but '
-            'there is none; train longer than `train_cfg.val_interval` or make that interval smaller.'
+            f'{", ".join(map(str, paths)) or "the list of logs"} must hold at least one validation, but there is none; '
+            'train longer than `train_cfg.val_interval` or make that interval smaller.'
         )
     return merged
 
@@ -152,22 +107,27 @@ def training_logs(train_dir: str | Path) -> list[Path]:
     return sorted(Path(train_dir).glob('*/vis_data/scalars.json'), key=lambda path: path.parts[-3])
 
 
-@dataclass(frozen=True)
-class TestLog:
-    """What the end of a test log says.
+def console_logs(train_dir: Path) -> list[Path]:
+    """Return the outputs of the training tool, one for each attempt, in order."""
+    return sorted(train_dir.glob('train_log_*.txt'), key=lambda path: int(path.stem.rpartition('_')[2]))
 
-    Attributes:
-        summary: values of the ``Iter(test) [n/n]`` line without the times, in percent as logged.
-        classes: ``{class: {column: value}}`` of the per-class table; empty if the log has none.
-    """
+
+class TestLog(NamedTuple):
+    """What the end of a test log says: its summary without the times, and ``{class: {column: value}}``, in percent."""
 
     __test__ = False  # no test class, whatever its name looks like to pytest
 
     summary: dict[str, float]
     classes: dict[str, dict[str, float]]
 
+    def metrics(self) -> dict[str, float]:
+        """Return the summary and ``<column>.<class>`` in one dict."""
+        return {**self.summary, **per_class(self.classes)}
 
-_SUMMARY = re.compile(r'(?:Iter|Epoch)\(test\)\s+(?:\[\d+\])?\[\s*(\d+)/(\d+)\]\s+(.*)$')
+
+def per_class(classes: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """Return ``{<column>.<class>: value}`` of a table of classes."""
+    return {f'{column}.{name}': value for name, row in classes.items() for column, value in row.items()}
 
 
 def parse_test_log(text: str) -> TestLog:
@@ -177,21 +137,29 @@ def parse_test_log(text: str) -> TestLog:
         ValueError: if there is no summary line with metrics: the test did not come to its end.
     """
     summary: dict[str, float] = {}
+    classes: dict[str, dict[str, float]] = {}
+    header: list[str] | None = None
     for line in text.splitlines():
         match = _SUMMARY.search(line)
-        if match and match[1] == match[2]:
-            values = _pairs(match[3])
-            if values:  # progress lines such as "[60/60]  eta: 0:00:00  time: 0.1" hold times only
-                summary = values
+        if match and match[1] == match[2]:  # progress lines ("[60/60]  eta: 0:00:00  time: 0.1") hold times only
+            summary = _values(match[3]) or summary
+        line = line.strip()
+        cells = [cell.strip() for cell in line.strip('|').split('|')] if line.startswith('|') else []
+        if not cells:
+            header = header if line.startswith('+') else None
+        elif cells[0] == 'Class' and 'IoU' in cells:
+            header, classes = cells, {}
+        elif header is not None and len(cells) == len(header):
+            classes[cells[0]] = {name: float(cell) for name, cell in zip(header[1:], cells[1:], strict=True)}
     if not summary:
         raise ValueError(
-            'the test log must end with a summary line "Iter(test) [n/n]  aAcc: ...  mIoU: ...", but has '
-            'none; the test stopped early, look for an error in it.'
+            'the test log must end with a summary line "Iter(test) [n/n]  aAcc: ...  mIoU: ...", but has none; the '
+            'test stopped early, look for an error in it.'
         )
-    return TestLog(summary, _last_class_table(text))
+    return TestLog(summary, classes)
 
 
-def _pairs(text: str) -> dict[str, float]:
+def _values(text: str) -> dict[str, float]:
     values = {}
     for part in re.split(r'\s{2,}', text.strip()):
         name, _, value = part.rpartition(':')
@@ -201,18 +169,3 @@ def _pairs(text: str) -> dict[str, float]:
             except ValueError:
                 continue
     return values
-
-
-def _last_class_table(text: str) -> dict[str, dict[str, float]]:
-    table: dict[str, dict[str, float]] = {}
-    header: list[str] | None = None
-    for line in text.splitlines():
-        cells = [cell.strip() for cell in line.strip().strip('|').split('|')] if line.lstrip().startswith('|') else []
-        if not cells:
-            if not line.lstrip().startswith('+'):
-                header = None
-        elif cells[0] == 'Class' and 'IoU' in cells:
-            header, table = cells, {}
-        elif header is not None and len(cells) == len(header):
-            table[cells[0]] = {name: float(cell) for name, cell in zip(header[1:], cells[1:], strict=True)}
-    return table
