@@ -6,7 +6,7 @@ import torch
 
 from mmdefect.synthesis.augment import OPERATIONS, OperationRanges, apply_operations, harden, sample_operations
 from mmdefect.synthesis.blending import PoissonFactor, poisson_blend
-from mmdefect.synthesis.learned.maps import FRESH, ClassMaps, LocationNet, ObjectCells, Proposal, cell_means
+from mmdefect.synthesis.learned.maps import FRESH, ClassMaps, LocationNet, ObjectCells, Proposal
 from mmdefect.synthesis.learned.policy import LearnedPolicy
 from mmdefect.synthesis.location import location_codes
 
@@ -185,8 +185,8 @@ def test_the_map_of_a_net_moves_with_the_image():
     objects = ObjectCells.of(codes)
     pixels = torch.rand(48, 64)
     flipped = ObjectCells.of(np.ascontiguousarray(codes[:, ::-1]))
-    torch.testing.assert_close(cell_means(pixels, objects), cell_means(pixels.flip(1), flipped))
-    sums = cell_means(pixels, objects) * torch.from_numpy(objects.counts)
+    torch.testing.assert_close(objects.means(pixels), flipped.means(pixels.flip(1)))
+    sums = objects.means(pixels) * torch.from_numpy(objects.counts)
     assert sums.sum().item() == pytest.approx(pixels[torch.from_numpy(codes) > 0].sum().item(), rel=1e-5)
     assert net.tables(image, [codes], [objects]).shape == (1, 1, GRID, GRID)
 

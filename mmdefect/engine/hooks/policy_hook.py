@@ -1,4 +1,4 @@
-"""Keep the state of a bi-level training in its checkpoints, and write what was learned: recipe, numbers, maps, images."""
+"""Keep the state of a bi-level training in its checkpoints, and write what was learned: recipe, numbers and maps."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from numpy import ndarray
 
 from mmdefect.files import write_json, write_text
 from mmdefect.registry import HOOKS
-from mmdefect.synthesis.learned.maps import FRESH, ObjectCells, mean_over
-from mmdefect.synthesis.learned.policy import HERE, LearnedPolicy, freeze, policy_body, recipe_text
+from mmdefect.synthesis.learned.maps import FRESH, ObjectCells
+from mmdefect.synthesis.learned.policy import HERE, LearnedPolicy, freeze, recipe_text
 
 KEY, MAPS = 'bilevel', 'maps'
 
@@ -28,8 +28,8 @@ class PolicyHook(Hook):
     """Save and restore policy, outer optimiser and counters; write recipe, curves and maps.
 
     Loops are not part of mmengine's checkpoints. At the end, and every ``interval`` iterations, ``policy/`` of the work
-    dir gets ``recipe.py`` (goes among the ``_base_`` files of any leaf), ``policy.json``, the learned maps, the history as
-    ``history.jsonl`` and as ``curves.png``, and ``maps.png`` with the maps over training images.
+    dir gets ``recipe.py`` (goes among the ``_base_`` files of any leaf), ``policy.json``, the learned maps, the history
+    as ``history.jsonl`` and as ``curves.png``, and ``maps.png`` with the maps over training images.
 
     Args:
         interval: inner steps between two writings; 0 writes at the end only.
@@ -89,14 +89,14 @@ class PolicyHook(Hook):
         if policy.location is not None:
             density, map_mean = write_maps(folder, policy, loop.dataloader.dataset, self.images)
             map_mean = None if policy.proposal.normalise else map_mean
-        body = policy_body(policy, map_mean=map_mean, iterations=runner.iter, outer_steps=loop.outer_steps)
+        facts = dict(map_mean=map_mean, iterations=runner.iter, outer_steps=loop.outer_steps)
+        body = policy.summary() | facts
         write_json(folder / 'policy.json', body)
         write_text(folder / 'history.jsonl', ''.join(json.dumps(record) + '\n' for record in loop.history))
         summary = dict(weights=body['weights'], map_mean=map_mean)
         if loop.recipe is not None:
             try:
-                frozen = freeze(policy, loop.recipe, density and f'{HERE}/{density}', map_mean)
-                text = recipe_text(frozen, 'Learned by a bi-level training; goes among the _base_ files of a leaf.')
+                text = recipe_text(freeze(policy, loop.recipe, density and f'{HERE}/{density}', map_mean))
             except ValueError as err:
                 summary['no_recipe'] = str(err)
                 text = f'# {err}\nsynthesis = None\n'
@@ -130,7 +130,7 @@ def write_maps(folder: Path, policy: LearnedPolicy, dataset: Any, images: int) -
         objects = ObjectCells.of(codes)
         inputs = torch.from_numpy(np.ascontiguousarray(image[..., ::-1].transpose(2, 0, 1))).float()[None] / 255
         table = location.tables(inputs.to(policy.raw_weights.device), [codes], [objects])[0].cpu()
-        means += [mean_over(one, objects).item() / FRESH for one in table]
+        means += [objects.mean(one).item() / FRESH for one in table]
         stem = Path(info['img_path']).stem
         if not location.per_class:
             np.save(folder / MAPS / f'{stem}.npy', table[0].numpy().astype(np.float32))

@@ -1,7 +1,7 @@
 """Where defects may be pasted, as something to learn: a map in [0, 1] over the cells of the frame of the file.
 
-A place is not differentiable, its probability is. Places are drawn from a *proposal* that follows the present map, and
-the loss of the sample is weighted by map over proposal; the map gets its gradient through that weight. The proposal is a
+A place is not differentiable, its probability is. Places are sampled from a *proposal* that follows the present map,
+and the loss of the sample is weighted by map over proposal, through which the map gets its gradient. The proposal is a
 mixture with the even density, so no place is lost for good and the weights are bounded. Two kinds of map:
 
 * :class:`LocationNet` looks at the background image, for products whose pose or texture varies (V3 of Synth4Seg);
@@ -29,7 +29,6 @@ from mmdefect.synthesis.location import SIDE, decode
 PROPOSALS = ('mixture', 'threshold', 'even')
 #: Value of a fresh map: a paste there weighs 1.
 FRESH = 0.5
-_CELL = SIDE // GRID
 
 
 @dataclass(frozen=True)
@@ -48,7 +47,8 @@ class ObjectCells:
     def of(cls, codes: ndarray) -> ObjectCells:
         """Read location codes, ``(H, W)`` float32."""
         on_object, rows, columns = decode(codes)
-        cells = np.where(on_object, rows // _CELL * GRID + columns // _CELL, -1).astype(np.int64)
+        cell = SIDE // GRID
+        cells = np.where(on_object, rows // cell * GRID + columns // cell, -1).astype(np.int64)
         counts = np.bincount(cells[on_object], minlength=GRID * GRID).astype(np.float32)
         return cls(cells, counts.reshape(GRID, GRID))
 
@@ -57,6 +57,18 @@ class ObjectCells:
         frame, part = overlap(mask.shape, corner, self.cells.shape)
         found = self.cells[frame][mask[part]]
         return found[found >= 0]
+
+    def means(self, pixels: Tensor) -> Tensor:
+        """Average ``(H, W)`` values over the object pixels of each cell: ``(GRID, GRID)``, 0 for cells without any."""
+        cells = torch.from_numpy(self.cells.ravel()).to(pixels.device)
+        shown = cells >= 0
+        sums = pixels.new_zeros(GRID * GRID).index_add(0, cells[shown], pixels.flatten()[shown])
+        return sums.view(GRID, GRID) / torch.from_numpy(self.counts).to(pixels).clamp_min(1)
+
+    def mean(self, table: Tensor) -> Tensor:
+        """Return the mean of a ``(GRID, GRID)`` map over the object pixels."""
+        counts = torch.from_numpy(self.counts).to(table)
+        return (table * counts).sum() / counts.sum().clamp_min(1)
 
 
 class LocationNet(nn.Module):
@@ -76,9 +88,7 @@ class LocationNet(nn.Module):
     def __init__(self, channels: int = 16, side: int = 64, coordinates: bool = True) -> None:
         super().__init__()
         if side % 2 or side < 8 or channels % 4:
-            raise ValueError(
-                f'`side` must be even and at least 8 and `channels` a multiple of 4, got {side} and {channels}.'
-            )
+            raise ValueError(f'`side` must be even and >= 8, `channels` a multiple of 4, got {side} and {channels}.')
         self.side, self.coordinates = side, coordinates
         layers = []
         inputs = 6 if coordinates else 4
@@ -116,7 +126,7 @@ class LocationNet(nn.Module):
             ``(B, 1, GRID, GRID)`` in [0, 1], differentiable.
         """
         pixels = F.interpolate(self.image_maps(images, codes)[:, None], images.shape[-2:], mode='bilinear')
-        return torch.stack([cell_means(one[0], o) for one, o in zip(pixels, objects, strict=True)])[:, None]
+        return torch.stack([cells.means(one[0]) for one, cells in zip(pixels, objects, strict=True)])[:, None]
 
     def sparsity(self, images: Tensor, codes: Sequence[ndarray]) -> Tensor:
         """Return the mean of the maps."""
@@ -152,23 +162,9 @@ class ClassMaps(nn.Module):
         return self.maps().mean()
 
 
-def cell_means(pixels: Tensor, objects: ObjectCells) -> Tensor:
-    """Average ``(H, W)`` values over the object pixels of each cell: ``(GRID, GRID)``, 0 for cells without any."""
-    cells = torch.from_numpy(objects.cells.ravel()).to(pixels.device)
-    shown = cells >= 0
-    sums = pixels.new_zeros(GRID * GRID).index_add(0, cells[shown], pixels.flatten()[shown])
-    return sums.view(GRID, GRID) / torch.from_numpy(objects.counts).to(pixels).clamp_min(1)
-
-
-def mean_over(table: Tensor, objects: ObjectCells) -> Tensor:
-    """Return the mean of a map over the object pixels of an image."""
-    counts = torch.from_numpy(objects.counts).to(table)
-    return (table * counts).sum() / counts.sum().clamp_min(1)
-
-
 @dataclass(frozen=True)
 class Proposal:
-    """What places are drawn from, and what a place must be weighted with.
+    """What places are sampled from, and what a place must be weighted with.
 
     Args:
         kind: 'mixture': the present map, mixed with the even density. 'threshold': even where the map reaches the
@@ -188,35 +184,32 @@ class Proposal:
         if self.kind not in PROPOSALS:
             raise ValueError(f'`kind` must be one of {", ".join(PROPOSALS)}, got {self.kind!r}.')
         if not 0 < self.share <= 1 or not 0 <= self.threshold < 1:
-            raise ValueError(
-                f'`share` must be in (0, 1] and `threshold` in [0, 1), got {self.share} and {self.threshold}.'
-            )
+            got = f'{self.share} and {self.threshold}'
+            raise ValueError(f'`share` must be in (0, 1] and `threshold` in [0, 1), got {got}.')
 
     def density(self, table: ndarray, objects: ObjectCells, name: str) -> ndarray:
-        """Return the density that places are drawn from, ``(GRID, GRID)`` float32, mean 1 over the object.
+        """Return the density that places are sampled from, ``(GRID, GRID)`` float32, mean 1 over the object.
 
         Raises:
             ValueError: if the map has no place on the object; the message names the image.
         """
         total = float(objects.counts.sum())
-        if total == 0:  # the search finds that nothing is allowed, and says so in its own words
+        if total == 0:  # the search for a place finds that nothing is allowed, and says so
             return np.ones((GRID, GRID), np.float32)
         wanted = np.ones_like(table) if self.kind == 'even' else table
         if self.kind == 'threshold':
             wanted = (table >= self.threshold).astype(np.float32)
         mean = float((wanted * objects.counts).sum()) / total
         if not mean > 0 or not np.isfinite(mean):
+            state, largest = 'empty' if mean == 0 else 'not finite', float(table[objects.counts > 0].max())
+            limit = f', threshold {self.threshold:g}' if self.kind == 'threshold' else ''
             raise ValueError(
-                f'the learned map must have a place on the object of {name}, but it is '
-                f'{"empty" if mean == 0 else "not finite"} there (largest value '
-                f'{float(table[objects.counts > 0].max()):.3g}'
-                + (f', threshold {self.threshold:g}' if self.kind == 'threshold' else '')
-                + '); lower the sparsity penalty or the step of the policy'
-                + (', or take the proposal "mixture".' if self.kind == 'threshold' else '.')
+                f'the learned map must have a place on the object of {name}, but it is {state} there (largest value '
+                f'{largest:.3g}{limit}); lower the sparsity penalty or the step of the policy'
+                + (', or take the proposal "mixture".' if limit else '.')
             )
-        followed = wanted / mean
         share = self.share if self.kind == 'mixture' else 0.0
-        return ((1 - share) * followed + share).astype(np.float32)
+        return ((1 - share) * (wanted / mean) + share).astype(np.float32)
 
     def weight(self, table: Tensor, density: ndarray, objects: ObjectCells, cells: ndarray) -> Tensor:
         """Return the weight of a paste over these cells: mean map over mean proposal, 1 for a fresh map.
@@ -228,7 +221,6 @@ class Proposal:
             cells: ``(n,)`` int64, below the pasted mask.
         """
         value = table.flatten()[torch.from_numpy(cells).to(table.device)].mean()
-        value = value / (mean_over(table, objects) if self.normalise else FRESH)
-        if self.kind == 'threshold':  # as published: the proposal is not accounted for
-            return value
-        return value / float(density.ravel()[cells].mean())
+        value = value / (objects.mean(table) if self.normalise else FRESH)
+        # as published, a threshold does not account for its proposal
+        return value if self.kind == 'threshold' else value / float(density.ravel()[cells].mean())

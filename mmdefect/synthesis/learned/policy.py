@@ -1,15 +1,21 @@
-"""A policy of pasting whose numbers are parameters: weights of streams, ranges and probabilities of the operations, places.
+"""A policy of pasting whose numbers are parameters: weights of streams, ranges and probabilities of operations, places.
 
-Every sample of a batch belongs to a *stream*: ``image`` (a real image as it is), ``clean`` (a sound image as it is),
-or one that pastes a defect with some of the operations. The loss of a stream counts by its weight. Ranges are learned
-through the pixels (a value is ``low + (high - low) u``); probabilities through the likelihood of what was drawn; places
-as :mod:`mmdefect.synthesis.learned.maps` says. Nothing here knows how the gradient comes about.
+Every sample of a batch belongs to a *stream*: ``image`` (a real image as it is), ``clean`` (a good image as it is), or
+one that pastes a defect with some of the operations. The loss of a stream counts by its weight. Ranges are learned
+through the pixels (a value is ``low + (high - low) u``), probabilities through the likelihood of what was sampled, and
+places as :mod:`mmdefect.synthesis.learned.maps` says. Nothing here knows how the gradient comes about.
+
+:func:`freeze` turns what was learned into a recipe for plain training. Weights of losses become shares of samples: a
+stream of weight ``w`` sampled with share ``f`` and one of weight 1 sampled with share ``f w`` have the same expected
+gradient, up to a factor common to all streams. In the same way a map that weighs evenly sampled places becomes the
+density that places are sampled from; its mean becomes part of the share.
 """
 
 from __future__ import annotations
 
 import pprint
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -27,30 +33,27 @@ STREAMS = dict(
     shear=('shear_x', 'shear_y'),
     scale=('scale',),
 )
-#: A unit of each operation, so that one step size serves all ranges.
-UNITS = dict(rotate=30.0, shear_x=15.0, shear_y=15.0, scale=1.0, brightness=1.0, contrast=1.0, saturation=1.0, hue=0.1)
-#: Published limits of the ranges while they are learned; a defect is never scaled below a tenth.
-LIMITS = dict(
-    rotate=(-180, 180),
-    shear_x=(-60, 60),
-    shear_y=(-60, 60),
-    scale=(0.1, 3),
-    brightness=(0, 3),
-    contrast=(0, 3),
-    saturation=(0, 3),
-    hue=(-0.5, 0.5),
+#: Of each operation: a unit, so that one step size serves all ranges; the published limits of its range (a defect is
+#: never scaled below a tenth); and the neutral value that the range must hold, so that "a little" stays possible.
+RANGE_RULES = dict(
+    rotate=(30.0, -180, 180, 0.0),
+    shear_x=(15.0, -60, 60, 0.0),
+    shear_y=(15.0, -60, 60, 0.0),
+    scale=(1.0, 0.1, 3, 1.0),
+    brightness=(1.0, 0, 3, 1.0),
+    contrast=(1.0, 0, 3, 1.0),
+    saturation=(1.0, 0, 3, 1.0),
+    hue=(0.1, -0.5, 0.5, 0.0),
 )
-#: Neutral value that a range must hold, so that "a little" stays possible.
-NEUTRAL = dict(rotate=0.0, shear_x=0.0, shear_y=0.0, scale=1.0, brightness=1.0, contrast=1.0, saturation=1.0, hue=0.0)
-MOST_WEIGHT = 10.0
-LEAST_PROBABILITY = 0.02
+NEUTRAL = {name: rule[3] for name, rule in RANGE_RULES.items()}
+MOST_WEIGHT, LEAST_PROBABILITY = 10.0, 0.02
+LEARNABLE = ('weights', 'ranges', 'probabilities', 'location')
+LOCATIONS = dict(net=LocationNet, maps=ClassMaps)
 FORMAT = 'mmdefect-policy/1'
 #: Streams that weigh less than this share of the heaviest one are left out of a recipe.
 LEAST_SHARE = 0.01
 #: Place of the recipe's own folder, which mmengine fills in when it reads the file.
 HERE = '{{ fileDirname }}'
-LEARNABLE = ('weights', 'ranges', 'probabilities', 'location')
-LOCATIONS = dict(net=LocationNet, maps=ClassMaps)
 
 
 class LearnedPolicy(nn.Module):
@@ -83,32 +86,11 @@ class LearnedPolicy(nn.Module):
         proposal: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
+        weights, settings = weights or {}, dict(location or {})
         self.streams = {name: tuple(operations) for name, operations in streams.items()}
         self.names = (REAL, *self.streams, CLEAN)
         self.learn = tuple(learn)
-        self._check(weights or {})
-        self.base_ranges = OperationRanges(**(ranges or {}))
-        units = torch.tensor([UNITS[name] for name in OPERATIONS], dtype=torch.float64)
-        start = torch.tensor([getattr(self.base_ranges, name) for name in OPERATIONS], dtype=torch.float64)
-        chance = probabilities if isinstance(probabilities, Mapping) else dict.fromkeys(OPERATIONS, probabilities)
-        chance = torch.tensor([chance.get(name, 0.5) for name in OPERATIONS], dtype=torch.float64)
-        self.register_buffer('units', units)
-        self._make('weights', torch.tensor([float((weights or {}).get(name, 1.0)) for name in self.names]))
-        self._make('ranges', start / units[:, None])
-        self._make('probabilities', torch.logit(chance.clamp(LEAST_PROBABILITY, 1 - LEAST_PROBABILITY)))
-        self.proposal = Proposal(**(proposal or {}))
-        self.location = None
-        if location is not None:
-            settings = dict(location)
-            kind = settings.pop('type', None)
-            if kind not in LOCATIONS:
-                raise ValueError(f'`location` must have a type of {", ".join(LOCATIONS)}, got {kind!r}.')
-            self.location = LOCATIONS[kind](**settings)
-            self.location.requires_grad_('location' in self.learn)
-        self.project()
-
-    def _check(self, weights: Mapping[str, float]) -> None:
-        unknown = [s for s in self.learn if s not in LEARNABLE]
+        unknown = [name for name in self.learn if name not in LEARNABLE]
         if unknown:
             raise ValueError(f'`learn` must name some of {", ".join(LEARNABLE)}, got {unknown}.')
         for name, operations in self.streams.items():
@@ -117,12 +99,29 @@ class LearnedPolicy(nn.Module):
                     f'a stream must have a name other than {REAL} and {CLEAN} and operations of '
                     f'{", ".join(OPERATIONS)}, got {name!r} with {list(operations)}.'
                 )
-        if not set(weights) <= set(self.names):
-            raise ValueError(
-                f'`weights` must name streams, {", ".join(self.names)}, got {sorted(set(weights) - set(self.names))}.'
-            )
+        unknown = sorted(set(weights) - set(self.names))
+        if unknown:
+            raise ValueError(f'`weights` must name streams, {", ".join(self.names)}, got {unknown}.')
+        self.base_ranges = OperationRanges(**(ranges or {}))
+        rules = torch.tensor([RANGE_RULES[name] for name in OPERATIONS], dtype=torch.float64)
+        start = torch.tensor([getattr(self.base_ranges, name) for name in OPERATIONS], dtype=torch.float64)
+        if not isinstance(probabilities, Mapping):
+            probabilities = dict.fromkeys(OPERATIONS, probabilities)
+        chances = torch.tensor([probabilities.get(name, 0.5) for name in OPERATIONS], dtype=torch.float64)
+        self.register_buffer('units', rules[:, 0].clone())
+        self._learn('weights', torch.tensor([float(weights.get(name, 1.0)) for name in self.names]))
+        self._learn('ranges', start / self.units[:, None])
+        self._learn('probabilities', torch.logit(chances.clamp(LEAST_PROBABILITY, 1 - LEAST_PROBABILITY)))
+        self.proposal, self.location = Proposal(**(proposal or {})), None
+        if location is not None:
+            kind = settings.pop('type', None)
+            if kind not in LOCATIONS:
+                raise ValueError(f'`location` must have a type of {", ".join(LOCATIONS)}, got {kind!r}.')
+            self.location = LOCATIONS[kind](**settings)
+            self.location.requires_grad_('location' in self.learn)
+        self.project()
 
-    def _make(self, name: str, value: Tensor) -> None:
+    def _learn(self, name: str, value: Tensor) -> None:
         self.register_parameter(f'raw_{name}', nn.Parameter(value, requires_grad=name in self.learn))
 
     def leaves(self) -> list[Tensor]:
@@ -138,17 +137,17 @@ class LearnedPolicy(nn.Module):
         unknown = sorted(set(rates) - {*LEARNABLE, 'default'})
         if unknown:
             raise ValueError(f'`rates` must name {", ".join(LEARNABLE)} or default, got {unknown}.')
-        found = []
-        for name in LEARNABLE:
-            owner = self.location if name == 'location' else getattr(self, f'raw_{name}')
-            leaves = [] if owner is None else [owner] if isinstance(owner, Tensor) else list(owner.parameters())
-            leaves = [p for p in leaves if p.requires_grad]
-            if leaves:
-                found.append(dict(params=leaves, lr=float(rates.get(name, rates.get('default', 0.01))), name=name))
+        owned = {name: [getattr(self, f'raw_{name}')] for name in LEARNABLE[:3]}
+        owned['location'] = [] if self.location is None else list(self.location.parameters())
+        found = [
+            dict(params=leaves, lr=float(rates.get(name, rates.get('default', 0.01))), name=name)
+            for name, parameters in owned.items()
+            if (leaves := [p for p in parameters if p.requires_grad])
+        ]
         if not found:
             raise ValueError(
-                'a policy must have something to learn, got none: `learn` names '
-                f'{list(self.learn)} and `location` is {"given" if self.location else "absent"}.'
+                f'a policy must have something to learn, but `learn` names {list(self.learn)} and `location` is '
+                f'{"given" if self.location else "absent"}.'
             )
         return found
 
@@ -165,24 +164,17 @@ class LearnedPolicy(nn.Module):
         return torch.sigmoid(self.raw_probabilities)
 
     def ranges_of(self, stream: str) -> OperationRanges:
-        """Return what a stream draws from; ranges carry their gradient, probabilities do not."""
-        base = self.base_ranges
+        """Return the ranges of a stream; they carry their gradient, the probabilities do not."""
         allowed = torch.tensor([name in self.streams[stream] for name in OPERATIONS], dtype=torch.float64)
-        bounds = self.bounds().cpu()
-        return OperationRanges(
-            **{name: bounds[i] for i, name in enumerate(OPERATIONS)},
-            probability=(self.chances().detach().cpu() * allowed).tolist(),
-            flip_probability=base.flip_probability,
-            elastic=base.elastic,
-            elastic_probability=base.elastic_probability,
-            isotropic=base.isotropic,
-        )
+        probability = (self.chances().detach().cpu() * allowed).tolist()
+        bounds = dict(zip(OPERATIONS, self.bounds().cpu(), strict=True))
+        return replace(self.base_ranges, probability=probability, **bounds)
 
     def log_likelihood(self, stream: str, applied: Sequence[bool]) -> Tensor:
         """Return the logarithm of the probability that just these operations were applied, differentiable.
 
         Args:
-            stream: that the draw belongs to; operations it does not have are left out.
+            stream: operations that it does not have are left out.
             applied: for each of the eight operations.
         """
         allowed = torch.tensor([name in self.streams[stream] for name in OPERATIONS])
@@ -191,13 +183,11 @@ class LearnedPolicy(nn.Module):
 
     @torch.no_grad()
     def project(self) -> None:
-        """Bring every parameter back into its limits: weights in [0, 10], ranges ordered and around the neutral value."""
+        """Bring every parameter back into its limits: weights in [0, 10], ranges ordered around the neutral value."""
         self.raw_weights.clamp_(0, MOST_WEIGHT)
-        low, high = (torch.tensor([LIMITS[name][i] for name in OPERATIONS]).to(self.units) for i in (0, 1))
-        neutral = torch.tensor([NEUTRAL[name] for name in OPERATIONS]).to(self.units)
-        bounds = self.raw_ranges * self.units[:, None]
-        bounds[:, 0] = bounds[:, 0].clamp(low, neutral)
-        bounds[:, 1] = bounds[:, 1].clamp(neutral, high)
+        _, low, high, neutral = torch.tensor([RANGE_RULES[name] for name in OPERATIONS]).to(self.units).T
+        bounds = self.bounds()
+        bounds = torch.stack([bounds[:, 0].clamp(low, neutral), bounds[:, 1].clamp(neutral, high)], 1)
         self.raw_ranges.copy_(bounds / self.units[:, None])
         edge = torch.logit(torch.tensor(LEAST_PROBABILITY, dtype=torch.float64)).item()
         self.raw_probabilities.clamp_(edge, -edge)
@@ -208,6 +198,23 @@ class LearnedPolicy(nn.Module):
         for name, (low, high), chance in zip(OPERATIONS, self.bounds().tolist(), self.chances().tolist(), strict=True):
             found |= {f'low.{name}': low, f'high.{name}': high, f'probability.{name}': chance}
         return found
+
+    def summary(self) -> dict[str, Any]:
+        """Return everything that was learned but the maps, as plain numbers: what ``policy.json`` holds."""
+        return dict(
+            format=FORMAT,
+            learned=list(self.learn),
+            streams={name: list(operations) for name, operations in self.streams.items()},
+            weights=dict(zip(self.names, _rounded(self.stream_weights()), strict=True)),
+            ranges={name: _rounded(pair) for name, pair in zip(OPERATIONS, self.bounds(), strict=True)},
+            probabilities=dict(zip(OPERATIONS, _rounded(self.chances()), strict=True)),
+        )
+
+
+def located(places: Mapping[str, float]) -> dict[str, float]:
+    """Return the shares of places when all of them but the donor's own follow a density."""
+    density = sum(share for place, share in places.items() if place != 'source')
+    return dict(density=density, **({'source': places['source']} if 'source' in places else {}))
 
 
 def freeze(
@@ -236,101 +243,54 @@ def freeze(
             'a recipe must paste something, but every pasting stream was learned to weigh 0: defects made '
             'this way do not help here; train with `synthesis = None`.'
         )
+    kinds = [step.get('type') for step in recipe.get('transforms') or []]
+    if kinds != ['PasteDefects']:
+        raise ValueError(
+            f'a policy is learned for a recipe with one PasteDefects, got {kinds}; '
+            'take configs/_base_/synthesis/paste_poisson.py.'
+        )
+    base = dict(recipe['transforms'][0])
     kept = {name: w for name, w in pasting.items() if w >= LEAST_SHARE * heaviest}
-    ratio = recipe.get('ratio') or dict(real=1, synthetic=1, clean=1)
     strength = sum(kept.values()) / len(pasting) * (1.0 if map_mean is None else map_mean)
-    ratio = dict(
-        real=_rounded(ratio['real'] * weights[REAL]),
-        synthetic=_rounded(ratio['synthetic'] * strength),
-        clean=_rounded(ratio['clean'] * weights[CLEAN]),
-    )
-    base = _pasting(recipe)
-    location = dict(recipe.get('location') or {})
-    if density is not None:
-        location['density'] = density
-    transforms = [
-        dict(base, policy=_stream_policy(policy, name, base.get('policy') or {}, density is not None), stream=number)
-        for number, name in enumerate(kept)
-    ]
+    ratio = recipe.get('ratio') or dict(real=1, synthetic=1, clean=1)
+    factors = dict(real=weights[REAL], synthetic=strength, clean=weights[CLEAN])
+    location = dict(recipe.get('location') or {}, **({} if density is None else {'density': density}))
+    transforms = []
+    for number, name in enumerate(kept):
+        pasted = dict(base.get('policy') or {})
+        places = dict(pasted.get('places') or {'density': 1.0})
+        pasted |= dict(operations=_operations(policy, name), places=places if density is None else located(places))
+        transforms.append(dict(base, policy=pasted, stream=number))
     return dict(
         {k: v for k, v in recipe.items() if k not in ('ratio', 'transforms', 'weights', 'location', 'where')},
-        ratio=ratio,
+        ratio={name: _rounded(ratio[name] * factor) for name, factor in factors.items()},
         location=location,
         transforms=transforms,
-        weights=[_rounded(w) for w in kept.values()],
+        weights=_rounded(kept.values()),
     )
 
 
-def _pasting(recipe: Mapping[str, Any]) -> dict[str, Any]:
-    transforms = [dict(t) for t in recipe.get('transforms') or []]
-    if [t.get('type') for t in transforms] != ['PasteDefects']:
-        raise ValueError(
-            'a policy is learned for a recipe with one PasteDefects, got '
-            f'{[t.get("type") for t in transforms]}; take configs/_base_/synthesis/paste_poisson.py.'
-        )
-    return transforms[0]
-
-
-def _stream_policy(policy: LearnedPolicy, stream: str, base: Mapping[str, Any], located: bool) -> dict[str, Any]:
+def _operations(policy: LearnedPolicy, stream: str) -> dict[str, Any]:
     ranges = policy.ranges_of(stream)
-    # A probability at its floor is "never".
-    chances = [_rounded(p) if p > LEAST_PROBABILITY * 1.01 else 0.0 for p in ranges.probability]
-    operations = {name: [_rounded(v) for v in getattr(ranges, name).tolist()] for name in OPERATIONS}
-    operations |= dict(
-        probability=chances,
+    return dict(
+        {name: _rounded(getattr(ranges, name)) for name in OPERATIONS},
+        # A probability at its floor is "never".
+        probability=[_rounded(p) if p > LEAST_PROBABILITY * 1.01 else 0.0 for p in ranges.probability],
         flip_probability=ranges.flip_probability,
         elastic=list(ranges.elastic),
         elastic_probability=ranges.elastic_probability,
         isotropic=ranges.isotropic,
     )
-    places = dict(base.get('places') or {'density': 1.0})
-    if located:
-        places = {
-            'density': sum(w for p, w in places.items() if p != 'source'),
-            **{p: w for p, w in places.items() if p == 'source'},
-        }
-    return dict(base, operations=operations, places=places)
 
 
-def policy_body(policy: LearnedPolicy, **facts: Any) -> dict[str, Any]:
-    """Return the body of ``policy.json``: everything that was learned but the maps, and the given facts."""
-    return dict(
-        format=FORMAT,
-        learned=list(policy.learn),
-        streams={k: list(v) for k, v in policy.streams.items()},
-        weights=dict(zip(policy.names, map(_rounded, policy.stream_weights().tolist()), strict=True)),
-        ranges={
-            name: [_rounded(v) for v in pair] for name, pair in zip(OPERATIONS, policy.bounds().tolist(), strict=True)
-        },
-        probabilities=dict(zip(OPERATIONS, map(_rounded, policy.chances().tolist()), strict=True)),
-        **facts,
-    )
-
-
-@torch.no_grad()
-def start_from(policy: LearnedPolicy, body: Mapping[str, Any]) -> None:
-    """Set weights, ranges and probabilities of a policy to those of a ``policy.json``.
-
-    Raises:
-        ValueError: if the body is of another format, or its streams are others.
-    """
-    if body.get('format') != FORMAT:
-        raise ValueError(f'a policy must have format {FORMAT!r}, got {body.get("format")!r}.')
-    if {k: tuple(v) for k, v in body['streams'].items()} != policy.streams:
-        raise ValueError(f'the policy must have the streams {list(policy.streams)}, got {list(body["streams"])}.')
-    policy.raw_weights.copy_(torch.tensor([body['weights'][name] for name in policy.names]))
-    ranges = torch.tensor([body['ranges'][name] for name in OPERATIONS], dtype=policy.units.dtype)
-    policy.raw_ranges.copy_(ranges / policy.units.cpu()[:, None])
-    chances = torch.tensor([body['probabilities'][name] for name in OPERATIONS], dtype=torch.float64)
-    policy.raw_probabilities.copy_(torch.logit(chances.clamp(LEAST_PROBABILITY, 1 - LEAST_PROBABILITY)))
-    policy.project()
-
-
-def recipe_text(recipe: Mapping[str, Any], headline: str) -> str:
+def recipe_text(recipe: Mapping[str, Any]) -> str:
     """Return a config file that holds the recipe; it goes among the ``_base_`` files of a leaf."""
     body = pprint.pformat(dict(recipe), width=110, sort_dicts=False, compact=True)
-    return f'# {headline}\nsynthesis = {body}\n'
+    return f'# Learned by a bi-level training; goes among the _base_ files of a leaf.\nsynthesis = {body}\n'
 
 
-def _rounded(value: float) -> float:
-    return float(f'{float(value):.6g}')
+def _rounded(values: Any) -> Any:
+    """Return a number, or all numbers of a tensor or sequence in a list, with six digits."""
+    if isinstance(values, (int, float)):
+        return float(f'{values:.6g}')
+    return [_rounded(value) for value in (values.tolist() if isinstance(values, Tensor) else values)]

@@ -1,6 +1,6 @@
-"""Paste with a policy that is being learned: draw for a batch, and say how much each sample counts.
+"""Paste with a policy that is being learned: sample for a batch, and say how much each sample counts.
 
-The draws are those of :class:`~mmdefect.synthesis.engine.PasteEngine`, with ranges, probabilities and densities of the
+Sampling is that of :class:`~mmdefect.synthesis.engine.PasteEngine`, with ranges, probabilities and densities of the
 policy as they are now. The weight of a sample is the product of
 
 * the weight of its stream,
@@ -26,14 +26,14 @@ from mmdefect.synthesis.donor_fitting import grown_pixels, prepare_tensors
 from mmdefect.synthesis.drawn_operations import operations_from
 from mmdefect.synthesis.engine import Background, Paste, PasteEngine
 from mmdefect.synthesis.learned.maps import ObjectCells
-from mmdefect.synthesis.learned.policy import CLEAN, NEUTRAL, REAL, LearnedPolicy
+from mmdefect.synthesis.learned.policy import CLEAN, NEUTRAL, REAL, LearnedPolicy, located
 from mmdefect.synthesis.location import location_codes
 from mmdefect.synthesis.streams import stream_generator
 from mmdefect.synthesis.types import IGNORE_LABEL, Instance, Synthesis
 
 #: Operation of each column of ``VALUES``.
 COLUMNS = (0, 1, 2, 3, 3, 4, 5, 6, 7)
-#: After so many drawn defects in a row without a place, something is wrong with the maps or the objects.
+#: After so many sampled defects in a row without a place, something is wrong with the maps or the objects.
 PATIENCE = 200
 
 
@@ -44,7 +44,7 @@ class WeightedBatch:
     Attributes:
         weights: ``(B,)``, how much each sample counts; differentiable in the policy when asked for.
         streams: name of the stream of each sample.
-        skipped: number of drawn defects that were not pasted, by reason.
+        skipped: number of sampled defects that were not pasted, by reason.
     """
 
     weights: Tensor
@@ -55,13 +55,13 @@ class WeightedBatch:
 class LearnedSynthesis:
     """Makes the defects of a batch; handed to ``SynthesisDataPreProcessor.set_synthesis``.
 
-    A sound image becomes ``clean`` with ``clean_share``, else it gets one defect of a pasting stream, each as often
+    A good image becomes ``clean`` with ``clean_share``, else it gets one defect of a pasting stream, each as often
     as the others; an image with a real defect is of the stream ``image`` and stays as it is.
 
     Args:
         engine: library and settings of pasting; its numbers of defects, operations and densities are not used.
         policy: the policy.
-        clean_share: of the sound images.
+        clean_share: of the good images.
         patience: see :data:`PATIENCE`.
     """
 
@@ -70,20 +70,14 @@ class LearnedSynthesis:
     ) -> None:
         if not 0 <= clean_share <= 1:
             raise ValueError(f'`clean_share` must be in [0, 1], got {clean_share}.')
-        places = dict(engine.policy.places)
-        if policy.location is not None:
-            places = {
-                'density': sum(w for p, w in places.items() if p != 'source'),
-                **{p: w for p, w in places.items() if p == 'source'},
-            }
+        places = engine.policy.places if policy.location is None else located(engine.policy.places)
         self.engine = PasteEngine(engine.library, replace(engine.policy, number={1: 1.0}, places=places, variants=0))
-        if policy.location is not None and policy.location.per_class:
-            highest = max(engine.library.classes)
-            if len(policy.location.logits) < highest:
-                raise ValueError(
-                    f'`num_classes` of the location maps must be at least {highest}, the highest class of '
-                    f'the donors, got {len(policy.location.logits)}.'
-                )
+        highest = max(engine.library.classes)
+        if policy.location is not None and policy.location.per_class and len(policy.location.logits) < highest:
+            raise ValueError(
+                f'`num_classes` of the location maps must be at least {highest}, the highest class of the donors, '
+                f'got {len(policy.location.logits)}.'
+            )
         self.policy, self.clean_share, self.patience = policy, clean_share, patience
         self.round, self.differentiable = 0, False
         self.last: WeightedBatch | None = None
@@ -110,18 +104,19 @@ class LearnedSynthesis:
         with torch.set_grad_enabled(self.differentiable):
             codes = [location_codes(b.label.shape) if b.codes is None else b.codes for b in backgrounds]
             self.seen = images.detach(), codes
-            objects = [ObjectCells.of(one) for one in codes] if self.policy.location is not None else []
-            tables = self.policy.location.tables(images, codes, objects) if objects else None
-            made, skipped = [], Counter()
-            for i, (meta, background) in enumerate(zip(metas, backgrounds, strict=True)):
-                where = None if tables is None else (tables[i], objects[i])
-                made.append(self._one(images[i], labels[i], meta, background, where, skipped))
-            photos, new_labels, instances, streams, factors, likelihoods = zip(*made, strict=True)
-            weights = self._weights(streams, factors, likelihoods, images)
+            maps: Sequence = [None] * len(images)
+            if self.policy.location is not None:
+                objects = [ObjectCells.of(one) for one in codes]
+                maps = list(zip(self.policy.location.tables(images, codes, objects), objects, strict=True))
+            skipped: Counter = Counter()
+            samples = zip(images, labels, metas, backgrounds, maps, strict=True)
+            made = [self._make(*sample, skipped) for sample in samples]
+            new_images, new_labels, instances, streams, factors, likelihoods = zip(*made, strict=True)
+            weights = self._weights(streams, factors, likelihoods).to(images.device)
             self.last = WeightedBatch(weights, list(streams), skipped)
-            return Synthesis(torch.stack(photos), torch.stack(new_labels), list(instances), skipped=dict(skipped))
+            return Synthesis(torch.stack(new_images), torch.stack(new_labels), list(instances), skipped=dict(skipped))
 
-    def _weights(self, streams: Sequence[str], factors: Sequence, likelihoods: Sequence, images: Tensor) -> Tensor:
+    def _weights(self, streams: Sequence[str], factors: Sequence, likelihoods: Sequence) -> Tensor:
         by_stream = dict(zip(self.policy.names, self.policy.stream_weights(), strict=True))
         present = [one for one in likelihoods if one is not None]
         baseline = torch.stack(present).mean() if present else None
@@ -129,20 +124,20 @@ class LearnedSynthesis:
         for stream, factor, likelihood in zip(streams, factors, likelihoods, strict=True):
             weight = by_stream[stream]
             weight = weight if factor is None else weight * factor
-            weights.append(weight if likelihood is None else weight * (likelihood / baseline))
-        return torch.stack(
-            [w.to(images.device, torch.float64 if w.dtype == torch.float64 else torch.float32) for w in weights]
-        )
+            weight = weight if likelihood is None else weight * (likelihood / baseline)
+            weights.append(weight)
+        return torch.stack(weights)
 
-    def _one(
+    def _make(
         self,
         image: Tensor,
         label: Tensor,
-        meta: Mapping[str, Any],
+        meta: Mapping,
         background: Background,
-        where: tuple[Tensor, ObjectCells] | None,
+        location: tuple | None,
         skipped: Counter,
-    ) -> tuple:
+    ) -> tuple[Tensor, Tensor, list[Instance], str, Tensor | None, Tensor | None]:
+        """Return image, label map and instances of one sample, its stream, and what its weight is made of."""
         seed = meta['sample_seed'] if 'sample_seed' in meta else int(np.random.randint(0, 2**31))
         generator = stream_generator(seed, type(self).__name__, self.round)
         shows = meta.get('shows_defect')
@@ -154,86 +149,74 @@ class LearnedSynthesis:
             return image, label, [], REAL if shows else CLEAN, None, None
         stream = names[int(pick * len(names))]
         canvas = TensorCanvas(image, label)
-        instance, factor, likelihood = self._paste(canvas, stream, generator, background, where, meta, skipped)
-        if instance is None:
+        pasted = self._paste(canvas, stream, generator, background, location, str(meta.get('img_path', 'an image')))
+        if isinstance(pasted, Counter):
+            skipped.update(pasted)
             return image, label, [], CLEAN, None, None
+        instance, factor, likelihood = pasted
         return canvas.image, canvas.label, [instance], stream, factor, likelihood
 
     def _paste(
-        self,
-        canvas: TensorCanvas,
-        stream: str,
-        generator: torch.Generator,
-        background: Background,
-        where: tuple[Tensor, ObjectCells] | None,
-        meta: Mapping[str, Any],
-        skipped: Counter,
-    ) -> tuple[Instance | None, Tensor | None, Tensor | None]:
-        engine, name = self.engine, str(meta.get('img_path', 'an image'))
-        ranges = self.policy.ranges_of(stream)
-        engine.planner.ranges = ranges
-        densities: dict[int, np.ndarray] = {}
-        if where is not None:
+        self, canvas: TensorCanvas, stream: str, generator: torch.Generator, background: Background, location, name: str
+    ) -> Counter | tuple[Instance, Tensor | None, Tensor | None]:
+        """Paste one defect; return its record, the weight of its place and its likelihood, or why there is none.
+
+        Args:
+            location: tables of the maps and cells of the object; None without learned places.
+            name: of the image, for messages.
+        """
+        engine, policy = self.engine, self.policy
+        engine.planner.ranges = ranges = policy.ranges_of(stream)
+        if location is not None:
             background = replace(background, density=None)
-            table, objects = where
+            table, objects = location
             rows = {c: c - 1 if len(table) > 1 else 0 for c in engine.library.classes}
             values = table.detach().cpu().float().numpy()
-            by_row = {row: self.policy.proposal.density(values[row], objects, name) for row in set(rows.values())}
-            densities = {c: by_row[row] for c, row in rows.items()}
-            engine.densities = densities
+            by_row = {row: policy.proposal.density(values[row], objects, name) for row in set(rows.values())}
+            engine.densities = {c: by_row[row] for c, row in rows.items()}
         drawn = engine.draw(background, generator)
-        self._watch(drawn, name)
-        if not drawn.pastes:
-            skipped.update(drawn.skipped)
-            return None, None, None
-        paste = drawn.pastes[0]
-        if self.differentiable and self.policy.raw_ranges.requires_grad and not paste.parameters.get('at_source'):
-            paste = replace(paste, patch=self._differentiable_patch(paste, ranges))
-        instance = engine.write(canvas, paste)
-        if instance is None:
-            skipped['invisible'] += 1
-            return None, None, None
-        factor = None
-        if where is not None and not paste.parameters.get('at_source'):
-            cells = objects.under(paste.mask, paste.corner)
-            factor = self.policy.proposal.weight(table[rows[paste.class_id]], densities[paste.class_id], objects, cells)
-        likelihood = None
-        if self.policy.raw_probabilities.requires_grad and self.differentiable:
-            log = self.policy.log_likelihood(stream, applied_operations(paste.parameters))
-            likelihood = torch.exp(log - log.detach())
-        return instance, factor, likelihood
-
-    def _differentiable_patch(self, paste: Paste, ranges: OperationRanges) -> Tensor:
-        """Return the pixels of a drawn defect once more, ``(h, w, 3)``, as a function of the ranges."""
-        drawn = operations_from(paste.parameters)
-        values = drawn.as_tensors().values[0]
-        bounds = ranges.bounds()
-        low, high = bounds.detach().unbind(1)
-        share = (values - low) / (high - low).clamp_min(1e-9)  # what was drawn evenly
-        applied = torch.tensor(applied_operations(paste.parameters))[list(COLUMNS)] & (high > low)
-        values = torch.where(applied, bounds[:, 0] + (bounds[:, 1] - bounds[:, 0]) * share, values)
-        operations = replace(drawn.as_tensors(), values=values[None])
-        scale_yx = paste.parameters['fit_y'], paste.parameters['fit_x']
-        patch, _, _ = prepare_tensors(
-            self.engine.library[paste.donor],
-            scale_yx,
-            operations,
-            grown_pixels(self.engine.policy.grow, scale_yx, drawn),
-        )
-        return patch.permute(1, 2, 0)
-
-    def _watch(self, drawn, name: str) -> None:
         self._without_place = 0 if drawn.pastes else self._without_place + 1
         if self._without_place >= self.patience:
             reasons = ', '.join(sorted(drawn.skipped)) or 'no reason'
             raise ValueError(
-                f'defects must find a place, but {self._without_place} in a row found none, the last one in '
-                f'{name} ({reasons}); look at the object masks (`location` of the recipe) and at the '
-                'learned maps.'
+                f'defects must find a place, but {self._without_place} in a row found none, the last one in {name} '
+                f'({reasons}); look at the object masks (`location` of the recipe) and at the learned maps.'
             )
+        if not drawn.pastes:
+            return drawn.skipped
+        paste = drawn.pastes[0]
+        at_source = paste.parameters.get('at_source')
+        if self.differentiable and policy.raw_ranges.requires_grad and not at_source:
+            paste = replace(paste, patch=self._differentiable_patch(paste, ranges))
+        instance = engine.write(canvas, paste)
+        if instance is None:
+            return Counter(invisible=1)
+        factor = likelihood = None
+        if location is not None and not at_source:
+            cells, density = objects.under(paste.mask, paste.corner), engine.densities[paste.class_id]
+            factor = policy.proposal.weight(table[rows[paste.class_id]], density, objects, cells)
+        if self.differentiable and policy.raw_probabilities.requires_grad:
+            log = policy.log_likelihood(stream, applied_operations(paste.parameters))
+            likelihood = torch.exp(log - log.detach())
+        return instance, factor, likelihood
+
+    def _differentiable_patch(self, paste: Paste, ranges: OperationRanges) -> Tensor:
+        """Return the pixels of a sampled defect once more, ``(h, w, 3)``, as a function of the ranges."""
+        sampled = operations_from(paste.parameters)
+        tensors = sampled.as_tensors()
+        low, high = ranges.bounds().unbind(1)
+        fixed_low, width = low.detach(), (high - low).detach()
+        share = (tensors.values[0] - fixed_low) / width.clamp_min(1e-9)  # what was sampled evenly
+        applied = torch.tensor(applied_operations(paste.parameters))[list(COLUMNS)] & (width > 0)
+        values = torch.where(applied, low + (high - low) * share, tensors.values[0])
+        scale_yx = paste.parameters['fit_y'], paste.parameters['fit_x']
+        grow = grown_pixels(self.engine.policy.grow, scale_yx, sampled)
+        donor = self.engine.library[paste.donor]
+        patch, _, _ = prepare_tensors(donor, scale_yx, replace(tensors, values=values[None]), grow)
+        return patch.permute(1, 2, 0)
 
 
 def applied_operations(parameters: Mapping[str, float]) -> list[bool]:
-    """Tell from the record of a paste which of the eight operations were applied: those with another value than none."""
+    """Tell from the record of a paste which of the eight operations were applied: those that changed anything."""
     columns = {name: name if name != 'scale' else 'scale_x' for name in OPERATIONS}
     return [parameters[columns[name]] != NEUTRAL[name] for name in OPERATIONS]
