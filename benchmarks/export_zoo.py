@@ -41,9 +41,8 @@ def try_model(leaf: Path, ways: list[str]) -> dict:
     """Export one model in each way; return what came out."""
     from mmdefect.apis.inference import open_checkpoint
     from mmdefect.deployment import load_predictor
-    from mmdefect.inference.export import export_model
-    from mmdefect.inference.parity import compare_predictors
-    from mmdefect.inference.saved import SavedPredictor
+    from mmdefect.inference.export import compare_predictors, export_model
+    from mmdefect.inference.predictor import SavedPredictor
     from tests.helpers.deployment import make_images, write_checkpoint
 
     results = {}

@@ -15,53 +15,43 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 
-def fix_random_bases(model: nn.Module, seed: int = 0) -> int:
+def fix_random_bases(model: nn.Module, seed: int = 0) -> None:
     """Give matrix decompositions (SegNeXt) one set of starting bases instead of new ones for every image.
 
-    mmseg draws them anew in every forward pass, also when predicting, so the same image gives other scores each time.
-
-    Returns:
-        How many modules were changed.
+    mmseg samples new ones in every forward pass, also when predicting, so the same image gives other scores each time.
     """
-    changed = 0
     for module in model.modules():
         if hasattr(module, '_build_bases') and getattr(module, 'rand_init', False):
             module._build_bases = _FixedBases(seed)
-            changed += 1
-    return changed
 
 
 class _FixedBases:
-    """Draws bases once per shape, from its own generator, and repeats them for each image of a batch."""
+    """Samples bases once per shape, from its own generator, and repeats them for each image of a batch."""
 
     def __init__(self, seed: int) -> None:
-        self.seed, self.drawn = seed, {}
+        self.seed, self.bases = seed, {}
 
     def __call__(self, batch: int, spatial: int, depth: int, rank: int, device=None) -> Tensor:
-        key = int(spatial), int(depth), int(rank)
-        if key not in self.drawn:
-            drawn = torch.rand(key, generator=torch.Generator().manual_seed(self.seed))
-            self.drawn[key] = functional.normalize(drawn, dim=1)
-        return self.drawn[key].to(device or 'cpu').repeat(batch, 1, 1)
+        shape = int(spatial), int(depth), int(rank)
+        if shape not in self.bases:
+            sampled = torch.rand(shape, generator=torch.Generator().manual_seed(self.seed))
+            self.bases[shape] = functional.normalize(sampled, dim=1)
+        return self.bases[shape].to(device or 'cpu').repeat(batch, 1, 1)
 
 
 @contextmanager
 def exportable_operations(open_size: bool = True) -> Iterator[None]:
-    """Replace what does not export: adaptive pooling by products with two small matrices, for every size.
+    """Replace what does not export, or exports for the traced size only; with ``open_size`` files take any size.
 
-    ONNX knows no adaptive pooling, and the exporter unrolls it only where the size is fixed and divides evenly. PyTorch's
-    attention bakes the number of places into the trace; here it is written so that it stays open. So do the positions of
-    a ViT, where the traced size is the one it was trained with, and padding to whole strides (MobileNetV3,
-    patches).
-
-    Args:
-        open_size: whether the exported file is to take any size.
+    ONNX knows no adaptive pooling, and the exporter unrolls it only where the size is fixed and divides evenly: here it
+    is a product with two small matrices. PyTorch's attention bakes the number of patches into the trace; so do the
+    positions of a ViT where the traced size is the trained one, and padding to whole strides (MobileNetV3, patches).
     """
-    place = _place if open_size else VisionTransformer._pos_embeding
+    positions = _add_positions if open_size else VisionTransformer._pos_embeding
     with (
         mock.patch.object(functional, 'adaptive_avg_pool2d', pool_by_matrices),
         mock.patch.object(functional, 'multi_head_attention_forward', _attend),
-        mock.patch.object(VisionTransformer, '_pos_embeding', place),
+        mock.patch.object(VisionTransformer, '_pos_embeding', positions),
         mock.patch.object(Conv2dAdaptivePadding, 'forward', _pad_and_convolve),
         mock.patch.object(AdaptivePadding, 'forward', _pad_adaptively),
         mock.patch.object(Upsample, 'forward', _upsample),
@@ -82,23 +72,20 @@ def _upsample(module: Upsample, inputs: Tensor) -> Tensor:
 
 def _pad_and_convolve(module: Conv2dAdaptivePadding, inputs: Tensor) -> Tensor:
     """Return what mmcv's convolution returns."""
-    padded = _pad(inputs, module.kernel_size, module.stride, module.dilation, 'same')
-    return functional.conv2d(
-        padded, module.weight, module.bias, module.stride, module.padding, module.dilation, module.groups
-    )
+    padded = _pad(inputs, module, 'same')
+    sizes = module.stride, module.padding, module.dilation, module.groups
+    return functional.conv2d(padded, module.weight, module.bias, *sizes)
 
 
 def _pad_adaptively(module: AdaptivePadding, inputs: Tensor) -> Tensor:
     """Return what mmseg's padding of patches returns."""
-    return _pad(inputs, module.kernel_size, module.stride, module.dilation, module.padding)
+    return _pad(inputs, module, module.padding)
 
 
-def _pad(inputs: Tensor, kernel_hw, stride_hw, dilation_hw, where: str) -> Tensor:
-    """Pad for as many outputs as strides fit into each side, rounded up, on both sides (``same``) or behind (``corner``)."""
-    padding = []
-    for side, kernel, stride, dilation in zip(
-        inputs.shape[:1:-1], kernel_hw[::-1], stride_hw[::-1], dilation_hw[::-1], strict=True
-    ):
+def _pad(inputs: Tensor, module: nn.Module, where: str) -> Tensor:
+    """Pad for as many outputs as strides fit into a side, rounded up: at both ends (``same``) or one (``corner``)."""
+    padding, sizes = [], (module.kernel_size[::-1], module.stride[::-1], module.dilation[::-1])
+    for side, kernel, stride, dilation in zip(inputs.shape[:1:-1], *sizes, strict=True):
         reach = (kernel - 1) * dilation + 1
         if reach < stride:
             raise ValueError(f'a convolution must reach as far as its stride of {stride} to export, got {reach}.')
@@ -108,14 +95,12 @@ def _pad(inputs: Tensor, kernel_hw, stride_hw, dilation_hw, where: str) -> Tenso
     return functional.pad(inputs, padding)
 
 
-def _place(module: VisionTransformer, patches: Tensor, grid_hw, embedding: Tensor) -> Tensor:
-    """Return what mmseg's ViT does, resizing its positions to the traced size as well; to their own size it changes nothing."""
+def _add_positions(module: VisionTransformer, patches: Tensor, grid_hw, embedding: Tensor) -> Tensor:
+    """Return what mmseg's ViT does, but resize its positions to the traced size even where that is their own."""
     trained_hw = tuple(side // module.patch_size for side in module.img_size)
     if embedding.shape[1] != trained_hw[0] * trained_hw[1] + 1:
-        raise ValueError(
-            f'the positions of a ViT must be those of {trained_hw[0]} x {trained_hw[1]} patches and a class, '
-            f'got {embedding.shape[1]}.'
-        )
+        expected = f'{trained_hw[0]} x {trained_hw[1]} patches and a class'
+        raise ValueError(f'the positions of a ViT must be those of {expected}, got {embedding.shape[1]}.')
     resized = module.resize_pos_embed(embedding, grid_hw, trained_hw, module.interpolate_mode)
     return module.drop_after_pos(patches + resized)
 
@@ -123,46 +108,13 @@ def _place(module: VisionTransformer, patches: Tensor, grid_hw, embedding: Tenso
 _attention = functional.multi_head_attention_forward
 
 
-def _attend(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    width: int,
-    heads: int,
-    in_weight: Tensor | None,
-    in_bias: Tensor | None,
-    bias_k,
-    bias_v,
-    add_zero: bool,
-    dropout: float,
-    out_weight: Tensor,
-    out_bias: Tensor,
-    **options,
-) -> tuple[Tensor, Tensor | None]:
+def _attend(query: Tensor, key: Tensor, value: Tensor, width: int, heads: int, *rest, **options):
     """Return what PyTorch's attention returns, for ``(L, N, E)`` without masks; anything else is left to PyTorch."""
+    in_weight, in_bias, bias_k, _, add_zero, _, out_weight, out_bias = rest
     special = ('key_padding_mask', 'attn_mask', 'use_separate_proj_weight', 'is_causal')
-    if (
-        bias_k is not None
-        or add_zero
-        or in_weight is None
-        or any(options.get(name) is not None and options[name] is not False for name in special)
-    ):
-        return _attention(
-            query,
-            key,
-            value,
-            width,
-            heads,
-            in_weight,
-            in_bias,
-            bias_k,
-            bias_v,
-            add_zero,
-            dropout,
-            out_weight,
-            out_bias,
-            **options,
-        )
+    masked = any(options.get(name) is not None and options[name] is not False for name in special)
+    if bias_k is not None or add_zero or in_weight is None or masked:
+        return _attention(query, key, value, width, heads, *rest, **options)
     biases = (None,) * 3 if in_bias is None else in_bias.chunk(3)
     queries, keys, values = (
         functional.linear(x, w, b).unflatten(2, (heads, width // heads)).permute(1, 2, 0, 3)
@@ -174,12 +126,7 @@ def _attend(
 
 
 def pool_by_matrices(inputs: Tensor, output_size: int | tuple[int | None, int | None]) -> Tensor:
-    """Return what ``adaptive_avg_pool2d`` returns.
-
-    Args:
-        inputs: ``(N, C, H, W)`` float.
-        output_size: rows and columns; ``None`` keeps that side.
-    """
+    """Return what ``adaptive_avg_pool2d`` returns for ``(N, C, H, W)`` float; a size of ``None`` keeps that side."""
     rows, columns = output_size if isinstance(output_size, (tuple, list)) else (output_size, output_size)
     if rows == 1 and columns == 1:
         return inputs.mean((2, 3), keepdim=True)

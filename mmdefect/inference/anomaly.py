@@ -6,7 +6,6 @@ Heat 1 is that of the hottest pixel of the farthest normal image held out in the
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -14,13 +13,14 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from mmdefect.deployment.types import ModelInfo
-from mmdefect.inference.preparation import Preparation
+from mmdefect.functional.heat_maps import upsample_cells
+from mmdefect.inference.network import Preparation
 
 CLASSES, PALETTE = ('normal', 'anomaly'), ((0, 0, 0), (230, 57, 57))
 
 
 class HeatCore(nn.Module):
-    """A detector as a plain function: ``(N, 3, h, w)`` pixels in 0..255 to ``(N, 1, h, w)`` heat on its scale, at least 0.
+    """A detector as a function: ``(N, 3, h, w)`` pixels in 0..255 to ``(N, 1, h, w)`` heat on its scale, at least 0.
 
     The same as ``AnomalyDetector.heat_maps`` of mode ``fast``, written for one size so that it exports.
 
@@ -33,18 +33,16 @@ class HeatCore(nn.Module):
 
     def __init__(self, detector: nn.Module) -> None:
         super().__init__()
-        density = detector.densities.get('fast')
+        density, turns = detector.densities.get('fast'), detector.settings.turns
         if density is None or not hasattr(density, 'whitening'):
+            kinds = {k: type(d).__name__ for k, d in detector.densities.items()} or 'none'
             raise ValueError(
-                'a deployed detector must have a fast heat map of a Gaussian density, but it has '
-                f'{ {k: type(d).__name__ for k, d in detector.densities.items()} or "none" }; fit it with '
+                f'a deployed detector must have a fast heat map of a Gaussian density, but it has {kinds}; fit it with '
                 '`--localize fast` and another `--density` than kde and bank.'
             )
-        if detector.settings.turns != 1:
-            raise ValueError(
-                f'a deployed detector must see the image as it lies, but it was fitted with turns='
-                f'{detector.settings.turns}; fit it with `--turns 1`.'
-            )
+        if turns != 1:
+            fact = f'but it was fitted with turns={turns}; fit it with `--turns 1`.'
+            raise ValueError(f'a deployed detector must see the image as it lies, {fact}')
         self.features, self.network = detector.features, detector.features._fused()
         self.size_hw, self.patch = tuple(detector.settings.size_hw), detector.settings.patch
         self.register_buffer('center', density.mean.float())
@@ -53,12 +51,9 @@ class HeatCore(nn.Module):
             maps = self.features.read(torch.zeros(1, 3, *self.size_hw), self.network)
         self.map_sizes = [tuple(int(v) for v in m.shape[2:]) for m in maps]
         self.cells_hw = max(self.map_sizes)
-        from mmdefect.functional.heat_maps import upsample_cells
-
-        rows, columns = self.cells_hw
         # the spreading over pixels is linear: its two matrices are what it makes of unit vectors
-        self.register_buffer('down', _spread(upsample_cells, rows, self.size_hw[0], self.patch))
-        self.register_buffer('across', _spread(upsample_cells, columns, self.size_hw[1], self.patch))
+        for name, cells, size in zip(('down', 'across'), self.cells_hw, self.size_hw, strict=True):
+            self.register_buffer(name, _spread(cells, size, self.patch))
         scale = detector.scales['heat']
         self.low, self.range = float(scale.minimum), float(scale.maximum - scale.minimum)
 
@@ -84,17 +79,14 @@ def open_detector(detector: nn.Module, path: str | Path) -> tuple[HeatCore, Prep
     """Return network, preparation and description of a fitted detector."""
     size_hw = tuple(detector.settings.size_hw)
     preparation = Preparation(size_hw, False, (0.0,) * 3, (1.0,) * 3, activation='odds')
-    facts: Mapping = detector.settings.facts or {}
-    extra = {
-        'preparation': preparation.to_dict(),
-        'thresholds_from': 'held-out normal images',
-        'facts': {key: value for key, value in facts.items() if isinstance(value, (str, int, float, bool))},
-    }
+    facts = (detector.settings.facts or {}).items()
+    facts = {key: value for key, value in facts if isinstance(value, (str, int, float, bool))}
+    extra = dict(preparation=preparation.to_dict(), thresholds_from='held-out normal images', facts=facts)
     info = ModelInfo(CLASSES, PALETTE, (0.5,), size_hw, 'anomaly', Path(path).stem, extra)
     return HeatCore(detector).eval(), preparation, info
 
 
-def _spread(upsample, cells: int, size: int, patch: int) -> Tensor:
+def _spread(cells: int, size: int, patch: int) -> Tensor:
     """Return the ``(size, cells)`` matrix of an upsampling of ``(B, rows, columns)`` along one side."""
     units = torch.eye(cells)[:, :, None]  # one cell in a column of the height of the map, one column wide
-    return upsample(units, (size, 1), patch)[:, :, 0].T.contiguous()
+    return upsample_cells(units, (size, 1), patch)[:, :, 0].T.contiguous()

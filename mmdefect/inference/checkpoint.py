@@ -1,7 +1,8 @@
-"""Open a checkpoint of mmseg's Runner: the model, and what it says about itself."""
+"""Open a checkpoint of mmseg's Runner: the model, how it wants its images, and what it says about itself."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,13 @@ from mmdefect.deployment.decision import thresholds_from_offsets
 from mmdefect.deployment.types import ModelInfo
 from mmdefect.functional.calibration import read_offsets
 from mmdefect.inference.adaptation import fix_random_bases
-from mmdefect.inference.preparation import Preparation, read_preparation
+from mmdefect.inference.network import Preparation
 from mmdefect.registry import MODELS, init_default_scope
+from mmdefect.visualization import default_palette
+
+#: Steps of a test pipeline that change no pixel.
+_NEUTRAL = {'LoadImageFromFile', 'LoadAnnotations', 'LoadDefectAnnotations', 'LoadObjectMask'}
+_NEUTRAL |= {'PackSegInputs', 'PackSynthesisInputs', 'PackDefectInputs'}
 
 
 def open_segmentor(path: str | Path, config: Config | None = None) -> tuple[nn.Module, Preparation, ModelInfo]:
@@ -48,7 +54,8 @@ def open_segmentor(path: str | Path, config: Config | None = None) -> tuple[nn.M
             f'{path} must hold all weights of the model in the config, but {len(missing)} are missing '
             f'({missing[0]} ...); name the config that it was trained with.'
         )
-    return model, read_preparation(config, model), read_info(config, meta, model, Path(path))
+    preparation = _read_preparation(config, model)
+    return model, preparation, _read_info(config, meta, model, preparation, path)
 
 
 def build_segmentor(config: Config) -> nn.Module:
@@ -59,47 +66,6 @@ def build_segmentor(config: Config) -> nn.Module:
     return model.requires_grad_(False)
 
 
-def read_info(config: Config, meta: dict[str, Any], model: nn.Module, path: Path) -> ModelInfo:
-    """Return what a checkpoint says about its model; thresholds are those that its validation fitted, else 0.5."""
-    dataset = meta.get('dataset_meta') or config['test_dataloader']['dataset'].get('metainfo') or {}
-    if not dataset.get('classes'):
-        raise ValueError(
-            f'{path} must hold the names of its classes, but it does not; take one that tools/train.py wrote.'
-        )
-    classes = tuple(dataset['classes'])
-    if len(classes) != model.decode_head.num_classes:
-        raise ValueError(
-            f'{path} names {len(classes)} classes, but its model has {model.decode_head.num_classes}; name the '
-            'config that it was trained with.'
-        )
-    record = meta.get('calibration')
-    thresholds = (0.5,) * (len(classes) - 1)
-    extra: dict[str, Any] = {'iter': meta.get('iter'), 'thresholds_from': 'argmax'}
-    if record is not None:
-        offsets = read_offsets(record, classes)
-        thresholds = thresholds_from_offsets([0.0, *offsets.values()])
-        extra.update(thresholds_from='validation', objective=record.get('objective'), metrics=record.get('metrics'))
-    preparation = read_preparation(config, model)
-    extra['preparation'] = preparation.to_dict()
-    name = (
-        f'{config.model.backbone.type}-{config.model.decode_head[-1].type}'
-        if isinstance(config.model.decode_head, list)
-        else f'{config.model.backbone.type}-{config.model.decode_head.type}'
-    )
-    return ModelInfo(
-        classes, palette_of(dataset, len(classes)), thresholds, preparation.scale_hw, 'segmentation', name, extra
-    )
-
-
-def palette_of(dataset: dict[str, Any], count: int) -> list[tuple[int, int, int]]:
-    """Return the palette of a data set, or the default colours."""
-    if dataset.get('palette'):
-        return [tuple(colour) for colour in dataset['palette']]
-    from mmdefect.visualization import default_palette
-
-    return default_palette(count)
-
-
 def _without_sync_bn(node):
     """Copy a config with plain batch norms: they predict the same, and tracing knows them."""
     if isinstance(node, dict):
@@ -108,3 +74,59 @@ def _without_sync_bn(node):
             copied['type'] = 'BN'
         return copied
     return type(node)(_without_sync_bn(value) for value in node) if isinstance(node, (list, tuple)) else node
+
+
+def _read_preparation(cfg: Mapping, model: nn.Module) -> Preparation:
+    """Read the preparation of a test config and its built model.
+
+    Raises:
+        ValueError: if the test pipeline, or the preprocessor, does something that a deployed model would not.
+    """
+    resize = None
+    for step in cfg['test_dataloader']['dataset']['pipeline']:
+        if step['type'] == 'Resize' and resize is None and step.get('scale') is not None:
+            resize = step
+        elif step['type'] not in _NEUTRAL:
+            fact = f'but it has {dict(step)}; leave that step out.'
+            raise ValueError(
+                f'the test pipeline of a deployed model may load, resize once to a `scale` and pack, {fact}'
+            )
+    given = cfg['model'].get('data_preprocessor') or {}
+    if given.get('test_cfg'):
+        fact = f'but it has `test_cfg` {dict(given["test_cfg"])}; leave it out.'
+        raise ValueError(f'the preprocessor of a deployed model must not pad in testing, {fact}')
+    channels = int(cfg['model'].get('backbone', {}).get('in_channels', 3))
+    if channels != 3:
+        raise ValueError(f'a deployed model must take images of 3 channels, but it takes {channels}.')
+    return Preparation(
+        scale_hw=None if resize is None else tuple(int(v) for v in resize['scale'])[::-1],
+        keep_ratio=bool(resize and resize.get('keep_ratio', False)),
+        mean=tuple(float(v) for v in given.get('mean') or (0, 0, 0)),
+        std=tuple(float(v) for v in given.get('std') or (1, 1, 1)),
+        bgr=not (given.get('bgr_to_rgb') or given.get('rgb_to_bgr')),  # files are read as BGR
+        align_corners=bool(model.align_corners),
+        activation='sigmoid' if model.decode_head.out_channels == 1 else 'softmax',
+    )
+
+
+def _read_info(
+    config: Config, meta: dict[str, Any], model: nn.Module, preparation: Preparation, path: str | Path
+) -> ModelInfo:
+    """Return what a checkpoint says about its model; thresholds are those that its validation fitted, else 0.5."""
+    dataset = meta.get('dataset_meta') or config['test_dataloader']['dataset'].get('metainfo') or {}
+    classes, expected = tuple(dataset.get('classes') or ()), model.decode_head.num_classes
+    if not classes:
+        raise ValueError(f'{path} must hold the names of its classes; take a checkpoint that tools/train.py wrote.')
+    if len(classes) != expected:
+        fact = f'but its model has {expected}; name the config that it was trained with.'
+        raise ValueError(f'{path} names {len(classes)} classes, {fact}')
+    record, thresholds = meta.get('calibration'), (0.5,) * (len(classes) - 1)
+    extra: dict[str, Any] = {'iter': meta.get('iter'), 'thresholds_from': 'argmax'}
+    if record is not None:
+        thresholds = thresholds_from_offsets([0.0, *read_offsets(record, classes).values()])
+        extra.update(thresholds_from='validation', objective=record.get('objective'), metrics=record.get('metrics'))
+    extra['preparation'] = preparation.to_dict()
+    head = config.model.decode_head
+    name = f'{config.model.backbone.type}-{(head[-1] if isinstance(head, list) else head).type}'
+    palette = [tuple(colour) for colour in dataset.get('palette') or default_palette(len(classes))]
+    return ModelInfo(classes, palette, thresholds, preparation.scale_hw, 'segmentation', name, extra)

@@ -1,16 +1,19 @@
-"""Write a model to one file that runs without us: ONNX, TorchScript or torch.export."""
+"""Write a model to one file that runs without us: ONNX, TorchScript or torch.export; and measure what that changes."""
 
 from __future__ import annotations
 
 import io
-import os
 import warnings
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import torch
-from torch import Tensor, nn
+from numpy import ndarray
+from torch import nn
 
+from mmdefect import files
+from mmdefect.deployment.predictor import BatchPredictor
 from mmdefect.deployment.types import ModelInfo
 from mmdefect.inference.adaptation import exportable_operations
 from mmdefect.inference.network import DeployedNetwork
@@ -21,6 +24,8 @@ DYNAMIC = ('none', 'batch', 'size')
 FORMATS = ('onnx', 'torchscript', 'program')
 #: Where TorchScript and torch.export files keep the metadata.
 METADATA_FILE = 'mmdefect.json'
+#: How close to its source an exported model must stay: probabilities, and the share of equal labels.
+MAX_DIFFERENCE, MIN_AGREEMENT = 1e-4, 0.9999
 
 
 def export_model(
@@ -51,51 +56,45 @@ def export_model(
             written then.
     """
     if form not in FORMATS or dynamic not in DYNAMIC:
-        raise ValueError(
-            f'`form` must be one of {FORMATS} and `dynamic` one of {DYNAMIC}, got {form!r} and {dynamic!r}.'
-        )
+        given = f'got {form!r} and {dynamic!r}.'
+        raise ValueError(f'`form` must be one of {FORMATS} and `dynamic` one of {DYNAMIC}, {given}')
     if dynamic != 'size' and size_hw is None:
-        raise ValueError(
-            f'`size_hw` must say the size of the images with `dynamic={dynamic!r}`; give it, or export with '
-            "`dynamic='size'`."
-        )
-    write = {'onnx': _onnx, 'torchscript': _torchscript, 'program': _program}[form]
+        remedy = "give it, or export with `dynamic='size'`."
+        raise ValueError(f'`size_hw` must say the size of the images with `dynamic={dynamic!r}`; {remedy}')
+    fixed_batch = batch if dynamic == 'none' else None
     try:
         with warnings.catch_warnings(), exportable_operations(dynamic == 'size'), torch.no_grad():
-            warnings.simplefilter('ignore')  # a tracer warns of every constant it takes; parity is checked instead
-            content = write(network.eval(), info, dynamic, size_hw, batch)
+            warnings.simplefilter(
+                'ignore'
+            )  # a tracer warns of every constant it takes; the results are compared instead
+            if form == 'onnx':
+                content = _onnx(network.eval(), info, size_hw, fixed_batch, dynamic == 'size')
+            elif dynamic == 'size':
+                raise ValueError('a trace fixes the size; take `dynamic` batch or none, or ONNX.')
+            else:
+                content = _torch(network.eval(), info, size_hw, fixed_batch, form)
     except Exception as err:  # exporters raise what they like; what is said is kept
-        text = ' '.join(str(err).split())
-        raise ValueError(
-            f'{info.name or "the model"} cannot be exported as {form} with dynamic {dynamic}: '
-            f'{type(err).__name__}: {text[:300]}'
-        ) from err
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + '.part')
-    try:
-        temporary.write_bytes(content)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    return path
+        text = f'{type(err).__name__}: {" ".join(str(err).split())[:300]}'
+        name = info.name or 'the model'
+        raise ValueError(f'{name} cannot be exported as {form} with dynamic {dynamic}: {text}') from err
+    files.write_bytes(path, content)
+    return Path(path)
 
 
 def _onnx(
-    network: DeployedNetwork, info: ModelInfo, dynamic: str, size_hw: tuple[int, int] | None, batch: int
+    network: DeployedNetwork, info: ModelInfo, size_hw: tuple[int, int] | None, batch: int | None, open_size: bool
 ) -> bytes:
     from mmdefect.inference.onnx_graph import wrap_core
 
-    network_hw = _traced_size(network, dynamic, size_hw)
+    preparation = network.preparation
     # images of any size become one size inside where the aspect ratio is not kept
-    fixed_inside = network.preparation.scale_hw is not None and not network.preparation.keep_ratio
-    core = export_core(
-        network.core, network_hw, batch if dynamic == 'none' else None, open_size=dynamic == 'size' and not fixed_inside
-    )
-    model = wrap_core(
-        core, network.preparation, info, batch if dynamic == 'none' else None, None if dynamic == 'size' else size_hw
-    )
-    return model.SerializeToString()
+    fixed_inside = preparation.scale_hw is not None and not preparation.keep_ratio
+    if open_size and not fixed_inside:
+        traced_hw = preparation.scale_hw or size_hw or (256, 256)
+    else:
+        traced_hw = preparation.network_size(size_hw or (0, 0))
+    core = export_core(network.core, traced_hw, batch, open_size and not fixed_inside)
+    return wrap_core(core, preparation, info, batch, None if open_size else size_hw).SerializeToString()
 
 
 def export_core(core: nn.Module, size_hw: tuple[int, int], batch: int | None, open_size: bool):
@@ -109,12 +108,9 @@ def export_core(core: nn.Module, size_hw: tuple[int, int], batch: int | None, op
     """
     import onnx
 
-    axes = {} if batch is not None else {0: 'N'}
-    if open_size:
-        axes |= {2: 'h', 3: 'w'}
-    example = torch.zeros(batch or 2, 3, *size_hw)
+    axes = ({} if batch is not None else {0: 'N'}) | ({2: 'h', 3: 'w'} if open_size else {})
+    example, stream = torch.zeros(batch or 2, 3, *size_hw), io.BytesIO()
     core(example)  # whatever is made at the first call must be there before the trace
-    stream = io.BytesIO()
     torch.onnx.export(
         core,
         (example,),
@@ -128,41 +124,45 @@ def export_core(core: nn.Module, size_hw: tuple[int, int], batch: int | None, op
     return onnx.load_from_string(stream.getvalue())
 
 
-def _torchscript(
-    network: DeployedNetwork, info: ModelInfo, dynamic: str, size_hw: tuple[int, int] | None, batch: int
-) -> bytes:
-    if dynamic == 'size':
-        raise ValueError('a trace fixes the size; take `dynamic` batch or none, or ONNX.')
-    images, thresholds, fixed = _example(info, size_hw, batch if dynamic == 'none' else None)
-    network(images, thresholds)  # whatever is made at the first call must be there before the trace
-    traced = torch.jit.trace(network, (images, thresholds), check_trace=False)
-    stream = io.BytesIO()
-    torch.jit.save(traced, stream, _extra_files={METADATA_FILE: fixed.to_json()})
+def _torch(network: DeployedNetwork, info: ModelInfo, size_hw: tuple[int, int], batch: int | None, form: str) -> bytes:
+    """Return the content of a file of TorchScript or torch.export; it says which batch and size it is fixed to."""
+    info = replace(info, extra={**info.extra, 'image_size_hw': list(size_hw), 'batch_size': batch})
+    extra, stream = {METADATA_FILE: info.to_json()}, io.BytesIO()
+    example = torch.zeros(batch or 2, *size_hw, 3, dtype=torch.uint8), torch.tensor(info.thresholds)
+    network(*example)  # whatever is made at the first call must be there before the trace
+    if form == 'torchscript':
+        torch.jit.save(torch.jit.trace(network, example, check_trace=False), stream, _extra_files=extra)
+    else:
+        shapes = ({0: torch.export.Dim('N', min=1)}, {}) if batch is None else None
+        program = torch.export.export(network, example, dynamic_shapes=shapes)
+        torch.export.save(program, stream, extra_files=extra)
     return stream.getvalue()
 
 
-def _program(
-    network: DeployedNetwork, info: ModelInfo, dynamic: str, size_hw: tuple[int, int] | None, batch: int
-) -> bytes:
-    if dynamic == 'size':
-        raise ValueError('a program is exported for one size; take `dynamic` batch or none, or ONNX.')
-    images, thresholds, fixed = _example(info, size_hw, batch if dynamic == 'none' else None)
-    network(images, thresholds)  # whatever is made at the first call must be there before the trace
-    shapes = ({0: torch.export.Dim('N', min=1)}, {}) if dynamic == 'batch' else None
-    program = torch.export.export(network, (images, thresholds), dynamic_shapes=shapes)
-    stream = io.BytesIO()
-    torch.export.save(program, stream, extra_files={METADATA_FILE: fixed.to_json()})
-    return stream.getvalue()
+@dataclass(frozen=True)
+class Parity:
+    """How far two predictors are apart on the same images.
+
+    Attributes:
+        difference: largest absolute difference of a probability.
+        agreement: share of pixels with the same label.
+    """
+
+    difference: float
+    agreement: float
+
+    @property
+    def holds(self) -> bool:
+        """Whether both bounds are kept."""
+        return self.difference <= MAX_DIFFERENCE and self.agreement >= MIN_AGREEMENT
 
 
-def _example(info: ModelInfo, size_hw: tuple[int, int], batch: int | None) -> tuple[Tensor, Tensor, ModelInfo]:
-    """Return inputs to trace with, and the info that says which batch and size the file is fixed to."""
-    fixed = replace(info, extra={**info.extra, 'image_size_hw': list(size_hw), 'batch_size': batch})
-    return torch.zeros(batch or 2, *size_hw, 3, dtype=torch.uint8), torch.tensor(info.thresholds), fixed
-
-
-def _traced_size(network: DeployedNetwork, dynamic: str, size_hw: tuple[int, int] | None) -> tuple[int, int]:
-    """Return the size of the network's input to trace with."""
-    if dynamic != 'size' or (not network.preparation.keep_ratio and network.preparation.scale_hw is not None):
-        return network.preparation.network_size(size_hw or (0, 0))
-    return network.preparation.scale_hw or size_hw or (256, 256)
+def compare_predictors(one: BatchPredictor, two: BatchPredictor, batches: list[ndarray]) -> Parity:
+    """Run two predictors over batches of images, ``(N, H, W, 3)`` uint8, with the thresholds of the first."""
+    difference, same, total = 0.0, 0, 0
+    for images in batches:
+        labels, probabilities = one.infer(images, one.info.thresholds)
+        other_labels, other = two.infer(images, one.info.thresholds)
+        difference = max(difference, float(np.abs(probabilities - other).max()))
+        same, total = same + int((labels == other_labels).sum()), total + labels.size
+    return Parity(difference, same / total)

@@ -1,21 +1,57 @@
 """The deployed network in PyTorch: uint8 images in, labels and probabilities out.
 
 The predictor runs it, TorchScript and torch.export save it, and the ONNX graph repeats it node by node
-(``onnx_graph.py``). Images are resized as uint8, as in training, with weights of ten bits: every intermediate value is a
+(``onnx_graph.py``). Images are resized as uint8, as in training, with weights of ten bits: every value in between is a
 whole number below 2 ** 24, which float32 holds exactly, so all backends give the network the same pixels. (A resize in
 plain floats rounds a few pixels differently in each, and a grey level changes a probability by some 1e-4.)
 """
 
 from __future__ import annotations
 
+from dataclasses import asdict, dataclass
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mmdefect.inference.preparation import Preparation
-
 #: Steps of a weight, and of the values between the two passes.
 WEIGHT_STEPS, VALUE_STEPS = 1024, 32
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """From uint8 RGB to the input of the network, and from its outputs back to the size of the image.
+
+    Attributes:
+        scale_hw: size that images are resized to; ``None`` leaves them as they are.
+        keep_ratio: whether ``scale_hw`` bounds the longer and the shorter side, or is the size itself.
+        mean, std: per channel, in the order that the network takes.
+        bgr: whether the network takes the channels in the order blue, green, red.
+        align_corners: of the resize of the logits.
+        activation: what makes probabilities of the outputs: ``softmax`` over the classes; for a single output
+            ``sigmoid``, or ``odds``, which takes it as ``p / (1 - p)`` of the defect (heat of anomalies).
+    """
+
+    scale_hw: tuple[int, int] | None
+    keep_ratio: bool
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    bgr: bool = False
+    align_corners: bool = False
+    activation: str = 'softmax'
+
+    def network_size(self, image_hw: tuple[int, int]) -> tuple[int, int]:
+        """Return the size at which the network sees an image, rounded as mmcv does it."""
+        if self.scale_hw is None:
+            return tuple(image_hw)
+        if not self.keep_ratio:
+            return self.scale_hw
+        factor = min(max(self.scale_hw) / max(image_hw), min(self.scale_hw) / min(image_hw))
+        return tuple(int(side * factor + 0.5) for side in image_hw)
+
+    def to_dict(self) -> dict:
+        """Return plain values."""
+        return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
 
 
 class Core(nn.Module):
@@ -32,12 +68,7 @@ class Core(nn.Module):
 
 
 class DeployedNetwork(nn.Module):
-    """Preparation, network and decision in one.
-
-    Args:
-        core: see :class:`Core`.
-        preparation: of the images.
-    """
+    """Preparation, network (see :class:`Core`) and decision in one."""
 
     def __init__(self, core: nn.Module, preparation: Preparation) -> None:
         super().__init__()
@@ -55,12 +86,10 @@ class DeployedNetwork(nn.Module):
         Returns:
             ``(N, H, W)`` uint8 labels and ``(N, K + 1, H, W)`` float32 probabilities.
         """
-        size_hw = images.shape[1:3]
+        size_hw, align = images.shape[1:3], self.preparation.align_corners
         logits = self.core(self.prepare(images))
         if logits.shape[2:] != size_hw:
-            logits = functional.interpolate(
-                logits, size_hw, mode='bilinear', align_corners=self.preparation.align_corners
-            )
+            logits = functional.interpolate(logits, size_hw, mode='bilinear', align_corners=align)
         probabilities = activate(logits, self.preparation.activation)
         return decide(probabilities, thresholds), probabilities
 
@@ -84,11 +113,7 @@ def activate(outputs: Tensor, activation: str) -> Tensor:
 
 
 def resize_images(images: Tensor, size_hw: tuple[int, int]) -> Tensor:
-    """Resize by linear interpolation, pixel centres aligned, to whole numbers.
-
-    Args:
-        images: ``(N, H, W, C)`` uint8.
-        size_hw: rows and columns.
+    """Resize ``(N, H, W, C)`` uint8 by linear interpolation, pixel centres aligned, to whole numbers.
 
     Returns:
         ``(N, h, w, C)`` float32, whole numbers in [0, 255].
@@ -103,7 +128,7 @@ def resize_images(images: Tensor, size_hw: tuple[int, int]) -> Tensor:
 
 
 def interpolation(length: int, new_length: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the lower and the upper pixel of each new one, int64, and the weight of the upper one in 0..1024, float32."""
+    """Return the lower and the upper pixel of each new one, int64, and the weight of the upper, float32 in 0..1024."""
     position = (torch.arange(new_length, dtype=torch.float64, device=device) + 0.5) * (length / new_length) - 0.5
     position = position.clamp(0, length - 1)
     low = position.floor()

@@ -7,11 +7,11 @@ import pytest
 import torch
 
 import mmdefect.registration  # noqa: F401
-from mmdefect.apis.export import export
+from mmdefect.apis.inference import export
 from mmdefect.deployment import load_predictor
 from mmdefect.deployment.tiling import TiledPredictor, TilePlan
 from mmdefect.functional.density import ScoreScale, fit_gaussian
-from mmdefect.inference.parity import compare_predictors
+from mmdefect.inference.export import compare_predictors
 from mmdefect.models.anomaly_detector import AnomalyDetector, DetectorSettings, build_backbone
 from tests.helpers.deployment import make_images
 

@@ -1,4 +1,4 @@
-"""Checkpoint, torch predictor and exported files say the same; and the torch predictor says what mmseg's own test says."""
+"""Checkpoint, torch predictor and exported files predict the same, which is what mmseg's own test predicts."""
 
 from __future__ import annotations
 
@@ -20,10 +20,8 @@ from mmdefect.deployment.decision import decide_labels
 from mmdefect.deployment.predictor import METADATA_KEY
 from mmdefect.functional.calibration import decide
 from mmdefect.inference.adaptation import exportable_operations, pool_by_matrices
-from mmdefect.inference.export import export_core, export_model
-from mmdefect.inference.network import resize_images
-from mmdefect.inference.parity import compare_predictors
-from mmdefect.inference.preparation import Preparation
+from mmdefect.inference.export import compare_predictors, export_core, export_model
+from mmdefect.inference.network import Preparation, resize_images
 from mmdefect.models.decode_heads.fitted_lraspp_head import FittedAvgPool2d
 from tests.helpers.deployment import CLASSES, LEAF, OFFSETS, make_images, write_checkpoint
 
@@ -199,7 +197,7 @@ def test_attention_that_exports_is_attention():
         mask = torch.zeros(9, 5, dtype=torch.bool)
         mask[:, 3:] = True
         masked = layer(query, other, other, attn_mask=mask)
-    torch.testing.assert_close(masked, layer(query, other[:3], other[:3])[:1] + (masked[1],))
+    torch.testing.assert_close(masked, (*layer(query, other[:3], other[:3])[:1], masked[1]))
 
 
 def check_open_size(module, size_hw, others):

@@ -15,8 +15,7 @@ from mmdefect.deployment.decision import decide_labels
 from mmdefect.deployment.predictor import BatchPredictor
 from mmdefect.deployment.tiling import TiledPredictor, TilePlan
 from mmdefect.inference.export import export_model
-from mmdefect.inference.network import DeployedNetwork
-from mmdefect.inference.preparation import Preparation
+from mmdefect.inference.network import DeployedNetwork, Preparation
 from tests.helpers.deployment import make_images
 
 INFO = ModelInfo(('good', 'pit', 'scratch'), ((0, 0, 0), (255, 0, 0), (0, 255, 0)), (0.5, 0.4))
