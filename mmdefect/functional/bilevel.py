@@ -1,8 +1,8 @@
 """Hypergradients: how an outer loss changes with the settings of a training, behind one interface.
 
-Inner problem: ``w* = argmin L_in(w, policy)``. Outer problem: ``min L_out(w*(policy), policy)``. By the implicit function
-theorem, ``dL_out/dpolicy = direct - (d2 L_in / dpolicy dw) p`` with ``p = H^-1 v``, ``H`` the Hessian of the inner loss
-and ``v`` the gradient of the outer loss by the weights. The estimators differ in ``p`` only:
+Inner problem: ``w* = argmin L_in(w, policy)``. Outer problem: ``min L_out(w*(policy), policy)``. By the implicit
+function theorem, ``dL_out/dpolicy = direct - (d2 L_in / dpolicy dw) p`` with ``p = H^-1 v``, ``H`` the Hessian of the
+inner loss and ``v`` the gradient of the outer loss by the weights. The estimators differ in ``p`` only:
 
 * :class:`NeumannSeries`: a truncated series in the step of the inner optimiser (Lorraine et al., 2020);
 * :class:`ConjugateGradient`: solves the damped system (Rajeswaran et al., 2019);
@@ -16,7 +16,7 @@ Not covered: inner problems whose Hessian is indefinite at the solution; damping
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -24,8 +24,8 @@ import torch
 from torch import Tensor
 
 Loss = Callable[[], Tensor]
-#: A series whose next product stretches its term by more than this, after scaling, has left the interval in which it
-#: converges.
+Tensors = list[Tensor]
+#: A series whose next product stretches its term by more than this, after scaling, does not converge.
 GROWTH = 2.0
 
 
@@ -42,7 +42,7 @@ class BilevelProblem:
             of the weight; see :func:`inner_steps`.
         decay: for each weight the factor of an L2 penalty that the optimiser adds; part of the Hessian.
         curvature_loss: inner loss on fewer samples, for products with the Hessian; ``None`` takes ``inner_loss``.
-        average: mean over processes of a list of tensors, called in the same order in all of them; ``list`` for one process.
+        average: mean over processes of a list of tensors, called in the same order in all; ``list`` for one process.
         shared_policy: whether the outer variables are the same in all processes, and their gradient is averaged here.
     """
 
@@ -53,34 +53,30 @@ class BilevelProblem:
     steps: Sequence[float | Tensor] = ()
     decay: Sequence[float] = ()
     curvature_loss: Loss | None = None
-    average: Callable[[list[Tensor]], list[Tensor]] = list
+    average: Callable[[Tensors], Tensors] = list
     shared_policy: bool = True
 
     def __post_init__(self) -> None:
         for name in ('weights', 'policy'):
             leaves = getattr(self, name)
-            if not leaves or not all(t.is_leaf and t.requires_grad for t in leaves):
-                raise ValueError(
-                    f'`{name}` must be leaf tensors that require a gradient, at least one, got '
-                    f'{len(leaves)} with {sum(not t.requires_grad for t in leaves)} that do not.'
-                )
+            fixed = sum(not (t.is_leaf and t.requires_grad) for t in leaves)
+            if not leaves or fixed:
+                raise ValueError(f'`{name}` must be leaf tensors with gradient, got {len(leaves)}, {fixed} without.')
         for name in ('steps', 'decay'):
             count = len(getattr(self, name))
             if count not in (0, len(self.weights)):
                 raise ValueError(f'`{name}` must hold one entry for each of {len(self.weights)} weights, got {count}.')
 
-    def stepped(self, vector: Sequence[Tensor]) -> list[Tensor]:
-        """Return ``A vector``.
-
-        Raises:
-            ValueError: if the problem does not say what the steps are.
-        """
+    def stepped(self, vector: Sequence[Tensor]) -> Tensors:
+        """Return ``A vector``, with ``A`` the steps of the inner optimiser."""
         if not self.steps:
-            raise ValueError('`steps` must hold the step of the inner optimiser for each weight; see `inner_steps`.')
+            raise ValueError(
+                '`steps` must be given: the step of the inner optimiser for each weight; see `inner_steps`.'
+            )
         return [step * v for step, v in zip(self.steps, vector, strict=True)]
 
-    def decayed(self, product: list[Tensor], vector: Sequence[Tensor]) -> list[Tensor]:
-        """Return the product with the share of the L2 penalty added."""
+    def decayed(self, product: Tensors, vector: Sequence[Tensor]) -> Tensors:
+        """Return a product with the Hessian, with the share of the L2 penalty added."""
         if not any(self.decay):
             return product
         return [h + d * v.detach() for h, d, v in zip(product, self.decay, vector, strict=True)]
@@ -88,7 +84,7 @@ class BilevelProblem:
 
 def gradients(
     outputs: Tensor | Sequence[Tensor], inputs: Sequence[Tensor], along: Sequence[Tensor] | None = None, **kwargs
-) -> list[Tensor]:
+) -> Tensors:
     """Return gradients by the inputs; zeros for inputs and outputs that are not connected."""
     outputs = [outputs] if isinstance(outputs, Tensor) else list(outputs)
     along = [None] * len(outputs) if along is None else along
@@ -105,111 +101,80 @@ def dot(one: Sequence[Tensor], other: Sequence[Tensor]) -> float:
 
 
 @contextmanager
-def moved(
-    weights: Sequence[Tensor], direction: Sequence[Tensor], length: float, before: Sequence[Tensor] | None = None
-):
+def moved(weights: Sequence[Tensor], before: Tensors, direction: Tensors, length: float, constant: bool = False):
     """Move the weights inside the block; afterwards they have their bits again, whatever happened.
 
-    ``before`` is a copy of the weights as they are; one is made if it is None.
+    Args:
+        before: a copy of the weights as they are.
+        constant: treat the weights as constants inside: a graph is kept only for what the policy reaches.
     """
-    before = [w.detach().clone() for w in weights] if before is None else before
     try:
         with torch.no_grad():
             for w, old, d in zip(weights, before, direction, strict=True):
                 torch.add(old, d, alpha=length, out=w)
+                w.requires_grad_(not constant)
         yield
     finally:
         with torch.no_grad():
             for w, old in zip(weights, before, strict=True):
                 w.copy_(old)
+                w.requires_grad_(True)
 
 
-@contextmanager
-def without_gradient(weights: Sequence[Tensor]):
-    """Treat the weights as constants inside the block: a graph is kept only for what the policy reaches."""
-    try:
-        for w in weights:
-            w.requires_grad_(False)
-        yield
-    finally:
-        for w in weights:
-            w.requires_grad_(True)
+class ExactProducts:
+    """Products of second derivatives with vectors, backward through the graph of the gradient; it is made once."""
+
+    def __init__(self, problem: BilevelProblem, radius: float) -> None:
+        self.problem = problem
+        self._slopes: dict[Loss, Tensors] = {}
+
+    def _graph(self, loss: Loss) -> Tensors:
+        if loss not in self._slopes:
+            self._slopes[loss] = gradients(loss(), self.problem.weights, create_graph=True)
+        return self._slopes[loss]
+
+    def hessian(self, vector: Tensors) -> Tensors:
+        """Return ``H vector`` of this process, without weight decay."""
+        slopes = self._graph(self.problem.curvature_loss or self.problem.inner_loss)
+        return gradients(slopes, self.problem.weights, vector, retain_graph=True)
+
+    def mixed(self, vector: Tensors) -> Tensors:
+        """Return ``(d2 L_in / dpolicy dw) vector``, one tensor for each outer variable; of this process."""
+        self._slopes.pop(self.problem.curvature_loss, None)  # its graph is done with
+        return gradients(self._graph(self.problem.inner_loss), self.problem.policy, vector)
 
 
-class Products(ABC):
-    """Products of second derivatives of the inner loss with vectors, at the present weights."""
+class DifferenceProducts:
+    """The same as differences of first derivatives: forward for the Hessian, central for the mixed term."""
 
     def __init__(self, problem: BilevelProblem, radius: float) -> None:
         self.problem, self.radius = problem, radius
-
-    def hessian(self, vector: list[Tensor]) -> list[Tensor]:
-        """Return ``H vector``, averaged over processes."""
-        return self.problem.decayed(self.problem.average(self._hessian(vector)), vector)
-
-    @abstractmethod
-    def _hessian(self, vector: list[Tensor]) -> list[Tensor]:
-        """Return the product of this process, without weight decay."""
-
-    @abstractmethod
-    def mixed(self, vector: list[Tensor]) -> list[Tensor]:
-        """Return ``(d2 L_in / dpolicy dw) vector``, one tensor for each outer variable; of this process."""
-
-
-class ExactProducts(Products):
-    """Backward through the graph of the gradient; the graph is made once."""
-
-    def __init__(self, problem: BilevelProblem, radius: float) -> None:
-        super().__init__(problem, radius)
-        self._slopes: dict[str, list[Tensor]] = {}
-
-    def _graph(self, name: str, loss: Loss) -> list[Tensor]:
-        if name not in self._slopes:
-            self._slopes[name] = gradients(loss(), self.problem.weights, create_graph=True)
-        return self._slopes[name]
-
-    def _hessian(self, vector: list[Tensor]) -> list[Tensor]:
-        loss = self.problem.curvature_loss
-        slopes = self._graph('inner', self.problem.inner_loss) if loss is None else self._graph('curvature', loss)
-        return gradients(slopes, self.problem.weights, vector, retain_graph=True)
-
-    def mixed(self, vector: list[Tensor]) -> list[Tensor]:
-        self._slopes.pop('curvature', None)  # its graph is done with
-        return gradients(self._graph('inner', self.problem.inner_loss), self.problem.policy, vector)
-
-
-class DifferenceProducts(Products):
-    """Differences of first derivatives: forward for the Hessian, central for the mixed term."""
-
-    def __init__(self, problem: BilevelProblem, radius: float) -> None:
-        super().__init__(problem, radius)
-        self._here: list[Tensor] | None = None
+        self._here: Tensors | None = None
         self._before = [w.detach().clone() for w in problem.weights]
 
-    def _reach(self, vector: list[Tensor]) -> float:
+    def _reach(self, vector: Tensors) -> float:
         norm = sum(float(torch.linalg.vector_norm(v.detach())) ** 2 for v in vector) ** 0.5
         return self.radius / norm if norm > 0 else 0.0
 
-    def _hessian(self, vector: list[Tensor]) -> list[Tensor]:
+    def hessian(self, vector: Tensors) -> Tensors:
+        """Return ``H vector`` of this process, without weight decay."""
+        weights, reach = self.problem.weights, self._reach(vector)
         loss = self.problem.curvature_loss or self.problem.inner_loss
         if self._here is None:
-            self._here = gradients(loss(), self.problem.weights)
-        reach = self._reach(vector)
+            self._here = gradients(loss(), weights)
         if reach == 0:
             return [torch.zeros_like(v) for v in vector]
-        with moved(self.problem.weights, vector, reach, self._before):
-            there = gradients(loss(), self.problem.weights)
+        with moved(weights, self._before, vector, reach):
+            there = gradients(loss(), weights)
         return [(b - a).div_(reach) for a, b in zip(self._here, there, strict=True)]
 
-    def mixed(self, vector: list[Tensor]) -> list[Tensor]:
-        reach = self._reach(vector)
+    def mixed(self, vector: Tensors) -> Tensors:
+        """Return ``(d2 L_in / dpolicy dw) vector``, one tensor for each outer variable; of this process."""
+        reach, sides = self._reach(vector), []
         if reach == 0:
             return [torch.zeros_like(p) for p in self.problem.policy]
-        sides = []
         for sign in (1, -1):
-            with (
-                moved(self.problem.weights, vector, sign * reach, self._before),
-                without_gradient(self.problem.weights),
-            ):
+            with moved(self.problem.weights, self._before, vector, sign * reach, constant=True):
                 sides.append(gradients(self.problem.inner_loss(), self.problem.policy))
         return [(b - a) / (2 * reach) for b, a in zip(*sides, strict=True)]
 
@@ -227,9 +192,9 @@ class Hypergradient:
         response: ``p``, one tensor for each weight; the policy acts through it.
     """
 
-    gradient: list[Tensor]
+    gradient: Tensors
     outer_loss: float
-    response: list[Tensor]
+    response: Tensors
 
 
 @dataclass(frozen=True)
@@ -253,13 +218,17 @@ class Estimator(ABC):
     def __call__(self, problem: BilevelProblem) -> Hypergradient:
         """Return the hypergradient. No ``.grad`` is touched and the weights keep their bits."""
         value, slopes, direct = self.outer_gradient(problem)
-        curvature = PRODUCTS[self.products](problem, self.radius)
-        response = self.respond(problem, slopes, curvature)
-        gradient = [a - b for a, b in zip(direct, curvature.mixed(response), strict=True)]
+        products = PRODUCTS[self.products](problem, self.radius)
+
+        def hessian(vector: Tensors) -> Tensors:
+            return problem.decayed(problem.average(products.hessian(vector)), vector)
+
+        response = self.respond(problem, slopes, hessian)
+        gradient = [a - b for a, b in zip(direct, products.mixed(response), strict=True)]
         gradient = problem.average(gradient) if problem.shared_policy else gradient
         return Hypergradient(gradient, value, response)
 
-    def outer_gradient(self, problem: BilevelProblem) -> tuple[float, list[Tensor], list[Tensor]]:
+    def outer_gradient(self, problem: BilevelProblem) -> tuple[float, Tensors, Tensors]:
         """Return value and gradient of the outer loss: by the weights, averaged, and by the policy, not averaged."""
         loss = problem.outer_loss()
         both = gradients(loss, [*problem.weights, *problem.policy])
@@ -267,21 +236,21 @@ class Estimator(ABC):
         return value, problem.average(both[: len(problem.weights)]), both[len(problem.weights) :]
 
     @abstractmethod
-    def respond(self, problem: BilevelProblem, slopes: list[Tensor], curvature: Products) -> list[Tensor]:
-        """Return ``p`` for the gradient ``v`` of the outer loss."""
+    def respond(self, problem: BilevelProblem, slopes: Tensors, hessian: Callable[[Tensors], Tensors]) -> Tensors:
+        """Return ``p`` for the gradient ``v`` of the outer loss; ``hessian`` multiplies by ``H``, averaged."""
 
 
 @dataclass(frozen=True)
 class NeumannSeries(Estimator):
     """``p = a sum_{j=0..terms} (I - a A H)^j A v`` with ``A`` the steps of the inner optimiser.
 
-    It tends to ``H^-1 v`` while the spectrum of ``a A H`` lies in (0, 2). With ``a = 1`` and finite ``terms`` it equals what
-    the last ``terms + 1`` inner steps made of the policy. The published settings are 1 and 3 terms.
+    It tends to ``H^-1 v`` while the spectrum of ``a A H`` lies in (0, 2). With ``a = 1`` and finite ``terms`` it equals
+    what the last ``terms + 1`` inner steps made of the policy. The published settings are 1 and 3 terms.
 
     Adam trains where the largest ``A H`` is far above 2: its momentum keeps the weights in place, but the series with
     ``a = 1`` grows from term to term with changing sign, and its odd terms point the policy the wrong way. So, unless
-    ``alpha`` says otherwise, ``a`` is 1 divided by the stretch of the first product where that is above 1, and the series
-    ends before a product that would make it grow all the same.
+    ``alpha`` says otherwise, ``a`` is 1 divided by the stretch of the first product where that is above 1, and the
+    series ends before a product that would make it grow all the same.
 
     Args:
         terms: products with the Hessian.
@@ -298,13 +267,13 @@ class NeumannSeries(Estimator):
         if self.alpha is not None and self.alpha <= 0:
             raise ValueError(f'`alpha` must be above 0, or None to choose it, got {self.alpha}.')
 
-    def respond(self, problem: BilevelProblem, slopes: list[Tensor], curvature: Products) -> list[Tensor]:
+    def respond(self, problem: BilevelProblem, slopes: Tensors, hessian: Callable[[Tensors], Tensors]) -> Tensors:
         term = problem.stepped(slopes)
         total = [t.clone() for t in term]
         scale = 1.0 if self.alpha is None else self.alpha
-        # In place: a net has millions of weights, and a new list of them for each of these lines costs a tenth of the step.
+        # In place: a net has millions of weights, and new lists of them for these lines cost a tenth of the step each.
         for number in range(self.terms):
-            product = curvature.hessian(term)
+            product = hessian(term)
             if self.alpha is None:
                 stretch = _stretch(problem.steps, term, product)
                 if number == 0:
@@ -317,7 +286,7 @@ class NeumannSeries(Estimator):
         return total if scale == 1 else [s.mul_(scale) for s in total]
 
 
-def _stretch(steps: Sequence[float | Tensor], term: list[Tensor], product: list[Tensor]) -> float:
+def _stretch(steps: Sequence[float | Tensor], term: Tensors, product: Tensors) -> float:
     """Return how much longer ``A H t`` is than ``t``, in the norm of the inverse of ``A``, for ``product = H t``.
 
     ``A H`` is symmetric in that norm, so this is at most its largest eigenvalue, and nears it from term to term.
@@ -339,14 +308,15 @@ class OneStep(Estimator):
     products: str = 'difference'
     lookahead: bool = False
 
-    def outer_gradient(self, problem: BilevelProblem) -> tuple[float, list[Tensor], list[Tensor]]:
+    def outer_gradient(self, problem: BilevelProblem) -> tuple[float, Tensors, Tensors]:
         if not self.lookahead:
             return super().outer_gradient(problem)
-        slopes = problem.average(gradients(problem.inner_loss(), problem.weights))
-        with moved(problem.weights, problem.stepped(problem.decayed(slopes, problem.weights)), -1.0):
+        weights, slopes = problem.weights, problem.average(gradients(problem.inner_loss(), problem.weights))
+        before = [w.detach().clone() for w in weights]
+        with moved(weights, before, problem.stepped(problem.decayed(slopes, weights)), -1.0):
             return super().outer_gradient(problem)
 
-    def respond(self, problem: BilevelProblem, slopes: list[Tensor], curvature: Products) -> list[Tensor]:
+    def respond(self, problem: BilevelProblem, slopes: Tensors, hessian: Callable[[Tensors], Tensors]) -> Tensors:
         return problem.stepped(slopes)
 
 
@@ -364,7 +334,7 @@ class ConjugateGradient(Estimator):
     tolerance: float = 1e-6
     damping: float = 0.0
 
-    def respond(self, problem: BilevelProblem, slopes: list[Tensor], curvature: Products) -> list[Tensor]:
+    def respond(self, problem: BilevelProblem, slopes: Tensors, hessian: Callable[[Tensors], Tensors]) -> Tensors:
         solution = [torch.zeros_like(v) for v in slopes]
         residual, direction = list(slopes), list(slopes)
         power = dot(residual, residual)
@@ -372,7 +342,7 @@ class ConjugateGradient(Estimator):
         for _ in range(self.iterations):
             if power <= goal or power == 0:
                 break
-            product = curvature.hessian(direction)
+            product = hessian(direction)
             product = [h + self.damping * d for h, d in zip(product, direction, strict=True)]
             bend = dot(direction, product)
             if bend <= 0:
