@@ -297,7 +297,7 @@ def bench_loader(data: Path, size: int = 512) -> list[dict]:
         for name in ('baseline', 'paste-poisson')
     }
     for dataset in datasets.values():
-        dataset.set_draw_seed(0)
+        dataset.set_sample_seed(0)
     times: dict[str, list[float]] = {name: [] for name in datasets}
     for draw in range(-LOADED, 2 * LOADED):  # the first draws find the foreground of each image
         for name, dataset in datasets.items():

@@ -64,13 +64,13 @@ def build_dataset(cfg: Config, split: str):
 
 def draw_samples(dataset, count: int, seed: int) -> Iterator[dict]:
     """Yield packed samples of random images; the same seed gives the same ones with the same augmentation."""
-    from mmdefect.datasets.draws import sample_seed, seeded_globals
+    from mmdefect.datasets.seeding import sample_seed, seeded_globals
 
     rng = np.random.default_rng(seed)
     order = np.concatenate([rng.permutation(len(dataset)) for _ in range(-(-count // len(dataset)))])[:count]
-    numbered = hasattr(dataset, 'set_draw_seed')
+    numbered = hasattr(dataset, 'set_sample_seed')
     if numbered:
-        dataset.set_draw_seed(seed)
+        dataset.set_sample_seed(seed)
     for k, index in enumerate(order.tolist()):
         position = k // len(dataset)
         with seeded_globals(sample_seed(seed, position, index)):  # for wrappers, which take plain indices only

@@ -79,12 +79,12 @@ def main() -> int:
 
     stop_without('mm')
     from mmdefect.datasets.convert import convert
-    from mmdefect.datasets.progress import track
+    from mmdefect.progress import track
 
     try:
         source = read_source(args)
         report = convert(
-            source, args.out, args.layout, args.link, args.overwrite, f'{args.format} {args.source}', track
+            source, args.out, args.layout, args.link, args.overwrite, f"{args.format} {args.source}", *[track] * sys.stderr.isatty()
         )
     except (ValueError, OSError) as err:
         if os.environ.get('MMDEFECT_TRACEBACK'):

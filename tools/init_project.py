@@ -50,8 +50,8 @@ def main() -> int:
     from mmdefect.extras import stop_without
 
     stop_without('mm')
-    from mmdefect.datasets.census_report import make_console
-    from mmdefect.datasets.progress import track
+    from mmdefect.datasets.census import make_console
+    from mmdefect.progress import track
     from mmdefect.datasets.project import init_project
 
     try:
@@ -69,7 +69,7 @@ def main() -> int:
             not args.ignore_look_alikes,
             args.overwrite,
             make_console(),
-            track,
+            *[track] * sys.stderr.isatty(),
         )
     except (ValueError, OSError) as err:
         if os.environ.get('MMDEFECT_TRACEBACK'):

@@ -96,7 +96,7 @@ def parse_args() -> argparse.Namespace:
 
 
 def make_protocol(args: argparse.Namespace):
-    from mmdefect.datasets.splits import Fractions, KShot, Third
+    from mmdefect.datasets.protocols import Fractions, KShot, Third
 
     if args.protocol == 'third':
         return Third(args.val_fraction, args.outer_val_fraction, args.first)
@@ -128,7 +128,7 @@ def main() -> int:
     try:
         import mmdefect.registration  # noqa: F401
         from mmdefect.datasets.layouts import build_layout
-        from mmdefect.datasets.splits import split_dataset, types_without_training
+        from mmdefect.datasets.splits import split_dataset
 
         options = dict(args.dataset_options, **({'category': args.category} if args.category else {}))
         dataset = build_layout(args.layout, args.data_root, **options)
@@ -141,7 +141,7 @@ def main() -> int:
         print(f'error: {err}', file=sys.stderr)
         return 2
     print_counts(split)
-    for defect_type in types_without_training(split):
+    for defect_type in split.types_without_training():
         print(f'warning: no training image of {defect_type}: it has too few images for this protocol.')
     if 'left_out' in split.notes:
         print(f'left out: {len(split.notes["left_out"])} near duplicates of k-shot images.')

@@ -36,7 +36,7 @@ def main() -> int:
     out = args.out or os.path.join(os.path.dirname(args.split_file), 'shots_{shots}_{seed}.json')
     out = out.replace('{seed}', str(args.seed))
     try:
-        from mmdefect.datasets.fewer_shots import split_fewer
+        from mmdefect.datasets.splits import split_fewer
 
         made = split_fewer(args.split_file, args.shots, out, args.seed, args.groups, args.overwrite)
     except (ValueError, FileExistsError, PermissionError) as err:

@@ -53,7 +53,7 @@ def main() -> int:
     try:
         import mmdefect.registration  # noqa: F401
         from mmdefect.datasets.layouts import build_layout
-        from mmdefect.datasets.outer_split import split_outer_val
+        from mmdefect.datasets.splits import split_outer_val
 
         split = split_outer_val(
             build_layout(args.layout, args.data_root, **args.dataset_options),

@@ -66,7 +66,7 @@ def make_samples(dataset, step, count: int, seed: int) -> Iterator[MadeSample]:
         ValueError: if none of 50 images in a row gets a defect; the reasons are in the message.
     """
     rng, made, since = np.random.default_rng(seed), 0, 0
-    dataset.set_draw_seed(seed)
+    dataset.set_sample_seed(seed)
     skipped: dict[str, int] = {}
     for position in range(count * 50 + 50):
         results = dataset[position * len(dataset) + int(rng.integers(len(dataset)))]

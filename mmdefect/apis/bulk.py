@@ -17,7 +17,7 @@ from PIL import Image
 from mmdefect.apis.browse import synthesis_step
 from mmdefect.apis.config import load_config
 from mmdefect.datasets.donors import library_of
-from mmdefect.datasets.draws import sample_seed
+from mmdefect.datasets.seeding import sample_seed
 from mmdefect.experiments.bulk import Workers, map_items, track
 from mmdefect.experiments.records import read_json, write_bytes, write_json
 from mmdefect.experiments.settings import digest
@@ -144,7 +144,7 @@ def _make_writer(config: str, cfg_options: dict | None, out: Path, seed: int, sp
     import mmdefect.registration  # noqa: F401  in a new process nothing is registered yet
 
     dataset, step = synthesis_step(load_config(config, cfg_options))
-    dataset.set_draw_seed(seed)
+    dataset.set_sample_seed(seed)
     return partial(_write_image, dataset, step, out, seed, split)
 
 

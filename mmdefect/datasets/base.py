@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from mmseg.datasets import BaseSegDataset
 from mmseg.datasets.transforms import LoadAnnotations
 
-from mmdefect.datasets.draws import NumberedDraws
 from mmdefect.datasets.samples import Sample, relative_path
+from mmdefect.datasets.seeding import NumberedSamples
 from mmdefect.datasets.split_file import read_split
 
 #: Colours of the normal class and the first defect classes; further ones are spread over the colour circle.
@@ -38,7 +38,7 @@ def defect_palette(num_classes: int) -> list[list[int]]:
     return colours
 
 
-class DefectDataset(NumberedDraws, BaseSegDataset, ABC):
+class DefectDataset(NumberedSamples, BaseSegDataset, ABC):
     """Base of the defect data sets; a subclass scans one folder layout.
 
     A subclass implements :meth:`scan`. Which of the scanned images the data set holds is decided by, in this order:

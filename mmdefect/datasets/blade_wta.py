@@ -6,6 +6,7 @@ Images in ``img_dir/{train,val,test}``, labels 0/1/2 under the same names in ``a
 from __future__ import annotations
 
 import os
+from typing import ClassVar
 
 from mmseg.datasets import BaseSegDataset
 
@@ -18,9 +19,6 @@ def scan_wta(root: str, img_suffix: str = '.png', seg_map_suffix: str = '.png') 
     """List the images below ``img_dir`` with the mask of the same name below ``ann_dir``.
 
     The first folder below ``img_dir`` is the split. Whether a mask exists is checked by ``check_dataset``.
-
-    Raises:
-        ValueError: if ``img_dir`` or ``ann_dir`` is missing.
     """
     img_dir, ann_dir = os.path.join(root, 'img_dir'), os.path.join(root, 'ann_dir')
     for folder in (img_dir, ann_dir):
@@ -57,7 +55,7 @@ class BladeWTADataset(DefectDataset):
         **kwargs: see :class:`~mmdefect.datasets.base.DefectDataset`.
     """
 
-    METAINFO = dict(classes=('normal', 'attached', 'broken'), palette=[[0, 0, 0], [255, 0, 0], [0, 255, 0]])
+    METAINFO: ClassVar = dict(classes=('normal', 'attached', 'broken'), palette=[[0, 0, 0], [255, 0, 0], [0, 255, 0]])
 
     def __init__(
         self, img_suffix: str = '.png', seg_map_suffix: str = '.png', data_prefix: dict | None = None, **kwargs

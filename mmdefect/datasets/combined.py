@@ -7,9 +7,11 @@ and, if there are any, masks of the object in ``good_object_location_mask/``.
 from __future__ import annotations
 
 import os
+from typing import ClassVar
 
 from mmdefect.datasets.base import DefectDataset
-from mmdefect.datasets.samples import GOOD, Sample, index_by_stem, list_images
+from mmdefect.datasets.mvtec import find_masks
+from mmdefect.datasets.samples import GOOD, Sample, list_images
 from mmdefect.registry import DATASETS
 
 SPLITS = ('train', 'val', 'test')
@@ -23,23 +25,19 @@ def scan_combined(root: str, good_split: str = GOOD) -> list[Sample]:
         good_split: split the clean images are put in.
 
     Returns:
-        Defect images with a ``'binary'`` mask of class 1; clean images without one, with ``object_mask_path`` in
-        ``extra``.
-
-    Raises:
-        ValueError: if ``Combined/`` or a mask is missing.
+        Defect images with a ``'binary'`` mask of class 1; clean images with ``object_mask_path`` in ``extra``.
     """
     combined = next((c for c in (os.path.join(root, n) for n in ('Combined', 'combined')) if os.path.isdir(c)), None)
     if combined is None:
         raise ValueError(
-            f'{root} must hold the folder Combined/ with train, train_gt, ..., but there is none; correct '
-            '`data_root`, or read the data with FolderDefectDataset.'
+            f'{root} must hold the folder Combined/ with train, train_gt, ..., but there is none; correct `data_root`, '
+            'or read the data with FolderDefectDataset.'
         )
     samples = []
     for split in SPLITS:
         folder = os.path.join(combined, split)
         images = list_images(folder) if os.path.isdir(folder) else []
-        masks = _matched(images, f'{folder}_gt')
+        masks = find_masks(images, f'{folder}_gt', 'take the image out')
         samples += [
             Sample(i, m, mask_encoding='binary', class_id=1, own_split=split)
             for i, m in zip(images, masks, strict=True)
@@ -47,7 +45,9 @@ def scan_combined(root: str, good_split: str = GOOD) -> list[Sample]:
     good = os.path.join(root, 'good')
     images = list_images(good) if os.path.isdir(good) else []
     objects = f'{good}_object_location_mask'
-    masks = _matched(images, objects) if os.path.isdir(objects) else [None] * len(images)
+    masks = [None] * len(images)
+    if os.path.isdir(objects):
+        masks = find_masks(images, objects, 'take the image out')
     samples += [
         Sample(i, None, GOOD, own_split=good_split, extra=dict(object_mask_path=m))
         for i, m in zip(images, masks, strict=True)
@@ -67,7 +67,7 @@ class CombinedDefectDataset(DefectDataset):
         **kwargs: see :class:`~mmdefect.datasets.base.DefectDataset`.
     """
 
-    METAINFO = dict(classes=('normal', 'defect'), palette=[[0, 0, 0], [255, 0, 0]])
+    METAINFO: ClassVar = dict(classes=('normal', 'defect'), palette=[[0, 0, 0], [255, 0, 0]])
 
     def __init__(self, include_good: bool = False, **kwargs) -> None:
         self.include_good = include_good
@@ -76,17 +76,3 @@ class CombinedDefectDataset(DefectDataset):
     def scan(self) -> list[Sample]:
         """List the images of all splits and the clean ones."""
         return scan_combined(self.data_root or '.', 'train' if self.include_good else GOOD)
-
-
-def _matched(images: list[str], folder: str) -> list[str]:
-    """Return the mask of every image: ``<stem>_mask`` or ``<stem>`` with any image suffix."""
-    if not images:
-        return []
-    masks = index_by_stem(list_images(folder), suffixes=('_mask',))
-    for stem, image in index_by_stem(images).items():
-        if stem not in masks:
-            raise ValueError(
-                f'{image} must have a mask {os.path.join(folder, stem)}_mask.png, but there is none; '
-                'restore the mask or take the image out.'
-            )
-    return [masks[stem] for stem in index_by_stem(images)]

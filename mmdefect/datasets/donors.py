@@ -12,12 +12,12 @@ import numpy as np
 from mmengine.logging import print_log
 from numpy import ndarray
 
-from mmdefect.datasets.file_facts import cache_folder, find_facts
-from mmdefect.datasets.leakage import check_donors
+from mmdefect.datasets.checks import check_donors
+from mmdefect.datasets.file_facts import cache_folder, find_hashes
 from mmdefect.datasets.samples import iter_data_infos
 from mmdefect.registry import DATASETS
-from mmdefect.synthesis.donor_cutting import CuttingRule
-from mmdefect.synthesis.donors import CutAll, DefectLibrary, LabelledImage, cut_images, open_library
+from mmdefect.synthesis.library import CuttingRule
+from mmdefect.synthesis.library import CutAll, DefectLibrary, LabelledImage, cut_images, open_library
 
 _SHOWN: set[str] = set()
 
@@ -34,9 +34,9 @@ def library_of(
     Args:
         dataset: the training data set or its config; the pipeline is not used.
         held_out: validation and test data sets, or configs, by name: no donor may come from one of their images.
-        rule: settings of :class:`~mmdefect.synthesis.donor_cutting.CuttingRule`.
+        rule: settings of :class:`~mmdefect.synthesis.library.CuttingRule`.
         folder: where libraries are kept; by default ``donors`` in the cache folder (``$MMDEFECT_CACHE``).
-        cut_all: how the cutting is spread, see :func:`~mmdefect.synthesis.donors.build_library`.
+        cut_all: how the cutting is spread, see :func:`~mmdefect.synthesis.library.build_library`.
 
     Raises:
         ValueError: if a donor comes from a held-out image (both files are named), or there is no defect.
@@ -56,16 +56,13 @@ def labelled_images(dataset: Any) -> list[LabelledImage]:
     """Return every image of a data set once, with the hash of what is in its files."""
     infos = list({info['img_path']: info for info in iter_data_infos(dataset)}.values())
     paths = [p for info in infos for p in (info['img_path'], info.get('seg_map_path')) if p is not None]
-    hashes = find_facts('sha256', paths, description='reading training images')
+    hashes = find_hashes(paths, 'reading training images')
     images = []
     for info in infos:
+        image, mask = info['img_path'], info.get('seg_map_path')
         parts = [repr([info.get(k) for k in ('mask_encoding', 'class_id', 'palette', 'label_map')])]
-        for path in (info['img_path'], info.get('seg_map_path')):
-            if isinstance(hashes.get(path), ValueError):
-                raise hashes[path]
-            parts.append(str(hashes.get(path)))
-        fingerprint = hashlib.sha256('\0'.join(parts).encode()).hexdigest()
-        images.append(LabelledImage(info['img_path'], partial(_load, info), fingerprint))
+        parts += [hashes[image], str(hashes.get(mask))]
+        images.append(LabelledImage(image, partial(_load, info), hashlib.sha256('\0'.join(parts).encode()).hexdigest()))
     return images
 
 

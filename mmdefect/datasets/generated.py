@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 from mmengine.dataset import ConcatDataset
 
@@ -22,7 +23,7 @@ class GeneratedDefectDataset(DefectDataset):
         **kwargs: see :class:`~mmdefect.datasets.base.DefectDataset`.
     """
 
-    METAINFO: dict = {}
+    METAINFO: ClassVar = {}
 
     def __init__(self, folder: str, metainfo: dict | None = None, **kwargs) -> None:
         self.packed = read_pack(folder)
@@ -49,7 +50,7 @@ class GeneratedDefectDataset(DefectDataset):
 
 @DATASETS.register_module()
 class MixedDefectDataset(ConcatDataset):
-    """Several data sets after one another, with the numbered draws of :class:`~mmdefect.datasets.DefectDataset` kept.
+    """Several data sets after one another, with the numbered samples of our data sets kept.
 
     mmengine's ``ConcatDataset`` hands on plain indices; then the randomness of a sample would be its worker's.
 
@@ -58,22 +59,22 @@ class MixedDefectDataset(ConcatDataset):
         **kwargs: see mmengine's ``ConcatDataset``.
     """
 
-    _draw_seed: int | None = None
+    _sample_seed: int | None = None
 
     def __init__(self, datasets: Sequence[dict | DefectDataset], **kwargs) -> None:
         # mmengine looks settings up in its own registry, which does not know the data sets of mmseg.
         super().__init__([DATASETS.build(d) if isinstance(d, dict) else d for d in datasets], **kwargs)
 
-    def set_draw_seed(self, seed: int, *ranks: int) -> None:
-        """Take numbered draws from now on, and so does every part; see :class:`~mmdefect.datasets.draws.NumberedDraws`."""
-        self._draw_seed = int(seed)
+    def set_sample_seed(self, seed: int, *ranks: int) -> None:
+        """Take numbered samples from now on, as every part does; see :mod:`mmdefect.datasets.seeding`."""
+        self._sample_seed = int(seed)
         for part in self.datasets:
-            part.set_draw_seed(seed, *ranks)
+            part.set_sample_seed(seed, *ranks)
 
-    def __getitem__(self, draw: int) -> dict:
+    def __getitem__(self, number: int) -> dict:
         """Return one sample."""
-        if self._draw_seed is None:
-            return super().__getitem__(draw)
-        position, index = divmod(draw, len(self))
+        if self._sample_seed is None:
+            return super().__getitem__(number)
+        position, index = divmod(number, len(self))
         part, inside = self._get_ori_dataset_idx(index)
         return self.datasets[part][position * len(self.datasets[part]) + inside]

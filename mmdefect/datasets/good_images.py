@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import os
+from typing import ClassVar
 
 import cv2
 from mmengine.dataset import BaseDataset
 
 from mmdefect.datasets.base import DefectDataset
-from mmdefect.datasets.seeding import NumberedSamples
 from mmdefect.datasets.mvtec import find_categories
 from mmdefect.datasets.samples import GOOD, index_by_stem, list_images
+from mmdefect.datasets.seeding import NumberedSamples
 from mmdefect.datasets.split_file import read_split
 from mmdefect.functional.density import fold_of
 from mmdefect.registry import DATASETS
@@ -24,9 +25,6 @@ def good_folder(root: str, category: str | None = None) -> str:
     Args:
         root: folder of categories, one category, or a folder of images.
         category: name of a category below ``root``.
-
-    Raises:
-        ValueError: if it is not there; the message lists the categories that are.
     """
     if not os.path.isdir(root):
         raise ValueError(f'`data_root` must be a folder, but {root} does not exist; correct the path.')
@@ -52,13 +50,13 @@ class GoodImageDataset(NumberedSamples, BaseDataset):
         folds: one of this many parts is held out; of fewer images one image.
         split_seed: of the division.
         labels: folder of label maps of the same names: only images whose map is all 0 are taken.
-        split_file: JSON of ``tools/split_dataset.py``, below ``data_root`` or by its path: only the good images of ``split``
-            are taken, so that nothing is learned from an image that a segmentation tests on.
+        split_file: JSON of ``tools/split_dataset.py``, below ``data_root`` or by its path: only the good images of
+            ``split`` are taken, so that nothing is learned from an image that a segmentation tests on.
         split: name of a split in it.
         **kwargs: arguments of mmengine's ``BaseDataset``.
     """
 
-    METAINFO = dict(classes=('normal',), palette=[[0, 0, 0]])
+    METAINFO: ClassVar = dict(classes=('normal',), palette=[[0, 0, 0]])
 
     def __init__(
         self,

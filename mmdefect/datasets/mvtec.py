@@ -46,10 +46,7 @@ def scan_mvtec(
             f'`category` must name folders of {root} that hold train/good and test, but {unknown[0]!r} is '
             f'not one; found: {", ".join(found) or "none"}.'
         )
-    samples = []
-    for name in names:
-        samples += _scan_category(found[name], name, class_ids)
-    return samples
+    return [sample for name in names for sample in _scan_category(found[name], name, class_ids)]
 
 
 def defect_types(samples: Sequence[Sample]) -> list[str]:
@@ -123,54 +120,49 @@ def _scan_category(folder: str, name: str, class_ids: dict[str, int] | None) -> 
                     'move defect images to test/, or read the folder with FolderDefectDataset.'
                 )
             class_id = 1 if class_ids is None else class_ids[defect_type]
-            masks = _find_masks(os.path.join(folder, 'ground_truth', defect_type), images)
+            masks = os.path.join(folder, 'ground_truth', defect_type)
             samples += [
                 Sample(i, m, defect_type, 'binary', class_id, own_split=split, category=name)
-                for i, m in zip(images, masks, strict=True)
+                for i, m in zip(images, find_masks(images, masks, 'move a clean image to good/'), strict=True)
             ]
     return samples
 
 
-def _find_masks(folder: str, images: list[str]) -> list[str]:
-    """Return the mask of every image, ``<stem>_mask`` or ``<stem>`` with any image suffix."""
+def find_masks(images: list[str], folder: str, what: str) -> list[str]:
+    """Return the mask of every image in ``folder``, ``<stem>_mask`` or ``<stem>`` with any image suffix.
+
+    Raises:
+        ValueError: if a mask is missing; ``what`` says how to fix that.
+    """
     masks = index_by_stem(list_images(folder), suffixes=('_mask',)) if images else {}
-    paired = []
     for stem, image in index_by_stem(images).items():
         if stem not in masks:
-            raise ValueError(
-                f'the defect image {image} must have a mask {os.path.join(folder, stem)}_mask.png, but '
-                'there is none; restore the mask, or move the image to good/ if it is clean.'
-            )
-        paired.append(masks[stem])
-    return paired
+            missing = f'{os.path.join(folder, stem)}_mask.png'
+            raise ValueError(f'{image} must have a mask {missing}, but there is none; restore the mask, or {what}.')
+    return [masks[stem] for stem in index_by_stem(images)]
 
 
 def _subfolders(folder: str) -> list[str]:
-    if not os.path.isdir(folder):
-        return []
-    return sorted(n for n in os.listdir(folder) if not n.startswith('.') and os.path.isdir(os.path.join(folder, n)))
+    names = os.listdir(folder) if os.path.isdir(folder) else []
+    return sorted(n for n in names if not n.startswith('.') and os.path.isdir(os.path.join(folder, n)))
 
 
 def _class_names(classes: str | Sequence[str], types: list[str]) -> list[str]:
-    """Return the class names, normal first.
-
-    Raises:
-        ValueError: if the setting is unknown or a defect type has no class.
-    """
+    """Return the class names, normal first; raise if the setting is unknown or a defect type has no class."""
     if classes == 'binary':
         return ['normal', 'defect']
     if classes == 'types':
         return ['normal', *types]
     if isinstance(classes, str):
         raise ValueError(
-            f"`classes` must be 'binary', 'types' or a list with 'normal' first, got {classes!r}; the "
-            f'defect types found are {types}.'
+            f"`classes` must be 'binary', 'types' or a list with 'normal' first, got {classes!r}; the defect types "
+            f'found are {types}.'
         )
     names = list(classes)
     if not names or names[0] != 'normal' or len(set(names)) != len(names):
         raise ValueError(
-            f"`classes` must start with 'normal' and name each class once, got {names}; the defect types "
-            f'found are {types}.'
+            f"`classes` must start with 'normal' and name each class once, got {names}; the defect types found are "
+            f'{types}.'
         )
     missing = [t for t in types if t not in names]
     one_class = len(names) == 2 and names[1] not in types

@@ -1,4 +1,4 @@
-"""Find photographs of one part, or edited copies of one photograph, so that a split keeps them on one side.
+"""Find images of one part, or edited copies of one image, so that a split keeps them on one side.
 
 Products in a fixed pose all look alike, so plain perceptual hashes call everything a duplicate: on the 400 cutting
 inserts of the WTA set half of all pairs differ in at most 2 of 64 dHash bits. What all images share is therefore
@@ -36,20 +36,13 @@ _BLOCK = 1024
 
 
 def thumbnail(image: np.ndarray) -> np.ndarray:
-    """Shrink an image to what near duplicates are judged by.
-
-    Args:
-        image: ``(H, W)`` or ``(H, W, 3)`` uint8, BGR.
-
-    Returns:
-        ``(64, 64)`` float32 in [0, 255].
-    """
+    """Shrink an image, ``(H, W)`` or ``(H, W, 3)`` uint8 BGR, to ``(64, 64)`` float32 in [0, 255]."""
     grey = image if image.ndim == 2 else cv2.cvtColor(image, cv2.COLOR_BGR2GRAY)
     return cv2.resize(grey.astype(np.float32), (THUMBNAIL, THUMBNAIL), interpolation=cv2.INTER_AREA)
 
 
-def exact_duplicates(hashes: Sequence[str]) -> list[tuple[int, ...]]:
-    """Group the indices of equal content hashes; groups of one are left out."""
+def exact_duplicates(hashes: Sequence[str | int]) -> list[tuple[int, ...]]:
+    """Group the indices of equal content hashes (or other labels); groups of one are left out."""
     groups = defaultdict(list)
     for index, value in enumerate(hashes):
         groups[value].append(index)
@@ -57,7 +50,7 @@ def exact_duplicates(hashes: Sequence[str]) -> list[tuple[int, ...]]:
 
 
 def near_duplicates(thumbnails: np.ndarray, distance: float | None = None) -> list[tuple[int, ...]]:
-    """Group images that show the same part or the same photograph.
+    """Group images that show the same part or are copies of one.
 
     Pairs below the distance are linked; each connected part is then cut by average linkage, so that a chain of
     look-alikes does not swallow the whole set.
@@ -90,11 +83,7 @@ def merge_groups(count: int, *groupings: Sequence[Sequence[int]]) -> list[tuple[
     pairs = [(group[0], other) for groups in groupings for group in groups for other in group[1:]]
     rows, columns = np.array(pairs, int).reshape(-1, 2).T
     graph = coo_matrix((np.ones(len(rows), bool), (rows, columns)), shape=(count, count))
-    _, labels = connected_components(graph, directed=False)
-    merged = defaultdict(list)
-    for index, label in enumerate(labels):
-        merged[int(label)].append(index)
-    return sorted(tuple(g) for g in merged.values() if len(g) > 1)
+    return exact_duplicates(connected_components(graph, directed=False)[1].tolist())
 
 
 def _residuals(vectors: np.ndarray, components: int) -> np.ndarray:
@@ -102,7 +91,7 @@ def _residuals(vectors: np.ndarray, components: int) -> np.ndarray:
     vectors = _unit_rows(vectors - vectors.mean(axis=1, keepdims=True))
     vectors = vectors - vectors.mean(axis=0)
     if components:
-        step = -(-len(vectors) // _FIT_IMAGES)  # evenly spread rows: no random draw, and bounded work for large sets
+        step = -(-len(vectors) // _FIT_IMAGES)  # evenly spread rows: nothing random, and bounded work for large sets
         basis = np.linalg.svd(vectors[::step], full_matrices=False)[2][:components]
         vectors = vectors - (vectors @ basis.T) @ basis
     return _unit_rows(vectors)

@@ -1,8 +1,4 @@
-"""Which classes an image shows, and how often, from the label files of a data set.
-
-Files are read in parallel; which values a file holds is remembered between runs
-(:mod:`mmdefect.datasets.file_facts`).
-"""
+"""Which classes an image shows, and how often, from the label files of a data set."""
 
 from __future__ import annotations
 
@@ -11,26 +7,23 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 
 from mmdefect.datasets.checks import classes_of, mask_facts_of
+from mmdefect.datasets.file_facts import THREADS
 from mmdefect.datasets.samples import iter_data_infos
 from mmdefect.datasets.transforms.loading import LoadDefectAnnotations
 
 
-def class_presence(dataset, num_threads: int = 8) -> list[set[int]]:
-    """Return the classes that each image shows, in the order of the data set.
+def class_presence(dataset) -> list[set[int]]:
+    """Return the ids of the classes that each image shows, in the order of the data set; ``{0}`` without a label file.
 
-    Args:
-        dataset: mmseg's and ours, also inside wrappers that keep the number of images.
-        num_threads: files read at a time.
-
-    Returns:
-        One set of class ids per index; an image without a label file shows ``{0}``.
+    The data set may be mmseg's or ours, also inside wrappers that keep the number of images. Which values a file
+    holds is remembered between runs (:mod:`mmdefect.datasets.file_facts`).
 
     Raises:
         ValueError: if a label file cannot be read or holds values of no class, or a wrapper changes the number of
             images.
     """
     infos = _infos(dataset)
-    facts = mask_facts_of(infos, num_threads, None)
+    facts = mask_facts_of(infos)
     presence = []
     for info in infos:
         if info.get('seg_map_path') is None:
@@ -46,14 +39,13 @@ def class_presence(dataset, num_threads: int = 8) -> list[set[int]]:
     return presence
 
 
-def class_frequencies(dataset, num_classes: int, max_images: int = 500, num_threads: int = 8) -> list[float]:
+def class_frequencies(dataset, num_classes: int, max_images: int = 500) -> list[float]:
     """Return the share of the labelled pixels of each class.
 
     Args:
         dataset: as in :func:`class_presence`.
         num_classes: with the normal class.
         max_images: at most so many files are read, spread evenly over the set.
-        num_threads: files read at a time.
 
     Raises:
         ValueError: if no pixel is labelled.
@@ -66,12 +58,12 @@ def class_frequencies(dataset, num_classes: int, max_images: int = 500, num_thre
         label = load.transform(dict(infos[index]))['gt_seg_map']
         return np.bincount(label.ravel(), minlength=256)[:num_classes]
 
-    with ThreadPoolExecutor(num_threads) as pool:
+    with ThreadPoolExecutor(THREADS) as pool:
         counts = sum(pool.map(count, chosen), np.zeros(num_classes, np.int64))
     if counts.sum() == 0:
         raise ValueError(
-            f'the data set must have labelled pixels, but {len(chosen)} label files have none; check that '
-            'its masks are not all 255 (ignore).'
+            f'the data set must have labelled pixels, but {len(chosen)} label files have none; check that its masks '
+            'are not all 255 (ignore).'
         )
     return (counts / counts.sum()).tolist()
 
@@ -80,7 +72,7 @@ def _infos(dataset) -> list[dict]:
     infos = list(iter_data_infos(dataset))
     if len(infos) != len(dataset):
         raise ValueError(
-            f'`dataset` must have one image per index, got {len(infos)} images for {len(dataset)} '
-            'indices; leave out wrappers that repeat or mix images.'
+            f'`dataset` must have one image per index, got {len(infos)} images for {len(dataset)} indices; leave out '
+            'wrappers that repeat or mix images.'
         )
     return infos

@@ -2,17 +2,19 @@
 
 Three protocols: :class:`Fractions` of every type, :class:`KShot` images of every type for training, and
 :class:`Third`, one third of the defect images for training and two thirds for testing, as papers on few-shot defect
-generation do. The order in which images are drawn is the order of a hash of seed and relative path: it depends
-neither on the file system nor on a random-number library.
+generation do. Images are sampled in the order of a hash of seed and relative path, which depends neither on the file
+system nor on a random-number library.
 
 Splits are named ``train``, ``outer_val`` (the outer level of bi-level learning), ``val`` (selection) and ``test``.
+:func:`split_outer_val` takes ``outer_val`` out of a training split; :func:`split_fewer` makes training splits with
+fewer defective images, one inside the other, for learning curves.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
@@ -20,85 +22,13 @@ from typing import Any
 
 import numpy as np
 
-from mmdefect.datasets.file_facts import find_facts
-from mmdefect.datasets.groups import Unit, duplicate_groups, make_units, read_groups
-from mmdefect.datasets.masks import IGNORE, decode_mask, label_from_raw
+from mmdefect.datasets.file_facts import find_hashes
+from mmdefect.datasets.groups import Unit, make_units, read_groups
+from mmdefect.datasets.masks import IGNORE, read_label
+from mmdefect.datasets.near_duplicates import exact_duplicates
 from mmdefect.datasets.protocols import Fractions, KShot, Third
 from mmdefect.datasets.samples import GOOD, UNKNOWN, Sample, relative_path
-from mmdefect.datasets.split_file import Split, SplitEntry, check_no_overlap, read_split, write_split
-
-__all__ = [
-    'Fractions',
-    'KShot',
-    'Split',
-    'SplitEntry',
-    'Third',
-    'assign',
-    'find_types',
-    'make_split',
-    'read_split',
-    'split_dataset',
-    'types_without_training',
-    'write_split',
-]
-
-
-def make_split(
-    samples: Sequence[Sample],
-    root: str,
-    protocol: Fractions | KShot | Third,
-    seed: int = 0,
-    groups: Sequence[Sequence[str]] = (),
-    keep_duplicates_together: bool = False,
-    notes: Mapping[str, Any] | None = None,
-    num_threads: int = 8,
-    progress: bool | None = None,
-) -> Split:
-    """Divide ``samples`` and record the content hash of every image.
-
-    Args:
-        samples: images with known defect types (see :func:`find_types`).
-        root: folder the paths in the result are relative to.
-        protocol: how many images of each type go where.
-        seed: another seed draws other images.
-        groups: relative paths of images that must stay on one side, for example exposures of one part.
-        keep_duplicates_together: treat files of equal content as a group instead of raising.
-        notes: recorded in the result.
-        num_threads: files read at a time.
-        progress: whether to show a progress bar; ``None`` decides by the number of files.
-
-    Returns:
-        The division; ``notes['left_out']`` lists the near duplicates of k-shot training images that are in no split.
-
-    Raises:
-        ValueError: if a type has too few images for the protocol, or two splits hold the same content.
-    """
-    paths = [s.img_path for s in samples]
-    facts = find_facts('sha256', paths, num_threads, progress, 'reading images')
-    for fact in facts.values():
-        if isinstance(fact, ValueError):
-            raise fact
-    if keep_duplicates_together:
-        groups = [*groups, *duplicate_groups({relative_path(p, root): h for p, h in facts.items()})]
-    sides, left_out = assign(samples, root, protocol, seed, groups)
-    splits = {
-        name: [
-            SplitEntry(
-                relative_path(s.img_path, root),
-                None if s.seg_map_path is None else relative_path(s.seg_map_path, root),
-                s.stratum,
-                facts[s.img_path],
-            )
-            for s in side
-        ]
-        for name, side in sides.items()
-    }
-    notes = dict(notes or {})
-    if left_out:
-        notes['left_out'] = [relative_path(s.img_path, root) for s in left_out]
-    split = Split(splits, dict(name=protocol.name, **asdict(protocol)), seed, notes)
-    check_no_overlap(split)
-    return split
+from mmdefect.datasets.split_file import Split, SplitEntry, check_new, check_no_overlap, read_split, write_split
 
 
 def split_dataset(
@@ -109,37 +39,160 @@ def split_dataset(
     group_file: str | None = None,
     keep_duplicates_together: bool = False,
     overwrite: bool = False,
-    progress: bool | None = None,
 ) -> Split:
     """Divide every image of a data set and write the split file.
 
     Args:
         dataset: a :class:`~mmdefect.datasets.base.DefectDataset`; it may be built with ``lazy_init=True``.
         protocol: how many images of each type go where.
-        out: the JSON file to write.
-        seed: another seed draws other images.
+        out: the JSON file to write;
+        seed: another seed samples other images.
         group_file: JSON list of lists of images that stay on one side.
         keep_duplicates_together: treat files of equal content as a group instead of raising.
-        overwrite: whether ``out`` may exist.
-        progress: whether to show a progress bar; ``None`` decides by the number of files.
-
-    Returns:
-        The division that was written.
-
-    Raises:
-        FileExistsError: if ``out`` exists and may not be overwritten.
-        ValueError: see :func:`make_split`.
+        overwrite: replace a file that is there.
     """
-    if os.path.exists(out) and not overwrite:
-        raise FileExistsError(f'{out} exists and would be lost; name another file or allow it with --overwrite.')
-    root = dataset.data_root
-    samples = find_types(dataset.scan(), dataset.METAINFO.get('classes') or dataset.metainfo['classes'])
-    groups = read_groups(group_file, samples, root) if group_file else ()
+    check_new([out], overwrite)
+    samples, groups = _samples_and_groups(dataset, group_file)
     notes = {'dataset': type(dataset).__name__, **dataset.split_notes()}
     if group_file:
         notes['group_file'] = os.path.basename(group_file)
-    split = make_split(samples, root, protocol, seed, groups, keep_duplicates_together, notes, progress=progress)
+    split = make_split(samples, dataset.data_root, protocol, seed, groups, keep_duplicates_together, notes)
     write_split(split, out, overwrite)
+    return split
+
+
+def split_outer_val(
+    dataset,
+    share: float,
+    out: str,
+    seed: int = 0,
+    split_file: str | None = None,
+    group_file: str | None = None,
+    overwrite: bool = False,
+) -> Split:
+    """Divide the training images into ``train`` and ``outer_val``, the same share of every type; other splits stay.
+
+    Args:
+        dataset, out, seed, overwrite: see :func:`split_dataset`.
+        share: of the training images that go to ``outer_val``.
+        split_file: division whose ``train`` is divided; without it, the folders of the layout are.
+        group_file: JSON list of lists of images that stay on one side; those that are not in training do not matter.
+    """
+    if not 0 < share < 1:
+        raise ValueError(f'`share` must be between 0 and 1, got {share}; it is a share of the training images.')
+    check_new([out], overwrite)
+    root = dataset.data_root
+    samples, groups = _samples_and_groups(dataset, group_file)
+    by_path = {relative_path(s.img_path, root): s for s in samples}
+    before = None if split_file is None else read_split(split_file)
+    if before is None:
+        side = {name: s.own_split for name, s in by_path.items() if s.own_split}
+    else:
+        side = {e.image: name for name, entries in before.splits.items() for e in entries}
+    training = {name: s for name, s in by_path.items() if side.get(name) == 'train'}
+    if not training or 'outer_val' in side.values():
+        found = sorted(set(side.values()))
+        raise ValueError(f'{split_file or root} must have a training split and no outer_val yet, got {found}.')
+    groups = within(groups, training)
+    protocol = Fractions(dict(train=1 - share, outer_val=share))
+    splits = dict(make_split(list(training.values()), root, protocol, seed, groups, True).splits)
+    if before is not None:
+        splits |= {name: entries for name, entries in before.splits.items() if name != 'train'}
+    else:
+        for name in sorted(set(side.values()) - {'train'}):
+            others = [s for image, s in by_path.items() if side.get(image) == name]
+            splits[name] = make_split(others, root, Fractions({'test': 1.0}), seed, (), True).splits['test']
+    notes = dict(before.notes if before else {}, dataset=type(dataset).__name__, **dataset.split_notes())
+    made_of = dict(name='outer_val', share=share, of=before.protocol if before else 'folders of the layout')
+    split = Split(splits, made_of, seed, notes)
+    write_split(split, out, overwrite)
+    return split
+
+
+def split_fewer(
+    split_file: str,
+    shots: Sequence[int],
+    out: str,
+    seed: int = 0,
+    group_file: str | None = None,
+    overwrite: bool = False,
+) -> dict[int, Split]:
+    """Keep some defective training images of each type, all clean ones, and every other split as it is.
+
+    The images of fewer shots are among those of more shots of the same seed. Exposures of one part bring little new: an
+    image is taken from every group before a second one of any.
+
+    Args:
+        split_file: the division to start from.
+        shots: images of each defect type; a type that has fewer keeps all.
+        out: files to write, with ``{shots}`` in place of the number; none is written if one of them may not be.
+        seed: another seed samples other images.
+        group_file: images that show one part, see :func:`~mmdefect.datasets.groups.read_groups`.
+        overwrite: replace files that are there.
+
+    Returns:
+        The divisions that were written, by number of shots.
+    """
+    if not shots or min(shots) < 1:
+        raise ValueError(f'`shots` must be numbers of images from 1 on, got {list(shots)}.')
+    if '{shots}' not in out:
+        raise ValueError(f'`out` must hold {{shots}} in place of the number, got {out!r}.')
+    paths = {number: out.replace('{shots}', str(number)) for number in shots}
+    check_new(paths.values(), overwrite)
+    before = read_split(split_file)
+    training = before.entries_of('train', split_file)
+    groups: dict[str, int] = {}
+    if group_file is not None:
+        images = [entry.image for entries in before.splits.values() for entry in entries]
+        for number, group in enumerate(read_groups(group_file, images, split_file)):
+            groups |= dict.fromkeys(group, number)
+    ranks = _ranks([entry for entry in training if not entry.is_clean], seed, groups)
+    if not ranks:
+        raise ValueError(f'the training split of {split_file} must hold defective images, but holds only clean ones.')
+    made = {}
+    for number, path in paths.items():
+        kept = [entry for entry in training if entry.is_clean or ranks[entry.image] < number]
+        protocol = dict(name='fewer_shots', shots=number, of=before.protocol)
+        made[number] = replace(before, splits={**before.splits, 'train': kept}, protocol=protocol, seed=seed)
+        write_split(made[number], path, overwrite)
+    return made
+
+
+def make_split(
+    samples: Sequence[Sample],
+    root: str,
+    protocol: Fractions | KShot | Third,
+    seed: int = 0,
+    groups: Sequence[Sequence[str]] = (),
+    keep_duplicates_together: bool = False,
+    notes: Mapping[str, Any] | None = None,
+) -> Split:
+    """Divide ``samples`` and record the content hash of every image.
+
+    Args:
+        samples: images with known defect types (see :func:`find_types`).
+        root: folder the paths in the result are relative to.
+        protocol, seed, keep_duplicates_together: see :func:`split_dataset`.
+        groups: relative paths of images that must stay on one side, for example exposures of one part.
+        notes: recorded in the result.
+
+    Returns:
+        The division; ``notes['left_out']`` lists the near duplicates of k-shot training images that are in no split.
+
+    Raises:
+        ValueError: if a type has too few images for the protocol, or two splits hold the same content.
+    """
+    hashes = find_hashes([s.img_path for s in samples], 'reading images')
+    if keep_duplicates_together:
+        names = [relative_path(path, root) for path in hashes]
+        groups = [*groups, *([names[i] for i in group] for group in exact_duplicates(list(hashes.values())))]
+    sides, left_out = assign(samples, root, protocol, seed, groups)
+    splits = {name: [SplitEntry.of(s, root, hashes[s.img_path]) for s in side] for name, side in sides.items()}
+    notes = dict(notes or {})
+    if left_out:
+        notes['left_out'] = [relative_path(s.img_path, root) for s in left_out]
+    split = Split(splits, dict(name=protocol.name, **asdict(protocol)), seed, notes)
+    check_no_overlap(split)
     return split
 
 
@@ -157,79 +210,89 @@ def assign(
 
     Returns:
         The images of every split, sorted by relative path, and the images left out by :class:`KShot`.
-
-    Raises:
-        ValueError: if there is no image, or a type has too few for the protocol.
     """
     if not samples:
         raise ValueError('there must be at least one image to divide, got none; correct the folder.')
-    units = make_units(samples, root, groups)
-    order = {id(unit): (unit.key if protocol.draws_first else _hash(seed, unit.key)) for unit in units}
-    strata: dict[tuple[str, str | None], list[Unit]] = defaultdict(list)
-    keep_sides = protocol.keeps_clean_sides and _clean_training_folder(samples)
-    for unit in sorted(units, key=lambda u: order[id(u)]):
-        side = unit.own_split if keep_sides and unit.is_clean and unit.own_split in ('train', 'test') else None
-        strata[unit.stratum, side].append(unit)
+
+    def order(unit: Unit) -> str:
+        return unit.key if protocol.draws_first else hashlib.sha256(f'{seed}\n{unit.key}'.encode()).hexdigest()
+
+    strata: dict[tuple[str, str], list[Unit]] = defaultdict(list)
+    training = [s for s in samples if s.own_split == 'train']
+    keep_sides = protocol.keeps_clean_sides and training and all(s.is_clean for s in training)
+    for unit in sorted(make_units(samples, root, groups), key=order):
+        kept = keep_sides and unit.is_clean and unit.own_split in ('train', 'test')
+        strata[unit.stratum, unit.own_split if kept else ''].append(unit)
     sides: dict[str, list[Sample]] = {name: [] for name in protocol.split_names}
     left_out: list[Sample] = []
-    for (_, side), members in sorted(strata.items(), key=lambda item: (item[0][0], item[0][1] or '')):
-        placed, out = protocol.place(members, side)
+    for (_, side), units in sorted(strata.items()):
+        placed, out = protocol.place(units, side or None)
         left_out += out
         for name, images in placed.items():
             sides[name] += images
-    by_path = {s.img_path: relative_path(s.img_path, root) for s in samples}
-    return (
-        {name: sorted(side, key=lambda s: by_path[s.img_path]) for name, side in sides.items()},
-        sorted(left_out, key=lambda s: by_path[s.img_path]),
-    )
+
+    def by_path(images: list[Sample]) -> list[Sample]:
+        return sorted(images, key=lambda s: relative_path(s.img_path, root))
+
+    return {name: by_path(side) for name, side in sides.items()}, by_path(left_out)
 
 
-def find_types(samples: Sequence[Sample], classes: Sequence[str], num_threads: int = 8) -> list[Sample]:
+def find_types(samples: Sequence[Sample], classes: Sequence[str]) -> list[Sample]:
     """Replace ``'unknown'`` defect types by what the masks show.
-
-    Args:
-        samples: images; those with a known type are returned as they are.
-        classes: class names, normal first.
-        num_threads: masks read at a time.
 
     Returns:
         The samples with type ``'good'`` for an all-zero mask, else the names of its classes joined with ``'+'``.
-
-    Raises:
-        ValueError: if a mask cannot be read or holds values outside the classes.
     """
 
     def resolve(sample: Sample) -> Sample:
+        path = sample.seg_map_path
         if sample.defect_type != UNKNOWN:
             return sample
-        if sample.seg_map_path is None:
+        if path is None:
             return replace(sample, defect_type=GOOD)
-        path = sample.seg_map_path
         if not os.path.isfile(path):
             raise ValueError(
                 f'the mask {path} does not exist; restore it, or take its image {sample.img_path} out of the data set.'
             )
-        with open(path, 'rb') as stream:
-            raw = decode_mask(stream.read(), sample.mask_encoding, path)
-        label = label_from_raw(raw, sample.mask_encoding, path, len(classes), sample.class_id, sample.palette)
+        label = read_label(path, sample.mask_encoding, len(classes), sample.class_id, sample.palette)
         found = [classes[v] for v in np.flatnonzero(np.bincount(label.ravel(), minlength=256)) if v not in (0, IGNORE)]
         return replace(sample, defect_type='+'.join(found) or GOOD)
 
-    with ThreadPoolExecutor(num_threads) as pool:
+    with ThreadPoolExecutor(8) as pool:
         return list(pool.map(resolve, samples))
 
 
-def types_without_training(split: Split) -> list[str]:
-    """Return the defect types that have test images but no training image."""
-    counts = split.counts()
-    everywhere = Counter(t for by_type in counts.values() for t in by_type)
-    return sorted(t for t in everywhere if t.split('/')[-1] != GOOD and t not in counts.get('train', {}))
+def within(groups: Sequence[Sequence[str]], images) -> list[list[str]]:
+    """Return what of each group is among ``images``, if that is more than one image."""
+    return [kept for group in groups if len(kept := [image for image in group if image in images]) > 1]
 
 
-def _clean_training_folder(samples: Sequence[Sample]) -> bool:
-    training = [s for s in samples if s.own_split == 'train']
-    return bool(training) and all(s.is_clean for s in training)
+def _samples_and_groups(dataset, group_file: str | None) -> tuple[list[Sample], list[list[str]]]:
+    """List the images of a data set with known types, and the groups that a file names among them."""
+    samples = find_types(dataset.scan(), dataset.METAINFO.get('classes') or dataset.metainfo['classes'])
+    if not group_file:
+        return samples, []
+    names = [relative_path(s.img_path, dataset.data_root) for s in samples]
+    return samples, read_groups(group_file, names, dataset.data_root)
 
 
-def _hash(seed: int, key: str) -> str:
-    return hashlib.sha256(f'{seed}\n{key}'.encode()).hexdigest()
+def _ranks(entries: Sequence[SplitEntry], seed: int, groups: dict[str, int]) -> dict[str, int]:
+    """Return the place of every defective image in the sampled order of its type."""
+    by_type: dict[str, list[str]] = defaultdict(list)
+    for entry in entries:
+        by_type[entry.type].append(entry.image)
+    ranks: dict[str, int] = {}
+    for position, name in enumerate(sorted(by_type)):
+        images = sorted(by_type[name])
+        seen: dict[int | str, int] = defaultdict(int)
+        keys = {}
+        for index in np.random.default_rng([seed, position]).permutation(len(images)):
+            image = images[index]
+            group = groups.get(image, image)
+            keys[image] = (
+                seen[group],
+                len(keys),
+            )  # the n-th image of its group comes behind the first ones of all groups
+            seen[group] += 1
+        ranks |= {image: rank for rank, image in enumerate(sorted(keys, key=keys.__getitem__))}
+    return ranks

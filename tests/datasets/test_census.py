@@ -13,10 +13,17 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from scipy import ndimage
 
-from mmdefect.datasets.census import QUANTILES, take_census
-from mmdefect.datasets.census_report import WIDTH, list_findings, make_console, print_census
-from mmdefect.datasets.census_suggestions import suggest_crop, suggest_weights
-from mmdefect.datasets.image_record import list_components
+from mmdefect.datasets.census import (
+    QUANTILES,
+    WIDTH,
+    list_components,
+    list_findings,
+    make_console,
+    print_census,
+    suggest_crop,
+    suggest_weights,
+    take_census,
+)
 from mmdefect.datasets.samples import Sample
 from tests.helpers.data import draw_image, draw_label, save, write_wta
 from tests.helpers.realdata import real_data

@@ -70,7 +70,9 @@ class TestErrors:
 
     def test_other_size(self, wta):
         save(wta / MASK, np.zeros((10, 12), np.uint8))
-        with pytest.raises(ValueError, match=r'\[0001\]top\.png must have the size of its image .*56x40.*12x10'):
+        with pytest.raises(
+            ValueError, match=r'\[0001\]top\.png must have the size of its image, 56x40, but it has 12x10'
+        ):
             check(wta)
 
     def test_values_outside_the_classes(self, wta):

@@ -15,9 +15,16 @@ from PIL import Image
 
 from mmdefect.datasets import BladeWTADataset, FolderDefectDataset, MVTecDataset
 from mmdefect.datasets.coco import read_coco
-from mmdefect.datasets.conversion import Source, SourceImage, paint
-from mmdefect.datasets.convert import convert, read_folder, read_ksdd2, read_magnetic_tile
-from mmdefect.datasets.convert_layouts import unique_names
+from mmdefect.datasets.convert import (
+    Source,
+    SourceImage,
+    convert,
+    paint,
+    read_folder,
+    read_ksdd2,
+    read_magnetic_tile,
+    unique_names,
+)
 from tests.helpers.data import draw_image, draw_label, save, write_wta
 from tests.helpers.realdata import real_data
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from matplotlib.path import Path as Outline
 
-from mmdefect.datasets.polygons import decode_rle, rasterize_polygons, touched_pixels
+from mmdefect.datasets.coco import decode_rle, rasterize_polygons, touched_pixels
 
 SIZE_HW = (17, 23)
 #: Written by pycocotools 2.0: a 37x53 mask with a block, a hole in it and two single pixels.

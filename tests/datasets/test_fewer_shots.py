@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from mmdefect.datasets.fewer_shots import split_fewer
 from mmdefect.datasets.split_file import Split, SplitEntry, read_split, write_split
+from mmdefect.datasets.splits import split_fewer
 
 TOOL = Path(__file__).resolve().parents[2] / 'tools' / 'split_fewer.py'
 

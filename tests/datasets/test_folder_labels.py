@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mmdefect.datasets.folder_labels import describe_folder, description_from_dict, label_samples, read_description
+from mmdefect.datasets.folder import describe_folder, description_from_dict, label_samples, read_description
 from mmdefect.datasets.folder_scan import scan_folder
-from mmdefect.datasets.mask_detection import detect_encoding, read_values
+from mmdefect.datasets.masks import detect_encoding, read_values
 from tests.helpers.data import draw_image, save
 
 

@@ -7,8 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mmdefect.datasets.folder_entries import list_images_below, looks_like_mask
-from mmdefect.datasets.folder_scan import scan_folder
+from mmdefect.datasets.folder_scan import list_images_below, looks_like_mask, scan_folder
 from tests.helpers.data import draw_image, save
 
 

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from mmdefect.datasets.groups import duplicate_groups, make_units, read_groups
+from mmdefect.datasets.groups import make_units, read_groups
 from mmdefect.datasets.samples import Sample
 
 
@@ -44,15 +44,11 @@ def test_wrong_names():
         make_units(samples_of('a/1.png', 'a/1.png'), '/d')
 
 
-def test_duplicate_groups():
-    assert duplicate_groups(dict(a='x', b='y', c='x', d='z')) == [['a', 'c']]
-
-
 class TestReadGroups:
     def read(self, tmp_path, body, *names):
         path = tmp_path / 'groups.json'
         path.write_text(body if isinstance(body, str) else json.dumps(body))
-        return read_groups(path, samples_of(*names), '/d')
+        return read_groups(path, names, '/d')
 
     def test_names_in_every_form(self, tmp_path):
         body = {'tile 1': ['a/1.png', 'a/2', '3.png', '4'], 'empty': []}

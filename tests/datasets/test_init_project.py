@@ -13,7 +13,7 @@ import pytest
 from mmengine.config import Config
 
 from mmdefect.apis.config import iter_heads, load_config
-from mmdefect.datasets.census_report import WIDTH, make_console
+from mmdefect.datasets.census import WIDTH, make_console
 from mmdefect.datasets.project import init_project
 from mmdefect.datasets.split_file import read_split
 from mmdefect.registry import DATASETS

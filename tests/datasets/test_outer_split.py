@@ -4,8 +4,8 @@ import pytest
 
 import mmdefect.registration  # noqa: F401
 from mmdefect.datasets.layouts import build_layout
-from mmdefect.datasets.outer_split import split_outer_val
 from mmdefect.datasets.split_file import read_split
+from mmdefect.datasets.splits import split_outer_val
 from tests.helpers.data import write_wta
 
 

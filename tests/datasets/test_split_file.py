@@ -36,7 +36,7 @@ def test_round_trip(tmp_path):
 def test_is_not_overwritten_unless_told(tmp_path):
     path = tmp_path / 's.json'
     write_split(make(train=['a']), path)
-    with pytest.raises(FileExistsError, match=r's\.json exists and would be lost.*--overwrite'):
+    with pytest.raises(FileExistsError, match=r's\.json must not exist yet, for it would be lost.*--overwrite'):
         write_split(make(train=['b']), path)
     assert read_split(path) == make(train=['a'])
     write_split(make(train=['b']), path, overwrite=True)

@@ -42,7 +42,7 @@ def test_writes_the_file_and_does_not_overwrite_it(data, run):
     assert body['counts']['train'] == {'screw/bent': 2, 'screw/crack': 2, 'screw/good': 3}
     assert 'screw/bent' in out and f'written: {data / "splits.json"}' in out
     code, out, err = run(data, '--layout', 'mvtec', '--protocol', 'third')
-    assert code == 2 and 'exists and would be lost' in err
+    assert code == 2 and 'must not exist yet, for it would be lost' in err
     assert json.loads((data / 'splits.json').read_text()) == body
 
 

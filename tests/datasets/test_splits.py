@@ -11,17 +11,7 @@ from hypothesis import strategies as st
 from mmdefect.datasets import BladeWTADataset, MVTecDataset
 from mmdefect.datasets.layouts import build_layout
 from mmdefect.datasets.samples import Sample, relative_path
-from mmdefect.datasets.splits import (
-    Fractions,
-    KShot,
-    Third,
-    assign,
-    find_types,
-    make_split,
-    read_split,
-    split_dataset,
-    types_without_training,
-)
+from mmdefect.datasets.splits import Fractions, KShot, Third, assign, find_types, make_split, read_split, split_dataset
 from tests.helpers.data import save, write_mvtec, write_wta
 
 ROOT = '/d'
@@ -231,4 +221,4 @@ class TestSplitDataset:
     def test_type_without_training_image_is_found(self, tmp_path):
         write_mvtec(tmp_path, {'nut': ['dent']}, per_type=1)
         split = split_dataset(build_layout('mvtec', str(tmp_path)), Third(), tmp_path / 's.json')
-        assert types_without_training(split) == ['nut/dent']
+        assert split.types_without_training() == ['nut/dent']

@@ -14,7 +14,7 @@ from mmengine.runner import IterBasedTrainLoop
 from mmengine.runner.loops import _InfiniteDataloaderIterator
 from torch import Tensor, nn
 
-from mmdefect.datasets.leakage import check_disjoint, check_donors
+from mmdefect.datasets.checks import check_disjoint, check_donors
 from mmdefect.engine.loops.sample_losses import fixed_noise, frozen_statistics, heads_of, weighted_heads
 from mmdefect.functional.bilevel import BilevelProblem, inner_steps, make_estimator
 from mmdefect.models.data_preprocessors.synthesis_preprocessor import BatchSynthesis

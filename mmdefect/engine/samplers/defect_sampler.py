@@ -35,9 +35,9 @@ class DefectSampler(Sampler):
         self.shuffle = shuffle
         self.seed = sync_random_seed() if seed is None else seed
         self.size = len(dataset)
-        self.numbered = hasattr(dataset, 'set_draw_seed')
+        self.numbered = hasattr(dataset, 'set_sample_seed')
         if self.numbered:
-            dataset.set_draw_seed(self.seed, self.world_size)
+            dataset.set_sample_seed(self.seed, self.world_size)
         self.start = 0
 
     def indices_of_pass(self, generator: torch.Generator) -> list[int]:

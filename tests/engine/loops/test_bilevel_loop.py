@@ -328,7 +328,7 @@ def test_the_recipe_trains_in_workers_and_on_the_device(trained, root, tmp_path)
         )
         compose(train)
         dataset = DATASETS.build(train.train_dataloader.dataset)
-        dataset.set_draw_seed(1)
+        dataset.set_sample_seed(1)
         samples = [dataset[i] for i in (1, 3, 5, 7)]  # clean images
         batch = dict(inputs=[s['inputs'] for s in samples], data_samples=[s['data_samples'] for s in samples])
         made = MODELS.build(train.model.data_preprocessor)(batch, training=True)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from torch.utils.data import DataLoader
 
-from mmdefect.datasets.draws import NumberedDraws, sample_seed, seeded_globals
+from mmdefect.datasets.seeding import NumberedSamples, sample_seed, seeded_globals
 from mmdefect.engine.samplers import DefectSampler
 from mmdefect.engine.samplers import defect_sampler as module
 
@@ -28,7 +28,7 @@ class Plain:
         return dict(info, noise=np.random.rand(), coin=random.random())
 
 
-class Numbered(NumberedDraws, Plain):
+class Numbered(NumberedSamples, Plain):
     pass
 
 
