@@ -1,4 +1,3 @@
-from .hooks import *  # noqa: F403
-from .loops import *  # noqa: F403
-from .optim import *  # noqa: F403
-from .samplers import *  # noqa: F403
+from . import hooks, loops, optim, samplers
+
+__all__ = ['hooks', 'loops', 'optim', 'samplers']

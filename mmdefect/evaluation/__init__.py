@@ -1,4 +1,4 @@
-from .defect_metric import DefectMetric
+from .defect import DefectMetric
 from .view_accuracy import ViewAccuracy
 
 __all__ = ['DefectMetric', 'ViewAccuracy']

@@ -14,10 +14,7 @@ from mmdefect.registry import METRICS
 
 @METRICS.register_module()
 class ViewAccuracy(BaseMetric):
-    """``accuracy`` over all views, ``accuracy_class`` as the mean over classes, and ``AUROC`` of pasted against untouched.
-
-    All in percent.
-    """
+    """``accuracy`` over views, ``accuracy_class`` (mean over classes), ``AUROC`` of pasted or not; all in percent."""
 
     default_prefix = 'views'
 
@@ -28,13 +25,13 @@ class ViewAccuracy(BaseMetric):
             self.results.append((int(get('gt_label')), int(get('pred_label')), 1 - float(get('pred_score')[0])))
 
     def evaluate(self, size: int) -> dict[str, float]:
-        """Count over all ranks. ``size`` is the number of images, each of which has several views: it limits nothing."""
+        """Count over all ranks; ``size``, the number of images, limits nothing: each has several views."""
         results = sorted(row for part in all_gather_object(self.results) for row in part)
         self.results.clear()
         return {f'{self.prefix}/{name}': value for name, value in self.compute_metrics(results).items()}
 
     def compute_metrics(self, results: list) -> dict[str, float]:
-        """Count."""
+        """Return the metrics of (label, prediction, score) rows."""
         labels, predicted, scores = (np.array(column) for column in zip(*results, strict=True))
         right = labels == predicted
         per_class = [right[labels == k].mean() for k in np.unique(labels)]

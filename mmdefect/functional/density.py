@@ -7,8 +7,8 @@
   bandwidth the score follows the nearest normal embeddings, with a large one the distance from their mean.
 * :class:`Bank`: the distance to the nearest of a greedy core set of embeddings (Roth et al., Towards total recall in
   industrial anomaly detection, CVPR 2022). Randomly chosen points are mostly background, because most cells of a
-  feature map are; points far apart keep what is rare among the normal ones, such as the tip of a screw. The weighting of
-  the score by the neighbours of the nearest point is left out.
+  feature map are; points far apart keep what is rare among the normal ones, such as the tip of a screw. The weighting
+  of the score by the neighbours of the nearest point is left out.
 
 Fit them on normal images only: views with a pasted patch in the fit make the detector blind. All of them score float64
 embeddings in float64 and anything else in float32.
@@ -69,8 +69,8 @@ class Moments:
         mean = own.mean(0)
         if not bool(torch.isfinite(mean).all()):
             raise ValueError(
-                '`embeddings` must be finite, but a value is NaN or infinite; check the images and the precision of the '
-                'backbone.'
+                '`embeddings` must be finite, but a value is NaN or infinite; check the images and the precision of '
+                'the backbone.'
             )
         z = own - mean
         rest = z.mean(0).double()  # what rounding left of the mean; small, so its own rounding does not count
@@ -80,7 +80,7 @@ class Moments:
         return cls(len(z), mean.double() + rest, *centred._about(-rest, z_mean=rest))
 
     def _about(self, shift: Tensor, z_mean: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
-        """Return scatter, third and fourth sums of ``z + shift``, where ``z`` has the mean ``z_mean`` (zero if None)."""
+        """Return scatter, third and fourth sums of ``z + shift``; ``z`` has the mean ``z_mean`` (None: zero)."""
         n, s, e = self.count, self.scatter, shift
         first = torch.zeros_like(e) if z_mean is None else n * z_mean
         trace, square = s.trace(), e @ e
@@ -180,8 +180,8 @@ def fit_gaussian(moments: Moments | Tensor, shrinkage: str = 'ledoit_wolf') -> G
 
     Args:
         moments: of the normal embeddings, or these themselves, ``(N, D)`` float.
-        shrinkage: ``'ledoit_wolf'`` for the estimate of that name, ``'none'`` for the full maximum-likelihood covariance,
-            which needs more embeddings than they have dimensions.
+        shrinkage: ``'ledoit_wolf'`` for the estimate of that name, ``'none'`` for the full maximum-likelihood
+            covariance, which needs more embeddings than they have dimensions.
 
     Raises:
         ValueError: if there are too few embeddings, or their covariance cannot be inverted.
@@ -389,8 +389,8 @@ def fit_scale(held_out: Tensor, threshold: float = 1.0) -> ScoreScale:
     low, high = (float(v) for v in held_out.double().aminmax()) if len(held_out) else (0.0, 0.0)
     if not high > low:
         raise ValueError(
-            f'the scale needs at least two different scores of held-out normal images, got {len(held_out)} between {low} '
-            f'and {high}; add normal images.'
+            f'the scale needs at least two different scores of held-out normal images, got {len(held_out)} between '
+            f'{low} and {high}; add normal images.'
         )
     return ScoreScale(low, high, float(threshold), len(held_out))
 
@@ -408,8 +408,8 @@ def fold_of(count: int, folds: int, seed: int = 0) -> Tensor:
 def _check_width(embeddings: Tensor, width: int) -> None:
     if embeddings.ndim != 2 or embeddings.shape[1] != width:
         raise ValueError(
-            f'`embeddings` must be (N, {width}) like those the density was fitted on, got {tuple(embeddings.shape)}; take '
-            'features of the same layers.'
+            f'`embeddings` must be (N, {width}) like those the density was fitted on, got {tuple(embeddings.shape)}; '
+            'take features of the same layers.'
         )
 
 
@@ -428,7 +428,7 @@ def _by_rows(embeddings: Tensor, rows: int, score: Callable[[Tensor], Tensor]) -
 
 
 def _reduce_squares(points: Tensor, embeddings: Tensor, reduce: Callable[[Tensor], Tensor]) -> Tensor:
-    """Reduce the squared distances of each embedding to all points: ``(n, M)``, which may be overwritten, to ``(n,)``."""
+    """Reduce squared distances of embeddings to all points: ``(n, M)``, which may be overwritten, to ``(n,)``."""
     _check_width(embeddings, points.shape[1])
     points = _like(embeddings, points)
     norms = points.square().sum(1)

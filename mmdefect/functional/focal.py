@@ -65,7 +65,7 @@ def softmax_focal_loss(
     meaning of class weights; :math:`p_t` stays the probability of the labelled class.
 
     Args:
-        logits: ``(B, C, ...)`` float, any magnitude whose differences are finite in float32; the gradient has its dtype.
+        logits: ``(B, C, ...)`` float, of differences that are finite in float32; the gradient has its dtype.
         label: ``(B, ...)`` int64 in ``0 .. C - 1``, or ``ignore_index``.
         gamma: focusing exponent, at least 0.
         alpha: one factor per class; gradients flow into a tensor.

@@ -35,13 +35,13 @@ def check_classes(label: Tensor, num_classes: int, ignore_index: int) -> None:
     wrong = label[((label < 0) | (label >= num_classes)) & (label != ignore_index)]
     if wrong.numel():
         raise ValueError(
-            f'`label` must be 0..{num_classes - 1} or {ignore_index} (ignore), got {wrong.unique().tolist()[:8]}; check '
-            'the class list of the data set. One output channel means two classes, more classes need one channel each.'
+            f'`label` must be 0..{num_classes - 1} or {ignore_index} (ignore), got {wrong.unique().tolist()[:8]}; '
+            'check the class list of the data set. One output channel means two classes, more classes one each.'
         )
 
 
 def expand_weight(weight: Tensor, label: Tensor) -> Tensor:
-    """Return a weight per sample, ``(B,)``, or per pixel, ``(B, ...)``, in a shape that multiplies a map like ``label``.
+    """Return a weight per sample, ``(B,)``, or per pixel, ``(B, ...)``, in a shape that multiplies one like ``label``.
 
     Either may have a channel axis of 1.
     """

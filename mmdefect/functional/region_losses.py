@@ -293,7 +293,7 @@ def signed_distance_loss(
 ) -> Tensor:
     """Return the boundary term, the mean over labelled pixels and defect classes.
 
-    Distances are computed on the CPU, image by image. A class that an image does not show has the distance 1 everywhere.
+    Distances are computed on the CPU, image by image; a class that an image does not show is at distance 1 everywhere.
 
     Args:
         logits: ``(B, C, H, W)`` float; softmax, or a sigmoid for class 1 when ``C = 1``.

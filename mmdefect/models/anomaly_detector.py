@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Sequence
-from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,9 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mmdefect.files import replacing
 from mmdefect.functional.density import Bank, Gaussian, KernelDensity, ScoreScale
 from mmdefect.functional.heat_maps import grad_cam, upsample_cells, upsample_scores
-from mmdefect.models.backbone_features import BackboneFeatures
+from mmdefect.models.backbone_features import MEAN, STD, BackboneFeatures
 
 #: Where a density lies: the pooled image, the cells of the feature map of one pass, patches seen one by one.
 SPACES = ('image', 'fast', 'exact')
@@ -37,20 +37,20 @@ class DetectorSettings:
         mean: per channel, RGB, of pixels in 0..255.
         std: per channel.
         normalize: scale embeddings to length 1.
-        density: ``'ledoit_wolf'``, ``'full'``, ``'kde'``, or ``'bank'``: the distance to the nearest of kept embeddings.
+        density: ``'ledoit_wolf'``, ``'full'``, ``'kde'``, or ``'bank'`` (distance to the nearest of kept embeddings).
         score: ``'image'``: the distance of the pooled embedding; ``'heat'``: the maximum of the heat map.
         patch: side of a patch in pixels, for heat maps.
         stride: of the grid of patches in pixels.
-        turns: of the image, for parts that lie at any angle: 1, as it is; 2, upside down as well; 4, every quarter turn. The
-            density is fitted on all of them, and scores and heat maps are means over them.
+        turns: of the image, for parts that lie at any angle: 1, as it is; 2, upside down as well; 4, every quarter
+            turn. The density is fitted on all of them, and scores and heat maps are means over them.
         facts: where it comes from: category, checkpoint and the like; plain values.
     """
 
     backbone: dict
     layers: tuple[str, ...] = ()
     size_hw: tuple[int, int] = (256, 256)
-    mean: tuple[float, ...] = (123.675, 116.28, 103.53)
-    std: tuple[float, ...] = (58.395, 57.12, 57.375)
+    mean: tuple[float, ...] = MEAN
+    std: tuple[float, ...] = STD
     normalize: bool = True
     density: str = 'ledoit_wolf'
     score: str = 'image'
@@ -60,20 +60,13 @@ class DetectorSettings:
     facts: dict = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for name, choices in (
-            ('density', ('ledoit_wolf', 'full', 'kde', 'bank')),
-            ('score', ('image', 'heat')),
-            ('turns', tuple(QUARTERS)),
-        ):
-            if getattr(self, name) not in choices:
-                raise ValueError(
-                    f'`{name}` must be one of {", ".join(map(str, choices))}, got {getattr(self, name)!r}.'
-                )
+        valid = dict(density=('ledoit_wolf', 'full', 'kde', 'bank'), score=('image', 'heat'), turns=tuple(QUARTERS))
+        for name, choices in valid.items():
+            value = getattr(self, name)
+            if value not in choices:
+                raise ValueError(f'`{name}` must be one of {", ".join(map(str, choices))}, got {value!r}.')
         if self.turns == 4 and self.size_hw[0] != self.size_hw[1]:
-            raise ValueError(
-                f'`turns` must be 1 or 2 for images that are not square, got 4 and {tuple(self.size_hw)}; resize '
-                'them to a square.'
-            )
+            raise ValueError(f'`turns` must be 1 or 2 for images that are not square, got 4 for {tuple(self.size_hw)}.')
 
 
 class AnomalyDetector(nn.Module):
@@ -114,7 +107,7 @@ class AnomalyDetector(nn.Module):
         if precision not in _AUTOCAST:
             raise ValueError(f'`precision` must be one of {", ".join(_AUTOCAST)}, got {precision!r}.')
         half = _AUTOCAST[precision]
-        with nullcontext() if half is None else torch.autocast(images.device.type, half):
+        with torch.autocast(images.device.type, half, enabled=half is not None):
             if space == 'image':
                 return self.features.embed(self.features.prepare(images))
             if space == 'fast':
@@ -140,11 +133,10 @@ class AnomalyDetector(nn.Module):
         for quarters, own in self.turned(images):
             cells = self.embeddings(own, mode, precision)
             scores = density.distance(cells.flatten(0, 2)).view(cells.shape[:3])
-            heat = (
-                upsample_cells(scores, tuple(own.shape[2:]), self.settings.patch)
-                if mode == 'fast'
-                else upsample_scores(scores, self.settings.patch, self.settings.stride)
-            )
+            if mode == 'fast':
+                heat = upsample_cells(scores, tuple(own.shape[2:]), self.settings.patch)
+            else:
+                heat = upsample_scores(scores, self.settings.patch, self.settings.stride)
             maps.append(torch.rot90(heat, -quarters, (1, 2)))
         return torch.stack(maps).mean(0) if len(maps) > 1 else maps[0]
 
@@ -163,22 +155,20 @@ class AnomalyDetector(nn.Module):
             heat maps: ``(B, H, W)`` float32, raw, for ``scales['heat']``; None if no heat map was fitted.
         """
         if images.dtype != torch.uint8 or tuple(images.shape[1:]) != (3, *self.settings.size_hw):
-            raise ValueError(
-                f'`images` must be (B, 3, {self.settings.size_hw[0]}, {self.settings.size_hw[1]}) uint8 RGB, '
-                f'got {tuple(images.shape)} {images.dtype}; resize them first.'
-            )
+            size = '{}, {}'.format(*self.settings.size_hw)
+            got = f'{tuple(images.shape)} {images.dtype}'
+            raise ValueError(f'`images` must be (B, 3, {size}) uint8 RGB, got {got}; resize them first.')
         heat = self.heat_maps(images, mode, precision=precision) if self.mode or mode else None
         if self.settings.score == 'heat':
             if heat is None:
                 raise ValueError('scores from heat maps need one; fit the detector with --localize fast or exact.')
             return heat.amax((1, 2)), heat
-        scores = [
-            self.densities['image'].distance(self.embeddings(own, 'image', precision)) for _, own in self.turned(images)
-        ]
+        density = self.densities['image']
+        scores = [density.distance(self.embeddings(own, 'image', precision)) for _, own in self.turned(images)]
         return torch.stack(scores).mean(0), heat
 
     def explain(self, images: Tensor, layer: str) -> Tensor:
-        """Return by Grad-CAM which places of a layer raise the distance of the image as it lies, ``(B, H, W)`` in [0, 1]."""
+        """Return by Grad-CAM which places of a layer raise the distance of the image, ``(B, H, W)`` in [0, 1]."""
 
         def score(inputs: Tensor) -> Tensor:
             return self.densities['image'].distance(self.features.embed(inputs))
@@ -186,56 +176,40 @@ class AnomalyDetector(nn.Module):
         return grad_cam(self.features.backbone, layer, self.features.prepare(images), score)
 
     def save(self, path: str | os.PathLike) -> None:
-        """Write one file of plain values and tensors; through a temporary file, so that none is half written."""
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
+        """Write one file of plain values and tensors, in one step."""
+        kinds = {kind: name for name, kind in _DENSITIES.items()}
         content = dict(
             format=FORMAT,
             settings=asdict(self.settings),
             backbone=self.features.backbone.state_dict(),
-            densities={s: dict(kind=_kind(d), **d.state()) for s, d in self.densities.items()},
+            densities={space: dict(kind=kinds[type(d)], **d.state()) for space, d in self.densities.items()},
             scales={name: scale.state() for name, scale in self.scales.items()},
         )
-        temporary = path.with_name(f'.{path.name}.tmp')
-        torch.save(content, temporary)
-        os.replace(temporary, path)
+        with replacing(path) as temporary:
+            torch.save(content, temporary)
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> AnomalyDetector:
-        """Read a file of :meth:`save`; nothing but plain values and tensors is unpickled.
-
-        Raises:
-            ValueError: if the file is something else.
-        """
+        """Read a file of :meth:`save`; nothing but plain values and tensors is unpickled."""
+        remedy = 'make one with tools/anomaly.py fit'
         if not Path(path).is_file():
-            raise FileNotFoundError(
-                f'{path} must be a fitted detector, but there is no such file; make one with tools/anomaly.py fit.'
-            )
+            raise FileNotFoundError(f'{path} must be a fitted detector, but there is no such file; {remedy}.')
         content = torch.load(path, map_location='cpu', weights_only=True)
         if not isinstance(content, dict) or content.get('format') != FORMAT:
-            raise ValueError(
-                f'{path} must be a fitted detector ({FORMAT}), but it is another file; make one with '
-                'tools/anomaly.py fit.'
-            )
-        settings = DetectorSettings(
-            **{k: tuple(v) if isinstance(v, list) else v for k, v in content['settings'].items()}
-        )
+            raise ValueError(f'{path} must be a fitted detector ({FORMAT}), but it is another file; {remedy}.')
+        fields = {k: tuple(v) if isinstance(v, list) else v for k, v in content['settings'].items()}
+        settings = DetectorSettings(**fields)
         backbone = build_backbone(settings.backbone)
         backbone.load_state_dict(content['backbone'])
-        densities = {
-            space: _DENSITIES[state.pop('kind')].from_state(state) for space, state in content['densities'].items()
-        }
+        densities = {space: _DENSITIES[s.pop('kind')].from_state(s) for space, s in content['densities'].items()}
         scales = {name: ScoreScale(**state) for name, state in content['scales'].items()}
         return cls(settings, backbone, densities, scales)
 
 
 def build_backbone(config: dict | str, seed: int = 0) -> nn.Module:
-    """Build a backbone in evaluation mode, with the weights that its ``init_cfg`` names.
+    """Build a backbone in evaluation mode, with the weights that its ``init_cfg`` names; missing ones are an error.
 
     Without one its random weights depend on the seed alone.
-
-    Raises:
-        FileNotFoundError: if there are no such weights: a baseline must not become a random one unnoticed.
     """
     from mmdefect.models.backbone_weights import load_backbone
     from mmdefect.models.cutpaste_classifier import backbone_config
@@ -244,8 +218,9 @@ def build_backbone(config: dict | str, seed: int = 0) -> nn.Module:
     init_default_scope('mmseg')
     config = backbone_config(config)
     init = config.get('init_cfg') or {}
-    if isinstance(init, dict) and init.get('type') == 'Pretrained':
-        config = {k: v for k, v in config.items() if k != 'init_cfg'}
+    pretrained = isinstance(init, dict) and init.get('type') == 'Pretrained'
+    if pretrained:
+        del config['init_cfg']
     logging.disable(logging.INFO)  # mmengine lists every parameter
     try:
         with torch.random.fork_rng(devices=[]):
@@ -255,14 +230,10 @@ def build_backbone(config: dict | str, seed: int = 0) -> nn.Module:
                 backbone.init_weights()
     finally:
         logging.disable(logging.NOTSET)
-    if 'init_cfg' not in config and init:
+    if pretrained:
         load_backbone(backbone, init['checkpoint'])
     backbone.eval()
     return backbone
-
-
-def _kind(density) -> str:
-    return next(name for name, kind in _DENSITIES.items() if isinstance(density, kind))
 
 
 def stack_images(images: Sequence) -> Tensor:

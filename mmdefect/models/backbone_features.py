@@ -11,7 +11,24 @@ from torch import Tensor, nn
 
 from mmdefect.functional.density import normalize_rows
 from mmdefect.functional.heat_maps import find_layer, unfold_patches
-from mmdefect.models.projection_head import pool
+
+#: Of the pixels of ImageNet in 0..255, per channel, RGB.
+MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
+
+
+def pool(features: Tensor | Sequence) -> Tensor:
+    """Return one vector an image, ``(B, C)``, of what a backbone puts out: its last map, tokens or vector."""
+    while isinstance(features, (tuple, list)):
+        features = features[-1]
+    if features.ndim == 4:
+        return features.mean((2, 3))
+    if features.ndim == 3:
+        return features.mean(1)
+    if features.ndim == 2:
+        return features
+    raise ValueError(
+        f'a backbone must put out maps (B, C, h, w), tokens (B, N, C) or vectors (B, C), got {tuple(features.shape)}.'
+    )
 
 
 class BackboneFeatures(nn.Module):
@@ -29,8 +46,8 @@ class BackboneFeatures(nn.Module):
         self,
         backbone: nn.Module,
         layers: Sequence[str] = (),
-        mean: Sequence[float] = (123.675, 116.28, 103.53),
-        std: Sequence[float] = (58.395, 57.12, 57.375),
+        mean: Sequence[float] = MEAN,
+        std: Sequence[float] = STD,
         normalize: bool = True,
     ) -> None:
         super().__init__()
@@ -38,7 +55,7 @@ class BackboneFeatures(nn.Module):
         self.backbone, self.layers, self.normalize = backbone, tuple(layers), normalize
         self.register_buffer('mean', torch.tensor(mean, dtype=torch.float32).view(-1, 1, 1), persistent=False)
         self.register_buffer('std', torch.tensor(std, dtype=torch.float32).view(-1, 1, 1), persistent=False)
-        object.__setattr__(self, '_fast', None)  # made on first use
+        object.__setattr__(self, '_fast', None)  # fused on first use; no part of the module, so it is not saved
         for name in self.layers:
             find_layer(self.backbone, name)
 
@@ -74,16 +91,13 @@ class BackboneFeatures(nn.Module):
 
     @torch.inference_mode()
     def embed_patches(self, images: Tensor, patch: int, stride: int, batch: int = 256) -> Tensor:
-        """Return an embedding for each patch of the grid, each seen by itself.
+        """Return an embedding for each patch of the grid, each seen by itself, ``(B, rows, columns, D)`` float32.
 
         Args:
             images: ``(B, 3, H, W)`` uint8 RGB.
             patch: side in pixels.
             stride: of the grid in pixels.
             batch: patches seen at a time; it changes nothing but time and memory.
-
-        Returns:
-            ``(B, rows, columns, D)`` float32.
         """
         patches = unfold_patches(self.prepare(images), patch, stride)
         shape = patches.shape[:3]
@@ -98,13 +112,10 @@ class BackboneFeatures(nn.Module):
 
     @torch.inference_mode()
     def embed_map(self, images: Tensor, patch: int) -> Tensor:
-        """Return an embedding for each cell of the finest map read, from one pass over the whole image.
+        """Return an embedding for each cell of the finest map, ``(B, rows, columns, D)`` float32, from one pass.
 
         Each map is averaged over the ``patch`` pixels around a cell. A cell therefore sees what lies around its patch,
         and no border of zeros, which is how it differs from :meth:`embed_patches`.
-
-        Returns:
-            ``(B, rows, columns, D)`` float32.
         """
         return self._cells(self._read_fused(images), patch, tuple(images.shape[2:]))
 
@@ -144,5 +155,5 @@ class BackboneFeatures(nn.Module):
 
             fused = fuse_conv_bn(copy.deepcopy(self.backbone)).to(memory_format=torch.channels_last)
             fused.eval()
-            object.__setattr__(self, '_fast', fused)  # no part of the module: it is not saved
+            object.__setattr__(self, '_fast', fused)
         return self._fast

@@ -1,18 +1,21 @@
-"""mmpretrain's image classifier whose head takes the width of the backbone, whatever backbone it is.
+"""The network of CutPaste: views of images in one batch, any backbone, a projection and a linear classifier.
 
 Named in ``custom_imports`` of the CutPaste configs and not imported with the other models: mmpretrain is needed here
-and nowhere else.
+and nowhere else. Head and classifier are thrown away after training.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
+import torch.nn.functional as F
+from mmengine.model import BaseDataPreprocessor, BaseModule
+from mmengine.structures import BaseDataElement
 from mmpretrain.models import ImageClassifier
-from torch import nn
+from torch import Tensor, nn
 
-from mmdefect.models.projection_head import pool
+from mmdefect.models.backbone_features import MEAN, STD, pool
 from mmdefect.registry import MODELS
 
 #: Short names; any class of mmpretrain's backbones and any model of timm (as ``timm/<name>``) goes, too.
@@ -28,11 +31,7 @@ BACKBONES = {
 
 
 def backbone_config(backbone: str | Mapping) -> dict:
-    """Return the config of a backbone by name: ``resnet18``, ``timm/regnety_002`` or a class such as ``ConvNeXt``.
-
-    Raises:
-        ValueError: if the name is unknown; the message lists the short names.
-    """
+    """Return the config of a backbone by name: ``resnet18``, ``timm/regnety_002`` or a class such as ``ConvNeXt``."""
     if not isinstance(backbone, str):
         return dict(backbone)
     if backbone in BACKBONES:
@@ -78,3 +77,76 @@ class CutPasteClassifier(ImageClassifier):
             data_preprocessor=MODELS.build(dict(data_preprocessor or dict(type='ViewDataPreProcessor'))),
             **kwargs,
         )
+
+
+@MODELS.register_module()
+class ProjectionHead(BaseModule):
+    """Linear, batch norm and ReLU for each width, then a linear classifier with cross-entropy.
+
+    Args:
+        in_channels: width of the pooled features; the classifier fills it in from its backbone.
+        num_classes: views that are told apart.
+        hidden: widths of the projection, ``[512] * n + [128]`` in the paper.
+        init_cfg: see mmengine.
+    """
+
+    def __init__(
+        self, in_channels: int, num_classes: int = 3, hidden: Sequence[int] = (512, 128), init_cfg: dict | None = None
+    ) -> None:
+        super().__init__(init_cfg)
+        self.num_classes = num_classes
+        layers: list[nn.Module] = []
+        width = in_channels
+        for after in hidden:
+            layers += [nn.Linear(width, after, bias=False), nn.BatchNorm1d(after), nn.ReLU(inplace=True)]
+            width = after
+        self.projection = nn.Sequential(*layers)
+        self.classifier = nn.Linear(width, num_classes)
+
+    def forward(self, features: Tensor | Sequence) -> Tensor:
+        """Return ``(B, num_classes)`` logits of what the backbone puts out."""
+        return self.classifier(self.projection(pool(features)))
+
+    def loss(self, features: Tensor | Sequence, data_samples: Sequence) -> dict[str, Tensor]:
+        """Return the cross-entropy and the share of views classified correctly, in percent."""
+        labels = torch.stack([sample.gt_label for sample in data_samples]).to(features[-1].device)
+        if int(labels.max()) >= self.num_classes:
+            raise ValueError(
+                f'`num_classes` of the head must be more than every label of the views, got {self.num_classes} and the '
+                f'label {int(labels.max())}; set `variant` at the top of the config, which sets both.'
+            )
+        logits = self(features)
+        return dict(loss=F.cross_entropy(logits, labels), accuracy=100 * (logits.argmax(1) == labels).float().mean())
+
+    def predict(self, features: Tensor | Sequence, data_samples: Sequence) -> Sequence:
+        """Add ``pred_score`` ``(num_classes,)`` and ``pred_label`` to the samples."""
+        for scores, sample in zip(self(features).softmax(1), data_samples, strict=True):
+            sample.set_data(dict(pred_score=scores, pred_label=scores.argmax()))
+        return data_samples
+
+
+@MODELS.register_module()
+class ViewDataPreProcessor(BaseDataPreprocessor):
+    """Flatten ``(V, 3, h, w)`` uint8 RGB views of each image to one normalised batch, image by image.
+
+    Args:
+        mean: per channel, RGB, of pixels in 0..255.
+        std: per channel.
+    """
+
+    def __init__(self, mean: Sequence[float] = MEAN, std: Sequence[float] = STD) -> None:
+        super().__init__()
+        self.register_buffer('mean', torch.tensor(mean, dtype=torch.float32).view(-1, 1, 1), persistent=False)
+        self.register_buffer('std', torch.tensor(std, dtype=torch.float32).view(-1, 1, 1), persistent=False)
+
+    def forward(self, data: dict, training: bool = False) -> dict:
+        """Return ``inputs`` ``(B V, 3, h, w)`` float32 and one sample with ``gt_label`` for each of them."""
+        data = self.cast_data(data)
+        inputs = torch.cat(list(data['inputs'])).float().sub_(self.mean).div_(self.std)
+        samples = []
+        for number, sample in enumerate(data['data_samples']):
+            for label in sample.gt_label:
+                element = BaseDataElement(gt_label=label)
+                element.set_metainfo(dict(img_path=sample.metainfo.get('img_path'), image_index=number))
+                samples.append(element)
+        return dict(inputs=inputs, data_samples=samples)

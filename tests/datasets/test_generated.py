@@ -16,7 +16,7 @@ import mmdefect.registration  # noqa: F401
 from mmdefect.apis import compose, load_config
 from mmdefect.compat import config_root
 from mmdefect.datasets.checks import check_dataset
-from mmdefect.engine.hooks.class_check_hook import _classes_of
+from mmdefect.engine.hooks.check_hooks import classes_of
 from mmdefect.engine.samplers import PartShareSampler
 from mmdefect.registry import DATASETS
 from tests.helpers.data import write_wta
@@ -90,7 +90,7 @@ def test_one_base_line_puts_it_beside_the_real_data(tmp_path, packed):
     init_default_scope('mmseg')
     data = DATASETS.build(cfg.train_dataloader.dataset)
     assert len(data) == 13 and data.metainfo['classes'] == ('normal', 'attached', 'broken')
-    assert _classes_of(cfg.train_dataloader.dataset) == _classes_of(data)
+    assert classes_of(cfg.train_dataloader.dataset) == classes_of(data)
     assert check_dataset(data).num_images == 13
 
 

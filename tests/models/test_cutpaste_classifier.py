@@ -11,8 +11,8 @@ from torch.nn import functional as F
 
 import mmdefect.registration  # noqa: F401
 from mmdefect.apis import load_config
-from mmdefect.models.cutpaste_classifier import BACKBONES, backbone_config
-from mmdefect.models.projection_head import ProjectionHead, pool
+from mmdefect.models.backbone_features import pool
+from mmdefect.models.cutpaste_classifier import BACKBONES, ProjectionHead, backbone_config
 from mmdefect.registry import MODELS, init_default_scope
 
 CONFIGS = Path(__file__).resolve().parents[2] / 'configs' / 'cutpaste'

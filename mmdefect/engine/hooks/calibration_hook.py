@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,7 +10,7 @@ from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
-from mmdefect.experiments.records import write_json
+from mmdefect.files import replacing, write_json
 from mmdefect.functional.calibration import read_offsets
 from mmdefect.registry import HOOKS
 
@@ -46,7 +45,7 @@ class CalibrationHook(Hook):
         if not isinstance(runner._train_loop, dict) and runner._train_loop is not None and is_main_process():
             write_json(Path(runner.work_dir) / KEY / f'iter_{runner.iter}.json', self.fitted)
             last = runner.message_hub.runtime_info.get('last_ckpt')
-            if last is not None and os.path.isfile(last):
+            if last is not None and Path(last).is_file():
                 add_to_checkpoint(last, self.fitted)
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
@@ -63,8 +62,8 @@ class CalibrationHook(Hook):
         for metric in _defect_metrics(runner.test_loop):
             if metric.calibration_mode == 'fit':
                 raise ValueError(
-                    'a test must not fit offsets: its metric must have `calibration="apply"` (or none), got '
-                    '`"fit"`; fit on the validation set.'
+                    'a test must not fit offsets: its metric must have `calibration="apply"` (or none), got `"fit"`; '
+                    'fit on the validation set.'
                 )
             if metric.calibration_mode == 'apply' and metric.offsets is None:
                 if self.loaded is not None:
@@ -93,22 +92,14 @@ class CalibrationHook(Hook):
 
 
 def add_to_checkpoint(path: str | Path, record: dict) -> bool:
-    """Write ``record`` into the meta of a checkpoint of the same iteration, in one step.
-
-    Returns:
-        Whether the checkpoint is of that iteration and was rewritten.
-    """
+    """Write ``record`` into the meta of a checkpoint of the same iteration, in one step; return whether it is one."""
     # Mapped, so that a checkpoint of another iteration costs nothing.
     checkpoint = torch.load(path, map_location='cpu', weights_only=False, mmap=True)
     if checkpoint.get('meta', {}).get('iter') != record['iter']:
         return False
     checkpoint['meta'][KEY] = record
-    temporary = f'{path}.calibrating'
-    try:
+    with replacing(path) as temporary:
         torch.save(checkpoint, temporary)
-        os.replace(temporary, path)
-    finally:
-        Path(temporary).unlink(missing_ok=True)
     return True
 
 

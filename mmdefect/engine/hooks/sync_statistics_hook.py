@@ -12,11 +12,11 @@ from mmdefect.registry import HOOKS
 
 @HOOKS.register_module()
 class SyncStatisticsHook(Hook):
-    """Average the running means and variances of batch norms over the ranks, before a validation and before a checkpoint.
+    """Average the running means and variances of batch norms over the ranks before each validation and checkpoint.
 
     Each rank keeps the statistics of its own images. Without this every rank validates another network, and the
-    checkpoint of rank 0 is none of those that the logged metrics belong to. ``SyncBN`` (on a GPU) has equal ones anyway.
-    With one process nothing happens.
+    checkpoint of rank 0 is none of those that the logged metrics belong to. ``SyncBN`` (on a GPU) has equal ones
+    anyway. With one process nothing happens.
     """
 
     priority = 'HIGH'  # before weights are averaged or saved

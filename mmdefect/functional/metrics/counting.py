@@ -147,8 +147,8 @@ def read_prediction(prediction: Tensor, truth: LabelMap) -> LabelMap:
     """Look at a predicted map, ``(H, W)`` class ids of any number type; what its label leaves out is left out."""
     if tuple(prediction.shape) != truth.size_hw:
         raise ValueError(
-            f'`prediction` and `label` must have one shape, got {tuple(prediction.shape)} and {truth.size_hw}; predict at '
-            'the resolution of the label.'
+            f'`prediction` and `label` must have one shape, got {tuple(prediction.shape)} and {truth.size_hw}; '
+            'predict at the resolution of the label.'
         )
     seen = read_label(prediction, truth.num_classes, ignore_index=-1, name='prediction')
     if seen.ignored.numel():

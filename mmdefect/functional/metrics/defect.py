@@ -9,8 +9,15 @@ from torch import Tensor
 from mmdefect.functional.calibration import Calibration, MarginCounter, binned_confusion, decide, fit_offsets
 from mmdefect.functional.metrics.components import SIZE_EDGES, SIZES, ComponentCounter
 from mmdefect.functional.metrics.counting import Counter, LabelMap, read_label, read_prediction
-from mmdefect.functional.metrics.pixel import MEASURES, PixelCounter, TolerantCounter, any_defect
-from mmdefect.functional.metrics.pixel import measures, nan_mean, summarize
+from mmdefect.functional.metrics.pixel import (
+    MEASURES,
+    PixelCounter,
+    TolerantCounter,
+    any_defect,
+    measures,
+    nan_mean,
+    summarize,
+)
 from mmdefect.functional.metrics.ranking import image_ranking
 from mmdefect.functional.metrics.scores import ScoreBins, ScoreCounter, ScoreKeeper, log_odds, log_scores
 

@@ -47,8 +47,8 @@ def log_scores(scores: Tensor, kind: str) -> Tensor:
     low, high = (float(v) for v in scores.aminmax()) if scores.numel() else (0.0, 0.0)
     if low < 0 or high > 1 + 1e-5:
         raise ValueError(
-            f'`scores` must lie in [0, 1] as probabilities, got {low:.4g}..{high:.4g}; set `kind="logits"` if the model '
-            'gives logits.'
+            f'`scores` must lie in [0, 1] as probabilities, got {low:.4g}..{high:.4g}; set `kind="logits"` if they are '
+            'logits.'
         )
     if scores.shape[0] == 1:
         return torch.cat([(1 - scores).clamp_min(_NEAR_ONE), scores.clamp_min(_TINY)]).log()

@@ -1,4 +1,3 @@
 from .synthesis_preprocessor import SynthesisDataPreProcessor
-from .view_preprocessor import ViewDataPreProcessor
 
-__all__ = ['SynthesisDataPreProcessor', 'ViewDataPreProcessor']
+__all__ = ['SynthesisDataPreProcessor']

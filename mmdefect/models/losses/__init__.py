@@ -1,13 +1,8 @@
-from .centerline_dice_loss import CenterlineDiceLoss
-from .defect_dice_loss import DefectDiceLoss
+from .focal import SigmoidFocalLoss, SoftmaxFocalLoss
 from .label_extras import LabelExtras, attach_label_extras
-from .sigmoid_focal_loss import SigmoidFocalLoss
-from .signed_distance_loss import SignedDistanceLoss
-from .softmax_focal_loss import SoftmaxFocalLoss
-from .sum_loss import SumLoss
-from .tversky_focal_loss import TverskyFocalLoss
-from .weak_box_loss import WeakBoxLoss
-from .weighted_sample_loss import WeightedSampleLoss
+from .region_losses import CenterlineDiceLoss, DefectDiceLoss, SignedDistanceLoss, TverskyFocalLoss
+from .weak_box import WeakBoxLoss
+from .wrappers import SumLoss, WeightedSampleLoss
 
 __all__ = [
     'CenterlineDiceLoss',

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from mmseg.models.losses.utils import get_class_weight
@@ -12,16 +11,19 @@ from torch import Tensor, nn
 from mmdefect.functional.reduction import REDUCTIONS
 
 
-class DefectLoss(nn.Module, ABC):
-    """Base of the losses; a subclass calls one function of :mod:`mmdefect.functional` in :meth:`compute`.
+class DefectLoss(nn.Module):
+    """Base of the losses: each has its ``function`` of :mod:`mmdefect.functional` and its ``default_name`` in the log.
 
     Args:
         class_weight: one weight per class, or the path of a file that mmseg can read them from.
         reduction: ``'mean'``, ``'sum'`` or ``'none'``.
         loss_weight: factor of the result.
         loss_name: name in the log; it must start with ``loss`` to be trained on.
-        **options: further arguments of the function.
+        **options: the other arguments of the function; formula and defaults stand there.
     """
+
+    function: Callable[..., Tensor]
+    default_name: str
 
     def __init__(
         self,
@@ -29,22 +31,15 @@ class DefectLoss(nn.Module, ABC):
         class_weight: Sequence[float] | str | None = None,
         reduction: str = 'mean',
         loss_weight: float = 1.0,
-        loss_name: str,
+        loss_name: str | None = None,
         **options: Any,
     ) -> None:
         super().__init__()
         if reduction not in REDUCTIONS:
             raise ValueError(f'`reduction` must be one of {REDUCTIONS}, got {reduction!r}.')
         self.class_weight = get_class_weight(class_weight)
-        self.reduction = reduction
-        self.loss_weight = loss_weight
-        self.options = options
-        self._loss_name = loss_name
-
-    @property
-    def loss_name(self) -> str:
-        """Name in the log."""
-        return self._loss_name
+        self.reduction, self.loss_weight, self.options = reduction, loss_weight, options
+        self.loss_name = loss_name or self.default_name
 
     def forward(
         self,
@@ -55,7 +50,7 @@ class DefectLoss(nn.Module, ABC):
         reduction_override: str | None = None,
         ignore_index: int | None = 255,
     ) -> Tensor:
-        """Return the loss as mmseg's heads ask for it.
+        """Return the loss times ``loss_weight`` as mmseg's heads ask for it.
 
         Args:
             pred: ``(B, C, H, W)`` float logits at the size of the label.
@@ -64,25 +59,16 @@ class DefectLoss(nn.Module, ABC):
             avg_factor: what a mean divides by.
             reduction_override: takes the place of ``reduction``.
             ignore_index: label of the pixels that do not count; ``None`` ignores no label.
-
-        Returns:
-            The loss times ``loss_weight``.
         """
-        loss = self.compute(
-            pred,
-            target,
-            weight=weight,
-            class_weight=self.class_weight,
-            ignore_index=-100 if ignore_index is None else ignore_index,
-            reduction=reduction_override or self.reduction,
-            avg_factor=avg_factor,
-            **self.options,
+        ignored = -100 if ignore_index is None else ignore_index
+        options = dict(self.options, class_weight=self.class_weight, reduction=reduction_override or self.reduction)
+        return self.loss_weight * self.compute(
+            pred, target, weight=weight, ignore_index=ignored, avg_factor=avg_factor, **options
         )
-        return self.loss_weight * loss
 
-    @abstractmethod
     def compute(self, pred: Tensor, target: Tensor, **kwargs: Any) -> Tensor:
         """Call the function of the loss."""
+        return self.function(pred, target, **kwargs)
 
     def extra_repr(self) -> str:
         """Name the settings in the printed model."""

@@ -47,22 +47,16 @@ class LabelExtras:
         self.weight = _stack(samples, 'gt_weight_map', 1)
         if any('sample_weight' in s for s in samples):
             device = samples[0].gt_sem_seg.data.device
-            values = torch.as_tensor([float(s.get('sample_weight', 1.0)) for s in samples], device=device)
-            values = values.view(-1, 1, 1)
+            values = torch.as_tensor([float(s.get('sample_weight', 1.0)) for s in samples], device=device).view(
+                -1, 1, 1
+            )
             self.weight = values if self.weight is None else self.weight * values
 
 
 def attach_label_extras(model: nn.Module) -> LabelExtras | None:
     """Let the losses of a segmentor see the extras of each batch; attaching twice changes nothing.
 
-    Args:
-        model: a segmentor with a ``data_preprocessor``.
-
-    Returns:
-        What the losses share; ``None`` when no loss asks for it.
-
-    Raises:
-        ValueError: if a loss asks for extras and the model has no data preprocessor.
+    Returns what the losses share; ``None`` when no loss asks for it.
     """
     losses = [m for m in model.modules() if hasattr(m, 'label_extras')]
     if not losses:
@@ -70,8 +64,8 @@ def attach_label_extras(model: nn.Module) -> LabelExtras | None:
     preprocessor = getattr(model, 'data_preprocessor', None)
     if not isinstance(preprocessor, nn.Module):
         raise ValueError(
-            f'{type(model).__name__} must have a `data_preprocessor` to bring the weights of the samples '
-            'to the loss; build it from a config of mmseg.'
+            f'{type(model).__name__} must have a `data_preprocessor`, which brings the weights of the samples to the '
+            'loss; build it from a config of mmseg.'
         )
     extras = next((m.label_extras for m in losses if m.label_extras is not None), None)
     if extras is None:
@@ -97,7 +91,7 @@ def _stack(samples: Sequence, name: str, fill: float) -> Tensor | None:
         if min(missing) < 0:
             raise ValueError(
                 f'`{name}` must be no larger than the label, got {tuple(values.shape)} for a label of '
-                f'{tuple(label.shape[-2:])}; put its name into `seg_fields`, so that crops move it, too.'
+                f'{tuple(label.shape[-2:])}; put its name into `seg_fields`, so that crops include it.'
             )
         maps.append(F.pad(values, (0, missing[0], 0, missing[1]), value=fill))
     return torch.stack(maps)

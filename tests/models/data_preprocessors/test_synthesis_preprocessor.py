@@ -5,7 +5,7 @@ from mmengine.registry import init_default_scope
 
 from mmdefect.datasets.transforms import LoadLocationMap, PackSynthesisInputs, SynthesizeDefects
 from mmdefect.models.data_preprocessors import SynthesisDataPreProcessor
-from mmdefect.synthesis.types import Synthesis
+from mmdefect.synthesis.records import Synthesis
 from tests.helpers.defects import FRAME_HW, draw_part, labelled_parts, library_of_parts
 
 MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -16,7 +15,7 @@ from mmdefect.registry import MODELS
 
 @MODELS.register_module()
 class WeakBoxLoss(DefectLoss):
-    """See :func:`mmdefect.functional.weak_box.weak_box_loss` for the formula.
+    """Focal loss over the pixels of a box that look defective: :func:`mmdefect.functional.weak_box.weak_box_loss`.
 
     The number of iterations is kept in a buffer, so that a resumed run goes on with its threshold; it counts the calls
     in training mode, also those of accumulated gradients.
@@ -28,11 +27,10 @@ class WeakBoxLoss(DefectLoss):
         ramp: iterations from ``tau_start`` to ``tau``.
         mixed: whether only the pixels of ``gt_box_map`` are boxes and other labels exact; otherwise every defect label
             is a box. Needs ``LabelExtrasHook``.
-        gamma: focusing exponent.
-        alpha: one factor per class, ``None`` for none.
-        loss_name: name in the log.
-        **kwargs: see :class:`~mmdefect.models.losses.defect_loss.DefectLoss`.
+        **kwargs: ``gamma`` and ``alpha`` of the focal loss, and see :class:`DefectLoss`.
     """
+
+    default_name = 'loss_weak_box'
 
     def __init__(
         self,
@@ -41,12 +39,9 @@ class WeakBoxLoss(DefectLoss):
         warmup: int = 0,
         ramp: int = 0,
         mixed: bool = False,
-        gamma: float = 2.0,
-        alpha: Sequence[float] | None = None,
-        loss_name: str = 'loss_weak_box',
         **kwargs: Any,
     ) -> None:
-        super().__init__(gamma=gamma, alpha=alpha, loss_name=loss_name, **kwargs)
+        super().__init__(**kwargs)
         self.schedule = BoxSchedule(tau, tau_start, warmup, ramp)
         self.mixed = mixed
         self.register_buffer('iteration', torch.zeros((), dtype=torch.long))
@@ -69,8 +64,8 @@ class WeakBoxLoss(DefectLoss):
             return None
         if self.label_extras is None:
             raise RuntimeError(
-                'WeakBoxLoss with `mixed=True` must be told which labels are boxes, but nothing brings '
-                "them; add dict(type='LabelExtrasHook') to `custom_hooks`."
+                'WeakBoxLoss with `mixed=True` must be told which labels are boxes, but nothing brings them; add '
+                "dict(type='LabelExtrasHook') to `custom_hooks`."
             )
         boxes = self.label_extras.boxes
         return torch.zeros_like(target, dtype=torch.bool) if boxes is None else boxes

@@ -10,11 +10,11 @@ import numpy as np
 import torch
 from mmengine.dist import all_gather_object, all_reduce, get_world_size, is_main_process
 from mmengine.evaluator import BaseMetric
-from mmengine.logging import MMLogger, print_log
+from mmengine.logging import print_log
 from PIL import Image
 from prettytable import PrettyTable
 
-from mmdefect.experiments.records import write_json
+from mmdefect.files import write_json
 from mmdefect.functional.calibration import OBJECTIVES, decide
 from mmdefect.functional.metrics.components import SIZE_EDGES
 from mmdefect.functional.metrics.counting import pack, unpack
@@ -45,13 +45,8 @@ class DefectMetric(BaseMetric):
         decision: whose label maps ``output_dir`` receives, ``'argmax'`` or ``'calibrated'``; the metrics hold both.
         scores: what ``seg_logits`` holds, ``'logits'`` or ``'probabilities'``. mmseg applies the sigmoid of heads with
             one channel itself: those are always taken as probabilities.
-        bins: bins of the scores, at most 32768.
-        exact: keep all scores instead of binning them; memory then grows with the images.
-        ignore_index: label value that is left out.
-        tolerance: radius of ``tolerant``, in pixels.
-        size_edges: areas in pixels where small, medium and large components begin.
-        min_coverage: share of a component that must be predicted for it to be found.
-        min_alarm_area: smallest predicted component that is an alarm, in pixels.
+        bins, exact, ignore_index, tolerance, size_edges, min_coverage, min_alarm_area: see
+            :class:`~mmdefect.functional.metrics.defect.DefectCounters`.
         per_image: CSV file for one line an image; ``None`` writes none.
         curves: JSON file for the precision-recall and overlap curves of each class; ``None`` writes none.
         output_dir: folder for the predicted label maps, as PNG of class ids; ``None`` writes none.
@@ -85,14 +80,11 @@ class DefectMetric(BaseMetric):
         super().__init__(**kwargs)
         self.groups = GROUPS if groups == 'all' else tuple(groups) if not isinstance(groups, str) else groups
         check_groups(self.groups)
-        for name, value, choices in (
-            ('calibration', calibration, CALIBRATIONS),
-            ('objective', objective, OBJECTIVES),
-            ('decision', decision, DECISIONS),
-            ('scores', scores, KINDS),
-        ):
-            if value not in choices:
-                raise ValueError(f'`{name}` must be one of {choices}, got {value!r}.')
+        choices = dict(calibration=CALIBRATIONS, objective=OBJECTIVES, decision=DECISIONS, scores=KINDS)
+        values = dict(calibration=calibration, objective=objective, decision=decision, scores=scores)
+        for name, value in values.items():
+            if value not in choices[name]:
+                raise ValueError(f'`{name}` must be one of {choices[name]}, got {value!r}.')
         if calibration == 'fit' and (offsets is not None or decision == 'calibrated'):
             raise ValueError(
                 '`calibration="fit"` knows its offsets only when all images are seen; `offsets` and '
@@ -100,15 +92,8 @@ class DefectMetric(BaseMetric):
             )
         self.calibration_mode, self.objective, self.recall_floor = calibration, objective, recall_floor
         self.offsets, self.decision, self.scores = offsets, decision, scores
-        self.settings = dict(
-            ignore_index=ignore_index,
-            bins=bins,
-            exact=exact,
-            tolerance=tolerance,
-            size_edges=tuple(size_edges),
-            min_coverage=min_coverage,
-            min_alarm_area=min_alarm_area,
-        )
+        self.settings = dict(ignore_index=ignore_index, bins=bins, exact=exact, tolerance=tolerance)
+        self.settings |= dict(size_edges=tuple(size_edges), min_coverage=min_coverage, min_alarm_area=min_alarm_area)
         self.per_image, self.curves = per_image, curves
         self.output_dir, self.output_root = output_dir, output_root
         self.calibration: dict | None = None
@@ -133,8 +118,7 @@ class DefectMetric(BaseMetric):
 
     def evaluate(self, size: int) -> dict[str, float]:
         """Reduce the counts over all ranks, print the table and return the metrics."""
-        counters = self._counters if self._counters is not None else self._new_counters(None)
-        rows = self._rows
+        counters, rows = self._counters or self._new_counters(None), self._rows
         self._counters, self._rows = None, []
         if get_world_size() > 1:
             vector = pack(counters.counters())
@@ -159,24 +143,15 @@ class DefectMetric(BaseMetric):
         metrics, names = results.compute(), self.dataset_meta['classes']
         if results.calibration is not None:
             self.calibration = {**results.calibration.to_dict(), 'classes': list(names)}
-        logger = MMLogger.get_current_instance()
         more = [c for c in COLUMNS if any(f'{c}.{name}' in metrics for name in names)]
         if len(more) > 2:
-            print_log('all measures per class:\n' + per_class_table(metrics, names, more), logger=logger)
-        print_log('per class results:', logger)  # the table and the line after it are those of mmseg
-        print_log('\n' + per_class_table(metrics, names, COLUMNS[:2]), logger=logger)
+            print_log('all measures per class:\n' + per_class_table(metrics, names, more), 'current')
+        print_log('per class results:', 'current')  # the table and the line after it are those of mmseg
+        print_log('\n' + per_class_table(metrics, names, COLUMNS[:2]), 'current')
         return metrics
 
     def decide(self, prediction: torch.Tensor, scores: torch.Tensor | None) -> torch.Tensor:
-        """Return the label map of the chosen decision.
-
-        Args:
-            prediction: ``(H, W)`` class ids by argmax.
-            scores: ``(C, H, W)`` float, the ``seg_logits`` of mmseg.
-
-        Raises:
-            ValueError: if the decision is calibrated and there are no offsets or no scores.
-        """
+        """Return the label map that was chosen, from that by argmax ``(H, W)`` and ``seg_logits`` ``(C, H, W)``."""
         if self.decision == 'argmax':
             return prediction
         offsets = self._offset_tuple()
@@ -190,15 +165,8 @@ class DefectMetric(BaseMetric):
     def _new_counters(self, scores: torch.Tensor | None) -> DefectCounters:
         fit = self.objective if self.calibration_mode == 'fit' else None
         offsets = self._offset_tuple() if self.calibration_mode == 'apply' else None
-        return DefectCounters(
-            tuple(self.dataset_meta['classes']),
-            self.groups,
-            kind=self._kind(scores),
-            fit=fit,
-            recall_floor=self.recall_floor,
-            offsets=offsets,
-            **self.settings,
-        )
+        options = dict(self.settings, fit=fit, recall_floor=self.recall_floor, offsets=offsets)
+        return DefectCounters(tuple(self.dataset_meta['classes']), self.groups, kind=self._kind(scores), **options)
 
     def _kind(self, scores: torch.Tensor | None) -> str:
         return 'probabilities' if scores is not None and scores.shape[0] == 1 else self.scores
@@ -213,10 +181,8 @@ class DefectMetric(BaseMetric):
         return (0.0, *(float(self.offsets.get(name, 0.0)) for name in names[1:]))
 
     def _row(self, sample: dict, image: dict) -> dict:
-        counts, row = image['confusion'], {'image': sample['img_path'], 'defective': image['defective']}
-        if 'score' in image:
-            row['score'] = image['score']
-        for prefix, matrix in (('', counts), ('cal_', image.get('calibrated'))):
+        row = {'image': sample['img_path']} | {name: image[name] for name in ('defective', 'score') if name in image}
+        for prefix, matrix in (('', image['confusion']), ('cal_', image.get('calibrated'))):
             for k, name in enumerate(self.dataset_meta['classes'] if matrix is not None else ()):
                 row[f'{prefix}hit.{name}'] = int(matrix[k, k])
                 row[f'{prefix}predicted.{name}'] = int(matrix[:, k].sum())

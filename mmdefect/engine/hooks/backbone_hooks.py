@@ -1,0 +1,85 @@
+"""Start a model from a backbone that CutPaste trained, and leave a backbone as it is while a new head settles."""
+
+from __future__ import annotations
+
+from mmengine.hooks import Hook
+from mmengine.logging import print_log
+from mmengine.model import is_model_wrapper
+from mmengine.runner import Runner
+from torch import nn
+
+from mmdefect.models.backbone_weights import load_backbone
+from mmdefect.registry import HOOKS
+
+
+def unwrapped(runner: Runner) -> nn.Module:
+    """Return the model of a run, without what distributes it over processes."""
+    return runner.model.module if is_model_wrapper(runner.model) else runner.model
+
+
+@HOOKS.register_module()
+class CutPasteBackboneHook(Hook):
+    """Load the backbone of a checkpoint before the first iteration, and print what matched.
+
+    A resumed run keeps its own weights.
+
+    Args:
+        checkpoint: of a CutPaste training, or a file of backbone weights.
+        min_share: least share of the backbone's parameters that must match; with less the run stops.
+        target: attribute of the model that is the backbone.
+    """
+
+    def __init__(self, checkpoint: str, min_share: float = 0.9, target: str = 'backbone') -> None:
+        self.checkpoint, self.min_share, self.target = checkpoint, min_share, target
+
+    def before_train(self, runner: Runner) -> None:
+        """Load."""
+        if runner._resume and runner.iter > 0:
+            print_log(f'{self.checkpoint} is not loaded: the run was resumed at iteration {runner.iter}.', 'current')
+            return
+        if runner._load_from and not runner._resume:
+            raise ValueError(
+                f'a run must start from `load_from` or from the backbone of CutPasteBackboneHook, got both: '
+                f'{runner._load_from} and {self.checkpoint}; remove one.'
+            )
+        model = unwrapped(runner)
+        if not hasattr(model, self.target):
+            parts = ', '.join(n for n, _ in model.named_children())
+            raise ValueError(f'`target` must be a part of {type(model).__name__}, got {self.target!r}; it has {parts}.')
+        print_log(load_backbone(getattr(model, self.target), self.checkpoint, self.min_share).text(), 'current')
+
+
+@HOOKS.register_module()
+class FreezeBackboneHook(Hook):
+    """Train only what is not the backbone for the first updates; its batch norms keep their statistics meanwhile.
+
+    Does nothing when the run had to start from random weights (``random_initialisation`` of the config says so). In
+    distributed training set ``find_unused_parameters = True``.
+
+    Args:
+        updates: how many.
+    """
+
+    def __init__(self, updates: int = 20) -> None:
+        if updates < 0:
+            raise ValueError(f'`updates` must not be negative, got {updates}.')
+        self.updates, self.frozen = updates, []
+
+    def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: dict | None = None) -> None:
+        """Freeze or release the backbone."""
+        backbone = unwrapped(runner).backbone
+        if runner.iter >= self.updates:
+            if self.frozen:
+                for parameter in self.frozen:
+                    parameter.requires_grad_(True)
+                self.frozen = []
+                backbone.train()
+            return
+        if runner.cfg.get('random_initialisation'):
+            return
+        if not self.frozen:
+            self.frozen = [p for p in backbone.parameters() if p.requires_grad]
+            print_log(f'the backbone is frozen for {self.updates - runner.iter} updates', 'current')
+        for parameter in self.frozen:
+            parameter.requires_grad_(False)
+        backbone.eval()
