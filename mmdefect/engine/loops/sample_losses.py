@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -12,18 +13,11 @@ from torch import Tensor, nn
 NOISE = ('Dropout', 'DropPath', 'AlphaDropout')
 
 
+@dataclass
 class SampleLosses:
-    """What :func:`weighted_heads` collects.
+    """What :func:`weighted_heads` collects: ``(B,)``, the sum over heads and losses, differentiable."""
 
-    Attributes:
-        values: ``(B,)``, sum over heads and losses, differentiable.
-    """
-
-    def __init__(self) -> None:
-        self.values: Tensor | None = None
-
-    def add(self, values: Tensor) -> None:
-        self.values = values if self.values is None else self.values + values
+    values: Tensor | float = 0
 
 
 def heads_of(model: nn.Module) -> list[nn.Module]:
@@ -38,13 +32,13 @@ def heads_of(model: nn.Module) -> list[nn.Module]:
         heads += list(head) if isinstance(head, nn.ModuleList) else [head] if head is not None else []
     if not heads or not all(callable(getattr(h, 'loss_by_feat', None)) for h in heads):
         raise ValueError(
-            f'a model must have heads with `loss_by_feat` to weigh its samples, as the segmentors of mmseg '
-            f'do, but {type(model).__name__} has not.'
+            f'a model must have heads with `loss_by_feat` to weigh its samples, as the segmentors of mmseg have, '
+            f'but {type(model).__name__} has none.'
         )
     if any(getattr(m, 'label_extras', None) is not None for m in model.modules()):
         raise ValueError(
-            'a loss with weights or boxes beside the label (LabelExtrasHook) reads the whole batch and '
-            'cannot be taken by sample; use another loss while a policy is learned.'
+            'a loss with weights or boxes beside the label (LabelExtrasHook) reads the whole batch and cannot be '
+            'taken by sample; use another loss while a policy is learned.'
         )
     return heads
 
@@ -77,11 +71,10 @@ def _by_sample(loss_by_feat, weights: Tensor | None, found: SampleLosses):
         losses = {}
         for key in parts[0]:
             values = torch.stack([_scalar(part[key]) for part in parts])
-            if 'loss' not in key:
-                losses[key] = values.mean()
-                continue
-            found.add(values)
-            losses[key] = (values if weights is None else values * weights.to(values)).mean()
+            if 'loss' in key:
+                found.values = found.values + values
+                values = values if weights is None else values * weights.to(values)
+            losses[key] = values.mean()
         return losses
 
     return compute
@@ -108,11 +101,8 @@ def frozen_statistics(model: nn.Module) -> Iterator[None]:
 
     The model itself stays in training mode: backbones give out the features of auxiliary heads only there.
     """
-    frozen = [
-        m
-        for m in model.modules()
-        if isinstance(m, nn.modules.batchnorm._BatchNorm) or type(m).__name__.startswith(NOISE)
-    ]
+    norms = nn.modules.batchnorm._BatchNorm
+    frozen = [m for m in model.modules() if isinstance(m, norms) or type(m).__name__.startswith(NOISE)]
     modes = [m.training for m in frozen]
     try:
         for m in frozen:
@@ -125,7 +115,7 @@ def frozen_statistics(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def fixed_noise(seed: int, device: torch.device) -> Iterator[None]:
-    """Draw the same numbers at every entry and leave the generators of torch as they were."""
+    """Give the same random numbers at every entry and leave the generators of torch as they were."""
     with torch.random.fork_rng(devices=[device] if device.type == 'cuda' else []):
         torch.manual_seed(seed)
         yield
