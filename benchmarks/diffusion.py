@@ -20,14 +20,12 @@ import common  # isort: skip  (sets the number of threads: before torch)
 
 import torch
 
-from mmdefect.diffusion.blended import BlendSettings, generate
-from mmdefect.diffusion.ddim import DDIMSteps
 from mmdefect.diffusion.edit import edit_images, invert_images
-from mmdefect.diffusion.latent_model import LatentModel
-from mmdefect.diffusion.loading import DTYPES
-from mmdefect.diffusion.null_text import NullTextSettings
+from mmdefect.diffusion.inversion import DDIMSteps, NullTextSettings
+from mmdefect.diffusion.model import DTYPES, LatentModel
 from mmdefect.diffusion.prompt_edit import EditSettings
 from mmdefect.diffusion.random_model import build_pipeline
+from mmdefect.diffusion.sample import BlendSettings, generate
 from mmdefect.synthesis.streams import stream_generator
 
 WORKS = ('sample', 'edit')

@@ -8,9 +8,8 @@ Sources are clean training images that have a real edit. Donors come from labell
 to three defects are drawn for an image: the first is pasted into source and edit (kept), the second into the source
 only (vanished), the third into the edit only (new). The edit is made in two ways:
 
-* ``diffusion``: the real edit plus what the pastes add, blurred as the autoencoder blurs. The noise is that of
-diffusion,
-  but what the real edit added by itself has no label here, so precision is a lower bound;
+* ``diffusion``: the real edit plus what the pastes add, blurred as the autoencoder blurs. The noise is that
+  of diffusion, but what the real edit added by itself has no label here, so precision is a lower bound;
 * ``simulated``: blur, tone and noise as measured on the real edits. Every pixel of its label is exact.
 """
 
@@ -30,27 +29,24 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from mmdefect.synthesis.canvas import ArrayCanvas
+from mmdefect.synthesis.pastes import Background
+
 from mmdefect.diffusion.images import read_image
-from mmdefect.diffusion.relabel import RelabelSettings, difference_of, relabel
-from mmdefect.diffusion.relabel_appearance import (
-    STANDS_OUT,
-    component_classes,
-    find_surface,
+from mmdefect.diffusion.relabel import RelabelSettings, judge, relabel
+from mmdefect.diffusion.relabel_change import (
+    difference_of,
     learn_appearance,
     nearest_class,
-    pixel_features,
-    visibility,
+    set_noise,
+    to_lab,
+    visible_defects,
 )
-from mmdefect.diffusion.relabel_change import set_noise, to_lab
-from mmdefect.diffusion.relabel_checks import judge
-from mmdefect.diffusion.relabel_pairs import find_pairs, load_pair, read_label
-from mmdefect.synthesis.canvas import ArrayCanvas
-from mmdefect.synthesis.donor_cutting import CuttingRule
-from mmdefect.synthesis.donors import DefectLibrary, LabelledImage, build_library
+from mmdefect.diffusion.relabel_run import find_pairs, load_pair, read_label
 from mmdefect.synthesis.engine import PasteEngine
 from mmdefect.synthesis.foreground import find_foreground
-from mmdefect.synthesis.location import location_codes
-from mmdefect.synthesis.pastes import Background
+from mmdefect.synthesis.library import CuttingRule, DefectLibrary, LabelledImage, build_library
+from mmdefect.synthesis.places import location_codes
 
 CLASSES = ('normal', 'attached', 'broken')
 SIZES = ((0, 16), (16, 64), (64, 10**9))
@@ -84,10 +80,10 @@ def simulate(target: np.ndarray, facts: dict, rng: np.random.Generator) -> np.nd
     return np.clip(np.round(blurred + slow[..., None] + fine + 2.4 * facts['offset']), 0, 255).astype(np.uint8)
 
 
-def blur(photo: np.ndarray, facts: dict) -> np.ndarray:
+def blur(image: np.ndarray, facts: dict) -> np.ndarray:
     """Return the image as sharp as the autoencoder leaves it, float32."""
-    photo = photo.astype(np.float32)
-    return cv2.GaussianBlur(photo, (0, 0), facts['blur_sigma']) if facts['blur_sigma'] else photo
+    image = image.astype(np.float32)
+    return cv2.GaussianBlur(image, (0, 0), facts['blur_sigma']) if facts['blur_sigma'] else image
 
 
 def paste_scenario(engine: PasteEngine, clean: np.ndarray, seed: int):
@@ -158,22 +154,15 @@ class Tally:
         return dict(edits=way, **values, drawn=self.drawn, stray=self.stray)
 
 
-def class_accuracy(photos: list, folds: int = 2) -> dict[str, str]:
+def class_accuracy(images: list, folds: int = 2) -> dict[str, str]:
     """Tell the class of each source defect from its looks, learned from the other half of the images."""
     right = {k: [0, 0] for k in range(1, len(CLASSES))}
     for fold in range(folds):
-        learned = learn_appearance((p for i, p in enumerate(photos) if i % folds != fold), len(CLASSES))
-        for image, label in photos[fold::folds]:
-            lab = to_lab(image)
-            contrast = lab - find_surface(lab, label)
-            features, seen = pixel_features(lab, contrast), visibility(contrast)
-            numbers, classes = component_classes(label)
-            for number, class_id in classes.items():
-                inside = numbers == number
-                clear = inside & (seen > max(STANDS_OUT, 0.5 * np.quantile(seen[inside], 0.9)))
-                if clear.any():
-                    right[class_id][0] += nearest_class(features[clear].mean(0), learned)[0] == class_id
-                    right[class_id][1] += 1
+        learned = learn_appearance((p for i, p in enumerate(images) if i % folds != fold), len(CLASSES))
+        for image, label in images[fold::folds]:
+            for class_id, features, _ in visible_defects(image, label):
+                right[class_id][0] += nearest_class(features, learned)[0] == class_id
+                right[class_id][1] += 1
     return {CLASSES[k]: f'{a} of {b}' for k, (a, b) in right.items()}
 
 
@@ -227,7 +216,7 @@ def main() -> None:
             tolerance=0.024,
         )
         engine = PasteEngine(DefectLibrary(Path(folder) / 'library'), policy)
-        for index, pair in enumerate(clean[: args.photos]):
+        for index, pair in enumerate(clean[: args.images]):
             for repeat in range(args.repeats):
                 seed = 1000 * repeat + index
                 source, source_label, target, truth, masks = paste_scenario(engine, pair.source, seed)

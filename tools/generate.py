@@ -10,30 +10,31 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import inspect
 import os
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-#: Command, and the module with its `DESCRIPTION`, `add_arguments(parser)` and `run(args)`; only the one used is loaded.
+#: Commands and what they do; ``mmdefect.diffusion.commands`` has `add_NAME(parser)` and `run_NAME(args)` of each.
 COMMANDS = {
-    'random-model': ('mmdefect.diffusion.commands.random_model', 'write a tiny pipeline to try the commands with'),
-    'support': ('mmdefect.apis.support_set', 'choose the few images that each defect type is learned from'),
-    'masks': ('mmdefect.diffusion.commands.masks', 'draw masks that say where a defect shall be'),
-    'learn': ('mmdefect.diffusion.commands.learn', 'learn a token for each defect type'),
-    'sample': ('mmdefect.diffusion.commands.sample', 'generate defects in the masks of clean images'),
-    'edit': ('mmdefect.diffusion.commands.edit', 'exchange a word of what images show'),
-    'relabel': ('mmdefect.diffusion.commands.relabel', 'give edits labels of their own, from what changed'),
-    'pack-boxes': ('mmdefect.diffusion.commands.pack_boxes', 'write sampled images with their masks as weak labels'),
-    'pack': ('mmdefect.diffusion.commands.pack', 'write the result as a data set to train on'),
-    'compare-words': ('mmdefect.diffusion.commands.compare_words', 'choose among generated sets by what they trained'),
+    'random-model': 'write a tiny pipeline to try the commands with',
+    'support': 'choose the few images that each defect type is learned from',
+    'masks': 'make masks that say where a defect shall be',
+    'learn': 'learn a token for each defect type',
+    'sample': 'generate defects in the masks of good images',
+    'edit': 'exchange a word of what images show',
+    'relabel': 'give edits labels of their own, from what changed',
+    'pack-boxes': 'write sampled images with their masks as weak labels',
+    'pack': 'write the result as a data set to train on',
+    'compare-words': 'choose among generated sets by what they trained',
 }
 
 
 def list_commands() -> str:
     width = max(map(len, COMMANDS))
-    return '\n'.join(['commands:', *(f'  {name:{width}}  {text}' for name, (_, text) in COMMANDS.items())])
+    return '\n'.join(['commands:', *(f'  {name:{width}}  {text}' for name, text in COMMANDS.items())])
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -48,14 +49,14 @@ def main(argv: list[str] | None = None) -> int:
 
     stop_without('train')
     try:
-        module = importlib.import_module(COMMANDS[argv[0]][0])
-        parser = argparse.ArgumentParser(
-            prog=f'generate.py {argv[0]}',
-            description=module.DESCRIPTION,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-        )
-        module.add_arguments(parser)
-        return module.run(parser.parse_args(argv[1:])) or 0
+        # `support` reads data sets through mmseg, which the package of generation does not import.
+        where = 'mmdefect.apis.support_set' if argv[0] == 'support' else 'mmdefect.diffusion.commands'
+        module, name = importlib.import_module(where), argv[0].replace('-', '_')
+        add, run = getattr(module, f'add_{name}'), getattr(module, f'run_{name}')
+        how = argparse.RawDescriptionHelpFormatter
+        parser = argparse.ArgumentParser(f'generate.py {argv[0]}', description=inspect.getdoc(run), formatter_class=how)
+        add(parser)
+        return run(parser.parse_args(argv[1:])) or 0
     except KeyboardInterrupt:
         print('stopped; the same command goes on from here.', file=sys.stderr)
         return 130

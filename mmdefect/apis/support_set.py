@@ -10,21 +10,11 @@ import numpy as np
 
 from mmdefect.diffusion.support import Candidate, check_held_out, choose_shots, write_support
 
-DESCRIPTION = """Choose k images of each defect type and copy them with their masks into a support set.
-
-Shots come from the training split. Where all defects lie in a test split, --from-test takes shots there and moves them
-to the split `support` of the split file, so that no later evaluation sees them.
-
-    python tools/generate.py support data/mvtec_ad --layout mvtec --category bottle --split-file splits.json \\
-        --k 3 --out support/bottle
-    python tools/generate.py support data/wta --layout wta --k 3 --out support/wta
-"""
-
 #: Splits that numbers are measured on.
 EVALUATION = ('val', 'test', 'outer_val')
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+def add_support(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('data_root', help='folder of the data set')
     parser.add_argument('--layout', required=True, help='mvtec, visa, wta, combined, folder, or a registered data set')
     parser.add_argument('--category', nargs='+', help='categories of mvtec or visa (default: all)')
@@ -41,7 +31,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--out', type=Path, required=True, help='folder of the support set; must not exist')
 
 
-def run(args: argparse.Namespace) -> None:
+def run_support(args: argparse.Namespace) -> None:
+    """Choose k images of each defect type and copy them with their masks into a support set.
+
+    Shots come from the training split. Where all defects lie in a test split, --from-test takes shots there and moves
+    them to the split `support` of the split file, so that no later evaluation sees them.
+
+        python tools/generate.py support data/mvtec_ad --layout mvtec --category bottle --split-file splits.json \\
+            --k 3 --out support/bottle
+        python tools/generate.py support data/wta --layout wta --k 3 --out support/wta
+    """
     import mmdefect.registration  # noqa: F401
 
     support = make_support(

@@ -5,31 +5,30 @@ from __future__ import annotations
 import csv
 import io
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import cv2
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from mmdefect.diffusion.attention import controlled
-from mmdefect.diffusion.blended import to_uint8
-from mmdefect.diffusion.ddim import DDIMSteps, invert
-from mmdefect.diffusion.failures import explain_memory
-from mmdefect.diffusion.images import read_image, write_bytes, write_image
-from mmdefect.diffusion.inversion_data import image_tensor
-from mmdefect.diffusion.jobs import batches, check_unique, share_of
-from mmdefect.diffusion.latent_model import LatentModel, TextCondition
-from mmdefect.diffusion.manifest import Manifest, Record
-from mmdefect.diffusion.null_text import NullTextSettings, optimise_null_text
-from mmdefect.diffusion.progress import Meter
-from mmdefect.diffusion.prompt_edit import EditSettings, edit_latents, make_editor
-from mmdefect.diffusion.sample import image_size
-from mmdefect.diffusion.similarity import Lpips, psnr, ssim
+from mmdefect.diffusion.images import image_size, image_tensor, labels_of, read_image, to_uint8, write_image
+from mmdefect.diffusion.inversion import DDIMSteps, NullTextSettings, invert, optimise_null_text
+from mmdefect.diffusion.manifest import Manifest, Record, batches, check_unique
+from mmdefect.diffusion.model import LatentModel, TextCondition, explain_memory
+from mmdefect.diffusion.prompt_edit import EditSettings, controlled, edit_latents, make_editor
+from mmdefect.extras import require
+from mmdefect.files import write_text
+from mmdefect.progress import Progress
 
 #: Words of the published study.
 WORDS = ('scratch', 'rust', 'peeling', 'corrosion', 'blistering', 'dent')
+#: Normalisation of the images that LPIPS networks were trained with, for values in [-1, 1].
+_LPIPS_MEAN, _LPIPS_STD = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)
+#: Convolutions of VGG-16 before each of the five outputs.
+_VGG_SLICES = ((0, 2), (5, 7), (10, 12, 14), (17, 19, 21), (24, 26, 28))
 
 
 @dataclass(frozen=True)
@@ -55,6 +54,11 @@ class EditPlan:
             raise ValueError(f'`prompt` must hold {{word}} once, got {self.prompt!r}.')
         if not self.words or len(set(self.words)) != len(self.words):
             raise ValueError(f'`words` must be different words, at least one, got {list(self.words)}.')
+
+    @property
+    def source_text(self) -> str:
+        """The text of the images as they are."""
+        return self.text(self.source_word)
 
     def text(self, word: str) -> str:
         """Return the text with a word."""
@@ -84,48 +88,38 @@ def invert_images(
     null_text: NullTextSettings,
     settings: EditSettings,
     negative: str = '',
-    tick: Callable[[], None] | None = None,
 ) -> Inversion:
     """Find noise and unconditional texts that lead back to images.
 
     RLI acts here as it does later in the edit: what is found fits the network that is used.
 
     Args:
-        model: pipeline.
         images: ``(B, 3, H, W)`` float in [0, 1], RGB.
         text: what they show.
         steps: of DDIM.
         null_text: how texts are optimised.
         settings: RLI of the edit.
         negative: text that optimisation starts from.
-        tick: called after each step, twice for each step of DDIM.
     """
     count = len(images)
     with torch.no_grad():
         clean = model.encode_images(images)
         condition, empty = model.encode_text([text] * count), model.encode_unconditional([negative] * count)
     with controlled(model, None, settings.alpha, settings.places):
-        trajectory = invert(model, clean, condition, steps, tick)
-        empties, _ = optimise_null_text(model, trajectory, condition, empty, steps, null_text, tick)
+        trajectory = invert(model, clean, condition, steps)
+        empties, _ = optimise_null_text(model, trajectory, condition, empty, steps, null_text)
     return Inversion(trajectory[-1], condition, empties)
 
 
 @torch.no_grad()
 def edit_images(
-    model: LatentModel,
-    inversion: Inversion,
-    source: str,
-    target: str,
-    steps: DDIMSteps,
-    settings: EditSettings,
-    tick: Callable[[], None] | None = None,
+    model: LatentModel, inversion: Inversion, source: str, target: str, steps: DDIMSteps, settings: EditSettings
 ) -> tuple[Tensor, Tensor]:
     """Return reconstruction and edit of inverted images, both ``(B, 3, H, W)`` float32 in [0, 1], RGB."""
-    editor = make_editor(model, source, target, settings, len(steps), tuple(inversion.noise.shape[2:]))
-    condition = model.encode_text([target] * len(inversion.noise))
-    same, edited = edit_latents(
-        model, inversion.noise, inversion.condition, condition, inversion.empties, steps, editor, tick
-    )
+    noise = inversion.noise
+    editor = make_editor(model, source, target, settings, len(steps), tuple(noise.shape[2:]))
+    condition = model.encode_text([target] * len(noise))
+    same, edited = edit_latents(model, noise, inversion.condition, condition, inversion.empties, steps, editor)
     return model.decode(same), model.decode(edited)
 
 
@@ -143,10 +137,9 @@ def edit(
     process: tuple[int, int] = (0, 1),
     keep_reconstructions: bool = False,
 ) -> int:
-    """Edit images into one set for each word, below ``out``.
+    """Edit images into one set for each word, below ``out``; returns how many images this process made.
 
     Args:
-        model: pipeline.
         images: files.
         out: folder; the sets get the names of the words.
         plan: what is edited into what.
@@ -159,63 +152,99 @@ def edit(
         process: number of this process and of all.
         keep_reconstructions: also write what inversion makes of the image itself.
 
-    Returns:
-        Number of images made by this process.
-
     Raises:
         ValueError: if words, images or settings do not fit.
         OutOfMemory: with what to change.
     """
+    require('generation', 'kornia', who='the report of an edit')
     null_text = null_text or NullTextSettings(guidance=settings.guidance)
     paths = [Path(p) for p in images]
     check_unique([p.stem for p in paths])
-    found = _find_labels(paths, labels)
-    steps = DDIMSteps.of(model, plan.steps)
+    label_of = {} if labels is None else labels_of(paths, labels)
+    source, steps = plan.source_text, DDIMSteps.of(model, plan.steps)
     for word in plan.words:  # all words are checked before the first hour of work
-        make_editor(model, plan.text(plan.source_word), plan.text(word), settings, plan.steps, (1, 1))
+        make_editor(model, source, plan.text(word), settings, plan.steps, (1, 1))
+    described = dict(
+        command='edit',
+        model=model.name,
+        dtype=model.dtype_name,
+        negative=negative,
+        prompt=plan.prompt,
+        source_word=plan.source_word,
+        steps=plan.steps,
+        size_hw=plan.size_hw and list(plan.size_hw),
+        edit=asdict(settings),
+        null_text=asdict(null_text),
+    )
     sets = {word: Manifest(Path(out) / word.replace(' ', '-')) for word in plan.words}
     for word, manifest in sets.items():
-        manifest.start(_describe(model, plan, word, settings, null_text, negative))
+        manifest.start(dict(described, word=word))
     done = {word: manifest.done() for word, manifest in sets.items()}
-    mine = share_of(paths, *process)
+    mine = paths[process[0] :: process[1]]
     todo = [p for p in mine if any(p.stem not in done[word] for word in plan.words)]
+    finished = sum(p.stem in done[word] for p in mine for word in plan.words)
     made = 0
-    with Meter('edit', len(mine) * len(plan.words), sum(p.stem in done[w] for p in mine for w in plan.words)) as meter:
-        for batch in batches(todo, batch_size, lambda p: plan.size_hw or image_size(str(p))):
-            size = plan.size_hw or image_size(str(batch[0]))
+    with Progress(len(mine) * len(plan.words), 'edit', done=finished) as progress:
+        for batch in batches(todo, batch_size, lambda p: plan.size_hw or image_size(p)):
+            size = plan.size_hw or image_size(batch[0])
             model.check_size(size)
-            with explain_memory(len(batch), model.dtype_name, f'editing {len(batch)} images of {size}'):
+            with explain_memory(len(batch), model, f'editing {len(batch)} images of {size}'):
                 originals = torch.stack([image_tensor(read_image(p), size) for p in batch])
-                inversion = invert_images(
-                    model, originals, plan.text(plan.source_word), steps, null_text, settings, negative
-                )
+                inversion = invert_images(model, originals, source, steps, null_text, settings, negative)
                 for word, manifest in sets.items():
-                    if all(p.stem in done[word] for p in batch):
+                    missing = [(i, p) for i, p in enumerate(batch) if p.stem not in done[word]]
+                    if not missing:
                         continue
-                    same, edited = edit_images(
-                        model, inversion, plan.text(plan.source_word), plan.text(word), steps, settings
-                    )
+                    text = plan.text(word)
+                    same, edited = edit_images(model, inversion, source, text, steps, settings)
                     scores = score(originals, same.cpu(), edited.cpu(), lpips)
-                    for number, path in enumerate(batch):
-                        if path.stem in done[word]:
-                            continue
-                        _write(
-                            manifest,
-                            path,
-                            word,
-                            edited[number],
-                            same[number] if keep_reconstructions else None,
-                            scores[number],
-                            plan,
-                            model,
-                            negative,
-                            found.get(path.stem),
+                    for index, path in missing:
+                        image_file = f'images/{path.stem}.png'
+                        if keep_reconstructions:
+                            _write(manifest.folder / f'reconstructions/{path.stem}.png', same[index], path)
+                        _write(manifest.folder / image_file, edited[index], path)
+                        manifest.append(
+                            Record(
+                                id=path.stem,
+                                image=image_file,
+                                source=str(path),
+                                seed=0,
+                                prompt=text,
+                                model=model.name,
+                                source_label=str(label_of[path.stem]) if label_of else None,
+                                source_prompt=source,
+                                negative_prompt=negative,
+                                scores=scores[index],
+                                extra=dict(word=word),
+                            )
                         )
                         made += 1
-                        meter.advance()
+                        progress.advance()
     for manifest in sets.values():
         write_report(manifest)
     return made
+
+
+def _write(place: Path, image: Tensor, original: Path) -> None:
+    """Write ``(3, H, W)`` float in [0, 1] at the size of the original file."""
+    array, size = to_uint8(image[None])[0], image_size(original)
+    if array.shape[:2] != size:
+        array = cv2.resize(array, size[::-1], interpolation=cv2.INTER_CUBIC)
+    write_image(place, array)
+
+
+def write_report(manifest: Manifest) -> None:
+    """Write ``report.csv``: the scores of every image of a set and their means."""
+    records = sorted((r for r in manifest.records() if r.scores), key=lambda r: r.id)
+    if not records:
+        return
+    names = list(records[0].scores)
+    text = io.StringIO()
+    table = csv.writer(text, lineterminator='\n')
+    table.writerow(['image', *names])
+    table.writerows([record.id, *(record.scores[name] for name in names)] for record in records)
+    table.writerow(['mean', *(round(sum(r.scores[name] for r in records) / len(records), 5) for name in names)])
+    write_text(manifest.folder / 'report.csv', text.getvalue())
 
 
 def score(originals: Tensor, same: Tensor, edited: Tensor, lpips: Lpips | None = None) -> list[dict[str, float]]:
@@ -229,88 +258,61 @@ def score(originals: Tensor, same: Tensor, edited: Tensor, lpips: Lpips | None =
     return [{name: round(values[i], 5) for name, values in columns.items()} for i in range(len(originals))]
 
 
-def write_report(manifest: Manifest) -> None:
-    """Write ``report.csv``: the scores of every image of a set and their means."""
-    records = [r for r in manifest.records() if r.scores]
-    if not records:
-        return
-    names = list(records[0].scores)
-    text = io.StringIO()
-    table = csv.writer(text, lineterminator='\n')
-    table.writerow(['image', *names])
-    for record in sorted(records, key=lambda r: r.id):
-        table.writerow([record.id, *(record.scores[name] for name in names)])
-    table.writerow(['mean', *(round(sum(r.scores[name] for r in records) / len(records), 5) for name in names)])
-    write_bytes(manifest.folder / 'report.csv', text.getvalue().encode())
+def psnr(first: Tensor, second: Tensor) -> Tensor:
+    """Return the peak signal-to-noise ratio in dB, ``(B,)``, of ``(B, C, H, W)`` float in [0, 1]; infinite if equal."""
+    from kornia.metrics import psnr as psnr_of_pair
+
+    return torch.stack([psnr_of_pair(one, two, 1.0) for one, two in zip(first, second, strict=True)])
 
 
-def _describe(
-    model: LatentModel, plan: EditPlan, word: str, settings: EditSettings, null_text: NullTextSettings, negative: str
-) -> dict:
-    return dict(
-        command='edit',
-        model=model.name,
-        dtype=model.dtype_name,
-        prompt=plan.prompt,
-        word=word,
-        source_word=plan.source_word,
-        steps=plan.steps,
-        size_hw=plan.size_hw and list(plan.size_hw),
-        negative=negative,
-        edit=asdict(settings),
-        null_text=asdict(null_text),
-    )
+def ssim(first: Tensor, second: Tensor) -> Tensor:
+    """Return the structural similarity, ``(B,)``, of ``(B, C, H, W)`` float in [0, 1], at least 11 pixels each way.
+
+    Wang et al., IEEE Trans. Image Processing 13 (2004): Gaussian window of 11 pixels, sigma 1.5, K = 0.01 and 0.03;
+    mean over channels and the windows that lie within the image.
+    """
+    from kornia.metrics import ssim as ssim_map
+
+    if min(first.shape[-2:]) < 11:
+        raise ValueError(f'images must be at least 11 pixels high and wide, got {tuple(first.shape[-2:])}.')
+    return ssim_map(first, second, 11, 1.0, padding='valid').mean((1, 2, 3))
 
 
-def _find_labels(paths: Sequence[Path], labels: str | os.PathLike | None) -> dict[str, str]:
-    """Return the label file of each image by stem."""
-    if labels is None:
-        return {}
-    files = {p.stem: str(p) for p in sorted(Path(labels).glob('*')) if p.is_file()}
-    missing = [p for p in paths if p.stem not in files]
-    if missing:
-        raise ValueError(
-            f'`labels` must hold the label of every image, but {labels} has none for {missing[0]}; name '
-            'the folder of their labels, or leave it out.'
-        )
-    return {p.stem: files[p.stem] for p in paths}
+class Lpips:
+    """Learned perceptual distance on VGG-16 (Zhang et al., CVPR 2018).
 
+    Args:
+        path: state dict of ``lpips.LPIPS(net='vgg')`` of the package ``lpips``, saved with ``torch.save``. It holds the
+            network and the learned weights of its layers; neither comes with this package.
+    """
 
-def _write(
-    manifest: Manifest,
-    path: Path,
-    word: str,
-    edited: Tensor,
-    same: Tensor | None,
-    scores: dict[str, float],
-    plan: EditPlan,
-    model: LatentModel,
-    negative: str,
-    label: str | None,
-) -> None:
-    size = image_size(str(path))
+    def __init__(self, path: str | os.PathLike) -> None:
+        try:
+            state = torch.load(path, map_location='cpu', weights_only=True)
+            slices = [[f'net.slice{k}.{index}' for index in indices] for k, indices in enumerate(_VGG_SLICES, 1)]
+            self.layers = [[(state[f'{n}.weight'], state[f'{n}.bias']) for n in names] for names in slices]
+            self.weights = [state[f'lin{number}.model.1.weight'] for number in range(5)]
+        except FileNotFoundError as err:
+            raise ValueError(
+                f'the weights of LPIPS must be at {path}, but there is no such file; save '
+                "`lpips.LPIPS(net='vgg').state_dict()` there, or leave LPIPS out."
+            ) from err
+        except (KeyError, TypeError, RuntimeError, EOFError) as err:
+            raise ValueError(
+                f"{path} must hold the state dict of `lpips.LPIPS(net='vgg')`, but it does not ({err}); save it with "
+                'torch.save.'
+            ) from err
 
-    def save(place: str, photo: Tensor) -> None:
-        array = to_uint8(photo[None])[0]
-        if array.shape[:2] != size:
-            array = cv2.resize(array, size[::-1], interpolation=cv2.INTER_CUBIC)
-        write_image(manifest.folder / place, array)
-
-    if same is not None:
-        save(f'reconstructions/{path.stem}.png', same)
-    save(f'images/{path.stem}.png', edited)
-    manifest.append(
-        Record(
-            id=path.stem,
-            image=f'images/{path.stem}.png',
-            source=str(path),
-            seed=0,
-            prompt=plan.text(word),
-            model=model.name,
-            source_label=label,
-            source_prompt=plan.text(plan.source_word),
-            negative_prompt=negative,
-            scores=scores,
-            extra=dict(word=word),
-        )
-    )
+    @torch.no_grad()
+    def __call__(self, first: Tensor, second: Tensor) -> Tensor:
+        """Return the distance, ``(B,)``; images are ``(B, 3, H, W)`` float in [0, 1], RGB."""
+        mean, std = (torch.tensor(v, device=first.device).view(1, 3, 1, 1) for v in (_LPIPS_MEAN, _LPIPS_STD))
+        features = (torch.cat([first, second]).float() * 2 - 1 - mean) / std
+        total = torch.zeros(len(first), device=first.device)
+        for number, (layers, weight) in enumerate(zip(self.layers, self.weights, strict=True)):
+            features = features if number == 0 else F.max_pool2d(features, 2)
+            for kernel, bias in layers:
+                features = F.relu(F.conv2d(features, kernel.to(features), bias.to(features), padding=1))
+            one, two = (features / (features.square().sum(1, keepdim=True).sqrt() + 1e-10)).chunk(2)
+            total += F.conv2d((one - two).square(), weight.to(features)).mean((1, 2, 3))
+        return total

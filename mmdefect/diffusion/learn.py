@@ -1,9 +1,15 @@
-"""Textual inversion: learn the vectors of a token from a few images, with everything else frozen.
+r"""Textual inversion: learn the vectors of a token from a few images, with everything else frozen.
 
-Gal et al., "An image is worth one word", 2022, with the loss inside the mask
-(:mod:`mmdefect.diffusion.inversion_loss`). A run leaves in its folder::
+Gal et al., "An image is worth one word", 2022, with the loss inside the mask. With the squared error :math:`e` between
+predicted and true noise and the mask :math:`m` on the latent grid, the published form (Gui et al., "AnoGen", ECCV 2024)
+is the mean of :math:`m e` over *all* pixels, so that a defect of 0.1 % of the image gets 0.1 % of the gradient. The
+area-normalised form divides by the masked pixels of each image instead.
+
+What a step sees is a function of the seed and its number: the batch of step 700 is the same whether the run was
+interrupted or not, and each process of a group samples its own. A run leaves in its folder::
 
     token.safetensors     the learned token
+    settings.json         what the run was begun with
     progress.csv          step and loss
     checkpoint.pt         what going on needs; removed at the end
     previews/STEP.png     what the token generates in the masks of the support images
@@ -11,28 +17,39 @@ Gal et al., "An image is worth one word", 2022, with the loss inside the mask
 
 from __future__ import annotations
 
-import io
 import json
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from numpy import ndarray
 from torch import Tensor, nn
 
-from mmdefect.diffusion.blended import BlendSettings
-from mmdefect.diffusion.extras import need
-from mmdefect.diffusion.failures import explain_memory
-from mmdefect.diffusion.images import write_bytes
-from mmdefect.diffusion.inversion_data import InversionBatch, SupportImages
-from mmdefect.diffusion.inversion_loss import NORMALISATIONS, masked_noise_loss, noise_target, shrink_mask
-from mmdefect.diffusion.latent_model import LatentModel
-from mmdefect.diffusion.previews import write_preview
-from mmdefect.diffusion.progress import Meter
-from mmdefect.diffusion.prompts import TEMPLATES, check_templates
+from mmdefect.diffusion.images import image_tensor, mask_tensor, shrink_mask, to_uint8, write_image
+from mmdefect.diffusion.manifest import check_same_settings
+from mmdefect.diffusion.model import LatentModel, explain_memory
+from mmdefect.diffusion.sample import BlendSettings, generate, paste_back
 from mmdefect.diffusion.tokens import TokenBank, save_tokens, start_vectors, token_name
+from mmdefect.files import replacing, write_json, write_text
+from mmdefect.progress import Progress
+from mmdefect.synthesis.streams import stream_generator
+
+NORMALISATIONS = ('area', 'none')
+#: Sentences for learning, ``{}`` is the place of the token: one that was seen in many sentences learns none of them.
+_SENTENCES = (
+    'a photo of {}|a close up photo of {}|a sharp photo of {}|a dark photo of {}|a bright photo of {}|'
+    'a blurry photo of {}|a cropped photo of {}|a magnified view of {}|a detailed picture of {}|'
+    'an inspection image of {}|a microscope image of {}|a grey image of {}|a picture of a part with {}|'
+    'a surface that shows {}|a surface with {}|a photo of a product with {}|a faulty part with {}|'
+    'a damaged surface with {}|a close view of {} on a surface|one example of {}|a small {}|a large {}|a typical {}|'
+    'an unusual {}|{} seen from above|{} under bright light|{} under dim light'
+)
+TEMPLATES = tuple(_SENTENCES.split('|'))
+#: Support images in a preview.
+_COLUMNS = 4
 
 
 @dataclass(frozen=True)
@@ -50,7 +67,6 @@ class LearnSettings:
         normalise: ``area`` (default) or ``none``, as published.
         flip: mirror images at random.
         size_hw: size that is computed.
-        seed: of the draws.
         preview_every: updates between two previews, 0 for none.
         checkpoint_every: updates between two checkpoints.
         templates: sentences with ``{}``.
@@ -75,22 +91,111 @@ class LearnSettings:
         for name in ('steps', 'batch_size', 'accumulate', 'vectors', 'checkpoint_every'):
             if getattr(self, name) < 1:
                 raise ValueError(f'`{name}` must be at least 1, got {getattr(self, name)}.')
-        if self.learning_rate <= 0 or self.weight_decay < 0:
-            raise ValueError(
-                f'`learning_rate` must be positive and `weight_decay` at least 0, got '
-                f'{self.learning_rate} and {self.weight_decay}.'
-            )
+        if self.learning_rate <= 0:
+            raise ValueError(f'`learning_rate` must be positive, got {self.learning_rate}.')
+        if self.weight_decay < 0:
+            raise ValueError(f'`weight_decay` must be at least 0, got {self.weight_decay}.')
         if self.normalise not in NORMALISATIONS:
             raise ValueError(f'`normalise` must be one of {", ".join(NORMALISATIONS)}, got {self.normalise!r}.')
-        check_templates(self.templates)
+        wrong = [t for t in self.templates if t.count('{}') != 1]
+        if wrong or not self.templates:
+            raise ValueError(f'each template must hold {{}} once, where the token goes, got {wrong[:1] or "none"}.')
+
+
+@dataclass(frozen=True)
+class InversionBatch:
+    """One batch.
+
+    Attributes:
+        images: ``(B, 3, H, W)`` float32 in [0, 1], RGB.
+        masks: ``(B, 1, H, W)`` bool.
+        texts: one for each image.
+        steps: ``(B,)`` int64 training steps.
+        noise: ``(B, C, h, w)`` float32.
+    """
+
+    images: Tensor
+    masks: Tensor
+    texts: list[str]
+    steps: Tensor
+    noise: Tensor
+
+
+class SupportImages:
+    """Support images of one type at the size that is computed, in sentences with its token.
+
+    Args:
+        shots: images ``(H, W, 3)`` uint8 RGB and masks ``(H, W)`` bool.
+        token: name of the token.
+        settings: size, templates and whether images are mirrored.
+    """
+
+    def __init__(self, shots: Sequence[tuple[ndarray, ndarray]], token: str, settings: LearnSettings) -> None:
+        self.images = torch.stack([image_tensor(image, settings.size_hw) for image, _ in shots])
+        self.masks = torch.stack([mask_tensor(mask, settings.size_hw) for _, mask in shots])
+        self.token, self.settings = token, settings
+
+    def sample(self, number: int, latent_chw: tuple[int, int, int], num_steps: int) -> InversionBatch:
+        """Sample a batch; each process and each accumulated part has its own ``number``.
+
+        Args:
+            latent_chw: shape of a latent.
+            num_steps: training steps of the noise schedule.
+        """
+        settings, count = self.settings, self.settings.batch_size
+        generator = stream_generator(settings.seed, 'inversion', number)
+        index = torch.randint(len(self.images), (count,), generator=generator)
+        images, masks = self.images[index].clone(), self.masks[index].clone()
+        flips = torch.rand(count, generator=generator) < 0.5
+        if settings.flip:
+            images[flips], masks[flips] = images[flips].flip(-1), masks[flips].flip(-1)
+        chosen = [int(torch.randint(len(settings.templates), (), generator=generator)) for _ in range(count)]
+        texts = [settings.templates[i].replace('{}', self.token) for i in chosen]
+        steps = torch.randint(num_steps, (count,), generator=generator)
+        return InversionBatch(images, masks, texts, steps, torch.randn(count, *latent_chw, generator=generator))
+
+
+def masked_noise_loss(predicted: Tensor, target: Tensor, mask: Tensor, normalise: str = 'area') -> Tensor:
+    """Return the squared error inside the mask; 0 for an empty mask.
+
+    Args:
+        predicted: ``(B, C, h, w)`` float.
+        target: likewise.
+        mask: ``(B, 1, h, w)`` bool.
+        normalise: ``area``: mean over the masked pixels of each image, then over images; ``none``: mean over all
+            pixels, as published.
+    """
+    expected = (len(target), 1, *target.shape[2:])
+    if mask.shape != expected:
+        raise ValueError(
+            f'`mask` must have the size of the latents, {expected}, got {tuple(mask.shape)}; shrink it with '
+            'shrink_mask.'
+        )
+    error = (predicted.float() - target.float()).square() * mask
+    if normalise == 'none':
+        return error.mean()
+    area = mask.sum((1, 2, 3)).clamp(min=1) * target.shape[1]
+    return (error.sum((1, 2, 3)) / area).mean()
+
+
+def noise_target(clean: Tensor, noise: Tensor, alpha: Tensor, prediction_type: str) -> tuple[Tensor, Tensor]:
+    """Return the noisy latents and what the network should predict for them.
+
+    Args:
+        clean: ``(B, C, h, w)`` float latents.
+        noise: likewise, standard normal.
+        alpha: ``(B,)`` signal power of the training steps.
+        prediction_type: ``epsilon`` or ``v_prediction``.
+    """
+    signal, spread = alpha.sqrt().view(-1, 1, 1, 1), (1 - alpha).sqrt().view(-1, 1, 1, 1)
+    noisy = signal * clean + spread * noise
+    return noisy, noise if prediction_type == 'epsilon' else signal * noise - spread * clean
 
 
 class TokenInversion(nn.Module):
     """The frozen pipeline and the only parameters that learn: the vectors of one token.
 
     Args:
-        model: pipeline.
-        token: name of the token.
         start: for each text encoder ``(N, D)`` float32.
         normalise: form of the loss.
     """
@@ -113,9 +218,8 @@ class TokenInversion(nn.Module):
         with torch.no_grad():
             clean = model.encode_images(batch.images)
         mask = shrink_mask(batch.masks.to(device), tuple(clean.shape[2:]))
-        noisy, target = noise_target(
-            clean, batch.noise.to(device), self._alphas[batch.steps].to(device), model.prediction_type
-        )
+        alphas = self._alphas[batch.steps].to(device)
+        noisy, target = noise_target(clean, batch.noise.to(device), alphas, model.prediction_type)
         condition = model.encode_text(batch.texts, self.bank())
         predicted = model.predict(noisy, batch.steps.to(device), condition)
         return masked_noise_loss(predicted, target, mask, self.normalise)
@@ -155,7 +259,9 @@ def learn_token(
     folder = Path(folder)
     model.check_size(settings.size_hw)
     if accelerator is None:
-        accelerator = need('accelerate').Accelerator(gradient_accumulation_steps=settings.accumulate)
+        from accelerate import Accelerator
+
+        accelerator = Accelerator(gradient_accumulation_steps=settings.accumulate)
     done = folder / 'token.safetensors'
     described = _describe(model, defect_type, settings, accelerator.num_processes, facts)
     if _same_run(folder, described, accelerator) and done.is_file():
@@ -168,16 +274,25 @@ def learn_token(
     first = _restore(folder, inversion, optimizer, accelerator.is_main_process)
     inversion.to(accelerator.device)
     prepared, optimizer = accelerator.prepare(inversion, optimizer)
-    data = SupportImages(shots, settings.size_hw, settings.templates, token, settings.flip)
+    data = SupportImages(shots, token, settings)
+    what = f'learning {defect_type} at {settings.size_hw}'
     with (
-        Meter(defect_type, settings.steps, first, 'updates') as meter,
-        explain_memory(settings.batch_size, model.dtype_name, f'learning {defect_type} at {settings.size_hw}'),
+        Progress(settings.steps, defect_type, 'updates', first) as progress,
+        explain_memory(settings.batch_size, model, what),
     ):
         for step in range(first, settings.steps):
-            loss = _update(prepared, optimizer, accelerator, model, data, settings, step)
-            meter.advance(note=f'loss {loss:.4f}')
-            if accelerator.is_main_process:
-                _after_update(folder, inversion, optimizer, settings, step + 1, loss, data, model, preview)
+            loss = _update(prepared, optimizer, accelerator, model, data, step)
+            progress.advance(note=f'loss {loss:.4f}')
+            if not accelerator.is_main_process:
+                continue
+            made = step + 1
+            with open(folder / 'progress.csv', 'a', encoding='utf-8') as file:
+                file.write(f'{made},{loss:.6f}\n')
+            if made % settings.checkpoint_every == 0 and made < settings.steps:
+                _store(folder, inversion, optimizer, made)
+            if settings.preview_every and (made % settings.preview_every == 0 or made == settings.steps):
+                place = folder / 'previews' / f'{made:06d}.png'
+                write_preview(place, model, inversion.bank(), data, preview or BlendSettings())
     if accelerator.is_main_process:
         bank = inversion.bank()
         bank.facts = dict(described, step=settings.steps)
@@ -187,55 +302,39 @@ def learn_token(
     return done
 
 
-def _update(
-    prepared: nn.Module,
-    optimizer,
-    accelerator,
-    model: LatentModel,
-    data: SupportImages,
-    settings: LearnSettings,
-    step: int,
-) -> float:
+def _update(prepared: nn.Module, optimizer, accelerator, model: LatentModel, data: SupportImages, step: int) -> float:
     """Make one update from ``accumulate`` batches of every process; returns the mean loss of this process."""
-    height, width = settings.size_hw
-    shape = (model.latent_channels, height // model.factor, width // model.factor)
+    parts = data.settings.accumulate
+    shape = model.latent_shape(data.settings.size_hw)
     total = 0.0
-    for part in range(settings.accumulate):
-        number = (step * settings.accumulate + part) * accelerator.num_processes + accelerator.process_index
-        batch = data.draw(settings.seed, number, settings.batch_size, shape, len(model.alphas_cumprod()))
+    for part in range(parts):
+        number = (step * parts + part) * accelerator.num_processes + accelerator.process_index
+        batch = data.sample(number, shape, len(model.alphas_cumprod()))
         with accelerator.accumulate(prepared):
             loss = prepared(batch)
             accelerator.backward(loss)
             optimizer.step()
             optimizer.zero_grad()
         total += float(loss.detach())
-    return total / settings.accumulate
+    return total / parts
 
 
-def _after_update(
-    folder: Path,
-    inversion: TokenInversion,
-    optimizer,
-    settings: LearnSettings,
-    step: int,
-    loss: float,
-    data: SupportImages,
-    model: LatentModel,
-    preview: BlendSettings | None,
+def write_preview(
+    path: Path, model: LatentModel, bank: TokenBank, data: SupportImages, settings: BlendSettings
 ) -> None:
-    with open(folder / 'progress.csv', 'a', encoding='utf-8') as file:
-        file.write(f'{step},{loss:.6f}\n')
-    if step % settings.checkpoint_every == 0 and step < settings.steps:
-        _store(folder, inversion, optimizer, step)
-    if settings.preview_every and (step % settings.preview_every == 0 or step == settings.steps):
-        write_preview(
-            folder / 'previews' / f'{step:06d}.png',
-            model,
-            inversion.bank(),
-            data,
-            settings.seed,
-            preview or BlendSettings(),
-        )
+    """Write an image: above support images, below them what the token of ``data`` generates in their masks.
+
+    The noise is the same at every step, so that previews can be compared.
+    """
+    images, masks = data.images[:_COLUMNS], data.masks[:_COLUMNS]
+    generators = [stream_generator(data.settings.seed, 'preview', number) for number in range(len(images))]
+    with torch.no_grad():
+        condition = model.encode_text([f'a photo of {data.token}'] * len(images), bank)
+        empty = model.encode_unconditional([''] * len(images))
+        made = to_uint8(generate(model, images, masks, condition, empty, generators, settings))
+    originals = to_uint8(images)
+    pasted = [paste_back(o, m, mask[0].numpy()) for o, m, mask in zip(originals, made, masks, strict=True)]
+    write_image(path, np.concatenate([np.concatenate(list(originals), 1), np.concatenate(pasted, 1)]))
 
 
 def _describe(
@@ -253,51 +352,37 @@ def _same_run(folder: Path, described: dict, accelerator) -> bool:
     place = folder / 'settings.json'
     held = place.is_file()
     if held:
-        known = json.loads(place.read_text(encoding='utf-8'))
-        different = [k for k in {**known, **described} if known.get(k) != described.get(k)]
-        if different:
-            key = different[0]
-            raise ValueError(
-                f'{folder} must be gone on with in the settings it was begun with, but `{key}` was '
-                f'{known.get(key)!r} and is {described.get(key)!r} now; name another folder.'
-            )
+        check_same_settings(folder, json.loads(place.read_text(encoding='utf-8')), described)
     accelerator.wait_for_everyone()
     if not held and accelerator.is_main_process:
-        write_bytes(place, (json.dumps(described, indent=1) + '\n').encode())
+        write_json(place, described)
         (folder / 'progress.csv').write_text('step,loss\n', encoding='utf-8')
     accelerator.wait_for_everyone()
     return held
 
 
 def _store(folder: Path, inversion: TokenInversion, optimizer, step: int) -> None:
-    state = dict(step=step, vectors=[v.detach().cpu() for v in inversion.vectors], optimizer=optimizer.state_dict())
-    content = io.BytesIO()
-    torch.save(state, content)
-    write_bytes(folder / 'checkpoint.pt', content.getvalue())
+    vectors = [v.detach().cpu() for v in inversion.vectors]
+    with replacing(folder / 'checkpoint.pt') as temporary:
+        torch.save(dict(step=step, vectors=vectors, optimizer=optimizer.state_dict()), temporary)
 
 
 def _restore(folder: Path, inversion: TokenInversion, optimizer, is_main: bool) -> int:
     """Load the last checkpoint; returns the number of updates made."""
-    place = folder / 'checkpoint.pt'
+    place, log = folder / 'checkpoint.pt', folder / 'progress.csv'
     if not place.is_file():
         return 0
     try:
         state = torch.load(place, map_location='cpu', weights_only=True)
     except (RuntimeError, EOFError, OSError, ValueError) as err:
         raise ValueError(
-            f'{place} must be a checkpoint of `tools/generate.py learn`, but it cannot be read ({err}); '
-            'remove it to start anew.'
+            f'{place} must be a checkpoint of `tools/generate.py learn`, but it cannot be read ({err}); remove it to '
+            'start anew.'
         ) from err
     with torch.no_grad():
         for own, stored in zip(inversion.vectors, state['vectors'], strict=True):
             own.copy_(stored)
     optimizer.load_state_dict(state['optimizer'])
-    if is_main:
-        _keep_lines(folder / 'progress.csv', state['step'])
+    if is_main:  # what was logged after the checkpoint is computed again
+        write_text(log, '\n'.join(log.read_text(encoding='utf-8').splitlines()[: state['step'] + 1]) + '\n')
     return state['step']
-
-
-def _keep_lines(path: Path, step: int) -> None:
-    """Drop what was logged after the checkpoint: it is computed again."""
-    lines = path.read_text(encoding='utf-8').splitlines()[: step + 1]
-    write_bytes(path, ('\n'.join(lines) + '\n').encode())

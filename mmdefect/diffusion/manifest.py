@@ -2,29 +2,34 @@
 
 A set is a folder::
 
-    settings.json      what all its images share; going on with other settings is refused
-    manifest.jsonl     one line a finished image, see :class:`Record`
+    settings.json      what all its images share; going on with other settings is an error
+    manifest.jsonl     one line for each finished image, see :class:`Record`
     images/ID.png      images
     masks/ID.png       where something was generated (0/255); sets made by prompt edits have none
 
-An image is written first (beside its place, then renamed) and recorded after that. So whatever happens, a recorded
-image is complete, and one that is not recorded is made again. Several processes may append: lines are added under a
-lock.
+An image is written first and recorded after that. So a recorded image is complete, and one that is not recorded is
+made again. Several processes may append: lines are added under a lock. Seeds, the share of each process and batches of
+the images of a set are here as well.
 """
 
 from __future__ import annotations
 
-import errno
+import hashlib
+import itertools
 import json
 import os
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 from filelock import FileLock
 
-from mmdefect.diffusion.images import disk_full, write_bytes
+from mmdefect.files import write_json
 
 FORMAT = 'mmdefect-generated/1'
+Job = TypeVar('Job')
 
 
 @dataclass(frozen=True)
@@ -40,8 +45,6 @@ class Record:
         source_label: label file of the source, if one is known.
         defect_type: what it should show; ``None`` when the prompt alone says it.
         class_id: class of that type in a label map, 1..K, if known.
-        seed: of this image.
-        prompt: text it was made with.
         source_prompt: text of the source in an edit.
         negative_prompt: text it was kept away from.
         model: folder or hub id of the pipeline.
@@ -67,11 +70,7 @@ class Record:
 
 
 class Manifest:
-    """The manifest of one set.
-
-    Args:
-        folder: folder of the set; made if it does not exist.
-    """
+    """The manifest of the set in ``folder``."""
 
     def __init__(self, folder: str | os.PathLike) -> None:
         self.folder = Path(folder)
@@ -89,37 +88,22 @@ class Manifest:
         settings = json.loads(json.dumps(dict(settings, format=FORMAT)))
         place = self.folder / 'settings.json'
         with self._lock():
-            if not place.is_file():
-                if self.path.is_file():
-                    raise ValueError(
-                        f'{self.folder} must hold settings.json beside manifest.jsonl, but it does not; '
-                        'name another folder.'
-                    )
-                write_bytes(place, (json.dumps(settings, indent=1) + '\n').encode())
-                return
-            known = self.settings()
-        different = [k for k in {**known, **settings} if known.get(k) != settings.get(k)]
-        if different:
-            key = different[0]
-            raise ValueError(
-                f'{self.folder} must be gone on with in the settings it was begun with, but `{key}` was '
-                f'{known.get(key)!r} and is {settings.get(key)!r} now; name another folder, or repeat the '
-                'old settings.'
-            )
+            if place.is_file():
+                check_same_settings(self.folder, self.settings(), settings)
+            elif self.path.is_file():
+                raise ValueError(f'{self.folder} must hold settings.json beside manifest.jsonl; name another folder.')
+            else:
+                write_json(place, settings)
 
     def settings(self) -> dict:
-        """Return the settings of the set.
-
-        Raises:
-            ValueError: if there are none or they are of another format.
-        """
+        """Return the settings of the set; ``ValueError`` if there are none or they are of another format."""
         place = self.folder / 'settings.json'
         try:
             settings = json.loads(place.read_text(encoding='utf-8'))
-        except (FileNotFoundError, NotADirectoryError) as err:
+        except FileNotFoundError as err:
             raise ValueError(
-                f'{self.folder} must be a generated set with settings.json and manifest.jsonl, but it is '
-                'not; make one with tools/generate.py.'
+                f'{self.folder} must be a generated set with settings.json, but it has none; '
+                'make one with tools/generate.py.'
             ) from err
         except json.JSONDecodeError as err:
             raise ValueError(f'{place} must be JSON, but it cannot be read ({err}); make the set again.') from err
@@ -144,8 +128,8 @@ class Manifest:
                 if number == len(lines):  # no line break behind it: the process died while it wrote
                     continue
                 raise ValueError(
-                    f'{self.path}:{number} must be a record of a generated image, but it is not ({err})'
-                    '; remove the line, the image will be made again.'
+                    f'{self.path}:{number} must be a record of a generated image, but it is not ({err}); '
+                    'remove the line, the image will be made again.'
                 ) from err
             records[record.id] = record
         return [r for r in records.values() if (self.folder / r.image).is_file()]
@@ -171,8 +155,46 @@ class Manifest:
                 os.fsync(file.fileno())
             except OSError as err:
                 file.truncate(size)
-                raise (disk_full(self.path, err) if err.errno in (errno.ENOSPC, errno.EDQUOT) else err) from err
+                raise OSError(
+                    err.errno,
+                    f'{self.path} must take one more line, but writing fails ({err.strerror}); make room and start the '
+                    'same command again: what is finished is kept and not made twice',
+                ) from err
 
     def _lock(self) -> FileLock:
         self.folder.mkdir(parents=True, exist_ok=True)
         return FileLock(self.folder / '.manifest.lock')
+
+
+def check_same_settings(folder: Path, known: dict, now: dict) -> None:
+    """Raise ``ValueError`` naming the first setting in which a run differs from the one that its folder holds."""
+    for key in {**known, **now}:
+        if known.get(key) != now.get(key):
+            raise ValueError(
+                f'{folder} must be continued with the settings it was begun with, but `{key}` was {known.get(key)!r} '
+                f'and is {now.get(key)!r} now; name another folder, or repeat the old settings.'
+            )
+
+
+def seed_of(seed: int, name: str) -> int:
+    """Return the seed of one image: it depends on its name, not on what else is made."""
+    return int.from_bytes(hashlib.sha256(f'{seed}/{name}'.encode()).digest()[:4], 'big')
+
+
+def check_unique(names: Sequence[str]) -> None:
+    """Raise ``ValueError`` when two images would get one name."""
+    twice = next((name for name, count in Counter(names).items() if count > 1), None)
+    if twice is not None:
+        raise ValueError(
+            f'each generated image must have its own name, but {twice!r} comes twice; images or masks of one name '
+            'lie in several folders. Rename them, or make two sets.'
+        )
+
+
+def batches(jobs: Sequence[Job], size: int, key: Callable[[Job], object]) -> Iterator[list[Job]]:
+    """Yield batches of at most ``size`` neighbours that agree in ``key``, for example in the size of their image."""
+    if size < 1:
+        raise ValueError(f'`batch_size` must be at least 1, got {size}.')
+    for _, group in itertools.groupby(jobs, key):
+        alike = list(group)
+        yield from (alike[start : start + size] for start in range(0, len(alike), size))

@@ -1,4 +1,4 @@
-"""Write relabelled edits as a data set that our configs train on.
+"""Write generated images as a data set that our configs train on.
 
 A packed set is a folder::
 
@@ -6,25 +6,34 @@ A packed set is a folder::
     ann_dir/train/NAME.png      class indices, 0 normal, 255 ignore
     pack.json                   what every image is and where it comes from
 
-``pack.json`` holds one entry an image: the source and the hash of its content, mask, seed, prompt, model, scores, the
-verdict, who decided it, and which label it carries. It is written last into a folder beside the final one, which is then
-renamed, so a packed set is complete or not there.
+``pack.json`` holds one entry for each image: the source and the hash of its content, mask, seed, prompt, model, scores,
+the verdict, who decided it, and which label it carries. A packed set is complete or not there.
+
+Labels are of one of three kinds:
+
+* ``relabelled``: the new labels of accepted edits;
+* ``copied``: those of the sources, unchanged and unchecked: the published setting, for comparison;
+* ``boxes``: the masks of sampled images. ``sample`` generates somewhere inside a mask, and nobody has said where, so
+  training with ``WeakBoxLoss`` counts a pixel inside only when the network already sees a defect there. Relabelled sets
+  have better labels; these cost nothing.
 """
 
 from __future__ import annotations
 
 import hashlib
-import shutil
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mmdefect.diffusion.images import disk_full, write_image
-from mmdefect.diffusion.relabel_pairs import Pair, load_pair, read_label
-from mmdefect.diffusion.review import Decision
-from mmdefect.experiments.records import read_json, write_json
+import numpy as np
+from numpy import ndarray
+
+from mmdefect.diffusion.images import read_image, read_mask, write_image
+from mmdefect.diffusion.manifest import check_unique
+from mmdefect.diffusion.relabel_run import ORIGIN, Decision, Pair, find_pairs, load_pair, read_label
+from mmdefect.files import new_folder, read_json, write_json
+from mmdefect.progress import track
 
 VERSION = 1
 FILE = 'pack.json'
@@ -47,7 +56,7 @@ class PackedSet:
     Attributes:
         folder: its place.
         classes: names, the normal class first.
-        labels: ``relabelled``, ``copied``, or ``boxes`` (:mod:`mmdefect.diffusion.box_labels`).
+        labels: ``relabelled``, ``copied`` or ``boxes``.
         images: its images, paths relative to the folder.
     """
 
@@ -58,37 +67,24 @@ class PackedSet:
 
 
 def read_pack(folder: str | Path) -> PackedSet:
-    """Read a packed set.
-
-    Raises:
-        ValueError: if the folder is none, or a file of it is missing.
-    """
+    """Read a packed set; ``ValueError`` if the folder is none, or a file of it is missing."""
     folder = Path(folder)
     if not (folder / FILE).is_file():
-        raise ValueError(
-            f'{folder} must be a packed set with {FILE}, but it is not; make one with tools/generate.py pack.'
-        )
+        raise ValueError(f'{folder} must be a packed set with {FILE}; make one with tools/generate.py pack.')
     content = read_json(folder / FILE)
     if content.get('version') != VERSION:
         raise ValueError(f'{folder / FILE} must have version {VERSION}, got {content.get("version")!r}; pack it again.')
     images = tuple(PackedImage(e['image'], e['label'], e) for e in content['images'])
-    for image in images:
-        for name in (image.image, image.label):
-            if not (folder / name).is_file():
-                raise ValueError(f'{folder / FILE} lists {name}, but the file does not exist; pack the set again.')
+    for name in (name for image in images for name in (image.image, image.label)):
+        if not (folder / name).is_file():
+            raise ValueError(f'{folder / FILE} lists {name}, but the file does not exist; pack the set again.')
     return PackedSet(folder, tuple(content['classes']), content['labels'], images)
 
 
 def read_relabelled(folder: Path) -> dict:
-    """Return ``relabel.json`` of a folder that ``relabel`` wrote.
-
-    Raises:
-        ValueError: if there is none.
-    """
+    """Return ``relabel.json`` of a folder that ``relabel`` wrote."""
     if not (folder / 'relabel.json').is_file():
-        raise ValueError(
-            f'{folder} must hold relabel.json, but it does not; run tools/generate.py relabel first, or let it finish.'
-        )
+        raise ValueError(f'{folder} must hold relabel.json; run tools/generate.py relabel first, or let it finish.')
     return read_json(folder / 'relabel.json')
 
 
@@ -103,20 +99,25 @@ def choose(entries: Sequence[Mapping], decisions: Mapping[str, Decision]) -> lis
     return chosen
 
 
-def pack_relabelled(relabelled: Path, out: Path, decisions: Mapping[str, Decision], progress) -> PackedSet:
+def pair_of(entry: Mapping, label: Path | None) -> Pair:
+    """Return the pair of an entry of ``relabel.json`` with one of its labels."""
+    mask = Path(entry['mask']) if entry['mask'] else None
+    return Pair(entry['name'], Path(entry['edit']), Path(entry['source']), label, mask, None, entry['origin'])
+
+
+def pack_relabelled(relabelled: Path, out: Path, decisions: Mapping[str, Decision]) -> PackedSet:
     """Pack the accepted edits of a relabelled folder with their new labels.
 
     Args:
         relabelled: folder that ``relabel`` wrote.
         out: folder of the set; must not exist.
         decisions: of a reviewer; they beat the automatic verdict.
-        progress: shows how far it is: ``progress(items, text, total)``.
 
     Raises:
         ValueError: if nothing is accepted, or ``out`` exists.
     """
     content = read_relabelled(relabelled)
-    chosen = choose(content['entries'], decisions)
+    classes, chosen = content['classes'], choose(content['entries'], decisions)
     if not chosen:
         raise ValueError(
             f'{relabelled} must hold at least one accepted edit, but all {len(content["entries"])} are rejected; '
@@ -124,110 +125,106 @@ def pack_relabelled(relabelled: Path, out: Path, decisions: Mapping[str, Decisio
         )
     items = []
     for entry, decided_by, corrected in chosen:
-        pair = Pair(
-            entry['name'],
-            Path(entry['edit']),
-            Path(entry['source']),
-            corrected or relabelled / entry['label'],
-            origin=entry['origin'],
+        facts = dict(
+            decided_by=decided_by,
+            accepted=True,
+            automatic=entry['accepted'],
+            corrected=corrected is not None,
+            reasons=entry['reasons'],
+            fates=entry['fates'],
+            checks=entry['scores'],
+            mask=entry['mask'],
+            components=entry['components'],
         )
-        items.append(
-            (
-                pair,
-                dict(
-                    decided_by=decided_by,
-                    accepted=True,
-                    automatic=entry['accepted'],
-                    corrected=corrected is not None,
-                    reasons=entry['reasons'],
-                    fates=entry['fates'],
-                    checks=entry['scores'],
-                    mask=entry['mask'],
-                    components=entry['components'],
-                ),
-            )
-        )
-    return write_packed(items, tuple(content['classes']), RELABELLED, out, progress)
+        items.append((pair_of(entry, corrected or relabelled / entry['label']), facts))
+
+    def load(pair: Pair) -> tuple[ndarray, ndarray]:
+        image = read_image(pair.edit)
+        return image, read_label(pair.label, len(classes), image.shape[:2])
+
+    return _write_packed(items, load, classes, RELABELLED, out)
 
 
-def pack_copied(pairs: Sequence[Pair], classes: Sequence[str], out: Path, progress) -> PackedSet:
-    """Pack every edit with the label of its source, unchanged and unchecked: the published setting, for comparison.
+def pack_copied(pairs: Sequence[Pair], classes: Sequence[str], out: Path) -> PackedSet:
+    """Pack every edit with the label of its source, brought to the size of the edit; ``out`` must not exist."""
+
+    def load(pair: Pair) -> tuple[ndarray, ndarray]:
+        loaded = load_pair(pair, len(classes))
+        return loaded.edit, loaded.label
+
+    items = [(pair, dict(decided_by='nobody', mask=str(pair.mask) if pair.mask else None)) for pair in pairs]
+    return _write_packed(items, load, classes, COPIED, out)
+
+
+def pack_boxes(
+    generated: Path, classes: Sequence[str], out: Path, class_ids: Mapping[str, int] | None = None
+) -> PackedSet:
+    """Pack every image of a sampled set with its mask as label.
 
     Args:
-        pairs: edits with their sources and labels.
+        generated: set that ``sample`` wrote.
         classes: names, the normal class first.
-        out: folder of the set; must not exist.
-        progress: shows how far it is.
+        out: folder of the packed set; must not exist.
+        class_ids: class of each defect type; of others what the manifest says, or the class of that name.
+
+    Raises:
+        ValueError: if an image has no mask or its type no class, or ``out`` exists.
     """
-    items = [(pair, dict(decided_by='nobody', mask=str(pair.mask) if pair.mask else None)) for pair in pairs]
-    return write_packed(items, tuple(classes), COPIED, out, progress)
+    pairs = find_pairs(generated)
+    ids = {}
+    for pair in pairs:
+        if pair.mask is None:
+            raise ValueError(
+                f'every image of {generated} must have a mask to take as label, but {pair.name} has none: it was '
+                'edited, not sampled; use relabel and pack.'
+            )
+        name, known = pair.origin['defect_type'], pair.origin['class_id']
+        if known is None and name in classes:
+            known = classes.index(name)
+        found = ids[pair.name] = (class_ids or {}).get(name, known)
+        if found is None or not 0 < found < len(classes):
+            raise ValueError(
+                f'each defect type must have a class in 1..{len(classes) - 1} of {list(classes)}, got {found} '
+                f'for {name!r}; name it with --class-ids {name}=1.'
+            )
+
+    def load(pair: Pair) -> tuple[ndarray, ndarray]:
+        image = read_image(pair.edit)
+        return image, read_mask(pair.mask, image.shape[:2]).astype(np.uint8) * np.uint8(ids[pair.name])
+
+    return _write_packed([(p, dict(decided_by='nobody', mask=str(p.mask))) for p in pairs], load, classes, BOXES, out)
 
 
-def write_packed(
-    items: Sequence[tuple[Pair, dict]], classes: tuple[str, ...], labels: str, out: Path, progress
+def _write_packed(
+    items: Sequence[tuple[Pair, dict]],
+    load: Callable[[Pair], tuple[ndarray, ndarray]],
+    classes: Sequence[str],
+    labels: str,
+    out: Path,
 ) -> PackedSet:
-    """Write pairs, each with what its entry says beside, as a packed set: complete or not at all."""
-    repeated = [name for name, count in Counter(pair.name for pair, _ in items).items() if count > 1]
-    if repeated:
-        raise ValueError(
-            f'every edit must have a name of its own, but {repeated[0]!r} occurs twice; pack them separately.'
-        )
+    """Write pairs, each with what its entry says beside; ``load`` returns image and label map of a pair."""
+    check_unique([pair.name for pair, _ in items])
     if out.exists():
         raise ValueError(f'{out} must not exist yet; name another folder, or remove that one.')
-    partial = out.parent / f'.{out.name}.partial'
-    shutil.rmtree(partial, ignore_errors=True)
-    try:
-        images = [
-            _write_image(pair, entry, len(classes), labels, partial)
-            for pair, entry in progress(items, 'packing', len(items))
-        ]
-        write_json(partial / FILE, dict(version=VERSION, classes=list(classes), labels=labels, images=images))
-        partial.rename(out)
-    except OSError as err:
-        raise (disk_full(out, err) if err.errno == 28 else err) from err
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-    return read_pack(out)
-
-
-def _write_image(pair: Pair, entry: dict, num_classes: int, labels: str, folder: Path) -> dict:
-    image, label_file = f'img_dir/train/{pair.name}.png', f'ann_dir/train/{pair.name}.png'
-    if labels == COPIED:
-        loaded = load_pair(pair, num_classes)  # brings a label to the size of the edit
-        photo, label = loaded.edit, loaded.label
-    else:
-        from mmdefect.diffusion.images import read_image
-
-        photo, label = read_image(pair.edit), read_label(pair.label, num_classes)
-        if label.shape != photo.shape[:2]:
-            raise ValueError(
-                f'the label {pair.label} must have the size of {pair.edit}, {photo.shape[1]}x'
-                f'{photo.shape[0]}, but it has {label.shape[1]}x{label.shape[0]}; draw it at that size.'
+    with new_folder(out) as partial:
+        entries = []
+        for pair, facts in track(items, 'packing', len(items)):
+            image_file, label_file = f'img_dir/train/{pair.name}.png', f'ann_dir/train/{pair.name}.png'
+            image, label = load(pair)
+            write_image(partial / image_file, image)
+            write_image(partial / label_file, label)
+            entries.append(
+                dict(
+                    image=image_file,
+                    label=label_file,
+                    name=pair.name,
+                    labels=labels,
+                    source=pair.source.name,
+                    source_sha256=hashlib.sha256(pair.source.read_bytes()).hexdigest(),
+                    defect_pixels={str(k): int((label == k).sum()) for k in range(1, len(classes))},
+                    **{key: pair.origin.get(key) for key in ORIGIN},
+                    **facts,
+                )
             )
-    write_image(folder / image, photo)
-    write_image(folder / label_file, label)
-    origin = {
-        key: pair.origin.get(key)
-        for key in (
-            'seed',
-            'prompt',
-            'source_prompt',
-            'negative_prompt',
-            'model',
-            'mask_kind',
-            'defect_type',
-            'class_id',
-            'scores',
-        )
-    }
-    return dict(
-        image=image,
-        label=label_file,
-        name=pair.name,
-        labels=labels,
-        source=pair.source.name,
-        source_sha256=hashlib.sha256(pair.source.read_bytes()).hexdigest(),
-        defect_pixels={str(k): int((label == k).sum()) for k in range(1, num_classes)},
-        **origin,
-        **entry,
-    )
+        write_json(partial / FILE, dict(version=VERSION, classes=list(classes), labels=labels, images=entries))
+    return read_pack(out)

@@ -13,43 +13,17 @@ from pathlib import Path
 
 import torch
 
-from mmdefect.diffusion.extras import need
+from mmdefect.extras import require
 
 KINDS = ('ldm', 'sd', 'sdxl')
 SIZES = ('tiny', 'full')
 #: Words that are one token in every tokenizer made here.
-WORDS = [
-    'a',
-    'an',
-    'the',
-    'photo',
-    'image',
-    'image',
-    'close',
-    'up',
-    'view',
-    'of',
-    'on',
-    'with',
-    'part',
-    'surface',
-    'metal',
-    'defect',
-    'defects',
-    'crack',
-    'scratch',
-    'rust',
-    'peeling',
-    'corrosion',
-    'blistering',
-    'dent',
-    'showing',
-    'small',
-    'large',
-    'one',
-    'two',
-    'three',
-]
+_VOCABULARY = (
+    'a an the photo picture image close up view of on with part surface metal defect defects crack scratch rust '
+    'peeling corrosion blistering dent showing small large one two three'
+)
+WORDS = _VOCABULARY.split()
+_LETTERS = string.ascii_lowercase
 
 _NOISE = dict(beta_start=0.00085, beta_end=0.012, beta_schedule='scaled_linear', steps_offset=1)
 _CROSS = ('CrossAttnDownBlock2D', 'CrossAttnUpBlock2D')
@@ -90,18 +64,14 @@ def build_pipeline(kind: str, size: str = 'tiny', seed: int = 0):
         raise ValueError(
             f'`kind` must be one of {", ".join(KINDS)} and `size` one of {", ".join(SIZES)}, got {kind!r} and {size!r}.'
         )
-    need('diffusers')
+    require('generation', 'diffusers', 'transformers', who='a random model')
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return {'ldm': _build_ldm, 'sd': _build_sd, 'sdxl': _build_sdxl}[kind](size)
 
 
 def save_pipeline(folder: str | os.PathLike, kind: str, seed: int = 0) -> Path:
-    """Write a tiny pipeline in the format of diffusers and return its folder.
-
-    Raises:
-        FileExistsError: if the folder exists.
-    """
+    """Write a tiny pipeline in the format of diffusers and return its folder, which must not exist."""
     folder = Path(folder)
     if folder.exists():
         raise FileExistsError(f'{folder} must not exist yet, but it does; name another folder.')
@@ -114,36 +84,20 @@ def _build_ldm(size: str):
     from diffusers.pipelines.latent_diffusion.pipeline_latent_diffusion import LDMBertConfig, LDMBertModel
     from transformers import BertTokenizer
 
-    letters = string.ascii_lowercase
-    vocabulary = [
-        '[PAD]',
-        '[UNK]',
-        '[CLS]',
-        '[SEP]',
-        '[MASK]',
-        *WORDS,
-        *(c for c in letters if c not in WORDS),
-        *(f'##{c}' for c in letters),
-    ]
+    marks = ['[PAD]', '[UNK]', '[CLS]', '[SEP]', '[MASK]']
+    vocabulary = [*marks, *WORDS, *(c for c in _LETTERS if c not in WORDS), *(f'##{c}' for c in _LETTERS)]
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / 'vocab.txt').write_text('\n'.join(vocabulary), encoding='utf-8')
         tokenizer = BertTokenizer(str(Path(folder) / 'vocab.txt'), model_max_length=77)
-    options = (
-        dict(encoder_layers=2, encoder_ffn_dim=64, encoder_attention_heads=4, d_model=32, head_dim=8)
-        if size == 'tiny'
-        else {}
-    )
-    vocabulary_size = len(vocabulary) if size == 'tiny' else 30522
-    bert = LDMBertModel(LDMBertConfig(vocab_size=vocabulary_size, pad_token_id=0, **options)).eval()
+    options = dict(vocab_size=30522)
+    if size == 'tiny':
+        options = dict(encoder_layers=2, encoder_ffn_dim=64, encoder_attention_heads=4, d_model=32, head_dim=8)
+        options['vocab_size'] = len(vocabulary)
+    bert = LDMBertModel(LDMBertConfig(pad_token_id=0, **options)).eval()
     with torch.device('cpu'):  # noise schedules are small tables, which some schedulers copy
         scheduler = DDIMScheduler(clip_sample=False, set_alpha_to_one=False, **_NOISE)
-    return LDMTextToImagePipeline(
-        vqvae=_build_vae(size, 0.18215),
-        bert=bert,
-        tokenizer=tokenizer,
-        unet=_build_unet('ldm', size),
-        scheduler=scheduler,
-    )
+    vae, unet = _build_vae(size, 0.18215), _build_unet('ldm', size)
+    return LDMTextToImagePipeline(vqvae=vae, bert=bert, tokenizer=tokenizer, unet=unet, scheduler=scheduler)
 
 
 def _build_sd(size: str):
@@ -190,8 +144,7 @@ def _build_sdxl(size: str):
 def _build_tokenizer(pad_token: str):
     from transformers import CLIPTokenizer
 
-    letters = string.ascii_lowercase
-    vocabulary = [*letters, *(f'{c}</w>' for c in letters)]
+    vocabulary = [*_LETTERS, *(f'{c}</w>' for c in _LETTERS)]
     merges = []
     for word in (w for w in WORDS if len(w) > 1):
         parts = [*word[:-1], f'{word[-1]}</w>']

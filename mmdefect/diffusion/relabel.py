@@ -1,15 +1,24 @@
-"""Labels of an edited image: source defects that are still there, new ones, and none where they vanished.
+"""Labels of an edited image and whether it is fit for training: what became of each defect, decided from what changed.
 
-Copying the label of the source onto an edit is wrong as soon as the edit moves, removes or adds a defect. Here the label
-follows from what changed (:mod:`mmdefect.diffusion.relabel_change`) and from how visible defects of the source set are
-(:mod:`mmdefect.diffusion.relabel_appearance`):
+Copying the label of the source onto an edit is wrong as soon as the edit moves, removes or adds a defect. Here the
+label follows from what changed and from how visible defects of the source set are
+(:mod:`mmdefect.diffusion.relabel_change`):
 
-* a **source defect** keeps its mask where its visible pixels are still there; it is redrawn where part of them is gone or
-  moved, and removed where they are gone;
+* a **source defect** keeps its mask where its visible pixels are still there; its mask is renewed where part of them is
+  gone or moved, and removed where they are gone;
 * a **new defect** is a region where the change is significant and the edit stands out from its surface more than the
-  source did: hysteresis with a high threshold for the seed and a low one for its extent, cut at a share of its own peak,
-  so that masks are tight; its class is the nearest appearance among the source classes, or the vote of a trained
+  source did: hysteresis with a high threshold for the seed and a low one for its extent, cut at a share of its own
+  peak, so that masks are tight; its class is the nearest appearance among the source classes, or the vote of a trained
   segmenter whose probability map is given.
+
+An edit is rejected (:func:`judge`) for
+
+* **changed geometry**: the relief of the object is another one, or the object moved. Measured by the correlation of the
+  gradients of both images where either has structure, and by the shift of the whole image;
+* **nothing changed inside the mask** of a generator that was asked to generate there;
+* **changes outside the mask**, where such a generator should have left everything alone;
+* **changed all over**: without a mask, too large a part of the image differs significantly;
+* **unchanged**, on request only: no defect is new, changed or gone. Its label is correct and teaches nothing new.
 """
 
 from __future__ import annotations
@@ -19,13 +28,19 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
+from numpy import ndarray
 
-from mmdefect.diffusion import relabel_appearance as looks
 from mmdefect.diffusion import relabel_change as change
-from mmdefect.diffusion.relabel_appearance import Appearance
+from mmdefect.diffusion.images import bounding_box
+from mmdefect.diffusion.relabel_change import Appearance
 
 KEPT, CHANGED, VANISHED, NEW = 'kept', 'changed', 'vanished', 'new'
 IGNORE = 255
+GEOMETRY = 'geometry changed'
+NOTHING_INSIDE = 'nothing changed inside the mask'
+OUTSIDE = 'changes outside the mask'
+ALL_OVER = 'changed all over'
+UNCHANGED = 'no defect changed'
 
 
 @dataclass(frozen=True)
@@ -44,7 +59,7 @@ class RelabelSettings:
         faded: share of its visibility that a pixel of a source defect must keep to be still there.
         kept_share: share of the visible pixels that must be still there for a source defect to keep its mask.
         vanished_share: share up to which it counts as gone.
-        regrow: pixels around a source defect in which its redrawn mask may lie.
+        regrow: pixels around a source defect in which its renewed mask may lie.
     """
 
     reach: int = 1
@@ -65,14 +80,10 @@ class RelabelSettings:
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f'`{name}` must be in [0, 1], got {getattr(self, name)}.')
         if self.vanished_share > self.kept_share:
-            raise ValueError(
-                f'`vanished_share` must not exceed `kept_share`, got {self.vanished_share} > {self.kept_share}.'
-            )
-        if self.change_high <= 0 or self.visible_high <= 0 or self.min_area < 1:
-            raise ValueError(
-                '`change_high` and `visible_high` must be greater than 0 and `min_area` at least 1, got '
-                f'{self.change_high}, {self.visible_high} and {self.min_area}.'
-            )
+            raise ValueError(f'`vanished_share` must be at most {self.kept_share=:g}, got {self.vanished_share}.')
+        for name in ('change_high', 'visible_high', 'min_area'):
+            if getattr(self, name) <= 0:
+                raise ValueError(f'`{name}` must be greater than 0, got {getattr(self, name)}.')
 
 
 @dataclass(frozen=True)
@@ -87,7 +98,7 @@ class Component:
         new_area: pixels in the new label.
         retained: share of the visible pixels that are still there; 0 for a new one.
         visibility: Lab units by which it stands out in the edit (in the source if it vanished).
-        distance: of its appearance to that of its class; 0 where nobody looked.
+        distance: of its appearance to that of its class; 0 if it was not compared.
     """
 
     fate: str
@@ -111,25 +122,19 @@ class Relabelled:
         tone: shift, gain and offset of the whole edit.
     """
 
-    label: np.ndarray
+    label: ndarray
     components: tuple[Component, ...]
-    score: np.ndarray
+    score: ndarray
     tone: change.ToneMatch
 
 
-def difference_of(source: np.ndarray, edit: np.ndarray, reach: int = 1) -> np.ndarray:
-    """Return the tolerant Lab difference of a pair of ``(H, W, 3)`` uint8 RGB images; what noise is estimated from."""
-    lab = change.to_lab(source)
-    return change.tolerant_difference(lab, change.match_tone(lab, change.to_lab(edit))[0], reach)
-
-
 def relabel(
-    source: np.ndarray,
-    edit: np.ndarray,
-    label: np.ndarray,
+    source: ndarray,
+    edit: ndarray,
+    label: ndarray,
     appearance: Appearance,
-    noise: np.ndarray | None = None,
-    probabilities: np.ndarray | None = None,
+    noise: ndarray | None = None,
+    probabilities: ndarray | None = None,
     settings: RelabelSettings | None = None,
 ) -> Relabelled:
     """Label an edited image.
@@ -147,22 +152,32 @@ def relabel(
         ValueError: if the sizes differ.
     """
     settings = settings or RelabelSettings()
-    _check(source, edit, label, noise, probabilities)
+    size, given = source.shape[:2], dict(edit=edit, label=label, noise=noise)
+    shapes = {name: values.shape[:2] for name, values in given.items() if values is not None}
+    if probabilities is not None:
+        shapes['probabilities'] = probabilities.shape[1:]
+    for name, found in shapes.items():
+        if found != size:
+            raise ValueError(
+                f'`{name}` must have the size of its source image, {size[0]}x{size[1]}, got '
+                f'{"x".join(map(str, found))}; resize the source as the generator did, '
+                'labels with nearest-neighbour interpolation.'
+            )
     before, after = change.to_lab(source), change.to_lab(edit)
     after, tone = change.match_tone(before, after)
     difference = change.tolerant_difference(before, after, settings.reach)
     local = change.pair_noise(difference)
     score = change.change_score(difference, local if noise is None else np.maximum(local, noise))
     # The pose is fixed, so the surface under a defect of the edit is the one that the source shows.
-    surface = looks.find_surface(before, label)
-    seen_before = looks.visibility(before - surface)
+    surface = change.find_surface(before, label)
+    seen_before = change.visibility(before - surface)
     contrast = after - change.tone_drift(before, after) - surface
-    seen = looks.visibility(contrast)
-    features = looks.pixel_features(after, contrast)
+    seen = change.visibility(contrast)
+    features = change.pixel_features(after, contrast)
 
     result = np.where(label == IGNORE, IGNORE, 0).astype(np.uint8)
     fresh = _fresh_regions(score, seen, seen_before, settings)
-    near = cv2.dilate(seen, np.ones((2 * settings.reach + 1, 2 * settings.reach + 1), np.uint8))
+    near = _widest(seen, settings.reach)
     # What stands out clearly and no less than before is the defect, or one in its place; relief does not reach that.
     clearly = near >= np.maximum(0.9 * seen_before, 1.5 * settings.visible_high)
     alike = clearly | _alike(before, surface + contrast, surface, settings.faded)
@@ -173,15 +188,11 @@ def relabel(
     return Relabelled(result, tuple(components), score, tone)
 
 
-def _fresh_regions(
-    score: np.ndarray, seen: np.ndarray, seen_before: np.ndarray, settings: RelabelSettings
-) -> np.ndarray:
-    """Find where the edit significantly stands out more than the source did; hysteresis, then cut at the peak's share."""
-    near = cv2.dilate(seen_before, np.ones((3, 3), np.uint8))
+def _fresh_regions(score: ndarray, seen: ndarray, seen_before: ndarray, settings: RelabelSettings) -> ndarray:
+    """Find where the edit significantly stands out more than the source did: hysteresis, cut at the peak's share."""
+    near = _widest(seen_before, 1)
     evidence = np.minimum(score / settings.change_high, (seen - near) / settings.visible_high)
-    count, numbers, stats, _ = cv2.connectedComponentsWithStats(
-        (evidence > settings.extent).astype(np.uint8), connectivity=8
-    )
+    count, numbers = cv2.connectedComponents((evidence > settings.extent).astype(np.uint8), connectivity=8)
     peak, tallest = np.zeros(count, np.float32), np.zeros(count, np.float32)
     np.maximum.at(peak, numbers.ravel(), evidence.ravel())
     np.maximum.at(tallest, numbers.ravel(), seen.ravel())
@@ -190,85 +201,69 @@ def _fresh_regions(
     return good[numbers] & (seen >= settings.peak_share * tallest[numbers])
 
 
-def _alike(before: np.ndarray, after: np.ndarray, surface: np.ndarray, faded: float) -> np.ndarray:
+def _alike(before: ndarray, after: ndarray, surface: ndarray, faded: float) -> ndarray:
     """Find where an edit may still show what the source shows, faded at most to the given share of its visibility.
 
-    Compared after a blur of two pixels: speckles that were drawn anew are still the same speckled area, but relief in the
-    place of a defect is not the defect, however visible it is.
+    Compared after a blur of two pixels: speckles that were generated anew are still the same speckled area, but relief
+    in the place of a defect is not the defect, however visible it is.
     """
     before, after = (cv2.GaussianBlur(x, (0, 0), 2.0) for x in (before, after))
-    return looks.visibility(np.abs(after - before)) <= (1 - faded) * looks.visibility(before - surface) + 1.0
+    return change.visibility(np.abs(after - before)) <= (1 - faded) * change.visibility(before - surface) + 1.0
 
 
 def _follow_source(
-    label: np.ndarray,
-    score: np.ndarray,
-    seen: np.ndarray,
-    seen_before: np.ndarray,
-    alike: np.ndarray,
-    fresh: np.ndarray,
-    result: np.ndarray,
+    label: ndarray,
+    score: ndarray,
+    seen: ndarray,
+    seen_before: ndarray,
+    alike: ndarray,
+    fresh: ndarray,
+    result: ndarray,
     settings: RelabelSettings,
 ) -> list[Component]:
-    """Decide what became of each source defect and draw what is left of it into ``result``."""
-    numbers, classes = looks.component_classes(label)
-    seen_near = cv2.dilate(seen, np.ones((2 * settings.reach + 1, 2 * settings.reach + 1), np.uint8))
+    """Decide what became of each source defect and write what is left of it into ``result``."""
+    numbers, classes = change.component_classes(label)
+    seen_near = _widest(seen, settings.reach)
     components = []
     for number, class_id in classes.items():
         inside = numbers == number
-        clear = inside & (seen_before >= max(looks.STANDS_OUT, 0.5 * np.quantile(seen_before[inside], 0.9)))
+        clear = inside & (seen_before >= max(change.STANDS_OUT, 0.5 * np.quantile(seen_before[inside], 0.9)))
         there = clear & alike & (seen_near >= settings.faded * seen_before)
         if not clear.any():  # nobody sees it in the source either: all that can be said is whether something changed
             clear = inside
             there = inside & (score < settings.change_high * settings.extent)
         retained = float((there * seen_before).sum() / max((clear * seen_before).sum(), 1e-6))
-        if retained >= settings.kept_share:
-            result[inside] = label[inside]
-            drawn, fate = inside, KEPT
-        else:
+        mask, fate = inside, KEPT
+        if retained < settings.kept_share:
             zone = cv2.dilate(inside.astype(np.uint8), _disc(settings.regrow)) > 0
-            alive = (
-                there
-                | (fresh & zone)
-                | (clear & alike & (seen >= np.maximum(settings.faded * seen_before, looks.STANDS_OUT)))
-            )
-            drawn = _drop_small(_fill_holes(_close(alive, 2)) & zone & (result == 0), settings.min_area)
+            visible = seen >= np.maximum(settings.faded * seen_before, change.STANDS_OUT)
+            alive = there | (fresh & zone) | (clear & alike & visible)
+            mask = _drop_small(_fill_holes(_close(alive, 2)) & zone & (result == 0), settings.min_area)
             gone = retained <= settings.vanished_share and (fresh & zone).sum() < settings.min_area
-            fate = VANISHED if gone or not drawn.any() else CHANGED
-            if fate == CHANGED:
-                result[drawn] = class_id
-            else:
-                drawn = inside
-        shown = seen_before if fate == VANISHED else seen
-        components.append(
-            Component(
-                fate,
-                class_id,
-                _box(drawn),
-                int(inside.sum()),
-                0 if fate == VANISHED else int(drawn.sum()),
-                retained,
-                float(shown[drawn].max()),
-            )
-        )
+            fate = VANISHED if gone or not mask.any() else CHANGED
+        if fate == VANISHED:
+            mask = inside
+        else:
+            result[mask] = label[mask] if fate == KEPT else class_id
+        shown, new_area = (seen_before, 0) if fate == VANISHED else (seen, int(mask.sum()))
+        old_area, visibility = int(inside.sum()), float(shown[mask].max())
+        components.append(Component(fate, class_id, _box(mask), old_area, new_area, retained, visibility))
     return components
 
 
 def _add_new(
-    fresh: np.ndarray,
-    seen: np.ndarray,
-    features: np.ndarray,
+    fresh: ndarray,
+    seen: ndarray,
+    features: ndarray,
     appearance: Appearance,
-    probabilities: np.ndarray | None,
-    result: np.ndarray,
+    probabilities: ndarray | None,
+    result: ndarray,
     settings: RelabelSettings,
 ) -> list[Component]:
-    """Draw new defects into ``result``."""
+    """Write new defects into ``result``."""
     closed = _close(fresh, settings.close_radius)
     closed[result > 0] = 0
-    count, numbers, stats, _ = cv2.connectedComponentsWithStats(closed.astype(np.uint8), connectivity=8)
-    large = stats[:, cv2.CC_STAT_AREA] >= settings.min_area
-    large[0] = False
+    numbers, large = _large_parts(closed, settings.min_area)
     fresh = fresh & large[numbers]
     _, groups = cv2.connectedComponents(_close(fresh, settings.group_radius).astype(np.uint8), connectivity=8)
     verdicts: dict[int, tuple[int, float]] = {}
@@ -277,20 +272,16 @@ def _add_new(
         inside = numbers == number
         group = int(np.bincount(groups[inside & fresh]).argmax())
         if group not in verdicts:
-            verdicts[group] = _class_of(fresh & (groups == group), features, appearance, probabilities)
+            region = fresh & (groups == group)
+            if probabilities is None:
+                verdicts[group] = change.nearest_class(features[region].mean(0), appearance)
+            else:
+                verdicts[group] = 1 + int(probabilities[1:, region].mean(1).argmax()), 0.0
         class_id, distance = verdicts[group]
         result[inside] = class_id
-        box = tuple(int(v) for v in stats[number, :4])
-        components.append(Component(NEW, class_id, box, 0, int(inside.sum()), 0.0, float(seen[inside].max()), distance))
+        area, visibility = int(inside.sum()), float(seen[inside].max())
+        components.append(Component(NEW, class_id, _box(inside), 0, area, 0.0, visibility, distance))
     return components
-
-
-def _class_of(
-    region: np.ndarray, features: np.ndarray, appearance: Appearance, probabilities: np.ndarray | None
-) -> tuple[int, float]:
-    if probabilities is not None:
-        return 1 + int(probabilities[1:, region].mean(1).argmax()), 0.0
-    return looks.nearest_class(features[region].mean(0), appearance)
 
 
 def count_fates(components: Sequence[Component]) -> dict[str, int]:
@@ -298,25 +289,20 @@ def count_fates(components: Sequence[Component]) -> dict[str, int]:
     return {fate: sum(c.fate == fate for c in components) for fate in (KEPT, CHANGED, VANISHED, NEW)}
 
 
-def _check(
-    source: np.ndarray, edit: np.ndarray, label: np.ndarray, noise: np.ndarray | None, probabilities: np.ndarray | None
-) -> None:
-    size = source.shape[:2]
-    given = dict(edit=edit.shape[:2], label=label.shape[:2])
-    if noise is not None:
-        given['noise'] = noise.shape[:2]
-    if probabilities is not None:
-        given['probabilities'] = probabilities.shape[1:]
-    for name, found in given.items():
-        if found != size:
-            raise ValueError(
-                f'`{name}` must have the size of its source image, {size[0]}x{size[1]}, got '
-                f'{"x".join(map(str, found))}; resize the source as the generator did, labels with '
-                'nearest-neighbour interpolation.'
-            )
+def _widest(values: ndarray, pixels: int) -> ndarray:
+    """Return the largest value within so many pixels."""
+    return cv2.dilate(values, np.ones((2 * pixels + 1, 2 * pixels + 1), np.uint8))
 
 
-def _close(mask: np.ndarray, radius: int) -> np.ndarray:
+def _widen(mask: ndarray, pixels: int) -> ndarray:
+    return _widest(mask.astype(np.uint8), pixels) > 0
+
+
+def _disc(radius: int) -> ndarray:
+    return cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * radius + 1, 2 * radius + 1))
+
+
+def _close(mask: ndarray, radius: int) -> ndarray:
     """Close gaps of a mask; the border of the image does not count as set."""
     if radius == 0:
         return mask.copy()
@@ -324,23 +310,138 @@ def _close(mask: np.ndarray, radius: int) -> np.ndarray:
     return cv2.morphologyEx(padded, cv2.MORPH_CLOSE, _disc(radius))[radius:-radius, radius:-radius] > 0
 
 
-def _drop_small(mask: np.ndarray, min_area: int) -> np.ndarray:
+def _large_parts(mask: ndarray, min_area: int) -> tuple[ndarray, ndarray]:
+    """Return the numbers of the 8-connected parts of a mask, ``(H, W)``, and which of them are large enough."""
     _, numbers, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8)
     large = stats[:, cv2.CC_STAT_AREA] >= min_area
     large[0] = False
+    return numbers, large
+
+
+def _drop_small(mask: ndarray, min_area: int) -> ndarray:
+    numbers, large = _large_parts(mask, min_area)
     return large[numbers]
 
 
-def _fill_holes(mask: np.ndarray) -> np.ndarray:
+def _fill_holes(mask: ndarray) -> ndarray:
     """Fill what a mask encloses: outlines of small defects are labelled with their inside."""
     contours, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
     return cv2.drawContours(np.zeros(mask.shape, np.uint8), contours, -1, 1, cv2.FILLED) > 0
 
 
-def _disc(radius: int) -> np.ndarray:
-    return cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * radius + 1, 2 * radius + 1))
+def _box(mask: ndarray) -> tuple[int, int, int, int]:
+    top, left, bottom, right = bounding_box(mask)
+    return left, top, right - left, bottom - top
 
 
-def _box(mask: np.ndarray) -> tuple[int, int, int, int]:
-    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-    return (int(columns[0]), int(rows[0]), int(columns[-1] - columns[0] + 1), int(rows[-1] - rows[0] + 1))
+@dataclass(frozen=True)
+class Limits:
+    """What an edit may do; the defaults were chosen by looking at edits, see docs/relabel.md.
+
+    Attributes:
+        structure: least correlation of the gradients of source and edit.
+        shift: most pixels by which the image may be displaced.
+        inside: least share of the mask that must change.
+        outside: most share of the area outside the mask that may change.
+        overall: most share of an image without a mask that may change.
+        margin: pixels around a mask that count as neither inside nor outside; blended latents blur so far.
+        significant: standard deviations of the reconstruction noise from which a pixel counts as changed.
+        reject_unchanged: whether an edit in which no defect changed is rejected.
+    """
+
+    structure: float = 0.8
+    shift: float = 1.5
+    inside: float = 0.02
+    outside: float = 0.003
+    overall: float = 0.03
+    margin: int = 8
+    significant: float = 6.0
+    reject_unchanged: bool = False
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Whether an edit is accepted, why not, and its ``structure``, ``shift`` and shares of changed pixels."""
+
+    accepted: bool
+    reasons: tuple[str, ...]
+    scores: dict[str, float]
+
+
+def judge(
+    source: ndarray,
+    edit: ndarray,
+    label: ndarray,
+    relabelled: Relabelled,
+    mask: ndarray | None = None,
+    limits: Limits | None = None,
+) -> Verdict:
+    """Decide whether an edit is fit for training.
+
+    Args:
+        source: ``(H, W, 3)`` uint8 RGB.
+        edit: ``(H, W, 3)`` uint8 RGB.
+        label: ``(H, W)`` label of the source.
+        relabelled: result of :func:`relabel`.
+        mask: ``(H, W)`` bool, where the generator was to generate; ``None`` if it edited the whole image.
+        limits: what is allowed.
+    """
+    limits = limits or Limits()
+    if mask is not None and (mask.shape != label.shape or not mask.any()):
+        raise ValueError(
+            f'`mask` must have the size of its image, {label.shape}, and some pixel set, got {mask.shape} with '
+            f'{int(mask.sum())} set.'
+        )
+    changed = relabelled.score > limits.significant
+    defects = (label > 0) | (relabelled.label > 0)
+    if mask is not None:
+        defects |= mask
+    scores = {
+        'structure': structure_correlation(change.to_lab(source)[..., 0], change.to_lab(edit)[..., 0], defects),
+        'shift': float(np.hypot(*relabelled.tone.shift_rc)),
+        'changed': float(changed.mean()),
+    }
+    reasons = []
+    if scores['structure'] < limits.structure or scores['shift'] > limits.shift:
+        reasons.append(GEOMETRY)
+    if mask is None:
+        if scores['changed'] > limits.overall:
+            reasons.append(ALL_OVER)
+    else:
+        outside = ~_widen(mask, limits.margin)
+        scores['changed_inside'] = float(changed[mask].mean())
+        scores['changed_outside'] = float(changed[outside].mean()) if outside.any() else 0.0
+        if scores['changed_inside'] < limits.inside:
+            reasons.append(NOTHING_INSIDE)
+        if scores['changed_outside'] > limits.outside:
+            reasons.append(OUTSIDE)
+    if limits.reject_unchanged and all(c.fate == KEPT for c in relabelled.components):
+        reasons.append(UNCHANGED)
+    return Verdict(not reasons, tuple(reasons), {k: round(v, 5) for k, v in scores.items()})
+
+
+def structure_correlation(
+    source: ndarray, edit: ndarray, defect: ndarray | None = None, steepest: float = 3.0
+) -> float:
+    """Return how alike the relief of two images is: 1 for the same or when neither has any, 0 for unrelated.
+
+    The gradients of the smoothed lightness are correlated where either is above noise. The silhouette does not count:
+    edits keep it, and being the steepest it would count for everything.
+
+    Args:
+        source: ``(H, W)`` float32 lightness in [0, 100].
+        edit: ``(H, W)`` float32, same size.
+        defect: ``(H, W)`` bool, pixels that do not count; defects may change.
+        steepest: levels per pixel from which a gradient of the source is silhouette.
+    """
+    first, second = ([g / 8 for g in change.gradient(lightness)] for lightness in (source, edit))
+    size_1, size_2 = np.hypot(*first), np.hypot(*second)
+    counts = (np.maximum(size_1, size_2) > 0.5) & ~_widen(size_1 > steepest, 3)
+    if defect is not None:
+        counts &= ~_widen(defect, 3)
+    if not counts.any():
+        return 1.0
+    x, y = (np.concatenate([g[counts] for g in gradients]) for gradients in (first, second))
+    if x.std() < 1e-6 or y.std() < 1e-6:
+        return 0.0
+    return float(np.corrcoef(x, y)[0, 1])

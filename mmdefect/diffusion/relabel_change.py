@@ -1,7 +1,7 @@
-"""What a diffusion edit changed: the difference between a source image and its edit, above the noise of reconstruction.
+"""What a diffusion edit changed, and how much a pixel of an image looks like a defect.
 
-An edit differs from its source everywhere: the autoencoder blurs and shifts fine structure, and the sampler drifts in tone.
-What counts as a change here is therefore what none of three allowances explains:
+An edit differs from its source everywhere: the autoencoder blurs and shifts fine structure, and the sampler drifts in
+tone. What counts as a change here is therefore what none of three allowances explains:
 
 1. a shift of the whole image and a gain and offset of its tone (:func:`match_tone`); they are estimated and taken out;
 2. a pixel of jitter: a value found anywhere within ``reach`` pixels in the source is no change
@@ -11,20 +11,30 @@ What counts as a change here is therefore what none of three allowances explains
    (:func:`pair_noise`, :func:`set_noise`).
 
 Differences are taken in CIE Lab (lightness and two colour axes, near perceptual), after removing what varies slowly.
+
+How defects of each class look is learned from source images and their labels (:func:`learn_appearance`). Labels of
+small defects are loose: outlines hold normal surface, and a resized mask gets a rim of other class ids. So a class is
+described by those of its pixels that stand out from the surface around them, and each component by its most frequent
+class with a rim of foreign ids counted as its own.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import cv2
 import numpy as np
+from numpy import ndarray
 
 #: Median absolute deviation to standard deviation of a normal distribution.
 MAD_TO_SIGMA = 1.4826
 #: Least standard deviation of each Lab channel that is believed; 8-bit images have steps of about .4 in L.
 NOISE_FLOOR = np.array([0.8, 0.5, 0.5], np.float32)
+#: Lightness and colour contrast to the surface around, in Lab units, from which a pixel stands out.
+STANDS_OUT = 4.0
+#: Lightness by which the surface below a defect may leave the range of most source defects.
+SURFACE_MARGIN = 5.0
 
 
 @dataclass(frozen=True)
@@ -42,31 +52,18 @@ class ToneMatch:
     offset: tuple[float, float, float]
 
 
-def to_lab(image: np.ndarray) -> np.ndarray:
-    """Return CIE Lab of an image.
-
-    Args:
-        image: ``(H, W, 3)`` uint8, RGB.
-
-    Returns:
-        ``(H, W, 3)`` float32; L in [0, 100], a and b in about [-127, 127].
-    """
+def to_lab(image: ndarray) -> ndarray:
+    """Return CIE Lab of ``(H, W, 3)`` uint8 RGB, float32; L in [0, 100], a and b in about [-127, 127]."""
     return cv2.cvtColor(image.astype(np.float32) / 255, cv2.COLOR_RGB2LAB)
 
 
-def match_tone(source: np.ndarray, edit: np.ndarray) -> tuple[np.ndarray, ToneMatch]:
-    """Bring an edit to the tone of its source by one gain and one offset each channel.
+def match_tone(source: ndarray, edit: ndarray) -> tuple[ndarray, ToneMatch]:
+    """Bring an edit to the tone of its source by one gain and one offset for each channel; both ``(H, W, 3)`` Lab.
 
-    The gain begins as the ratio of the ranges between the 10th and 90th percentile; then gain and offset are fitted three
-    times to the two thirds of the pixels that agree best, so that defects do not pull them. The shift is measured by phase correlation and reported, not undone: edits keep the pose, and one that does
-    not is to be rejected rather than resampled.
-
-    Args:
-        source: ``(H, W, 3)`` float32 Lab.
-        edit: ``(H, W, 3)`` float32 Lab.
-
-    Returns:
-        The edit in the tone of the source, float32 Lab, and what was found.
+    The gain begins as the ratio of the ranges between the 10th and 90th percentile; then gain and offset are fitted
+    three times to the two thirds of the pixels that agree best, so that defects do not pull them. The shift is measured
+    by phase correlation and reported, not undone: edits keep the pose, and one that does not is to be rejected rather
+    than resampled.
     """
     window = cv2.createHanningWindow(source.shape[1::-1], cv2.CV_32F)
     # An edge image: large even areas would pull a shift towards zero.
@@ -87,17 +84,25 @@ def match_tone(source: np.ndarray, edit: np.ndarray) -> tuple[np.ndarray, ToneMa
     return matched, ToneMatch((down, right), gain, (offset, *colour))
 
 
-def tolerant_difference(source: np.ndarray, edit: np.ndarray, reach: int = 1, drift_sigma: float = 20.0) -> np.ndarray:
-    """Return how far the edit leaves the range of values that the source has nearby.
+def gradient(lightness: ndarray) -> tuple[ndarray, ndarray]:
+    """Return the gradients of the smoothed lightness along columns and rows, times 8."""
+    smooth = cv2.GaussianBlur(lightness, (0, 0), 1.5)
+    return cv2.Sobel(smooth, cv2.CV_32F, 1, 0), cv2.Sobel(smooth, cv2.CV_32F, 0, 1)
+
+
+def _edges(lightness: ndarray) -> ndarray:
+    steepness = np.hypot(*gradient(lightness))
+    return np.minimum(steepness, np.quantile(steepness, 0.9))  # one bright defect must not decide
+
+
+def tolerant_difference(source: ndarray, edit: ndarray, reach: int = 1, drift_sigma: float = 20.0) -> ndarray:
+    """Return how far the edit leaves the range of values that the source has nearby; all ``(H, W, C)`` float32.
+
+    The result is positive where the edit is above, negative where it is below, 0 where it is explained.
 
     Args:
-        source: ``(H, W, C)`` float32.
-        edit: ``(H, W, C)`` float32, same size.
         reach: half width in pixels of the square in which a value of the source explains one of the edit.
         drift_sigma: what varies slower than this many pixels is tone drift and removed first; 0 keeps it.
-
-    Returns:
-        ``(H, W, C)`` float32, positive where the edit is above, negative where it is below, 0 where it is explained.
     """
     if drift_sigma > 0:
         edit = edit - tone_drift(source, edit, drift_sigma)
@@ -106,15 +111,30 @@ def tolerant_difference(source: np.ndarray, edit: np.ndarray, reach: int = 1, dr
     return np.maximum(edit - high, 0) - np.maximum(low - edit, 0)
 
 
-def pair_noise(difference: np.ndarray, sigma: float = 12.0) -> np.ndarray:
-    """Return the local standard deviation of a difference of one pair, unmoved by what really changed.
+def tone_drift(source: ndarray, edit: ndarray, sigma: float = 20.0) -> ndarray:
+    """Return the difference of an edit to its source that varies slower than ``sigma`` pixels; ``(H, W, C)`` float32.
 
-    Values are capped at three global deviations before they are averaged, so that a defect raises the noise around it by
-    little while a noisy region (relief, text) still counts as noisy.
+    Differences are capped at three global deviations before they are blurred (on a grid of a quarter of the size), so
+    that a defect leaves no halo of the other sign.
+    """
+    difference = edit - source
+    cap = 3 * np.maximum(MAD_TO_SIGMA * np.median(np.abs(difference), axis=(0, 1)), NOISE_FLOOR)
+    small = cv2.resize(np.clip(difference, -cap, cap), None, fx=0.25, fy=0.25, interpolation=cv2.INTER_AREA)
+    blurred = cv2.GaussianBlur(small, (0, 0), sigma / 4)
+    return cv2.resize(blurred, difference.shape[1::-1], interpolation=cv2.INTER_LINEAR)
 
-    Args:
-        difference: ``(H, W, C)`` float32, source minus edit or the like, with its zeros.
-        sigma: of the Gaussian window, in pixels.
+
+def difference_of(source: ndarray, edit: ndarray, reach: int = 1) -> ndarray:
+    """Return the tolerant Lab difference of a pair of ``(H, W, 3)`` uint8 RGB images; what noise is estimated from."""
+    lab = to_lab(source)
+    return tolerant_difference(lab, match_tone(lab, to_lab(edit))[0], reach)
+
+
+def pair_noise(difference: ndarray, sigma: float = 12.0) -> ndarray:
+    """Return the local standard deviation of a difference of one pair, ``(H, W, C)``, unmoved by what really changed.
+
+    Values are capped at three global deviations before they are averaged in a Gaussian window of ``sigma`` pixels, so
+    that a defect raises the noise around it by little while a noisy region (relief, text) still counts as noisy.
     """
     size = np.abs(difference)
     overall = np.maximum(MAD_TO_SIGMA * np.median(size, axis=(0, 1)), NOISE_FLOOR)
@@ -122,7 +142,7 @@ def pair_noise(difference: np.ndarray, sigma: float = 12.0) -> np.ndarray:
     return np.maximum(1.2533 * cv2.GaussianBlur(capped, (0, 0), sigma), NOISE_FLOOR)
 
 
-def set_noise(differences: Iterable[np.ndarray], quantile: float = 0.75) -> np.ndarray:
+def set_noise(differences: Iterable[ndarray], quantile: float = 0.75) -> ndarray:
     """Return the standard deviation at each place over a set of pairs in one pose, unmoved by a few real changes.
 
     Args:
@@ -139,38 +159,159 @@ def set_noise(differences: Iterable[np.ndarray], quantile: float = 0.75) -> np.n
     return np.maximum(cv2.GaussianBlur(cv2.dilate(at_place, np.ones((3, 3), np.uint8)), (0, 0), 1.0), NOISE_FLOOR)
 
 
-def change_score(difference: np.ndarray, noise: np.ndarray) -> np.ndarray:
-    """Return the length of the difference in standard deviations of the noise.
-
-    Args:
-        difference: ``(H, W, 3)`` float32 Lab, see :func:`tolerant_difference`.
-        noise: ``(H, W, 3)`` float32, greater than 0.
-
-    Returns:
-        ``(H, W)`` float32, 0 or more.
-    """
+def change_score(difference: ndarray, noise: ndarray) -> ndarray:
+    """Return the length of a difference in standard deviations of the noise, ``(H, W)``; both are ``(H, W, 3)``."""
     return np.sqrt(((difference / noise) ** 2).sum(-1))
 
 
-def tone_drift(source: np.ndarray, edit: np.ndarray, sigma: float = 20.0) -> np.ndarray:
-    """Return the slowly varying difference of an edit to its source.
+def find_surface(lab: ndarray, label: ndarray | None = None, window: int = 31) -> ndarray:
+    """Return what the surface would look like without defects, ``(H, W, 3)`` float32 Lab.
 
-    Differences are capped at three global deviations before they are blurred (on a grid of a quarter of the size), so
-    that a defect leaves no halo of the other sign.
+    That is the local median; where a known defect fills the window, it is the average of what is around the defect.
 
     Args:
-        source: ``(H, W, C)`` float32.
-        edit: ``(H, W, C)`` float32, same size.
-        sigma: what varies slower than this many pixels is drift.
+        lab: ``(H, W, 3)`` float32.
+        label: ``(H, W)`` int, non-zero pixels are left out of the surface; ``None`` leaves out nothing.
+        window: odd width of the median in pixels; about four times the width of a fine defect.
     """
-    difference = edit - source
-    cap = 3 * np.maximum(MAD_TO_SIGMA * np.median(np.abs(difference), axis=(0, 1)), NOISE_FLOOR)
-    small = cv2.resize(np.clip(difference, -cap, cap), None, fx=0.25, fy=0.25, interpolation=cv2.INTER_AREA)
-    blurred = cv2.GaussianBlur(small, (0, 0), sigma / 4)
-    return cv2.resize(blurred, difference.shape[1::-1], interpolation=cv2.INTER_LINEAR)
+    filled = lab if label is None or not label.any() else _fill(lab, label > 0)
+    shift, scale = np.float32([0, 128, 128]), np.float32([2.55, 1, 1])
+    # OpenCV has large medians for 8 bits only; half a grey level of L is fine enough for a surface.
+    scaled = np.clip(np.add(filled, [0, 128, 128]) * [2.55, 1, 1], 0, 255).astype(np.uint8)
+    return cv2.medianBlur(scaled, window).astype(np.float32) / scale - shift
 
 
-def _edges(lightness: np.ndarray) -> np.ndarray:
-    smooth = cv2.GaussianBlur(lightness, (0, 0), 1.5)
-    steepness = np.hypot(cv2.Sobel(smooth, cv2.CV_32F, 1, 0), cv2.Sobel(smooth, cv2.CV_32F, 0, 1))
-    return np.minimum(steepness, np.quantile(steepness, 0.9))  # one bright defect must not decide
+def _fill(lab: ndarray, defect: ndarray) -> ndarray:
+    """Replace a defect by the average of the normal surface around it, from wider and wider windows."""
+    filled, missing = lab.copy(), defect.copy()
+    near = cv2.dilate(defect.astype(np.uint8), np.ones((3, 3), np.uint8)) > 0
+    weight = (~near).astype(np.float32)
+    for sigma in (4.0, 12.0, 36.0):
+        total = cv2.GaussianBlur(weight, (0, 0), sigma)
+        now = missing & (total > 0.05)
+        if now.any():
+            average = cv2.GaussianBlur(lab * weight[..., None], (0, 0), sigma)
+            filled[now] = average[now] / total[now][:, None]
+            missing &= ~now
+    return filled
+
+
+def visibility(contrast: ndarray) -> ndarray:
+    """Return how much a pixel stands out as a bright or coloured spot, in Lab units, ``(H, W)``.
+
+    Darker than the surface counts a third: shadows and relief are dark much more often than defects are.
+
+    Args:
+        contrast: ``(H, W, 3)`` float32 Lab difference to the surface, see :func:`find_surface`.
+    """
+    lightness = np.where(contrast[..., 0] > 0, contrast[..., 0], contrast[..., 0] / 3)
+    return np.sqrt(lightness**2 + 2 * (contrast[..., 1:] ** 2).sum(-1))
+
+
+def component_classes(label: ndarray) -> tuple[ndarray, dict[int, int]]:
+    """Divide a label map into 8-connected defects and give each its class.
+
+    A component of several classes has the class that stands innermost: a mask resized with interpolation carries a rim
+    of lower ids around the true one, and in a thin component the rim can outnumber the core.
+
+    Returns:
+        ``(H, W)`` int32 component numbers (0 none) and ``{number: class}``.
+    """
+    defect = ((label > 0) & (label != 255)).astype(np.uint8)
+    _, numbers = cv2.connectedComponents(defect, connectivity=8)
+    framed = cv2.copyMakeBorder(defect, 1, 1, 1, 1, cv2.BORDER_CONSTANT)
+    depth = cv2.distanceTransform(framed, cv2.DIST_L2, 3)[1:-1, 1:-1]
+    weight = np.zeros((numbers.max() + 1, 256))
+    np.add.at(weight, (numbers.ravel(), label.ravel().astype(int)), (depth**2).ravel())
+    return numbers, {number: int(weight[number].argmax()) for number in range(1, len(weight))}
+
+
+def pixel_features(lab: ndarray, contrast: ndarray) -> ndarray:
+    """Return ``(H, W, 5)``: L, a, b and the contrasts of L and of b."""
+    return np.concatenate([lab, contrast[..., [0, 2]]], -1)
+
+
+def visible_defects(image: ndarray, label: ndarray) -> Iterator[tuple[int, ndarray, float]]:
+    """Yield the class, the mean features and the lightness of the surface of every labelled defect that stands out.
+
+    Args:
+        image: ``(H, W, 3)`` uint8 RGB.
+        label: ``(H, W)`` label map.
+    """
+    lab = to_lab(image)
+    surface = find_surface(lab, label)
+    contrast = lab - surface
+    features, seen = pixel_features(lab, contrast), visibility(contrast)
+    numbers, classes = component_classes(label)
+    for number, class_id in classes.items():
+        inside = numbers == number
+        clear = inside & (seen > max(STANDS_OUT, 0.5 * np.quantile(seen[inside], 0.9)))
+        if clear.any():
+            yield class_id, features[clear].mean(0), float(np.median(surface[..., 0][inside]))
+
+
+@dataclass(frozen=True)
+class Appearance:
+    """Mean and covariance of the features of the pixels of each defect class that stand out.
+
+    Attributes:
+        classes: class ids.
+        means: ``(K, F)`` float64.
+        precisions: ``(K, F, F)`` float64, inverse covariances.
+        surface_range: lightness of the surface that defects lie on, in Lab units; what lies on anything else (a bright
+            background, a drilled hole) is no defect.
+    """
+
+    classes: tuple[int, ...]
+    means: ndarray
+    precisions: ndarray
+    surface_range: tuple[float, float]
+
+
+def learn_appearance(pairs: Iterable[tuple[ndarray, ndarray]], num_classes: int) -> Appearance:
+    """Describe the classes of labelled images.
+
+    Args:
+        pairs: images ``(H, W, 3)`` uint8 RGB and label maps ``(H, W)``.
+        num_classes: with the normal class.
+
+    Raises:
+        ValueError: if no image shows a defect that stands out.
+    """
+    found: dict[int, list] = {k: [] for k in range(1, num_classes)}
+    below = []
+    for image, label in pairs:
+        if not ((label > 0) & (label != 255)).any():
+            continue
+        for class_id, features, lightness in visible_defects(image, label):
+            if class_id in found:  # each defect counts once: a large one must not outvote a hundred small ones
+                found[class_id].append(features)
+                below.append(lightness)
+    known = {k: np.asarray(v, np.float64) for k, v in found.items() if v}
+    if not known:
+        raise ValueError(
+            f'the labelled images must show at least one defect that stands out by {STANDS_OUT} Lab units, but none '
+            'does; check that images and labels belong together.'
+        )
+    means = np.stack([v.mean(0) for v in known.values()])
+    pooled = sum((v - v.mean(0)).T @ (v - v.mean(0)) for v in known.values()) / max(sum(map(len, known.values())), 2)
+    precisions = []
+    for values in known.values():
+        weight = len(values) / (len(values) + 10)  # shrink towards the common covariance: some classes have few defects
+        own = np.cov(values.T) if len(values) > 1 else pooled
+        precisions.append(np.linalg.inv(weight * own + (1 - weight) * pooled + np.eye(values.shape[1])))
+    low, high = np.quantile(below, [0.05, 0.9])
+    surface_range = float(low) - SURFACE_MARGIN, float(high) + SURFACE_MARGIN
+    return Appearance(tuple(known), means, np.stack(precisions), surface_range)
+
+
+def nearest_class(features: ndarray, appearance: Appearance) -> tuple[int, float]:
+    """Return the class whose appearance is nearest (Mahalanobis) to one defect, and the distance.
+
+    Args:
+        features: ``(F,)`` mean over the visible pixels of the defect.
+    """
+    offset = features - appearance.means
+    distances = np.einsum('kf,kfg,kg->k', offset, appearance.precisions, offset)
+    best = int(distances.argmin())
+    return appearance.classes[best], float(np.sqrt(distances[best]))

@@ -1,44 +1,177 @@
-"""Generate defects in the masks of clean images, many at once in one process, and record each in a manifest."""
+"""Generate defects in the masks of good images, and record each in a manifest.
+
+Blended latent diffusion: before each step the latents outside the mask are replaced by the noised latents of the image,
+so that the network always sees the true surroundings (Avrahami et al., "Blended latent diffusion", 2023; Gui et al.,
+"AnoGen", ECCV 2024). After the last step they are replaced once more, by the latents of the image themselves; the
+published code leaves that out. The decoder still changes pixels everywhere, so the image is pasted back outside the
+mask: those pixels are identical.
+"""
 
 from __future__ import annotations
 
+import inspect
 import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import cv2
 import numpy as np
 import torch
-from PIL import Image
+from numpy import ndarray
+from torch import Tensor
 
-from mmdefect.diffusion.blended import BlendSettings, generate, paste_back, to_uint8
-from mmdefect.diffusion.failures import explain_memory
-from mmdefect.diffusion.images import read_image, read_mask, write_image
-from mmdefect.diffusion.inversion_data import image_tensor, mask_tensor
-from mmdefect.diffusion.jobs import batches, check_unique, seed_of, share_of
-from mmdefect.diffusion.latent_model import LatentModel
-from mmdefect.diffusion.manifest import Manifest, Record
-from mmdefect.diffusion.mask_sets import MaskEntry
-from mmdefect.diffusion.progress import Meter
+from mmdefect.diffusion.images import (
+    bounding_box,
+    image_size,
+    image_tensor,
+    mask_tensor,
+    read_image,
+    read_mask,
+    shrink_mask,
+    to_uint8,
+    write_image,
+)
+from mmdefect.diffusion.manifest import Manifest, Record, batches, check_unique, seed_of
+from mmdefect.diffusion.masks import MaskEntry
+from mmdefect.diffusion.model import LatentModel, TextCondition, explain_memory
 from mmdefect.diffusion.tokens import TokenBank, token_name
+from mmdefect.progress import Progress
+from mmdefect.synthesis.poisson.blends import poisson_blend
 from mmdefect.synthesis.streams import stream_generator
+
+SEAMS = ('none', 'poisson')
+
+
+@dataclass(frozen=True)
+class BlendSettings:
+    """How images are generated.
+
+    Attributes:
+        steps: of the sampler; more are slower. The paper uses 50.
+        guidance: weight of the text; 1 switches guidance off, the paper uses 10.
+        scheduler: a key of :data:`~mmdefect.diffusion.model.SCHEDULERS`.
+        eta: noise that DDIM adds, 0 to 1.
+        seam: ``none`` pastes the pixels as they are, ``poisson`` continues the surroundings into the mask.
+    """
+
+    steps: int = 50
+    guidance: float = 10.0
+    scheduler: str = 'ddim'
+    eta: float = 0.0
+    seam: str = 'none'
+
+    def __post_init__(self) -> None:
+        if self.steps < 1:
+            raise ValueError(f'`steps` must be at least 1, got {self.steps}.')
+        if self.guidance < 1:
+            raise ValueError(f'`guidance` must be at least 1, got {self.guidance}; 1 switches it off.')
+        if not 0 <= self.eta <= 1:
+            raise ValueError(f'`eta` must be in [0, 1], got {self.eta}.')
+        if self.seam not in SEAMS:
+            raise ValueError(f'`seam` must be one of {", ".join(SEAMS)}, got {self.seam!r}.')
+
+
+def sample_noise(generators: Sequence[torch.Generator], shape: tuple[int, ...], device: torch.device) -> Tensor:
+    """Return standard normal noise, ``(B, *shape)`` float32, each sample from its own CPU generator."""
+    return torch.stack([torch.randn(shape, generator=g) for g in generators]).to(device)
+
+
+@torch.no_grad()
+def sample_blended(
+    model: LatentModel,
+    clean: Tensor,
+    mask: Tensor,
+    condition: TextCondition,
+    unconditional: TextCondition,
+    generators: Sequence[torch.Generator],
+    settings: BlendSettings,
+) -> Tensor:
+    """Return latents, ``(B, C, h, w)`` float32, that follow the text inside the mask and are ``clean`` outside.
+
+    Args:
+        clean: ``(B, C, h, w)`` float32 latents of the images.
+        mask: ``(B, 1, h, w)`` bool.
+        condition: text of each sample.
+        unconditional: what guidance leads away from (Ho and Salimans, "Classifier-free guidance", 2022).
+        generators: CPU generators, one for each sample, so that batch mates change nothing.
+    """
+    scheduler = model.make_scheduler(settings.scheduler)
+    scheduler.set_timesteps(settings.steps, device=model.device)
+    known = inspect.signature(scheduler.step).parameters
+    options = dict(generator=list(generators), eta=settings.eta)
+    options = {name: value for name, value in options.items() if name in known}
+    shape = tuple(clean.shape[1:])
+    latents = sample_noise(generators, shape, model.device) * scheduler.init_noise_sigma
+    both_texts = TextCondition.cat([unconditional, condition])
+    for step in scheduler.timesteps:
+        noised = scheduler.add_noise(clean, sample_noise(generators, shape, model.device), step.expand(len(clean)))
+        latents = torch.where(mask, latents, noised)
+        scaled = scheduler.scale_model_input(latents, step)
+        if settings.guidance == 1:
+            predicted = model.predict(scaled, step, condition)
+        else:
+            plain, guided = model.predict(torch.cat([scaled, scaled]), step, both_texts).chunk(2)
+            predicted = plain + settings.guidance * (guided - plain)
+        latents = scheduler.step(predicted, step, latents, **options).prev_sample
+    return torch.where(mask, latents, clean)
+
+
+@torch.no_grad()
+def generate(
+    model: LatentModel,
+    images: Tensor,
+    masks: Tensor,
+    condition: TextCondition,
+    unconditional: TextCondition,
+    generators: Sequence[torch.Generator],
+    settings: BlendSettings,
+) -> Tensor:
+    """Generate inside masks; see :func:`sample_blended`.
+
+    Args:
+        images: ``(B, 3, H, W)`` float in [0, 1], RGB, of a size that the model can compute.
+        masks: ``(B, 1, H, W)`` bool.
+
+    Returns:
+        ``(B, 3, H, W)`` float32 in [0, 1], RGB; decoded, not pasted back yet.
+    """
+    clean = model.encode_images(images.to(model.device))
+    small = shrink_mask(masks.to(model.device), tuple(clean.shape[2:]))
+    return model.decode(sample_blended(model, clean, small, condition, unconditional, generators, settings))
+
+
+def paste_back(original: ndarray, generated: ndarray, mask: ndarray, seam: str = 'none') -> ndarray:
+    """Return the original with generated pixels inside the mask; all others are identical.
+
+    Args:
+        original: ``(H, W, 3)`` uint8 RGB.
+        generated: ``(h, w, 3)`` uint8 RGB; brought to the size of the original if that differs.
+        mask: ``(H, W)`` bool.
+        seam: see :class:`BlendSettings`.
+    """
+    if mask.shape != original.shape[:2]:
+        raise ValueError(f'`mask` must have the size of the image, {original.shape[:2]}, got {mask.shape}.')
+    if generated.shape != original.shape:
+        generated = cv2.resize(generated, original.shape[1::-1], interpolation=cv2.INTER_CUBIC)
+    if seam == 'poisson' and mask.any():
+        top, left, bottom, right = bounding_box(mask)
+        area = np.s_[max(0, top - 1) : bottom + 1, max(0, left - 1) : right + 1]
+        target, source = (
+            torch.from_numpy(p[area].transpose(2, 0, 1).astype(np.float32) / 255) for p in (original, generated)
+        )
+        blended = poisson_blend(target, source, torch.from_numpy(mask[area].copy())[None])
+        generated = generated.copy()
+        generated[area] = to_uint8(blended[None])[0]
+    return np.where(mask[..., None], generated, original)
 
 
 @dataclass(frozen=True)
 class SampleJob:
-    """One image to generate.
-
-    Attributes:
-        id: name in the set.
-        image: clean image.
-        mask: mask file.
-        entry: of the mask.
-        text: prompt with the name of the token in it.
-        seed: of this image.
-    """
+    """One image to generate: name in the set, good image, mask file and its entry, prompt with the token, seed."""
 
     id: str
-    photo: str
+    image: str
     mask: str
     entry: MaskEntry
     text: str
@@ -55,18 +188,16 @@ def plan_samples(
     samples: int = 1,
     types: Sequence[str] | None = None,
 ) -> list[SampleJob]:
-    """Say which images will be generated: for each clean image and type so many masks, for each so many samples.
+    """Say which images will be generated: ``masks_per_image`` for each good image and type, ``samples`` for each mask.
 
-    A mask that was fitted to an image is used for that image only; of the others each image draws its own.
+    A mask that was fitted to an image is used for that image only; of the others each image has its own choice.
 
     Args:
-        images: clean images.
+        images: good images.
         mask_folder: folder of the set of masks.
         masks: its entries.
         prompt: text; ``{token}`` becomes the learned token of the type of the mask, ``{type}`` its name.
         seed: of the set.
-        masks_per_image: masks for each image and type.
-        samples: images for each of those.
         types: only masks of these types.
 
     Raises:
@@ -81,45 +212,38 @@ def plan_samples(
     if missing:
         raise ValueError(f'`types` must be types of the masks, {sorted(by_type)}, got {missing[0]!r}.')
     jobs = []
-    for photo in map(Path, images):
+    for image in map(Path, images):
         for kind in types or sorted(by_type):
-            for entry in _masks_of(photo, by_type[kind], seed, masks_per_image):
+            text = prompt.replace('{token}', token_name(kind)).replace('{type}', kind.replace('_', ' '))
+            for entry in _masks_of(image, by_type[kind], seed, masks_per_image):
+                mask = str(Path(mask_folder) / entry.file)
                 for number in range(samples):
-                    name = f'{photo.stem}_{kind.replace(" ", "-")}_{Path(entry.file).stem}_{number}'
-                    jobs.append(
-                        SampleJob(
-                            name,
-                            str(photo),
-                            str(Path(mask_folder) / entry.file),
-                            entry,
-                            fill_prompt(prompt, kind),
-                            seed_of(seed, name),
-                        )
-                    )
+                    name = f'{image.stem}_{kind.replace(" ", "-")}_{Path(entry.file).stem}_{number}'
+                    jobs.append(SampleJob(name, str(image), mask, entry, text, seed_of(seed, name)))
     if not jobs:
         raise ValueError(
-            f'the masks of {mask_folder} must fit the images, but each was drawn for an image that is '
-            'not among them; give the images they were drawn for, or draw masks for these.'
+            f'the masks of {mask_folder} must fit the images, but each was made for an image that is not among them; '
+            'give the images they were made for, or make masks for these.'
         )
     check_unique([job.id for job in jobs])
     return jobs
 
 
-def fill_prompt(prompt: str, defect_type: str) -> str:
-    """Return a prompt for a type; see :func:`plan_samples`."""
-    return prompt.replace('{token}', token_name(defect_type)).replace('{type}', defect_type.replace('_', ' '))
+def _masks_of(image: Path, entries: Sequence[MaskEntry], seed: int, count: int) -> list[MaskEntry]:
+    own = [e for e in entries if e.source is not None and Path(e.source).name == image.name]
+    free = [e for e in entries if e.source is None]
+    return (own or sorted(free, key=lambda e: seed_of(seed, f'{image.name}/{e.file}')))[:count]
 
 
 def check_prompts(jobs: Sequence[SampleJob], bank: TokenBank | None) -> None:
-    """Raise when a prompt has a token that was not learned, or none although tokens were given."""
+    """Raise ``ValueError`` when a prompt has a token that was not learned, or none although tokens were given."""
     known = {} if bank is None else bank.counts
     for job in jobs:
         token = token_name(job.entry.defect_type)
         if token in job.text and token not in known:
             raise ValueError(
-                f'the token {token} must have been learned, but the tokens given are '
-                f'{sorted(known) or "none"}; name its folder with --tokens, or write a prompt without '
-                '{token}.'
+                f'the token {token} must have been learned, but the tokens given are {sorted(known) or "none"}; '
+                'name its folder with --tokens, or write a prompt without {token}.'
             )
         if bank is not None and not bank.names_in(job.text):
             raise ValueError(f'the prompt must hold {{token}} where tokens are given, got {job.text!r}.')
@@ -138,10 +262,9 @@ def sample(
     class_ids: dict[str, int] | None = None,
     process: tuple[int, int] = (0, 1),
 ) -> int:
-    """Generate all images that are not recorded yet.
+    """Generate all images that are not recorded yet; returns how many this process made.
 
     Args:
-        model: pipeline.
         jobs: all images of the set.
         out: folder of the set.
         settings: how images are generated.
@@ -153,64 +276,57 @@ def sample(
         class_ids: class of each type in label maps.
         process: number of this process and of all.
 
-    Returns:
-        Number of images made by this process.
-
     Raises:
         ValueError: if images, masks or settings do not fit.
         OutOfMemory: with what to change.
     """
     check_prompts(jobs, bank)
     manifest = Manifest(out)
-    manifest.start(
-        dict(
-            facts or {},
-            command='sample',
-            model=model.name,
-            dtype=model.dtype_name,
-            negative=negative,
-            size_hw=size_hw and list(size_hw),
-            **asdict(settings),
-        )
-    )
+    described = dict(command='sample', model=model.name, dtype=model.dtype_name, negative=negative)
+    manifest.start({**(facts or {}), **described, 'size_hw': size_hw and list(size_hw), **asdict(settings)})
     done = manifest.done()
-    mine = share_of(jobs, *process)
+    mine = jobs[process[0] :: process[1]]
     todo = [job for job in mine if job.id not in done]
-    with Meter('sample', len(mine), len(mine) - len(todo)) as meter:
-        for batch in batches(todo, batch_size, lambda job: size_hw or image_size(job.photo)):
-            size = size_hw or image_size(batch[0].photo)
+    with Progress(len(mine), 'sample', done=len(mine) - len(todo)) as progress:
+        for batch in batches(todo, batch_size, lambda job: size_hw or image_size(job.image)):
+            size = size_hw or image_size(batch[0].image)
             model.check_size(size)
-            with explain_memory(len(batch), model.dtype_name, f'generating {len(batch)} images of {size}'):
-                made = _generate(model, batch, settings, bank, negative, size)
-            for job, photo, mask in made:
-                _write(manifest, job, photo, mask, model, negative, class_ids or {})
-            meter.advance(len(batch))
+            with explain_memory(len(batch), model, f'generating {len(batch)} images of {size}'):
+                made = _generate_batch(model, batch, settings, bank, negative, size)
+            for job, (image, mask) in zip(batch, made, strict=True):
+                entry, image_file, mask_file = job.entry, f'images/{job.id}.png', f'masks/{job.id}.png'
+                write_image(manifest.folder / mask_file, mask)
+                write_image(manifest.folder / image_file, image)
+                manifest.append(
+                    Record(
+                        id=job.id,
+                        image=image_file,
+                        source=job.image,
+                        seed=job.seed,
+                        prompt=job.text,
+                        model=model.name,
+                        mask=mask_file,
+                        mask_kind=entry.kind,
+                        defect_type=entry.defect_type,
+                        class_id=(class_ids or {}).get(entry.defect_type),
+                        negative_prompt=negative,
+                        extra=dict(mask_overlap=entry.overlap, mask_donor=entry.donor),
+                    )
+                )
+            progress.advance(len(batch))
     return len(todo)
 
 
-def image_size(path: str) -> tuple[int, int]:
-    """Return height and width of an image file without reading all of it."""
-    with Image.open(path) as image:
-        return image.height, image.width
-
-
-def _masks_of(photo: Path, entries: Sequence[MaskEntry], seed: int, count: int) -> list[MaskEntry]:
-    own = [e for e in entries if e.source is not None and Path(e.source).name == photo.name]
-    if own:
-        return own[:count]
-    free = [e for e in entries if e.source is None]
-    return sorted(free, key=lambda e: seed_of(seed, f'{photo.name}/{e.file}'))[:count]
-
-
-def _generate(
+def _generate_batch(
     model: LatentModel,
     jobs: Sequence[SampleJob],
     settings: BlendSettings,
     bank: TokenBank | None,
     negative: str,
     size_hw: tuple[int, int],
-) -> list:
-    originals = [read_image(job.photo) for job in jobs]
+) -> list[tuple[ndarray, ndarray]]:
+    """Return the generated image, pasted back, and the mask of each job."""
+    originals = [read_image(job.image) for job in jobs]
     masks = [read_mask(job.mask, original.shape[:2]) for job, original in zip(jobs, originals, strict=True)]
     images = torch.stack([image_tensor(original, size_hw) for original in originals])
     small = torch.stack([mask_tensor(mask, size_hw) for mask in masks])
@@ -219,37 +335,5 @@ def _generate(
         unconditional = model.encode_unconditional([negative] * len(jobs))
     generators = [stream_generator(job.seed, 'sample') for job in jobs]
     made = to_uint8(generate(model, images, small, condition, unconditional, generators, settings))
-    return [
-        (job, paste_back(original, photo, mask, settings.seam), mask)
-        for job, original, photo, mask in zip(jobs, originals, made, masks, strict=True)
-    ]
-
-
-def _write(
-    manifest: Manifest,
-    job: SampleJob,
-    photo: np.ndarray,
-    mask: np.ndarray,
-    model: LatentModel,
-    negative: str,
-    class_ids: dict[str, int],
-) -> None:
-    image_file, mask_file = f'images/{job.id}.png', f'masks/{job.id}.png'
-    write_image(manifest.folder / mask_file, mask)
-    write_image(manifest.folder / image_file, photo)
-    manifest.append(
-        Record(
-            id=job.id,
-            image=image_file,
-            source=job.photo,
-            seed=job.seed,
-            prompt=job.text,
-            model=model.name,
-            mask=mask_file,
-            mask_kind=job.entry.kind,
-            defect_type=job.entry.defect_type,
-            class_id=class_ids.get(job.entry.defect_type),
-            negative_prompt=negative,
-            extra=dict(mask_overlap=job.entry.overlap, mask_donor=job.entry.donor),
-        )
-    )
+    pasted = [paste_back(o, g, m, settings.seam) for o, g, m in zip(originals, made, masks, strict=True)]
+    return list(zip(pasted, masks, strict=True))

@@ -15,6 +15,7 @@ import hashlib
 import json
 import os
 import shutil
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -23,9 +24,9 @@ from pathlib import Path
 import numpy as np
 from numpy import ndarray
 
-from mmdefect.diffusion.images import read_image, read_mask, write_bytes, write_image
-from mmdefect.synthesis.donor_cutting import CuttingRule
-from mmdefect.synthesis.donors import DefectLibrary, LabelledImage, build_library
+from mmdefect.diffusion.images import read_image, read_mask, write_image
+from mmdefect.files import new_folder, write_json
+from mmdefect.synthesis.library import CuttingRule, DefectLibrary, LabelledImage, build_library
 
 FORMAT = 'mmdefect-support/1'
 
@@ -63,14 +64,7 @@ class Shot:
 
 @dataclass(frozen=True)
 class SupportSet:
-    """A support set on disk.
-
-    Attributes:
-        folder: where it is.
-        shots: of all types.
-        seed: of the choice.
-        origin: data set and split they come from.
-    """
+    """A support set on disk, with the seed of the choice and the data set and split that its shots come from."""
 
     folder: Path
     shots: list[Shot]
@@ -93,13 +87,12 @@ class SupportSet:
             raise ValueError(f'`type` must be one of the support set {self.folder}, {self.types}, got {defect_type!r}.')
         loaded = []
         for shot in shots:
-            photo = read_image(self.folder / shot.image)
-            mask = read_mask(self.folder / shot.mask, photo.shape[:2])
+            image = read_image(self.folder / shot.image)
+            mask = read_mask(self.folder / shot.mask, image.shape[:2])
             if not mask.any():
-                raise ValueError(
-                    f'the mask {self.folder / shot.mask} must show the defect, but it is empty; take the shot out.'
-                )
-            loaded.append((photo, mask))
+                place = self.folder / shot.mask
+                raise ValueError(f'the mask {place} must show the defect, but it is empty; take the shot out.')
+            loaded.append((image, mask))
         return loaded
 
 
@@ -119,8 +112,8 @@ def choose_shots(
         pool = {c.sha256: c for c in sorted(candidates, key=lambda c: c.source, reverse=True) if c.type == defect_type}
         if len(pool) < k:
             raise ValueError(
-                f'each type must have {k} different images to choose from, but {defect_type!r} has '
-                f'{len(pool)}; the types are {found}. Lower --k, or take other types.'
+                f'each type must have {k} different images to choose from, but {defect_type!r} has {len(pool)}; '
+                f'the types are {found}. Lower --k, or take other types.'
             )
         key = {c.sha256: hashlib.sha256(f'{seed}/{c.type}/{c.source}'.encode()).digest() for c in pool.values()}
         chosen += sorted(pool.values(), key=lambda c: key[c.sha256])[:k]
@@ -130,21 +123,18 @@ def choose_shots(
 
 
 def check_held_out(chosen: Sequence[Candidate], held_out: Mapping[str, Mapping[str, str]]) -> None:
-    """Refuse shots that are also evaluated on.
+    """Raise ``ValueError``, naming both files, if a shot is also evaluated on.
 
     Args:
         chosen: shots.
         held_out: for each evaluation split, the path of each image by the SHA-256 of its file.
-
-    Raises:
-        ValueError: naming both files.
     """
     for shot in chosen:
         for split, files in held_out.items():
             if shot.sha256 in files:
                 raise ValueError(
-                    f'a support set may not overlap an evaluation split, but {shot.source} has the '
-                    f'content of {files[shot.sha256]} ({split}); take shots from the training split.'
+                    f'a support set may not overlap an evaluation split, but {shot.source} has the content of '
+                    f'{files[shot.sha256]} ({split}); take shots from the training split.'
                 )
 
 
@@ -155,16 +145,13 @@ def donor_library(support: SupportSet, folder: str | os.PathLike) -> DefectLibra
         ValueError: if no defect fits the rule of cutting.
     """
     images = []
-    for number, name in enumerate(support.types, 1):
+    for class_id, name in enumerate(support.types, 1):
         shots = [s for s in support.shots if s.type == name]
-        for shot, (photo, mask) in zip(shots, support.load(name), strict=True):
-            images.append(LabelledImage(shot.source, partial(_labelled, photo, mask, number), shot.sha256))
+        for shot, (image, mask) in zip(shots, support.load(name), strict=True):
+            label = mask.astype(np.uint8) * np.uint8(class_id)
+            images.append(LabelledImage(shot.source, partial(tuple, (image, label)), shot.sha256))
     build_library(images, CuttingRule(max_extent_fraction=1.0), folder)
     return DefectLibrary(folder)
-
-
-def _labelled(photo: ndarray, mask: ndarray, class_id: int) -> tuple[ndarray, ndarray]:
-    return photo, mask.astype(np.uint8) * np.uint8(class_id)
 
 
 def write_support(
@@ -174,7 +161,6 @@ def write_support(
 
     Args:
         folder: where; must not exist.
-        chosen: shots.
         masks: for each shot ``(H, W)`` bool, the pixels of its type.
         seed: of the choice.
         origin: data set and split.
@@ -185,45 +171,32 @@ def write_support(
     folder = Path(folder)
     if folder.exists():
         raise FileExistsError(f'{folder} must not exist yet, but it does; name another folder.')
-    unfinished = folder.with_name(f'.{folder.name}.unfinished-{os.getpid()}')
-    try:
-        shots, numbers = [], dict.fromkeys((c.type for c in chosen), 0)
+    with new_folder(folder) as unfinished:
+        shots, numbers = [], Counter()
         for candidate, mask in zip(chosen, masks, strict=True):
             stem = f'{candidate.type}/{numbers[candidate.type]:03d}'
             numbers[candidate.type] += 1
-            image = f'{stem}{Path(candidate.path).suffix.lower()}'
-            (unfinished / image).parent.mkdir(parents=True, exist_ok=True)
+            image, mask_file = f'{stem}{Path(candidate.path).suffix.lower()}', f'{stem}_mask.png'
+            write_image(unfinished / mask_file, mask)
             shutil.copyfile(candidate.path, unfinished / image)
-            write_image(unfinished / f'{stem}_mask.png', mask)
-            shots.append(
-                Shot(candidate.type, candidate.class_id, image, f'{stem}_mask.png', candidate.source, candidate.sha256)
-            )
-        body = dict(format=FORMAT, seed=seed, k=max(numbers.values()), origin=origin, shots=[asdict(s) for s in shots])
-        write_bytes(unfinished / 'support.json', (json.dumps(body, indent=1, ensure_ascii=False) + '\n').encode())
-        os.replace(unfinished, folder)
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
+            facts = {key: value for key, value in vars(candidate).items() if key != 'path'}
+            shots.append(Shot(image=image, mask=mask_file, **facts))
+        k = max(numbers.values())
+        body = dict(format=FORMAT, seed=seed, k=k, origin=origin, shots=[asdict(s) for s in shots])
+        write_json(unfinished / 'support.json', body)
     return SupportSet(folder, shots, seed, origin)
 
 
 def read_support(folder: str | os.PathLike) -> SupportSet:
-    """Read a support set.
-
-    Raises:
-        ValueError: if the folder holds none.
-    """
+    """Read a support set; ``ValueError`` if the folder holds none."""
     place = Path(folder) / 'support.json'
+    advice = 'make it with `tools/generate.py support`.'
     try:
         body = json.loads(place.read_text(encoding='utf-8'))
         shots = [Shot(**s) for s in body['shots']]
     except (OSError, ValueError, KeyError, TypeError) as err:
-        raise ValueError(
-            f'{folder} must be a support set with support.json, but that cannot be read ({err}); make it '
-            'with `tools/generate.py support`.'
-        ) from err
+        raise ValueError(f'{folder} must be a support set, but support.json cannot be read ({err}); {advice}') from err
     if body.get('format') != FORMAT or not shots:
-        raise ValueError(
-            f'{place} must have format {FORMAT!r} and at least one shot, got {body.get("format")!r} with '
-            f'{len(shots)}; make it again with `tools/generate.py support`.'
-        )
+        found = f'{body.get("format")!r} with {len(shots)}'
+        raise ValueError(f'{place} must have format {FORMAT!r} and at least one shot, got {found}; {advice}')
     return SupportSet(Path(folder), shots, body['seed'], body['origin'])

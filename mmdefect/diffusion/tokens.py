@@ -18,8 +18,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from mmdefect.diffusion.extras import need
-from mmdefect.diffusion.images import write_bytes
+from mmdefect.files import write_bytes
 
 FORMAT = 'mmdefect-token/1'
 #: Names of the vectors in a file, by kind of pipeline and encoder.
@@ -28,11 +27,7 @@ _NAME = re.compile(r'<[\w-]+>')
 
 
 class InjectedEmbedding(nn.Module):
-    """A token embedding whose output is replaced at the places of learned tokens.
-
-    Args:
-        base: embedding of the encoder.
-    """
+    """The token embedding of an encoder, whose output is replaced at the places of learned tokens."""
 
     def __init__(self, base: nn.Embedding) -> None:
         super().__init__()
@@ -89,15 +84,14 @@ class TokenBank:
         Raises:
             ValueError: if a text is too long for its learned token.
         """
-        index = self._index()
-        parts = {name: ' '.join(_part(name, i) for i in range(count)) for name, count in self.counts.items()}
-        tokenizer.add_tokens([part for name in self.counts for part in parts[name].split()])
-        expanded = [_NAME.sub(lambda match: parts.get(match[0], match[0]), text) for text in texts]
-        ids = tokenizer(
-            expanded, padding='max_length', max_length=length, truncation=True, return_tensors='pt'
-        ).input_ids
+        parts = {name: [f'{name[:-1]}~{i}>' for i in range(count)] for name, count in self.counts.items()}
+        all_parts = [part for name in parts for part in parts[name]]
+        tokenizer.add_tokens(all_parts)
+        expanded = [_NAME.sub(lambda m: ' '.join(parts[m[0]]) if m[0] in parts else m[0], text) for text in texts]
+        options = dict(padding='max_length', max_length=length, truncation=True, return_tensors='pt')
+        ids = tokenizer(expanded, **options).input_ids
         places = torch.full_like(ids, -1)
-        for part, number in index.items():
+        for number, part in enumerate(all_parts):
             places[ids == tokenizer.convert_tokens_to_ids(part)] = number
         for text, row in zip(texts, places, strict=True):
             wanted = sum(self.counts.get(name, 0) for name in _NAME.findall(text))
@@ -112,24 +106,16 @@ class TokenBank:
         """Return the learned tokens that a text uses."""
         return [name for name in _NAME.findall(text) if name in self.counts]
 
-    def _index(self) -> dict[str, int]:
-        order = [_part(name, i) for name, count in self.counts.items() for i in range(count)]
-        return {part: number for number, part in enumerate(order)}
-
     @staticmethod
     def join(banks: Sequence[TokenBank]) -> TokenBank:
-        """Return the tokens of all banks.
-
-        Raises:
-            ValueError: if two have a token of the same name.
-        """
+        """Return the tokens of all banks; two tokens of one name raise ``ValueError``."""
         counts: dict[str, int] = {}
         for bank in banks:
             twice = sorted(set(counts) & set(bank.counts))
             if twice:
                 raise ValueError(
-                    f'each learned token must have its own name, but {twice[0]} comes twice; learn one of '
-                    'them again under another name.'
+                    f'each learned token must have its own name, but {twice[0]} comes twice; learn one of them again '
+                    'under another name.'
                 )
             counts.update(bank.counts)
         return TokenBank(counts, [torch.cat(vectors) for vectors in zip(*(b.vectors for b in banks), strict=True)])
@@ -146,10 +132,7 @@ def token_name(defect_type: str) -> str:
 def start_vectors(model, init_word: str, count: int) -> list[Tensor]:
     """Return the vectors that learning starts from: those of an ordinary word, for each encoder ``(count, D)`` float32.
 
-    A word of several tokens gives its vectors in turn.
-
-    Raises:
-        ValueError: if the word has no token of its own.
+    A word of several tokens gives its vectors in turn; a word that a tokenizer does not know raises ``ValueError``.
     """
     starts = []
     for tokenizer, embedding in zip(model.tokenizers, model.embeddings, strict=True):
@@ -166,12 +149,12 @@ def start_vectors(model, init_word: str, count: int) -> list[Tensor]:
 
 def save_tokens(path: str | os.PathLike, bank: TokenBank, kind: str) -> None:
     """Write the tokens of one type as safetensors, in one step."""
-    names = _KEYS[kind]
-    tensors = {
-        key: vectors.detach().float().cpu().contiguous() for key, vectors in zip(names, bank.vectors, strict=True)
-    }
+    import safetensors.torch
+
+    vectors = [v.detach().float().cpu().contiguous() for v in bank.vectors]
     facts = dict(bank.facts, format=FORMAT, kind=kind, counts=bank.counts)
-    write_bytes(path, need('safetensors.torch').save(tensors, metadata={'mmdefect': json.dumps(facts)}))
+    tensors = dict(zip(_KEYS[kind], vectors, strict=True))
+    write_bytes(path, safetensors.torch.save(tensors, metadata={'mmdefect': json.dumps(facts)}))
 
 
 def load_tokens(path: str | os.PathLike, model) -> TokenBank:
@@ -180,20 +163,17 @@ def load_tokens(path: str | os.PathLike, model) -> TokenBank:
     Raises:
         ValueError: if the file is missing, of another format, or was learned for another kind of pipeline.
     """
+    import safetensors
+
     path = Path(path)
-    safetensors = need('safetensors')
     if not path.is_file():
-        raise ValueError(
-            f'the learned token {path} must exist, but it does not; learn it with `tools/generate.py learn`.'
-        )
+        raise ValueError(f'the learned token {path} must exist; learn it with `tools/generate.py learn`.')
     try:
         with safetensors.safe_open(path, framework='pt') as file:
             facts = json.loads((file.metadata() or {}).get('mmdefect', '{}'))
-            tensors = {key: file.get_tensor(key) for key in file.keys()}
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  (cannot be iterated)
     except safetensors.SafetensorError as err:
-        raise ValueError(
-            f'{path} must be a safetensors file, but it cannot be read ({err}); learn the token again.'
-        ) from err
+        raise ValueError(f'{path} must be a safetensors file, but is not ({err}); learn the token again.') from err
     if facts.get('format') != FORMAT:
         raise ValueError(
             f'{path} must be a learned token of format {FORMAT!r}, got {facts.get("format")!r}; learn it '
@@ -203,11 +183,7 @@ def load_tokens(path: str | os.PathLike, model) -> TokenBank:
     found = [tensors[key].shape[1] for key in _KEYS[facts['kind']]]
     if facts['kind'] != model.kind or found != widths:
         raise ValueError(
-            f'{path} was learned for a pipeline of kind {facts["kind"]} with vectors of {found}, but '
-            f'{model.name} is of kind {model.kind} with {widths}; learn the token with this model.'
+            f'{path} was learned for a pipeline of kind {facts["kind"]} with vectors of {found}, but {model.name} is '
+            f'of kind {model.kind} with {widths}; learn the token with this model.'
         )
     return TokenBank(facts['counts'], [tensors[key] for key in _KEYS[model.kind]], facts)
-
-
-def _part(name: str, number: int) -> str:
-    return f'{name[:-1]}~{number}>'

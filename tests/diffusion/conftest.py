@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from mmdefect.diffusion.loading import load_model
+from mmdefect.diffusion.model import load_model
 from mmdefect.diffusion.random_model import KINDS, save_pipeline
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from mmdefect.diffusion.compare_words import compare_words
+from mmdefect.diffusion.commands import compare_words
 from mmdefect.experiments.study import read_study
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -11,16 +11,22 @@ import pytest
 import torch
 
 from mmdefect.diffusion import edit as edit_module
-from mmdefect.diffusion.attention import controlled, square_side
-from mmdefect.diffusion.ddim import DDIMSteps, guided_noise, invert, move
 from mmdefect.diffusion.edit import EditPlan, edit_images, invert_images
 from mmdefect.diffusion.images import read_image, write_image
-from mmdefect.diffusion.loading import ModelOptions, load_model
+from mmdefect.diffusion.inversion import DDIMSteps, NullTextSettings, denoise_step, invert, move, optimise_null_text
 from mmdefect.diffusion.manifest import Manifest
-from mmdefect.diffusion.null_text import NullTextSettings, optimise_null_text
-from mmdefect.diffusion.prompt_edit import EditSettings, edit_latents, make_editor
-from mmdefect.diffusion.schedulers import make_scheduler
-from mmdefect.diffusion.word_alignment import align, token_ids, word_tokens
+from mmdefect.diffusion.model import ModelOptions, load_model
+from mmdefect.diffusion.prompt_edit import (
+    EditSettings,
+    align,
+    controlled,
+    edit_latents,
+    make_editor,
+    map_size,
+    site_of,
+    token_ids,
+    word_tokens,
+)
 
 from .test_masks import run
 
@@ -65,10 +71,9 @@ def inverted(model, tensors):
 def go_back(model, start, condition, empty, steps, guidance):
     latents = start
     with torch.no_grad():
-        for index, time in enumerate(steps.times):
+        for index in range(len(steps)):
             text = empty[index] if isinstance(empty, list) else empty
-            noise = guided_noise(model, latents, time, steps.alphas[index], condition, text, guidance)
-            latents = move(latents, noise, steps.alphas[index], steps.alphas[index + 1])
+            latents = denoise_step(model, latents, steps, index, condition, text, guidance)
     return latents
 
 
@@ -79,7 +84,7 @@ def test_going_back_is_ddim_of_diffusers(pipelines, prediction):
     steps, start = DDIMSteps.of(model, 6), torch.randn(1, 4, 16, 16, generator=torch.Generator().manual_seed(1))
     condition, empty = model.encode_text(['rust']), model.encode_unconditional([''])
     mine = go_back(model, start, condition, empty, steps, 3.0)
-    scheduler = make_scheduler(model.pipeline.scheduler.config, 'ddim')
+    scheduler = model.make_scheduler('ddim')
     scheduler.set_timesteps(6)
     theirs = start
     with torch.no_grad():
@@ -187,7 +192,7 @@ def test_another_word_changes_the_image_and_replacing_maps_holds_it_back(model, 
 
     assert change(cross_replace=0.0, self_replace=0.0) > 0
     assert change(weight=1.0) != change(weight=3.0)
-    steps, trajectory, condition, empty = inverted
+    steps, trajectory, _, empty = inverted
     (_, edited), _ = run_edit(
         model,
         inverted,
@@ -227,8 +232,6 @@ def test_replaced_maps_are_those_of_the_source(sd):
 
 
 def controlled_site(model, layer):
-    from mmdefect.diffusion.attention import site_of
-
     return site_of(next(n for n in model.unet.attn_processors if layer in n))
 
 
@@ -316,9 +319,9 @@ def test_places_of_words(sd):
 
 
 def test_map_sides():
-    assert square_side(64, (16, 16)) == (8, 8) and square_side(96, (16, 24)) == (8, 12)
+    assert map_size(64, (16, 16)) == (8, 8) and map_size(96, (16, 24)) == (8, 12)
     with pytest.raises(ValueError, match='a scaled copy'):
-        square_side(65, (16, 16))
+        map_size(65, (16, 16))
 
 
 @pytest.mark.slow

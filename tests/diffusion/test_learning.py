@@ -12,13 +12,19 @@ import numpy as np
 import pytest
 import torch
 
-from mmdefect.diffusion.blended import BlendSettings
-from mmdefect.diffusion.images import read_image, write_image
-from mmdefect.diffusion.inversion_data import InversionBatch, SupportImages, mask_tensor
-from mmdefect.diffusion.inversion_loss import masked_noise_loss, noise_target, shrink_mask
-from mmdefect.diffusion.learn import LearnSettings, TokenInversion, learn_token
-from mmdefect.diffusion.loading import ModelOptions, load_model
-from mmdefect.diffusion.prompts import TEMPLATES, check_templates
+from mmdefect.diffusion.images import mask_tensor, read_image, shrink_mask, write_image
+from mmdefect.diffusion.learn import (
+    TEMPLATES,
+    InversionBatch,
+    LearnSettings,
+    SupportImages,
+    TokenInversion,
+    learn_token,
+    masked_noise_loss,
+    noise_target,
+)
+from mmdefect.diffusion.model import ModelOptions, load_model
+from mmdefect.diffusion.sample import BlendSettings
 from mmdefect.diffusion.support import Candidate, read_support, write_support
 from mmdefect.diffusion.tokens import load_tokens, start_vectors
 
@@ -30,6 +36,10 @@ QUICK = dict(steps=4, batch_size=2, size_hw=(32, 32), preview_every=0, checkpoin
 @pytest.fixture(scope='module')
 def shots(images):
     return list(zip(*images, strict=True))
+
+
+def support_images(shots, batch_size):
+    return SupportImages(shots, '<crack>', LearnSettings(size_hw=(32, 32), batch_size=batch_size))
 
 
 def test_loss_by_hand():
@@ -110,11 +120,11 @@ def test_a_full_disk_keeps_the_last_checkpoint(pipelines, shots, tmp_path, monke
         real(source, target)
 
     settings = LearnSettings(**{**QUICK, 'steps': 3})
-    monkeypatch.setattr('mmdefect.diffusion.images.os.replace', full)
+    monkeypatch.setattr('mmdefect.files.os.replace', full)
     with pytest.raises(OSError, match='must have room for .*token.safetensors'):
         learn_token(load_model(pipelines['sd']), shots, 'crack', tmp_path, settings, say=lambda line: None)
     monkeypatch.undo()
-    assert (tmp_path / 'checkpoint.pt').is_file() and not list(tmp_path.glob('.*.tmp'))
+    assert (tmp_path / 'checkpoint.pt').is_file() and not list(tmp_path.glob('.*.tmp*'))
     assert learn_token(load_model(pipelines['sd']), shots, 'crack', tmp_path, settings, say=lambda line: None).is_file()
 
 
@@ -126,7 +136,7 @@ def test_loss_falls_on_one_batch(pipelines, shots):
             if 'attn2' in name:
                 weight.mul_(6)
     inversion = TokenInversion(model, '<crack>', start_vectors(model, 'defect', 2), 'area')
-    batch = SupportImages(shots, (32, 32), TEMPLATES, '<crack>').draw(0, 0, 4, (4, 16, 16), 1000)
+    batch = support_images(shots, 4).sample(0, (4, 16, 16), 1000)
     optimizer = torch.optim.AdamW(inversion.parameters(), 0.1)
     losses = []
     for _ in range(12):
@@ -141,7 +151,7 @@ def test_nothing_outside_the_mask_teaches(pipelines, shots):
     """Latents outside the mask reach the loss only through the network: the target there does not."""
     model = load_model(pipelines['sd'])
     inversion = TokenInversion(model, '<crack>', start_vectors(model, 'defect', 1), 'area')
-    batch = SupportImages(shots, (32, 32), TEMPLATES, '<crack>').draw(0, 0, 2, (4, 16, 16), 1000)
+    batch = support_images(shots, 2).sample(0, (4, 16, 16), 1000)
     nowhere = InversionBatch(batch.images, batch.masks & False, batch.texts, batch.steps, batch.noise)
     inversion(nowhere).backward()
     assert not inversion.vectors[0].grad.any()
@@ -167,7 +177,7 @@ def test_a_stopped_run_ends_where_the_whole_one_does(pipelines, shots, tmp_path,
     with pytest.raises(KeyboardInterrupt):
         learn_token(load_model(pipelines['sd']), shots, 'crack', tmp_path / 'part', settings, say=lambda line: None)
     monkeypatch.undo()
-    assert (tmp_path / 'part' / 'checkpoint.pt').is_file() and not list((tmp_path / 'part').glob('.*.tmp'))
+    assert (tmp_path / 'part' / 'checkpoint.pt').is_file() and not list((tmp_path / 'part').glob('.*.tmp*'))
     part = learn_token(load_model(pipelines['sd']), shots, 'crack', tmp_path / 'part', settings, say=lambda line: None)
     assert part.read_bytes() == whole.read_bytes()
     assert (tmp_path / 'part' / 'progress.csv').read_text() == (tmp_path / 'whole' / 'progress.csv').read_text()
@@ -182,8 +192,8 @@ def test_accumulated_parts_equal_one_large_batch(pipelines, shots, tmp_path):
     """Two halves accumulate the gradient of the mean: checked on gradients, not on what Adam makes of them."""
     model = load_model(pipelines['sd'])
     inversion = TokenInversion(model, '<crack>', start_vectors(model, 'defect', 1), 'area')
-    data = SupportImages(shots, (32, 32), TEMPLATES, '<crack>')
-    halves = [data.draw(0, number, 2, (4, 16, 16), 1000) for number in range(2)]
+    data = support_images(shots, 2)
+    halves = [data.sample(number, (4, 16, 16), 1000) for number in range(2)]
     one, two = halves
     whole = InversionBatch(
         torch.cat([one.images, two.images]),
@@ -201,8 +211,8 @@ def test_accumulated_parts_equal_one_large_batch(pipelines, shots, tmp_path):
 
 
 def test_batches_are_a_function_of_seed_and_number(shots):
-    data = SupportImages(shots, (32, 32), TEMPLATES, '<crack>')
-    one, same, other = (data.draw(0, n, 3, (4, 16, 16), 1000) for n in (7, 7, 8))
+    data = support_images(shots, 3)
+    one, same, other = (data.sample(n, (4, 16, 16), 1000) for n in (7, 7, 8))
     assert torch.equal(one.noise, same.noise) and one.texts == same.texts and torch.equal(one.images, same.images)
     assert not torch.equal(one.noise, other.noise)
     for image, mask in zip(one.images, one.masks, strict=True):  # spots stay in their masks when flipped
@@ -211,10 +221,10 @@ def test_batches_are_a_function_of_seed_and_number(shots):
 
 
 def test_templates_hold_one_place():
-    check_templates(TEMPLATES)
+    LearnSettings(templates=TEMPLATES)
     assert len(set(TEMPLATES)) == len(TEMPLATES) > 20
     with pytest.raises(ValueError, match='hold {} once'):
-        check_templates(['a photo'])
+        LearnSettings(templates=['a photo'])
 
 
 @pytest.mark.parametrize('change', [dict(steps=0), dict(learning_rate=0), dict(normalise='sum'), dict(vectors=0)])
@@ -368,11 +378,11 @@ def test_two_processes_learn_one_token(support, pipelines, tmp_path):
     assert (two.vectors[0] != start).any()
     # the first update of AdamW moves by the sign of the mean gradient: recompute it with one process
     inversion = TokenInversion(model, '<crack>', [start], 'area')
-    data = SupportImages(read_support(support).load('crack'), (32, 32), TEMPLATES, '<crack>')
+    data = support_images(read_support(support).load('crack'), 2)
     optimizer = torch.optim.AdamW(inversion.parameters(), 5e-3, weight_decay=0.0)
     for step in range(2):
         optimizer.zero_grad()
         for rank in range(2):
-            (inversion(data.draw(0, 2 * step + rank, 2, (4, 16, 16), 1000)) / 2).backward()
+            (inversion(data.sample(2 * step + rank, (4, 16, 16), 1000)) / 2).backward()
         optimizer.step()
     assert torch.allclose(inversion.vectors[0], two.vectors[0], atol=1e-5)

@@ -8,7 +8,7 @@ import shutil
 import pytest
 import torch
 
-from mmdefect.diffusion.loading import ModelOptions, load_model
+from mmdefect.diffusion.model import ModelOptions, load_model
 from mmdefect.diffusion.tokens import TokenBank, start_vectors
 
 

@@ -13,14 +13,25 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageDraw
 
-from mmdefect.diffusion.boxes import BoxDraw, draw_box, fit_box, overlap_fraction, sample_box
-from mmdefect.diffusion.images import list_clean, read_mask, write_image
-from mmdefect.diffusion.irregular import draw_blob, draw_scratch, place_shape
-from mmdefect.diffusion.mask_sets import MaskRule, draw_mask, read_list
-from mmdefect.diffusion.ranges import BoxRange, find_range, read_ranges
+from mmdefect.diffusion.images import list_good, read_mask, write_image
+from mmdefect.diffusion.masks import (
+    Box,
+    BoxRange,
+    MaskRule,
+    draw_box,
+    find_range,
+    fit_box,
+    overlap_fraction,
+    place_shape,
+    read_list,
+    read_ranges,
+    sample_blob,
+    sample_box,
+    sample_mask,
+    sample_scratch,
+)
 from mmdefect.diffusion.support import Candidate, write_support
-from mmdefect.synthesis.donor_cutting import CuttingRule
-from mmdefect.synthesis.donors import DefectLibrary, LabelledImage, build_library
+from mmdefect.synthesis.library import CuttingRule, DefectLibrary, LabelledImage, build_library
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -99,7 +110,7 @@ def test_boxes_keep_their_range_and_angle(seed, width, height, turned):
 
 
 def test_turned_box_is_the_polygon_that_pillow_draws():
-    box = BoxDraw((40.0, 50.0), (20, 44), 30.0)
+    box = Box((40.0, 50.0), (20, 44), 30.0)
     angle = math.radians(30)
     corners = [
         (50 + x * math.cos(angle) - y * math.sin(angle), 40 + x * math.sin(angle) + y * math.cos(angle))
@@ -114,10 +125,10 @@ def test_turned_box_is_the_polygon_that_pillow_draws():
 def test_overlap_is_the_share_on_the_region_and_the_frame_ends_it():
     allowed = np.zeros((60, 60), bool)
     allowed[:, :30] = True
-    assert overlap_fraction(BoxDraw((30, 30), (20, 20)), allowed) == 0.5
-    assert overlap_fraction(BoxDraw((30, 15), (20, 20)), allowed) == 1
-    assert overlap_fraction(BoxDraw((30, 0), (20, 20)), allowed) == 0.5, 'half of it is beyond the frame'
-    assert overlap_fraction(BoxDraw((15, 45), (10, 10), 45.0), allowed) == 0
+    assert overlap_fraction(Box((30, 30), (20, 20)), allowed) == 0.5
+    assert overlap_fraction(Box((30, 15), (20, 20)), allowed) == 1
+    assert overlap_fraction(Box((30, 0), (20, 20)), allowed) == 0.5, 'half of it is beyond the frame'
+    assert overlap_fraction(Box((15, 45), (10, 10), 45.0), allowed) == 0
 
 
 def test_accepted_boxes_lie_on_the_template():
@@ -138,14 +149,14 @@ def test_a_range_that_cannot_fit_is_named_and_the_search_ends():
 
 @given(seed=st.integers(0, 2**31), height=st.integers(1, 40), width=st.integers(1, 40))
 def test_shapes_fill_their_frame_and_are_never_empty(seed, height, width):
-    blob, scratch = draw_blob((height, width), generator(seed)), draw_scratch((height, width), generator(seed))
+    blob, scratch = sample_blob((height, width), generator(seed)), sample_scratch((height, width), generator(seed))
     assert blob.shape == scratch.shape == (height, width) and blob.any() and scratch.any()
     longer = scratch.any(0) if width >= height else scratch.any(1)
     assert longer.all(), 'a scratch goes from one end of its frame to the other'
 
 
 def test_place_shape_turns_with_its_box():
-    box = BoxDraw((30.0, 32.0), (9, 31), 70.0)
+    box = Box((30.0, 32.0), (9, 31), 70.0)
     placed, drawn = place_shape(np.ones((9, 31), bool), box, (64, 64)), draw_box(box, (64, 64))
     assert (placed != drawn).mean() < 0.004
     half = np.zeros((9, 31), bool)
@@ -170,14 +181,14 @@ def library(tmp_path):
 
 def test_donor_shapes_are_those_of_the_library(library):
     rule = MaskRule(BoxRange((0.3, 0.3), (0.3, 0.3)), 'donor', library=library, class_id=1)
-    mask, facts = draw_mask(rule, np.ones((100, 100), bool), generator())
+    mask, facts = sample_mask(rule, np.ones((100, 100), bool), generator())
     assert facts['donor'] == 'a.png'
     rows, columns = mask.nonzero()
     centre = round(rows.mean()), round(columns.mean())
     assert not mask[centre], 'the ring keeps its hole'
     assert 27 <= np.ptp(rows) + 1 <= 30 and 27 <= np.ptp(columns) + 1 <= 30
     with pytest.raises(ValueError, match=r'must hold a defect of class 7, but it holds \[1, 2\]'):
-        draw_mask(MaskRule(BoxRange(), 'donor', library=library, class_id=7), np.ones((50, 50), bool), generator())
+        sample_mask(MaskRule(BoxRange(), 'donor', library=library, class_id=7), np.ones((50, 50), bool), generator())
 
 
 def test_shapes_are_cut_at_the_region_and_boxes_are_not():
@@ -187,7 +198,7 @@ def test_shapes_are_cut_at_the_region_and_boxes_are_not():
     for clip in clipped:
         for kind in ('box', 'perlin'):
             beyond = [
-                (draw_mask(MaskRule(size, kind, clip=clip), allowed, generator(seed))[0] & ~allowed).any()
+                (sample_mask(MaskRule(size, kind, clip=clip), allowed, generator(seed))[0] & ~allowed).any()
                 for seed in range(30)
             ]
             clipped[clip] |= {kind} if not any(beyond) else set()
@@ -294,11 +305,11 @@ def test_images_with_a_defect_are_left_out(tmp_path):
     for name, defective in (('a', False), ('b', True), ('c', False)):
         write_image(tmp_path / 'images' / f'{name}.png', np.zeros((8, 8, 3), np.uint8))
         write_image(tmp_path / 'labels' / f'{name}.png', np.full((8, 8), 2 * defective, np.uint8))
-    assert [p.stem for p in list_clean(tmp_path / 'images', tmp_path / 'labels')] == ['a', 'c']
-    assert len(list_clean(tmp_path / 'images')) == 3
+    assert [p.stem for p in list_good(tmp_path / 'images', tmp_path / 'labels')] == ['a', 'c']
+    assert len(list_good(tmp_path / 'images')) == 3
     (tmp_path / 'labels' / 'c.png').unlink()
     with pytest.raises(ValueError, match='has none for .*c.png'):
-        list_clean(tmp_path / 'images', tmp_path / 'labels')
+        list_good(tmp_path / 'images', tmp_path / 'labels')
 
 
 def test_wrong_masks_commands_say_so(tmp_path, capsys):

@@ -13,7 +13,7 @@ from PIL import Image
 
 from mmdefect.diffusion.manifest import Manifest, Record
 from mmdefect.diffusion.pack import FILE, read_pack
-from mmdefect.diffusion.review import read_decisions
+from mmdefect.diffusion.relabel_run import read_decisions
 
 from .relabel_cases import SIZE, write_edits
 
@@ -79,7 +79,7 @@ def test_relabel_writes_labels_list_table_and_sheets(relabelled):
 
 
 def test_pack_takes_new_labels_and_says_where_they_come_from(relabelled, tmp_path):
-    root, truth = relabelled
+    root, _ = relabelled
     assert run('pack', root / 'out', '--out', tmp_path / 'set') == 0
     packed = read_pack(tmp_path / 'set')
     assert packed.classes == CLASSES and packed.labels == 'relabelled' and len(packed.images) == 4
@@ -257,14 +257,14 @@ def test_bad_input_is_named(relabelled, tmp_path, capsys):
         assert run(*arguments) == 2
         message = capsys.readouterr().err
         assert message.startswith('error: ') and words in message, message
-    assert not (tmp_path / 'set').exists() and not list(tmp_path.glob('.*partial'))
+    assert not (tmp_path / 'set').exists() and not list(tmp_path.glob('.*'))
 
 
 @pytest.mark.parametrize(
     'row, words',
     [
         (dict(name='new_part0', decision='maybe'), 'accept, reject or empty'),
-        (dict(name='nobody', decision='accept'), 'no edit'),
+        (dict(name='nobody', decision='accept'), 'no edit is named'),
         (dict(name='new_part0', decision='accept', corrected='nothing.png'), 'corrected'),
     ],
 )
@@ -282,8 +282,9 @@ def test_an_interrupted_pack_leaves_nothing(relabelled, tmp_path, monkeypatch):
         yield items[0]
         raise KeyboardInterrupt
 
+    monkeypatch.setattr(pack, 'track', stop)
     with pytest.raises(KeyboardInterrupt):
-        pack.pack_relabelled(root / 'out', tmp_path / 'set', {}, stop)
+        pack.pack_relabelled(root / 'out', tmp_path / 'set', {})
     assert list(tmp_path.iterdir()) == []
     with pytest.raises(ValueError, match='packed set'):
         read_pack(tmp_path / 'set')
@@ -298,5 +299,5 @@ def test_a_full_disk_is_explained(relabelled, tmp_path, monkeypatch):
 
     monkeypatch.setattr(pack, 'write_image', full)
     with pytest.raises(OSError, match='disk must have room'):
-        pack.pack_relabelled(root / 'out', tmp_path / 'set', {}, lambda items, text, total: items)
+        pack.pack_relabelled(root / 'out', tmp_path / 'set', {})
     assert not list(tmp_path.iterdir())

@@ -10,14 +10,20 @@ import pytest
 import torch
 
 from mmdefect.diffusion import sample as sample_module
-from mmdefect.diffusion.blended import BlendSettings, draw_noise, generate, paste_back, sample_blended, to_uint8
-from mmdefect.diffusion.failures import OutOfMemory
 from mmdefect.diffusion.images import read_image, read_mask, write_image
-from mmdefect.diffusion.loading import load_model
 from mmdefect.diffusion.manifest import Manifest
-from mmdefect.diffusion.mask_sets import MaskEntry, read_list
-from mmdefect.diffusion.sample import plan_samples, sample
-from mmdefect.diffusion.schedulers import SCHEDULERS, make_scheduler
+from mmdefect.diffusion.masks import MaskEntry, read_list
+from mmdefect.diffusion.model import SCHEDULERS, OutOfMemory, load_model
+from mmdefect.diffusion.sample import (
+    BlendSettings,
+    generate,
+    paste_back,
+    plan_samples,
+    sample,
+    sample_blended,
+    sample_noise,
+    to_uint8,
+)
 
 from .test_masks import run
 
@@ -54,13 +60,13 @@ def test_blending_comes_before_each_step_and_after_the_last(sd, scene, scheduler
     result = sample_blended(sd, clean, mask, condition, empty, generators(), settings)
     assert torch.equal(result.masked_select(~mask), clean.masked_select(~mask))
     assert not torch.allclose(result.masked_select(mask), clean.masked_select(mask), atol=0.1)
-    reference = make_scheduler(sd.pipeline.scheduler.config, scheduler)
+    reference = sd.make_scheduler(scheduler)
     reference.set_timesteps(4)
     assert [float(step) for _, step in seen] == [float(t) for t in reference.timesteps]
     streams = generators()
-    draw_noise(streams, (4, 16, 16), 'cpu')  # the start
+    sample_noise(streams, (4, 16, 16), 'cpu')  # the start
     latents, step = seen[0]
-    noised = reference.add_noise(clean, draw_noise(streams, (4, 16, 16), 'cpu'), step.expand(2))
+    noised = reference.add_noise(clean, sample_noise(streams, (4, 16, 16), 'cpu'), step.expand(2))
     expected = torch.where(mask, 0, reference.scale_model_input(noised, step))
     assert torch.allclose(latents[:2].masked_fill(mask, 0), expected, atol=1e-5)
     for latents, step in seen[1:]:  # fresh noise at each step, of the right strength
@@ -77,14 +83,14 @@ def test_with_everything_masked_it_is_the_plain_sampler(sd, scene, scheduler):
     everything = torch.ones(2, 1, 16, 16, dtype=torch.bool)
     mine = sample_blended(sd, clean, everything, condition, empty, generators(), BlendSettings(5, 4.0, scheduler))
     pipe = sd.pipeline
-    before, pipe.scheduler = pipe.scheduler, make_scheduler(pipe.scheduler.config, scheduler)
+    before, pipe.scheduler = pipe.scheduler, sd.make_scheduler(scheduler)
     try:
         theirs = pipe(
             prompt_embeds=condition.tokens,
             negative_prompt_embeds=empty.tokens,
             guidance_scale=4.0,
             num_inference_steps=5,
-            latents=draw_noise(generators(), (4, 16, 16), 'cpu'),
+            latents=sample_noise(generators(), (4, 16, 16), 'cpu'),
             output_type='latent',
             height=32,
             width=32,
@@ -246,7 +252,7 @@ def test_a_stopped_run_goes_on_without_doing_anything_twice(folders, pipelines, 
     assert command(folders, pipelines, 'stopped', '--types', 'crack') == 130
     monkeypatch.undo()
     assert len(Manifest(folders / 'stopped').records()) == 3
-    assert not [p for p in (folders / 'stopped').rglob('*.tmp')]
+    assert not list((folders / 'stopped').rglob('*.tmp*'))
     with open(folders / 'stopped' / 'manifest.jsonl', 'ab') as file:
         file.write(b'{"id": "cut o')  # a crash in the middle of a line
     before = {n: (folders / 'stopped' / 'images' / n).stat().st_mtime_ns for n in images_of(folders / 'stopped')}
@@ -300,8 +306,8 @@ def test_masks_fitted_to_a_image_stay_with_it(tmp_path):
         for n in range(3)
     ]
     jobs = plan_samples(['clean/a.png', 'clean/b.png'], tmp_path, masks, '{type}', 0, masks_per_image=2, samples=2)
-    assert [(Path(j.photo).stem, Path(j.entry.source).stem) for j in jobs] == [('a', 'a')] * 4 + [('b', 'b')] * 4
-    with pytest.raises(ValueError, match='each was drawn for an image that is not among them'):
+    assert [(Path(j.image).stem, Path(j.entry.source).stem) for j in jobs] == [('a', 'a')] * 4 + [('b', 'b')] * 4
+    with pytest.raises(ValueError, match='each was made for an image that is not among them'):
         plan_samples(['clean/c.png'], tmp_path, masks, '{type}', 0)
     with pytest.raises(ValueError, match="'a_dent_a-0000_0' comes twice"):
         plan_samples(['clean/a.png', 'other/a.png'], tmp_path, masks, '{type}', 0)
@@ -349,9 +355,9 @@ def test_a_full_disk_leaves_nothing_half_written(folders, pipelines, monkeypatch
             raise OSError(errno.ENOSPC, 'No space left on device')
         real(source, target)
 
-    monkeypatch.setattr('mmdefect.diffusion.images.os.replace', full)
+    monkeypatch.setattr('mmdefect.files.os.replace', full)
     assert command(folders, pipelines, 'a', '--types', 'dent') == 2
     assert 'it is full; free some space and start the same command again' in capsys.readouterr().err
     monkeypatch.undo()
-    assert not Manifest(folders / 'a').records() and not list((folders / 'a').rglob('*.tmp'))
+    assert not Manifest(folders / 'a').records() and not list((folders / 'a').rglob('*.tmp*'))
     assert command(folders, pipelines, 'a', '--types', 'dent') == 0 and len(Manifest(folders / 'a').records()) == 8

@@ -8,7 +8,7 @@ import pytest
 import torch
 import torchvision
 
-from mmdefect.diffusion.similarity import Lpips, psnr, ssim
+from mmdefect.diffusion.edit import Lpips, psnr, ssim
 
 
 @pytest.fixture()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from mmdefect.diffusion.loading import load_model
+from mmdefect.diffusion.model import load_model
 from mmdefect.diffusion.tokens import TokenBank, load_tokens, save_tokens, start_vectors, token_name
 
 

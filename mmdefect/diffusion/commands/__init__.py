@@ -1,1 +1,0 @@
-"""The subcommands of ``tools/generate.py``: arguments, and one call."""
