@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import torch
 
-from mmdefect.apis.anomaly_eval import DetectorResult, markdown_table, roc_points, rows_of
+from mmdefect.apis.anomaly_eval import DetectorResult, roc_points, rows_of, table_text
 from mmdefect.apis.anomaly_fit import read_image
 from mmdefect.experiments.evidence.figures import line_figure
 from mmdefect.experiments.tables import csv_table
@@ -32,7 +32,7 @@ def write_tables(results: Sequence[DetectorResult], folder: Path) -> list[dict[s
         for r in results
         for s, v in zip(r.samples, r.scores, strict=True)
     ]
-    write_text(folder / 'table.md', markdown_table(rows))
+    write_text(folder / 'table.md', table_text(rows))
     write_text(folder / 'table.csv', csv_table(rows))
     write_text(folder / 'scores.csv', csv_table(scores))
     return rows
@@ -43,9 +43,7 @@ def category_figures(results: Sequence[DetectorResult], threshold: float) -> dic
     category = results[0].category
     curves = {r.arm: roc_points(r.scores, r.defective) for r in results}
     figures = {
-        f'{category}_roc': figure_png(
-            line_figure(curves, f'{category}: ROC', 'false alarms', 'found', unit_square=True)
-        )
+        f'{category}_roc': figure_png(line_figure(curves, f'{category}: ROC', 'false alarms', 'found', scale='unit'))
     }
     for number, result in enumerate(results):
         groups = dict(good=result.scores[~result.defective], defective=result.scores[result.defective])

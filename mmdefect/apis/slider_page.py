@@ -7,11 +7,10 @@ import numpy as np
 from numpy import ndarray
 
 from mmdefect.apis.synthesize import make_samples
-from mmdefect.synthesis.augment import OPERATIONS, VALUES
-from mmdefect.synthesis.canvas import ArrayCanvas
-from mmdefect.synthesis.donor_fitting import prepare
-from mmdefect.synthesis.drawn_operations import operations_from
-from mmdefect.synthesis.engine import Paste, PasteEngine
+from mmdefect.synthesis.engine import PasteEngine
+from mmdefect.synthesis.operations import OPERATIONS, VALUES, Operations
+from mmdefect.synthesis.places import overlap
+from mmdefect.synthesis.sampler import Paste
 from mmdefect.visualization.grid import fit_cell, outline, window_around
 from mmdefect.visualization.pages import data_uri, render_page
 
@@ -38,7 +37,7 @@ def slider_page(dataset, step, seed: int = 0, side: int = 280) -> str:
             break
     else:
         raise ValueError('no defect of at least 40 pixels was made; choose another --seed.')
-    record, ranges = records[0], engine.planner.ranges
+    record, ranges = records[0], engine.sampler.ranges
     frames: dict[str, list[str]] = {}
     values: dict[str, list[float]] = {}
     for name in OPERATIONS:
@@ -51,30 +50,14 @@ def slider_page(dataset, step, seed: int = 0, side: int = 280) -> str:
 
 def _render(engine: PasteEngine, sample, record: dict, name: str, value: float, side: int) -> str:
     numbers = dict(_IDENTITY, **{n: value for n in VALUES if n == name or n.rsplit('_', 1)[0] == name})
-    parameters = record['parameters']
-    fitted = prepare(
-        engine.library[int(parameters['donor'])],
-        (parameters['fit_y'], parameters['fit_x']),
-        operations_from(numbers),
-        engine.policy.grow,
-    )
+    donor, scale_yx = int(record['parameters']['donor']), tuple(record['parameters'][n] for n in ('fit_y', 'fit_x'))
+    fitted = engine.fit(donor, scale_yx, Operations.from_parameters(numbers))
     left, top, right, bottom = record['box_xyxy']
     corner = (top + bottom - fitted.core.shape[0]) // 2, (left + right - fitted.core.shape[1]) // 2
-    image = np.ascontiguousarray(sample.before[..., ::-1])
-    label = np.zeros(sample.label.shape, np.uint8)
-    engine.write(
-        ArrayCanvas(image, label),
-        Paste(
-            int(parameters['donor']),
-            record['class_index'],
-            corner,
-            fitted.patch,
-            fitted.region,
-            fitted.core,
-            record['blend'],
-            numbers,
-        ),
-    )
+    image, label = np.ascontiguousarray(sample.before[..., ::-1]), np.zeros(sample.label.shape, np.uint8)
+    windows = overlap(fitted.region.shape, corner, label.shape)
+    facts = donor, record['source'], record['class_index'], fitted, corner, fitted.region
+    engine.write(image, label, [Paste(*facts, *windows, record['blend'], numbers)])
     window = window_around(record['box_xyxy'], label.shape)
     result, palette = image[..., ::-1], [(0, 0, 0)] + [(255, 0, 0)] * 254
     return _jpeg(np.concatenate([fit_cell(p[window], side) for p in (result, outline(result, label, palette))], 1))

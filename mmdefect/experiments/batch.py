@@ -14,80 +14,55 @@ from pathlib import Path
 
 from mmdefect.experiments.select import Rule
 from mmdefect.files import read_json, write_json
+from mmdefect.recipes import find_recipe
 
 
 @dataclass(frozen=True)
 class Tools:
-    """The programs that do the work, each started as a command.
+    """The programs that do the work, each started as a command."""
 
-    Attributes:
-        train: ``CONFIG --work-dir DIR [--resume] [--launcher pytorch] [--cfg-options ...]``.
-        test: ``CONFIG CHECKPOINT --work-dir DIR --out DIR [--cfg-options ...]``.
-        find_best: ``--json_log_path F [options of the rule]``; prints the best iteration.
-        python: interpreter that runs them.
-    """
-
-    train: Path
-    test: Path
-    find_best: Path
-    python: str
+    train: Path  # `CONFIG --work-dir DIR [--resume] [--launcher pytorch] [--cfg-options ...]`
+    test: Path  # `CONFIG CHECKPOINT --work-dir DIR --out DIR [--cfg-options ...]`
+    find_best: Path  # `--json_log_path F [options of the rule]`; prints the best iteration
+    python: str  # interpreter that runs them
 
     def __post_init__(self) -> None:
         for name, path in (('train', self.train), ('test', self.test), ('find_best', self.find_best)):
             if not path.is_file():
-                raise FileNotFoundError(
-                    f'the {name} tool must be an existing file, but {path} is not; give the path of the program.'
-                )
+                raise FileNotFoundError(f'the {name} tool must be an existing file, but {path} is not; give its path.')
 
 
 @dataclass(frozen=True)
 class Job:
-    """One model of a batch.
+    """One model of a batch."""
 
-    Attributes:
-        name: ``<folder of the config>/<config stem>``, also its place in the tree.
-        config: its config file.
-        title: name for readers where the file name is none.
-    """
-
-    name: str
-    config: Path
-    title: str = ''
+    name: str  # `<folder of the config>/<config stem>`, also its place in the tree
+    config: Path  # its config file
+    title: str = ''  # name for readers where the file name is none
+    recipes: tuple[str, ...] = ()  # files that are laid over the config
 
     @property
     def label(self) -> str:
-        return self.title or self.config.stem
+        return self.title or '+'.join([self.config.stem, *(Path(recipe).stem for recipe in self.recipes)])
 
 
 @dataclass(frozen=True)
 class Batch:
-    """All that any engine needs to run the jobs of a project.
+    """All that any engine needs to run the jobs of a project."""
 
-    Attributes:
-        work_dir: folder of all projects.
-        project: name of the batch and of its folder.
-        jobs: models in the order in which they start.
-        gpu_count: devices a training gets; 0 trains on the CPU.
-        tools: programs to start.
-        rule: how the best checkpoint is chosen.
-        cfg_options: ``key=value`` overrides for training and test.
-        environment: additional environment variables of the children.
-    """
-
-    work_dir: Path
-    project: str
-    jobs: tuple[Job, ...]
-    gpu_count: int
-    tools: Tools
-    rule: Rule = field(default_factory=Rule)
-    cfg_options: tuple[str, ...] = ()
-    environment: dict[str, str] = field(default_factory=dict)
+    work_dir: Path  # folder of all projects
+    project: str  # name of the batch and of its folder
+    jobs: tuple[Job, ...]  # models in the order in which they start
+    gpu_count: int  # devices a training gets; 0 trains on the CPU
+    tools: Tools  # programs to start
+    rule: Rule = field(default_factory=Rule)  # how the best checkpoint is chosen
+    cfg_options: tuple[str, ...] = ()  # `key=value` overrides for training and test
+    environment: dict[str, str] = field(default_factory=dict)  # additional environment variables of the children
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r'\w[\w.+-]*', self.project):
             raise ValueError(
-                'the project name must be one folder name of letters, digits and _ . + -, got '
-                f'{self.project!r}; choose another one.'
+                f'the project name must be a folder name of letters, digits and _ . + -, got {self.project!r}.'
             )
         if self.gpu_count < 0:
             raise ValueError(f'`gpu_count` must be 0 (CPU) or the number of GPUs, got {self.gpu_count}.')
@@ -96,8 +71,7 @@ class Batch:
         for option in self.cfg_options:
             if not re.match(r'[\w.]+=', option):
                 raise ValueError(
-                    f'an override must look like key=value, got {option!r}; '
-                    'what follows `--` goes to the tools as --cfg-options.'
+                    f'an override (what follows `--`) must look like key=value, got {option!r}; correct it.'
                 )
         configs: dict[str, Path] = {}
         for job in self.jobs:
@@ -126,7 +100,8 @@ def read_batch(path: Path) -> Batch:
     value = read_json(path)
     tools = {name: text if name == 'python' else Path(text) for name, text in value['tools'].items()}
     value['work_dir'], value['tools'] = Path(value['work_dir']), Tools(**tools)
-    value['jobs'] = tuple(Job(job['name'], Path(job['config']), job['title']) for job in value['jobs'])
+    jobs = [job | {'config': Path(job['config']), 'recipes': tuple(job['recipes'])} for job in value['jobs']]
+    value['jobs'] = tuple(Job(**job) for job in jobs)
     value['rule'], value['cfg_options'] = Rule(**value['rule']), tuple(value['cfg_options'])
     return Batch(**value)
 
@@ -137,19 +112,21 @@ def candidates(text: str) -> list[str]:
     return [entry for line in lines for entry in line.split()]
 
 
-def find_jobs(entries: Iterable[str], roots: Sequence[Path]) -> tuple[Job, ...]:
+def find_jobs(entries: Iterable[str], roots: Sequence[Path], recipes: Sequence[str] = ()) -> tuple[Job, ...]:
     """Find the config of each entry: a path, or a path below one of ``roots``, with or without ``.py``.
 
-    Raises:
-        FileNotFoundError: naming all entries that are no config, with the most similar ones there are.
+    ``FileNotFoundError`` names all entries that are no config, with the most similar ones there are.
     """
     jobs, lost = [], []
-    for entry in entries:
+    for text in entries:
+        entry, *own = [text] if Path(text).is_file() else text.split('+')
         places = [Path(entry), *(root / entry for root in roots)]
         files = [path for place in places for path in (place, Path(f'{place}.py')) if path.is_file()]
         if files:
             path = Path(os.path.abspath(files[0]))  # not resolved: a link is a name of its own
-            jobs.append(Job(f'{path.parent.name or "configs"}/{path.stem}', path))
+            laid = tuple(str(find_recipe(name, roots)) for name in (*own, *recipes))
+            name = '+'.join([path.stem, *(Path(recipe).stem for recipe in laid)])
+            jobs.append(Job(f'{path.parent.name or "configs"}/{name}', path, recipes=laid))
         else:
             lost.append(entry)
     if lost:
@@ -166,17 +143,18 @@ def find_jobs(entries: Iterable[str], roots: Sequence[Path]) -> tuple[Job, ...]:
     return tuple(jobs)
 
 
-def fingerprint(config: Path, cfg_options: Sequence[str]) -> dict:
+def fingerprint(config: Path, cfg_options: Sequence[str], recipes: Sequence[str] = ()) -> dict:
     """Describe what a training is made of, so that a changed config is noticed.
 
     Python files are compared by their syntax tree: comments and layout do not count. Bases of installed packages
     (``mmseg::...``) count by their name only.
 
     Returns:
-        ``{'config': path, 'files': {path: hash}, 'cfg_options': [...]}``, the leaf first.
+        ``{'config': path, 'files': {path: hash}, 'cfg_options': [...]}``, the leaf first, then the recipes over it.
     """
     files: dict[str, str] = {}
-    _hash_chain(config, files)
+    for path in (config, *map(Path, recipes)):
+        _hash_chain(path, files)
     return {'config': str(config), 'files': files, 'cfg_options': list(cfg_options)}
 
 

@@ -32,30 +32,21 @@ _worker: dict[str, Callable] = {}  # what this process applies to items
 
 @dataclass(frozen=True)
 class Workers:
-    """Who does the work.
+    """Who does the work."""
 
-    Attributes:
-        engine: ``local`` or ``ray``.
-        count: workers; one local worker is this process itself.
-        threads: threads of the libraries in each, and cores that Ray reserves for it; 0 leaves them, and reserves one.
-        gpus: devices that Ray reserves for each; a part of one, such as 0.25, lets several share it.
-        address: Ray cluster; by default ``$RAY_ADDRESS``, else a Ray is started here.
-    """
-
-    engine: str = 'local'
-    count: int = 1
+    engine: str = 'local'  # `local` or `ray`
+    count: int = 1  # workers; one local worker is this process itself
+    #: threads of the libraries in each, and cores that Ray reserves for it; 0 leaves them, and reserves one
     threads: int = 0
-    gpus: float = 0
-    address: str | None = None
+    gpus: float = 0  # devices that Ray reserves for each; a part of one, such as 0.25, lets several share it
+    address: str | None = None  # Ray cluster; by default `$RAY_ADDRESS`, else a Ray is started here
 
     def __post_init__(self) -> None:
         if self.engine not in ENGINES:
             raise ValueError(f'`engine` must be one of {ENGINES}, got {self.engine!r}.')
         if self.count < 1 or self.threads < 0 or self.gpus < 0:
-            raise ValueError(
-                'there must be at least one worker, and no negative number of threads or devices, got '
-                f'{self.count}, {self.threads} and {self.gpus}.'
-            )
+            numbers = f'{self.count}, {self.threads} and {self.gpus}'
+            raise ValueError(f'workers must be at least 1, threads and devices at least 0, got {numbers}.')
 
 
 def add_worker_options(parser: argparse.ArgumentParser) -> None:
@@ -76,13 +67,8 @@ def workers_of(args: argparse.Namespace) -> Workers:
 def map_items(make: Maker, items: Sequence[Item], workers: Workers = Workers()) -> Iterator[Result]:
     """Yield the results of all items, in their order.
 
-    Args:
-        make: see :data:`Maker`.
-        items: what to do; sent to the workers one by one, so they should be small (numbers, paths).
-        workers: who does it.
-
-    Raises:
-        Exception: the first one that the function raised, by order of the items, as in a plain loop.
+    Items are sent to the workers one by one, so they should be small (numbers, paths). An error of the function is
+    raised as in a plain loop: the first one by order of the items.
     """
     if workers.engine == 'ray':
         yield from _map_on_ray(make, items, workers)
@@ -129,16 +115,14 @@ def _apply(item: Any) -> Any:
 @contextlib.contextmanager
 def _variables(values: dict[str, str]) -> Iterator[None]:
     """Set environment variables that processes started in the block inherit."""
-    former = {name: os.environ.get(name) for name in values}
+    former = {name: os.environ[name] for name in values if name in os.environ}
     os.environ.update(values)
     try:
         yield
     finally:
-        for name, value in former.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
+        for name in values:
+            os.environ.pop(name, None)
+        os.environ.update(former)
 
 
 def _map_on_ray(make: Maker, items: Sequence[Item], workers: Workers) -> Iterator[Result]:

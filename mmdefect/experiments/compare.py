@@ -20,7 +20,7 @@ from mmdefect.experiments.evidence.run_folder import SearchPlaces, find_runs, lo
 from mmdefect.experiments.states import read_state
 from mmdefect.experiments.statistics import Interval, mean_and_sd
 from mmdefect.experiments.study_records import budget, donor_leaks
-from mmdefect.experiments.tables import format_difference, format_mean, format_p, markdown_table
+from mmdefect.experiments.tables import markdown_table
 
 BETTER, WORSE, SAME, UNKNOWN = 'better', 'worse', 'not distinguishable', 'unknown'
 #: Metrics of which less is better.
@@ -30,31 +30,22 @@ _CHECKPOINT = re.compile(r'Load checkpoint from (\S+)')
 
 @dataclass(frozen=True)
 class FinishedRun:
-    """What one finished run brings to a comparison.
+    """What one finished run brings to a comparison."""
 
-    Attributes:
-        name: of the run, for messages.
-        seed: its random seed; ``None`` if unknown.
-        test: metrics on the test set, in percent.
-        counts: counts of each test image, if there are any.
-        settings: flat settings that can change a result; empty if unknown.
-        budget: ``iterations``, ``batch_size``, ``val_interval``.
-        tests: see ``JobState.tests``.
-        leaks: test images that donors were cut from; ``None`` if unknown.
-        source: ``data``, ``commit``, ``versions``, ``hardware`` of the run.
-        key: identity of the training.
-    """
-
-    name: str
-    seed: int | None
-    test: Mapping[str, float | None]
-    counts: Counts | None = None
+    name: str  # of the run, for messages
+    seed: int | None  # its random seed; `None` if unknown
+    test: Mapping[str, float | None]  # metrics on the test set, in percent
+    counts: Counts | None = None  # counts of each test image, if there are any
+    #: flat settings that can change a result; empty if unknown
     settings: Mapping[str, Any] = field(default_factory=dict)
-    budget: Mapping[str, Any] = field(default_factory=dict)
-    tests: Sequence[Mapping[str, Any]] = ()
-    leaks: Sequence[str] | None = None
-    source: Mapping[str, Any] = field(default_factory=dict)
-    key: str = ''
+    budget: Mapping[str, Any] = field(default_factory=dict)  # `iterations`, `batch_size`, `val_interval`
+    tests: Sequence[Mapping[str, Any]] = ()  # see `JobState.tests`
+    leaks: Sequence[str] | None = None  # test images that donors were cut from; `None` if unknown
+    source: Mapping[str, Any] = field(default_factory=dict)  # `data`, `commit`, `versions`, `hardware` of the run
+    key: str = ''  # identity of the training
+
+
+Arms = Mapping[str, Sequence[FinishedRun]]
 
 
 def run_of_record(record: Mapping[str, Any]) -> FinishedRun:
@@ -74,32 +65,20 @@ def run_of_record(record: Mapping[str, Any]) -> FinishedRun:
 
 
 def parse_group(text: str) -> tuple[str, list[Path]]:
-    """Return name and folders of ``NAME=FOLDER,FOLDER`` or ``FOLDER``.
-
-    Raises:
-        FileNotFoundError: if a folder is none.
-    """
+    """Return name and folders of ``NAME=FOLDER,FOLDER`` or ``FOLDER``, which must exist."""
     name, equals, places = text.partition('=')
     folders = [Path(place) for place in (places if equals else text).split(',') if place]
     missing = [str(folder) for folder in folders if not folder.is_dir()]
     if missing or not folders:
-        raise FileNotFoundError(
-            f'an arm must look like NAME=FOLDER,FOLDER with run folders, got {text!r}'
-            f'{"; there is no " + ", ".join(missing) if missing else ""}.'
-        )
+        absent = f'; there is no {", ".join(missing)}' if missing else ''
+        raise FileNotFoundError(f'an arm must look like NAME=FOLDER,FOLDER with run folders, got {text!r}{absent}.')
     return (name if equals else folders[0].name), folders
 
 
 def load_groups(
     groups: Sequence[tuple[str, list[Path]]], places: SearchPlaces, read_settings: Callable[[Path], dict[str, Any]]
 ) -> dict[str, list[FinishedRun]]:
-    """Return the runs of every arm; a folder with several runs brings all of them.
-
-    Args:
-        groups: ``(name, folders)`` of each arm.
-        places: where images and labels are.
-        read_settings: reads a config file.
-    """
+    """Return the runs of every arm, given by name and folders; a folder with several runs brings all of them."""
     arms: dict[str, list[FinishedRun]] = {}
     for name, folders in groups:
         runs = [path for folder in folders for path in find_runs(folder)]
@@ -128,65 +107,35 @@ def _load_run(folder: Path, places: SearchPlaces, read_settings: Callable[[Path]
 
 @dataclass(frozen=True)
 class Difference:
-    """One metric of one arm against the reference.
+    """One metric of one arm against the reference."""
 
-    Attributes:
-        metric: its name.
-        interval: of ``arm - reference``.
-        adjusted_p: p-value for the number of arms compared.
-        verdict: ``better``, ``worse``, ``not distinguishable`` or ``unknown``.
-        basis: what the interval covers, ``seeds and images``, ``images`` or ``seeds``.
-    """
-
-    metric: str
-    interval: Interval
-    adjusted_p: float
-    verdict: str
-    basis: str
+    interval: Interval  # of `arm - reference`
+    adjusted_p: float  # p-value for the number of arms compared
+    verdict: str  # `better`, `worse`, `not distinguishable` or `unknown`
+    basis: str  # what the interval covers, `seeds and images`, `images` or `seeds`
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Result of :func:`compare`.
+    """Result of :func:`compare`."""
 
-    Attributes:
-        reference: arm that the others are compared with.
-        values: ``{arm: {metric: value of each seed}}``.
-        differences: ``{arm: {metric: Difference}}``, without the reference.
-        images: number of test images; 0 without counts.
-        seeds: ``{arm: seeds}``.
-        warnings: sentences.
-    """
-
-    reference: str
-    values: dict[str, dict[str, list[float]]]
-    differences: dict[str, dict[str, Difference]]
-    images: int
-    seeds: dict[str, list[int | None]]
-    warnings: list[str]
+    reference: str  # arm that the others are compared with
+    values: dict[str, dict[str, list[float]]]  # `{arm: {metric: value of each seed}}`
+    differences: dict[str, dict[str, Difference]]  # `{arm: {metric: Difference}}`, without the reference
+    images: int  # number of test images; 0 without counts
+    seeds: dict[str, list[int | None]]  # `{arm: seeds}`
+    warnings: list[str]  # sentences
 
 
 def compare(
-    arms: Mapping[str, Sequence[FinishedRun]],
-    reference: str,
-    metrics: Sequence[str],
-    factor_keys: Sequence[str] = (),
-    level: float = 0.95,
-    resamples: int = 4000,
+    arms: Arms, reference: str, metrics: Sequence[str], factor_keys: Sequence[str] = (), resamples: int = 4000
 ) -> Comparison:
-    """Compare every arm with the reference.
+    """Compare every arm of ``{arm: runs}`` with the reference.
 
     A metric that follows from the counts gets an interval over seeds and test images; another one, such as a
     threshold-free one, over seeds only. P-values are adjusted (Holm) for the number of arms; the verdict is that of
-    the adjusted value, the interval is that of the single comparison.
-
-    Args:
-        arms: ``{arm: runs}``.
-        reference: name of an arm.
-        metrics: names, of test metrics or of :func:`mmdefect.experiments.evidence.counts.metrics`.
-        factor_keys: patterns of settings in which arms may differ without a warning.
-        level: coverage of the intervals.
-        resamples: of the bootstrap.
+    the adjusted value, the interval is that of the single comparison. Arms may differ without a warning in settings
+    that match ``factor_keys``.
     """
     if reference not in arms:
         raise ValueError(f'`reference` must be one of the arms {list(arms)}, got {reference!r}.')
@@ -197,40 +146,38 @@ def compare(
     seeds = {name: [run.seed for run in runs] for name, runs in arms.items()}
     found = [run.counts for runs in arms.values() for run in runs]
     counted = None not in found and len({(counts.names, counts.classes) for counts in found}) == 1
-    notes = _warnings(arms, seeds, reference, factor_keys)
+    notes = _warnings(arms, reference, factor_keys)
     if not counted:
         notes.append('no counts of the same test images for all runs: intervals cover the seeds only.')
     values = {
-        name: {metric: [_value(run, metric, counted, notes) for run in runs] for metric in metrics}
-        for name, runs in arms.items()
+        name: {m: [_value(run, m, counted, notes) for run in runs] for m in metrics} for name, runs in arms.items()
     }
     for metric in metrics:
         if all(value == 0 for row in values.values() for value in row[metric]):
             notes.append(f'`{metric}` is zero in every run: nothing was learned, so nothing can be compared.')
     differences: dict[str, dict[str, Difference]] = {name: {} for name in arms if name != reference}
-    classes, stacks = (), {}
-    if counted:
-        classes = found[0].classes
-        stacks = {name: np.stack([run.counts.values for run in runs]) for name, runs in arms.items()}
+    classes = found[0].classes if counted else ()
+    stacks = {name: np.stack([run.counts.values for run in runs]) for name, runs in arms.items()} if counted else {}
     for metric in metrics:
-        intervals, bases = {}, {}
+
+        def of_counts(summed: np.ndarray, metric: str = metric) -> np.ndarray:
+            return count_metrics(summed, classes)[metric]
+
+        has_counts = counted and metric in count_metrics(found[0].values.sum(0), classes)
+        intervals = []
         for name in differences:
             paired = seeds[reference] == seeds[name] and None not in seeds[name]
-            if counted and metric in count_metrics(found[0].values.sum(0), classes):
-
-                def of_counts(summed, metric=metric):
-                    return count_metrics(summed, classes)[metric]
-
-                both = stacks[reference], stacks[name]
-                intervals[name] = statistics.compare_counts(*both, of_counts, paired, resamples, level)
-                bases[name] = 'seeds and images' if max(map(len, both)) > 1 else 'images'
+            if has_counts:
+                intervals.append(
+                    statistics.compare_counts(stacks[reference], stacks[name], of_counts, paired, resamples)
+                )
             else:
-                pair = values[reference][metric], values[name][metric]
-                intervals[name], bases[name] = statistics.compare_values(*pair, paired, level), 'seeds'
-        adjusted = statistics.holm([interval.p for interval in intervals.values()])
-        for (name, interval), p in zip(intervals.items(), adjusted, strict=True):
-            verdict = _verdict(interval, p, metric, level)
-            differences[name][metric] = Difference(metric, interval, p, verdict, bases[name])
+                intervals.append(statistics.compare_values(values[reference][metric], values[name][metric], paired))
+        adjusted = statistics.holm([interval.p for interval in intervals])
+        for name, interval, p in zip(differences, intervals, adjusted, strict=True):
+            several = max(len(seeds[reference]), len(seeds[name])) > 1
+            basis = 'seeds' if not has_counts else 'seeds and images' if several else 'images'
+            differences[name][metric] = Difference(interval, p, _verdict(interval, p, metric), basis)
     images = len(found[0].names) if counted else 0
     return Comparison(reference, values, differences, images, seeds, notes)
 
@@ -241,17 +188,15 @@ def _value(run: FinishedRun, metric: str, counted: bool, notes: list[str]) -> fl
     if exact is None:
         return math.nan if logged is None else float(logged)
     if logged is not None and abs(float(exact) - logged) > LOG_TOLERANCE:
-        notes.append(
-            f'{run.name}: `{metric}` is {logged:.2f} in the log, but {float(exact):.2f} from the predictions; '
-            'they belong to different tests.'
-        )
+        values = f'{logged:.2f} in the log, but {float(exact):.2f} from the predictions'
+        notes.append(f'{run.name}: `{metric}` is {values}; they belong to different tests.')
     return float(exact)
 
 
-def _verdict(interval: Interval, adjusted_p: float, metric: str, level: float) -> str:
+def _verdict(interval: Interval, adjusted_p: float, metric: str) -> str:
     if not math.isfinite(adjusted_p):
         return UNKNOWN
-    if adjusted_p >= 1 - level or interval.value == 0.0:
+    if adjusted_p >= 1 - statistics.LEVEL or interval.value == 0.0:
         return SAME
     return BETTER if (interval.value > 0) != lower_is_better(metric) else WORSE
 
@@ -261,19 +206,12 @@ def lower_is_better(metric: str) -> bool:
     return any(fnmatch(metric, pattern) for pattern in LOWER_IS_BETTER)
 
 
-def _warnings(
-    arms: Mapping[str, Sequence[FinishedRun]],
-    seeds: Mapping[str, Sequence[int | None]],
-    reference: str,
-    factor_keys: Sequence[str],
-) -> list[str]:
+def _warnings(arms: Arms, reference: str, factor_keys: Sequence[str]) -> list[str]:
     """Return what makes a comparison less than it seems, one sentence each."""
-    longest = max(map(len, seeds.values()))
-    notes = [
-        f'seeds missing: `{name}` has {len(found)} of {longest} ({found}).'
-        for name, found in seeds.items()
-        if len(found) < longest
-    ]
+    longest, notes = max(map(len, arms.values())), []
+    for name, runs in arms.items():
+        if len(runs) < longest:
+            notes.append(f'seeds missing: `{name}` has {len(runs)} of {longest} ({[run.seed for run in runs]}).')
     if longest < 3:
         notes.append(f'{longest} seed(s): at least three are needed to tell an effect from the luck of one training.')
     for name, runs in arms.items():
@@ -281,9 +219,8 @@ def _warnings(
             notes += _setting_warnings(name, arms[reference][0], runs[0], factor_keys)
             shared = {run.key for run in runs} & {run.key for run in arms[reference]} - {''}
             if shared:
-                notes.append(
-                    f'`{name}` and `{reference}` share {len(shared)} run(s): the same settings, seed and data.'
-                )
+                same = f'share {len(shared)} run(s): the same settings, seed and data'
+                notes.append(f'`{name}` and `{reference}` {same}.')
     for name, runs in arms.items():
         inside = {key for run in runs for key in st.difference(runs[0].settings, run.settings)}
         if inside:
@@ -291,15 +228,12 @@ def _warnings(
         for run in runs:
             tested = {entry['checkpoint'] for entry in run.tests}
             if len(tested) > 1:
-                notes.append(
-                    f'`{name}`, {run.name}: the test set was read {len(run.tests)} times with {len(tested)} '
-                    'checkpoints; choosing among those would be selection on test.'
-                )
+                reads = f'{len(run.tests)} times with {len(tested)} checkpoints'
+                lesson = 'choosing among those would be selection on test'
+                notes.append(f'`{name}`, {run.name}: the test set was read {reads}; {lesson}.')
             if run.leaks:
-                notes.append(
-                    f'`{name}`, {run.name}: {len(run.leaks)} donor(s) come from test images, the first is '
-                    f'{run.leaks[0]}; its test result does not count.'
-                )
+                leaks = f'{len(run.leaks)} donor(s) come from test images, the first is {run.leaks[0]}'
+                notes.append(f'`{name}`, {run.name}: {leaks}; its test result does not count.')
     for what in ('data', 'commit', 'versions', 'hardware'):
         if len({st.digest(run.source[what]) for runs in arms.values() for run in runs if what in run.source}) > 1:
             notes.append(f'the runs differ in {what}.')
@@ -330,15 +264,10 @@ def _some(keys: Iterable[str], most: int = 6) -> str:
 def published_rule(
     values: Mapping[str, Mapping[str, float]], reference: str, metrics: Sequence[str]
 ) -> tuple[list[str], dict[str, list[str]]]:
-    """The published selection of data sets: drop each that lowers any metric of the reference, rank the rest.
+    """The published selection of data sets: drop each that lowers any metric of the reference, rank by the first.
 
-    It looks at means only and knows no noise: with several metrics a harmless arm is dropped as often as not. It is
-    here so that published choices can be made again.
-
-    Args:
-        values: ``{arm: {metric: mean}}``.
-        reference: arm without the studied data.
-        metrics: those that must not fall; the first one ranks.
+    It looks at means only (``{arm: {metric: mean}}``) and knows no noise: with several metrics a harmless arm is
+    dropped as often as not. It is here so that published choices can be made again.
 
     Returns:
         The arms kept, best first, and ``{dropped arm: metrics that it lowered}``.
@@ -354,10 +283,7 @@ def published_rule(
 
 def published_sentences(comparison: Comparison) -> str:
     """Return what the published selection rule says about the arms, and that it knows no noise."""
-    values = {
-        name: {metric: mean_and_sd(found)[0] for metric, found in row.items()}
-        for name, row in comparison.values.items()
-    }
+    values = {name: {m: mean_and_sd(v)[0] for m, v in row.items()} for name, row in comparison.values.items()}
     metrics = list(next(iter(values.values())))
     kept, dropped = published_rule(values, comparison.reference, metrics)
     words = f'drop what lowers any of {", ".join(metrics)}, rank by {metrics[0]}; it knows no noise'
@@ -403,8 +329,29 @@ def _sentence(comparison: Comparison, name: str, metric: str) -> str:
 def _differences_table(comparison: Comparison) -> str:
     header = ['arm', 'metric', 'verdict', 'difference [95 %]', 'p (Holm)', 'interval over']
     lines = [
-        [name, d.metric, d.verdict, format_difference(d.interval), format_p(d.adjusted_p), d.basis]
+        [name, metric, d.verdict, format_difference(d.interval), format_p(d.adjusted_p), d.basis]
         for name, row in comparison.differences.items()
-        for d in row.values()
+        for metric, d in row.items()
     ]
     return markdown_table(header, lines, text=range(3))
+
+
+def format_mean(values: Sequence[float]) -> str:
+    """Return ``mean ± sd`` of the seeds; the mean alone for one seed, a dash without a value."""
+    if not values or any(math.isnan(value) for value in values):
+        return '–'
+    mean, sd = mean_and_sd(values)
+    return f'{mean:.2f}' if math.isnan(sd) else f'{mean:.2f} ± {sd:.2f}'
+
+
+def format_difference(interval: Interval) -> str:
+    """Return ``+1.20 [-0.30, +2.70]``."""
+    if math.isnan(interval.value):
+        return '–'
+    reach = '' if math.isnan(interval.low) else f' [{interval.low:+.2f}, {interval.high:+.2f}]'
+    return f'{interval.value:+.2f}{reach}'
+
+
+def format_p(p: float) -> str:
+    """Return a probability with three digits, or a dash."""
+    return '–' if math.isnan(p) else f'{p:.3f}'

@@ -1,13 +1,9 @@
 """Engines run jobs of a batch side by side, here or elsewhere, and the command line options that choose one.
 
-==================== ==============================================================================
-:class:`Slots`       processes of this machine, on CPU threads or a queue of GPUs
-:class:`RayTasks`    tasks of a Ray cluster, or of a Ray started here
-:class:`SlurmArray`  an array job of Slurm
-==================== ==============================================================================
-
-All of them call :func:`mmdefect.experiments.job.run_job` in the end; all they know of each other is the state files.
-Machines of a cluster must all see the project, the data and this package.
+:class:`Slots` are processes of this machine, on CPU threads or a queue of GPUs; :class:`RayTasks` are tasks of a Ray
+cluster, or of a Ray started here; :class:`SlurmArray` is an array job of Slurm. All of them call
+:func:`mmdefect.experiments.job.run_job` in the end; all they know of each other is the state files. Machines of a
+cluster must all see the project, the data and this package.
 """
 
 from __future__ import annotations
@@ -24,6 +20,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from datetime import datetime
 from pathlib import Path
 from types import ModuleType
 from typing import Protocol
@@ -31,12 +28,11 @@ from typing import Protocol
 from mmdefect.experiments import process, states
 from mmdefect.experiments.batch import Batch, Job, write_batch
 from mmdefect.experiments.job import disown, is_done, run_job
-from mmdefect.experiments.process import thread_variables
+from mmdefect.experiments.process import Show, thread_variables
 from mmdefect.experiments.states import JobState
 from mmdefect.files import write_text
 
 ENGINES = ('local', 'ray', 'slurm')
-Show = Callable[[str], None]
 Finished = Callable[[Job, JobState], None]
 #: Seconds that stopped jobs get to write their state; Slurm kills 30 seconds after it asked.
 STOP_SECONDS = 45.0
@@ -49,45 +45,28 @@ class Engine(Protocol):
     """Runs jobs."""
 
     def check(self, batch: Batch) -> None:
-        """Raise what can be known to be wrong before the first training.
-
-        Raises:
-            ValueError, RuntimeError, ModuleNotFoundError: if the machine has not what the batch asks for.
-        """
+        """Raise what can be known to be wrong before the first training, such as a missing program."""
 
     def run(self, batch: Batch, jobs: Sequence[Job], show: Show, finished: Finished) -> None:
         """Run jobs in order, several at a time; those that another process runs are left to it.
 
-        Args:
-            batch: tools, rule and folder of the project; its own jobs do not matter here.
-            jobs: what to run.
-            show: gets every line of output, perhaps in another process: a function of a module, which should print.
-            finished: called here after each job with its state.
-
-        Raises:
-            KeyboardInterrupt: if asked to stop; the running jobs are stopped and can be resumed.
+        The batch brings tools, rule and folder; its own jobs do not matter here. ``show`` gets every line of output,
+        perhaps in another process: a function of a module, which should print. ``finished`` is called here after each
+        job. After a ``KeyboardInterrupt`` the running jobs are stopped and can be resumed.
         """
 
 
 @dataclass(frozen=True)
 class Slots:
-    """The local engine: a number of slots, each a process of its own.
+    """The local engine: a number of slots, each a process of its own."""
 
-    Attributes:
-        count: jobs at the same time.
-        threads: threads of the libraries in each; 0 leaves them as they are.
-        gpus: devices of each slot, taken in turn, such as ``'0'`` or ``'0,1'``; empty trains on the CPU.
-    """
-
-    count: int = 1
-    threads: int = 0
-    gpus: tuple[str, ...] = ()
+    count: int = 1  # jobs at the same time
+    threads: int = 0  # threads of the libraries in each; 0 leaves them as they are
+    gpus: tuple[str, ...] = ()  # devices of each slot, taken in turn, such as `'0,1'`; empty trains on the CPU
 
     def __post_init__(self) -> None:
         if self.count < 1 or self.threads < 0:
-            raise ValueError(
-                f'there must be at least one slot and no negative number of threads, got {self.count}, {self.threads}.'
-            )
+            raise ValueError(f'slots must be at least 1 and threads at least 0, got {self.count} and {self.threads}.')
 
     def check(self, batch: Batch) -> None:
         """Raise if torch does not see as many GPUs as are asked for."""
@@ -96,8 +75,8 @@ class Slots:
         present = process.count_gpus(batch.tools.python) if wanted else 0
         if wanted > present:
             raise ValueError(
-                f'`gpu_count` must be at most the number of GPUs that torch sees, {present}, got {wanted}; take '
-                f'{present or "0 (CPU)"}, or look at CUDA_VISIBLE_DEVICES and the torch build.'
+                f'`gpu_count` must be at most the number of GPUs that torch sees, {present}, got {wanted}; take fewer, '
+                'or look at CUDA_VISIBLE_DEVICES and the torch build.'
             )
 
     def run(self, batch: Batch, jobs: Sequence[Job], show: Show, finished: Finished) -> None:
@@ -158,11 +137,7 @@ def _state_of(batch: Batch, job: Job, what_happened: str) -> JobState:
 
 
 def import_ray() -> ModuleType:
-    """Import Ray, which is optional.
-
-    Raises:
-        ModuleNotFoundError: if it is not installed; the message names the extra.
-    """
+    """Import Ray, which is optional; an error names the extra that brings it."""
     os.environ.setdefault('RAY_USAGE_STATS_ENABLED', '0')  # otherwise Ray reports home
     os.environ.setdefault('RAY_worker_niceness', '0')  # 15 by default: workers would starve beside any other program
     os.environ.setdefault('RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO', '0')  # tasks without GPUs keep CUDA_VISIBLE_DEVICES
@@ -178,13 +153,10 @@ def import_ray() -> ModuleType:
 
 @contextlib.contextmanager
 def connected(address: str | None = None, cpus: int | None = None, gpus: int | None = None) -> Iterator[ModuleType]:
-    """Hold a connection to Ray; one that was there before is used and left as it is.
+    """Hold a connection to the Ray at an address or ``$RAY_ADDRESS``, else to one that is started here and ended again.
 
-    Args:
-        address: of the cluster; by default ``$RAY_ADDRESS``; if that is not set either, a Ray is started here and
-            ended with the block.
-        cpus: slots of a Ray that is started here; by default the number of cores.
-        gpus: devices of a Ray that is started here; by default those that it finds.
+    ``cpus`` and ``gpus`` of the latter are all that there are by default. A connection that was there before is used
+    and left as it is.
     """
     ray = import_ray()
     if ray.is_initialized():
@@ -202,21 +174,13 @@ def connected(address: str | None = None, cpus: int | None = None, gpus: int | N
 
 @dataclass(frozen=True)
 class RayTasks:
-    """Every job is a task of Ray; a job whose worker is lost goes on elsewhere from its last checkpoint.
+    """Every job is a task of Ray; a job whose worker is lost goes on elsewhere from its last checkpoint."""
 
-    Attributes:
-        address: of the cluster; by default ``$RAY_ADDRESS``, else a Ray of this machine.
-        count: CPU slots of a Ray that is started here, in jobs; 0 takes all cores.
-        threads: cores that a job asks for, and threads of its libraries; 0 asks for one and leaves the threads.
-        gpus: devices of a Ray that is started here; 0 takes those that it finds.
-        retries: how often a job is started again after its worker was lost.
-    """
-
-    address: str | None = None
-    count: int = 0
-    threads: int = 0
-    gpus: int = 0
-    retries: int = 3
+    address: str | None = None  # of the cluster; by default `$RAY_ADDRESS`, else a Ray of this machine
+    count: int = 0  # CPU slots of a Ray that is started here, in jobs; 0 takes all cores
+    threads: int = 0  # cores that a job asks for, and threads of its libraries; 0 asks for one and leaves the threads
+    gpus: int = 0  # devices of a Ray that is started here; 0 takes those that it finds
+    retries: int = 3  # how often a job is started again after its worker was lost
 
     def check(self, batch: Batch) -> None:
         """Raise if Ray is not installed; how many GPUs there are is the cluster's business."""
@@ -227,20 +191,14 @@ class RayTasks:
         batch = replace(batch, environment={**batch.environment, **thread_variables(self.threads)})
         cores = max(1, self.threads)
         with connected(self.address, self.count * cores or None, self.gpus or None) as ray:
-            resources, errors = ray.cluster_resources(), ray.exceptions
+            gone, resources = ray.exceptions, ray.cluster_resources()
             for name, wanted in (('CPU', cores), ('GPU', batch.gpu_count)):
-                if resources.get(name, 0) < wanted:
-                    show(
-                        f'warning: a job asks for {wanted} {name}, but the cluster has {resources.get(name, 0):g} now; '
-                        'jobs wait until a machine with enough joins'
-                    )
+                present = resources.get(name, 0)
+                if present < wanted:
+                    lack = f'a job asks for {wanted} {name}, but the cluster has {present:g} now'
+                    show(f'warning: {lack}; jobs wait until a machine with enough joins')
             # What Ray raises when the process or the machine of a task is gone; nothing that the task itself did.
-            losses = (
-                errors.WorkerCrashedError,
-                errors.NodeDiedError,
-                errors.LocalRayletDiedError,
-                errors.OutOfMemoryError,
-            )
+            losses = gone.WorkerCrashedError, gone.NodeDiedError, gone.LocalRayletDiedError, gone.OutOfMemoryError
             task = ray.remote(num_cpus=cores, num_gpus=batch.gpu_count, max_retries=0)(_work)
 
             def start(job: Job):
@@ -250,19 +208,16 @@ class RayTasks:
             try:
                 while running:
                     for ref in ray.wait(list(running), num_returns=1, timeout=1.0)[0]:
-                        job, tries = running[ref]
+                        job, tries = running.pop(ref)
                         try:
                             ray.get(ref)
                         except losses as err:
                             lost = f'its worker was lost {tries + 1} times ({type(err).__name__})'
-                            del running[ref]
                             disown(batch, job, '' if tries < self.retries else lost)
                             if tries < self.retries:
                                 show(f'{job.label}: {lost}; it goes on from the last checkpoint')
                                 running[start(job)] = job, tries + 1
                                 continue
-                        else:
-                            del running[ref]
                         finished(job, _state_of(batch, job, 'its worker was lost'))
             except BaseException:
                 for ref in running:
@@ -274,21 +229,13 @@ class RayTasks:
 
 @dataclass(frozen=True)
 class SlurmArray:
-    """One array job of Slurm, one task a model, each started by ``srun``.
+    """One array job of Slurm, one task a model, each started by ``srun``."""
 
-    Attributes:
-        count: jobs at the same time; 0 leaves it to Slurm.
-        threads: cores of a job, and threads of its libraries; 0 asks for one and leaves the threads.
-        options: further options of sbatch, such as ``--partition=gpu`` or ``--time=8:00:00``.
-        wait: whether to wait for the end, reporting what happens; without it the array is submitted and left alone.
-        poll_seconds: between two looks at the states.
-    """
-
-    count: int = 0
-    threads: int = 0
-    options: tuple[str, ...] = ()
-    wait: bool = True
-    poll_seconds: float = 5.0
+    count: int = 0  # jobs at the same time; 0 leaves it to Slurm
+    threads: int = 0  # cores of a job, and threads of its libraries; 0 asks for one and leaves the threads
+    options: tuple[str, ...] = ()  # further options of sbatch, such as `--partition=gpu` or `--time=8:00:00`
+    wait: bool = True  # for the end, reporting what happens; otherwise the array is submitted and left alone
+    poll_seconds: float = 5.0  # between two looks at the states
 
     def __post_init__(self) -> None:
         wrong = [option for option in self.options if not option.startswith('-')]
@@ -298,10 +245,8 @@ class SlurmArray:
     def check(self, batch: Batch) -> None:
         """Raise if there is no Slurm here."""
         if shutil.which('sbatch') is None:
-            raise RuntimeError(
-                'the engine `slurm` needs the program sbatch, which is not in PATH; start it where jobs are submitted, '
-                'or look at the script with --dry-run.'
-            )
+            words = 'start it where jobs are submitted, or look at the script with --dry-run'
+            raise RuntimeError(f'the engine `slurm` needs the program sbatch, which is not in PATH; {words}.')
 
     def script(self, batch: Batch, jobs: Sequence[Job], folder: Path) -> str:
         """Return the array script; ``folder`` holds the plan and gets the output."""
@@ -326,7 +271,7 @@ class SlurmArray:
             finished(job, _state_of(batch, job, 'it was done'))
         if not jobs:
             return
-        folder = _new_folder(batch.project_dir / 'slurm')
+        folder = batch.project_dir / 'slurm' / datetime.now().strftime('%Y%m%d_%H%M%S_%f')
         batch = replace(batch, jobs=tuple(jobs), environment={**batch.environment, **thread_variables(self.threads)})
         write_batch(folder / 'plan.json', batch)
         script = folder / 'array.sh'
@@ -367,18 +312,6 @@ def _is_running(batch: Batch, job: Job) -> bool:
     return state is not None and state.status == 'running'
 
 
-def _new_folder(parent: Path) -> Path:
-    parent.mkdir(parents=True, exist_ok=True)
-    stamp, number = time.strftime('%Y%m%d_%H%M%S'), 0
-    while True:
-        folder = parent / (f'{stamp}_{number}' if number else stamp)
-        try:
-            folder.mkdir()
-            return folder
-        except FileExistsError:
-            number += 1
-
-
 def _is_queued(number: str) -> bool:
     answer = subprocess.run(['squeue', '--noheader', '--jobs', number], check=False, capture_output=True, text=True)
     # An unknown number is an error to squeue: the job ended and was forgotten. Any other error is no answer.
@@ -403,35 +336,23 @@ def add_engine_options(parser: argparse.ArgumentParser) -> None:
 
 
 def engine_of(args: argparse.Namespace, gpu_count: int = 0) -> Engine:
-    """Return the engine that parsed options ask for, for jobs that get ``gpu_count`` devices each.
-
-    Raises:
-        ValueError: if an option means nothing to the engine, or the devices cannot be shared out.
-    """
+    """Return the engine that parsed options ask for, for jobs that get ``gpu_count`` devices each."""
     for name, owner in (('ray_address', 'ray'), ('slurm_option', 'slurm'), ('no_wait', 'slurm')):
         if getattr(args, name) and args.engine != owner:
             raise ValueError(f'`--{name.replace("_", "-")}` is for `--engine {owner}`, got --engine {args.engine}.')
     devices = [device for device in args.gpus.split(',') if device]
     if args.engine == 'slurm':
         if args.gpus:
-            raise ValueError(
-                '`--gpus` is not for `--engine slurm`, which hands out devices itself; say with `--gpu-count` how many '
-                'a job gets.'
-            )
+            raise ValueError('`--gpus` is not for `--engine slurm`, which hands out devices itself; use `--gpu-count`.')
         return SlurmArray(args.slots or 0, args.threads, tuple(args.slurm_option), not args.no_wait)
     if args.engine == 'ray':
         if len(devices) > 1 or (devices and not devices[0].isdigit()):
-            raise ValueError(
-                f'`--gpus` of the engine ray must be a number of devices, got {args.gpus}; CUDA_VISIBLE_DEVICES says '
-                'which ones are seen.'
-            )
-        return RayTasks(
-            args.ray_address, args.slots or 0, args.threads, int(devices[0]) if devices else 0, args.retries
-        )
+            words = 'CUDA_VISIBLE_DEVICES says which ones are seen'
+            raise ValueError(f'`--gpus` of the engine ray must be a number of devices, got {args.gpus}; {words}.')
+        gpus = int(devices[0]) if devices else 0
+        return RayTasks(args.ray_address, args.slots or 0, args.threads, gpus, args.retries)
     size = max(1, gpu_count)
     if len(devices) % size:
-        raise ValueError(
-            f'`--gpus` must be a multiple of the {size} devices of a job, got {len(devices)} ({args.gpus}).'
-        )
+        raise ValueError(f'`--gpus` must be a multiple of the {size} devices of a job, got {args.gpus}.')
     groups = tuple(','.join(devices[k : k + size]) for k in range(0, len(devices), size))
     return Slots(args.slots or max(1, len(groups)), args.threads, groups)

@@ -20,7 +20,7 @@ import sys
 import time
 import traceback
 import zipfile
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -28,11 +28,11 @@ from typing import Any
 from mmdefect.experiments import process, states
 from mmdefect.experiments.batch import Batch, Job, differences, fingerprint, read_batch
 from mmdefect.experiments.logs import parse_test_log, read_scalars, read_validations, training_logs, validations
+from mmdefect.experiments.process import Show
 from mmdefect.experiments.select import choose_best
 from mmdefect.experiments.states import JobState
 from mmdefect.files import write_json, write_text
 
-Show = Callable[[str], None]
 POINTER = 'last_checkpoint'
 
 
@@ -59,13 +59,12 @@ def check_job(batch: Batch, job: Job) -> None:
     traces = [path for path in train_dir.glob('*') if path.is_dir() or path.suffix in ('.py', '.pth')]
     if state.phase == 'train' and not traces:
         return  # nothing was trained yet, perhaps because of a mistake that is corrected now
-    changed = differences(state.fingerprint, fingerprint(job.config, batch.cfg_options))
+    changed = differences(state.fingerprint, fingerprint(job.config, batch.cfg_options, job.recipes))
     if changed:
         kept = train_dir / Path(state.fingerprint['config']).name
         raise ValueError(
-            f'{job.config} must be the config that {folder} was trained with (kept in {kept}), but it '
-            f'differs: {"; ".join(changed)}. Undo the change, or use another project name, or move '
-            f'{folder} away to train anew.'
+            f'{job.config} must be the config that {folder} was trained with (kept in {kept}), but differs: '
+            f'{"; ".join(changed)}. Undo the change, use another project name, or move the folder away to train anew.'
         )
 
 
@@ -75,7 +74,8 @@ def plan_commands(batch: Batch, job: Job, resume: bool = False, checkpoint: str 
     The test runs in one process on the first device: it is short, and its log has one table.
     """
     folder, tools = batch.job_dir(job), batch.tools
-    options = ['--cfg-options', *batch.cfg_options] if batch.cfg_options else []
+    options = ['--with', *job.recipes] if job.recipes else []
+    options += ['--cfg-options', *batch.cfg_options] if batch.cfg_options else []
     train = [str(tools.train), str(job.config), '--work-dir', str(folder / 'train'), *(['--resume'] if resume else [])]
     if batch.gpu_count > 1:
         launch = ['-m', 'torch.distributed.run', '--standalone', f'--nproc_per_node={batch.gpu_count}']
@@ -114,7 +114,7 @@ def claim(batch: Batch, job: Job) -> tuple[JobState, bool]:
         if state.phase in ('test', 'done') and state.rule != rule:
             state.phase, state.metrics, state.classes = 'select', {}, {}
         state.status, state.error, state.error_tail, state.child = 'running', '', [], None
-        state.fingerprint = fingerprint(job.config, batch.cfg_options)
+        state.fingerprint = fingerprint(job.config, batch.cfg_options, job.recipes)
         state.owner, state.heartbeat = {**owner, 'claim': number}, time.time()
         states.write_state(folder, state)
     return state, True
@@ -211,11 +211,9 @@ class _Work:
             raise JobFailed(str(err)) from err
         candidates = {step: metrics for step, metrics in validated.items() if step in saved}
         if not candidates:
-            raise JobFailed(
-                f'a checkpoint must be saved where the model is validated, but there are validations at '
-                f'{list(validated)} and checkpoints at {sorted(saved)}; '
-                'set default_hooks.checkpoint.interval to train_cfg.val_interval'
-            )
+            steps = f'there are validations at {list(validated)} and checkpoints at {sorted(saved)}'
+            remedy = 'set default_hooks.checkpoint.interval to train_cfg.val_interval'
+            raise JobFailed(f'a checkpoint must be saved where the model is validated, but {steps}; {remedy}')
         log = folder / 'validations.json'
         write_text(log, ''.join(json.dumps({**metrics, 'step': step}) + '\n' for step, metrics in candidates.items()))
         step = self._ask_find_best(log)
@@ -326,14 +324,8 @@ def prepare_resume(train_dir: Path, validated: set[int]) -> int | None:
     """Make ``last_checkpoint`` point to the newest checkpoint from which training can go on without a gap.
 
     Passed over are half-written files, files newer than the pointer (written, but not registered), and checkpoints
-    of an iteration whose validation is due but missing. What is newer than the chosen one goes to ``discarded/``.
-
-    Args:
-        train_dir: work dir of the training.
-        validated: iterations with a validation in the logs.
-
-    Returns:
-        The iteration to resume from; ``None`` to start afresh.
+    of an iteration whose validation is due but missing in ``validated``. What is newer than the chosen one goes to
+    ``discarded/``. Returns the iteration to resume from; ``None`` to start afresh.
     """
     pointer = train_dir / POINTER
     newest = _step_of(Path(pointer.read_text().strip())) if pointer.is_file() else None

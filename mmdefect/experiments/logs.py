@@ -6,6 +6,7 @@ or ``lr``, validation lines carry neither. A resumed training writes a second lo
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import sys
@@ -26,16 +27,11 @@ def report_to_stderr(message: str) -> None:
 
 
 def read_scalars(path: str | Path, report: Callable[[str], None] = report_to_stderr) -> list[dict[str, Any]]:
-    """Read the lines of a scalar log in order; a line that is no record is reported and left out.
-
-    Raises:
-        FileNotFoundError: if there is no such file.
-    """
+    """Read the lines of a scalar log in order; a line that is no record is reported and left out."""
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(
-            f'{path} must be a scalar log of mmengine (<timestamp>/vis_data/scalars.json), but there is no such file; '
-            'give the path of an existing log.'
+            f'{path} must be a scalar log (<timestamp>/vis_data/scalars.json), but there is no such file; name another.'
         )
     records = []
     for number, line in enumerate(path.read_bytes().split(b'\n'), start=1):
@@ -86,19 +82,13 @@ def _sets_position(record: dict[str, Any]) -> bool:
 def read_validations(
     paths: Iterable[str | Path], report: Callable[[str], None] = report_to_stderr
 ) -> dict[int, dict[str, Any]]:
-    """Read the validations of one training from its logs, oldest first.
-
-    Raises:
-        FileNotFoundError: if a log is missing.
-        ValueError: if no log holds a validation.
-    """
+    """Read the validations of one training, at least one, from its logs, oldest first."""
     paths = [Path(path) for path in paths]
     merged = validations(read_scalars(path, report) for path in paths)
     if not merged:
-        raise ValueError(
-            f'{", ".join(map(str, paths)) or "the list of logs"} must hold at least one validation, but there is none; '
-            'train longer than `train_cfg.val_interval` or make that interval smaller.'
-        )
+        logs = ', '.join(map(str, paths)) or 'the list of logs'
+        remedy = 'train longer than `train_cfg.val_interval` or make that interval smaller'
+        raise ValueError(f'{logs} must hold at least one validation, but there is none; {remedy}.')
     return merged
 
 
@@ -133,8 +123,7 @@ def per_class(classes: dict[str, dict[str, Any]]) -> dict[str, Any]:
 def parse_test_log(text: str) -> TestLog:
     """Read the last per-class table and the last summary line of an mmseg test log.
 
-    Raises:
-        ValueError: if there is no summary line with metrics: the test did not come to its end.
+    Without a summary line with metrics the test did not come to its end, which is a ``ValueError``.
     """
     summary: dict[str, float] = {}
     classes: dict[str, dict[str, float]] = {}
@@ -152,10 +141,8 @@ def parse_test_log(text: str) -> TestLog:
         elif header is not None and len(cells) == len(header):
             classes[cells[0]] = {name: float(cell) for name, cell in zip(header[1:], cells[1:], strict=True)}
     if not summary:
-        raise ValueError(
-            'the test log must end with a summary line "Iter(test) [n/n]  aAcc: ...  mIoU: ...", but has none; the '
-            'test stopped early, look for an error in it.'
-        )
+        line = '"Iter(test) [n/n]  aAcc: ...  mIoU: ..."'
+        raise ValueError(f'the test log must end with a summary line {line}, but has none; look for an error in it.')
     return TestLog(summary, classes)
 
 
@@ -164,8 +151,6 @@ def _values(text: str) -> dict[str, float]:
     for part in re.split(r'\s{2,}', text.strip()):
         name, _, value = part.rpartition(':')
         if name and name not in BOOKKEEPING and name != 'eta':
-            try:
+            with contextlib.suppress(ValueError):
                 values[name.strip()] = float(value)
-            except ValueError:
-                continue
     return values

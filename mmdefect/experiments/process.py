@@ -19,6 +19,8 @@ from typing import Any
 STALE_SECONDS = 120.0
 TAIL_LINES = 30
 _POLL_SECONDS = 0.1
+Show = Callable[[str], None]
+Steps = tuple[tuple[int, float], ...]
 _THREADS = ('OMP_NUM_THREADS', 'MKL_NUM_THREADS', 'OPENBLAS_NUM_THREADS')
 
 
@@ -62,9 +64,9 @@ def is_alive(record: dict[str, Any] | None, heartbeat: float = 0.0) -> bool:
     return _start_ticks(record['pid']) == record['start'] is not None
 
 
-def stop_group(record: dict[str, Any], patience: float = 10.0) -> None:
-    """End the process group of a recorded child: asks, waits, then kills. Does nothing if it is not alive."""
-    for number in (signal.SIGTERM, signal.SIGKILL):
+def stop_group(record: dict[str, Any], steps: Steps = ((signal.SIGTERM, 10.0), (signal.SIGKILL, 10.0))) -> None:
+    """Send signals to the process group of a child of this machine, with a patience after each, until it ends."""
+    for number, patience in steps:
         if not (_is_local(record) and is_alive(record)):
             return
         _signal_group(record['pid'], number)
@@ -104,12 +106,7 @@ def _start_ticks(pid: int) -> int | None:
 
 
 def run_logged(
-    command: Sequence[str],
-    log: Path,
-    environment: dict[str, str],
-    show: Callable[[str], None],
-    started: Callable[[int], None],
-    beat: Callable[[], None],
+    command: Sequence[str], log: Path, environment: dict, show: Show, started: Callable[[int], None], beat: Callable
 ) -> int:
     """Run a command with stdout and stderr in ``log``; return its exit code, negative for a signal.
 
@@ -117,13 +114,8 @@ def run_logged(
     its own, which is stopped when this process is interrupted. When this process is killed, the system ends the child
     (on Linux): on another machine nobody else could, and it would write into the folder of a job that goes on there.
 
-    Args:
-        command: program and arguments.
-        log: file for the output; replaced if it exists.
-        environment: variables of the child.
-        show: gets each line, without its end, as it comes.
-        started: gets the process number right after the start.
-        beat: called about ten times a second.
+    ``show`` gets each line, without its end, as it comes; ``started`` gets the process number right after the start;
+    ``beat`` is called about ten times a second.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
     command = [*_die_with_parent(), *command]
@@ -172,11 +164,7 @@ def _die_with_parent() -> list[str]:
 def _stop(child: subprocess.Popen) -> None:
     """Stop a child's process group: Ctrl-C, then terminate, then kill; a second interrupt kills at once."""
     try:
-        for number, patience in ((signal.SIGINT, 15.0), (signal.SIGTERM, 10.0)):
-            _signal_group(child.pid, number)
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                child.wait(patience)
-                break
+        stop_group(process_record(child.pid), ((signal.SIGINT, 15.0), (signal.SIGTERM, 10.0)))
     finally:
         _signal_group(child.pid, signal.SIGKILL)  # also what the child left behind in its group
         child.wait()
@@ -227,11 +215,7 @@ def thread_variables(threads: int) -> dict[str, str]:
 
 
 def count_gpus(python: str) -> int:
-    """Ask the torch of ``python`` how many GPUs it sees (``CUDA_VISIBLE_DEVICES`` respected).
-
-    Raises:
-        RuntimeError: if torch cannot be asked.
-    """
+    """Ask the torch of ``python`` how many GPUs it sees (``CUDA_VISIBLE_DEVICES`` respected)."""
     code = 'import torch; print(torch.cuda.device_count())'
     answer = subprocess.run([python, '-c', code], check=False, capture_output=True, text=True)
     if answer.returncode:

@@ -6,7 +6,7 @@ The tables of a project are ``results.csv`` and ``results.md``, one row a model,
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from mmdefect.experiments import states
 from mmdefect.experiments.batch import Batch, Job
 from mmdefect.experiments.engines import Engine, Slots
 from mmdefect.experiments.job import check_job, run_job
+from mmdefect.experiments.process import Show
 from mmdefect.experiments.states import JobState
 from mmdefect.experiments.tables import csv_table, markdown_table
 from mmdefect.files import read_json, write_json, write_text
@@ -25,27 +26,18 @@ Row = dict[str, 'str | float | int | None']
 
 
 def check_batch(batch: Batch, engine: Engine | None = None) -> None:
-    """Raise what can be known to be wrong before the first training.
-
-    Raises:
-        ValueError, RuntimeError, ModuleNotFoundError: if the engine has not what is asked for, or a folder holds the
-            work of another config.
-    """
+    """Raise what can be known to be wrong before the first training: of the engine, or work of another config."""
     (engine or Slots()).check(batch)
     for job in batch.jobs:
         check_job(batch, job)
 
 
-def run_batch(batch: Batch, show: Callable[[str], None] = print, engine: Engine | None = None) -> list[JobState]:
+def run_batch(batch: Batch, show: Show = print, engine: Engine | None = None) -> list[JobState]:
     """Run all jobs of a batch in order and return their states, in the same order.
 
     Jobs that are done are passed over, failed and interrupted ones go on where they stopped, jobs that another
-    living process runs are left to it. The tables are written after every job.
-
-    Args:
-        batch: the plan.
-        show: gets every line of output; with an engine it must be a function of a module.
-        engine: what runs the jobs side by side; without one they run one after the other in this process.
+    living process runs are left to it. The tables are written after every job. Without an engine the jobs run one after
+    the other in this process; with one, ``show`` must be a function of a module.
 
     Raises:
         ValueError: see :func:`check_batch`; nothing was started then.
@@ -181,11 +173,8 @@ def write_results(project_dir: Path, order: Iterable[str] = ()) -> str:
     columns = [key for key in table[0] if key in ('model', 'state') or any(row[key] not in (None, '') for row in table)]
     text = [k for k, key in enumerate(columns) if key in ('model', 'state', 'error')]
     markdown = markdown_table(columns, [[_cell(row[key]) for key in columns] for row in table], text)
-    rules = {
-        (s.rule['metric'] + ' without background' * s.rule['exclude_background'], s.rule['tie'])
-        for s in found
-        if s.rule
-    }
+    rules = [state.rule for state in found if state.rule]
+    rules = {(r['metric'] + ' without background' * r['exclude_background'], r['tie']) for r in rules}
     chosen = '; '.join(f'best `{metric}` on the validation set, {tie} of equals' for metric, tie in sorted(rules))
     write_text(project_dir / 'results.csv', csv_table(table))
     write_text(

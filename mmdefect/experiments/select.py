@@ -31,27 +31,17 @@ class MissingMetric(ValueError):
 
 @dataclass(frozen=True)
 class Rule:
-    """How the best step is chosen.
+    """How the best step is chosen."""
 
-    Attributes:
-        metric: ``score``, ``score2`` or any key of the validations; ``fg_mIoU`` and ``fg_mAcc`` are computed from
-            per-class values where they are not logged.
-        exclude_background: leave class 0 out of all means.
-        tie: which of equally good steps wins, ``first`` or ``last``.
-        mode: whether large (``max``) or small (``min``) values are good.
-        background: name of the background class; the first class of the log if not given.
-        smooth: how many neighbouring validations, the step itself in their middle, are averaged before they are
-            compared; odd, 1 for none. At both ends of the training there are fewer neighbours.
-        average: ``median`` or ``mean``.
-    """
-
+    #: `score`, `score2` or a key of the validations; `fg_mIoU` and `fg_mAcc` come from the classes if not logged
     metric: str = 'score'
-    exclude_background: bool = False
-    tie: str = 'last'
-    mode: str = 'max'
-    background: str | None = None
+    exclude_background: bool = False  # leave class 0 out of all means
+    tie: str = 'last'  # which of equally good steps wins, `first` or `last`
+    mode: str = 'max'  # whether large (`max`) or small (`min`) values are good
+    background: str | None = None  # name of the background class; the first class of the log if not given
+    #: how many neighbouring validations, the step itself in their middle, are averaged first; odd, 1 for none
     smooth: int = 1
-    average: str = 'median'
+    average: str = 'median'  # `median` or `mean`
 
     def __post_init__(self) -> None:
         for name, choices in (('tie', ('first', 'last')), ('mode', ('max', 'min')), ('average', AVERAGES)):
@@ -68,27 +58,17 @@ class Rule:
 
 @dataclass(frozen=True)
 class Choice:
-    """The chosen step, its own value, and what was compared.
+    """The chosen step, its own value, and what was compared."""
 
-    Attributes:
-        step: the best.
-        value: its value, not smoothed.
-        candidates: the value of every candidate by step (not-a-number ones excluded), not smoothed.
-        compared: the same after smoothing; the largest (smallest) of these was chosen.
-    """
-
-    step: int
-    value: float
-    candidates: dict[int, float]
+    step: int  # the best
+    value: float  # its value, not smoothed
+    candidates: dict[int, float]  # the value of every candidate by step (not-a-number ones excluded), not smoothed
+    #: the same after smoothing; the largest (smallest) of these was chosen
     compared: dict[int, float] = field(default_factory=dict)
 
 
 def value_of(metrics: dict[str, Any], rule: Rule) -> float:
-    """Return the value of one validation under a rule; NaN where a needed value is NaN.
-
-    Raises:
-        MissingMetric: if a needed key is not there; the message lists the keys that are.
-    """
+    """Return the value of one validation under a rule; NaN where a needed value is NaN."""
     if rule.metric == 'score' and rule.exclude_background:
         return (_value(metrics, 'mAcc', rule) + _value(metrics, 'mIoU', rule)) / 2
     if rule.metric in SCORES and rule.metric not in metrics:
@@ -120,9 +100,8 @@ def _foreground_mean(metrics: dict[str, Any], kind: str, background: str | None)
     classes = {key[len(prefix) :]: float(value) for key, value in metrics.items() if key.startswith(prefix)}
     if not classes:
         raise MissingMetric(
-            f'a mean without background needs per-class values (`{prefix}<class>`) or `fg_m{kind}` in '
-            f'the log, but it has only {sorted(metrics)}; validate with a metric that logs them or '
-            'select by the mean over all classes.'
+            f'a mean without background needs per-class values (`{prefix}<class>`) or `fg_m{kind}` in the log, but it '
+            f'has only {sorted(metrics)}; validate with a metric that logs them or select by the mean over all classes.'
         )
     background = background if background is not None else next(iter(classes))
     if background not in classes:
@@ -138,11 +117,7 @@ def choose_best(
     """Choose the best step of ``{step: metrics}``.
 
     Validations whose value is NaN or infinite, and those without the metric while others have it, are reported
-    and cannot win.
-
-    Raises:
-        MissingMetric: if no validation has the metric.
-        ValueError: if none has a finite value, or there is no validation at all.
+    and cannot win; where none can, the error says why.
     """
     if not validations:
         raise ValueError('there must be at least one validation to choose from, got none.')
@@ -163,10 +138,8 @@ def choose_best(
     for step, err in missing:
         report(f'step {step}: not a candidate: {err}')
     if not candidates:
-        raise ValueError(
-            f'`{rule.metric}` must be finite in at least one validation, but it is NaN or infinite in all '
-            f'{len(validations)}; choose another metric or look at the training.'
-        )
+        words = f'but it is NaN or infinite in all {len(validations)}; choose another metric or look at the training'
+        raise ValueError(f'`{rule.metric}` must be finite in at least one validation, {words}.')
     compared = smoothed(candidates, rule.smooth, rule.average, rule.mode)
     # Rounded, so that equal metrics added in another order still tie.
     ranks = {step: round(value, 9) * (1 if rule.mode == 'max' else -1) for step, value in compared.items()}
@@ -179,16 +152,10 @@ def choose_best(
 
 
 def smoothed(values: dict[int, float], width: int, average: str = 'median', mode: str = 'max') -> dict[int, float]:
-    """Return the running median or mean over ``width`` neighbouring steps, fewer at the ends.
+    """Return the running median or mean over ``width`` (odd) neighbouring steps, fewer at the ends.
 
     Where two values are in the middle (at the ends) the median is the worse of them, so that one lucky validation
     does not lift its neighbour.
-
-    Args:
-        values: value by step, in order.
-        width: odd.
-        average: ``median`` or ``mean``.
-        mode: whether large (``max``) or small (``min``) values are good.
 
     Example:
         >>> smoothed({1: 10.0, 2: 90.0, 3: 20.0, 4: 30.0}, 3)

@@ -19,27 +19,10 @@ from typing import Any
 #: Dotted keys that change no result of a run: where it lies, how it is logged, how many workers load its data,
 #: in which order its numbers lie in memory.
 WITHOUT_EFFECT = (
-    'work_dir',
-    'resume',
-    'launcher',
-    'log_level',
-    'log_processor*',
-    'vis_backends*',
-    'visualizer*',
-    'env_cfg*',
-    'default_hooks.logger*',
-    'default_hooks.timer*',
-    'default_hooks.visualization*',
-    'default_hooks.checkpoint.max_keep_ckpts',
-    'custom_imports*',
-    'tta*',
-    '*_dataloader.num_workers',
-    '*_dataloader.persistent_workers',
-    '*_dataloader.pin_memory',
-    '*_dataloader.prefetch_factor',
-    '*_evaluator.output_dir',
-    '*_evaluator.output_root',
-    'cpu_channels_last',
+    *('work_dir', 'resume', 'launcher', 'log_level', 'log_processor*', 'vis_backends*', 'visualizer*', 'env_cfg*'),
+    *(f'default_hooks.{name}' for name in ('logger*', 'timer*', 'visualization*', 'checkpoint.max_keep_ckpts')),
+    *(f'*_dataloader.{name}' for name in ('num_workers', 'persistent_workers', 'pin_memory', 'prefetch_factor')),
+    *('*_evaluator.output_dir', '*_evaluator.output_root', 'custom_imports*', 'tta*', 'cpu_channels_last'),
 )
 #: Variables that a config file leaves behind once its loaders hold their content.
 LEFTOVERS = ('train_pipeline*', 'test_pipeline*', 'data_root')
@@ -65,18 +48,12 @@ def merge(base: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def override(settings: dict[str, Any], key: str, value: Any) -> None:
-    """Set one dotted key in place, such as ``model.auxiliary_head.0.loss_decode.gamma``; dicts are merged.
-
-    Raises:
-        ValueError: if a step of the key leads into something that is neither a dict nor a list with that index.
-    """
+    """Set one dotted key in place, such as ``model.auxiliary_head.0.loss_decode.gamma``; dicts are merged."""
     *path, last = key.split('.')
     node: Any = settings
     for depth, part in enumerate(path):
-        if isinstance(node, dict):
-            node = node.setdefault(part, {})
-        else:
-            node = node[_index(node, part, '.'.join(path[:depth]), key)]
+        where = '.'.join(path[:depth])
+        node = node.setdefault(part, {}) if isinstance(node, dict) else node[_index(node, part, where, key)]
     if isinstance(node, dict):
         node[last] = merge({'_': node.get(last)}, {'_': value})['_']
     else:
@@ -96,8 +73,7 @@ def _index(node: Any, part: str, where: str, key: str) -> int:
         return int(part)
     kind = f'a list of {len(node)}' if isinstance(node, list) else repr(node)
     raise ValueError(
-        f'the override {key!r} must lead through dicts and list indices that exist, but {where!r} is {kind}; '
-        'correct the key.'
+        f'the override {key!r} must lead through dicts and existing list indices, but {where!r} is {kind}.'
     )
 
 
@@ -121,21 +97,15 @@ def set_budget(settings: dict[str, Any], iterations: int, val_interval: int) -> 
     """Give a run its number of updates, in place: the training loop, the checkpoints, and every learning-rate schedule.
 
     Schedules are stretched by the same factor as the training, so that warm-up and decay keep their shares.
-
-    Raises:
-        ValueError: if the settings do not say how long they train now, or the intervals do not fit.
     """
     if not 0 < val_interval <= iterations or iterations % val_interval:
-        raise ValueError(
-            f'`iterations` must be a multiple of `val_interval`, got {iterations} and {val_interval}; '
-            'the last weights could not be chosen otherwise.'
-        )
+        values = f'{iterations} and {val_interval}; the last weights could not be chosen otherwise'
+        raise ValueError(f'`iterations` must be a multiple of `val_interval`, got {values}.')
     loop = settings.get('train_cfg') or {}
     former = loop.get('max_iters')
     if not former:
         raise ValueError(
-            'the base config must train by iterations (`train_cfg.max_iters`), but it has '
-            f'train_cfg={loop!r}; choose a schedule with iterations.'
+            f'the base config must train by iterations (`train_cfg.max_iters`), but train_cfg={loop!r}; choose another.'
         )
     for schedule in settings.get('param_scheduler') or []:
         for key in ('begin', 'end', 'T_max', 'total_iters'):
@@ -151,19 +121,14 @@ def set_budget(settings: dict[str, Any], iterations: int, val_interval: int) -> 
 
 def flatten(settings: Any, prefix: str = '') -> dict[str, Any]:
     """Return ``{dotted key: scalar}``; list items are numbered, an empty dict or list stays as a value."""
-    if isinstance(settings, Mapping) and settings:
-        items: Iterator = ((str(key), value) for key, value in settings.items())
-    elif (
-        isinstance(settings, (list, tuple))
-        and settings
-        and any(isinstance(v, (Mapping, list, tuple)) for v in settings)
-    ):
-        items = ((str(k), value) for k, value in enumerate(settings))
-    else:
-        return {prefix: list(settings) if isinstance(settings, tuple) else settings}
+    is_list = isinstance(settings, (list, tuple))
+    if is_list and any(isinstance(value, (Mapping, list, tuple)) for value in settings):
+        settings = dict(enumerate(settings))
+    elif not isinstance(settings, Mapping) or not settings:
+        return {prefix: list(settings) if is_list else settings}
     flat: dict[str, Any] = {}
-    for key, value in items:
-        flat.update(flatten(value, f'{prefix}.{key}' if prefix else key))
+    for key, value in settings.items():
+        flat.update(flatten(value, f'{prefix}.{key}' if prefix else str(key)))
     return flat
 
 
@@ -204,20 +169,14 @@ def hash_files(root: Path, known: dict[str, list] | None = None, without: Collec
     """Return 16 hex digits of all files below a folder, by relative name and content; or of one file.
 
     Hidden files and folders do not count. Links do, folders too: data that is linked into place counts by its content.
-
-    Args:
-        root: folder or file.
-        known: ``{path: [size, time of change, digest]}`` of an earlier call; updated in place, so that a second call
-            reads only what has changed.
-        without: names of files in the folder itself that do not count.
+    ``known`` is ``{path: [size, time of change, digest]}`` of an earlier call, updated in place, so that only what has
+    changed is read; files ``without`` in the folder itself do not count.
     """
     known = {} if known is None else known
     root = root.resolve()
-    files = (
-        [root] if root.is_file() else sorted(p for p in _files_below(root) if p.parent != root or p.name not in without)
-    )
+    files = [root] if root.is_file() else sorted(_files_below(root))
     total = hashlib.sha256()
-    for path in files:
+    for path in (path for path in files if path.parent != root or path.name not in without):
         stat, key = path.stat(), str(path)
         entry = known.get(key)
         if entry is None or entry[:2] != [stat.st_size, stat.st_mtime_ns]:

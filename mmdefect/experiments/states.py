@@ -32,40 +32,27 @@ CLAIMS = 'claims'
 
 @dataclass
 class JobState:
-    """What is known about one job.
+    """What is known about one job."""
 
-    Attributes:
-        job: name, ``<folder>/<config stem>``.
-        status: ``pending``, ``running``, ``done`` or ``failed``.
-        phase: what is to be done next: ``train``, ``select``, ``test`` or ``done``.
-        fingerprint: see :func:`mmdefect.experiments.batch.fingerprint`.
-        owner: process that runs the job (host, namespace, pid, start) and the number of its claim, while it runs.
-        child: process group of the tool in work: host, namespace, pid, start.
-        heartbeat: time of the last sign of life, in seconds since 1970.
-        attempts: one entry a training start: ``started``, ``resumed_from``, ``seconds``, ``command``.
-        rule: selection rule that ``best`` was chosen by.
-        best: ``iter``, ``checkpoint``, ``value`` and ``note``.
-        metrics: summary of the test in percent; ``None`` for a value that is not a number.
-        classes: ``{class: {IoU, Acc}}`` of the test.
-        tests: one entry a test: ``checkpoint``, ``rule``, ``finished``; more than one checkpoint here means that the
-            test set was read more often than once.
-        error: one line; ``error_tail``: the end of the tool's output.
-    """
-
-    job: str
-    status: str = 'pending'
-    phase: str = 'train'
-    fingerprint: dict[str, Any] = field(default_factory=dict)
+    job: str  # name, `<folder>/<config stem>`
+    status: str = 'pending'  # `pending`, `running`, `done` or `failed`
+    phase: str = 'train'  # what is to be done next: `train`, `select`, `test` or `done`
+    fingerprint: dict[str, Any] = field(default_factory=dict)  # see :func:`mmdefect.experiments.batch.fingerprint`
+    #: process that runs the job (host, namespace, pid, start) and the number of its claim, while it runs
     owner: dict[str, Any] | None = None
-    child: dict[str, Any] | None = None
-    heartbeat: float = 0.0
+    child: dict[str, Any] | None = None  # process group of the tool in work: host, namespace, pid, start
+    heartbeat: float = 0.0  # time of the last sign of life, in seconds since 1970
+    #: one entry a training start: `started`, `resumed_from`, `seconds`, `command`
     attempts: list[dict[str, Any]] = field(default_factory=list)
-    rule: dict[str, Any] | None = None
-    best: dict[str, Any] | None = None
+    rule: dict[str, Any] | None = None  # selection rule that `best` was chosen by
+    best: dict[str, Any] | None = None  # `iter`, `checkpoint`, `value` and `note`
+    #: summary of the test in percent; `None` for a value that is not a number
     metrics: dict[str, float | None] = field(default_factory=dict)
-    classes: dict[str, dict[str, float | None]] = field(default_factory=dict)
+    classes: dict[str, dict[str, float | None]] = field(default_factory=dict)  # `{class: {IoU, Acc}}` of the test
+    #: one entry a test: `checkpoint`, `rule`, `finished`; more than one checkpoint here means that the test set
+    #: was read more often than once
     tests: list[dict[str, Any]] = field(default_factory=list)
-    error: str = ''
+    error: str = ''  # one line; `error_tail`: the end of the tool's output
     error_tail: list[str] = field(default_factory=list)
 
     @property
@@ -75,21 +62,15 @@ class JobState:
 
 
 def read_state(job_dir: Path) -> JobState | None:
-    """Read the state of a job; ``None`` if it has none yet.
-
-    Raises:
-        ValueError: if the file is no state of this version.
-    """
+    """Read the state of a job; ``None`` if it has none yet, ``ValueError`` for one of another version."""
     path = job_dir / STATE_NAME
     if not path.is_file():
         return None
     value = read_json(path)
     known = {f.name for f in fields(JobState)}
     if not isinstance(value, dict) or 'job' not in value or value.keys() - known:
-        raise ValueError(
-            f'{path} must be a job state with the keys {sorted(known)}, but is not; it comes from another version: '
-            'move the folder away or use another project name.'
-        )
+        remedy = 'it comes from another version: move the folder away or use another project name'
+        raise ValueError(f'{path} must be a job state with the keys {sorted(known)}, but is not; {remedy}.')
     return JobState(**value)
 
 
@@ -118,11 +99,7 @@ class Superseded(RuntimeError):
 
 
 def take_claim(job_dir: Path, owner: dict[str, Any]) -> int | None:
-    """Claim a job whose state may be claimed, for a process of this machine.
-
-    Returns:
-        The number of the claim; ``None`` if somebody else holds the job or was faster.
-    """
+    """Claim a job for a process; return the number of the claim, ``None`` if somebody else holds it or was faster."""
     last = last_claim(job_dir)
     if last and _is_held(_claim_file(job_dir, last)):
         return None

@@ -20,25 +20,20 @@ from scipy import stats
 #: Gives values from counts summed over images, keeping leading axes.
 Metric = Callable[[ndarray], ndarray]
 NAN = float('nan')
+#: Coverage of all intervals.
+LEVEL = 0.95
 
 
 @dataclass(frozen=True)
 class Interval:
-    """An estimate on the real data and its interval.
-
-    Attributes:
-        value, low, high: estimate and ends of the interval.
-        error: standard error.
-        freedom: degrees of freedom of the Student quantile.
-        p: two-sided probability of such an estimate if the truth were zero; NaN where it makes no sense.
-    """
+    """An estimate on the real data and its interval."""
 
     value: float
     low: float = NAN
     high: float = NAN
-    error: float = NAN
-    freedom: float = NAN
-    p: float = NAN
+    error: float = NAN  # standard error
+    freedom: float = NAN  # degrees of freedom of the Student quantile
+    p: float = NAN  # two-sided probability of such an estimate if the truth were zero; NaN where it makes no sense
 
 
 def mean_and_sd(values: Sequence[float]) -> tuple[float, float]:
@@ -52,45 +47,31 @@ def resampling_weights(generator: np.random.Generator, resamples: int, size: int
     return generator.multinomial(taken, np.full(size, 1.0 / size), resamples).astype(np.float64)
 
 
-def image_interval(
-    counts: ndarray, metric: Metric, resamples: int = 2000, level: float = 0.95, seed: int = 0
-) -> Interval:
+def image_interval(counts: ndarray, metric: Metric, resamples: int = 2000) -> Interval:
     """Percentile interval of a data-set metric over images, for one run of ``(N, ...)`` counts of each image."""
-    weights = resampling_weights(np.random.default_rng(seed), resamples, len(counts), len(counts))
+    weights = resampling_weights(np.random.default_rng(0), resamples, len(counts), len(counts))
     values = metric(np.tensordot(weights, counts, 1))
     value = float(metric(counts.sum(0, dtype=np.float64)[None])[0])
     values = values[np.isfinite(values)]
     if not values.size:
         return Interval(value)
-    low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
+    low, high = np.quantile(values, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return Interval(value, float(low), float(high), float(values.std(ddof=1)) if values.size > 1 else NAN)
 
 
 def compare_counts(
-    first: ndarray,
-    second: ndarray,
-    metric: Metric,
-    paired_seeds: bool,
-    resamples: int = 4000,
-    level: float = 0.95,
-    seed: int = 0,
+    first: ndarray, second: ndarray, metric: Metric, paired_seeds: bool, resamples: int = 4000
 ) -> Interval:
     """Interval of ``mean over seeds of metric(second) - metric(first)``, over seeds and test images.
 
-    Args:
-        first: ``(S1, N, ...)`` counts of each seed and image of one arm.
-        second: ``(S2, N, ...)`` of the other arm, the same images in the same order.
-        metric: of one data set.
-        paired_seeds: whether seed ``s`` of both arms belongs together; needs ``S1 == S2``.
-        resamples: number of them.
-        level: coverage.
-        seed: of the resampling.
+    Counts are ``(seeds, N, ...)`` of each seed and image; both arms have the same images in the same order, and the
+    same seeds where they are paired.
     """
     if first.shape[1:] != second.shape[1:] or (paired_seeds and len(first) != len(second)):
         raise ValueError(
             f'both arms must have the same images (and seeds, when paired), got {first.shape} and {second.shape}.'
         )
-    generator = np.random.default_rng(seed)
+    generator = np.random.default_rng(0)
     images = first.shape[1]
     weights = resampling_weights(generator, resamples, images, images)
     values_1, values_2 = (
@@ -105,10 +86,10 @@ def compare_counts(
     parts = [(_variance_of_mean(sample), len(sample) - 1) for sample in samples if len(sample) > 1]
     parts.append((_variance(only_images), images - 1))
     value = float(exact_2.mean() - exact_1.mean())
-    return student(value, float(np.sqrt(_variance(both))), satterthwaite(parts), level)
+    return student(value, float(np.sqrt(_variance(both))), satterthwaite(parts))
 
 
-def compare_values(first: Sequence[float], second: Sequence[float], paired: bool, level: float = 0.95) -> Interval:
+def compare_values(first: Sequence[float], second: Sequence[float], paired: bool) -> Interval:
     """Student interval of the difference of means over seeds, for metrics without counts per image.
 
     Unpaired arms may differ in their spread (Welch). With one seed there is no interval.
@@ -121,16 +102,16 @@ def compare_values(first: Sequence[float], second: Sequence[float], paired: bool
     if min(map(len, samples)) < 2:
         return Interval(value)
     parts = [(_variance_of_mean(sample), len(sample) - 1) for sample in samples]
-    return student(value, float(np.sqrt(sum(variance for variance, _ in parts))), satterthwaite(parts), level)
+    return student(value, float(np.sqrt(sum(variance for variance, _ in parts))), satterthwaite(parts))
 
 
-def student(value: float, error: float, freedom: float, level: float = 0.95) -> Interval:
+def student(value: float, error: float, freedom: float) -> Interval:
     """Return ``value +- t * error`` and the two-sided p of zero."""
     if not np.isfinite(error) or not np.isfinite(value):
         return Interval(value, error=error, freedom=freedom)
     if error == 0.0:
         return Interval(value, value, value, 0.0, freedom, 1.0 if value == 0.0 else 0.0)
-    reach = float(stats.t.ppf((1 + level) / 2, freedom)) * error
+    reach = float(stats.t.ppf((1 + LEVEL) / 2, freedom)) * error
     p = float(2 * stats.t.sf(abs(value) / error, freedom))
     return Interval(value, value - reach, value + reach, error, freedom, p)
 

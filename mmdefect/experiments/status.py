@@ -21,37 +21,22 @@ _STEP = re.compile(r'Iter\(train\)\s+\[\s*(\d+)/(\d+)\]')
 
 @dataclass(frozen=True)
 class JobStatus:
-    """How far one job is.
+    """How far one job is."""
 
-    Attributes:
-        title: name of the job.
-        status: ``pending``, ``running``, ``done``, ``failed``, or ``lost`` when its process died.
-        step: iterations trained.
-        total: iterations planned; 0 if unknown.
-        validation: last validation in words.
-        best: best validation so far in words, by the rule of the batch.
-        seconds: time of training so far.
-        left: seconds of training left, from the pace of the present attempt; ``None`` where that is not known.
-        note: phase, error or chosen checkpoint.
-    """
-
-    title: str
-    status: str
-    step: int
-    total: int
-    validation: str
-    best: str
-    seconds: float
+    title: str  # name of the job
+    status: str  # `pending`, `running`, `done`, `failed`, or `lost` when its process died
+    step: int  # iterations trained
+    total: int  # iterations planned; 0 if unknown
+    validation: str  # last validation in words
+    best: str  # best validation so far in words, by the rule of the batch
+    seconds: float  # time of training so far
+    #: seconds of training left, from the pace of the present attempt; `None` where that is not known
     left: float | None
-    note: str
+    note: str  # phase, error or chosen checkpoint
 
 
 def read_status(project: Path) -> list[JobStatus]:
-    """Read all jobs of a project.
-
-    Raises:
-        FileNotFoundError: if it has none.
-    """
+    """Read all jobs of a project."""
     plan = read_json(project / PLAN_NAME) if (project / PLAN_NAME).is_file() else {}
     found = read_states(project, plan.get('jobs', ()))
     if not found:

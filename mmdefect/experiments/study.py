@@ -26,6 +26,7 @@ import runpy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from mmdefect.experiments import settings as st
@@ -39,67 +40,43 @@ USUAL_RULE = Rule('fg_mIoU')
 
 @dataclass(frozen=True)
 class Arm:
-    """One way to train.
+    """One way to train."""
 
-    Attributes:
-        name: short word for tables.
-        bases: config files laid over the base config, in order; ``{seed}`` in a path stands for the seed of the run.
-        overrides: ``{dotted key: value}``, applied last; ``{seed}`` in a text likewise.
-        priority: arms of a lower number are run first, all seeds of a number before the next.
-        seed_offset: added to each seed; gives a second arm of the same settings runs of its own.
-        seeds: those of the study's seeds that it is trained with; empty: all.
-        note: one sentence for the table.
-    """
-
-    name: str
+    name: str  # short word for tables
+    #: config files laid over the base config, in order; `{seed}` in a path stands for the seed of the run
     bases: tuple[str, ...] = ()
+    #: `{dotted key: value}`, applied last; `{seed}` in a text likewise
     overrides: Mapping[str, Any] = field(default_factory=dict)
-    priority: int = 1
-    seed_offset: int = 0
-    seeds: tuple[int, ...] = ()
-    note: str = ''
+    priority: int = 1  # arms of a lower number are run first, all seeds of a number before the next
+    seed_offset: int = 0  # added to each seed; gives a second arm of the same settings runs of its own
+    seeds: tuple[int, ...] = ()  # those of the study's seeds that it is trained with; empty: all
+    note: str = ''  # one sentence for the table
 
 
 @dataclass(frozen=True)
 class Study:
-    """Arms x seeds under one budget.
+    """Arms x seeds under one budget."""
 
-    Attributes:
-        name: word for files.
-        base: leaf config.
-        arms: in the order of the table; the first is the one others are compared with, unless ``baseline`` says so.
-        iterations: updates of each run; 0 leaves the budget of the base config.
-        val_interval: updates between validations.
-        seeds: random seeds.
-        factor: what differs between arms, in one word.
-        factor_keys: patterns of dotted settings in which arms may differ.
-        bases: config files laid over the base config in all arms, before those of an arm; ``{seed}`` as there.
-        overrides: ``{dotted key: value}`` of all arms; ``{seed}`` in a text as there.
-        rule: how the checkpoint is chosen on the validation set.
-        metrics: columns of the table; the first one decides the order.
-        baseline: arm that the others are compared with.
-        pairs: ``{what: ((without, with), ...)}``, arms that differ in the same thing; the page says what it does on
-            average.
-        title: headline of the report.
-        text: paragraph below it.
-    """
-
-    name: str
-    base: str
+    name: str  # word for files
+    base: str  # leaf config
+    #: in the order of the table; the first is the one others are compared with, unless `baseline` says so
     arms: tuple[Arm, ...]
-    iterations: int = 0
-    val_interval: int = 0
-    seeds: tuple[int, ...] = (0, 1, 2)
-    factor: str = ''
-    factor_keys: tuple[str, ...] = ()
+    iterations: int = 0  # updates of each run; 0 leaves the budget of the base config
+    val_interval: int = 0  # updates between validations
+    seeds: tuple[int, ...] = (0, 1, 2)  # random seeds
+    factor: str = ''  # what differs between arms, in one word
+    factor_keys: tuple[str, ...] = ()  # patterns of dotted settings in which arms may differ
+    #: config files laid over the base config in all arms, before those of an arm; `{seed}` as there
     bases: tuple[str, ...] = ()
+    #: `{dotted key: value}` of all arms; `{seed}` in a text as there
     overrides: Mapping[str, Any] = field(default_factory=dict)
-    rule: Rule = USUAL_RULE
-    metrics: tuple[str, ...] = ('fg_mIoU', 'fg_mAcc')
-    baseline: str = ''
+    rule: Rule = USUAL_RULE  # how the checkpoint is chosen on the validation set
+    metrics: tuple[str, ...] = ('fg_mIoU', 'fg_mAcc')  # columns of the table; the first one decides the order
+    baseline: str = ''  # arm that the others are compared with
+    #: `{what: ((without, with), ...)}`, arms that differ in the same thing; the page says what it does on average
     pairs: Mapping[str, tuple[tuple[str, str], ...]] = field(default_factory=dict)
-    title: str = ''
-    text: str = ''
+    title: str = ''  # headline of the report
+    text: str = ''  # paragraph below it
 
     def __post_init__(self) -> None:
         names = [arm.name for arm in self.arms]
@@ -124,55 +101,35 @@ class Study:
 
 @dataclass(frozen=True)
 class Run:
-    """One cell of a study.
+    """One cell of a study."""
 
-    Attributes:
-        key: 16 hex digits of settings, seed and data.
-        arm: the arm.
-        seed: the seed of this run (the arm's offset included).
-        settings: composed settings of the run, the seed included.
-        text: config file that trains it.
-        diff: ``{dotted key: [base config, this run]}`` without what has no effect.
-        data: ``{root of the data: hash}``.
-    """
-
-    key: str
-    arm: Arm
-    seed: int
-    settings: dict[str, Any]
-    text: str
-    diff: dict[str, list[Any]]
-    data: dict[str, str]
+    key: str  # 16 hex digits of settings, seed and data
+    arm: Arm  # the arm
+    seed: int  # the seed of this run (the arm's offset included)
+    settings: dict[str, Any]  # composed settings of the run, the seed included
+    text: str  # config file that trains it
+    diff: dict[str, list[Any]]  # `{dotted key: [base config, this run]}` without what has no effect
+    data: dict[str, str]  # `{root of the data: hash}`
 
 
 @dataclass(frozen=True)
 class Composer:
-    """What the config library does for a study; see ``tools/study.py`` for the real one.
+    """What the config library does for a study; see ``tools/study.py`` for the real one."""
 
-    Attributes:
-        read: gives the settings of a config file, its bases read.
-        compose: gives the settings as the training tool will see them, and the text of a config file that holds them.
-    """
-
-    read: Callable[[Path], dict[str, Any]]
+    read: Callable[[Path], dict[str, Any]]  # gives the settings of a config file, its bases read
+    #: gives the settings as the training tool will see them, and the text of a config file that holds them
     compose: Callable[[dict[str, Any], Path], tuple[dict[str, Any], str]]
 
 
 def read_study(path: Path) -> Study:
-    """Read a study file.
-
-    Raises:
-        ValueError: naming the file, if a name in it is unknown or a needed one is missing.
-    """
+    """Read a study file; ``ValueError`` names it and what in it is unknown or missing."""
     values = _read_values(path)
     factor, selection = values.pop('factor', {}), values.pop('selection', {})
     needed, known = {'name', 'base', 'arms'}, {f.name for f in fields(Study)} - {'rule', 'factor_keys'}
     missing, unknown = sorted(needed - values.keys()), sorted(values.keys() - known)
     if missing or unknown:
-        raise ValueError(
-            f'{path} must set name, base and arms, and may set {sorted(known)}, factor and selection; '
-            f'missing {missing}, unknown {unknown}.'
-        )
+        known = f'{sorted(known)}, factor and selection; missing {missing}, unknown {unknown}'
+        raise ValueError(f'{path} must set name, base and arms, and may set {known}.')
     if isinstance(factor, str):
         factor = {'name': factor}
     if factor.keys() - {'name', 'keys'}:
@@ -188,10 +145,8 @@ def read_study(path: Path) -> Study:
     study = Study(**values, factor=factor.get('name', ''), factor_keys=tuple(factor.get('keys', ())))
     for arm in study.arms:
         if not set(arm.seeds) <= set(study.seeds):
-            raise ValueError(
-                f"{path}: the `seeds` of the arm {arm.name!r} must be some of the study's, "
-                f'{list(study.seeds)}, got {list(arm.seeds)}.'
-            )
+            seeds = f"some of the study's, {list(study.seeds)}, got {list(arm.seeds)}"
+            raise ValueError(f'{path}: the `seeds` of the arm {arm.name!r} must be {seeds}.')
     return study
 
 
@@ -201,12 +156,8 @@ def _read_values(path: Path) -> dict[str, Any]:
         raise FileNotFoundError(f'the study must be an existing file, but {path} is not; see configs/studies.')
     own = runpy.run_path(str(path))
     values = _read_values(path.parent / own['_base_']) if '_base_' in own else {}
-    values.update(
-        (key, value)
-        for key, value in own.items()
-        if not key.startswith('_') and not callable(value) and type(value).__name__ != 'module'
-    )
-    return values
+    hidden = {k for k, v in own.items() if k.startswith('_') or callable(v) or isinstance(v, ModuleType)}
+    return {**values, **{key: value for key, value in own.items() if key not in hidden}}
 
 
 def _arm(name: str, value: Any, path: Path) -> Arm:
@@ -230,16 +181,11 @@ def expand(
     """Return the runs of a study, in the order in which they should be trained.
 
     Args:
-        study: what to expand.
+        study, arms: what to expand, all arms or some of them.
         composer: the config library.
         root: folder that relative config paths start from.
         options: ``{dotted key: value}`` of this machine, such as ``data_root`` or the number of loader workers.
         known_files: see :func:`mmdefect.experiments.settings.hash_files`.
-        arms: only these, some of the study's.
-
-    Raises:
-        FileNotFoundError: if a settings file of an arm is not there.
-        ValueError: if composing the config replaces what an override says, or if no run is left.
     """
     base_file, options = root / study.base, dict(options or {})
     base, _ = composer.compose(st.overridden(composer.read(base_file), options), base_file)
@@ -260,22 +206,18 @@ def expand(
             composed, text = composer.compose(st.overridden(settings, last), base_file)
             flat = st.with_effect(composed)
             _check_effect({**common, **last}, flat, arm.name)
-            data_roots = {
-                v for k, v in st.flatten(composed).items() if k.split('.')[-1] == 'data_root' and isinstance(v, str)
-            }
-            inputs = _hash_inputs(composed, data_roots, hashes, known_files)
+            texts = {name: value for name, value in st.flatten(composed).items() if isinstance(value, str)}
+            data_roots = {value for name, value in texts.items() if name.split('.')[-1] == 'data_root'}
+            inputs = _hash_inputs(texts, data_roots, hashes, known_files)
             # A file named in the settings counts by its content and not by its place.
             content = {k: inputs.get(value, value) if isinstance(value, str) else value for k, value in flat.items()}
             roots = sorted({inputs[value] for value in data_roots if value in inputs})
             key = st.digest([content, roots, own_seed, *chosen_by])
             # One seed of every arm of a priority, then the next seed: a study that is stopped has its arms equally far.
-            runs[arm.priority, seed, position] = Run(
-                key, arm, own_seed, composed, text, st.difference(base_flat, flat), inputs
-            )
+            difference = st.difference(base_flat, flat)
+            runs[arm.priority, seed, position] = Run(key, arm, own_seed, composed, text, difference, inputs)
     if not runs:
-        raise ValueError(
-            f'the arms must be trained with one of the seeds {list(study.seeds)} at least, but none of them is.'
-        )
+        raise ValueError(f'the arms must be trained with at least one of the seeds {list(study.seeds)}, but none is.')
     return [runs[order] for order in sorted(runs)]
 
 
@@ -283,10 +225,8 @@ def _laid_over(composer: Composer, settings: Any, bases: Sequence[str], root: Pa
     """Return the settings with config files laid over them, in order."""
     for file in (root / path.replace('{seed}', str(seed)) for path in bases):
         if not file.is_file():
-            raise FileNotFoundError(
-                f'arm {arm!r} must have its settings, but {file} is not there; make it as the study '
-                'file says, or leave the arm out with --arms or --priority.'
-            )
+            remedy = 'make it as the study file says, or leave the arm out with --arms or --priority'
+            raise FileNotFoundError(f'arm {arm!r} must have its settings, but {file} is not there; {remedy}.')
         settings = st.merge(settings, composer.read(file))
     return settings
 
@@ -301,24 +241,21 @@ def _check_effect(overrides: Mapping[str, Any], flat: Mapping[str, Any], arm: st
     for key, value in overrides.items():
         in_list = any(part.isdigit() for part in key.split('.'))
         if isinstance(value, (str, int, float)) and not in_list and flat.get(key, value) != value:
-            raise ValueError(
-                f'the override {key} = {value!r} of the arm {arm!r} must have an effect, but the composed '
-                f'config says {flat[key]!r}, which comes from a top-level setting; override that one.'
-            )
+            found = f'the composed config says {flat[key]!r}, which comes from a top-level setting; override that one'
+            raise ValueError(f'the override {key} = {value!r} of the arm {arm!r} must have an effect, but {found}.')
 
 
 def _hash_inputs(
-    settings: dict[str, Any], roots: set[str], hashes: dict[str, str], known_files: dict[str, list] | None
+    texts: Mapping[str, str], roots: set[str], hashes: dict[str, str], known_files: dict[str, list] | None
 ) -> dict[str, str]:
     """Hash everything on disk that the settings name: roots of data, split files, donor libraries, weights.
 
     Of the split files in the root of a data set those count that the settings name: another study may add its own.
     """
-    values = [value for key, value in st.flatten(settings).items() if isinstance(value, str) and key != 'work_dir']
-    texts = {value for value in values if '\n' not in value and len(value) < 4096}
-    named = {Path(value).name for value in texts}
+    values = {v for k, v in texts.items() if k != 'work_dir' and '\n' not in v and len(v) < 4096}
+    named = {Path(value).name for value in values}
     inputs = {}
-    for value in sorted(text for text in texts if ('/' in text or text in roots) and Path(text).exists()):
+    for value in sorted(text for text in values if ('/' in text or text in roots) and Path(text).exists()):
         without = _split_files(Path(value)) - named if value in roots else set()
         known_as = '\n'.join([value, *sorted(without)])
         if known_as not in hashes:

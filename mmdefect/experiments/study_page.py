@@ -7,11 +7,19 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mmdefect.experiments.compare import Comparison, compare, render, run_of_record
+from mmdefect.experiments.compare import (
+    Comparison,
+    compare,
+    format_difference,
+    format_mean,
+    format_p,
+    render,
+    run_of_record,
+)
 from mmdefect.experiments.statistics import compare_values, holm
 from mmdefect.experiments.study import Study
 from mmdefect.experiments.study_records import read_records, records_of
-from mmdefect.experiments.tables import format_difference, format_mean, format_p, markdown_table
+from mmdefect.experiments.tables import markdown_table
 from mmdefect.files import write_text
 
 #: ``{arm: {seed: record}}``.
@@ -34,13 +42,7 @@ def present_metrics(study: Study, found: Found) -> list[str]:
 
 
 def write_study_page(study: Study, folder: Path, command: str) -> Path:
-    """Write ``<folder>/<study>.md`` from ``<folder>/records`` and return its path.
-
-    Args:
-        study: the study.
-        folder: results folder.
-        command: what makes the records, printed beside the tables.
-    """
+    """Write ``<folder>/<study>.md`` from ``<folder>/records`` and return its path; the page names the command."""
     records = read_records(folder / 'records')
     found = records_of(study.name, records)
     comparison = compare_study(study, records)
@@ -128,11 +130,8 @@ def _group_section(study: Study, title: str, pairs: Sequence[tuple[str, str]], f
 
 def _validation_table(study: Study, found: Found) -> str:
     rows = {arm.name: list(found[arm.name].values()) for arm in study.arms if arm.name in found}
-    keys = [
-        key
-        for key in dict.fromkeys([study.rule.metric, *study.metrics])
-        if any(key in record['validation'] for runs in rows.values() for record in runs)
-    ]
+    logged = {key for runs in rows.values() for record in runs for key in record['validation']}
+    keys = [key for key in dict.fromkeys([study.rule.metric, *study.metrics]) if key in logged]
     lines = []
     for name, runs in rows.items():
         cells = [_mean([r['validation'].get(key) for r in runs]) for key in keys]
@@ -144,10 +143,7 @@ def _runs_table(study: Study, found: Found) -> str:
     metric, lines = study.metrics[0], []
     for arm in study.arms:
         for seed, r in found.get(arm.name, {}).items():
-            minutes, commit = (
-                f'{r["train_seconds"] / 60:.1f}',
-                f'{r.get("commit", "")}{"*" if r.get("modified") else ""}',
-            )
+            minutes, commit = f'{r["train_seconds"] / 60:.1f}', r.get('commit', '') + '*' * bool(r.get('modified'))
             cells = [str(seed), _mean([r['test'].get(metric)]), str(r['budget']['iterations']), minutes, commit]
             lines.append([arm.name, f'[`{r["key"]}`](records/{r["key"]}.json)', *cells])
     return markdown_table(['arm', 'record', 'seed', metric, 'updates', 'minutes', 'commit'], lines, text=(0, 1))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
@@ -37,16 +38,10 @@ def record_path(folder: Path, key: str) -> Path:
 def make_record(
     study: Study, run: Run, state: JobState, job_dir: Path, truth: Truth | None, root: Path, command: str = ''
 ) -> dict[str, Any]:
-    """Collect what a finished run proves.
+    """Collect what a finished run of a study proves, from its state and its ``train/`` and ``test/``.
 
-    Args:
-        study: the study that asked for it.
-        run: what was run.
-        state: its final state.
-        job_dir: folder with ``train/`` and ``test/``.
-        truth: test set; without it the record has no counts of each image, and no interval can be had from it.
-        root: repository; paths are stored relative to it.
-        command: what made the run.
+    Without the test set the record has no counts of each image, and no interval can be had from it. Paths are stored
+    relative to ``root``, the repository.
     """
     logs = console_logs(job_dir / 'train')
     log = logs[-1].read_text(encoding='utf-8', errors='replace') if logs else ''
@@ -95,11 +90,7 @@ def write_record(folder: Path, record: Mapping[str, Any]) -> None:
 
 
 def read_records(folder: Path) -> dict[str, dict[str, Any]]:
-    """Return all records of a folder by key.
-
-    Raises:
-        ValueError: naming the file that is none of this version.
-    """
+    """Return all records of a folder by key; ``ValueError`` names a file that is none of this version."""
     records = {}
     for path in sorted(folder.glob('*.json')):
         value = read_json(path)
@@ -169,10 +160,8 @@ def versions() -> dict[str, str]:
     """Return the versions of what trains a model, as far as installed; nothing is imported for it."""
     found = {'python': platform.python_version()}
     for name in DISTRIBUTIONS:
-        try:
+        with contextlib.suppress(metadata.PackageNotFoundError):
             found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
     return found
 
 
@@ -188,16 +177,13 @@ def hardware(log: str = '') -> dict[str, str | int]:
 
 def commit(folder: Path) -> dict[str, str | bool]:
     """Return ``commit`` and ``modified`` (whether tracked files differ from it); empty outside a repository."""
-    answers = []
-    for arguments in (('rev-parse', '--short=12', 'HEAD'), ('status', '--porcelain', '--untracked-files=no')):
-        try:
-            answer = subprocess.run(['git', '-C', str(folder), *arguments], check=False, capture_output=True, text=True)
-        except FileNotFoundError:
-            return {}
-        if answer.returncode:
-            return {}
-        answers.append(answer.stdout.strip())
-    return {'commit': answers[0], 'modified': bool(answers[1])}
+    git = ['git', '-C', str(folder)]
+    commands = [*git, 'rev-parse', '--short=12', 'HEAD'], [*git, 'status', '--porcelain', '--untracked-files=no']
+    try:
+        head, changes = (subprocess.run(c, check=True, capture_output=True, text=True).stdout.strip() for c in commands)
+    except (FileNotFoundError, subprocess.CalledProcessError):
+        return {}
+    return {'commit': head, 'modified': bool(changes)}
 
 
 def _numbers(values: Mapping[str, Any]) -> dict[str, float | None]:

@@ -10,6 +10,7 @@ from typing import Any
 from mmdefect.experiments.batch import Batch, Job, Tools
 from mmdefect.experiments.engines import Engine
 from mmdefect.experiments.evidence.counts import Truth
+from mmdefect.experiments.process import Show
 from mmdefect.experiments.states import TITLE_NAME, JobState, read_state
 from mmdefect.experiments.study import Run, Study
 from mmdefect.experiments.study_page import write_study_page
@@ -22,17 +23,11 @@ PROJECT = 'studies'
 
 @dataclass(frozen=True)
 class Places:
-    """Where a study works and writes.
+    """Where a study works and writes."""
 
-    Attributes:
-        work_dir: folder of all projects.
-        results: folder of the pages; records lie in its ``records``.
-        root: repository.
-    """
-
-    work_dir: Path
-    results: Path
-    root: Path
+    work_dir: Path  # folder of all projects
+    results: Path  # folder of the pages; records lie in its `records`
+    root: Path  # repository
 
     @property
     def records(self) -> Path:
@@ -47,21 +42,13 @@ def run_study(
     engine: Engine,
     load_truth: Callable[[dict[str, Any]], Truth],
     command: str,
-    show: Callable[[str], None] = print,
+    show: Show = print,
     gpu_count: int = 0,
 ) -> dict[str, JobState]:
     """Train, select and test what has no record yet; write a record and the study's page after every run.
 
-    Args:
-        study: the study.
-        runs: of :func:`mmdefect.experiments.study.expand`.
-        places: folders.
-        tools: programs that do the work.
-        engine: what runs them side by side.
-        load_truth: gives the test set of a run's settings.
-        command: printed on the page.
-        show: gets every line of output; must be a plain function of a module (it is sent to other processes).
-        gpu_count: devices of each run, for engines that hand them out.
+    ``load_truth`` gives the test set of a run's settings; ``command`` is printed on the page; ``show`` gets every line
+    of output and must be a function of a module (it is sent to other processes); each run gets ``gpu_count`` devices.
 
     Returns:
         The final states by key, of the runs that were not recorded before.

@@ -1,14 +1,11 @@
-"""Tables as Markdown and CSV, and numbers as they stand in them."""
+"""Tables as Markdown and CSV."""
 
 from __future__ import annotations
 
 import csv
 import io
-import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
-
-from mmdefect.experiments.statistics import Interval, mean_and_sd
 
 
 def markdown_table(header: Sequence[str], lines: Iterable[Sequence[str]], text: Collection[int] = (0,)) -> str:
@@ -28,24 +25,3 @@ def csv_table(rows: Sequence[Mapping[str, Any]]) -> str:
     writer.writeheader()
     writer.writerows(rows)
     return out.getvalue()
-
-
-def format_mean(values: Sequence[float]) -> str:
-    """Return ``mean ± sd`` of the seeds; the mean alone for one seed, a dash without a value."""
-    if not values or any(math.isnan(value) for value in values):
-        return '–'
-    mean, sd = mean_and_sd(values)
-    return f'{mean:.2f}' if math.isnan(sd) else f'{mean:.2f} ± {sd:.2f}'
-
-
-def format_difference(interval: Interval) -> str:
-    """Return ``+1.20 [-0.30, +2.70]``."""
-    if math.isnan(interval.value):
-        return '–'
-    reach = '' if math.isnan(interval.low) else f' [{interval.low:+.2f}, {interval.high:+.2f}]'
-    return f'{interval.value:+.2f}{reach}'
-
-
-def format_p(p: float) -> str:
-    """Return a probability with three digits, or a dash."""
-    return '–' if math.isnan(p) else f'{p:.3f}'

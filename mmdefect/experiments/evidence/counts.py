@@ -19,25 +19,17 @@ from PIL import Image
 
 IGNORE = 255
 IMAGES = ('.png', '.jpg', '.jpeg', '.bmp', '.tif', '.tiff')
-#: Order of the last axis of ``Counts.values``.
-INTERSECTION, PREDICTED, LABELLED = range(3)
 #: Percentage points by which a metric recomputed from counts may miss the logged one (logs are rounded).
 LOG_TOLERANCE = 0.02
 
 
 @dataclass(frozen=True)
 class Counts:
-    """Pixels of each image and class.
+    """Pixels of each image and class."""
 
-    Attributes:
-        names: identity of each image; runs are paired by it.
-        classes: name of each class, the background first.
-        values: ``(N, K, 3)`` int64: intersection, predicted, labelled.
-    """
-
-    names: tuple[str, ...]
-    classes: tuple[str, ...]
-    values: ndarray
+    names: tuple[str, ...]  # identity of each image; runs are paired by it
+    classes: tuple[str, ...]  # name of each class, the background first
+    values: ndarray  # `(N, K, 3)` int64: intersection, predicted, labelled
 
     def __post_init__(self) -> None:
         expected = (len(self.names), len(self.classes), 3)
@@ -62,17 +54,11 @@ class Counts:
 
 @dataclass(frozen=True)
 class Sample:
-    """One test image.
+    """One test image."""
 
-    Attributes:
-        name: relative path without suffix, as the predictions are named.
-        image: file of the image.
-        load_label: gives ``(H, W)`` class ids, 255 where nothing counts.
-    """
-
-    name: str
-    image: Path
-    load_label: Callable[[], ndarray]
+    name: str  # relative path without suffix, as the predictions are named
+    image: Path  # file of the image
+    load_label: Callable[[], ndarray]  # gives `(H, W)` class ids, 255 where nothing counts
 
     def prediction_in(self, folder: Path) -> Path:
         """Return where the prediction of the image lies; dots in its name are kept."""
@@ -89,11 +75,7 @@ class Truth:
 
 
 def paired_folders(images: Path, labels: Path, classes: Sequence[str], palette: Sequence[Sequence[int]]) -> Truth:
-    """Pair two folders by file name; an image without a label file is clean.
-
-    Raises:
-        FileNotFoundError: if a folder is missing or holds no image.
-    """
+    """Pair two folders by file name; an image without a label file is clean."""
     for folder in (images, labels):
         if not folder.is_dir():
             raise FileNotFoundError(f'{folder} must be a folder of images, but is not; check the data root.')
@@ -118,11 +100,7 @@ def _label(label: Path, image: Path) -> ndarray:
 
 
 def read_labels(path: Path) -> ndarray:
-    """Read a label map, ``(H, W)`` uint8 of class ids.
-
-    Raises:
-        ValueError: if the file is no single-channel image.
-    """
+    """Read a label map with one channel, ``(H, W)`` uint8 of class ids."""
     label = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
     if label is None or label.ndim != 2:
         what = 'cannot be read' if label is None else f'has shape {label.shape}'
@@ -133,13 +111,7 @@ def read_labels(path: Path) -> ndarray:
 def confusion(prediction: ndarray, label: ndarray, num_classes: int) -> ndarray:
     """Return the confusion of one image, ``(num_classes, num_classes)`` int64, row = label, column = prediction.
 
-    Args:
-        prediction: ``(H, W)`` integers in ``0 .. num_classes - 1``.
-        label: ``(H, W)`` integers in the same range, or 255 for pixels that do not count.
-        num_classes: classes including the background.
-
-    Raises:
-        ValueError: if the shapes differ or a value lies outside the classes.
+    Both maps are ``(H, W)`` integers in ``0 .. num_classes - 1``; label pixels of 255 do not count.
 
     Example:
         >>> confusion(np.array([[0, 1, 1]]), np.array([[0, 0, 255]]), 2).tolist()
@@ -147,16 +119,13 @@ def confusion(prediction: ndarray, label: ndarray, num_classes: int) -> ndarray:
     """
     if prediction.shape != label.shape:
         raise ValueError(
-            f'prediction and label must have one size, got {prediction.shape} and {label.shape}; predict at '
-            'the resolution of the label.'
+            f'prediction and label must have one size, got {prediction.shape} and {label.shape}; predict at the latter.'
         )
     keep = label != IGNORE
     predicted, labelled = prediction[keep].astype(np.int64), label[keep].astype(np.int64)
     for kind, values in (('prediction', predicted), ('label', labelled)):
         if values.size and values.max() >= num_classes:
-            raise ValueError(
-                f'a {kind} must hold values below {num_classes}, got {values.max()}; check the class list.'
-            )
+            raise ValueError(f'a {kind} must hold values below {num_classes}, got {values.max()}; check the classes.')
     return np.bincount(labelled * num_classes + predicted, minlength=num_classes**2).reshape(num_classes, num_classes)
 
 
@@ -166,20 +135,17 @@ def counts_of(matrix: ndarray) -> ndarray:
 
 
 def count_predictions(folder: Path, truth: Truth) -> tuple[Counts, ndarray]:
-    """Count every test image of a run.
+    """Count every test image of a run, each of which must have a prediction.
 
     Returns:
         The counts of each image, and the ``(K, K)`` confusion of all of them, row = label, column = prediction.
-
-    Raises:
-        FileNotFoundError: if a prediction is missing; the message names the first and how many.
     """
     files = [sample.prediction_in(folder) for sample in truth.samples]
     missing = [file for file in files if not file.is_file()]
     if missing:
+        first = f'{len(missing)} are missing, the first is {missing[0].relative_to(folder)}'
         raise FileNotFoundError(
-            f'{folder} must hold a prediction NAME.png of each of the {len(files)} test images, but {len(missing)} are '
-            f'missing, the first is {missing[0].relative_to(folder)}; test with --out.'
+            f'{folder} must hold NAME.png for each of the {len(files)} test images, but {first}; test with --out.'
         )
     matrices = []
     for file, sample in zip(files, truth.samples, strict=True):
@@ -192,18 +158,12 @@ def count_predictions(folder: Path, truth: Truth) -> tuple[Counts, ndarray]:
 
 
 def metrics(values: ndarray, classes: Sequence[str]) -> dict[str, ndarray]:
-    """Return metrics in percent from summed counts.
+    """Return metrics in percent from counts ``(..., K, 3)``, already summed over images; leading axes are kept.
 
-    Args:
-        values: ``(..., K, 3)`` counts, already summed over images; a leading axis for resamples is kept.
-        classes: name of each class, the background first.
-
-    Returns:
-        ``aAcc``, ``mIoU``, ``mAcc``, ``fg_mIoU``, ``fg_mAcc``, ``fg_mF1`` and per class ``IoU.c``, ``Acc.c``,
-        ``Precision.c``, ``F1.c``; arrays of the leading shape. NaN where nothing was counted, and NaN does not
-        count in the means.
+    They are ``aAcc``, ``mIoU``, ``mAcc``, ``fg_mIoU``, ``fg_mAcc``, ``fg_mF1`` and per class ``IoU.c``, ``Acc.c``,
+    ``Precision.c``, ``F1.c``. NaN where nothing was counted, and NaN does not count in the means.
     """
-    hit, predicted, labelled = (values[..., k].astype(np.float64) for k in (INTERSECTION, PREDICTED, LABELLED))
+    hit, predicted, labelled = np.moveaxis(values.astype(np.float64), -1, 0)
     with np.errstate(invalid='ignore', divide='ignore'):
         columns = {
             'IoU': 100 * hit / (predicted + labelled - hit),

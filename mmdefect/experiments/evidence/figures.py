@@ -15,8 +15,7 @@ from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 
-from mmdefect.experiments.evidence.results import Results, in_words
-from mmdefect.experiments.evidence.run_folder import RunFolder
+from mmdefect.experiments.evidence.run_folder import Results, RunFolder, in_words
 from mmdefect.experiments.statistics import Interval
 
 #: Told apart also by most colour-blind readers, on white and on black.
@@ -41,7 +40,8 @@ _STYLE = {
 }
 #: A loss curve has a point every few iterations; more than this many make the page heavy and no clearer.
 _MOST_POINTS = 160
-Curve = Sequence[tuple[float, float]]
+Points = Mapping[str, tuple[float, float]]
+Curves = Mapping[str, Sequence[tuple[float, float]]]
 
 
 def class_figures(results: Results) -> Iterator[tuple[str, Figure]]:
@@ -58,10 +58,7 @@ def class_figures(results: Results) -> Iterator[tuple[str, Figure]]:
         yield 'classes', bar_figure(bars, 'Per class, with 95 % intervals')
         return
     for kind, word in (('IoU', 'IoU'), ('Acc', 'Recall'), ('Precision', 'Precision')):
-        bars = {
-            run.name: {name: results.intervals[run.name][f'{kind}.{name}'] for name in run.classes[1:]}
-            for run in counted
-        }
+        bars = {run.name: {c: results.interval(run, f'{kind}.{c}') for c in run.classes[1:]} for run in counted}
         yield f'classes_{kind.lower()}', bar_figure(bars, f'{word} per class, with 95 % intervals')
 
 
@@ -70,7 +67,7 @@ def learning_figures(results: Results) -> Iterator[tuple[str, Figure]]:
     runs = results.runs
     losses = {run.name: _thin(run.training['loss']) for run in runs if run.training.get('loss')}
     if losses:
-        yield 'loss', line_figure(losses, 'Training loss (running mean)', 'iteration', log_y=True)
+        yield 'loss', line_figure(losses, 'Training loss (running mean)', 'iteration', scale='log')
     for key in validation_keys(runs):
         curves = {run.name: run.validation[key] for run in runs if key in run.validation}
         best = {run.name: run.best for run in runs}
@@ -108,7 +105,10 @@ def ranking_figures(results: Results) -> Iterator[tuple[str, Figure]]:
             found = {run: table[name] for run, table in tables.items() if {x, y} <= table.get(name, {}).keys()}
             curves = {run: list(zip(points[x], points[y], strict=True)) for run, points in found.items()}
             if curves:
-                yield f'{kind}_{name}', line_figure(curves, f'{title}, {name}', x, y, unit_square=kind == 'pr')
+                yield (
+                    f'{kind}_{name}',
+                    line_figure(curves, f'{title}, {name}', x, y, scale='unit' if kind == 'pr' else 'linear'),
+                )
 
 
 def _thin(points: list[tuple[int, float]]) -> list[tuple[float, float]]:
@@ -119,24 +119,12 @@ def _thin(points: list[tuple[int, float]]) -> list[tuple[float, float]]:
 
 
 def line_figure(
-    curves: Mapping[str, Curve],
-    title: str,
-    x_label: str,
-    y_label: str = '',
-    log_y: bool = False,
-    marks: Mapping[str, tuple[float, float]] | None = None,
-    unit_square: bool = False,
+    curves: Curves, title: str, x_label: str, y_label: str = '', marks: Points | None = None, scale: str = 'linear'
 ) -> Figure:
-    """Draw named curves.
+    """Draw named curves ``{name: [(x, y), ...]}``; values that are no number are left out.
 
-    Args:
-        curves: ``{name: [(x, y), ...]}``; values that are no number are left out.
-        title: above the axes.
-        x_label: below.
-        y_label: to the left.
-        log_y: logarithmic values, if they span enough.
-        marks: ``{name: (x, y)}`` points on a curve, such as the chosen checkpoint.
-        unit_square: both axes from 0 to 1.
+    ``marks`` are points on a curve, such as the chosen checkpoint. The scale is ``linear``, ``log`` (of the values, if
+    they span enough), or ``unit`` for both axes from 0 to 1.
     """
     with plt.rc_context(_STYLE):
         figure, axes = plt.subplots(figsize=(4.3, 2.9), layout='constrained')
@@ -152,9 +140,9 @@ def line_figure(
                 axes.plot(*marks[name], 'o', color=colour, markersize=7, markerfacecolor='none', markeredgewidth=1.6)
         figure.suptitle(title, x=0.01, ha='left')  # above the axes, long names to their left would push it out
         axes.set(xlabel=x_label, ylabel=y_label)
-        if log_y and min(values, default=0) > 0 and max(values) > 8 * min(values):
+        if scale == 'log' and min(values, default=0) > 0 and max(values) > 8 * min(values):
             axes.set_yscale('log')
-        if unit_square:
+        if scale == 'unit':
             axes.set(xlim=(0, 1), ylim=(0, 1.02))
         else:
             axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
@@ -164,13 +152,7 @@ def line_figure(
 
 
 def bar_figure(bars: Mapping[str, Mapping[str, Interval]], title: str, x_label: str = '%') -> Figure:
-    """Draw horizontal bars with intervals, grouped.
-
-    Args:
-        bars: ``{group: {row: interval}}``; rows of one name have one colour in all groups.
-        title: above the axes.
-        x_label: below.
-    """
+    """Draw horizontal bars with intervals, ``{group: {row: interval}}``; a row has one colour in all groups."""
     rows = list(dict.fromkeys(row for group in bars.values() for row in group))
     total = sum(len(group) for group in bars.values()) + 0.8 * len(bars)
     with plt.rc_context(_STYLE):

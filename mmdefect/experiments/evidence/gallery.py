@@ -26,21 +26,13 @@ PANEL = 208
 
 @dataclass(frozen=True)
 class Row:
-    """One test image in numbers.
+    """One test image in numbers."""
 
-    Attributes:
-        name: of the image.
-        labelled: defect pixels of the label.
-        predicted: defect pixels of the prediction.
-        hit: defect pixels of the right class.
-        iou: foreground IoU over all defect classes in percent; NaN where neither has a defect.
-    """
-
-    name: str
-    labelled: int
-    predicted: int
-    hit: int
-    iou: float
+    name: str  # of the image
+    labelled: int  # defect pixels of the label
+    predicted: int  # defect pixels of the prediction
+    hit: int  # defect pixels of the right class
+    iou: float  # foreground IoU over all defect classes in percent; NaN where neither has a defect
 
     @property
     def missed(self) -> int:
@@ -101,11 +93,7 @@ def make_cards(run: RunFolder, each: int) -> list[Card]:
 
 
 def read_rgb(path: Path, size_hw: tuple[int, int]) -> ndarray:
-    """Read an image as ``(H, W, 3)`` uint8 RGB, in the size of its label.
-
-    Raises:
-        ValueError: if it cannot be read.
-    """
+    """Read an image as ``(H, W, 3)`` uint8 RGB, in the size of its label."""
     image = cv2.imread(str(path), cv2.IMREAD_COLOR)
     if image is None:
         raise ValueError(f'{path} must be an image, but cannot be read.')

@@ -43,16 +43,10 @@ class Compared:
 def find_pairs(first: Path, seconds: Sequence[Path]) -> tuple[list[tuple[str, Path, Path]], list[str]]:
     """Pair label maps by relative name without suffix.
 
-    Args:
-        first: folder of label maps.
-        seconds: folders of the other ones, such as the predictions of every fold; an image may be in one of them only.
+    An image may be in one of ``seconds`` only, which are the predictions of every fold, for example.
 
     Returns:
         ``(name, first file, second file)`` of each pair, and the names that only the first folder has.
-
-    Raises:
-        FileNotFoundError: if a folder is missing, or nothing can be paired.
-        ValueError: if two of ``seconds`` hold the same image.
     """
     for folder in (first, *seconds):
         if not folder.is_dir():
@@ -79,11 +73,8 @@ def find_pairs(first: Path, seconds: Sequence[Path]) -> tuple[list[tuple[str, Pa
 def compare_folders(first: Path, seconds: Sequence[Path], tolerance: float, binary: bool = False) -> list[Compared]:
     """Compare all pairs, the most suspicious first.
 
-    Args:
-        first: folder of label maps.
-        seconds: see :func:`find_pairs`.
-        tolerance: distance in pixels within which another map confirms a defect pixel.
-        binary: read masks of 0 and 255 as class 0 and 1 (255 means "ignore" in label maps).
+    A defect pixel is confirmed by one of the other map within ``tolerance`` pixels. ``binary`` reads masks of 0 and 255
+    as class 0 and 1 (255 means "ignore" in label maps).
     """
     results = []
     for name, path_1, path_2 in find_pairs(first, seconds)[0]:
@@ -122,11 +113,7 @@ def summary(results: Sequence[Compared], tolerance: float) -> str:
 def review_page(results: Sequence[Compared], images: Path | None, binary: bool, count: int) -> ndarray:
     """Return the most suspicious images, ``(H, W, 3)`` uint8 RGB: the place, enlarged, and both maps in it.
 
-    Args:
-        results: of :func:`compare_folders`.
-        images: folder of the images; without it the maps are drawn on grey.
-        binary: see :func:`compare_folders`.
-        count: images to draw.
+    Without a folder of ``images`` the maps are drawn on grey.
     """
     found = find_images(images) if images is not None else {}
     rows, captions = [], []

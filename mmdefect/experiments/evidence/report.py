@@ -10,32 +10,24 @@ from matplotlib.figure import Figure
 
 from mmdefect.experiments.evidence import figures
 from mmdefect.experiments.evidence.gallery import KINDS, Card, image_rows, make_cards
-from mmdefect.experiments.evidence.results import MEANS, Results, in_words, make_results
-from mmdefect.experiments.evidence.run_folder import RunFolder, SearchPlaces, find_runs, load_run
+from mmdefect.experiments.evidence.run_folder import (
+    MEANS,
+    Results,
+    RunFolder,
+    SearchPlaces,
+    find_runs,
+    in_words,
+    load_run,
+    make_results,
+)
 from mmdefect.experiments.states import read_title
 from mmdefect.experiments.tables import markdown_table
 from mmdefect.files import write_text
 from mmdefect.visualization.pages import number, render_page
 
-SECTIONS = {
-    'results': 'Results',
-    'classes': 'Classes',
-    'curves': 'Learning curves',
-    'ranking': 'PR and PRO curves',
-    'confusion': 'Confusion',
-    'gallery': 'Gallery',
-    'images': 'All images',
-    'setup': 'Config and environment',
-}
-
 
 def write_report(
-    folder: Path,
-    page: Path,
-    places: SearchPlaces,
-    title: str | None = None,
-    gallery: int | None = None,
-    markdown: bool = False,
+    folder: Path, page: Path, places: SearchPlaces, title: str = '', gallery: int | None = None, markdown: bool = False
 ) -> list[Path]:
     """Write the page, and the Markdown version with figures if asked; return what was written.
 
@@ -43,7 +35,7 @@ def write_report(
         folder: run, project, or folder of runs.
         page: HTML file.
         places: where the test set may be.
-        title: headline.
+        title: headline; by default the name of the folder.
         gallery: images of each kind; 8 for one run, 5 for several by default.
         markdown: also write ``<page>.md`` and ``figures/``.
     """
@@ -77,28 +69,22 @@ def run_names(found: list[Path], folder: Path) -> list[str]:
 def _page(title: str, results: Results, galleries: Mapping[str, Sequence[Card]]) -> str:
     runs, best = results.runs, results.best()
     tiles = ['fg_mIoU', 'fg_mAcc', *(f'IoU.{name}' for name in (best.classes[1:] if best else ()))]
-    class_figures = _svgs(figures.class_figures(results))
-    confusions = [(run, _confusion_rows(run)) for run in runs if run.confusion is not None]
-    images = [(run, image_rows(run.counts)) for run in runs if run.counts is not None]
-    empty = {'classes': not class_figures, 'confusion': not confusions, 'images': not images}
     return render_page(
         'report',
         title=title,
         lead=_lead(results),
-        footer='Values are percent.',
-        sections=[(key, name) for key, name in SECTIONS.items() if not empty.get(key)],
         results=results,
         runs=runs,
         best=best,
         tiles=[(key, in_words(key)) for key in tiles[:4]],
         columns=[(key, in_words(key)) for key in results.columns()],
-        class_figures=class_figures,
+        class_figures=_svgs(figures.class_figures(results)),
         learning_figures=_svgs(figures.learning_figures(results)),
         ranking_figures=_svgs(figures.ranking_figures(results)),
-        confusions=confusions,
+        confusions=[(run, _confusion_rows(run)) for run in runs if run.confusion is not None],
         galleries={name: cards for name, cards in galleries.items() if cards},
         kinds=('', *KINDS),
-        images=images,
+        images=[(run, image_rows(run.counts)) for run in runs if run.counts is not None],
     )
 
 

@@ -1,29 +1,28 @@
-"""What the folder of a run holds: metrics, curves, counts, config, environment. Absent parts stay empty."""
+"""What the folder of a run holds (absent parts stay empty), and the results of several runs with intervals."""
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from numpy import ndarray
 
-from mmdefect.experiments.evidence.counts import Counts, Truth, count_predictions, paired_folders
-from mmdefect.experiments.logs import (
-    BOOKKEEPING,
-    console_logs,
-    parse_test_log,
-    read_scalars,
-    training_logs,
-    validations,
-)
+from mmdefect.experiments import logs
+from mmdefect.experiments.evidence.counts import LOG_TOLERANCE, Counts, Truth, count_predictions, paired_folders
+from mmdefect.experiments.evidence.counts import metrics as count_metrics
 from mmdefect.experiments.states import STATE_NAME, read_state
+from mmdefect.experiments.statistics import Interval, image_interval
 from mmdefect.files import read_json
 from mmdefect.visualization.overlay import default_palette
 
 Curves = dict[str, list[tuple[int, float]]]
+MEANS = ('fg_mIoU', 'fg_mAcc', 'fg_mF1')
+WITH_BACKGROUND = ('mIoU', 'mAcc', 'aAcc')
+_WORDS = {'fg_mIoU': 'fg mIoU', 'fg_mAcc': 'fg recall', 'fg_mF1': 'fg F1', 'Acc': 'recall', 'Precision': 'precision'}
 _PREDICTION_FOLDERS = ('test', 'pred', 'predictions')
 _TEST_LOGS = ('test/test_log.txt', 'test_log.txt')
 _ENVIRONMENT = re.compile(
@@ -34,28 +33,17 @@ _ENVIRONMENT = re.compile(
 
 @dataclass(frozen=True)
 class SearchPlaces:
-    """Where images and labels of the test set may be.
+    """Where images and labels of the test set may be."""
 
-    Attributes:
-        data_root: folder of the data set.
-        images: folder of the test images, instead of a config.
-        labels: folder of their label maps, paired by file name.
-        classes: class names, the background first; by default those of the config or of the test log.
-        from_config: gives the test set of a config file.
-    """
-
-    data_root: Path | None = None
-    images: Path | None = None
-    labels: Path | None = None
+    data_root: Path | None = None  # folder of the data set
+    images: Path | None = None  # folder of the test images, instead of a config
+    labels: Path | None = None  # folder of their label maps, paired by file name
+    #: class names, the background first; by default those of the config or of the test log
     classes: tuple[str, ...] = ()
-    from_config: Callable[[Path], Truth] | None = None
+    from_config: Callable[[Path], Truth] | None = None  # gives the test set of a config file
 
     def find(self, config: Path | None, classes: tuple[str, ...]) -> Truth | None:
-        """Return the test set of a run from its config and the class names of its log; ``None`` if nothing leads there.
-
-        Raises:
-            ValueError: if folders are given, but no class names are known.
-        """
+        """Return the test set of a run from its config and the class names of its log; ``None`` if there is none."""
         images, labels = self.images, self.labels
         if images is None and config is not None and self.from_config is not None:
             return self.from_config(config)
@@ -65,56 +53,34 @@ class SearchPlaces:
             return None
         names = self.classes or classes
         if not names:
-            raise ValueError(
-                f'the class names must be known to read {labels}, but neither a config nor a test log has them; '
-                'give --classes, the background first.'
-            )
+            words = 'neither a config nor a test log has them; give --classes, the background first'
+            raise ValueError(f'the class names must be known to read {labels}, but {words}.')
         return paired_folders(images, labels, names, default_palette(len(names)))
 
 
 @dataclass(frozen=True)
 class RunFolder:
-    """One run.
+    """One run."""
 
-    Attributes:
-        name: for titles.
-        classes: class names, the background first; empty if unknown.
-        test: metrics of the test log, in percent.
-        training: ``{key: [(iteration, value), ...]}`` of losses and learning rate.
-        validation: ``{key: [(iteration, value), ...]}``.
-        best: iteration of the tested checkpoint, if known.
-        truth: the test set, if it was found.
-        counts: counts of each test image; ``None`` without predictions or labels.
-        confusion: ``(K, K)``, row = label, column = prediction.
-        predictions: folder of the predicted label maps.
-        curves: content of ``test/curves.json``; empty if the test recorded no score histograms.
-        config: text of the config.
-        environment: what the training log says about versions and hardware.
-        notes: what is missing or odd, one sentence each.
-    """
-
-    name: str
-    classes: tuple[str, ...] = ()
-    test: dict[str, float | None] = field(default_factory=dict)
-    training: Curves = field(default_factory=dict)
-    validation: Curves = field(default_factory=dict)
-    best: int | None = None
-    truth: Truth | None = None
-    counts: Counts | None = None
-    confusion: ndarray | None = None
-    predictions: Path | None = None
+    name: str  # for titles
+    classes: tuple[str, ...] = ()  # class names, the background first; empty if unknown
+    test: dict[str, float | None] = field(default_factory=dict)  # metrics of the test log, in percent
+    training: Curves = field(default_factory=dict)  # `{key: [(iteration, value), ...]}` of losses and learning rate
+    validation: Curves = field(default_factory=dict)  # `{key: [(iteration, value), ...]}`
+    best: int | None = None  # iteration of the tested checkpoint, if known
+    truth: Truth | None = None  # the test set, if it was found
+    counts: Counts | None = None  # counts of each test image; `None` without predictions or labels
+    confusion: ndarray | None = None  # `(K, K)`, row = label, column = prediction
+    predictions: Path | None = None  # folder of the predicted label maps
+    #: content of `test/curves.json`; empty if the test recorded no score histograms
     curves: dict[str, Any] = field(default_factory=dict)
-    config: str = ''
-    environment: dict[str, str] = field(default_factory=dict)
-    notes: tuple[str, ...] = ()
+    config: str = ''  # text of the config
+    environment: dict[str, str] = field(default_factory=dict)  # what the training log says about versions and hardware
+    notes: tuple[str, ...] = ()  # what is missing or odd, one sentence each
 
 
 def find_runs(folder: Path) -> list[Path]:
-    """Return the run folders in a folder, which may be one itself: those with a state, a test log or predictions.
-
-    Raises:
-        FileNotFoundError: if there is none.
-    """
+    """Return the run folders in a folder, which may be one itself: those with a state, a test log or predictions."""
     if not folder.is_dir():
         raise FileNotFoundError(f'{folder} must be the folder of a run or of several, but there is no such folder.')
     if _is_run(folder):
@@ -141,10 +107,10 @@ def load_run(folder: Path, name: str, places: SearchPlaces) -> RunFolder:
         notes.append('no predictions: test with --out to get counts, intervals and the gallery.')
     else:
         truth = places.find(config, classes)
-        if truth is None:
-            notes.append('the test set was not found: give --data-root to get counts, intervals and the gallery.')
-        else:
+        if truth is not None:
             (counts, confusion), classes = count_predictions(predictions, truth), truth.classes
+        else:
+            notes.append('the test set was not found: give --data-root to get counts, intervals and the gallery.')
     state = read_state(folder)
     curves = folder / 'test' / 'curves.json'
     return RunFolder(
@@ -176,7 +142,7 @@ def _read_test(folder: Path, notes: list[str]) -> tuple[dict[str, float | None],
         notes.append('no test log.')
         return {}, ()
     try:
-        log = parse_test_log((folder / name).read_text(encoding='utf-8', errors='replace'))
+        log = logs.parse_test_log((folder / name).read_text(encoding='utf-8', errors='replace'))
     except ValueError as err:
         notes.append(f'{name}: {err}')
         return {}, ()
@@ -185,25 +151,101 @@ def _read_test(folder: Path, notes: list[str]) -> tuple[dict[str, float | None],
 
 def _read_curves(folder: Path, notes: list[str]) -> tuple[Curves, Curves]:
     alone = folder / 'scalars.json'
-    logs = training_logs(folder / 'train') or training_logs(folder) or ([alone] if alone.is_file() else [])
-    if not logs:
+    paths = logs.training_logs(folder / 'train') or logs.training_logs(folder) or ([alone] if alone.is_file() else [])
+    if not paths:
         notes.append('no scalar log: no learning curves.')
         return {}, {}
-    contents = [read_scalars(path, notes.append) for path in logs]
+    contents = [logs.read_scalars(path, notes.append) for path in paths]
     training: dict[str, dict[int, float]] = {}
     for record in (record for records in contents for record in records if 'lr' in record or 'iter' in record):
         for key, value in record.items():
-            if key not in BOOKKEEPING and isinstance(value, (int, float)):
+            if key not in logs.BOOKKEEPING and isinstance(value, (int, float)):
                 training.setdefault(key, {})[record['step']] = float(value)
     validation: Curves = {}
-    for step, metrics in validations(contents).items():
-        for key, value in metrics.items():
+    for step, found in logs.validations(contents).items():
+        for key, value in found.items():
             if isinstance(value, (int, float)):
                 validation.setdefault(key, []).append((step, float(value)))
     return {key: sorted(values.items()) for key, values in training.items()}, validation
 
 
 def _environment(train_dir: Path) -> dict[str, str]:
-    logs = console_logs(train_dir) + sorted(train_dir.glob('*/*.log'))
-    text = logs[-1].read_text(encoding='utf-8', errors='replace')[:60000] if logs else ''
+    paths = logs.console_logs(train_dir) + sorted(train_dir.glob('*/*.log'))
+    text = paths[-1].read_text(encoding='utf-8', errors='replace')[:60000] if paths else ''
     return {key: value.strip() for key, value in _ENVIRONMENT.findall(text)}
+
+
+def in_words(key: str) -> str:
+    """Return a metric in words: ``Acc.broken`` is the recall of broken."""
+    kind, dot, name = key.partition('.')
+    return f'{name} {_WORDS.get(kind, kind)}' if dot else _WORDS.get(key, key)
+
+
+@dataclass(frozen=True)
+class Results:
+    """Numbers of all runs."""
+
+    runs: tuple[RunFolder, ...]  # in the order of the page
+    intervals: dict[str, dict[str, Interval]]  # `{run: {metric: interval}}` of the runs with counts
+    notes: tuple[str, ...]  # what a reader must know, one sentence each
+
+    def best(self) -> RunFolder | None:
+        """Return the run with the best foreground mIoU; ``None`` if no run has one."""
+        values = [(self.value(run, 'fg_mIoU'), run) for run in self.runs]
+        known = [(value, run) for value, run in values if value is not None and math.isfinite(value)]
+        return max(known, key=lambda pair: pair[0])[1] if known else None
+
+    def interval(self, run: RunFolder, metric: str) -> Interval | None:
+        """Return the interval of a metric, if the run has counts."""
+        return self.intervals.get(run.name, {}).get(metric)
+
+    def value(self, run: RunFolder, metric: str) -> float | None:
+        """Return a metric from the counts, or else from the log."""
+        interval = self.interval(run, metric)
+        return interval.value if interval is not None else run.test.get(metric)
+
+    def defect_classes(self) -> list[str]:
+        """Return the names of the defect classes of all runs."""
+        return list(dict.fromkeys(name for run in self.runs for name in run.classes[1:]))
+
+    def columns(self) -> list[str]:
+        """Return the columns of the table: those that some run has; further metrics of the logs come last."""
+        kinds = ('IoU', 'Acc', 'Precision')
+        columns = [*MEANS, *(f'{kind}.{c}' for c in self.defect_classes() for kind in kinds), *WITH_BACKGROUND]
+        present = [key for key in columns if any(self.value(run, key) is not None for run in self.runs)]
+        logged = dict.fromkeys(key for run in self.runs for key, value in run.test.items() if value is not None)
+        background = {f'{kind}.{run.classes[0]}' for run in self.runs if run.classes for kind in (*kinds, 'F1')}
+        return present + [key for key in logged if key not in present and key not in background]
+
+    def is_of_defects(self, metric: str) -> bool:
+        """Tell whether a metric leaves the background out."""
+        kind, _, name = metric.partition('.')
+        return metric in MEANS or (kind in ('IoU', 'Acc', 'Precision', 'F1') and name in self.defect_classes())
+
+
+def make_results(runs: Sequence[RunFolder], resamples: int = 1000) -> Results:
+    """Compute the metrics of all runs and check them against their logs."""
+    intervals, notes = {}, []
+    for run in runs:
+        if run.counts is None:
+            continue
+        values, classes = run.counts.values, run.counts.classes
+        table = intervals[run.name] = {}
+        for key in count_metrics(values.sum(0), classes):
+            table[key] = image_interval(
+                values, lambda n, key=key, classes=classes: count_metrics(n, classes)[key], resamples
+            )
+        logged = {key: run.test[key] for key in table if run.test.get(key) is not None and math.isfinite(run.test[key])}
+        off = [key for key, value in logged.items() if not abs(value - table[key].value) <= LOG_TOLERANCE]
+        if off:
+            notes.append(
+                f'{run.name}: the predictions do not give the logged metrics ({off[0]}: {logged[off[0]]:.2f} in the '
+                f'log, {table[off[0]].value:.2f} counted); they belong to different tests or labels.'
+            )
+        undefined = [c for c in classes[1:] if not math.isfinite(table[f'IoU.{c}'].value)]
+        if undefined:
+            notes.append(
+                f'{run.name}: no pixel of {", ".join(undefined)} is labelled or predicted; its IoU is undefined and '
+                'left out of the means.'
+            )
+    return Results(tuple(runs), intervals, tuple(notes))
