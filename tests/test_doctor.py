@@ -1,4 +1,4 @@
-"""The doctor works where nothing else does, and names the command that mends what it recognises."""
+"""The doctor works where nothing else does, and names the command that fixes what it recognises."""
 
 from __future__ import annotations
 
@@ -12,10 +12,8 @@ import pytest
 
 from mmdefect.__main__ import main
 from mmdefect.doctor import render
-from mmdefect.doctor.examine import Examination, Package, Part
-from mmdefect.doctor.pins import CORE, ONEDL, parse_pins, read_pins
-from mmdefect.doctor.probes import Outcome, probe
-from mmdefect.doctor.rules import Finding, check_device, explain
+from mmdefect.doctor.examine import Examination, Package, Part, probe
+from mmdefect.doctor.packages import CORE, ONEDL, Finding, check_device, explain, last_line, parse_pins, read_pins
 
 ROOT = Path(__file__).resolve().parents[1]
 COMPLETE = {
@@ -63,10 +61,8 @@ def pretend_installed(site: Path, versions: dict[str, str], requires: dict[str, 
 
 
 def findings(python: Path) -> list[tuple[str, str, str]]:
-    code = (
-        'from mmdefect.doctor.rules import check_metadata\nprint([(f.level, f.what, f.mend) for f in check_metadata()])'
-    )
-    done = run(python, '-c', code)
+    code = 'from mmdefect.doctor.packages import check_metadata\n'
+    done = run(python, '-c', f'{code}print([(f.level, f.what, f.fix) for f in check_metadata()])')
     assert done.returncode == 0, done.stderr
     return eval(done.stdout)  # a list of tuples of strings that our own code printed
 
@@ -76,7 +72,7 @@ def test_bare_interpreter(bare):
     assert done.returncode == 1
     assert 'Traceback' not in done.stderr
     assert 'core (one training step)  BROKEN' in done.stdout
-    command = next(line for line in done.stdout.splitlines() if 'mend:' in line)
+    command = next(line for line in done.stdout.splitlines() if 'fix:' in line)
     for name, version in read_pins().items():
         if name in (*CORE, *ONEDL):
             assert f'{name}=={version}' in command
@@ -93,7 +89,7 @@ def test_complete_upstream_environment_has_no_findings(bare):
 
 
 @pytest.mark.parametrize(
-    'change, level, what, mend',
+    'change, level, what, fix',
     [
         (
             {'mmengine': '0.10.7'},
@@ -114,16 +110,16 @@ def test_complete_upstream_environment_has_no_findings(bare):
         ),
     ],
 )
-def test_onedl_environment_with_one_fault(bare, change, level, what, mend):
+def test_onedl_environment_with_one_fault(bare, change, level, what, fix):
     versions = {k: v for k, v in {**COMPLETE, **change}.items() if v is not None}
     pretend_installed(bare[1], versions, {'torchvision': 'torch==2.12.1'})
     found = findings(bare[0])
     assert len(found) == 1, found
-    assert found[0][0] == level and what in found[0][1] and mend in found[0][2], found
+    assert found[0][0] == level and what in found[0][1] and fix in found[0][2], found
 
 
 @pytest.mark.parametrize(
-    'change, level, what, mend',
+    'change, level, what, fix',
     [
         (
             {'mmcv-lite': '2.2.0'},
@@ -136,15 +132,15 @@ def test_onedl_environment_with_one_fault(bare, change, level, what, mend):
         ({'mmsegmentation': None}, 'error', 'not installed: mmsegmentation', 'install mmsegmentation==1.2.2'),
     ],
 )
-def test_upstream_environment_with_one_fault(bare, change, level, what, mend):
+def test_upstream_environment_with_one_fault(bare, change, level, what, fix):
     pretend_installed(bare[1], {k: v for k, v in {**UPSTREAM, **change}.items() if v is not None})
     found = findings(bare[0])
     assert len(found) == 1, found
-    assert found[0][0] == level and what in found[0][1] and mend in found[0][2], found
+    assert found[0][0] == level and what in found[0][1] and fix in found[0][2], found
 
 
 @pytest.mark.parametrize(
-    'name, error, what, mend',
+    'name, error, what, fix',
     [
         ('torchvision', 'RuntimeError: operator torchvision::nms does not exist', 'different builds', PAIR),
         ('torchvision', 'OSError: torchvision/_C.so: undefined symbol: _ZN3c106detail', 'different builds', PAIR),
@@ -173,16 +169,16 @@ def test_upstream_environment_with_one_fault(bare, change, level, what, mend):
         ('scipy', 'Traceback ...\nOSError: something new', 'OSError: something new', 'scipy==1.'),
     ],
 )
-def test_error_texts_are_recognised(name, error, what, mend):
-    finding = explain(name, Outcome(False, error=error))
-    assert finding.level == 'error' and what in finding.what and mend in finding.mend, finding
+def test_error_texts_are_recognised(name, error, what, fix):
+    finding = explain(name, error)
+    assert finding.level == 'error' and what in finding.what and fix in finding.fix, finding
 
 
 def test_gpu_that_torch_cannot_use(monkeypatch):
     monkeypatch.setattr('shutil.which', lambda name: '/usr/bin/nvidia-smi')
     assert check_device(dict(built_for='13.0', gpus=['a GPU'])) == []
     assert 'CPU build' in check_device(dict(built_for='CPU', gpus=[]))[0].what
-    assert 'driver' in check_device(dict(built_for='13.0', gpus=[], error='too old'))[0].mend
+    assert 'driver' in check_device(dict(built_for='13.0', gpus=[], error='too old'))[0].fix
     monkeypatch.setattr('shutil.which', lambda name: None)
     assert check_device(dict(built_for='CPU', gpus=[])) == []
 
@@ -195,7 +191,7 @@ def test_pins_follow_the_python_version():
 
 def test_probe_reports_a_crash_as_a_failure():
     crashed = probe('import os; os.kill(os.getpid(), 9)')
-    assert (crashed.ok, crashed.last_line) == (False, 'killed by signal 9')
+    assert (crashed.ok, last_line(crashed.error)) == (False, 'killed by signal 9')
 
 
 @pytest.mark.parametrize('core, level, code', [(True, 'warning', 0), (False, 'warning', 1), (True, 'error', 1)])
@@ -204,12 +200,12 @@ def test_exit_code(core, level, code):
         [('mmdefect', '1')],
         [Package('torch', '2', '2')],
         [Part('serve', 'absent', 'pip install it')],
-        [Finding(level, 'a fault', 'pip install a mend')],
+        [Finding(level, 'a fault', 'pip install a fix')],
         core,
     )
     assert found.exit_code == code
     text = render(found)
-    assert f'{level}: a fault\n  mend: pip install a mend' in text
+    assert f'{level}: a fault\n  fix: pip install a fix' in text
     assert ('mmdefect can run here.' in text) == (code == 0)
 
 

@@ -16,7 +16,7 @@ import cv2
 import pytest
 from packaging.requirements import Requirement
 
-from mmdefect.doctor.pins import OPENCV, installed_version
+from mmdefect.doctor.packages import OPENCV, installed_version
 from tests.deployment.server.stand_in_server import ServerProcess
 from tests.helpers.deployment import make_images, write_checkpoint
 from tests.test_setup import sources, wheel  # noqa: F401  (fixtures)

@@ -18,7 +18,7 @@ import pytest
 import yaml
 from packaging.requirements import Requirement
 
-from mmdefect.doctor.pins import BASE, ONEDL, PARTS, TRAIN, parse_pins
+from mmdefect.doctor.packages import BASE, ONEDL, PARTS, TRAIN, parse_pins
 from mmdefect.extras import MODULES
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -204,7 +204,7 @@ def test_installed_wheel_resolves_bases_and_pins(wheel, tmp_path):
     (tmp_path / 'leaf.py').write_text("_base_ = ['mmdefect::fast_scnn/fast-scnn_baseline_demo.py']\n")
     code = (
         'import mmdefect.registration; from mmdefect.apis import load_config\n'
-        'from mmdefect import compat; from mmdefect.doctor.pins import read_pins\n'
+        'from mmdefect import compat; from mmdefect.doctor.packages import read_pins\n'
         'print(compat.config_root("mmdefect"), load_config("leaf.py").model.backbone.type, read_pins()["torch"])'
     )
     printed = run(sys.executable, '-c', code, cwd=tmp_path, PYTHONPATH=str(tmp_path / 'site')).split('\n')[-2]
