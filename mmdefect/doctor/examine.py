@@ -61,7 +61,7 @@ _DIAGNOSIS = {
 }
 _OPTIONAL = {
     'pretrain': 'import sklearn.manifold; from mmdefect import compat; compat.apply(); import mmpretrain.models',
-    'generation': 'import accelerate, safetensors; from diffusers import UNet2DConditionModel; '
+    'generation': 'import accelerate, kornia, safetensors; from diffusers import UNet2DConditionModel; '
     'from transformers import CLIPTextModel',
     'runtime': 'import onnxruntime; onnxruntime.get_available_providers()',
     'export': 'import onnx, onnxscript, onnxruntime, torch.onnx',
