@@ -4,12 +4,14 @@
 #   bash bash/run_main.sh                                                 asks for what it needs
 #   PROJECT_NAME=x GPU_COUNT=0 bash bash/run_main.sh cfgA cfgB            asks nothing; 0 = CPU, n = torchrun
 #   ... bash/run_main.sh fast_scnn/fast-scnn_baseline_2k_wta-256 -- data_root=/data/wta train_cfg.max_iters=200
+#   ... bash/run_main.sh cfgA cfgA+paste_poisson cfgA+paste_poisson+focal  the same model with and without recipes
 #   ... ENGINE=ray SLOTS=4 THREADS=1 bash bash/run_main.sh ...            side by side: local, ray or slurm
 #
 # Variables (all optional but the first two, which are asked for on a terminal):
 #   PROJECT_NAME       folder of this batch below WORK_DIR; the same name goes on with a stopped batch
 #   GPU_COUNT          0 = CPU, 1, or n processes
 #   TEST_CANDI         models to train when none are given as arguments: the list below, or a text, one a line
+#   WITH               recipes laid over all models, such as "paste_poisson focal" (tools/list_configs.py lists them)
 #   MODEL_CONFIG_PATH  where configs lie (configs)       WORK_DIR  where results go (work_dirs)
 #   FIND_BEST_DIR      folder of find_best.py (bash)     PYTHON    interpreter
 #   ENGINE             local (default), ray, slurm: where jobs run       SLOTS, THREADS, GPUS  see run_batch.py --help
@@ -21,7 +23,7 @@ here=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 if [ -z "${TEST_CANDI+set}" ]; then
   TEST_CANDI=(
     # fast_scnn/fast-scnn_baseline_2k_wta-256
-    # bisenetv2/bisenetv2_baseline_2k_wta-256
+    # bisenetv2/bisenetv2_baseline_40k_wta-256+schedule_2k
   )
 fi
 
@@ -52,6 +54,8 @@ options=(--project "$PROJECT_NAME" --gpu-count "$GPU_COUNT" --candidates "$(prin
   --find-best "${FIND_BEST_DIR:-$here/bash}/find_best.py" --metric "${METRIC:-score}" --tie "${TIE:-last}"
   --smooth "${SMOOTH:-1}")
 options+=(--engine "${ENGINE:-local}" --threads "${THREADS:-0}" --gpus "${GPUS:-}")
+# shellcheck disable=SC2206  (a list of words)
+if [ -n "${WITH:-}" ]; then options=(--with $WITH "${options[@]}"); fi
 if [ -n "${SLOTS:-}" ]; then options+=(--slots "$SLOTS"); fi
 case "${EXCLUDE_BACKGROUND:-0}" in 1 | true | yes) options+=(--exclude-background) ;; esac
 exec "$PYTHON" "$here/tools/run_batch.py" "${options[@]}" "$@"

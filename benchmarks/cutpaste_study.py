@@ -25,9 +25,8 @@ import numpy as np
 import torch
 
 from mmdefect.apis import load_config
-from mmdefect.apis.anomaly_choice import _held_out_views
 from mmdefect.apis.anomaly_eval import pixel_metrics, test_images
-from mmdefect.apis.anomaly_fit import detector_of_config, fit_detector, iter_batches
+from mmdefect.apis.anomaly_fit import detector_of_config, fit_detector, held_out_views, iter_batches
 from mmdefect.datasets.good_images import GoodImageDataset
 from mmdefect.functional.density import Moments, fit_gaussian, fit_kernel_density
 from mmdefect.functional.heat_maps import upsample_cells
@@ -176,7 +175,7 @@ def main() -> None:
         for p in ('fit', 'held_out')
     }
     densities = fit(reader, parts, size_hw)
-    images, pasted = _held_out_views(parts['held_out'], size_hw, 'union', 2, 0)
+    images, pasted = held_out_views(parts['held_out'], size_hw, 'union', 2, 0)
     chosen, _ = score(reader, images.split(8), densities, 'fit', False)
     samples = test_images(args.data_root, args.category)
     defective = np.array([not s.is_clean for s in samples])

@@ -23,13 +23,11 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(Path(__file__).resolve().parent), str(ROOT)]
 from common import RESULTS, environment, format_table
 
-from mmdefect.experiments import claims, states
-from mmdefect.experiments.engine import Engine
-from mmdefect.experiments.pool import Slots
-from mmdefect.experiments.progress import read_progress
-from mmdefect.experiments.ray_tasks import RayTasks
-from mmdefect.experiments.run import run_batch
-from mmdefect.experiments.spec import Batch, Tools, find_jobs
+from mmdefect.experiments import process, states
+from mmdefect.experiments.batch import Batch, Tools, find_jobs
+from mmdefect.experiments.engines import Engine, RayTasks, Slots
+from mmdefect.experiments.run_batch import run_batch
+from mmdefect.experiments.status import read_status
 
 RECORD = RESULTS / 'scale.json'
 #: A training tool of one thread: arithmetic in place of a network, and the files of a training.
@@ -89,7 +87,7 @@ def slots(rounds: int, steps: int) -> list[dict[str, object]]:
 
 def ray(rounds: int, steps: int) -> list[dict[str, object]]:
     """The same jobs on two slots and on a Ray of two cores that is up already; and how long Ray takes to come up."""
-    from mmdefect.experiments.ray_cluster import connected
+    from mmdefect.experiments.engines import connected
 
     times: dict[str, list[float]] = {'two slots': [], 'Ray, two cores': []}
     begun = time.perf_counter()
@@ -125,7 +123,7 @@ def planner(jobs: int = 1000) -> list[dict[str, object]]:
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         project = Path(folder)
-        owner = states.process_record(os.getpid())
+        owner = process.process_record(os.getpid())
 
         def timed(what: str, call, count: int) -> None:
             begun = time.perf_counter()
@@ -139,15 +137,20 @@ def planner(jobs: int = 1000) -> list[dict[str, object]]:
             lambda n: states.write_state(place[n], states.JobState(f'a/m{n}')),
             jobs,
         )
-        timed('claim and release a job', lambda n: claims.release(place[n], claims.take(place[n], owner)), jobs)
+        timed(
+            'claim and release a job',
+            lambda n: states.release_claim(place[n], states.take_claim(place[n], owner)),
+            jobs,
+        )
         timed('read a state', lambda n: states.read_state(place[n]), jobs)
-        timed(f'table of {jobs} jobs', lambda n: read_progress(project), 1)
+        timed(f'table of {jobs} jobs', lambda n: read_status(project), 1)
     return rows
 
 
 def synthesis(count: int) -> list[dict[str, object]]:
     """Images of 256 x 256 with pasted defects on disk, with one and two processes, without their start."""
-    from mmdefect.apis.bulk import _make_writer
+    from mmdefect.apis.config import load_config
+    from mmdefect.apis.synthesize import make_writer
     from mmdefect.experiments.bulk import Workers, map_items
     from tests.helpers.data import write_wta
 
@@ -160,7 +163,7 @@ def synthesis(count: int) -> list[dict[str, object]]:
         write_wta(Path(folder) / 'data', dict(train=8, val=2, test=2), size_hw=(256, 256))
         options = {'data_root': f'{folder}/data'}
         for name, workers in (('this process', Workers()), ('two processes', Workers(count=2, threads=1))):
-            make = partial(_make_writer, leaf, options, Path(folder) / name, 0, 'train')
+            make = partial(make_writer, partial(load_config, leaf, options), Path(folder) / name, 0, 'train')
             results = map_items(make, range(count + 16), workers)
             for _ in range(16):  # the workers have started and hold their library
                 next(results)

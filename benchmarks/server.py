@@ -211,7 +211,7 @@ def measure(model: Path, threads: int, images: list[Path], rounds: int, seconds:
 def export_default(folder: Path) -> Path:
     """Export Fast-SCNN of the demo with random weights: a benchmark asks how fast, not how well."""
     sys.path.insert(0, str(ROOT))
-    from mmdefect.apis.export import export
+    from mmdefect.apis.inference import export
     from tests.helpers.deployment import write_checkpoint
 
     out = folder / 'fast-scnn.onnx'

@@ -1,7 +1,7 @@
 """Detect anomalies by how far an image lies from normal ones.
 
-    python tools/anomaly.py fit configs/cutpaste/resnet18-l3_3way_256_mvtec-256.py --data-root data/mvtec_ad --category screw \
-        --checkpoint work_dirs/screw/iter_256.pth --out screw.pth
+    python tools/anomaly.py fit configs/cutpaste/resnet18-l3_3way_256_mvtec-256.py --data-root data/mvtec_ad \
+        --category screw --checkpoint work_dirs/screw/iter_256.pth --out screw.pth
     python tools/anomaly.py eval configs/cutpaste/resnet18-l3_3way_256_mvtec-256.py --data-root data/mvtec_ad \
         --categories all --checkpoint 'work_dirs/{category}/iter_256.pth' --out work_dirs/anomaly
     python tools/anomaly.py predict screw.pth photos/ --out predictions
@@ -12,14 +12,12 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 
+from mmdefect.command_line import add_config_options, one_line_errors
 from mmdefect.extras import stop_without
 
 stop_without('mm')
-
-from mmengine.config import DictAction
 
 
 def parse_args() -> argparse.Namespace:
@@ -66,7 +64,7 @@ def parse_args() -> argparse.Namespace:
         command.add_argument('--threshold', type=float, default=1.0, help='1 is the farthest held-out normal image')
         command.add_argument('--folds', type=int, default=5, help='each held out once for the scale (default: 5)')
         command.add_argument('--seed', type=int, default=0)
-        command.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE')
+        add_config_options(command)
     for name, text in (
         ('predict', 'score, decision and heat map of files or folders'),
         ('localize', 'heat maps and label maps for segmentation training'),
@@ -109,12 +107,13 @@ def fit_arguments(args: argparse.Namespace) -> dict:
         bandwidth=args.bandwidth,
         max_points=args.points,
         cfg_options=args.cfg_options,
+        recipes=args.recipes,
     )
 
 
 def run(args: argparse.Namespace) -> None:
     from mmdefect.apis import anomaly
-    from mmdefect.apis.anomaly_eval import markdown_table
+    from mmdefect.apis.anomaly_eval import table_text
 
     if args.command == 'fit':
         detector = anomaly.fit_anomaly(
@@ -138,7 +137,7 @@ def run(args: argparse.Namespace) -> None:
             not args.no_report,
             **fit_arguments(args),
         )
-        print(markdown_table(rows))
+        print(table_text(rows))
         print(args.out)
     elif args.command == 'predict':
         rows = anomaly.predict_anomaly(args.model, args.inputs, args.out, args.mode, args.precision, args.threshold)
@@ -152,15 +151,10 @@ def run(args: argparse.Namespace) -> None:
         print('\n'.join(anomaly.explain_anomaly(args.model, args.inputs, args.layer, args.out)))
 
 
+@one_line_errors(ValueError, OSError)
 def main() -> int:
     args = parse_args()
-    try:
-        run(args)
-    except (ValueError, OSError) as err:
-        if os.environ.get('MMDEFECT_TRACEBACK'):
-            raise
-        print(f'error: {err}', file=sys.stderr)
-        return 2
+    run(args)
     return 0
 
 

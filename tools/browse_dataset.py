@@ -4,22 +4,23 @@ from __future__ import annotations
 
 import argparse
 import inspect
-import os
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from mmdefect.command_line import add_config_options, one_line_errors
 from mmdefect.extras import stop_without
 
 stop_without('mm')
 
 import cv2
 import numpy as np
-from mmengine.config import Config, DictAction
+from mmengine.config import Config
 from rich.console import Console
 from rich.progress import track
 
-from mmdefect.visualization import draw_boxes, image_grid, legend, overlay_labels
+from mmdefect.visualization.grid import image_grid, legend
+from mmdefect.visualization.overlay import draw_boxes, overlay_labels
 
 SPLITS = ('train', 'val', 'test')
 
@@ -32,9 +33,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--columns', type=int, default=4, help='samples in a row (default: 4)')
     parser.add_argument('--out', type=Path, default=Path('browse.png'), help='image to write (default: browse.png)')
     parser.add_argument('--seed', type=int, default=0, help='seed of the choice of images and of the augmentation')
-    parser.add_argument(
-        '--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE', help='override settings of the config'
-    )
+    add_config_options(parser)
     args = parser.parse_args()
     if args.count < 1 or args.columns < 1:
         parser.error('--count and --columns must be at least 1')
@@ -45,7 +44,7 @@ def build_dataset(cfg: Config, split: str):
     """Return the data set of one loader, with ``instances`` kept by the pipeline's packing step."""
     from mmengine.registry import init_default_scope
 
-    from mmdefect.apis.config import iter_datasets, iter_transforms
+    from mmdefect.apis.compose import iter_datasets, iter_transforms
     from mmdefect.registry import DATASETS, TRANSFORMS
 
     init_default_scope(cfg.get('default_scope', 'mmseg'))  # as the Runner does: data sets build their own transforms
@@ -132,31 +131,26 @@ def make_sheet(
     return image_grid(rows, captions=texts, title=title, footer=legend(classes[1:], palette[1:], width=width))
 
 
+@one_line_errors(ValueError, OSError)
 def main() -> int:
     args = parse_args()
     console = Console(stderr=True)
     from mmdefect.apis import load_config
 
-    try:
-        cfg = load_config(args.config, args.cfg_options)
-        dataset = build_dataset(cfg, args.split)
-        classes, palette = list(dataset.metainfo['classes']), [tuple(c) for c in dataset.metainfo['palette']]
-        samples = track(draw_samples(dataset, args.count, args.seed), 'Loading', args.count, console=console)
-        sheet = make_sheet(
-            (sample_pair(s, classes, palette) for s in samples),
-            classes,
-            palette,
-            args.columns,
-            f'{Path(args.config).stem}   {args.split}, {len(dataset)} images',
-        )
-        args.out.parent.mkdir(parents=True, exist_ok=True)
-        if not cv2.imwrite(str(args.out), sheet[..., ::-1]):
-            raise OSError(f'{args.out} must be an image that can be written; choose another name or folder.')
-    except (ValueError, OSError) as err:
-        if os.environ.get('MMDEFECT_TRACEBACK'):
-            raise
-        print(f'error: {err}', file=sys.stderr)
-        return 2
+    cfg = load_config(args.config, args.cfg_options, args.recipes)
+    dataset = build_dataset(cfg, args.split)
+    classes, palette = list(dataset.metainfo['classes']), [tuple(c) for c in dataset.metainfo['palette']]
+    samples = track(draw_samples(dataset, args.count, args.seed), 'Loading', args.count, console=console)
+    sheet = make_sheet(
+        (sample_pair(s, classes, palette) for s in samples),
+        classes,
+        palette,
+        args.columns,
+        f'{Path(cfg.filename).stem}   {args.split}, {len(dataset)} images',
+    )
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    if not cv2.imwrite(str(args.out), sheet[..., ::-1]):
+        raise OSError(f'{args.out} must be an image that can be written; choose another name or folder.')
     print(args.out)
     return 0
 

@@ -1,4 +1,4 @@
-"""Draw the synthetic defects of a config: background, defect, result, label outline and difference; or a page of sliders.
+"""Draw the synthetic defects of a config: background, defect, result, outline and difference; or a page of sliders.
 
 python tools/browse_synthesis.py configs/fast_scnn/fast-scnn_paste-poisson_demo.py --out sheet.png
 """
@@ -7,18 +7,17 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 from pathlib import Path
 
+from mmdefect.command_line import add_config_options, one_line_errors
 from mmdefect.extras import stop_without
 
 stop_without('mm')
 
 import cv2
-from mmengine.config import DictAction
 
-from mmdefect.visualization import image_grid, legend
+from mmdefect.visualization.grid import image_grid, legend
 from mmdefect.visualization.grid import COLUMNS, defect_row
 
 
@@ -33,67 +32,58 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--seed', type=int, default=0)
     parser.add_argument('--page', type=Path, help='also write a page with one slider for each operation')
     parser.add_argument('--save-instances', type=Path, metavar='JSON', help='also write the records of the defects')
-    parser.add_argument(
-        '--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE', help='override settings of the config'
-    )
+    add_config_options(parser)
     args = parser.parse_args()
     if args.count < 1 or args.side < 32:
         parser.error('--count must be at least 1 and --side at least 32')
     return args
 
 
+@one_line_errors(ValueError, OSError)
 def main() -> int:
     args = parse_args()
     from mmdefect.apis import load_config
-    from mmdefect.apis.browse import make_samples, synthesis_step
+    from mmdefect.apis.synthesize import make_samples, synthesis_step
 
-    try:
-        cfg = load_config(args.config, args.cfg_options)
-        dataset, step = synthesis_step(cfg)
-        classes, palette = list(dataset.metainfo['classes']), [tuple(c) for c in dataset.metainfo['palette']]
-        rows, captions, records = [], [], []
-        for sample in make_samples(dataset, step, args.count, args.seed):
-            name = Path(sample.img_path).name
-            records.append(dict(img_path=sample.img_path, instances=sample.instances, skipped=sample.skipped))
-            for instance, donor in zip(sample.instances, sample.donors, strict=True):
-                rows.append(
-                    defect_row(
-                        sample.before, sample.after, sample.label, donor, instance['box_xyxy'], palette, args.side
-                    )
-                )
-                captions.append(
-                    [
-                        name,
-                        Path(instance['source']).name,
-                        f'{instance["generator"]}, {instance["blend"]}',
-                        f'{classes[instance["class_index"]]}, {instance["area"]} px',
-                        '',
-                    ]
-                )
-            if len(rows) >= args.count:
-                break
-        rows, captions = rows[: args.count], captions[: args.count]
-        sheet = image_grid(
-            rows,
-            column_titles=COLUMNS,
-            captions=captions,
-            title=Path(args.config).stem,
-            footer=legend(classes[1:], palette[1:]),
-        )
-        _write(args.out, sheet)
-        if args.save_instances:
-            args.save_instances.parent.mkdir(parents=True, exist_ok=True)
-            args.save_instances.write_text(json.dumps(records, indent=1), encoding='utf-8')
-        if args.page:
-            from mmdefect.apis.slider_page import slider_page
+    cfg = load_config(args.config, args.cfg_options, args.recipes)
+    dataset, step = synthesis_step(cfg)
+    classes, palette = list(dataset.metainfo['classes']), [tuple(c) for c in dataset.metainfo['palette']]
+    rows, captions, records = [], [], []
+    for sample in make_samples(dataset, step, args.count, args.seed):
+        name = Path(sample.img_path).name
+        records.append(dict(img_path=sample.img_path, instances=sample.instances, skipped=sample.skipped))
+        for instance, donor in zip(sample.instances, sample.donors, strict=True):
+            rows.append(
+                defect_row(sample.before, sample.after, sample.label, donor, instance['box_xyxy'], palette, args.side)
+            )
+            captions.append(
+                [
+                    name,
+                    Path(instance['source']).name,
+                    f'{instance["generator"]}, {instance["blend"]}',
+                    f'{classes[instance["class_index"]]}, {instance["area"]} px',
+                    '',
+                ]
+            )
+        if len(rows) >= args.count:
+            break
+    rows, captions = rows[: args.count], captions[: args.count]
+    sheet = image_grid(
+        rows,
+        column_titles=COLUMNS,
+        captions=captions,
+        title=Path(cfg.filename).stem,
+        footer=legend(classes[1:], palette[1:]),
+    )
+    _write(args.out, sheet)
+    if args.save_instances:
+        args.save_instances.parent.mkdir(parents=True, exist_ok=True)
+        args.save_instances.write_text(json.dumps(records, indent=1), encoding='utf-8')
+    if args.page:
+        from mmdefect.apis.slider_page import slider_page
 
-            args.page.parent.mkdir(parents=True, exist_ok=True)
-            args.page.write_text(slider_page(dataset, step, args.seed), encoding='utf-8')
-    except (ValueError, OSError) as err:
-        if os.environ.get('MMDEFECT_TRACEBACK'):
-            raise
-        print(f'error: {err}', file=sys.stderr)
-        return 2
+        args.page.parent.mkdir(parents=True, exist_ok=True)
+        args.page.write_text(slider_page(dataset, step, args.seed), encoding='utf-8')
     for path in (args.out, args.page, args.save_instances):
         if path:
             print(path)

@@ -13,7 +13,6 @@ published rule: drop each that lowers any metric, rank the rest.
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +20,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+from mmdefect.command_line import one_line_errors
 from mmdefect.extras import stop_without
 
 stop_without('train', 'matplotlib', 'PIL', 'scipy')
@@ -84,21 +84,16 @@ def of_runs(args: argparse.Namespace):
     return compare(arms, reference, metrics, args.factor_keys)
 
 
+@one_line_errors(OSError, ValueError)
 def main(argv: list[str] | None = None) -> int:
     args = parse_args(argv)
-    try:
-        is_study = len(args.arms) == 1 and args.arms[0].endswith('.py')
-        comparison = of_study(args) if is_study else of_runs(args)
-        text = render(comparison)
-        if args.published_rule:
-            text += '\n' + published_sentences(comparison)
-        if args.out is not None:
-            write_text(args.out, text)
-    except (OSError, ValueError) as err:
-        if os.environ.get('MMDEFECT_TRACEBACK'):
-            raise
-        print(f'error: {err}', file=sys.stderr)
-        return 2
+    is_study = len(args.arms) == 1 and args.arms[0].endswith('.py')
+    comparison = of_study(args) if is_study else of_runs(args)
+    text = render(comparison)
+    if args.published_rule:
+        text += '\n' + published_sentences(comparison)
+    if args.out is not None:
+        write_text(args.out, text)
     print(text)
     return 0
 

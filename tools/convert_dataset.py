@@ -12,8 +12,9 @@ Afterwards: python tools/init_project.py OUT --name mypart
 from __future__ import annotations
 
 import argparse
-import os
 import sys
+
+from mmdefect.command_line import one_line_errors
 
 FORMATS = ('folder', 'ksdd2', 'magnetic-tile', 'coco')
 
@@ -73,6 +74,7 @@ def print_report(report, classes: tuple[str, ...]) -> None:
     print(f'next: python tools/init_project.py {report.folder} --name mypart')
 
 
+@one_line_errors(ValueError, OSError)
 def main() -> int:
     args = parse_args()
     from mmdefect.extras import stop_without
@@ -81,16 +83,9 @@ def main() -> int:
     from mmdefect.datasets.convert import convert
     from mmdefect.progress import track
 
-    try:
-        source = read_source(args)
-        report = convert(
-            source, args.out, args.layout, args.link, args.overwrite, f"{args.format} {args.source}", *[track] * sys.stderr.isatty()
-        )
-    except (ValueError, OSError) as err:
-        if os.environ.get('MMDEFECT_TRACEBACK'):
-            raise
-        print(f'error: {err}', file=sys.stderr)
-        return 2
+    source = read_source(args)
+    origin, shown = f'{args.format} {args.source}', [track] * sys.stderr.isatty()
+    report = convert(source, args.out, args.layout, args.link, args.overwrite, origin, *shown)
     print_report(report, source.classes)
     return 0
 

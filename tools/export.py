@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
+
+from mmdefect.command_line import one_line_errors
 
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('checkpoint', help='checkpoint file, or an .onnx file with --int8')
     parser.add_argument('out', help='file to write: .onnx, .pt (TorchScript) or .pt2 (torch.export)')
-    parser.add_argument('--config', help='leaf config, for a checkpoint that does not hold its own')
+    parser.add_argument('--config', help='leaf config (or leaf.py+recipe), for a checkpoint that does not hold its own')
     parser.add_argument(
         '--dynamic',
         choices=['none', 'batch', 'size'],
@@ -30,21 +31,16 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
+@one_line_errors(ValueError, OSError, ImportError)
 def main() -> int:
     args = parse_args()
     from mmdefect.extras import stop_without
 
     stop_without('mm')
-    from mmdefect.apis.export import export
+    from mmdefect.apis.inference import export
 
     size = None if args.size is None else (args.size[0], args.size[-1])
-    try:
-        print(export(args.checkpoint, args.out, args.config, args.dynamic, size, args.batch, args.int8, args.check))
-    except (ValueError, OSError, ImportError) as err:
-        if os.environ.get('MMDEFECT_TRACEBACK'):
-            raise
-        print(f'error: {err}', file=sys.stderr)
-        return 2
+    print(export(args.checkpoint, args.out, args.config, args.dynamic, size, args.batch, args.int8, args.check))
     return 0
 
 

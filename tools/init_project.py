@@ -7,8 +7,9 @@ masks may be 0/255, class ids or colours; images in good/, ok/ or clean/ need no
 from __future__ import annotations
 
 import argparse
-import os
 import sys
+
+from mmdefect.command_line import one_line_errors
 
 
 def parse_args() -> argparse.Namespace:
@@ -45,37 +46,32 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
+@one_line_errors(ValueError, OSError)
 def main() -> int:
     args = parse_args()
     from mmdefect.extras import stop_without
 
     stop_without('mm')
     from mmdefect.datasets.census import make_console
-    from mmdefect.progress import track
     from mmdefect.datasets.project import init_project
+    from mmdefect.progress import track
 
-    try:
-        init_project(
-            args.data_dir,
-            args.name,
-            args.out,
-            args.seed,
-            args.split,
-            args.encoding,
-            args.classes,
-            args.types,
-            args.unmasked,
-            args.groups,
-            not args.ignore_look_alikes,
-            args.overwrite,
-            make_console(),
-            *[track] * sys.stderr.isatty(),
-        )
-    except (ValueError, OSError) as err:
-        if os.environ.get('MMDEFECT_TRACEBACK'):
-            raise
-        print(f'error: {err}', file=sys.stderr)
-        return 2
+    init_project(
+        args.data_dir,
+        args.name,
+        args.out,
+        args.seed,
+        args.split,
+        args.encoding,
+        args.classes,
+        args.types,
+        args.unmasked,
+        args.groups,
+        not args.ignore_look_alikes,
+        args.overwrite,
+        make_console(),
+        *[track] * sys.stderr.isatty(),
+    )
     return 0
 
 

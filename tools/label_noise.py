@@ -11,13 +11,13 @@ repeat the label's mistakes. Writes review.csv, and review.png with the worst im
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+from mmdefect.command_line import one_line_errors
 from mmdefect.extras import stop_without
 
 stop_without('train', 'matplotlib', 'PIL', 'scipy')
@@ -34,37 +34,32 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         'second', type=Path, nargs='+', help="folder of the other label maps, or of each fold's predictions"
     )
-    parser.add_argument('--images', type=Path, help='folder of the images, for the sheet')
+    parser.add_argument('--images', type=Path, help='folder of the images, for the page of the worst')
     parser.add_argument('--tolerance', type=float, default=3.0, help='pixels (default: 3)')
     parser.add_argument('--binary', action='store_true', help='masks of 0 and 255 instead of class ids')
-    parser.add_argument('--count', type=int, default=12, help='images on the sheet, 0 for no sheet (default: 12)')
+    parser.add_argument('--count', type=int, default=12, help='images on the page, 0 for no page (default: 12)')
     parser.add_argument('--out', type=Path, default=Path('label_review'), help='files to write, without suffix')
     return parser.parse_args(argv)
 
 
+@one_line_errors(OSError, ValueError)
 def main(argv: list[str] | None = None) -> int:
     args = parse_args(argv)
-    try:
-        unpaired = find_pairs(args.first, args.second)[1]
-        results = compare_folders(args.first, args.second, args.tolerance, args.binary)
-        table = args.out.with_name(args.out.name + '.csv')
-        write_text(table, to_csv(results))
-        print(summary(results, args.tolerance))
-        if unpaired:
-            print(f'{len(unpaired)} label maps have no counterpart, the first is {unpaired[0]}')
-        print(table)
-        first = results[0].agreement
-        if args.count and (first.unconfirmed or first.both != first.same_class):
-            sheet = args.out.with_name(args.out.name + '.png')
-            image = review_page(results, args.images, args.binary, args.count)
-            if not cv2.imwrite(str(sheet), image[..., ::-1]):
-                raise OSError(f'{sheet} must be an image that can be written; choose another --out.')
-            print(sheet)
-    except (OSError, ValueError) as err:
-        if os.environ.get('MMDEFECT_TRACEBACK'):
-            raise
-        print(f'error: {err}', file=sys.stderr)
-        return 2
+    unpaired = find_pairs(args.first, args.second)[1]
+    results = compare_folders(args.first, args.second, args.tolerance, args.binary)
+    table = args.out.with_name(args.out.name + '.csv')
+    write_text(table, to_csv(results))
+    print(summary(results, args.tolerance))
+    if unpaired:
+        print(f'{len(unpaired)} label maps have no counterpart, the first is {unpaired[0]}')
+    print(table)
+    first = results[0].agreement
+    if args.count and (first.unconfirmed or first.both != first.same_class):
+        sheet = args.out.with_name(args.out.name + '.png')
+        image = review_page(results, args.images, args.binary, args.count)
+        if not cv2.imwrite(str(page), image[..., ::-1]):
+            raise OSError(f'{page} must be an image that can be written; choose another --out.')
+        print(page)
     return 0
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
+
+from mmdefect.command_line import one_line_errors
 
 #: Exit codes: 2 is a mistake in the call.
 UNREADABLE, DEFECT = 1, 3
@@ -76,11 +77,12 @@ def parse_args() -> argparse.Namespace:
     )
     speed.add_argument('--threads', type=int, help='threads of one call of ONNX Runtime (default: all)')
     speed.add_argument('--device', help='of PyTorch, for a checkpoint (default: cpu)')
-    parser.add_argument('--config', help='leaf config, for a checkpoint that does not hold its own')
+    parser.add_argument('--config', help='leaf config (or leaf.py+recipe), for a checkpoint that does not hold its own')
     parser.add_argument('--max-pixels', type=int, default=2**30, help='larger images are refused (default: 2**30)')
     return parser.parse_args()
 
 
+@one_line_errors(ValueError, OSError, ImportError)
 def main() -> int:
     args = parse_args()
     from mmdefect.deployment.predict import predict
@@ -90,35 +92,29 @@ def main() -> int:
         for key, value in (('config', args.config), ('device', args.device), ('threads', args.threads))
         if value is not None
     }
-    try:
-        summary = predict(
-            args.model,
-            args.inputs,
-            args.out,
-            options,
-            lines=sys.stdin,
-            thresholds=args.threshold,
-            min_area_px=args.min_area,
-            mm_per_pixel=args.mm_per_pixel,
-            overlay=args.overlay,
-            probabilities=args.probabilities,
-            batch=args.batch,
-            workers=args.workers,
-            max_pixels=args.max_pixels,
-            tile=args.tile,
-            split=args.split,
-            overlap=args.overlap,
-            margin=args.margin,
-            tile_multiple=args.tile_multiple,
-            overwrite=args.overwrite,
-            engine=args.engine,
-            processes=args.processes,
-        )
-    except (ValueError, OSError, ImportError) as err:
-        if os.environ.get('MMDEFECT_TRACEBACK'):
-            raise
-        print(f'error: {err}', file=sys.stderr)
-        return 2
+    summary = predict(
+        args.model,
+        args.inputs,
+        args.out,
+        options,
+        lines=sys.stdin,
+        thresholds=args.threshold,
+        min_area_px=args.min_area,
+        mm_per_pixel=args.mm_per_pixel,
+        overlay=args.overlay,
+        probabilities=args.probabilities,
+        batch=args.batch,
+        workers=args.workers,
+        max_pixels=args.max_pixels,
+        tile=args.tile,
+        split=args.split,
+        overlap=args.overlap,
+        margin=args.margin,
+        tile_multiple=args.tile_multiple,
+        overwrite=args.overwrite,
+        engine=args.engine,
+        processes=args.processes,
+    )
     for message in summary.failed:
         print(f'error: {message}', file=sys.stderr)
     earlier = f' ({summary.skipped} were there already)' if summary.skipped else ''

@@ -11,13 +11,13 @@ data root of the config, or names a folder with img_dir/test and ann_dir/test.
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+from mmdefect.command_line import one_line_errors
 from mmdefect.extras import stop_without
 
 stop_without('train', 'jinja2', 'matplotlib', 'PIL', 'scipy')
@@ -45,6 +45,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     return args
 
 
+@one_line_errors(OSError, ValueError)
 def main(argv: list[str] | None = None) -> int:
     args = parse_args(argv)
 
@@ -54,15 +55,9 @@ def main(argv: list[str] | None = None) -> int:
         return load_truth_of_config(config, args.data_root)
 
     places = SearchPlaces(args.data_root, args.images, args.labels, tuple(args.classes or ()), from_config)
-    try:
-        paths = write_report(
-            args.work_dir, args.out or args.work_dir / 'report.html', places, args.title, args.gallery, args.markdown
-        )
-    except (OSError, ValueError) as err:
-        if os.environ.get('MMDEFECT_TRACEBACK'):
-            raise
-        print(f'error: {err}', file=sys.stderr)
-        return 2
+    paths = write_report(
+        args.work_dir, args.out or args.work_dir / 'report.html', places, args.title, args.gallery, args.markdown
+    )
     print('\n'.join(map(str, paths)))
     return 0
 

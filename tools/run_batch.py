@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
 """Train, select and test a list of models, one after the other or side by side; what bash/run_main.sh calls.
 
-Models are configs, or paths below --config-root with or without .py. What follows ``--`` goes to training and test
-as --cfg-options. Run it again in the same project to go on after an interruption, also on another engine.
+Models are configs, or paths below --config-root with or without .py. MODEL+RECIPE+RECIPE lays recipes over one of them
+(files of configs/_base_ by name), --with over all. What follows ``--`` goes to training and test as --cfg-options. Run
+it again in the same project to go on after an interruption, also on another engine.
 
     python tools/run_batch.py --project p --gpu-count 1 --gpus 0,1,2,3 CONFIG ...         # a queue on four GPUs
     python tools/run_batch.py --project p --gpu-count 0 --slots 2 --threads 1 CONFIG ...  # two at a time on the CPU
@@ -39,6 +40,9 @@ def parse_args(argv: list[str]) -> argparse.Namespace:
     parser.add_argument('--project', required=True, help='name of the folder below --work-dir')
     parser.add_argument('--gpu-count', required=True, type=int, help='devices of a job: 0 = CPU, 1, or n (torchrun)')
     parser.add_argument('--candidates', default='', help='models as one text, used if no CONFIG is given')
+    parser.add_argument(
+        '--with', dest='recipes', nargs='+', default=[], metavar='RECIPE', help='recipes for all models'
+    )
     parser.add_argument('--config-root', default='configs', type=Path)
     parser.add_argument('--work-dir', default='work_dirs', type=Path)
     parser.add_argument('--find-best', default=ROOT / 'bash' / 'find_best.py', type=Path, help='selection program')
@@ -63,7 +67,7 @@ def parse_args(argv: list[str]) -> argparse.Namespace:
 
 def make_batch(args: argparse.Namespace) -> Batch:
     entries = args.configs or candidates(args.candidates)
-    jobs = find_jobs(entries, list(dict.fromkeys([args.config_root, ROOT / 'configs'])))
+    jobs = find_jobs(entries, list(dict.fromkeys([args.config_root, ROOT / 'configs'])), args.recipes)
     # Absolute paths: checkpoints name each other by path, and a later run may start from another folder.
     tools = Tools(args.train_tool.absolute(), args.test_tool.absolute(), args.find_best.absolute(), args.python)
     rule = Rule(args.metric, args.exclude_background, args.tie, args.mode, args.background, args.smooth, args.average)

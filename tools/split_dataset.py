@@ -13,6 +13,7 @@ import argparse
 import os
 import sys
 
+from mmdefect.command_line import one_line_errors
 from mmdefect.extras import stop_without
 
 stop_without('mm')
@@ -122,24 +123,19 @@ def print_counts(split) -> None:
     Console().print(table)
 
 
+@one_line_errors(ValueError, FileExistsError, PermissionError)
 def main() -> int:
     args = parse_args()
     out = args.out or os.path.join(args.data_root, 'splits.json')
-    try:
-        import mmdefect.registration  # noqa: F401
-        from mmdefect.datasets.layouts import build_layout
-        from mmdefect.datasets.splits import split_dataset
+    import mmdefect.registration  # noqa: F401
+    from mmdefect.datasets.layouts import build_layout
+    from mmdefect.datasets.splits import split_dataset
 
-        options = dict(args.dataset_options, **({'category': args.category} if args.category else {}))
-        dataset = build_layout(args.layout, args.data_root, **options)
-        split = split_dataset(
-            dataset, make_protocol(args), out, args.seed, args.groups, args.keep_duplicates_together, args.overwrite
-        )
-    except (ValueError, FileExistsError, PermissionError) as err:
-        if os.environ.get('MMDEFECT_TRACEBACK'):
-            raise
-        print(f'error: {err}', file=sys.stderr)
-        return 2
+    options = dict(args.dataset_options, **({'category': args.category} if args.category else {}))
+    dataset = build_layout(args.layout, args.data_root, **options)
+    split = split_dataset(
+        dataset, make_protocol(args), out, args.seed, args.groups, args.keep_duplicates_together, args.overwrite
+    )
     print_counts(split)
     for defect_type in split.types_without_training():
         print(f'warning: no training image of {defect_type}: it has too few images for this protocol.')

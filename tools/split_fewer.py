@@ -12,6 +12,7 @@ import argparse
 import os
 import sys
 
+from mmdefect.command_line import one_line_errors
 from mmdefect.extras import stop_without
 
 stop_without('mm')
@@ -31,19 +32,14 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
+@one_line_errors(ValueError, FileExistsError, PermissionError)
 def main() -> int:
     args = parse_args()
     out = args.out or os.path.join(os.path.dirname(args.split_file), 'shots_{shots}_{seed}.json')
     out = out.replace('{seed}', str(args.seed))
-    try:
-        from mmdefect.datasets.splits import split_fewer
+    from mmdefect.datasets.splits import split_fewer
 
-        made = split_fewer(args.split_file, args.shots, out, args.seed, args.groups, args.overwrite)
-    except (ValueError, FileExistsError, PermissionError) as err:
-        if os.environ.get('MMDEFECT_TRACEBACK'):
-            raise
-        print(f'error: {err}', file=sys.stderr)
-        return 2
+    made = split_fewer(args.split_file, args.shots, out, args.seed, args.groups, args.overwrite)
     for number, split in made.items():
         counts = split.counts()['train']
         print(f'{out.replace("{shots}", str(number))}: {", ".join(f"{n} {t}" for t, n in counts.items())} in train')

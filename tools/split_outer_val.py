@@ -12,6 +12,7 @@ import argparse
 import os
 import sys
 
+from mmdefect.command_line import one_line_errors
 from mmdefect.extras import stop_without
 
 stop_without('mm')
@@ -47,28 +48,23 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
+@one_line_errors(ValueError, FileExistsError, PermissionError)
 def main() -> int:
     args = parse_args()
     out = args.out or os.path.join(args.data_root, 'outer_splits.json')
-    try:
-        import mmdefect.registration  # noqa: F401
-        from mmdefect.datasets.layouts import build_layout
-        from mmdefect.datasets.splits import split_outer_val
+    import mmdefect.registration  # noqa: F401
+    from mmdefect.datasets.layouts import build_layout
+    from mmdefect.datasets.splits import split_outer_val
 
-        split = split_outer_val(
-            build_layout(args.layout, args.data_root, **args.dataset_options),
-            args.share,
-            out,
-            args.seed,
-            args.split_file,
-            args.groups,
-            args.overwrite,
-        )
-    except (ValueError, FileExistsError, PermissionError) as err:
-        if os.environ.get('MMDEFECT_TRACEBACK'):
-            raise
-        print(f'error: {err}', file=sys.stderr)
-        return 2
+    split = split_outer_val(
+        build_layout(args.layout, args.data_root, **args.dataset_options),
+        args.share,
+        out,
+        args.seed,
+        args.split_file,
+        args.groups,
+        args.overwrite,
+    )
     for name, counts in split.counts().items():
         print(f'{name}: {sum(counts.values())} images ({", ".join(f"{n} {t}" for t, n in counts.items())})')
     print(f'written: {out}')

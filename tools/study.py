@@ -20,6 +20,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+from mmdefect.command_line import one_line_errors
 from mmdefect.extras import stop_without
 
 stop_without('train', 'matplotlib', 'PIL', 'scipy')
@@ -127,6 +128,7 @@ def command_text(argv: list[str]) -> str:
     return shlex.join(['python', 'tools/study.py', *parts])
 
 
+@one_line_errors(OSError, ValueError, RuntimeError, ModuleNotFoundError)
 def main(argv: list[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
     args = parse_args(argv)
@@ -153,11 +155,6 @@ def main(argv: list[str] | None = None) -> int:
 
         with stop_signals():
             states = run_study(study, runs, places, tools, engine, load_truth, command, say, gpu_count)
-    except (OSError, ValueError, RuntimeError, ModuleNotFoundError) as err:
-        if os.environ.get('MMDEFECT_TRACEBACK'):
-            raise
-        print(f'error: {err}', file=sys.stderr)
-        return 2
     except KeyboardInterrupt:
         return 130
     say(str(args.results / f'{study.name}.md'))

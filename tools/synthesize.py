@@ -10,15 +10,14 @@ Image n depends on config, seed and n only, whoever makes it. The same command g
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 import time
 
+from mmdefect.command_line import add_config_options, one_line_errors
 from mmdefect.extras import stop_without
 
 stop_without('mm')
 
-from mmengine.config import DictAction
 
 from mmdefect.experiments.bulk import add_worker_options, workers_of
 
@@ -31,13 +30,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--seed', type=int, default=0)
     parser.add_argument('--split', default='train', help='folder below img_dir (default: train)')
     parser.add_argument('--library-only', action='store_true', help='build the library of defects and stop')
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action=DictAction,
-        metavar='KEY=VALUE',
-        help='override settings of the config, for example data_root=/data/wta',
-    )
+    add_config_options(parser)
     add_worker_options(parser)
     args = parser.parse_args()
     if not args.library_only and not args.out:
@@ -45,24 +38,19 @@ def parse_args() -> argparse.Namespace:
     return args
 
 
+@one_line_errors(ValueError, OSError, ImportError)
 def main() -> int:
     args = parse_args()
     from mmdefect.apis.synthesize import build_libraries, synthesize
 
     begun = time.monotonic()
+    options = dict(cfg_options=args.cfg_options, recipes=args.recipes, workers=workers_of(args))
     try:
         if args.library_only:
-            for library in build_libraries(args.config, args.cfg_options, workers_of(args)):
+            for library in build_libraries(args.config, **options):
                 print(f'{library.folder}: {len(library)} defects, {time.monotonic() - begun:.1f} s')
             return 0
-        result = synthesize(
-            args.config, args.out, args.count, args.seed, args.cfg_options, workers_of(args), args.split
-        )
-    except (ValueError, OSError, ImportError) as err:
-        if os.environ.get('MMDEFECT_TRACEBACK'):
-            raise
-        print(f'error: {err}', file=sys.stderr)
-        return 2
+        result = synthesize(args.config, args.out, args.count, args.seed, split=args.split, **options)
     except KeyboardInterrupt:
         print('stopped; the same command goes on', file=sys.stderr)
         return 130

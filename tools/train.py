@@ -6,11 +6,10 @@ import argparse
 import os
 import sys
 
+from mmdefect.command_line import add_config_options, add_launcher, one_line_errors
 from mmdefect.extras import stop_without
 
 stop_without('mm')
-
-from mmengine.config import DictAction
 
 
 def parse_args() -> argparse.Namespace:
@@ -19,31 +18,19 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--work-dir', help='where logs and checkpoints go (default: work_dirs/<config name>)')
     parser.add_argument('--resume', action='store_true', help='continue from the last checkpoint in the work dir')
     parser.add_argument('--amp', action='store_true', help='automatic mixed precision')
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action=DictAction,
-        metavar='KEY=VALUE',
-        help='override settings of the config, for example data_root=/data/wta train_cfg.max_iters=200',
-    )
-    parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none', help='job launcher')
-    parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help='set by torchrun')
+    add_config_options(parser)
+    add_launcher(parser)
     return parser.parse_args()
 
 
+@one_line_errors(ValueError, FileNotFoundError, PermissionError)
 def main() -> int:
     args = parse_args()
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
     from mmdefect.apis import train
     from mmdefect.ranks import end_rank
 
-    try:
-        train(args.config, args.work_dir, args.resume, args.amp, args.cfg_options, args.launcher)
-    except (ValueError, FileNotFoundError, PermissionError) as err:
-        if os.environ.get('MMDEFECT_TRACEBACK'):
-            raise
-        print(f'error: {err}', file=sys.stderr)
-        return 2
+    train(args.config, args.work_dir, args.resume, args.amp, args.cfg_options, args.launcher, args.recipes)
     if args.launcher != 'none':
         end_rank(0)
     return 0

@@ -4,8 +4,8 @@ Before it, once for each seed N (0, 1, 2), after making the split that the base 
     python tools/train.py configs/bilevel/fpn-r18-l3-frozen_net_600_tiles-160.py --amp \
         --work-dir work_dirs/bilevel_tiles/N --cfg-options randomness.seed=N \
         model.backbone.init_cfg.checkpoint=weights/resnet18_imagenet_conv1-layer3_fp16.pth
-For `learned_cg` and `learned_one_step` the same with `--with cg` and `--with one_step`, into work_dirs/bilevel_tiles_cg/N
-and work_dirs/bilevel_tiles_one_step/N.
+For `learned_cg` and `learned_one_step` the same with `--with cg` and `--with one_step`, into
+work_dirs/bilevel_tiles_cg/N and work_dirs/bilevel_tiles_one_step/N.
 """
 
 _base_ = '_base_/tiles_frozen.py'

@@ -1,4 +1,4 @@
-"""Does the recipe help a network that is fine-tuned from ImageNet? wta_ladder.py takes it apart, on a frozen backbone."""
+"""Does the recipe help a network fine-tuned from ImageNet? wta_ladder.py takes it apart, on a frozen backbone."""
 
 _base_ = '_base_/wta_frozen.py'
 name = 'wta_imagenet'

@@ -2,7 +2,8 @@ from mmdefect import compat
 
 compat.apply()  # before the first import of mmseg or mmpretrain, whichever function of this package is asked for
 
-from .config import compose, load_config  # noqa: E402
+from .compose import compose  # noqa: E402
+from .config import load_config  # noqa: E402
 from .test import test  # noqa: E402
 from .train import train  # noqa: E402
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,20 +12,15 @@ from torch import Tensor
 
 from mmdefect.apis.anomaly_eval import UNTRAINED_AVERAGE, DetectorResult, choose_categories, run_test, test_images
 from mmdefect.apis.anomaly_fit import detector_of_config, fit_detector, iter_batches, read_image
-from mmdefect.apis.anomaly_report import (
-    category_figures,
-    embedding_figure,
-    heat_images,
-    write_page,
-    write_tables,
-    write_text,
-)
+from mmdefect.apis.anomaly_report import category_figures, embedding_figure, heat_images, write_page, write_tables
 from mmdefect.apis.config import load_config
 from mmdefect.datasets.good_images import good_folder
 from mmdefect.datasets.samples import IMAGE_SUFFIXES, list_images
+from mmdefect.experiments.tables import csv_table
+from mmdefect.files import write_text
 from mmdefect.functional.density import ScoreScale
-from mmdefect.models.anomaly_detector import AnomalyDetector, stack_images
-from mmdefect.visualization import overlay_heat
+from mmdefect.models.anomaly_detector import AnomalyDetector
+from mmdefect.visualization.overlay import overlay_heat
 
 UNTRAINED = 'untrained backbone'
 TRAINED = 'CutPaste'
@@ -39,6 +32,7 @@ def fit_anomaly(
     category: str | None = None,
     checkpoint: str | None = None,
     cfg_options: dict | None = None,
+    recipes: Sequence[str] = (),
     seed: int = 0,
     settings: dict | None = None,
     **fit,
@@ -51,11 +45,11 @@ def fit_anomaly(
         category: below it.
         checkpoint: of the training; None takes the backbone as training would find it.
         cfg_options: overrides of the config, with dotted keys.
-        seed: of random weights, folds and drawn points.
+        seed: of random weights, folds and sampled points.
         settings: fields of :class:`~mmdefect.models.anomaly_detector.DetectorSettings`.
         **fit: arguments of :func:`~mmdefect.apis.anomaly_fit.fit_detector`.
     """
-    cfg = load_config(config, cfg_options)
+    cfg = load_config(config, cfg_options, recipes)
     root = str(data_root or cfg.data_root)
     paths = list_images(good_folder(root, category or cfg.get('category')))
     facts = dict(
@@ -125,11 +119,11 @@ def evaluate_anomaly(
             galleries[name] = heat_images(detector, own[-1], layer)
     rows = write_tables(results, out)
     if report:
-        write_page(results, rows, figures, galleries, notes_of(checkpoint), out)
+        write_page(results, rows, figures, galleries, _notes(checkpoint), out)
     return rows
 
 
-def notes_of(checkpoint: str | None) -> list[str]:
+def _notes(checkpoint: str | None) -> list[str]:
     """Return what must be said below a table."""
     notes = [
         f'"{UNTRAINED}" is the same backbone, density and score without any CutPaste training. An ImageNet ResNet-18 '
@@ -163,16 +157,11 @@ def list_inputs(inputs: Sequence[str | Path]) -> list[str]:
     return found
 
 
-def iter_predictions(
-    detector: AnomalyDetector,
-    paths: Sequence[str],
-    mode: str | None = None,
-    precision: str = 'fp32',
-    batch: int = 16,
-    title: str | None = 'predicting',
+def _predictions(
+    detector: AnomalyDetector, paths: Sequence[str], mode: str | None, precision: str, title: str
 ) -> Iterator[tuple[str, float, float, bool, Tensor | None]]:
     """Yield path, raw score, score on the scale, decision and heat map on its scale of each image."""
-    for start, images in iter_batches(paths, detector.settings.size_hw, batch, title):
+    for start, images in iter_batches(paths, detector.settings.size_hw, 16, title):
         scores, heat = detector.score_images(images, mode, precision)
         scale = detector.scales['score']
         values, decisions = scale.normalize(scores).tolist(), scale.decide(scores).tolist()
@@ -200,18 +189,21 @@ def predict_anomaly(
         precision: of the backbone.
         threshold: in place of the detector's own, on its scale.
     """
-    detector = _with_threshold(AnomalyDetector.load(model), threshold)
+    detector = AnomalyDetector.load(model)
+    if threshold is not None:
+        state = {**detector.scales['score'].state(), 'threshold': float(threshold)}
+        detector.scales['score'] = ScoreScale(**state)
     paths, out = list_inputs(inputs), Path(out)
     names = _names(paths)
     rows = []
-    for path, score, value, decision, heat in iter_predictions(detector, paths, mode, precision):
+    for path, score, value, decision, heat in _predictions(detector, paths, mode, precision, 'predicting'):
         row = dict(image=path, score=round(score, 6), normalized=round(value, 4), anomaly=int(decision), heat_map='')
         if heat is not None:
             image = read_image(path, detector.settings.size_hw)
             row['heat_map'] = f'heat/{names[path]}.png'
             _write_image(out / row['heat_map'], overlay_heat(image, heat.numpy(), 0.3, 1.5)[..., ::-1])
         rows.append(row)
-    _write_csv(out / 'predictions.csv', rows)
+    write_text(out / 'predictions.csv', csv_table(rows))
     return rows
 
 
@@ -226,8 +218,8 @@ def localize_anomaly(
 ) -> list[dict[str, object]]:
     """Write heat maps and, for segmentation training, label maps made of them.
 
-    ``heat/*.png`` are 16-bit, 10,000 for heat 1, at the size of the image file. ``ann_dir/*.png`` hold 1 where the heat is
-    above the threshold and 0 elsewhere: class ids, as ``FolderDefectDataset`` and the WTA layout read them.
+    ``heat/*.png`` are 16-bit, 10,000 for heat 1, at the size of the image file. ``ann_dir/*.png`` hold 1 where the heat
+    is above the threshold and 0 elsewhere: class ids, as ``FolderDefectDataset`` and the WTA layout read them.
 
     Args:
         model: file of a fitted detector with heat maps.
@@ -244,22 +236,16 @@ def localize_anomaly(
     paths, out = list_inputs(inputs), Path(out)
     names = _names(paths)
     rows = []
-    for path, _, value, _, heat in iter_predictions(detector, paths, mode, precision, title='localising'):
+    for path, _, value, _, heat in _predictions(detector, paths, mode, precision, 'localising'):
         height, width = cv2.imread(path, cv2.IMREAD_GRAYSCALE).shape
         full = cv2.resize(heat.numpy(), (width, height), interpolation=cv2.INTER_LINEAR)
         _write_image(out / 'heat' / f'{names[path]}.png', np.clip(np.round(1e4 * full), 0, 65535).astype(np.uint16))
         label = (full > threshold).astype(np.uint8)
         if pseudo_labels:
             _write_image(out / 'ann_dir' / f'{names[path]}.png', label)
-        rows.append(
-            dict(
-                image=path,
-                normalized=round(value, 4),
-                hottest=round(float(full.max()), 4),
-                defect_pixels=int(label.sum()),
-            )
-        )
-    _write_csv(out / 'localization.csv', rows)
+        hottest = round(float(full.max()), 4)
+        rows.append(dict(image=path, normalized=round(value, 4), hottest=hottest, defect_pixels=int(label.sum())))
+    write_text(out / 'localization.csv', csv_table(rows))
     return rows
 
 
@@ -270,17 +256,11 @@ def explain_anomaly(model: str | Path, inputs: Sequence[str | Path], layer: str,
     names = _names(paths)
     for start, images in iter_batches(paths, detector.settings.size_hw, 8, 'explaining'):
         for path, cam in zip(paths[start : start + len(images)], detector.explain(images, layer), strict=True):
-            photo = overlay_heat(read_image(path, detector.settings.size_hw), cam.numpy(), 0.15, 1.0)
+            overlay = overlay_heat(read_image(path, detector.settings.size_hw), cam.numpy(), 0.15, 1.0)
             file = out / f'{names[path]}_{layer}.png'
-            _write_image(file, photo[..., ::-1])
+            _write_image(file, overlay[..., ::-1])
             written.append(str(file))
     return written
-
-
-def _with_threshold(detector: AnomalyDetector, threshold: float | None) -> AnomalyDetector:
-    if threshold is not None:
-        detector.scales['score'] = ScoreScale(**{**detector.scales['score'].state(), 'threshold': float(threshold)})
-    return detector
 
 
 def _names(paths: Sequence[str]) -> dict[str, str]:
@@ -295,26 +275,7 @@ def _names(paths: Sequence[str]) -> dict[str, str]:
     return names
 
 
-def _write_image(path: Path, photo: np.ndarray) -> None:
+def _write_image(path: Path, image: np.ndarray) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    if not cv2.imwrite(str(path), photo):
+    if not cv2.imwrite(str(path), image):
         raise OSError(f'{path} must be an image that can be written; choose another folder.')
-
-
-def _write_csv(path: Path, rows: Sequence[dict]) -> None:
-    out = io.StringIO()
-    writer = csv.DictWriter(out, list(rows[0]), lineterminator='\n')
-    writer.writeheader()
-    writer.writerows(rows)
-    write_text(path, out.getvalue())
-
-
-__all__ = [
-    'evaluate_anomaly',
-    'explain_anomaly',
-    'fit_anomaly',
-    'iter_predictions',
-    'localize_anomaly',
-    'predict_anomaly',
-    'stack_images',
-]

@@ -1,10 +1,12 @@
-"""Test anomaly detectors: image and pixel metrics of a category, the untrained backbone always beside the trained one."""
+"""Test anomaly detectors: image and pixel metrics of a category, with the untrained backbone beside the trained one."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
+import cv2
 import numpy as np
 import torch
 
@@ -12,29 +14,17 @@ from mmdefect.apis.anomaly_fit import iter_batches
 from mmdefect.datasets.masks import decode_mask
 from mmdefect.datasets.mvtec import find_categories, scan_mvtec
 from mmdefect.datasets.samples import Sample
+from mmdefect.experiments.tables import markdown_table
 from mmdefect.functional.metrics.counting import read_label
 from mmdefect.functional.metrics.ranking import image_ranking
 from mmdefect.functional.metrics.scores import ScoreKeeper
 from mmdefect.models.anomaly_detector import AnomalyDetector
 
 #: Published image AUROC of CutPaste 3-way (Li et al., CVPR 2021), and of an ImageNet ResNet-18 without CutPaste.
-PAPER = dict(
-    bottle=98.3,
-    cable=80.6,
-    capsule=96.2,
-    carpet=93.1,
-    grid=99.9,
-    hazelnut=97.3,
-    leather=100.0,
-    metal_nut=99.3,
-    pill=92.4,
-    screw=86.3,
-    tile=93.4,
-    toothbrush=98.3,
-    transistor=95.5,
-    wood=98.6,
-    zipper=99.4,
-)
+PAPER = {
+    **dict(bottle=98.3, cable=80.6, capsule=96.2, carpet=93.1, grid=99.9, hazelnut=97.3, leather=100.0, metal_nut=99.3),
+    **dict(pill=92.4, screw=86.3, tile=93.4, toothbrush=98.3, transistor=95.5, wood=98.6, zipper=99.4),
+}
 UNTRAINED_AVERAGE = 90.8
 METRICS = ('AUROC', 'AP', 'pixel_AUROC', 'pixel_AP', 'AUPRO')
 
@@ -108,11 +98,10 @@ def run_test(
     mode: str | None = None,
     precision: str = 'fp32',
     batch: int = 16,
-    show: Callable | None = None,
 ) -> DetectorResult:
     """Score test images once and compute the metrics."""
     scores, maps = [], []
-    title = f'{category}: {arm}' if show is None else None
+    title = f'{category}: {arm}'
     for _, images in iter_batches([s.img_path for s in samples], detector.settings.size_hw, batch, title):
         raw, heat = detector.score_images(images, mode, precision)
         scores.append(detector.scales['score'].normalize(raw))
@@ -137,16 +126,13 @@ def pixel_metrics(heat: np.ndarray, samples: Sequence[Sample]) -> dict[str, floa
         heat: ``(N, H, W)`` float.
         samples: the images; masks of another size than the heat map have it resized to theirs.
     """
-    import cv2
-
     keeper = ScoreKeeper(2)
     for own, sample in zip(heat, samples, strict=True):
         own = own.astype(np.float32)
-        if sample.seg_map_path is None:
-            mask = np.zeros(own.shape, np.uint8)
-        else:
-            with open(sample.seg_map_path, 'rb') as file:
-                mask = (decode_mask(file.read(), 'binary', sample.seg_map_path) != 0).astype(np.uint8)
+        mask = np.zeros(own.shape, np.uint8)
+        if sample.seg_map_path is not None:
+            data = Path(sample.seg_map_path).read_bytes()
+            mask = (decode_mask(data, 'binary', sample.seg_map_path) != 0).astype(np.uint8)
         if own.shape != mask.shape:
             own = cv2.resize(own, mask.shape[::-1], interpolation=cv2.INTER_LINEAR)
         keeper.update(torch.from_numpy(own).view(1, -1), read_label(torch.from_numpy(mask), 2))
@@ -156,62 +142,33 @@ def pixel_metrics(heat: np.ndarray, samples: Sequence[Sample]) -> dict[str, floa
 
 
 def roc_points(scores: np.ndarray, defective: np.ndarray) -> list[tuple[float, float]]:
-    """Return false and true positive rates from the highest score down."""
+    """Return false and true positive rates from the highest score down; equal scores come at once."""
     order = np.argsort(-scores, kind='stable')
-    hit = np.cumsum(defective[order])
-    last = np.append(np.diff(scores[order]) != 0, True)  # equal scores come at once
-    total, wrong = max(1, int(defective.sum())), max(1, int((~defective).sum()))
-    return [
-        (0.0, 0.0),
-        *(
-            (float(n + 1 - h) / wrong, float(h) / total)
-            for n, h, end in zip(range(len(hit)), hit, last, strict=True)
-            if end
-        ),
-    ]
+    last = np.append(np.diff(scores[order]) != 0, True)
+    rates = [np.cumsum(hit[order])[last] / max(1, int(hit.sum())) for hit in (~defective, defective)]
+    return [(0.0, 0.0), *zip(rates[0].tolist(), rates[1].tolist(), strict=True)]
 
 
 def rows_of(results: Sequence[DetectorResult]) -> list[dict[str, object]]:
     """Return the table: a row for each category and arm, then the average of each arm."""
-    arms = list(dict.fromkeys(r.arm for r in results))
     names = [m for m in (*METRICS, 'found', 'false_alarms') if any(m in r.metrics for r in results)]
-    rows = [
-        dict(
-            category=r.category,
-            arm=r.arm,
-            images=len(r.samples),
-            **{m: r.metrics.get(m) for m in names},
-            paper=PAPER.get(r.category),
-        )
-        for r in results
-    ]
-    for arm in arms:
-        own = [r for r in results if r.arm == arm]
-        known = [PAPER.get(r.category) for r in own]
-        rows.append(
-            dict(
-                category='average',
-                arm=arm,
-                images=sum(len(r.samples) for r in own),
-                **{
-                    m: float(np.mean([r.metrics[m] for r in own])) if all(m in r.metrics for r in own) else None
-                    for m in names
-                },
-                paper=float(np.mean(known)) if None not in known else None,
-            )
-        )
-    return rows
+
+    def row(category: str, arm: str, own: Sequence[DetectorResult]) -> dict[str, object]:
+        """Averages over ``own``; None where one has no such number."""
+        columns = {m: [r.metrics.get(m) for r in own] for m in names} | {'paper': [PAPER.get(r.category) for r in own]}
+        averages = {m: None if None in values else float(np.mean(values)) for m, values in columns.items()}
+        return dict(category=category, arm=arm, images=sum(len(r.samples) for r in own), **averages)
+
+    rows = [row(r.category, r.arm, [r]) for r in results]
+    arms = dict.fromkeys(r.arm for r in results)
+    return rows + [row('average', arm, [r for r in results if r.arm == arm]) for arm in arms]
 
 
-def markdown_table(rows: Sequence[dict[str, object]]) -> str:
+def table_text(rows: Sequence[dict[str, object]]) -> str:
     """Return rows as a Markdown table; numbers with two decimals, a dash for none."""
-    heads = list(rows[0])
 
     def cell(value: object) -> str:
         return '–' if value is None else f'{value:.2f}' if isinstance(value, float) else str(value)
 
-    lines = [
-        '| ' + ' | '.join(h.replace('_', ' ') for h in heads) + ' |',
-        '| ' + ' | '.join('---' if h in ('category', 'arm') else '---:' for h in heads) + ' |',
-    ]
-    return '\n'.join([*lines, *('| ' + ' | '.join(cell(row[h]) for h in heads) + ' |' for row in rows)]) + '\n'
+    heads = [head.replace('_', ' ') for head in rows[0]]
+    return markdown_table(heads, [[cell(value) for value in row.values()] for row in rows], text=(0, 1))

@@ -1,26 +1,32 @@
-"""Fit an anomaly detector on normal images: two passes, in memory that does not grow with the data set.
+"""Fit an anomaly detector on normal images, and choose its settings without a single defect.
 
-The first pass sums moments for each fold of images (or keeps a few points of each image for a kernel density). The
-second scores every image with the density of the other folds: from these held-out scores come the scales. The density
-that is kept is that of all folds together.
+A fit takes two passes, in memory that does not grow with the data set. The first sums moments for each fold of images
+(or keeps a few points of each image for a kernel density or a bank). The second scores every image with the density of
+the other folds: from these held-out scores come the scales. The density that is kept is that of all folds together.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import reduce
+from itertools import product
 from pathlib import Path
 
 import cv2
 import numpy as np
 import torch
 from mmengine.config import Config
-from rich.console import Console
-from rich.progress import track
 from torch import Tensor
 
+from mmdefect.apis.config import load_config
+from mmdefect.datasets.good_images import GoodImageDataset
 from mmdefect.functional.density import Bank, Moments, far_apart, fit_gaussian, fit_kernel_density, fit_scale, fold_of
+from mmdefect.functional.metrics.ranking import image_ranking
 from mmdefect.models.anomaly_detector import AnomalyDetector, DetectorSettings, build_backbone, stack_images
+from mmdefect.progress import track
+from mmdefect.synthesis.cutpaste import make_views
+from mmdefect.synthesis.streams import stream_generator
 
 _CANDIDATES = 16  # embeddings looked at for each that a bank keeps
 _FIT_STRIDE = 16  # exact mode: neighbouring patches are nearly equal, so the fit takes every fourth of a stride of 4
@@ -43,11 +49,9 @@ def read_image(path: str | Path, size_hw: tuple[int, int]) -> np.ndarray:
 def iter_batches(
     paths: Sequence[str], size_hw: tuple[int, int], batch: int, title: str | None = None
 ) -> Iterator[tuple[int, Tensor]]:
-    """Yield the number of the first image and ``(B, 3, H, W)`` uint8 RGB, with a progress bar where there is a title and a terminal."""
+    """Yield the number of the first image and ``(B, 3, H, W)`` uint8 RGB; with a title, show how many are done."""
     starts = range(0, len(paths), batch)
-    console = Console(stderr=True)
-    shown = track(starts, title, transient=True, console=console) if title and console.is_terminal else starts
-    for start in shown:
+    for start in track(starts, title, len(starts), 'batches') if title else starts:
         yield start, stack_images([read_image(p, size_hw) for p in paths[start : start + batch]])
 
 
@@ -97,15 +101,14 @@ def fit_detector(
         detector: without densities; stays as it is.
         paths: normal images.
         localize: ``'fast'`` or ``'exact'`` heat maps, or None.
-        folds: parts of the images, each of which is scored by the density of the others for the scales; 0 makes no scales.
+        folds: parts of the images, each scored by the density of the others for the scales; 0 makes no scales.
         seed: of the division into folds, and of the points of a kernel density.
         threshold: on the scale on which 1 is the farthest held-out normal image.
         batch: images at a time.
         max_points: of a kernel density or a bank; each fold gives its share to a bank.
         bandwidth: of a kernel density; None chooses it.
-        calibrate: images that exact heat maps are calibrated on, because each costs seconds on a CPU; other modes take
-            all.
-        progress: title of the progress bar; None shows none.
+        calibrate: images that exact heat maps are calibrated on, because each costs seconds on a CPU.
+        progress: title of the progress; None shows none.
     """
     spaces = ['image', *([localize] if localize else [])]
     folds = min(folds, len(paths))
@@ -119,14 +122,14 @@ def fit_detector(
             return fit_kernel_density(points, bandwidth, max_points, torch.Generator().manual_seed(seed))
         if detector.settings.density == 'bank':
             return Bank(torch.cat(parts))
-        total = parts[0]
-        for part in parts[1:]:
-            total = total.merge(part)
+        total = reduce(Moments.merge, parts)
         return fit_gaussian(total.all_reduce(), 'none' if detector.settings.density == 'full' else 'ledoit_wolf')
 
     densities = {space: density(space) for space in spaces}
     held_out: dict[str, list[Tensor]] = {'score': [], 'heat': []}
-    chosen = range(len(paths)) if localize != 'exact' else _spread(len(paths), calibrate)
+    chosen = range(len(paths))
+    if localize == 'exact' and len(paths) > calibrate:  # evenly spread
+        chosen = sorted({round(i * (len(paths) - 1) / max(1, calibrate - 1)) for i in range(calibrate)})
     for number in range(folds):
         own = [paths[i] for i in chosen if int(fold[i]) == number]
         part = AnomalyDetector(detector.settings, detector.features.backbone, {s: density(s, number) for s in spaces})
@@ -174,18 +177,18 @@ def _first_pass(
         return {space: [torch.cat(part) for part in parts] for space, parts in kept.items()}
     if density == 'bank':
         return {
-            space: [_spread_out(torch.cat(part), -(-max_points // folds), seed) for part in parts]
+            space: [_far_apart(torch.cat(part), -(-max_points // folds), seed) for part in parts]
             for space, parts in kept.items()
         }
     return kept
 
 
-def _spread_out(rows: Tensor, count: int, seed: int) -> Tensor:
+def _far_apart(rows: Tensor, count: int, seed: int) -> Tensor:
     return rows[far_apart(rows, count, torch.Generator().manual_seed(seed))]
 
 
 def _sum_up(kept: dict[str, list], last: bool, least: int = 4096) -> None:
-    """Turn rows that have come together into moments; rows of few images wait for more, because each sum costs the same."""
+    """Turn rows into moments; rows of few images wait for more, because each sum costs the same."""
     for parts in kept.values():
         for number, part in enumerate(parts):
             if not isinstance(part, list) or not part:
@@ -199,8 +202,70 @@ def _sum_up(kept: dict[str, list], last: bool, least: int = 4096) -> None:
             parts[number] = moments if last else ([moments] if moments is not None else []) + rows
 
 
-def _spread(count: int, most: int) -> list[int]:
-    """Return at most so many numbers below ``count``, evenly spread."""
-    return (
-        sorted({round(i * (count - 1) / max(1, most - 1)) for i in range(most)}) if count > most else list(range(count))
-    )
+def candidates_of(layers: Sequence[Sequence[str]], densities: Sequence[str], scores: Sequence[str]) -> list[dict]:
+    """Return the settings of every combination; heat maps are fast ones."""
+    combinations = product(layers, densities, scores)
+    return [dict(layers=tuple(names), density=density, score=score) for names, density, score in combinations]
+
+
+def compare_candidates(
+    config,
+    data_root: str,
+    category: str | None,
+    checkpoint: str | None,
+    candidates: Sequence[Mapping],
+    kind: str = 'union',
+    views: int = 2,
+    seed: int = 0,
+    cfg_options: dict | None = None,
+) -> list[dict[str, object]]:
+    """Return the candidates with the ``AUROC`` in percent of pasted against untouched held-out images, the best first.
+
+    Normal images are divided as the training divides them: densities are fitted on the part that the network was
+    trained on, and compared on the held-out part, with and without pastes. Test images are not read.
+
+    Args:
+        config: CutPaste config.
+        data_root: see :func:`~mmdefect.datasets.good_images.good_folder`.
+        category: see there.
+        checkpoint: of its training, or None.
+        candidates: fields of :class:`~mmdefect.models.anomaly_detector.DetectorSettings`.
+        kind: of the pastes.
+        views: pasted views of each held-out image.
+        seed: of the pastes.
+        cfg_options: overrides of the config.
+    """
+    cfg = load_config(config, cfg_options)
+    parts = {
+        part: [info['img_path'] for info in GoodImageDataset(data_root, category, part).load_data_list()]
+        for part in ('fit', 'held_out')
+    }
+    size_hw = (cfg.image_scale[1], cfg.image_scale[0])
+    images, pasted = held_out_views(parts['held_out'], size_hw, kind, views, seed)
+    rows = []
+    for candidate in candidates:
+        empty = detector_of_config(cfg, checkpoint, seed, **candidate)
+        layers, density = '+'.join(candidate.get('layers', ())) or 'output', candidate.get('density')
+        score, title = candidate.get('score'), f'{layers} {density or ""}'
+        localize = 'fast' if score == 'heat' else None
+        fitted = fit_detector(empty, parts['fit'], localize, folds=0, seed=seed, progress=title)
+        scores = torch.cat([fitted.score_images(part)[0] for part in images.split(16)]).double().numpy()
+        auroc = 100 * image_ranking(scores, pasted)['AUROC']
+        rows.append(dict(layers=layers, density=density, score=score, held_out=len(parts['held_out']), AUROC=auroc))
+    return sorted(rows, key=lambda row: -row['AUROC'])
+
+
+def held_out_views(
+    paths: Sequence[str], size_hw: tuple[int, int], kind: str, views: int, seed: int
+) -> tuple[Tensor, np.ndarray]:
+    """Return ``(N, 3, H, W)`` uint8 RGB images, untouched and pasted, and which of them are pasted."""
+    images, pasted = [], []
+    for number, path in enumerate(paths):
+        image = torch.from_numpy(read_image(path, size_hw).transpose(2, 0, 1).copy()).float() / 255
+        for view in range(views):
+            stream = stream_generator(seed, 'compare_candidates', number * views + view)
+            made = make_views(image, stream, kind, jitter=0.0)
+            for k in (0, 1) if view == 0 else (1,):
+                images.append((made.images[k] * 255).round().to(torch.uint8))
+                pasted.append(int(made.labels[k]) > 0)
+    return torch.stack(images), np.array(pasted)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,16 +11,17 @@ from mmengine.config import Config
 from mmengine.registry import init_default_scope
 
 from mmdefect import compat
-from mmdefect.apis.config import compose
-from mmdefect.apis.test import _image_root
-from mmdefect.experiments.evidence.truth import Sample, Truth
+from mmdefect.apis.compose import compose
+from mmdefect.apis.config import plain
+from mmdefect.apis.test import image_root
+from mmdefect.experiments.evidence.counts import Sample, Truth
 from mmdefect.registry import DATASETS, TRANSFORMS
 
 
 def read_settings(path: Path) -> dict[str, Any]:
     """Return what a config file holds with its bases, as plain dicts and lists."""
     compat.apply()
-    return _plain(Config.fromfile(str(path)).to_dict())
+    return plain(Config.fromfile(str(path)).to_dict())
 
 
 def compose_settings(settings: dict[str, Any], path: Path) -> tuple[dict[str, Any], str]:
@@ -32,7 +34,7 @@ def compose_settings(settings: dict[str, Any], path: Path) -> tuple[dict[str, An
 
     cfg = Config(settings, filename=str(path))
     compose(cfg)
-    return _plain(cfg.to_dict()), cfg.pretty_text
+    return plain(cfg.to_dict()), cfg.pretty_text
 
 
 def load_truth(settings: dict[str, Any], split: str = 'test') -> Truth:
@@ -44,14 +46,18 @@ def load_truth(settings: dict[str, Any], split: str = 'test') -> Truth:
     dataset_cfg = cfg[f'{split}_dataloader'].dataset
     dataset = DATASETS.build({**dataset_cfg, 'pipeline': []})
     load = TRANSFORMS.build(dict(type='LoadDefectAnnotations'))
-    root = _image_root(dataset_cfg)
+    root = image_root(dataset_cfg)
     samples = []
     for index in range(len(dataset)):
         info = dataset.get_data_info(index)
         name = Path(info['img_path']).relative_to(root).with_suffix('').as_posix()
-        samples.append(Sample(name, Path(info['img_path']), _Loader(load, info)))
+        samples.append(Sample(name, Path(info['img_path']), partial(_read_label, load, info)))
     palette = tuple(tuple(map(int, colour)) for colour in dataset.metainfo['palette'])
     return Truth(tuple(dataset.metainfo['classes']), palette, tuple(samples))
+
+
+def _read_label(load, info: dict) -> np.ndarray:
+    return np.asarray(load({**info, 'seg_fields': []})['gt_seg_map'])
 
 
 def load_truth_of_config(config: Path, data_root: Path | None = None, split: str = 'test') -> Truth:
@@ -60,21 +66,3 @@ def load_truth_of_config(config: Path, data_root: Path | None = None, split: str
     if data_root is not None:
         settings['data_root'] = str(data_root)
     return load_truth(compose_settings(settings, config)[0], split)
-
-
-class _Loader:
-    """Loads the label of one image when it is needed."""
-
-    def __init__(self, load, info: dict) -> None:
-        self.load, self.info = load, info
-
-    def __call__(self) -> np.ndarray:
-        return np.asarray(self.load({**self.info, 'seg_fields': []})['gt_seg_map'])
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    return value

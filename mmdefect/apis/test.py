@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import copy
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
-import torch
 from mmengine.config import Config, ConfigDict
 from mmengine.runner import Runner
 
+from mmdefect.apis.compose import iter_transforms
+from mmdefect.apis.config import load_config
+from mmdefect.apis.train import check_writable, fit_to_device, set_work_dir
 from mmdefect.ranks import leave_group
-
-from .config import iter_transforms, load_config
-from .preflight import check_writable
-from .train import _fit_to_cpu
+from mmdefect.registry import DATASETS
 
 
 def test(
@@ -27,6 +27,7 @@ def test(
     cfg_options: dict | None = None,
     launcher: str = 'none',
     decision: str = 'argmax',
+    recipes: Sequence[str] = (),
 ) -> dict[str, float]:
     """Evaluate a checkpoint on the test set.
 
@@ -41,32 +42,28 @@ def test(
         launcher: ``none``, ``pytorch``, ``slurm`` or ``mpi``.
         decision: whose label maps are written and drawn, ``argmax`` or ``calibrated`` (with the offsets that
             validation fitted and the checkpoint holds). The metrics hold both.
+        recipes: recipes laid over the config, by name or path.
 
     Returns:
         The metrics, in percent where they are shares.
     """
-    cfg = config if isinstance(config, Config) else load_config(config, cfg_options)
+    cfg = config if isinstance(config, Config) else load_config(config, cfg_options, recipes)
     if not Path(checkpoint).is_file():
         raise FileNotFoundError(
             f'the checkpoint must be an existing file, but {checkpoint} is not; '
             'train first, or look into the `ckpt` folder of the run.'
         )
     cfg.launcher, cfg.resume, cfg.load_from = launcher, False, str(checkpoint)
-    if work_dir is not None:
-        cfg.work_dir = str(work_dir)
-    elif cfg.get('work_dir') is None:
-        cfg.work_dir = str(Path('work_dirs') / Path(cfg.filename).stem)
+    set_work_dir(cfg, work_dir)
     for folder in filter(None, (cfg.work_dir, out, show_dir)):
         check_writable(folder)
-    if not torch.cuda.is_available():
-        _fit_to_cpu(cfg)
-    if out is not None or show_dir is not None:
-        root = _image_root(cfg.test_dataloader.dataset)
+    fit_to_device(cfg)
+    root = None if out is None and show_dir is None else image_root(cfg.test_dataloader.dataset)
     if out is not None:
         cfg.test_evaluator.update(output_dir=str(out), output_root=root)
     if show_dir is not None:
-        sheet = dict(type='PredictionSheetHook', output_dir=str(show_dir), root=root)
-        cfg.custom_hooks = [*cfg.get('custom_hooks', []), sheet]
+        grid = dict(type='PredictionSheetHook', output_dir=str(show_dir), root=root)
+        cfg.custom_hooks = [*cfg.get('custom_hooks', []), grid]
     if cfg.test_evaluator.get('type') == 'DefectMetric':
         cfg.test_evaluator.setdefault('curves', str(Path(cfg.work_dir) / 'curves.json'))
     if decision != 'argmax':
@@ -85,7 +82,7 @@ def _use_tta(cfg: Config) -> None:
     if cfg.get('tta') is None:
         raise ValueError(
             '`--tta` needs `tta = dict(ratios=(...), flip=True)` in the config, but it has none; add it to the '
-            'data set base.'
+            'base of the data set.'
         )
     pipeline = cfg.test_dataloader.dataset.pipeline
     resize = next((t for t in iter_transforms(pipeline) if t['type'] == 'Resize'), None)
@@ -96,7 +93,7 @@ def _use_tta(cfg: Config) -> None:
     scales = []
     for ratio in cfg.tta.ratios:
         step = copy.deepcopy(resize)
-        step['scale'] = tuple(int(round(ratio * side)) for side in resize['scale'])
+        step['scale'] = tuple(round(ratio * side) for side in resize['scale'])
         scales.append(step)
     flips = [dict(type='RandomFlip', prob=float(p), direction='horizontal') for p in ((0, 1) if cfg.tta.flip else (0,))]
     before = [t for t in pipeline if t['type'].startswith('LoadImage')]
@@ -106,10 +103,8 @@ def _use_tta(cfg: Config) -> None:
     cfg.model = ConfigDict(**cfg.tta_model, module=cfg.model)
 
 
-def _image_root(dataset: ConfigDict) -> str:
-    """The folder that all test images share, so that equal file names of two folders stay apart."""
-    from mmdefect.registry import DATASETS
-
+def image_root(dataset: ConfigDict) -> str:
+    """Return the folder that all images of a data set share, so that equal file names of two folders stay apart."""
     built = DATASETS.build({**dataset, 'pipeline': []})
     folders = {os.path.dirname(built.get_data_info(i)['img_path']) for i in range(len(built))}
     return os.path.commonpath(folders)

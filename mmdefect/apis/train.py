@@ -1,21 +1,33 @@
-"""Train a config through mmseg's Runner."""
+"""Train a config through mmseg's Runner, after checking what can be known to be wrong before it starts."""
 
 from __future__ import annotations
 
+import logging
 import os
+import tempfile
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from urllib.error import URLError
 
 import torch
-from mmengine.config import Config
-from mmengine.logging import MMLogger
-from mmengine.runner import Runner
+from mmengine.config import Config, ConfigDict
+from mmengine.logging import MMLogger, print_log
+from mmengine.runner import CheckpointLoader, Runner
 
+from mmdefect.apis.compose import iter_dicts
+from mmdefect.apis.config import load_config, plain
+from mmdefect.datasets.checks import check_dataset, check_disjoint
+from mmdefect.datasets.donors import without_pipeline
 from mmdefect.ranks import leave_group
-from mmdefect.registry import VISUALIZERS
+from mmdefect.registry import DATASETS, VISUALIZERS
 
-from .config import load_config
-from .preflight import check_data, check_same_config, check_writable
-from .pretrained import resolve_pretrained
+#: Keys in which the config of a work dir may differ from the present one: they change no result.
+FREE_KEYS = (
+    *('work_dir', 'resume', 'load_from', 'launcher', 'log_level', 'visualizer', 'vis_backends', 'log_processor'),
+    *('env_cfg', 'tta', 'tta_model', 'tta_pipeline', 'test_dataloader', 'test_evaluator', 'test_pipeline'),
+    'random_initialisation',
+)
+FREE_LOADER_KEYS = ('num_workers', 'persistent_workers', 'pin_memory', 'prefetch_factor')
 
 
 def train(
@@ -25,6 +37,7 @@ def train(
     amp: bool = False,
     cfg_options: dict | None = None,
     launcher: str = 'none',
+    recipes: Sequence[str] = (),
 ) -> Runner:
     """Check the data, then train.
 
@@ -35,12 +48,13 @@ def train(
         amp: automatic mixed precision; a config asks for it with ``amp = True``.
         cfg_options: overrides, with dotted keys.
         launcher: ``none``, ``pytorch``, ``slurm`` or ``mpi``.
+        recipes: recipes laid over the config, by name or path.
 
     Returns:
         The runner after training.
     """
-    cfg = prepare_train_config(config, work_dir, resume, amp, cfg_options, launcher)
-    if int(os.environ.get('RANK', os.environ.get('SLURM_PROCID', 0))) == 0:
+    cfg = prepare_train_config(config, work_dir, resume, amp, cfg_options, launcher, recipes)
+    if int(os.environ.get('RANK') or os.environ.get('SLURM_PROCID') or 0) == 0:
         check_writable(cfg.work_dir)
         check_same_config(cfg, cfg.work_dir)
         check_data(cfg)
@@ -55,8 +69,46 @@ def train(
     return runner
 
 
+def prepare_train_config(
+    config: str | Path | Config,
+    work_dir: str | Path | None = None,
+    resume: bool = False,
+    amp: bool = False,
+    cfg_options: dict | None = None,
+    launcher: str = 'none',
+    recipes: Sequence[str] = (),
+) -> Config:
+    """Return the config exactly as the Runner gets it; see :func:`train` for the arguments."""
+    cfg = config if isinstance(config, Config) else load_config(config, cfg_options, recipes)
+    cfg.launcher, cfg.resume = launcher, resume
+    set_work_dir(cfg, work_dir)
+    if amp or cfg.get('amp'):
+        _use_amp(cfg)
+    fit_to_device(cfg)
+    resolve_pretrained(cfg)
+    return cfg
+
+
+def set_work_dir(cfg: Config, work_dir: str | Path | None) -> None:
+    """Set the folder of a run: the one given, that of the config, or ``work_dirs/<config name>``."""
+    if work_dir is not None:
+        cfg.work_dir = str(work_dir)
+    elif cfg.get('work_dir') is None:
+        cfg.work_dir = str(Path('work_dirs') / Path(cfg.filename).stem)
+
+
+def fit_to_device(cfg: Config) -> None:
+    """On a CPU take BN and gloo: SyncBN has no kernel there and NCCL no transport."""
+    if torch.cuda.is_available():
+        return
+    cfg.env_cfg.setdefault('dist_cfg', {})['backend'] = 'gloo'
+    for part in iter_dicts(cfg.model):
+        if part.get('type') == 'SyncBN':
+            part['type'] = 'BN'
+
+
 def forget_earlier_run(cfg: Config) -> None:
-    """Drop visualizer and loggers of an earlier run in this process: mmengine would reuse them and write where they did.
+    """Drop visualizer and loggers of an earlier run in this process: mmengine would reuse them and write to its files.
 
     Loggers are called by config and second, so only a run that starts in the second of another one shares its logger.
     """
@@ -65,30 +117,6 @@ def forget_earlier_run(cfg: Config) -> None:
     stem = Path(cfg.filename).stem if cfg.filename else ''
     for name in [n for n in MMLogger._instance_dict if stem and n.startswith(f'{stem}_')]:
         MMLogger._instance_dict.pop(name)
-
-
-def prepare_train_config(
-    config: str | Path | Config,
-    work_dir: str | Path | None = None,
-    resume: bool = False,
-    amp: bool = False,
-    cfg_options: dict | None = None,
-    launcher: str = 'none',
-) -> Config:
-    """Return the config exactly as the Runner gets it; see :func:`train` for the arguments."""
-    cfg = config if isinstance(config, Config) else load_config(config, cfg_options)
-    cfg.launcher = launcher
-    cfg.resume = resume
-    if work_dir is not None:
-        cfg.work_dir = str(work_dir)
-    elif cfg.get('work_dir') is None:
-        cfg.work_dir = str(Path('work_dirs') / Path(cfg.filename).stem)
-    if amp or cfg.get('amp'):
-        _use_amp(cfg)
-    if not torch.cuda.is_available():
-        _fit_to_cpu(cfg)
-    resolve_pretrained(cfg)
-    return cfg
 
 
 def _use_amp(cfg: Config) -> None:
@@ -102,9 +130,8 @@ def _use_amp(cfg: Config) -> None:
         )
     if not on_gpu and not has_fast_bfloat16():
         raise ValueError(
-            'mixed precision (`--amp`, or `amp = True` in the config) needs a GPU or a CPU with bfloat16 '
-            'instructions (AVX512-BF16 or AMX), but torch finds neither; leave it out, or set '
-            '`--cfg-options amp=False`.'
+            'mixed precision (`--amp`, or `amp = True` in the config) needs a GPU or a CPU with bfloat16 instructions '
+            '(AVX512-BF16 or AMX), but torch finds neither; leave it out, or set `--cfg-options amp=False`.'
         )
     cfg.optim_wrapper.type = wanted
     if on_gpu:
@@ -116,18 +143,126 @@ def has_fast_bfloat16() -> bool:
     return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
 
 
-def _fit_to_cpu(cfg: Config) -> None:
-    """SyncBN has no CPU kernel and NCCL no CPU transport: take BN and gloo."""
-    cfg.env_cfg.setdefault('dist_cfg', {})['backend'] = 'gloo'
-    _replace_sync_bn(cfg.model)
+def check_writable(folder: str | Path) -> None:
+    """Make ``folder`` and see that a file can be written into it.
+
+    Raises:
+        PermissionError: if not; the message names the folder.
+    """
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as err:
+        raise PermissionError(
+            f'`--work-dir` must be a folder that can be written to, but {folder} is not ({err.strerror}); choose '
+            'another one.'
+        ) from err
 
 
-def _replace_sync_bn(node) -> None:
+def check_same_config(cfg: Config, work_dir: str | Path) -> None:
+    """Reject a work dir with checkpoints of another config; a run that left none is nothing to protect.
+
+    Raises:
+        ValueError: naming the first keys that differ.
+    """
+    if next(Path(work_dir).rglob('*.pth'), None) is None:
+        return
+    for dumped in sorted(Path(work_dir).glob('*.py')):
+        differing = sorted(_differences(_comparable(Config.fromfile(str(dumped))), _comparable(cfg)))
+        if differing:
+            more = ' and more' if len(differing) > 5 else ''
+            raise ValueError(
+                f'`--work-dir` must be new or hold runs of the same config, but {dumped} differs in '
+                f'{", ".join(differing[:5])}{more}; choose another --work-dir or remove that one.'
+            )
+
+
+def _comparable(cfg: Config) -> dict:
+    """Return what decides the result."""
+    settings = {key: value for key, value in plain(cfg.to_dict()).items() if key not in FREE_KEYS}
+    for loader in ('train_dataloader', 'val_dataloader'):
+        for key in FREE_LOADER_KEYS:
+            (settings.get(loader) or {}).pop(key, None)
+    return settings
+
+
+def _differences(old, new, prefix: str = '') -> set[str]:
+    if isinstance(old, dict) and isinstance(new, dict):
+        keys = {key: f'{prefix}.{key}' if prefix else str(key) for key in old.keys() | new.keys()}
+        return set().union(*(_differences(old.get(key), new.get(key), name) for key, name in keys.items()))
+    return set() if old == new else {prefix}
+
+
+def check_data(cfg: Config) -> None:
+    """Check the files of the training, validation and test set, and that they share no image.
+
+    Raises:
+        ValueError, FileNotFoundError: naming the file and how to fix it.
+    """
+    built = {}
+    for split in ('train', 'val', 'test', 'outer'):
+        loader = cfg.get(f'{split}_dataloader')
+        if loader:
+            built[split] = DATASETS.build(without_pipeline(loader['dataset']))
+            check_dataset(built[split])
+    check_disjoint(built)
+
+
+def resolve_pretrained(cfg: Config) -> list[str]:
+    """Drop every ``Pretrained`` initialisation of the model whose weights cannot be had, with a warning each.
+
+    A missing file must neither stop a training nor let it start from random weights unnoticed, least of all from
+    frozen ones. ``model.pretrained`` becomes ``model.backbone.init_cfg``, which means the same.
+
+    Returns:
+        The warnings, also stored as ``cfg.random_initialisation`` so that the dumped config tells.
+    """
+    model = cfg.model
+    pretrained = model.pop('pretrained', None)
+    if pretrained is not None:
+        model.backbone['init_cfg'] = ConfigDict(type='Pretrained', checkpoint=pretrained)
+    warnings = []
+    for place, module in list(_pretrained_parts(model, 'model')):
+        checkpoint = module.init_cfg['checkpoint']
+        reason = _why_absent(checkpoint)
+        if reason:
+            module.pop('init_cfg')
+            warnings.append(
+                f'{place} starts from RANDOM weights{_thaw(module)}: {checkpoint} {reason}; put the file there, '
+                f'or name another with --cfg-options {place}.init_cfg.checkpoint=PATH.'
+            )
+    for warning in warnings:
+        print_log(warning, logger='current', level=logging.WARNING)
+    if warnings:
+        cfg.random_initialisation = warnings
+    return warnings
+
+
+def _thaw(module: ConfigDict) -> str:
+    """Let random stages learn that a config wanted to keep as they are pretrained; return what to say of it."""
+    if module.get('frozen_stages', -1) < 0:
+        return ''
+    module.update(frozen_stages=-1, norm_eval=False)
+    return ' and is therefore not frozen'
+
+
+def _pretrained_parts(node, place: str) -> Iterator[tuple[str, ConfigDict]]:
+    """Yield the parts of a model that name pretrained weights, with their dotted place."""
     if isinstance(node, dict):
-        if node.get('type') == 'SyncBN':
-            node['type'] = 'BN'
-        for value in node.values():
-            _replace_sync_bn(value)
-    elif isinstance(node, (list, tuple)):
-        for value in node:
-            _replace_sync_bn(value)
+        init = node.get('init_cfg')
+        if isinstance(init, dict) and init.get('type') == 'Pretrained':
+            yield place, node
+    items = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, (list, tuple)) else ()
+    for key, value in items:
+        yield from _pretrained_parts(value, f'{place}.{key}')
+
+
+def _why_absent(checkpoint: str) -> str | None:
+    if '://' not in checkpoint:
+        return None if Path(checkpoint).is_file() else 'does not exist'
+    try:
+        CheckpointLoader.load_checkpoint(checkpoint, map_location='cpu', logger='silent')
+    except (URLError, OSError) as err:
+        return f'could not be downloaded ({err})'
+    return None

@@ -147,10 +147,7 @@ def fingerprint(config: Path, cfg_options: Sequence[str], recipes: Sequence[str]
     """Describe what a training is made of, so that a changed config is noticed.
 
     Python files are compared by their syntax tree: comments and layout do not count. Bases of installed packages
-    (``mmseg::...``) count by their name only.
-
-    Returns:
-        ``{'config': path, 'files': {path: hash}, 'cfg_options': [...]}``, the leaf first, then the recipes over it.
+    (``mmseg::...``) count by their name only. In ``files``, ``{path: hash}``, the leaf comes first, then the recipes.
     """
     files: dict[str, str] = {}
     for path in (config, *map(Path, recipes)):

@@ -244,9 +244,8 @@ class _Work:
         for line in lines:
             self.show(line)
         if answer.returncode or not answer.stdout.strip().isdigit():
-            raise JobFailed(
-                lines[-1] if lines else f'{tool} must print an iteration, but printed {answer.stdout!r}', lines
-            )
+            said = lines[-1] if lines else f'{tool} must print an iteration, but printed {answer.stdout!r}'
+            raise JobFailed(said, lines)
         return int(answer.stdout)
 
     def test(self) -> None:
@@ -336,11 +335,8 @@ def prepare_resume(train_dir: Path, validated: set[int]) -> int | None:
         return bool(interval and end) and step >= begin and (step % interval == 0 or step == end)
 
     resumable = _by_step(train_dir.glob('iter_*.pth'))
-    usable = [
-        step
-        for step, path in resumable.items()
-        if is_complete(path) and (newest is None or step <= newest) and (step in validated or not is_due(step))
-    ]
+    complete = [s for s, path in resumable.items() if is_complete(path) and (newest is None or s <= newest)]
+    usable = [step for step in complete if step in validated or not is_due(step)]
     start = max(usable, default=None)
     for path in train_dir.glob('*.pth'):
         step = _step_of(path)
@@ -357,8 +353,7 @@ def prepare_resume(train_dir: Path, validated: set[int]) -> int | None:
 def collect(train_dir: Path) -> Path:
     """Move all checkpoints of a finished training to ``ckpt/``; may be repeated after an interruption.
 
-    ``last_checkpoint`` is kept in both folders and points to the moved file, so that ``--resume`` in the work dir
-    still works.
+    ``last_checkpoint``, in both folders, points to the moved file, so that ``--resume`` in the work dir still works.
     """
     target = train_dir / 'ckpt'
     target.mkdir(exist_ok=True)

@@ -22,9 +22,8 @@ from mmdefect.apis.anomaly import (
     localize_anomaly,
     predict_anomaly,
 )
-from mmdefect.apis.anomaly_choice import candidates_of, compare_candidates
-from mmdefect.apis.anomaly_eval import DetectorResult, markdown_table, pixel_metrics, roc_points, rows_of
-from mmdefect.apis.anomaly_fit import detector_of_config, fit_detector
+from mmdefect.apis.anomaly_eval import DetectorResult, pixel_metrics, roc_points, rows_of, table_text
+from mmdefect.apis.anomaly_fit import candidates_of, compare_candidates, detector_of_config, fit_detector
 from mmdefect.apis.config import load_config
 from mmdefect.datasets.mvtec import find_categories
 from mmdefect.datasets.samples import Sample, list_images
@@ -99,7 +98,7 @@ def test_from_pretraining_to_pseudo_labels(tmp_path, data_root, category):
     assert {p.name for p in (tmp_path / 'eval' / 'figures').iterdir()} == {
         f'{category}_{name}.png' for name in ('roc', 'scores_0', 'scores_1', 'tsne')
     }
-    assert (tmp_path / 'eval' / 'table.md').read_text() == markdown_table(rows)
+    assert (tmp_path / 'eval' / 'table.md').read_text() == table_text(rows)
 
     model = tmp_path / 'eval' / 'models' / f'{category}_cutpaste.pth'
     test = data_root / category / 'test'
@@ -213,7 +212,7 @@ def test_table_ends_with_the_average_of_each_arm():
         ('average', 'y', 70.0),
     ]
     assert rows[-1]['paper'] == pytest.approx((98.3 + 86.3) / 2)
-    assert '| average | x |' in markdown_table(rows)
+    assert '| average  | x' in table_text(rows)
 
 
 def test_errors_come_before_the_work(tmp_path, data_root, category):

@@ -5,8 +5,10 @@ from __future__ import annotations
 import pytest
 from mmengine.config import Config
 
-from mmdefect.apis.config import compose, iter_heads, load_config
+from mmdefect.apis.compose import compose, iter_heads
+from mmdefect.apis.config import load_config
 from mmdefect.compat import config_root
+from mmdefect.recipes import find_recipe
 
 LEAF = config_root('mmdefect') / 'fast_scnn' / 'fast-scnn_baseline_2k_wta-256.py'
 
@@ -48,9 +50,9 @@ def test_composing_twice_changes_nothing(loss):
     compose(cfg)
     assert cfg.to_dict() == once
     weights = [
-        l['loss_weight']
+        one['loss_weight']
         for h in iter_heads(cfg)
-        for l in (h.loss_decode if isinstance(h.loss_decode, list) else [h.loss_decode])
+        for one in (h.loss_decode if isinstance(h.loss_decode, list) else [h.loss_decode])
     ]
     assert weights == ([2.0, 0.8, 0.8] if isinstance(loss, dict) else [0.5, 0.5, 0.2, 0.2, 0.2, 0.2])
 
@@ -102,3 +104,47 @@ def test_a_text_does_not_take_the_place_of_settings():
         load_config(LEAF, {'train_dataloader.sampler': "{'type':'DefaultSampler'}"})
     assert load_config(LEAF, {'train_dataloader.sampler': dict(type='DefaultSampler')}).train_dataloader.sampler.shuffle
     assert load_config(LEAF, {'param_scheduler.1.end': 7, 'resume': 'x', 'new.key': 'y'}).param_scheduler[1].end == 7
+
+
+def test_recipes_over_a_leaf_equal_a_child_config(tmp_path):
+    base = config_root('mmdefect') / '_base_'
+    bases = [str(path) for path in (LEAF, base / 'synthesis' / 'paste_poisson.py', base / 'class_prior.py')]
+    (tmp_path / 'child.py').write_text(
+        f'_base_ = {bases!r}\nloss_decode = dict(_delete_=True, type="SoftmaxFocalLoss", gamma=2.0, alpha=None)\n'
+    )
+    child = load_config(tmp_path / 'child.py')
+    laid = load_config(LEAF, None, ['paste_poisson', 'class_prior', 'focal'])
+    assert laid.to_dict() == child.to_dict()
+    named = load_config(f'{LEAF}+paste_poisson', None, ['class_prior', 'focal'])
+    assert named.to_dict() == laid.to_dict() and named.filename == laid.filename
+    assert named.filename.endswith('/fast-scnn_baseline_2k_wta-256+paste_poisson+class_prior+focal.py')
+    laid.dump(str(tmp_path / 'leaf+focal.py'))
+    assert Config.fromfile(str(tmp_path / 'leaf+focal.py')).to_dict() == laid.to_dict()
+
+
+def test_later_recipes_win_and_options_are_the_last_word():
+    def losses(recipes, options=None):
+        return next(iter_heads(load_config(LEAF, options, recipes))).loss_decode
+
+    assert losses(['focal_published', 'ce']) == losses([])
+    assert losses(['tversky_focal', 'ce_labelled', 'focal_published', 'focal']) == losses(['focal'])
+    assert losses(['focal'], {'loss_decode.gamma': 5.0}).gamma == 5.0
+    alone, over = (load_config(LEAF, None, recipes) for recipes in (['paste_poisson'], ['mixed', 'paste_poisson']))
+    assert alone.train_dataloader.to_dict() == over.train_dataloader.to_dict()
+    short = load_config(LEAF.parent / 'fast-scnn_baseline_40k_wta-256.py', None, ['schedule_2k', 'schedule_40k'])
+    assert short.to_dict() == load_config(LEAF.parent / 'fast-scnn_baseline_40k_wta-256.py').to_dict()
+
+
+def test_a_recipe_may_be_a_file_and_a_wrong_name_is_answered_with_close_ones(tmp_path):
+    (tmp_path / 'mine.py').write_text('loss_decode = dict(gamma=3.0)\n')
+    (tmp_path / '_base_' / 'losses').mkdir(parents=True)
+    (tmp_path / '_base_' / 'schedules').mkdir()
+    for folder in ('losses', 'schedules'):
+        (tmp_path / '_base_' / folder / 'short.py').touch()
+    cfg = load_config(LEAF, None, ['focal', str(tmp_path / 'mine.py')])
+    assert next(iter_heads(cfg)).loss_decode.gamma == 3.0
+    with pytest.raises(ValueError, match="got 'paste_poison'; did you mean paste_poisson"):
+        load_config(LEAF, None, ['paste_poison'])
+    with pytest.raises(ValueError, match='may be losses/short or schedules/short; write the folder too'):
+        find_recipe('short', [tmp_path])
+    assert find_recipe('losses/short', [tmp_path]) == tmp_path / '_base_' / 'losses' / 'short.py'

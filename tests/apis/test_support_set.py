@@ -143,5 +143,5 @@ def test_an_existing_folder_is_not_touched(wta, tmp_path):
     with pytest.raises(FileExistsError, match='must not exist yet'):
         make_support(str(wta), 'wta', tmp_path / 's', k=1)
     assert not list(tmp_path.glob('.*unfinished*'))
-    with pytest.raises(ValueError, match='must be a support set with support.json'):
+    with pytest.raises(ValueError, match='must be a support set, but support.json'):
         read_support(wta)

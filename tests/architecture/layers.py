@@ -13,9 +13,9 @@ PURE = ('functional', 'synthesis', 'diffusion', 'deployment', 'experiments', 'vi
 ADAPTERS = ('datasets', 'models', 'engine', 'evaluation', 'inference')
 FACES = ('apis',)
 #: Modules of the standard library alone (``ranks``: and torch) that any layer may use.
-SHARED = ('extras', 'files', 'progress', 'ranks')
+SHARED = ('extras', 'files', 'progress', 'ranks', 'recipes')
 #: Single modules (and the doctor) beside the layers.
-FOUNDATION = (*SHARED, 'compat', 'registry', 'registration', 'doctor', '__main__')
+FOUNDATION = (*SHARED, 'command_line', 'compat', 'registry', 'registration', 'doctor', '__main__')
 
 MM_PACKAGES = ('mmengine', 'mmcv', 'mmseg', 'mmpretrain', 'mmdet')
 

@@ -27,6 +27,7 @@ ALLOWED = {
     'engine': {*PURE, *SHARED, 'datasets', 'models', 'evaluation', 'compat', 'registry'},
     'apis': {*PURE, *ADAPTERS, *SHARED, 'compat', 'registry', 'registration'},
     **{module: set() for module in SHARED},
+    'command_line': set(),
     'compat': {'extras'},
     'registry': {'compat'},
     'registration': {'compat', 'registry', *ADAPTERS},

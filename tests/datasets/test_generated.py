@@ -124,7 +124,7 @@ def test_shares_are_met_and_parts_go_round(shares):
         pass
 
     class Joined:
-        datasets = [Part(range(50)), Part(range(7))]
+        datasets = (Part(range(50)), Part(range(7)))
 
         def __len__(self):
             return 57
@@ -148,7 +148,7 @@ def test_shares_are_met_and_parts_go_round(shares):
     'change, words',
     [
         (dict(ratio=dict(real=1)), 'real and generated'),
-        (dict(ratio=dict(real=0, generated=0)), 'not both 0'),
+        (dict(ratio=dict(real=0, generated=0)), 'not all 0'),
         (dict(share=1), 'keys folder and ratio'),
     ],
 )

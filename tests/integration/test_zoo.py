@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from operator import attrgetter
 
 import pytest
 import torch
@@ -12,8 +13,9 @@ from mmengine.structures import PixelData
 from mmseg.registry import MODELS
 from mmseg.structures import SegDataSample
 
-from mmdefect.apis.config import iter_heads, load_config
-from mmdefect.apis.train import _fit_to_cpu
+from mmdefect.apis.compose import iter_dicts, iter_heads
+from mmdefect.apis.config import load_config
+from mmdefect.apis.train import fit_to_device
 from mmdefect.compat import config_root
 
 ROOT = config_root('mmdefect')
@@ -22,6 +24,7 @@ OTHER = ('bilevel', 'cutpaste', 'studies')
 #: Small networks for short studies: no published schedule, so no leaves for it.
 SHORT = {'fpn-r18-l3', 'fpn-r18-l3-frozen', 'fpn-mobilenetv2-frozen', 'deeplabv3plus-r18-l3-frozen'}
 LEAVES = sorted(p for p in ROOT.glob('[!_]*/*.py') if p.parent.name not in OTHER and '_boxes_' not in p.stem)
+STEM = attrgetter('stem')
 QUICK = ('fast-scnn', 'bisenetv2', 'segformer-b0', 'lraspp', 'pidnet', 'ddrnet')
 CROP = 64
 _done: dict[str, None] = {}
@@ -66,12 +69,15 @@ def drop_pretrained(node):
             drop_pretrained(value)
 
 
+@pytest.mark.parametrize('loss', ['plain', 'focal'])
 @pytest.mark.parametrize('leaf', list(leaf_cases()))
-def test_leaf_trains_a_step_and_predicts(leaf):
-    cfg = load_config(leaf, {'crop_size': (CROP, CROP)})
+def test_leaf_trains_a_step_and_predicts(leaf, loss):
+    focal = 'focal_published' if '_wta-' in leaf.stem else 'focal'  # the former weighs three classes
+    recipes = [focal] if loss == 'focal' else []
+    cfg = load_config(leaf, {'crop_size': (CROP, CROP)}, recipes)
     cfg.model.pop('pretrained', None)
     drop_pretrained(cfg.model)
-    _fit_to_cpu(cfg)
+    fit_to_device(cfg)
     key = json.dumps(cfg.model.to_dict(), sort_keys=True, default=str)
     if key in _done:
         return  # the same network with the same loss has just run for another data set or schedule
@@ -82,9 +88,9 @@ def test_leaf_trains_a_step_and_predicts(leaf):
     model.train()
     data = batch(cfg.num_classes)
     inputs = model.data_preprocessor(data, training=True)
-    loss, logged = model.parse_losses(model(**inputs, mode='loss'))
-    assert math.isfinite(loss.item()), dict(logged)
-    loss.backward()
+    value, logged = model.parse_losses(model(**inputs, mode='loss'))
+    assert math.isfinite(value.item()), dict(logged)
+    value.backward()
     gradients = [p.grad for p in model.decode_head.parameters() if p.grad is not None]
     assert gradients and all(torch.isfinite(g).all() for g in gradients) and any(g.abs().sum() > 0 for g in gradients)
     model.eval()
@@ -105,17 +111,30 @@ def test_every_model_of_the_zoo_has_its_leaves():
     models = {leaf.stem.split('_')[0] for leaf in LEAVES} - SHORT
     assert len(models) == 24
     stems = {leaf.stem for leaf in LEAVES}
-    for model in models:
-        for data in ('wta-256', 'mvtec-256'):
-            assert {f'{model}_{recipe}_40k_{data}' for recipe in ('baseline', 'paste-poisson')} <= stems
-        assert f'{model}_system5_40k-lr160k_wta-512' in stems
+    assert {f'{model}_baseline_40k_{data}' for model in models for data in ('wta-256', 'mvtec-256')} <= stems
+
+
+@pytest.mark.parametrize('leaf', [leaf for leaf in LEAVES if leaf.stem.endswith('_baseline_40k_wta-256')], ids=STEM)
+@pytest.mark.parametrize('recipes', [('paste_poisson', 'focal'), ('wta_published',)], ids='+'.join)
+def test_recipes_reach_every_model(leaf, recipes):
+    plain, cfg = load_config(leaf), load_config(leaf, None, recipes)
+    published = 'wta_published' in recipes
+    for head, before in zip(iter_heads(cfg), iter_heads(plain), strict=True):
+        losses = [d for d in iter_dicts(head.loss_decode) if d.get('type') == 'SoftmaxFocalLoss']
+        assert losses and all(loss.alpha == ([0.1, 0.3, 0.6] if published else None) for loss in losses)
+        assert head.num_classes == before.num_classes
+    types = [t['type'] for t in cfg.train_dataloader.dataset.pipeline]
+    assert ('SynthesizeDefects' in types) == (not published)
+    assert tuple(cfg.model.data_preprocessor.size) == ((512, 512) if published else (256, 256))
+    assert cfg.optim_wrapper.optimizer.type == ('AdamW' if published or 'own_optimizer' in cfg else 'SGD')
 
 
 def test_transformers_keep_their_own_learning_rate_and_an_override_is_the_last_word():
-    leaf = ROOT / 'vit' / 'vit-upernet_system5_40k-lr160k_wta-512.py'
-    cfg = load_config(leaf)
+    leaf = ROOT / 'vit' / 'vit-upernet_baseline_40k_wta-256.py'
+    cfg = load_config(leaf, None, ['wta_published'])
     assert (
         cfg.optim_wrapper.optimizer.lr == 6e-5 and cfg.optim_wrapper.paramwise_cfg.custom_keys.pos_embed.decay_mult == 0
     )
     assert cfg.model.backbone.img_size == (512, 512)
-    assert load_config(leaf, {'optim_wrapper.optimizer.lr': 1e-3}).optim_wrapper.optimizer.lr == 1e-3
+    options = {'optim_wrapper.optimizer.lr': 1e-3}
+    assert load_config(leaf, options, ['wta_published']).optim_wrapper.optimizer.lr == 1e-3

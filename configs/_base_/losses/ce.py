@@ -1,3 +1,3 @@
-# mmseg's cross entropy fails with `avg_non_ignore=True` and class weights together, so ignored pixels count in its
-# mean.
+# Cross entropy of mmseg. Ignored pixels count in its mean: with `avg_non_ignore=True` it fails where there are class
+# weights.
 loss_decode = dict(type='CrossEntropyLoss', use_sigmoid=False)

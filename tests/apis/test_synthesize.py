@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 import mmdefect.registration  # noqa: F401
-from mmdefect.apis.bulk import build_libraries, synthesize
+from mmdefect.apis.synthesize import build_libraries, synthesize
 from mmdefect.datasets import BladeWTADataset
 from mmdefect.experiments.bulk import Workers
 from tests.helpers.data import save
@@ -51,7 +51,7 @@ def one_by_one(options, cache, tmp_path):
 
 
 def test_images_labels_and_records_agree_and_make_a_data_set(one_by_one, options, tmp_path):
-    result, files = one_by_one
+    result, _ = one_by_one
     assert result['images'] == result['made'] == 7 and sum(result['defects'].values()) >= 7
     dataset = BladeWTADataset(
         data_root=str(tmp_path / 'one'),
