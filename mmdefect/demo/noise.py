@@ -9,16 +9,17 @@ from numpy.random import Generator
 
 
 def unit_grid(size_hw: tuple[int, int]) -> tuple[ndarray, ndarray]:
-    """Return the coordinates of the pixel centres, with the origin in the middle and the short side of length one.
-
-    Returns:
-        ``(y, x)``, each ``(H, W)`` float32; the short side runs over (-0.5, 0.5).
-    """
+    """Return y and x of the pixel centres, each ``(H, W)`` float32; the short side runs over (-0.5, 0.5)."""
     height, width = size_hw
     unit = min(size_hw)
     y = (np.arange(height, dtype=np.float32) - (height - 1) / 2) / unit
     x = (np.arange(width, dtype=np.float32) - (width - 1) / 2) / unit
     return np.repeat(y[:, None], width, axis=1), np.repeat(x[None, :], height, axis=0)
+
+
+def turn_matrix(angle: float) -> ndarray:
+    """Return ``(2, 2)``, which turns x, y by an angle in radians from the x axis towards the y axis."""
+    return np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
 
 
 def smoothstep(low: float, high: float, value: ndarray) -> ndarray:
@@ -44,11 +45,7 @@ def smooth_noise(rng: Generator, size_hw: tuple[int, int], cell: float) -> ndarr
 
 
 def fractal_noise(rng: Generator, size_hw: tuple[int, int], cell: float, octaves: int, gain: float = 0.5) -> ndarray:
-    """Return ``octaves`` layers of smooth noise, each half the size and ``gain`` times the strength of the one before.
-
-    Returns:
-        ``(H, W)`` float32, mean about 0, deviation about 1.
-    """
+    """Return layers of smooth noise, each half the size and ``gain`` times the strength of the one before."""
     total = np.zeros(size_hw, np.float32)
     weight, energy = 1.0, 0.0
     for _ in range(octaves):
@@ -59,14 +56,11 @@ def fractal_noise(rng: Generator, size_hw: tuple[int, int], cell: float, octaves
 
 
 def streaks(rng: Generator, size_hw: tuple[int, int], length: float, angle: float) -> ndarray:
-    """Return noise smeared into lines, as a grinding belt or a brush leaves them.
+    """Return noise smeared into lines, as a grinding belt or a brush leaves them; ``(H, W)`` float32, deviation 1.
 
     Args:
         length: typical length of a line in pixels.
         angle: direction of the lines in radians, counted from the x axis towards the y axis.
-
-    Returns:
-        ``(H, W)`` float32, mean about 0, deviation about 1.
     """
     height, width = size_hw
     # Rotating grows the frame; for the small angles in use half the other side is more than enough.
@@ -74,11 +68,8 @@ def streaks(rng: Generator, size_hw: tuple[int, int], length: float, angle: floa
     pad_y, pad_x = int(np.ceil(width * grow)) + 4, int(np.ceil(height * grow)) + 4
     field = white_noise(rng, (height + pad_y, width + pad_x))
     window = max(3, round(length) | 1)
-    field = cv2.blur(
-        cv2.blur(field, (window, 1), borderType=cv2.BORDER_REFLECT),
-        (max(3, window // 2 | 1), 1),
-        borderType=cv2.BORDER_REFLECT,
-    )
+    for width_px in (window, max(3, window // 2 | 1)):
+        field = cv2.blur(field, (width_px, 1), borderType=cv2.BORDER_REFLECT)
     # Without this, interpolation blurs some rows more than others and the lines show a moire.
     field = cv2.GaussianBlur(field, (1, 5), 0.0, sigmaY=0.65)
     centre = (field.shape[1] / 2, field.shape[0] / 2)

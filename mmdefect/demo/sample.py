@@ -21,7 +21,8 @@ from mmdefect.demo.defects.fabric import sample_cut, sample_hole, sample_missing
 from mmdefect.demo.defects.hard import sample_broken_corner, sample_chip, sample_pits, sample_scratch
 from mmdefect.demo.scene import Scene, Surface, render
 from mmdefect.demo.scenes import carpet_scene, insert_scene, metal_scene
-from mmdefect.visualization import default_palette, image_grid, legend, overlay_labels
+from mmdefect.visualization.grid import image_grid, legend
+from mmdefect.visualization.overlay import default_palette, overlay_labels
 
 #: A pixel counts as defective when a channel changes by more than this many of 255 levels (sensor noise: about 2).
 TOLERANCE = 6

@@ -7,14 +7,14 @@ dark rhombic carbide plate with chip breakers and a hole, on a back-lit white ta
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import cv2
 import numpy as np
 from numpy import ndarray
 from numpy.random import Generator
 
-from mmdefect.demo.noise import fractal_noise, smooth_noise, smoothstep, streaks, unit_grid, white_noise
+from mmdefect.demo.noise import fractal_noise, smooth_noise, smoothstep, streaks, turn_matrix, unit_grid, white_noise
 from mmdefect.demo.scene import Camera, Light, Material, Scene, Surface
 
 METAL = Material(
@@ -144,36 +144,6 @@ INSERT = Material(
 )
 
 
-@dataclass(frozen=True)
-class Pose:
-    """Where the part lies: shift in units of the short side, turn in radians, and a scale near one."""
-
-    dx: float
-    dy: float
-    turn: float
-    scale: float
-
-
-def sample_pose(rng: Generator) -> Pose:
-    """Return the small misplacement a fixture leaves."""
-    dx, dy = rng.normal(0.0, 0.004, 2)
-    return Pose(
-        float(np.clip(dx, -0.01, 0.01)),
-        float(np.clip(dy, -0.01, 0.01)),
-        float(np.clip(rng.normal(0.0, 0.008), -0.02, 0.02)),
-        float(rng.uniform(0.992, 1.008)),
-    )
-
-
-def _part_frame(size_hw: tuple[int, int], pose: Pose) -> tuple[ndarray, ndarray]:
-    """Return coordinates along the long and the short diagonal, ``(H, W)`` each, in units of the short side."""
-    y, x = unit_grid(size_hw)
-    angle = HEADING + pose.turn
-    cos, sin = np.float32(np.cos(angle) / pose.scale), np.float32(np.sin(angle) / pose.scale)
-    x, y = x - np.float32(pose.dx), y - np.float32(pose.dy)
-    return cos * x + sin * y, cos * y - sin * x
-
-
 def _rhombus(p: ndarray, q: ndarray) -> tuple[ndarray, ndarray]:
     """Return the distance to the rounded outline (positive inside) and the position along the edge.
 
@@ -243,18 +213,23 @@ def _backdrop(inside: ndarray, hole: ndarray, rng: Generator) -> ndarray:
 
 
 def insert_scene(rng: Generator, size_hw: tuple[int, int]) -> Scene:
-    """Return one insert in its fixture."""
+    """Return one insert in its fixture, which leaves a small misplacement."""
     side = min(size_hw)
     unit = side / 256.0
-    pose = sample_pose(rng)
-    p, q = _part_frame(size_hw, pose)
+    dx, dy = np.clip(rng.normal(0.0, 0.004, 2), -0.01, 0.01).tolist()
+    angle = HEADING + float(np.clip(rng.normal(0.0, 0.008), -0.02, 0.02))
+    scale = float(rng.uniform(0.992, 1.008))
+    y, x = unit_grid(size_hw)
+    cos, sin = np.float32(np.cos(angle) / scale), np.float32(np.sin(angle) / scale)
+    moved_x, moved_y = x - np.float32(dx), y - np.float32(dy)
+    p, q = cos * moved_x + sin * moved_y, cos * moved_y - sin * moved_x  # along the long and the short diagonal
     depth, along = _rhombus(p, q)
     hole = (HOLE - np.hypot(p, q)) * side
     inside = np.minimum(depth * side, -hole).astype(np.float32)
 
     height = _relief(p, q, depth, along)
-    turn = cv2.getRotationMatrix2D(((side - 1) / 2, (side - 1) / 2), -np.degrees(HEADING + pose.turn), pose.scale)
-    turn[:, 2] += ((size_hw[1] - side) / 2 + pose.dx * side, (size_hw[0] - side) / 2 + pose.dy * side)
+    turn = cv2.getRotationMatrix2D(((side - 1) / 2, (side - 1) / 2), -np.degrees(angle), scale)
+    turn[:, 2] += ((size_hw[1] - side) / 2 + dx * side, (size_hw[0] - side) / 2 + dy * side)
     marking = cv2.warpAffine(_marking(side), turn, size_hw[::-1], flags=cv2.INTER_LINEAR)
     height = side * (height - 0.0022 * marking)
     grain = white_noise(rng, size_hw)
@@ -268,9 +243,12 @@ def insert_scene(rng: Generator, size_hw: tuple[int, int]) -> Scene:
     albedo = np.clip(coating * tone[..., None], 0.005, 1.0).astype(np.float32)
     gloss = np.clip(0.055 + 0.004 * blotch + 0.03 * edge, 0.0, 1.0).astype(np.float32)
 
-    y, x = unit_grid(size_hw)
     field = rng.uniform(0.95, 1.03) * (1.0 + rng.uniform(-0.05, 0.05) * x + rng.uniform(-0.05, 0.05) * y)
     camera = Camera.sample(rng, field, (0.55, 0.7))
+    reach = float(np.hypot(LONG, SHORT)) * CORNER
+    sharp, blunt = LONG - reach / SHORT + CORNER, SHORT - reach / LONG + CORNER
+    corners = np.array([[sharp, 0], [-sharp, 0], [0, blunt], [0, -blunt]]) * scale @ turn_matrix(angle).T * side
+    corners += np.array([dx, dy]) * side + (np.array(size_hw[::-1]) - 1) / 2
     return Scene(
         surface=Surface(relief, albedo, gloss, np.clip(inside + 0.5, 0.0, 1.0).astype(np.float32)),
         backdrop=_backdrop(inside, hole, rng),
@@ -282,25 +260,5 @@ def insert_scene(rng: Generator, size_hw: tuple[int, int]) -> Scene:
         cavity=1.3,
         camera=camera,
         material=INSERT,
-        corners=_corners(size_hw, pose),
+        corners=corners.astype(np.float32),
     )
-
-
-def _corners(size_hw: tuple[int, int], pose: Pose) -> ndarray:
-    """Return the four corners as ``(4, 2)`` float32 x, y in pixels, the two sharp ones first."""
-    side, angle = min(size_hw), HEADING + pose.turn
-    reach = float(np.hypot(LONG, SHORT)) * CORNER
-    points = (
-        np.array(
-            [
-                [LONG - reach / SHORT + CORNER, 0],
-                [-(LONG - reach / SHORT + CORNER), 0],
-                [0, SHORT - reach / LONG + CORNER],
-                [0, -(SHORT - reach / LONG + CORNER)],
-            ]
-        )
-        * pose.scale
-    )
-    turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
-    centre = np.array([pose.dx, pose.dy]) * side + (np.array(size_hw[::-1]) - 1) / 2
-    return (points @ turn.T * side + centre).astype(np.float32)

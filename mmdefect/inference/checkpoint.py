@@ -17,7 +17,7 @@ from mmdefect.functional.calibration import read_offsets
 from mmdefect.inference.adaptation import fix_random_bases
 from mmdefect.inference.network import Preparation
 from mmdefect.registry import MODELS, init_default_scope
-from mmdefect.visualization import default_palette
+from mmdefect.visualization.overlay import default_palette
 
 #: Steps of a test pipeline that change no pixel.
 _NEUTRAL = {'LoadImageFromFile', 'LoadAnnotations', 'LoadDefectAnnotations', 'LoadObjectMask'}

@@ -79,59 +79,42 @@ def image_grid(
         raise ValueError('`rows` must hold at least one image, got none.')
     for image in images:
         check_image(image, 'rows')
-    _check_titles(rows, row_titles, column_titles, captions)
-    cell_h, cell_w = cell_hw or (max(p.shape[0] for p in images), max(p.shape[1] for p in images))
-    line = int(1.6 * size)
     columns = max(len(row) for row in rows)
-    side = max((text_width(text, size) for text in row_titles), default=0) + 12 if row_titles else 0
-    step_x, step_y = cell_w + gap, cell_h + gap + (line if captions else 0)
-    top = (int(1.4 * line) if title else 0) + (line if column_titles else 0) + gap
-    foot = footer.shape[0] + gap if footer is not None else 0
-    width = max(side + gap + columns * step_x, footer.shape[1] if footer is not None else 0)
-    page = np.full((top + len(rows) * step_y + foot, width, 3), PAPER, np.uint8)
-    if title:
-        _put(page, text_strip(title, width, int(1.4 * line), int(1.2 * size)), 0, 0)
-    for k, text in enumerate(column_titles or ()):
-        _put(page, text_strip(text, cell_w, line, size), top - line - gap // 2, side + gap + k * step_x)
-    for i, row in enumerate(rows):
-        y = top + i * step_y
-        if row_titles:
-            _put(page, text_strip(row_titles[i], side, cell_h, size), y, 0)
-        for j, image in enumerate(row):
-            x = side + gap + j * step_x
-            if image is not None:
-                cell = _shrink(image, (cell_h, cell_w))
-                _put(page, cell, y + (cell_h - cell.shape[0]) // 2, x + (cell_w - cell.shape[1]) // 2)
-            if captions:
-                _put(page, text_strip(captions[i][j], cell_w, line, size), y + cell_h, x)
-    if footer is not None:
-        _put(page, footer, page.shape[0] - footer.shape[0], 0)
-    return page
-
-
-def _check_titles(
-    rows: Sequence, row_titles: Sequence | None, column_titles: Sequence | None, captions: Sequence | None
-) -> None:
     if row_titles is not None and len(row_titles) != len(rows):
         raise ValueError(f'`row_titles` must name each of the {len(rows)} rows, got {len(row_titles)}.')
-    columns = max(len(row) for row in rows)
     if column_titles is not None and len(column_titles) > columns:
         raise ValueError(f'`column_titles` must name at most the {columns} columns, got {len(column_titles)}.')
     if captions is not None and [len(c) for c in captions] != [len(r) for r in rows]:
         raise ValueError("`captions` must have the shape of `rows`, one text per image; use '' for none.")
+    cell_h, cell_w = cell_hw or (max(p.shape[0] for p in images), max(p.shape[1] for p in images))
+    line = int(1.6 * size)
+    side = max((text_width(text, size) for text in row_titles), default=0) + 12 if row_titles else 0
+    step_x, step_y = cell_w + gap, cell_h + gap + (line if captions else 0)
+    top = (int(1.4 * line) if title else 0) + (line if column_titles else 0) + gap
+    foot_h, foot_w = (0, 0) if footer is None else (footer.shape[0] + gap, footer.shape[1])
+    width = max(side + gap + columns * step_x, foot_w)
+    page = np.full((top + len(rows) * step_y + foot_h, width, 3), PAPER, np.uint8)
 
+    def put(part: ndarray, y: int, x: int) -> None:
+        page[y : y + part.shape[0], x : x + part.shape[1]] = part
 
-def _shrink(image: ndarray, cell_hw: tuple[int, int]) -> ndarray:
-    """Return the image, made smaller to fit the cell where necessary."""
-    scale = min(1.0, cell_hw[0] / image.shape[0], cell_hw[1] / image.shape[1])
-    if scale == 1.0:
-        return image
-    size = (max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale)))
-    return cv2.resize(image, size, interpolation=cv2.INTER_AREA)
-
-
-def _put(page: ndarray, image: ndarray, top: int, left: int) -> None:
-    page[top : top + image.shape[0], left : left + image.shape[1]] = image
+    if title:
+        put(text_strip(title, width, int(1.4 * line), int(1.2 * size)), 0, 0)
+    for k, text in enumerate(column_titles or ()):
+        put(text_strip(text, cell_w, line, size), top - line - gap // 2, side + gap + k * step_x)
+    for i, row in enumerate(rows):
+        y = top + i * step_y
+        if row_titles:
+            put(text_strip(row_titles[i], side, cell_h, size), y, 0)
+        for j, image in enumerate(row):
+            x = side + gap + j * step_x
+            if image is not None:
+                put(fit_cell(image, (cell_h, cell_w), enlarge=False), y, x)
+            if captions:
+                put(text_strip(captions[i][j], cell_w, line, size), y + cell_h, x)
+    if footer is not None:
+        put(footer, page.shape[0] - footer.shape[0], 0)
+    return page
 
 
 #: Titles of the cells that :func:`defect_row` returns.
@@ -162,7 +145,7 @@ def defect_row(
     images = before, after, outline(after, label, palette), difference(before, after, gain=5)
     cells = [image[window] for image in images]
     shown = np.full((side, side, 3), 255, np.uint8) if donor is None else donor
-    return [fit_cell(cell, side) for cell in (cells[0], shown, *cells[1:])]
+    return [fit_cell(cell, (side, side)) for cell in (cells[0], shown, *cells[1:])]
 
 
 def outline(image: ndarray, label: ndarray, palette: Sequence[Sequence[int]]) -> ndarray:
@@ -187,13 +170,14 @@ def window_around(box_xyxy: Sequence[int], frame_hw: tuple[int, int]) -> tuple[s
     return tuple(slice(start, start + side) for start in starts)
 
 
-def fit_cell(image: ndarray, side: int) -> ndarray:
-    """Return an image scaled into a white square."""
-    scale = side / max(image.shape[:2])
-    size = max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale))
-    method = cv2.INTER_NEAREST if scale >= 1 else cv2.INTER_AREA
-    scaled = cv2.resize(np.ascontiguousarray(image), size, interpolation=method)
-    cell = np.full((side, side, 3), 255, np.uint8)
-    top, left = (side - scaled.shape[0]) // 2, (side - scaled.shape[1]) // 2
-    cell[top : top + scaled.shape[0], left : left + scaled.shape[1]] = scaled
+def fit_cell(image: ndarray, cell_hw: tuple[int, int], enlarge: bool = True) -> ndarray:
+    """Return the image in the middle of a white cell, shrunk to fit; or enlarged without smoothing, when asked to."""
+    scale = min(cell_hw[0] / image.shape[0], cell_hw[1] / image.shape[1])
+    if scale < 1 or enlarge:
+        size = max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale))
+        method = cv2.INTER_NEAREST if scale >= 1 else cv2.INTER_AREA
+        image = cv2.resize(np.ascontiguousarray(image), size, interpolation=method)
+    cell = np.full((*cell_hw, 3), PAPER, np.uint8)
+    top, left = (cell_hw[0] - image.shape[0]) // 2, (cell_hw[1] - image.shape[1]) // 2
+    cell[top : top + image.shape[0], left : left + image.shape[1]] = image
     return cell

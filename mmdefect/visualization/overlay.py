@@ -35,10 +35,7 @@ def default_palette(num_classes: int) -> list[Colour]:
 def check_image(image: ndarray, name: str = 'image') -> None:
     """Raise ``ValueError`` unless the array is ``(H, W, 3)`` uint8."""
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
-        raise ValueError(
-            f'`{name}` must be (H, W, 3) uint8 RGB, got shape {image.shape} of {image.dtype}; '
-            'scale, transpose or repeat the channels first.'
-        )
+        raise ValueError(f'`{name}` must be (H, W, 3) uint8 RGB, got shape {image.shape} of {image.dtype}; convert it.')
 
 
 def colour_table(palette: Sequence[Colour]) -> ndarray:
@@ -88,10 +85,8 @@ def overlay_labels(
     """
     check_image(image)
     if label.shape != image.shape[:2]:
-        raise ValueError(
-            f'`label` must be {image.shape[:2]} like the image, got {label.shape}; '
-            'resize labels with nearest neighbour only.'
-        )
+        want, got = image.shape[:2], label.shape
+        raise ValueError(f'`label` must be {want} like the image, got {got}; resize it by nearest neighbour.')
     if not 0.0 <= alpha <= 1.0:
         raise ValueError(f'`alpha` must lie in [0, 1], got {alpha}.')
     values = [int(v) for v in np.unique(label) if v != 0]

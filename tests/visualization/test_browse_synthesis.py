@@ -89,4 +89,4 @@ def test_windows_stay_inside_and_hold_the_box(box):
     assert rows.stop - rows.start == columns.stop - columns.start
     if box[2] - box[0] <= 60:
         assert columns.start <= box[0] and box[2] <= columns.stop
-    assert fit_cell(np.zeros((5, 9, 3), np.uint8), 32).shape == (32, 32, 3)
+    assert fit_cell(np.zeros((5, 9, 3), np.uint8), (32, 32)).shape == (32, 32, 3)

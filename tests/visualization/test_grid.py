@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from mmdefect.visualization import image_grid, legend, text_strip
-from mmdefect.visualization.text import fit_text, text_width
+from mmdefect.visualization.grid import image_grid, legend
+from mmdefect.visualization.text import fit_text, text_strip, text_width
 
 
 def solid(value: int, height: int = 10, width: int = 12) -> np.ndarray:

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from mmdefect.visualization import default_palette, difference, draw_boxes, outline_mask, overlay_labels
+from mmdefect.visualization.overlay import default_palette, difference, draw_boxes, outline_mask, overlay_labels
 
 PALETTE = [(0, 0, 0), (255, 0, 0), (0, 255, 0)]
 

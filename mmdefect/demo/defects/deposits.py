@@ -23,7 +23,6 @@ class Stain:
     seed: int  # seed of the ragged outline
 
     def apply(self, surface: Surface, scene: Scene) -> Surface:
-        """Return the stained surface."""
         surface = surface.copy()
         spots = np.array(self.spots)
         reach = float(spots[:, 2].max())
@@ -52,13 +51,11 @@ def sample_stain(rng: Generator, scene: Scene) -> Stain:
     spots = [(x, y, radius)]
     for _ in range(int(rng.integers(0, 4))):
         angle, away = rng.uniform(0, 2 * np.pi), radius * rng.uniform(0.7, 2.0)
-        spots.append(
-            (x + float(away * np.cos(angle)), y + float(away * np.sin(angle)), radius * float(rng.uniform(0.12, 0.5)))
-        )
+        place = x + float(away * np.cos(angle)), y + float(away * np.sin(angle))
+        spots.append((*place, radius * float(rng.uniform(0.12, 0.5))))
     factor = scene.material.stain[int(rng.integers(len(scene.material.stain)))]
-    return Stain(
-        tuple(spots), factor, float(rng.uniform(0.45, 0.95)), float(rng.uniform(0.0, 0.7)), int(rng.integers(2**31))
-    )
+    opacity, rim = float(rng.uniform(0.45, 0.95)), float(rng.uniform(0.0, 0.7))
+    return Stain(tuple(spots), factor, opacity, rim, int(rng.integers(2**31)))
 
 
 @dataclass(frozen=True)
@@ -79,7 +76,6 @@ class Particles:
     seed: int  # seed of their sparkle
 
     def apply(self, surface: Surface, scene: Scene) -> Surface:
-        """Return the surface with the particles on it."""
         surface = surface.copy()
         rng = np.random.default_rng(self.seed)
         for speck in self.specks:
@@ -121,7 +117,6 @@ def sample_particles(rng: Generator, scene: Scene) -> Particles:
         outline += np.outer((outline - (x, y)) @ axis * (stretch - 1.0), axis)
         hollow = float(rng.uniform(0.5, 0.75)) if radius > 1.3 * unit and rng.uniform() < 0.35 else 0.0
         rgb = scene.material.particle[int(rng.integers(len(scene.material.particle)))]
-        specks.append(
-            Speck(as_points(outline), hollow, tuple(float(c * rng.uniform(0.8, 1.1)) for c in rgb), 0.7 * radius)
-        )
+        colour = tuple(float(c * rng.uniform(0.8, 1.1)) for c in rgb)
+        specks.append(Speck(as_points(outline), hollow, colour, 0.7 * radius))
     return Particles(tuple(specks), int(rng.integers(2**31)))

@@ -86,7 +86,6 @@ class Cut:
     seed: int  # seed of the uneven edge
 
     def apply(self, surface: Surface, scene: Scene) -> Surface:
-        """Return the cut surface."""
         surface = surface.copy()
         path, widths = np.array(self.path_xy), np.array(self.widths)
         window = Window.around(path, 5.0 + 2.5 * widths.max(), scene.size_hw)
@@ -125,7 +124,6 @@ class Hole:
     seed: int  # seed of the uneven edge
 
     def apply(self, surface: Surface, scene: Scene) -> Surface:
-        """Return the surface with the hole."""
         surface = surface.copy()
         outline = np.array(self.outline_xy)
         window = Window.around(outline, 8.0 * max(scene.unit, 1.0), scene.size_hw)
@@ -169,7 +167,6 @@ class MissingYarn:
     seed: int  # seed of the uneven sides
 
     def apply(self, surface: Surface, scene: Scene) -> Surface:
-        """Return the surface without the yarn."""
         surface = surface.copy()
         pitch, centre = scene.material.pitch, np.array(self.centre_xy)
         half = np.array([np.cos(self.heading), np.sin(self.heading)]) * self.length / 2

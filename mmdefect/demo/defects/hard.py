@@ -19,9 +19,8 @@ from mmdefect.demo.defects.region import (
     rough_polygon,
     sample_path,
     tint,
-    turn_matrix,
 )
-from mmdefect.demo.noise import fractal_noise, smoothstep, white_noise
+from mmdefect.demo.noise import fractal_noise, smoothstep, turn_matrix, white_noise
 from mmdefect.demo.scene import Scene, Surface
 
 
@@ -37,7 +36,6 @@ class Scratch:
     exposure: float  # how much of the fresh material shows; negative values mean dirt in the groove
 
     def apply(self, surface: Surface, scene: Scene) -> Surface:
-        """Return the scratched surface."""
         surface = surface.copy()
         path, widths, strengths = np.array(self.path_xy), np.array(self.widths), np.array(self.strengths)
         aside = max((abs(shift) for twin in self.twins for shift in twin[:2]), default=0.0)
@@ -86,7 +84,6 @@ class Pits:
     seed: int  # seed of the irregular outlines
 
     def apply(self, surface: Surface, scene: Scene) -> Surface:
-        """Return the pitted surface."""
         surface = surface.copy()
         rng = np.random.default_rng(self.seed)
         for bx, by, radius, depth in self.bowls:
@@ -128,7 +125,6 @@ class Fracture:
     seed: int  # seed of the grain of the fracture
 
     def apply(self, surface: Surface, scene: Scene) -> Surface:
-        """Return the broken surface."""
         surface = surface.copy()
         outline = np.array(self.outline_xy)
         window = Window.around(outline, 5.0, scene.size_hw)

@@ -56,11 +56,6 @@ def as_points(points_xy: ndarray) -> Points:
     return tuple((float(x), float(y)) for x, y in points_xy)
 
 
-def turn_matrix(angle: float) -> ndarray:
-    """Return ``(2, 2)``, which turns x, y by an angle in radians from the x axis towards the y axis."""
-    return np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
-
-
 def tint(albedo: ndarray, rgb: tuple[float, float, float] | ndarray, weight: ndarray) -> None:
     """Mix a colour into ``(h, w, 3)`` albedo in place, ``(h, w)`` weight 1 meaning all of it."""
     albedo += (np.asarray(rgb, np.float32) - albedo) * weight[..., None]

@@ -12,7 +12,8 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
 from mmdefect.registry import HOOKS
-from mmdefect.visualization import image_grid, legend, overlay_labels
+from mmdefect.visualization.grid import image_grid, legend
+from mmdefect.visualization.overlay import overlay_labels
 
 COLUMNS = ('image', 'label', 'prediction')
 
