@@ -7,7 +7,7 @@ defect pixel of the other within a Euclidean distance.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 from numpy import ndarray
@@ -18,26 +18,15 @@ IGNORE = 255
 
 @dataclass(frozen=True)
 class Agreement:
-    """Two label maps of one image compared; "defect" is any class but 0.
+    """Two label maps of one image compared; "defect" is any class but 0."""
 
-    Attributes:
-        first: defect pixels of the first map.
-        second: defect pixels of the second one.
-        both: defect in both.
-        same_class: defect of the same class in both.
-        first_covered: defect pixels of the first within the tolerance of one of the second.
-        second_covered: the other way round.
-        first_alone: regions of the first (8-connected) without any pixel of the second within the tolerance.
-        second_alone: the other way round.
-    """
-
-    first: int
+    first: int  # defect pixels of the first map
     second: int
-    both: int
-    same_class: int
-    first_covered: int
+    both: int  # defect in both
+    same_class: int  # defect of the same class in both
+    first_covered: int  # defect pixels of the first map within the tolerance of one of the second
     second_covered: int
-    first_alone: int
+    first_alone: int  # regions (8-connected) of the first map without any pixel of the second within the tolerance
     second_alone: int
 
     @property
@@ -52,7 +41,7 @@ class Agreement:
 
     @property
     def coverage_second(self) -> float:
-        """Share of the second map's defect pixels that the first confirms within the tolerance; NaN without any."""
+        """The same the other way round."""
         return _share(self.second_covered, self.second)
 
     @property
@@ -86,9 +75,6 @@ def compare_labels(first: ndarray, second: ndarray, tolerance: float = 3.0) -> A
         second: same shape and meaning; pixels that either map ignores do not count.
         tolerance: distance in pixels.
 
-    Raises:
-        ValueError: if the shapes differ or the tolerance is negative.
-
     Example:
         >>> a = np.zeros((8, 8), int); a[2:4, 2:4] = 1
         >>> b = np.zeros((8, 8), int); b[2:4, 3:5] = 1
@@ -98,34 +84,23 @@ def compare_labels(first: ndarray, second: ndarray, tolerance: float = 3.0) -> A
     """
     if first.ndim != 2 or first.shape != second.shape:
         raise ValueError(
-            f'both label maps must be (H, W) of one size, got {first.shape} and {second.shape}; compare them '
-            'at the native resolution of the image.'
+            f'both label maps must be (H, W) of one size, got {first.shape} and {second.shape}; compare them at the '
+            'native resolution of the image.'
         )
     if tolerance < 0:
         raise ValueError(f'`tolerance` must be a distance in pixels, 0 or more, got {tolerance}.')
     known = (first != IGNORE) & (second != IGNORE)
-    mask_1, mask_2 = (first > 0) & known, (second > 0) & known
-    near_1, near_2 = _near(mask_1, tolerance), _near(mask_2, tolerance)
-    both = mask_1 & mask_2
-    return Agreement(
-        int(mask_1.sum()),
-        int(mask_2.sum()),
-        int(both.sum()),
-        int((both & (first == second)).sum()),
-        int((mask_1 & near_2).sum()),
-        int((mask_2 & near_1).sum()),
-        _regions_alone(mask_1, near_2),
-        _regions_alone(mask_2, near_1),
-    )
+    masks = [(label > 0) & known for label in (first, second)]
+    near = [_near(mask, tolerance) for mask in masks]
+    both = masks[0] & masks[1]
+    covered = [mask & other for mask, other in zip(masks, near[::-1], strict=True)]
+    counts = [int(pixels.sum()) for pixels in (*masks, both, both & (first == second), *covered)]
+    return Agreement(*counts, *map(_regions_alone, masks, covered))
 
 
 def total(parts: list[Agreement]) -> Agreement:
     """Return the agreement over a whole data set: the sums of all pixels."""
-    sums = dict.fromkeys(Agreement.__dataclass_fields__, 0)
-    for part in parts:
-        for key, value in asdict(part).items():
-            sums[key] += value
-    return Agreement(**sums)
+    return Agreement(*(sum(getattr(part, f.name) for part in parts) for f in fields(Agreement)))
 
 
 def _near(mask: ndarray, tolerance: float) -> ndarray:
@@ -135,9 +110,9 @@ def _near(mask: ndarray, tolerance: float) -> ndarray:
     return mask if tolerance == 0 else ndimage.distance_transform_edt(~mask) <= tolerance
 
 
-def _regions_alone(mask: ndarray, near: ndarray) -> int:
+def _regions_alone(mask: ndarray, covered: ndarray) -> int:
     regions, number = ndimage.label(mask, np.ones((3, 3)))
-    return int(number - len(np.unique(regions[mask & near])))
+    return int(number - len(np.unique(regions[covered])))
 
 
 def _share(part: int, whole: int) -> float:

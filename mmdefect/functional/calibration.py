@@ -9,7 +9,7 @@ label (:class:`MarginCounter`). So a fitted value is that of the binned validati
 pixels, the offsets give the same up to the width of a bin (.06 in log-odds at probability .5 for three classes).
 Then coordinate ascent: for one class at a time, all offsets are tried at once by sorting the bins, and the best is
 taken, in the middle of its interval; of equally good intervals the one nearest to no offset. It starts from plain
-argmax and from lower common offsets, takes the best end and never ends below argmax (in the binned set).
+argmax and from lower common offsets, takes the best result and is never worse than argmax (in the binned set).
 """
 
 from __future__ import annotations
@@ -39,14 +39,11 @@ _MOST_BITS = 62
 
 
 def decide(scores: Tensor, offsets: Tensor) -> Tensor:
-    """Return ``argmax(scores + offsets)`` over the classes; of equals the lowest class wins.
+    """Return ``argmax(scores + offsets)`` over the classes, ``(...)`` int16; of equals the lowest class wins.
 
     Args:
         scores: ``(K, ...)`` float logits (or logarithms of probabilities), background first.
         offsets: ``(K,)`` float.
-
-    Returns:
-        ``(...)`` int16 class ids.
     """
     best, chosen = scores[0] + float(offsets[0]), torch.zeros_like(scores[0], dtype=torch.int16)
     for k in range(1, len(scores)):
@@ -59,24 +56,14 @@ def decide(scores: Tensor, offsets: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Calibration:
-    """Offsets and how they came about; :meth:`to_dict` goes into the meta of a checkpoint.
+    """Offsets and what they were fitted for; :meth:`to_dict` goes into the meta of a checkpoint."""
 
-    Attributes:
-        offsets: one per class, 0 for the background.
-        objective: ``IoU``, ``F1`` or ``recall``.
-        recall_floor: least recall of every class that ``recall`` asks for.
-        value: objective on the binned validation set with the offsets; ``recall`` subtracts 1000 for every unit of
-            recall below the floor.
-        argmax_value: the same without offsets.
-        unfitted: classes (ids) without a labelled pixel in the validation set; their offset is 0.
-    """
-
-    offsets: tuple[float, ...]
-    objective: str
-    recall_floor: float
-    value: float
-    argmax_value: float
-    unfitted: tuple[int, ...]
+    offsets: tuple[float, ...]  # one per class, 0 for the background
+    objective: str  # 'IoU', 'F1' or 'recall'
+    recall_floor: float  # least recall of every class that 'recall' asks for
+    value: float  # objective on the binned validation set; 'recall' subtracts 1000 per unit of recall below the floor
+    argmax_value: float  # the same without offsets
+    unfitted: tuple[int, ...]  # classes without a labelled pixel in the validation set; their offset is 0
 
     def to_dict(self) -> dict:
         """Return plain lists and numbers."""
@@ -84,15 +71,7 @@ class Calibration:
 
 
 def read_offsets(record: dict, classes: Sequence[str]) -> dict[str, float]:
-    """Return the offsets by class name that ``meta['calibration']`` of a checkpoint holds.
-
-    Args:
-        record: ``offsets`` and ``classes``, one each a class.
-        classes: names of the model at hand, background first.
-
-    Raises:
-        ValueError: if the classes differ.
-    """
+    """Return the offsets by class name that ``meta['calibration']`` of a checkpoint holds for these classes."""
     if list(record['classes']) != list(classes):
         raise ValueError(
             f'the offsets of a checkpoint must be for the classes {list(classes)}, but they are for '
@@ -102,7 +81,7 @@ def read_offsets(record: dict, classes: Sequence[str]) -> dict[str, float]:
 
 
 def fit_offsets(
-    margins: np.ndarray, counts: np.ndarray, objective: str = 'IoU', recall_floor: float = 0.8, rounds: int = 20
+    margins: np.ndarray, counts: np.ndarray, objective: str = 'IoU', recall_floor: float = 0.8
 ) -> Calibration:
     """Fit one offset per defect class.
 
@@ -113,47 +92,26 @@ def fit_offsets(
             mean IoU among the offsets with which every class has at least ``recall_floor`` recall; where that cannot
             be had, recall comes first.
         recall_floor: only for ``recall``, in (0, 1].
-        rounds: at most so many passes over the classes.
-
-    Raises:
-        ValueError: for another objective or floor.
     """
     if objective not in OBJECTIVES or not 0 < recall_floor <= 1:
         raise ValueError(
             f'`objective` must be one of {OBJECTIVES} and `recall_floor` in (0, 1], got {objective!r} and '
             f'{recall_floor}.'
         )
-    classes = counts.shape[1]
     labelled = counts.sum(0)
-    fitted = [k for k in range(1, classes) if labelled[k]]
-    values = np.concatenate([np.zeros((len(margins), 1)), margins], 1)
-    goal = _Goal(objective, recall_floor, labelled.astype(np.float64), fitted)
-    plain = goal(*_totals(values, counts, np.zeros(classes))) if fitted else float('nan')
-    best, offsets = plain, np.zeros(classes)
+    defects = range(1, len(labelled))
+    fitted = [k for k in defects if labelled[k]]
+    table = _Table(margins, counts, objective, recall_floor, labelled[fitted].astype(np.float64), fitted)
+    best = plain = table.value_of(np.zeros(len(labelled))) if fitted else float('nan')
+    offsets = np.zeros(len(labelled))
     for start in _STARTS if fitted else ():
-        tried = np.zeros(classes)
+        tried = np.zeros(len(labelled))
         tried[fitted] = start
-        value, tried = _ascend(values, counts, tried, fitted, goal, rounds)
+        value = table.ascend(tried)
         if value > best + 1e-12:
             best, offsets = value, tried
-    unfitted = tuple(k for k in range(1, classes) if not labelled[k])
-    return Calibration(tuple(float(o) for o in offsets), objective, recall_floor, float(best), float(plain), unfitted)
-
-
-def _ascend(
-    values: np.ndarray, counts: np.ndarray, offsets: np.ndarray, fitted: list[int], goal: _Goal, rounds: int
-) -> tuple[float, np.ndarray]:
-    """Improve one offset at a time until none can be."""
-    best = goal(*_totals(values, counts, offsets))
-    for _ in range(rounds):
-        before = best
-        for k in fitted:
-            offset, value = _best_offset(values, counts, offsets, k, goal)
-            if value > best + 1e-12:
-                offsets[k], best = offset, value
-        if best <= before + 1e-9:
-            break
-    return best, offsets
+    unfitted = tuple(k for k in defects if not labelled[k])
+    return Calibration(tuple(map(float, offsets)), objective, recall_floor, float(best), float(plain), unfitted)
 
 
 def binned_confusion(margins: np.ndarray, counts: np.ndarray, offsets: tuple[float, ...]) -> np.ndarray:
@@ -165,101 +123,107 @@ def binned_confusion(margins: np.ndarray, counts: np.ndarray, offsets: tuple[flo
     return confusion
 
 
-class _Goal:
-    """The objective as a function of hits and predicted pixels per class, for many candidates at once."""
+@dataclass
+class _Table:
+    """The binned validation set and the objective on it."""
 
-    def __init__(self, objective: str, floor: float, labelled: np.ndarray, fitted: list[int]) -> None:
-        self.objective, self.floor, self.labelled, self.fitted = objective, floor, labelled[fitted], fitted
+    margins: np.ndarray
+    counts: np.ndarray
+    objective: str
+    recall_floor: float
+    labelled: np.ndarray  # pixels of the classes in ``fitted``
+    fitted: list[int]
 
-    def __call__(self, hit: np.ndarray, predicted: np.ndarray) -> np.ndarray:
+    def value(self, hit: np.ndarray, predicted: np.ndarray) -> np.ndarray:
+        """Return the objective for hits and predicted pixels per class, ``(..., K)``, for many candidates at once."""
         hit, predicted = hit[..., self.fitted], predicted[..., self.fitted]
         if self.objective == 'F1':
             return (2 * hit / (self.labelled + predicted)).mean(-1)
         value = (hit / (self.labelled + predicted - hit)).mean(-1)
         if self.objective == 'recall':  # an IoU is at most 1: missing recall weighs more than any IoU
-            value = value - 1e3 * np.maximum(0, self.floor - hit / self.labelled).sum(-1)
+            value = value - 1e3 * np.maximum(0, self.recall_floor - hit / self.labelled).sum(-1)
         return value
 
+    def value_of(self, offsets: np.ndarray) -> float:
+        """Return the objective with offsets."""
+        confusion = binned_confusion(self.margins, self.counts, tuple(offsets))
+        return self.value(np.diag(confusion).astype(np.float64), confusion.sum(0).astype(np.float64))
 
-def _totals(values: np.ndarray, counts: np.ndarray, offsets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    confusion = binned_confusion(values[:, 1:], counts, tuple(offsets))
-    return np.diag(confusion).astype(np.float64), confusion.sum(0).astype(np.float64)
+    def ascend(self, offsets: np.ndarray, rounds: int = 20) -> float:
+        """Improve one offset at a time, in place, until none can be; return the objective."""
+        best = self.value_of(offsets)
+        for _ in range(rounds):
+            before = best
+            for k in self.fitted:
+                offset, value = self.best_offset(offsets, k)
+                if value > best + 1e-12:
+                    offsets[k], best = offset, value
+            if best <= before + 1e-9:
+                break
+        return best
 
-
-def _best_offset(
-    values: np.ndarray, counts: np.ndarray, offsets: np.ndarray, k: int, goal: _Goal
-) -> tuple[float, float]:
-    """Try every offset of class ``k`` while the others stay; return the best and its objective."""
-    classes = counts.shape[1]
-    moved = values + offsets
-    moved[:, k] = -np.inf
-    rival = moved.argmax(1)
-    needed = moved[np.arange(len(values)), rival] - values[:, k]  # offset above which the group goes to class k
-    order = np.argsort(needed, kind='stable')
-    needed, rival, sorted_counts = needed[order], rival[order], counts[order].astype(np.float64)
-    size = sorted_counts.sum(1)
-    hit, predicted = np.zeros((len(needed) + 1, classes)), np.zeros((len(needed) + 1, classes))
-    for j in range(classes):
-        lost = sorted_counts[:, j] * (rival == j) if j != k else -sorted_counts[:, k]
-        given = size * (rival == j) if j != k else -size
-        start = (lost.sum(), given.sum()) if j != k else (0.0, 0.0)
-        hit[:, j] = start[0] - np.concatenate([[0], np.cumsum(lost)])
-        predicted[:, j] = start[1] - np.concatenate([[0], np.cumsum(given)])
-    # Candidate i takes the first i groups; it exists where the needed offset changes.
-    edges = np.concatenate([[-LIMIT], np.clip(needed, -LIMIT, LIMIT), [LIMIT]])
-    exists = edges[1:] > edges[:-1] + 1e-9
-    low, high = edges[:-1], edges[1:]
-    # The middle, or a little beyond the inner edge where nothing bounds the other side.
-    middle = np.clip(
-        (low + high) / 2,
-        np.where(high >= LIMIT, -np.inf, high - _STEP_OUT),
-        np.where(low <= -LIMIT, np.inf, low + _STEP_OUT),
-    )
-    objective = np.where(exists, goal(hit, predicted), -np.inf)
-    best = np.flatnonzero(objective >= objective.max() - 1e-12)
-    choice = best[np.argmin(np.abs(middle[best]))]
-    return float(middle[choice]), float(objective[choice])
+    def best_offset(self, offsets: np.ndarray, k: int) -> tuple[float, float]:
+        """Try every offset of class ``k`` while the others stay; return the best and its objective."""
+        values = np.concatenate([np.zeros((len(self.margins), 1)), self.margins], 1)
+        moved = values + offsets
+        moved[:, k] = -np.inf
+        rival = moved.argmax(1)
+        needed = moved[np.arange(len(values)), rival] - values[:, k]  # offset above which the group goes to class k
+        order = np.argsort(needed, kind='stable')
+        needed, rival, counts = needed[order], rival[order], self.counts[order].astype(np.float64)
+        size = counts.sum(1)
+        hit, predicted = (np.zeros((len(needed) + 1, counts.shape[1])) for _ in range(2))
+        for j in range(counts.shape[1]):
+            lost, given = (-counts[:, k], -size) if j == k else (counts[:, j] * (rival == j), size * (rival == j))
+            for result, change in ((hit, lost), (predicted, given)):
+                result[:, j] = (0.0 if j == k else change.sum()) - np.concatenate([[0], np.cumsum(change)])
+        # Candidate i takes the first i groups; it exists where the needed offset changes.
+        edges = np.concatenate([[-LIMIT], np.clip(needed, -LIMIT, LIMIT), [LIMIT]])
+        low, high = edges[:-1], edges[1:]
+        # The middle, or a little beyond the inner edge where nothing bounds the other side.
+        least = np.where(high >= LIMIT, -np.inf, high - _STEP_OUT)
+        middle = np.clip((low + high) / 2, least, np.where(low <= -LIMIT, np.inf, low + _STEP_OUT))
+        objective = np.where(high > low + 1e-9, self.value(hit, predicted), -np.inf)
+        best = np.flatnonzero(objective >= objective.max() - 1e-12)
+        choice = best[np.argmin(np.abs(middle[best]))]
+        return float(middle[choice]), float(objective[choice])
 
 
 class MarginCounter(Counter):
-    """Counts pixels by label and by the bins of ``logit_k - logit_0`` of all defect classes ``k`` together.
-
-    Args:
-        num_classes: classes including the background, 2 .. 16.
-    """
+    """Counts pixels by label and by the bins of ``logit_k - logit_0`` of all defect classes ``k`` together."""
 
     def __init__(self, num_classes: int) -> None:
         if not 2 <= num_classes <= 16:
             raise ValueError(f'a calibration needs 2 to 16 classes, got {num_classes}; leave it out or merge classes.')
         self.num_classes, self.dimensions = num_classes, num_classes - 1
         self.dense = self.dimensions in DENSE_BINS
-        self.bins = (
-            DENSE_BINS[self.dimensions] if self.dense else min(SPARSE_BINS, 2 ** (_MOST_BITS // self.dimensions))
-        )
+        self.bins = DENSE_BINS.get(self.dimensions, min(SPARSE_BINS, 2 ** (_MOST_BITS // self.dimensions)))
         self.codes = np.zeros(0, np.int64)  # sparse: occupied cells, ascending, and their labels
         self.labels = np.zeros((0, num_classes), np.int64)
         super().__init__(**(dict(counts=(num_classes, self.bins**self.dimensions)) if self.dense else {}))
 
     def update(self, scores: Tensor, truth: LabelMap) -> None:
-        """Count one image.
-
-        Args:
-            scores: ``(K, H, W)`` finite float logits or logarithms of probabilities.
-            truth: its label.
-        """
+        """Count one image: ``(K, H, W)`` finite logits or logarithms of probabilities, and its label."""
         code = self._codes(scores)
-        if self.dense:
-            self._update_dense(code, truth)
-        else:
-            self._update_sparse(code.cpu().numpy(), truth)
+        if not self.dense:
+            self._add(*self._grouped_by_label(code.cpu().numpy(), truth))
+            return
+        counts = self.sums['counts'] = self.sums['counts'].to(code.device)
+        everything = torch.bincount(code, minlength=counts.shape[1])
+        if truth.ignored.numel():
+            everything -= torch.bincount(code[truth.ignored.to(code.device)], minlength=counts.shape[1])
+        if truth.defect.numel():
+            own, label = code[truth.defect.to(code.device)].long(), truth.defect_class.to(code.device)
+            counts.view(-1).index_add_(0, label * counts.shape[1] + own, torch.ones_like(own))
+            everything.index_add_(0, own, -torch.ones_like(own))
+        counts[0] += everything
 
     def merge(self, other: MarginCounter) -> None:
         """Add what another counter saw."""
         super().merge(other)
         if not self.dense:
             self._coarsen_to(min(self.bins, other.bins))
-            codes = _coarser(other.codes, other.bins, self.bins, self.dimensions)
-            self._add(codes, other.labels)
+            self._add(self._coarser(other.codes, other.bins, self.bins), other.labels)
 
     def table(self) -> tuple[np.ndarray, np.ndarray]:
         """Return the occupied cells: margins of their middles ``(M, K - 1)`` and label counts ``(M, K)``."""
@@ -268,7 +232,7 @@ class MarginCounter(Counter):
             labels = self.sums['counts'].cpu().numpy().T
             codes = np.flatnonzero(labels.any(1))
             labels = labels[codes]
-        squashed = (_steps(codes, self.bins, self.dimensions) + 0.5) * 2 / self.bins - 1
+        squashed = (self._steps(codes, self.bins) + 0.5) * 2 / self.bins - 1
         return SOFTNESS * squashed / (1 - np.abs(squashed)), labels
 
     def _codes(self, scores: Tensor) -> Tensor:
@@ -282,48 +246,31 @@ class MarginCounter(Counter):
             code = step if code is None else code.mul_(self.bins).add_(step)
         return code
 
-    def _update_dense(self, code: Tensor, truth: LabelMap) -> None:
-        counts = self.sums['counts'] = self.sums['counts'].to(code.device)
-        everything = torch.bincount(code, minlength=counts.shape[1])
-        if truth.ignored.numel():
-            everything -= torch.bincount(code[truth.ignored.to(code.device)], minlength=counts.shape[1])
-        if truth.defect.numel():
-            own, label = code[truth.defect.to(code.device)].long(), truth.defect_class.to(code.device)
-            counts.view(-1).index_add_(0, label * counts.shape[1] + own, torch.ones_like(own))
-            everything.index_add_(0, own, -torch.ones_like(own))
-        counts[0] += everything
-
-    def _update_sparse(self, code: np.ndarray, truth: LabelMap) -> None:
-        label = np.zeros(len(code), np.int64)
+    def _grouped_by_label(self, code: np.ndarray, truth: LabelMap) -> tuple[np.ndarray, np.ndarray]:
+        label, keep = np.zeros(len(code), np.int64), truth.counted
         label[truth.defect.numpy()] = truth.defect_class.numpy()
-        keep = np.ones(len(code), bool)
-        keep[truth.ignored.numpy()] = False
         codes, cell = np.unique(code[keep], return_inverse=True)
         pairs = np.bincount(cell * self.num_classes + label[keep], minlength=len(codes) * self.num_classes)
-        self._add(codes.astype(np.int64), pairs.reshape(-1, self.num_classes))
+        return codes.astype(np.int64), pairs.reshape(-1, self.num_classes)
 
     def _add(self, codes: np.ndarray, labels: np.ndarray) -> None:
-        self.codes, self.labels = _grouped(np.concatenate([self.codes, codes]), np.concatenate([self.labels, labels]))
-        while len(self.codes) > MOST_CELLS and self.bins > 2:
+        """Add label counts of cells, whose codes may repeat, and coarsen the bins while too many are occupied."""
+        codes, labels = np.concatenate([self.codes, codes]), np.concatenate([self.labels, labels])
+        self.codes, group = np.unique(codes, return_inverse=True)
+        self.labels = np.zeros((len(self.codes), self.num_classes), np.int64)
+        np.add.at(self.labels, group, labels)
+        if len(self.codes) > MOST_CELLS and self.bins > 2:
             self._coarsen_to(self.bins // 2)
 
     def _coarsen_to(self, bins: int) -> None:
         if bins != self.bins:
-            self.codes, self.labels = _grouped(_coarser(self.codes, self.bins, bins, self.dimensions), self.labels)
-            self.bins = bins
+            codes, labels = self._coarser(self.codes, self.bins, bins), self.labels
+            self.codes, self.labels, self.bins = codes[:0], labels[:0], bins
+            self._add(codes, labels)
 
+    def _steps(self, codes: np.ndarray, bins: int) -> np.ndarray:
+        return np.stack([codes // bins**power % bins for power in reversed(range(self.dimensions))], 1)
 
-def _steps(codes: np.ndarray, bins: int, dimensions: int) -> np.ndarray:
-    return np.stack([codes // bins**power % bins for power in reversed(range(dimensions))], 1)
-
-
-def _coarser(codes: np.ndarray, bins: int, fewer: int, dimensions: int) -> np.ndarray:
-    steps = _steps(codes, bins, dimensions) // (bins // fewer)
-    return (steps * np.array([fewer**power for power in reversed(range(dimensions))], np.int64)).sum(1)
-
-
-def _grouped(codes: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    unique, group = np.unique(codes, return_inverse=True)
-    summed = np.zeros((len(unique), labels.shape[1]), np.int64)
-    np.add.at(summed, group, labels)
-    return unique, summed
+    def _coarser(self, codes: np.ndarray, bins: int, fewer: int) -> np.ndarray:
+        powers = np.array([fewer**power for power in reversed(range(self.dimensions))], np.int64)
+        return (self._steps(codes, bins) // (bins // fewer) * powers).sum(1)

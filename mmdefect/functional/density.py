@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, fields
 
 import torch
 import torch.distributed as dist
@@ -39,20 +39,13 @@ class Moments:
     Ledoit-Wolf needs the sum of the fourth powers of the distances from the mean, which is not known before the last
     embedding. The third-order sums move it to another mean, so that batches, folds and ranks add up exactly; the
     derivation is in docs/derivations/density.md.
-
-    Attributes:
-        count: ``n``.
-        mean: ``(D,)``.
-        scatter: ``(D, D)``, sum of ``z z'`` with ``z = x - mean``.
-        third: ``(D,)``, sum of ``|z|^2 z``.
-        fourth: ``()``, sum of ``|z|^4``.
     """
 
-    count: int
-    mean: Tensor
-    scatter: Tensor
-    third: Tensor
-    fourth: Tensor
+    count: int  # n
+    mean: Tensor  # (D,)
+    scatter: Tensor  # (D, D), sum of z z' with z = x - mean
+    third: Tensor  # (D,), sum of |z|^2 z
+    fourth: Tensor  # (), sum of |z|^4
 
     @classmethod
     def of(cls, embeddings: Tensor) -> Moments:
@@ -128,23 +121,34 @@ def _gram(z: Tensor) -> Tensor:
     return result
 
 
+class _Density:
+    """A dataclass of plain numbers and tensors that can be saved."""
+
+    def state(self) -> dict[str, Tensor | float | int]:
+        """Return what :meth:`from_state` makes the same density of; plain numbers, and tensors on the CPU."""
+        values = {f.name: getattr(self, f.name) for f in fields(self) if f.init}
+        return {name: value.cpu() if isinstance(value, Tensor) else value for name, value in values.items()}
+
+    @classmethod
+    def from_state(cls, state: dict) -> _Density:
+        """Make the density of a saved state."""
+        return cls(**state)
+
+
 @dataclass(frozen=True)
-class Gaussian:
-    """A normal distribution of width ``D``.
+class Gaussian(_Density):
+    """A normal distribution of width ``D``."""
 
-    Attributes:
-        mean: ``(D,)`` float64.
-        cholesky: ``(D, D)`` float64, lower triangular; covariance is ``cholesky @ cholesky.T``.
-        whitening: ``(D, D)`` float64, its inverse.
-        shrinkage: weight of the scaled identity in the covariance, in [0, 1].
-        count: embeddings it was fitted on.
-    """
+    mean: Tensor  # (D,) float64
+    cholesky: Tensor  # (D, D) float64, lower triangular; the covariance is ``cholesky @ cholesky.T``
+    shrinkage: float  # weight of the scaled identity in the covariance, in [0, 1]
+    count: int  # embeddings it was fitted on
+    whitening: Tensor = field(init=False)  # inverse of ``cholesky``
 
-    mean: Tensor
-    cholesky: Tensor
-    whitening: Tensor
-    shrinkage: float
-    count: int
+    def __post_init__(self) -> None:
+        identity = torch.eye(len(self.mean), dtype=self.cholesky.dtype, device=self.cholesky.device)
+        whitening = torch.linalg.solve_triangular(self.cholesky, identity, upper=False)
+        object.__setattr__(self, 'whitening', whitening)
 
     @property
     def covariance(self) -> Tensor:
@@ -164,16 +168,6 @@ class Gaussian:
         volume = 2 * float(self.cholesky.diagonal().log().sum()) + width * math.log(2 * math.pi)
         return -0.5 * (self.distance(embeddings) ** 2 + volume)
 
-    def state(self) -> dict[str, Tensor | float | int]:
-        """Return what :meth:`from_state` makes the same density of; plain tensors and numbers."""
-        return dict(mean=self.mean.cpu(), cholesky=self.cholesky.cpu(), shrinkage=self.shrinkage, count=self.count)
-
-    @classmethod
-    def from_state(cls, state: dict) -> Gaussian:
-        """Make the density of a saved state."""
-        mean, cholesky = state['mean'].double(), state['cholesky'].double()
-        return cls(mean, cholesky, _inverse_of_lower(cholesky), float(state['shrinkage']), int(state['count']))
-
 
 def fit_gaussian(moments: Moments | Tensor, shrinkage: str = 'ledoit_wolf') -> Gaussian:
     """Fit a Gaussian.
@@ -182,9 +176,6 @@ def fit_gaussian(moments: Moments | Tensor, shrinkage: str = 'ledoit_wolf') -> G
         moments: of the normal embeddings, or these themselves, ``(N, D)`` float.
         shrinkage: ``'ledoit_wolf'`` for the estimate of that name, ``'none'`` for the full maximum-likelihood
             covariance, which needs more embeddings than they have dimensions.
-
-    Raises:
-        ValueError: if there are too few embeddings, or their covariance cannot be inverted.
     """
     if shrinkage not in SHRINKAGES:
         raise ValueError(f'`shrinkage` must be one of {", ".join(SHRINKAGES)}, got {shrinkage!r}.')
@@ -203,7 +194,7 @@ def fit_gaussian(moments: Moments | Tensor, shrinkage: str = 'ledoit_wolf') -> G
             f'the covariance must be invertible, but the {moments.count} embeddings of width {len(covariance)} do not '
             'span all dimensions; take shrinkage="ledoit_wolf", more images or fewer features.'
         )
-    return Gaussian(moments.mean, cholesky, _inverse_of_lower(cholesky), weight, moments.count)
+    return Gaussian(moments.mean, cholesky, weight, moments.count)
 
 
 def ledoit_wolf_shrinkage(moments: Moments) -> float:
@@ -225,7 +216,7 @@ def normalize_rows(embeddings: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class KernelDensity:
+class KernelDensity(_Density):
     """Normal embeddings, ``points`` ``(M, D)`` float32, with a Gaussian kernel of standard deviation ``bandwidth``."""
 
     points: Tensor
@@ -246,15 +237,6 @@ class KernelDensity:
         width = self.points.shape[1]
         peak = -width * math.log(self.bandwidth) - 0.5 * width * math.log(2 * math.pi)
         return (2 * self.bandwidth**2 * (peak - self.log_density(embeddings))).clamp_min_(0).sqrt_()
-
-    def state(self) -> dict[str, Tensor | float]:
-        """Return what :meth:`from_state` makes the same density of."""
-        return dict(points=self.points.cpu(), bandwidth=self.bandwidth)
-
-    @classmethod
-    def from_state(cls, state: dict) -> KernelDensity:
-        """Make the density of a saved state."""
-        return cls(state['points'].float(), float(state['bandwidth']))
 
 
 def fit_kernel_density(
@@ -288,7 +270,7 @@ def fit_kernel_density(
 
 
 @dataclass(frozen=True)
-class Bank:
+class Bank(_Density):
     """Normal embeddings that lie far apart, ``points`` ``(M, D)`` float32, to compare with."""
 
     points: Tensor
@@ -296,15 +278,6 @@ class Bank:
     def distance(self, embeddings: Tensor) -> Tensor:
         """Return the Euclidean distance of each row of ``(N, D)`` to the nearest point, ``(N,)``."""
         return _reduce_squares(self.points, embeddings, lambda squares: squares.amin(1).sqrt())
-
-    def state(self) -> dict[str, Tensor]:
-        """Return what :meth:`from_state` makes the same density of."""
-        return dict(points=self.points.cpu())
-
-    @classmethod
-    def from_state(cls, state: dict) -> Bank:
-        """Make the density of a saved state."""
-        return cls(state['points'].float())
 
 
 def fit_bank(embeddings: Tensor, max_points: int = 4096, generator: Generator | None = None) -> Bank:
@@ -358,18 +331,12 @@ class ScoreScale:
 
     It must come from normal images that the density has not seen: those it was fitted on lie nearer than any new one.
     :func:`fold_of` divides the normal images so that each is held out once.
-
-    Attributes:
-        minimum: score that becomes 0.
-        maximum: score that becomes 1.
-        threshold: on that scale; a score above it is an anomaly.
-        count: held-out normal images it was taken from.
     """
 
-    minimum: float
-    maximum: float
-    threshold: float = 1.0
-    count: int = 0
+    minimum: float  # score that becomes 0
+    maximum: float  # score that becomes 1
+    threshold: float = 1.0  # on that scale; a score above it is an anomaly
+    count: int = 0  # held-out normal images it was taken from
 
     def normalize(self, scores: Tensor) -> Tensor:
         """Return scores on the scale; beyond 1 for what is farther than every held-out normal image."""
@@ -438,11 +405,6 @@ def _reduce_squares(points: Tensor, embeddings: Tensor, reduce: Callable[[Tensor
         return reduce(squares.clamp_min_(0))
 
     return _by_rows(embeddings, _POINT_ROWS, score)
-
-
-def _inverse_of_lower(cholesky: Tensor) -> Tensor:
-    identity = torch.eye(len(cholesky), dtype=cholesky.dtype, device=cholesky.device)
-    return torch.linalg.solve_triangular(cholesky, identity, upper=False)
 
 
 def _lower_product_norm(z: Tensor, lower: Tensor) -> Tensor:

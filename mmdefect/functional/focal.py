@@ -102,7 +102,12 @@ def softmax_focal_loss(
         )
     else:
         outside, labelled = [] if alpha is None else [alpha], None
-        loss = _plain_focal_map(logits, label, gamma, ignore_index, class_weight, label_smoothing)
+        entropy = loss = _cross_entropy_map(logits, label, ignore_index)
+        if class_weight is not None or label_smoothing:
+            smoothed = dict(weight=class_weight, label_smoothing=label_smoothing)
+            loss = _cross_entropy_map(logits, label, ignore_index, **smoothed)
+        if gamma:
+            loss = loss * _error(entropy).pow(gamma)
     for factor in outside:
         loss = loss * values_at_labels(factor, label, ignore_index)
     if weight is not None:
@@ -144,11 +149,8 @@ def sigmoid_focal_loss(
         alpha: weight of a pixel of the class against ``1 - alpha`` of all others, in [0, 1]; one number or one per
             channel; ``None`` weighs neither.
         class_weight: one weight per channel.
-        weight: per sample ``(B,)`` or per pixel ``(B, ...)``.
-        ignore_index: label of the pixels without loss and gradient.
+        weight, ignore_index, avg_factor, avg_non_ignore: as in :func:`softmax_focal_loss`.
         reduction: ``'none'`` (the shape of ``logits``), ``'mean'`` or ``'sum'``.
-        avg_factor: what ``'mean'`` divides by, instead of the count.
-        avg_non_ignore: whether ``'mean'`` divides by the labelled pixels only.
 
     Returns:
         float32 (float64 for float64 logits); 0 with a gradient of 0 when every pixel is ignored.
@@ -193,16 +195,6 @@ def _cross_entropy_map(logits: Tensor, label: Tensor, ignore_index: int, **kwarg
     except IndexError:  # on a CUDA device the kernel asserts instead
         check_classes(label, logits.shape[1], ignore_index)
         raise
-
-
-def _plain_focal_map(
-    logits: Tensor, label: Tensor, gamma: float, ignore_index: int, class_weight: Tensor | None, label_smoothing: float
-) -> Tensor:
-    """Return the map of the focal loss by plain autograd, 0 where ignored."""
-    entropy = cost = _cross_entropy_map(logits, label, ignore_index)
-    if class_weight is not None or label_smoothing:
-        cost = _cross_entropy_map(logits, label, ignore_index, weight=class_weight, label_smoothing=label_smoothing)
-    return cost if gamma == 0 else cost * _error(entropy).pow(gamma)
 
 
 def _error(entropy: Tensor) -> Tensor:

@@ -49,7 +49,7 @@ def default_std(patch: int) -> float:
 def upsample_scores(
     scores: Tensor, patch: int, stride: int, std: float | None = None, normalize: bool = True
 ) -> Tensor:
-    """Spread scores of patches over the pixels.
+    """Spread scores of patches over the pixels, ``(B, H, W)`` with ``H = (rows - 1) * stride + patch``.
 
     Args:
         scores: ``(B, rows, columns)`` float.
@@ -57,9 +57,6 @@ def upsample_scores(
         stride: distance of neighbouring patches in pixels.
         std: of the Gaussian weights in pixels; :func:`default_std` if None.
         normalize: divide by the sum of the weights, so that equal scores give an even map.
-
-    Returns:
-        ``(B, H, W)`` with ``H = (rows - 1) * stride + patch``.
     """
     if scores.ndim != 3:
         raise ValueError(f'`scores` must be (B, rows, columns), got {tuple(scores.shape)}.')
@@ -73,32 +70,30 @@ def upsample_scores(
     return down @ scores @ across.T
 
 
-def upsample_cells(scores: Tensor, size_hw: tuple[int, int], patch: int, std: float | None = None) -> Tensor:
+def upsample_cells(scores: Tensor, size_hw: tuple[int, int], patch: int) -> Tensor:
     """Spread scores of evenly spaced cells, as those of a feature map, over the pixels.
 
     Args:
         scores: ``(B, rows, columns)`` float; cell ``i`` of ``n`` has its centre at ``(i + 1/2) / n`` of the side.
         size_hw: height and width of the map.
         patch: pixels that a cell describes.
-        std: of the Gaussian weights in pixels; :func:`default_std` if None.
 
     Returns:
         ``(B, H, W)``: weighted means of the cells whose patches cover a pixel.
     """
-    std = default_std(patch) if std is None else std
     down, across = (
-        _cell_weights(count, size, patch, std).to(scores.device, scores.dtype)
+        _cell_weights(count, size, patch).to(scores.device, scores.dtype)
         for count, size in zip(scores.shape[1:], size_hw, strict=True)
     )
     return down @ scores @ across.T
 
 
 @lru_cache(maxsize=32)
-def _cell_weights(count: int, size: int, patch: int, std: float) -> Tensor:
+def _cell_weights(count: int, size: int, patch: int) -> Tensor:
     centres = (torch.arange(count, dtype=torch.float64)[None] + 0.5) * (size / count) - 0.5
     offset = torch.arange(size, dtype=torch.float64)[:, None] - centres
     reach = max(patch / 2, size / count)  # every pixel has a cell
-    weights = torch.where(offset.abs() <= reach, torch.exp(-0.5 * (offset / std) ** 2), 0.0)
+    weights = torch.where(offset.abs() <= reach, torch.exp(-0.5 * (offset / default_std(patch)) ** 2), 0.0)
     return weights / weights.sum(1, keepdim=True)
 
 
@@ -123,16 +118,13 @@ def find_layer(module: nn.Module, name: str) -> nn.Module:
 
 
 def grad_cam(network: nn.Module, layer: str, images: Tensor, score: Callable[[Tensor], Tensor]) -> Tensor:
-    """Return where a layer raises a score.
+    """Return where a layer raises a score, ``(B, H, W)`` float32 in [0, 1]; all zero where nothing raises it.
 
     Args:
         network: holds the layer.
         layer: dotted name of a part whose output is a map ``(B, C, h, w)``.
         images: ``(B, 3, H, W)`` what ``score`` takes.
         score: maps the images to one score each, ``(B,)``, through the network.
-
-    Returns:
-        ``(B, H, W)`` float32 in [0, 1], bilinearly enlarged; all zero where nothing raises the score.
     """
     kept: list[Tensor] = []
 

@@ -13,12 +13,8 @@ def criss_cross_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     ``i``; the pixel itself is counted once, in its row.
 
     Args:
-        query: ``(B, D, H, W)`` float.
-        key: ``(B, D, H, W)`` float.
-        value: ``(B, C, H, W)`` float.
-
-    Returns:
-        ``(B, C, H, W)``, dtype of ``value``.
+        query, key: ``(B, D, H, W)`` float.
+        value: ``(B, C, H, W)`` float, as is what is returned.
     """
     height = query.shape[2]
     along_column = torch.einsum('bdij,bdkj->bijk', query, key)
@@ -38,11 +34,8 @@ def window_means(features: Tensor, window: int, stride: tuple[int, int]) -> Tens
 
     Args:
         features: ``(B, C, H, W)`` float.
-        window: side of a window in pixels.
+        window: side of a window in pixels; ``h = (H - min(window, H)) // stride + 1`` of them fit into ``H`` rows.
         stride: rows and columns between neighbouring windows.
-
-    Returns:
-        ``(B, C, h, w)`` with ``h = (H - min(window, H)) // stride + 1``, and ``w`` alike.
     """
     rows, columns = (
         _mean_matrix(side, window, step, features) for side, step in zip(features.shape[2:], stride, strict=True)

@@ -10,6 +10,7 @@ from torch import Tensor
 REDUCTIONS = ('none', 'mean', 'sum')
 #: Up to this ignore index a table holds one value per label; it makes the look-up a single read.
 LARGEST_TABLE = 4096
+Number = Tensor | float
 #: One value per class.
 ClassValues = Sequence[float] | Tensor
 
@@ -80,9 +81,7 @@ def values_at_labels(values: Tensor, label: Tensor, ignore_index: int) -> Tensor
     return found.masked_fill(ignored, 0.0)
 
 
-def reduce_loss(
-    loss: Tensor, reduction: str, count: Tensor | float, avg_factor: Tensor | float | None = None
-) -> Tensor:
+def reduce_loss(loss: Tensor, reduction: str, count: Number, avg_factor: Number | None = None) -> Tensor:
     """Reduce a map of losses that is 0 where nothing counts.
 
     Args:
@@ -103,16 +102,10 @@ def reduce_loss(
     return loss.sum() / torch.where(count > 0, count, torch.ones_like(count))
 
 
-def count_pixels(
-    label: Tensor, ignore_index: int, avg_non_ignore: bool, class_weight: Tensor | None = None
-) -> Tensor | int:
-    """Return the denominator of a mean over pixels.
+def count_pixels(label: Tensor, ignore_index: int, avg_non_ignore: bool, class_weight: Tensor | None = None) -> Number:
+    """Return the denominator of a mean over pixels: labelled ones only (``avg_non_ignore``, PyTorch) or all (mmseg).
 
-    Args:
-        label: any shape, int64.
-        ignore_index: label of the pixels that do not count.
-        avg_non_ignore: whether only labelled pixels are counted (PyTorch) or all (mmseg's default).
-        class_weight: ``(K,)``; the labelled pixels then count by the weight of their class, as in PyTorch.
+    With ``class_weight``, ``(K,)``, the labelled pixels count by the weight of their class, as in PyTorch.
     """
     if class_weight is not None:
         return values_at_labels(class_weight, label, ignore_index).sum()

@@ -34,7 +34,6 @@ probabilities, falls below 0 for a good prediction, and is meant beside a loss o
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -55,26 +54,14 @@ from mmdefect.functional.reduction import (
 _SMALLEST = 1e-7
 
 
-class Membership(NamedTuple):
-    """Predicted and true membership of every pixel in the K classes of interest; both 0 where ignored.
-
-    Attributes:
-        probability: ``(B, K, ...)`` float in [0, 1].
-        truth: ``(B, K, ...)`` float, 0 or 1.
-        weight: ``(B, 1, ...)`` float, 0 where ignored.
-        classes: ids of the K classes.
-    """
-
-    probability: Tensor
-    truth: Tensor
-    weight: Tensor
-    classes: list[int]
-
-
 def membership(
     logits: Tensor, label: Tensor, defects_only: bool, weight: Tensor | None, ignore_index: int
-) -> Membership:
-    """Turn logits and labels into memberships; arguments as in :func:`region_loss`."""
+) -> tuple[Tensor, Tensor, Tensor, list[int]]:
+    """Return predicted and true membership of pixels in the K classes of interest; arguments of :func:`region_loss`.
+
+    Probability and truth are ``(B, K, ...)`` float in [0, 1], the weight is ``(B, 1, ...)``; all are 0 where ignored.
+    Last come the ids of the K classes.
+    """
     check_logits_and_label(logits, label)
     if logits.shape[1] == 1:
         probability, classes = logits.to(working_dtype(logits)).sigmoid(), [1]
@@ -87,7 +74,7 @@ def membership(
     counted = valid.to(probability.dtype)
     if weight is not None:
         counted = counted * expand_weight(weight, label).unsqueeze(1).to(probability.dtype)
-    return Membership(probability * valid, truth, counted, classes)
+    return probability * valid, truth, counted, classes
 
 
 def region_loss(
@@ -146,11 +133,9 @@ def defect_dice_loss(logits: Tensor, label: Tensor, *, exponent: int = 1, smooth
     """Return the Dice loss.
 
     Args:
-        logits: ``(B, C, ...)`` float.
-        label: ``(B, ...)`` int64.
+        logits, label, **options: see :func:`region_loss`.
         exponent: 1 or 2, of the probability in the denominator.
         smooth: pixels added above and below; must be above 0.
-        **options: see :func:`region_loss`.
     """
     if exponent not in (1, 2) or smooth <= 0:
         raise ValueError(f'`exponent` must be 1 or 2 and `smooth` above 0, got {exponent} and {smooth}.')
@@ -174,13 +159,11 @@ def tversky_focal_loss(
     """Return the focal Tversky loss.
 
     Args:
-        logits: ``(B, C, ...)`` float.
-        label: ``(B, ...)`` int64.
+        logits, label, **options: see :func:`region_loss`.
         alpha: price of a false positive.
         beta: price of a false negative.
         gamma: exponent above 0; below 1 it lifts the loss of classes that are nearly right.
         smooth: pixels added above and below; an empty class then costs little, and every false positive something.
-        **options: see :func:`region_loss`.
     """
     if gamma <= 0 or smooth <= 0:
         raise ValueError(f'`gamma` and `smooth` must be above 0, got {gamma} and {smooth}; gamma=1 is the plain loss.')
@@ -203,11 +186,10 @@ def centerline_dice_loss(
     It says nothing about width: use it beside a loss over pixels, with a small weight.
 
     Args:
-        logits: ``(B, C, H, W)`` float.
-        label: ``(B, H, W)`` int64; ignored pixels are background to the skeleton.
+        logits, label, **options: see :func:`region_loss`; (B, C, H, W) and (B, H, W), with ``defects_only``. Ignored
+            pixels are background to the skeleton.
         iterations: half the width in pixels of the widest scratch.
         smooth: pixels added above and below; must be above 0.
-        **options: see :func:`region_loss`; all but ``defects_only``.
     """
     if logits.dim() != 4:
         raise ValueError(f'`logits` must be (B, C, H, W), got {tuple(logits.shape)}; lines need two dimensions.')
@@ -224,14 +206,10 @@ def centerline_dice_loss(
 
 
 def soft_skeleton(values: Tensor, iterations: int) -> Tensor:
-    """Thin ridges to their centre line, differentiably: what an opening removes, after 0, 1, 2, ... erosions.
+    """Thin ridges of ``(B, K, H, W)`` values in [0, 1] to their centre line, differentiably.
 
-    Args:
-        values: ``(B, K, H, W)`` float in [0, 1].
-        iterations: erosions; ridges up to about twice as wide are thinned, wider ones keep no centre.
-
-    Returns:
-        The shape of ``values``, in [0, 1].
+    The skeleton is what an opening removes, after 0, 1, 2, ... ``iterations`` erosions: ridges up to about twice as
+    wide are thinned, wider ones keep no centre.
     """
     skeleton = torch.zeros_like(values)
     for _ in range(iterations + 1):
@@ -299,14 +277,8 @@ def signed_distance_loss(
         logits: ``(B, C, H, W)`` float; softmax, or a sigmoid for class 1 when ``C = 1``.
         label: ``(B, H, W)`` int64 in ``0 .. C - 1``, or ``ignore_index``.
         max_distance: pixels beyond which a pixel costs no more.
-        class_weight: one weight per class, class 0 included; the mean over classes is the weighted one.
-        weight: per sample ``(B,)`` or per pixel ``(B, H, W)``; it enters the denominator.
-        ignore_index: label of the pixels that count nowhere.
+        class_weight, weight, ignore_index, avg_factor: see :func:`region_loss`; both weights enter the denominator.
         reduction: ``'none'`` (``(B, K, H, W)``), ``'mean'`` or ``'sum'``.
-        avg_factor: what ``'mean'`` divides by, instead of the weights.
-
-    Returns:
-        float32 (float64 for float64 logits); 0 with a gradient of 0 when every pixel is ignored.
     """
     if max_distance <= 0:
         raise ValueError(f'`max_distance` must be above 0 pixels, got {max_distance}.')
@@ -320,15 +292,10 @@ def signed_distance_loss(
 
 
 def signed_distance(truth: np.ndarray, max_distance: float) -> np.ndarray:
-    """Return the clipped signed distance to the border of a region, divided by ``max_distance``.
+    """Return the clipped signed distance to the border of a ``(H, W)`` bool region, divided by ``max_distance``.
 
-    Args:
-        truth: ``(H, W)`` bool.
-        max_distance: pixels.
-
-    Returns:
-        ``(H, W)`` float32 in [-1, 1]: the distance to the nearest pixel of the other kind, less half a pixel; negative
-        inside. 1 everywhere for an empty region, -1 for a full one.
+    float32 in [-1, 1]: the distance to the nearest pixel of the other kind, less half a pixel; negative inside. 1
+    everywhere for an empty region, -1 for a full one.
     """
     if not truth.any() or truth.all():
         return np.full(truth.shape, -1 if truth.any() else 1, np.float32)

@@ -30,19 +30,12 @@ from mmdefect.functional.reduction import (
 
 @dataclass(frozen=True)
 class BoxSchedule:
-    """The threshold over the iterations.
+    """The threshold over the iterations."""
 
-    Attributes:
-        tau: threshold at the end, in [0, 1].
-        start: threshold after the warm-up; ``None`` is ``tau``.
-        warmup: iterations in which every pixel counts.
-        ramp: iterations from ``start`` to ``tau``, linear.
-    """
-
-    tau: float = 0.1
-    start: float | None = None
-    warmup: int = 0
-    ramp: int = 0
+    tau: float = 0.1  # at the end, in [0, 1]
+    start: float | None = None  # after the warm-up; None is ``tau``
+    warmup: int = 0  # iterations in which every pixel counts
+    ramp: int = 0  # iterations from ``start`` to ``tau``, linear
 
     def __post_init__(self) -> None:
         start = self.tau if self.start is None else self.start
@@ -94,9 +87,6 @@ def weak_box_loss(
         reduction: ``'none'``, ``'mean'`` (over the counted pixels) or ``'sum'``.
         avg_factor: what ``'mean'`` divides by, instead of the count.
         **focal: ``gamma``, ``alpha`` and ``weight`` of :func:`~mmdefect.functional.focal.softmax_focal_loss`.
-
-    Returns:
-        float32 (float64 for float64 logits); 0 with a gradient of 0 when no pixel counts.
     """
     if logits.shape[1] < 2:
         raise ValueError(

@@ -19,7 +19,6 @@ class ComponentCounter(Counter):
     when at least ``min_coverage`` of its pixels are predicted as its class (as any defect).
 
     Args:
-        num_classes: classes including the background.
         size_edges: areas in pixels where small, medium and large begin.
         min_coverage: share of a component that must be predicted, in (0, 1].
         min_alarm_area: predicted components below this area, in pixels, are no alarm.

@@ -47,23 +47,14 @@ def unpack(vector: Tensor, counters: Iterable[Counter]) -> None:
 
 @dataclass(frozen=True)
 class LabelMap:
-    """What the metrics need of one map of class ids, labelled or predicted.
-
-    Attributes:
-        size_hw: height and width.
-        num_classes: classes including the background, which is class 0.
-        values: ``(N,)`` int16 class ids, ``N = H * W``, on the CPU.
-        defect: flat indices of the defect pixels that count, ``(D,)`` int64, ascending, on the CPU.
-        defect_class: their classes, ``(D,)`` int64 in ``1 .. num_classes - 1``.
-        ignored: flat indices of the ignored pixels, ``(I,)`` int64.
-    """
+    """What the metrics need of one map of class ids, labelled or predicted; tensors on the CPU."""
 
     size_hw: tuple[int, int]
-    num_classes: int
-    values: Tensor
-    defect: Tensor
-    defect_class: Tensor
-    ignored: Tensor
+    num_classes: int  # with the background, which is class 0
+    values: Tensor  # (N,) int16 class ids, N = H * W
+    defect: Tensor  # (D,) int64 flat indices of the defect pixels that count, ascending
+    defect_class: Tensor  # (D,) int64, their classes in 1 .. num_classes - 1
+    ignored: Tensor  # (I,) int64 flat indices of the ignored pixels
     _cache: dict = field(default_factory=dict, repr=False, compare=False)
 
     @property
@@ -88,10 +79,6 @@ class LabelMap:
         counted[self.ignored.numpy()] = False
         return counted
 
-    def has(self, class_id: int | None) -> bool:
-        """Whether a class occurs, or any defect for ``None``."""
-        return bool(self.present) if class_id is None else class_id in self.present
-
     def pixels_of(self, class_id: int | None) -> Tensor:
         """Return the flat indices of one class, or of any defect for ``None``."""
         if class_id is None or self.present == [class_id]:
@@ -111,14 +98,7 @@ class LabelMap:
 
 
 def read_label(label: Tensor, num_classes: int, ignore_index: int = 255, name: str = 'label') -> LabelMap:
-    """Look at a map.
-
-    Args:
-        label: ``(H, W)`` class ids, or ``ignore_index``; any number type.
-        num_classes: classes including the background.
-        ignore_index: value that is left out.
-        name: what errors call it.
-    """
+    """Look at a map, ``(H, W)`` class ids of any number type; ``ignore_index`` is left out, errors call it ``name``."""
     if label.ndim != 2:
         raise ValueError(
             f'`{name}` must be one map (H, W), got the shape {tuple(label.shape)}; pass images one by one.'
@@ -161,14 +141,9 @@ def read_prediction(prediction: Tensor, truth: LabelMap) -> LabelMap:
 
 
 def regions(pixels: Tensor, size_hw: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    """Group pixels that touch, diagonally too.
+    """Group pixels, ``(D,)`` int64 flat indices, ascending, that touch, diagonally too.
 
-    Args:
-        pixels: ``(D,)`` int64 flat indices, ascending.
-        size_hw: height and width of the map.
-
-    Returns:
-        The region of every pixel, ``(D,)`` int64 in ``0 .. R - 1``, and the area of every region, ``(R,)`` int64.
+    Returns the region of every pixel, ``(D,)`` int64 in ``0 .. R - 1``, and the area of every region, ``(R,)`` int64.
     """
     if not pixels.numel():
         return torch.zeros(0, dtype=torch.int64), torch.zeros(0, dtype=torch.int64)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -26,66 +28,49 @@ NEED_SCORES = ('ranking', 'pro', 'image')
 PRO_LIMITS = {'AUPRO30': 0.3, 'AUPRO5': 0.05}
 
 
+@dataclass(eq=False)
 class DefectCounters:
-    """Counters of the chosen groups; sees one image after the other.
+    """Counters of the chosen groups; sees one image after the other."""
 
-    Args:
-        classes: names, background first.
-        groups: some of ``pixel``, ``tolerant``, ``components`` (labels suffice), ``ranking``, ``pro``, ``image`` (need
-            scores). ``pixel`` is always counted.
-        ignore_index: label value that is left out.
-        kind: what the scores are, ``logits`` or ``probabilities``.
-        bins: bins of the scores, at most 32768.
-        exact: keep all scores instead of binning them; memory then grows with the images.
-        tolerance: radius of ``tolerant``, in pixels.
-        size_edges: areas in pixels where small, medium and large components begin.
-        min_coverage: share of a component that must be predicted for it to be found.
-        min_alarm_area: smallest predicted component that is an alarm, in pixels.
-        fit: objective of the calibration fitted on what is seen (``IoU``, ``F1``, ``recall``); ``None`` fits none.
-        recall_floor: see :func:`~mmdefect.functional.calibration.fit_offsets`.
-        offsets: ``(K,)`` offsets fitted elsewhere, to be applied; ``None`` applies none.
-    """
+    classes: tuple[str, ...]  # names, background first
+    #: Some of ``pixel`` (always counted), ``tolerant``, ``components``; ``ranking``, ``pro``, ``image`` need scores.
+    groups: tuple[str, ...] = ('pixel',)
+    ignore_index: int = 255  # label value that is left out
+    kind: str = 'logits'  # what the scores are, or 'probabilities'
+    bins: int = 32768  # of the scores, at most 32768
+    exact: bool = False  # keep all scores instead of binning them; memory then grows with the images
+    tolerance: float = 2.0  # radius of ``tolerant``, in pixels
+    size_edges: tuple[int, int, int] = SIZE_EDGES  # areas in pixels where small, medium and large components begin
+    min_coverage: float = 0.25  # share of a component that must be predicted for it to be found
+    min_alarm_area: int = 1  # smallest predicted component that is an alarm, in pixels
+    fit: str | None = None  # objective of the calibration fitted on what is seen, 'IoU', 'F1' or 'recall'
+    recall_floor: float = 0.8  # see :func:`~mmdefect.functional.calibration.fit_offsets`
+    offsets: tuple[float, ...] | None = None  # fitted elsewhere, one a class, to be applied
 
-    def __init__(
-        self,
-        classes: tuple[str, ...],
-        groups: tuple[str, ...] = ('pixel',),
-        ignore_index: int = 255,
-        kind: str = 'logits',
-        bins: int = 32768,
-        exact: bool = False,
-        tolerance: float = 2.0,
-        size_edges: tuple[int, int, int] = SIZE_EDGES,
-        min_coverage: float = 0.25,
-        min_alarm_area: int = 1,
-        fit: str | None = None,
-        recall_floor: float = 0.8,
-        offsets: tuple[float, ...] | None = None,
-    ) -> None:
-        check_groups(groups)
-        if offsets is not None and len(offsets) != len(classes):
-            raise ValueError(f'`offsets` must have one value for each class of {list(classes)}, got {len(offsets)}.')
-        self.classes, self.groups, self.ignore_index, self.kind = tuple(classes), set(groups), ignore_index, kind
-        self.fit, self.recall_floor, self.offsets = fit, recall_floor, offsets
-        count = len(self.classes)
+    def __post_init__(self) -> None:
+        check_groups(self.groups)
+        classes, groups = list(self.classes), self.groups
+        if self.offsets is not None and len(self.offsets) != len(classes):
+            raise ValueError(f'`offsets` must have one value for each class of {classes}, got {len(self.offsets)}.')
+        count = len(classes)
         self.pixel = PixelCounter(count)
         self.tolerant = self.components = self.scores = None
         if 'tolerant' in groups:
-            self.tolerant = TolerantCounter(count, tolerance)
+            self.tolerant = TolerantCounter(count, self.tolerance)
         if 'components' in groups:
-            self.components = ComponentCounter(count, size_edges, min_coverage, min_alarm_area)
-        if {'ranking', 'pro'} & self.groups:
-            overlap = 'pro' in groups
-            self.scores = ScoreKeeper(count, overlap) if exact else ScoreCounter(count, ScoreBins(bins), overlap)
-        self.margins = MarginCounter(count) if fit is not None else None
-        self.decided = PixelCounter(count) if offsets is not None else None
+            self.components = ComponentCounter(count, self.size_edges, self.min_coverage, self.min_alarm_area)
+        if 'ranking' in groups or 'pro' in groups:
+            bins, overlap = ScoreBins(self.bins), 'pro' in groups
+            self.scores = ScoreKeeper(count, overlap) if self.exact else ScoreCounter(count, bins, overlap)
+        self.margins = MarginCounter(count) if self.fit is not None else None
+        self.decided = PixelCounter(count) if self.offsets is not None else None
         self.images: list[dict] = []
         self.calibration: Calibration | None = None
 
     @property
     def needs_scores(self) -> bool:
         """Whether :meth:`update` needs scores."""
-        return bool(self.groups & set(NEED_SCORES)) or self.margins is not None or self.decided is not None
+        return bool(set(self.groups) & set(NEED_SCORES)) or self.margins is not None or self.decided is not None
 
     def _parts(self) -> list:
         every = (self.pixel, self.tolerant, self.components, self.scores, self.margins, self.decided)
@@ -124,7 +109,7 @@ class DefectCounters:
 
     def _update_scores(self, scores: Tensor | None, truth: LabelMap, image: dict) -> None:
         scores = _checked(scores, truth.size_hw, len(self.classes), self.kind)
-        if self.groups & set(NEED_SCORES):
+        if set(self.groups) & set(NEED_SCORES):
             odds = log_odds(scores)
             if self.scores is not None:
                 self.scores.update(odds, truth)

@@ -23,14 +23,9 @@ MEASURES = ('IoU', 'Acc', 'Precision', 'F1')
 
 
 def measures(confusion: np.ndarray) -> dict[str, np.ndarray]:
-    """Return IoU, Acc (recall), Precision and F1 per class.
+    """Return IoU, Acc (recall), Precision and F1 per class: ``(K,)`` float64 arrays in [0, 1], NaN for 0 / 0.
 
-    Args:
-        confusion: ``(K, K)`` counts, row = label, column = prediction.
-
-    Returns:
-        ``(K,)`` float64 arrays in [0, 1] by name; NaN where the denominator is zero. F1 is NaN where the class neither
-        occurs nor is predicted, as IoU.
+    ``confusion`` is ``(K, K)`` counts, row = label, column = prediction.
     """
     counts = np.asarray(confusion, np.float64)
     hit, labelled, predicted = np.diag(counts), counts.sum(1), counts.sum(0)
@@ -40,22 +35,11 @@ def measures(confusion: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def summarize(confusion: np.ndarray) -> dict[str, float]:
-    """Return the means that mmseg prints and those over the defect classes alone, in percent.
-
-    Args:
-        confusion: ``(K, K)`` integers, row = label, column = prediction.
-
-    Returns:
-        ``aAcc``, ``mIoU``, ``mAcc``, ``fg_mIoU``, ``fg_mAcc``; NaN where nothing was counted.
-    """
+    """Return the means that mmseg prints and those over the defect classes alone, in percent; NaN for nothing."""
     rows, total = measures(confusion), int(confusion.sum())
-    return {
-        'aAcc': 100 * int(confusion.diagonal().sum()) / total if total else float('nan'),
-        'mIoU': 100 * nan_mean(rows['IoU']),
-        'mAcc': 100 * nan_mean(rows['Acc']),
-        'fg_mIoU': 100 * nan_mean(rows['IoU'][1:]),
-        'fg_mAcc': 100 * nan_mean(rows['Acc'][1:]),
-    }
+    means = {'aAcc': 100 * int(confusion.diagonal().sum()) / total if total else float('nan')}
+    means |= {f'm{name}': 100 * nan_mean(rows[name]) for name in ('IoU', 'Acc')}
+    return means | {f'fg_m{name}': 100 * nan_mean(rows[name][1:]) for name in ('IoU', 'Acc')}
 
 
 def nan_mean(values: np.ndarray) -> float:
@@ -71,16 +55,10 @@ def any_defect(confusion: np.ndarray) -> np.ndarray:
 
 
 class PixelCounter(Counter):
-    """The confusion matrix, and the sums over images of every measure per image.
-
-    Args:
-        num_classes: classes including the background.
-    """
+    """The confusion matrix, and the sums over images of every measure per image."""
 
     def __init__(self, num_classes: int) -> None:
-        self.num_classes = num_classes
-        # row 0 of the image sums is any defect, row k is class k
-        shape = (len(MEASURES), num_classes)
+        shape = (len(MEASURES), num_classes)  # row 0 of the image sums is any defect, row k is class k
         super().__init__(confusion=(num_classes, num_classes), image_sum=shape, image_count=shape)
 
     def update(self, prediction: LabelMap, truth: LabelMap) -> np.ndarray:
@@ -88,18 +66,15 @@ class PixelCounter(Counter):
         counts = image_confusion(prediction, truth)
         self.sums['confusion'] += torch.from_numpy(counts)
         if truth.defect.numel() or prediction.defect.numel():
-            self._add_image(counts)
+            self._add_image(counts.tolist())
         return counts
 
-    def _add_image(self, counts: np.ndarray) -> None:
+    def _add_image(self, table: list[list[int]]) -> None:
         # Plain numbers: on a matrix of 2 x 2 or 3 x 3 they are six times as fast as arrays.
-        table = counts.tolist()
         rows, columns = [sum(row) for row in table], [sum(column) for column in zip(*table, strict=True)]
         defect = sum(rows[1:]) - sum(row[0] for row in table[1:])
-        cases = [
-            (defect, sum(rows[1:]), sum(columns[1:])),
-            *zip((table[k][k] for k in range(1, len(table))), rows[1:], columns[1:], strict=True),
-        ]
+        cases = [(defect, sum(rows[1:]), sum(columns[1:]))]
+        cases += [(table[k][k], rows[k], columns[k]) for k in range(1, len(table))]
         totals, images = self.sums['image_sum'].numpy(), self.sums['image_count'].numpy()  # views
         for row, (hit, labelled, predicted) in enumerate(cases):
             both = labelled + predicted
@@ -117,12 +92,7 @@ class PixelCounter(Counter):
 
 
 class TolerantCounter(Counter):
-    """Right, found, predicted and labelled pixels per class; row 0 is any defect.
-
-    Args:
-        num_classes: classes including the background.
-        radius: tolerance in pixels.
-    """
+    """Right, found, predicted and labelled pixels per class, within ``radius`` pixels; row 0 is any defect."""
 
     def __init__(self, num_classes: int, radius: float = 2.0) -> None:
         if radius < 0:

@@ -1,4 +1,4 @@
-"""Scores of a segmentation as one number per pixel and class, their histograms, and the curves that follow from these.
+"""Scores of a segmentation as one number per pixel and class, and their histograms.
 
 The score of class ``k`` is its log-odds against all other classes, ``log p_k - log(1 - p_k)``, and that of 'any
 defect' the log-odds of not being background. Probabilities pile up at 0 and 1, where float32 cannot tell them apart
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from mmdefect.functional.metrics.counting import UNIT, Counter, LabelMap
-from mmdefect.functional.metrics.ranking import aupro, auroc, average_precision, best_f1, probability
+from mmdefect.functional.metrics.ranking import Curve
 
 KINDS = ('logits', 'probabilities')
 #: Log-odds at which the bins are twice as wide as at 0, in one direction.
@@ -58,11 +58,7 @@ def log_scores(scores: Tensor, kind: str) -> Tensor:
 def log_odds(scores: Tensor) -> Tensor:
     """Return the log-odds of every defect class against all others, and of any defect.
 
-    Args:
-        scores: ``(K, H, W)`` float from :func:`log_scores`.
-
-    Returns:
-        ``(K - 1, N)`` for two classes, else ``(K, N)`` with 'any defect' last, ``N = H * W``.
+    From ``(K, H, W)`` of :func:`log_scores`: ``(1, N)`` for two classes, else ``(K, N)`` with 'any defect' last.
     """
     flat = scores.reshape(scores.shape[0], -1)
     count = flat.shape[0]
@@ -118,10 +114,7 @@ def channels(num_classes: int) -> list[int | None]:
 class ScoreCounter(Counter):
     """Histograms of log-odds over all pixels and over the positives, per class and for any defect.
 
-    Args:
-        num_classes: classes including the background.
-        bins: how the log-odds are binned.
-        overlap: also count what AUPRO needs.
+    ``overlap`` says whether also to count what AUPRO needs.
     """
 
     def __init__(self, num_classes: int, bins: ScoreBins | None = None, overlap: bool = True) -> None:
@@ -141,7 +134,7 @@ class ScoreCounter(Counter):
             if truth.ignored.numel():
                 ignored = truth.ignored.to(odds.device)
                 self.sums['pixels'][row] -= torch.bincount(index[ignored], minlength=self.bins.count)
-            if truth.has(class_id):
+            if truth.pixels_of(class_id).numel():
                 self._update_positives(row, class_id, position, truth)
 
     def _update_positives(self, row: int, class_id: int | None, position: Tensor, truth: LabelMap) -> None:
@@ -174,17 +167,12 @@ class ScoreCounter(Counter):
         negative = (sums['pixels'] - sums['positives']).astype(np.float64)
         edges = self.bins.log_odds_at(np.arange(self.bins.count))
         overlap = sums['overlap'][::-1] / UNIT if self.overlap else None
-        rows = (values[::-1] for values in (positive, negative, tied, place, edges))
+        rows = (values[::-1] for values in (positive, negative, edges, tied, place))
         return Curve(*rows, overlap, int(sums.get('regions', 0)))
 
 
 class ScoreKeeper:
-    """The exact mode: keeps every score; same interface as :class:`ScoreCounter`, but memory grows with the images.
-
-    Args:
-        num_classes: classes including the background.
-        overlap: also keep what AUPRO needs.
-    """
+    """The exact mode: keeps every score; same interface as :class:`ScoreCounter`, but memory grows with the images."""
 
     def __init__(self, num_classes: int, overlap: bool = True) -> None:
         self.channels, self.overlap = channels(num_classes), overlap
@@ -221,75 +209,6 @@ class ScoreKeeper:
         )
         values, group = np.unique(-odds, return_inverse=True)
         positive, negative, overlap = (np.bincount(group, w, len(values)) for w in (label, ~label, overlap))
-        tied, place = np.ones(len(values), bool), np.full(len(values), 0.5)
-        overlap = overlap if self.overlap else None
         regions = sum(int(entry['regions'][row]) for entry in self.kept)
-        return Curve(positive, negative, tied, place, -values, overlap, regions)
-
-
-@dataclass(frozen=True)
-class Curve:
-    """Counts per threshold, from the highest down, and the metrics that follow.
-
-    Attributes:
-        positive: ``(B,)`` float64.
-        negative: ``(B,)`` float64.
-        tied: ``(B,)`` bool, see :func:`~mmdefect.functional.metrics.ranking.average_precision`.
-        place: ``(B,)`` where the positives lie within an entry, see there.
-        edges: ``(B,)`` the log-odds from which on an entry is included.
-        overlap: ``(B,)`` sums of 1 / region area; ``None`` if they were not counted.
-        regions: how many regions there are.
-    """
-
-    positive: np.ndarray
-    negative: np.ndarray
-    tied: np.ndarray
-    place: np.ndarray
-    edges: np.ndarray
-    overlap: np.ndarray | None
-    regions: int
-
-    def ranking(self) -> dict[str, float]:
-        """Return ``AP``, ``AUROC``, ``F1max``, ``IoUmax`` in [0, 1] and ``threshold``, a probability, of these."""
-        f1, best = best_f1(self.positive, self.negative)
-        return dict(
-            AP=average_precision(self.positive, self.negative, self.tied, self.place),
-            AUROC=auroc(self.positive, self.negative, self.place),
-            F1max=f1,
-            IoUmax=f1 / (2 - f1),
-            threshold=float('nan') if best < 0 else float(probability(self.edges[best])),
-        )
-
-    def aupro(self, limit: float) -> float:
-        """Return AUPRO up to a false positive rate; NaN without a region or a negative."""
-        return aupro(self.overlap, self.regions, self.negative, limit)
-
-    def points(self, count: int = 300, fpr_limit: float = 0.3) -> dict[str, list[float]]:
-        """Return the curves to draw, thinned to about ``count`` points of even spacing along each axis.
-
-        ``recall`` and ``precision``; with overlap also ``fpr`` (up to ``fpr_limit``) and ``pro``. Empty without a
-        positive.
-        """
-        if not self.positive.sum():
-            return {}
-        found, false = np.cumsum(self.positive), np.cumsum(self.negative)
-        used = found + false > 0
-        recall, precision = (found / found[-1])[used], (found[used] / (found + false)[used])
-        keep = _thin(recall, count)
-        result = dict(recall=recall[keep], precision=precision[keep])
-        if self.overlap is not None and self.regions and false[-1]:
-            fpr, pro = false / false[-1], np.cumsum(self.overlap) / self.regions
-            near = fpr <= fpr_limit
-            keep = _thin(fpr[near], count)
-            result |= dict(fpr=fpr[near][keep], pro=pro[near][keep])
-        return {name: [round(float(v), 6) for v in values] for name, values in result.items()}
-
-
-def _thin(values: np.ndarray, count: int) -> np.ndarray:
-    """Places of a rising sequence that are at least a ``count``-th of its range apart, and its last."""
-    if not len(values):
-        return np.zeros(0, np.int64)
-    step = max((values[-1] - values[0]) / count, 1e-12)
-    bins = np.floor((values - values[0]) / step)
-    first = np.flatnonzero(np.diff(bins, prepend=-1))
-    return np.union1d(first, [len(values) - 1])
+        overlap = overlap if self.overlap else None
+        return Curve(positive, negative, -values, overlap=overlap, regions=regions)
