@@ -4,13 +4,14 @@ Two distributions provide the same import names: upstream (``mmengine``, ``mmcv`
 ``mmpretrain``) and its maintained continuation (``onedl-mmengine``, ...). The code of mmdefect imports only the
 shared module names. Importing this module loads no ``mm*`` package; :func:`apply` does.
 
-Each shim states what it mends, when it can be deleted and the test that holds it.
+Each shim states what it fixes, when it can be deleted and the test that holds it.
 """
 
 from __future__ import annotations
 
 import functools
 import importlib.util
+import inspect
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -62,44 +63,28 @@ def has_compiled_ops() -> bool:
 
 
 def config_root(module: str) -> Path:
-    """Return the folder that holds the configs of an installed module.
-
-    Raises:
-        ModuleNotFoundError: if the module is not installed.
-        FileNotFoundError: if it is installed without configs.
-    """
+    """Return the folder that holds the configs of an installed module."""
     spec = importlib.util.find_spec(module)
     if spec is None or spec.origin is None:
-        raise ModuleNotFoundError(
-            f'`{module}::` needs the package {module}, which is not installed; run '
-            '`python -m mmdefect doctor` for the exact pip command.'
-        )
+        remedy = 'run `python -m mmdefect doctor` for the exact pip command.'
+        raise ModuleNotFoundError(f'`{module}::` needs the package {module}, which is not installed; {remedy}')
     package = Path(spec.origin).parent
-    candidates = [package / '.mim' / 'configs', package.parent / 'configs']
-    for candidate in candidates:
-        if (candidate / '_base_').is_dir():
-            return candidate
-    raise FileNotFoundError(
-        f'the configs of `{module}` must lie in one of {[str(c) for c in candidates]}, but neither '
-        'exists; reinstall the package.'
-    )
+    folders = [package / '.mim' / 'configs', package.parent / 'configs']
+    for folder in folders:
+        if (folder / '_base_').is_dir():
+            return folder
+    places = ' or '.join(map(str, folders))
+    raise FileNotFoundError(f'the configs of `{module}` must lie in {places}, but do not; reinstall the package.')
 
 
 def apply() -> None:
-    """Make both distributions behave alike. Safe to call more than once; call it before importing mmseg.
-
-    Raises:
-        ImportError: without torch or OpenMMLab, naming the extra that brings them.
-        RuntimeError: if two distributions provide the same module.
-    """
+    """Make both distributions behave alike. Safe to call more than once; call it before importing mmseg."""
     require('mm')
     doubled = doubled_modules()
     if doubled:
         sources = '; '.join(f'{module} comes from {" and ".join(found)}' for module, found in doubled.items())
-        raise RuntimeError(
-            f'each OpenMMLab module must come from one distribution, but {sources}; '
-            'run `python -m mmdefect doctor` for the commands that keep one of them.'
-        )
+        remedy = 'run `python -m mmdefect doctor` for the commands that keep one of them.'
+        raise RuntimeError(f'each OpenMMLab module must come from one distribution, but {sources}; {remedy}')
     _stand_in_for_missing_ops()
     _accept_mmcv_2_2()
     _resolve_bases_by_module()
@@ -107,8 +92,8 @@ def apply() -> None:
     _distribute_without_gpu()
 
 
-def mend_mmseg() -> None:
-    """Mend what cannot be mended before ``mmseg.models`` is imported; imports it. Safe to call more than once."""
+def fix_mmseg() -> None:
+    """Fix what cannot be fixed before ``mmseg.models`` is imported; imports it. Safe to call more than once."""
     _weighted_cross_entropy_with_ignored_pixels()
     _one_name_for_channel_conversion()
 
@@ -170,9 +155,9 @@ def _load_checkpoints_with_allowlist() -> None:
     """Let upstream mmengine read its own checkpoints under torch >= 2.6, which unpickles weights only by default.
 
     mmengine <= 0.10.7 (open-mmlab/mmengine#1655) calls ``torch.load`` without saying how, and its checkpoints carry
-    logged values beside the weights, which the restricted unpickler refuses. Local files are therefore read with the
+    logged values beside the weights, which the restricted unpickler rejects. Local files are therefore read with the
     few harmless types those values consist of allowed, for that one call: a file that holds anything else is still
-    refused, and ``torch.load`` behaves as before everywhere else. ``onedl-mmengine`` has its own remedy and keeps it.
+    rejected, and ``torch.load`` behaves as before everywhere else. ``onedl-mmengine`` has its own remedy and keeps it.
     Delete it with the support of mmengine <= 0.10.7. Test: ``tests/test_compat.py::TestCheckpointLoader``.
     """
     import torch
@@ -184,11 +169,9 @@ def _load_checkpoints_with_allowlist() -> None:
 
 
 def load_from_local(filename: str, map_location=None) -> dict:
-    """Read a checkpoint file with tensors, numbers, strings, NumPy arrays and mmengine's log history, and nothing else.
+    """Read a checkpoint file with tensors, numbers, strings, NumPy arrays and mmengine's log history.
 
-    Raises:
-        FileNotFoundError: if there is no such file.
-        pickle.UnpicklingError: if the file holds any other object; the message names its type.
+    A file that holds any other object raises ``pickle.UnpicklingError``, which names its type.
     """
     import numpy as np
     import torch
@@ -258,7 +241,7 @@ def _without_device_selection(launch):
 
 
 def _accept_mmcv_2_2() -> None:
-    """Import upstream mmseg 1.2.2 beside mmcv 2.2, which it refuses for its version number alone.
+    """Import upstream mmseg 1.2.2 beside mmcv 2.2, which it rejects for its version number alone.
 
     mmsegmentation <= 1.2.2 (open-mmlab/mmsegmentation#3729) asserts mmcv < 2.2.0 at import, although only the number
     changed for it. mmcv shows version 2.1.0 while ``mmseg/__init__.py`` runs. Delete it with the support of
@@ -292,20 +275,17 @@ def _weighted_cross_entropy_with_ignored_pixels() -> None:
     if getattr(original, 'mmdefect_shim', False):
         return
 
+    signature = inspect.signature(original)
+
     @functools.wraps(original)
-    def cross_entropy(
-        pred,
-        label,
-        weight=None,
-        class_weight=None,
-        reduction='mean',
-        avg_factor=None,
-        ignore_index=-100,
-        avg_non_ignore=False,
-    ):
-        if class_weight is not None and avg_factor is None and reduction == 'mean':
-            avg_factor = class_weight[label[label != ignore_index]].sum()
-        return original(pred, label, weight, class_weight, reduction, avg_factor, ignore_index, avg_non_ignore)
+    def cross_entropy(*args, **kwargs):
+        given = signature.bind(*args, **kwargs)
+        given.apply_defaults()
+        options = given.arguments
+        if options['class_weight'] is not None and options['avg_factor'] is None and options['reduction'] == 'mean':
+            label = options['label']
+            options['avg_factor'] = options['class_weight'][label[label != options['ignore_index']]].sum()
+        return original(*given.args, **given.kwargs)
 
     cross_entropy.mmdefect_shim = True
     cross_entropy_loss.cross_entropy = cross_entropy
@@ -350,9 +330,8 @@ class _MissingOps(ModuleType):
             return lambda: 'n/a'
 
         def missing(*args, **kwargs):
-            raise RuntimeError(
-                f'`{name}` needs the compiled operators of mmcv, which are not installed; see "Compiled '
-                f'operators" in docs/install.md. Without them these do not work: {NEEDS_COMPILED_OPS}.'
-            )
+            where = 'see "Compiled operators" in docs/install.md'
+            what = f'`{name}` needs the compiled operators of mmcv, which are not installed; {where}.'
+            raise RuntimeError(f'{what} Without them these do not work: {NEEDS_COMPILED_OPS}.')
 
         return missing

@@ -22,23 +22,18 @@ def missing_modules(extra: str, *modules: str) -> list[str]:
 
 
 def require(extra: str, *modules: str, who: str = 'this part of mmdefect') -> None:
-    """Ask for modules of an extra.
+    """Raise ``ImportError``, naming what is missing and the extra that brings it, unless all modules are there.
 
     Args:
         extra: one of :data:`MODULES`.
-        *modules: those that are needed; all if left out.
+        *modules: those that are needed; all of the extra if left out.
         who: needs them, for the message.
-
-    Raises:
-        ImportError: naming what is missing and the extra that brings it.
     """
     missing = missing_modules(extra, *modules)
     if missing:
         more = f' and {len(missing) - 4} more packages' if len(missing) > 4 else ''
-        raise ImportError(
-            f'{who} needs {", ".join(missing[:4])}{more}, which cannot be found here; install the extra: '
-            f"pip install 'mmdefect[{extra}]'."
-        )
+        names, command = ', '.join(missing[:4]), f"pip install 'mmdefect[{extra}]'"
+        raise ImportError(f'{who} needs {names}{more}, which cannot be found here; install the extra: {command}.')
 
 
 def stop_without(extra: str, *modules: str) -> None:

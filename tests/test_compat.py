@@ -176,7 +176,7 @@ class TestMissingOps:
 
 @pytest.mark.parametrize('avg_non_ignore', [False, True])
 def test_weighted_cross_entropy_equals_torch(avg_non_ignore):
-    compat.mend_mmseg()
+    compat.fix_mmseg()
     from mmseg.models.losses import CrossEntropyLoss
 
     generator = torch.Generator().manual_seed(0)
@@ -189,7 +189,7 @@ def test_weighted_cross_entropy_equals_torch(avg_non_ignore):
 
 @pytest.mark.parametrize('swaps', [False, True])
 def test_channel_conversion_has_one_name(swaps):
-    compat.mend_mmseg()
+    compat.fix_mmseg()
     from mmseg.models import SegDataPreProcessor
 
     preprocessor = SegDataPreProcessor(mean=[0, 0, 0], std=[1, 1, 1], bgr_to_rgb=swaps, size=(2, 2))
