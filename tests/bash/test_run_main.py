@@ -19,6 +19,7 @@ VARIABLES = (
     'PROJECT_NAME',
     'GPU_COUNT',
     'TEST_CANDI',
+    'WITH',
     'MODEL_CONFIG_PATH',
     'WORK_DIR',
     'FIND_BEST_DIR',
@@ -110,8 +111,10 @@ def test_a_failing_model_shows_in_the_exit_code_only_at_the_end(home):
         (['net/a'], {'GPU_COUNT': '0'}, 'PROJECT_NAME must be set'),
         (['net/a'], {'PROJECT_NAME': 'p'}, 'GPU_COUNT must be set'),
         (['net/a'], {'PROJECT_NAME': 'p', 'GPU_COUNT': 'two'}, 'invalid int value'),
-        (['net/a'], {'PROJECT_NAME': '../p', 'GPU_COUNT': '0'}, 'project name must be one folder name'),
+        (['net/a'], {'PROJECT_NAME': '../p', 'GPU_COUNT': '0'}, 'project name must be a folder name'),
         ([], {'PROJECT_NAME': 'p', 'GPU_COUNT': '0'}, 'at least one model'),
+        (['net/a+no'], {'PROJECT_NAME': 'p', 'GPU_COUNT': '0'}, 'a recipe must be a file, or the name of one'),
+        (['net/a'], {'PROJECT_NAME': 'p', 'GPU_COUNT': '0', 'WITH': 'paste_poison'}, 'did you mean paste_poisson'),
         (['net/aa'], {'PROJECT_NAME': 'p', 'GPU_COUNT': '0'}, 'did you mean net/a'),
         (['net/a'], {'PROJECT_NAME': 'p', 'GPU_COUNT': '0', 'FIND_BEST_DIR': 'no'}, 'find_best tool must be'),
         (['net/a'], {'PROJECT_NAME': 'p', 'GPU_COUNT': '0', 'TIE': 'middle'}, 'invalid choice'),
@@ -134,6 +137,21 @@ def test_a_dry_run_prints_the_commands_and_writes_nothing(home):
     train, test = answer.stdout.splitlines()
     assert train.endswith('work_dirs/p/exp/net/a/train --cfg-options a.b=1') and '/tools/test.py' in test
     assert not (home / 'work_dirs').exists()
+
+
+def test_one_model_with_and_without_recipes(home):
+    (home / 'configs' / '_base_').mkdir()
+    (home / 'configs' / '_base_' / 'short.py').write_text('max_iters = 4\n')
+    (home / 'configs' / '_base_' / 'long.py').write_text('max_iters = 8\n')
+    answer = run_main(home, *TOOLS, 'net/a', 'net/a+short', 'net/a+short+long', PROJECT_NAME='p', GPU_COUNT='0')
+    assert answer.returncode == 0, answer.stderr
+    assert models(home) == {'net/a': ('done', '6'), 'net/a+short': ('done', '4'), 'net/a+short+long': ('done', '8')}
+    assert '| net/a+short ' in answer.stdout and (home / 'work_dirs/p/exp/net/a+short/test/test_log.txt').is_file()
+    answer = run_main(home, *TOOLS, 'net/a', 'net/b+long', PROJECT_NAME='q', GPU_COUNT='0', WITH='long short')
+    assert models(home, 'q') == {'net/a+long+short': ('done', '4'), 'net/b+long+long+short': ('done', '2')}
+    (home / 'configs' / '_base_' / 'short.py').write_text('max_iters = 2\n')
+    answer = run_main(home, *TOOLS, 'net/a+short', PROJECT_NAME='p', GPU_COUNT='0')
+    assert answer.returncode == 2 and 'content of' in answer.stderr and 'short.py' in answer.stderr
 
 
 def test_help_needs_nothing(home):

@@ -10,6 +10,7 @@ parser.add_argument('config')
 parser.add_argument('checkpoint')
 parser.add_argument('--work-dir', type=Path)
 parser.add_argument('--out', type=Path)
+parser.add_argument('--with', nargs='+', default=[])
 parser.add_argument('--cfg-options', nargs='+', default=[])
 args = parser.parse_args()
 cfg = {}

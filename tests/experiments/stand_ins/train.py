@@ -22,10 +22,12 @@ def main():
     parser.add_argument('--work-dir', type=Path, required=True)
     parser.add_argument('--resume', action='store_true')
     parser.add_argument('--launcher', default='none')
+    parser.add_argument('--with', dest='recipes', nargs='+', default=[])
     parser.add_argument('--cfg-options', nargs='+', default=[])
     args = parser.parse_args()
     cfg = {'max_iters': 6, 'interval': 2, 'seconds': 0.0}
-    exec(Path(args.config).read_text(), cfg)
+    for file in (args.config, *args.recipes):
+        exec(Path(file).read_text(), cfg)
     cfg.update({key: int(value) for key, value in (option.split('=') for option in args.cfg_options)})
     work_dir = args.work_dir
     work_dir.mkdir(parents=True, exist_ok=True)
