@@ -107,9 +107,6 @@ def render_sample(
         defects: kind and class index of each defect wanted; empty for a clean image.
         size_hw: height and width in pixels.
         seed: integers that identify the image; the same ones give the same pixels in any process.
-
-    Raises:
-        ValueError: for an unknown category or kind, or a size outside the range.
     """
     check_size(size_hw)
     if category not in CATEGORIES:
@@ -174,15 +171,7 @@ def _difference(a: ndarray, b: ndarray) -> ndarray:
 
 
 def demo_overview(size: int = 224, seed: int = 0) -> ndarray:
-    """Return for each category a row of whole images and a row of enlarged defects with their labels.
-
-    Args:
-        size: side of the images in pixels.
-        seed: seed of the images.
-
-    Returns:
-        ``(H, W, 3)`` uint8 RGB.
-    """
+    """Return for each category a row of whole images, ``size`` pixels a side, and a row of enlarged defects."""
     kinds = list(dict.fromkeys(kind for kinds in CATEGORIES.values() for kind in kinds))
     palette = default_palette(len(kinds) + 1)
     rows, captions, titles = [], [], []

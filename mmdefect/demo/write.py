@@ -21,10 +21,10 @@ from mmdefect import __version__
 from mmdefect.demo.sample import CATEGORIES, TOLERANCE, DemoSample, check_size, render_sample
 from mmdefect.files import write_bytes, write_json, write_text
 
-LAYOUTS: tuple[str, ...] = ('mvtec', 'wta')
+LAYOUTS = ('mvtec', 'wta')
 INFO, RECORDS = 'dataset.json', 'records.json'
 #: Classes of the WTA layout and the defects that each stands for.
-WTA_CLASSES: tuple[str, ...] = ('normal', 'attached', 'broken')
+WTA_CLASSES = ('normal', 'attached', 'broken')
 #: What the defective images of the WTA layout carry, over and over in this order: kinds with their classes.
 _CHIP, _PARTICLE, _MISSING = ('chip', 2), ('particle', 1), ('missing', 2)
 _WTA_CYCLE = (
@@ -58,11 +58,7 @@ def smallest_count(layout: str) -> int:
 
 
 def plan_layout(layout: str, images: int) -> list[ImagePlan]:
-    """Return the plans of one layout.
-
-    Raises:
-        ValueError: for an unknown layout or too few images.
-    """
+    """Return the plans of one layout."""
     if layout not in LAYOUTS:
         raise ValueError(f'`layout` must be one of {list(LAYOUTS)}, got {layout!r}.')
     least = smallest_count(layout)
@@ -124,8 +120,7 @@ def prepare_folder(out: Path, overwrite: bool) -> None:
     Only a folder that carries the ``dataset.json`` of a demo data set is ever emptied, and only of what one writes.
 
     Raises:
-        FileExistsError: if it holds files and ``overwrite`` is off, or if they are not a demo data set's.
-        NotADirectoryError: if it is a file.
+        OSError: if it is a file, or holds files and ``overwrite`` is off, or holds those of something else.
     """
     if out.exists() and not out.is_dir():
         raise NotADirectoryError(f'`out` must be a folder, but {out} is a file; choose another place.')
@@ -173,10 +168,6 @@ def write_demo_dataset(
 
     Returns:
         The content of ``dataset.json``.
-
-    Raises:
-        ValueError: for a count or a size out of range.
-        FileExistsError: if ``out`` holds files; see :func:`prepare_folder`.
     """
     out = Path(out)
     check_size(size_hw)

@@ -9,22 +9,16 @@ import numpy as np
 from numpy import ndarray
 
 from mmdefect.visualization.overlay import check_image, difference
-from mmdefect.visualization.text import Colour, draw_text, fit_text, text_strip, text_width
-
-PAPER, INK = (255, 255, 255), (25, 25, 25)
+from mmdefect.visualization.text import INK, PAPER, Colour, draw_text, fit_text, text_strip, text_width
 
 
 def legend(names: Sequence[str], palette: Sequence[Colour], width: int | None = None, size: int = 14) -> ndarray:
     """Return a strip with a coloured square and the name of each class.
 
     Args:
-        names: names of the classes.
         palette: RGB of each class.
         width: width of the strip in pixels; entries continue on new lines. One line by default.
         size: size of the font in pixels.
-
-    Returns:
-        ``(h, width, 3)`` uint8 RGB, black on white.
     """
     if len(names) != len(palette):
         raise ValueError(f'`names` and `palette` must be equally long, got {len(names)} and {len(palette)}.')
@@ -163,11 +157,9 @@ def window_around(box_xyxy: Sequence[int], frame_hw: tuple[int, int]) -> tuple[s
     """Return rows and columns of a square around a box, twice as large, at least 48 pixels, inside the frame."""
     left, top, right, bottom = box_xyxy
     side = min(max(48, 2 * max(right - left, bottom - top)), *frame_hw)
-    starts = (
-        min(max(0, (low + high - side) // 2), limit - side)
-        for low, high, limit in ((top, bottom, frame_hw[0]), (left, right, frame_hw[1]))
-    )
-    return tuple(slice(start, start + side) for start in starts)
+    sides = (top, bottom, frame_hw[0]), (left, right, frame_hw[1])
+    starts = [min(max(0, (low + high - side) // 2), limit - side) for low, high, limit in sides]
+    return slice(starts[0], starts[0] + side), slice(starts[1], starts[1] + side)
 
 
 def fit_cell(image: ndarray, cell_hw: tuple[int, int], enlarge: bool = True) -> ndarray:

@@ -10,6 +10,7 @@ from numpy import ndarray
 
 from mmdefect.visualization.text import Colour, draw_text, text_width
 
+Palette = Sequence[Colour]
 #: Colours of class 1, 2, ... when a data set names none: far apart, also for most colour-blind readers.
 DEFECT_COLOURS: tuple[Colour, ...] = (
     (230, 57, 57),
@@ -38,7 +39,7 @@ def check_image(image: ndarray, name: str = 'image') -> None:
         raise ValueError(f'`{name}` must be (H, W, 3) uint8 RGB, got shape {image.shape} of {image.dtype}; convert it.')
 
 
-def colour_table(palette: Sequence[Colour]) -> ndarray:
+def colour_table(palette: Palette) -> ndarray:
     """Return ``(256, 3)`` uint8: the palette, then black, with :data:`IGNORE_COLOUR` at 255."""
     table = np.zeros((256, 3), np.uint8)
     table[: len(palette)] = np.asarray(palette, np.uint8).reshape(-1, 3)
@@ -47,27 +48,16 @@ def colour_table(palette: Sequence[Colour]) -> ndarray:
 
 
 def outline_mask(mask: ndarray, width: int = 1) -> ndarray:
-    """Return the pixels just outside a mask, so that an outline hides nothing of a two-pixel defect.
-
-    Args:
-        mask: ``(H, W)`` bool.
-        width: thickness of the outline in pixels.
-
-    Returns:
-        ``(H, W)`` bool, disjoint from ``mask``.
-    """
+    """Return the pixels just outside a ``(H, W)`` bool mask, so that an outline hides nothing of a two-pixel defect."""
     if mask.ndim != 2:
         raise ValueError(f'`mask` must be (H, W), got {mask.shape}.')
     if width < 1:
         raise ValueError(f'`width` must be at least one pixel, got {width}.')
-    solid = mask.astype(np.uint8)
     kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * width + 1, 2 * width + 1))
-    return (cv2.dilate(solid, kernel) > 0) & ~mask.astype(bool)
+    return (cv2.dilate(mask.astype(np.uint8), kernel) > 0) & ~mask.astype(bool)
 
 
-def overlay_labels(
-    image: ndarray, label: ndarray, palette: Sequence[Colour], alpha: float = 0.45, outline: int = 1
-) -> ndarray:
+def overlay_labels(image: ndarray, label: ndarray, palette: Palette, alpha: float = 0.45, outline: int = 1) -> ndarray:
     """Tint the labelled pixels of an image and draw a line around each region.
 
     Args:
@@ -106,11 +96,7 @@ def overlay_labels(
 
 
 def draw_boxes(
-    image: ndarray,
-    boxes_xyxy: ndarray,
-    classes: Sequence[int],
-    palette: Sequence[Colour],
-    names: Sequence[str] | None = None,
+    image: ndarray, boxes_xyxy: ndarray, classes: Sequence[int], palette: Palette, names: Sequence[str] | None = None
 ) -> ndarray:
     """Draw instance boxes just outside the pixels they hold.
 
@@ -139,16 +125,7 @@ def draw_boxes(
 
 
 def difference(image_a: ndarray, image_b: ndarray, gain: float = 4.0) -> ndarray:
-    """Show where two images differ: grey where they agree, brighter or darker by ``gain`` times the change.
-
-    Args:
-        image_a: ``(H, W, 3)`` uint8 RGB.
-        image_b: ``(H, W, 3)`` uint8 RGB.
-        gain: factor on the difference ``b - a``.
-
-    Returns:
-        ``(H, W, 3)`` uint8, ``128 + gain * (b - a)`` clipped to 0..255.
-    """
+    """Show where two ``(H, W, 3)`` uint8 RGB images differ: ``128 + gain * (b - a)``, clipped to 0..255."""
     check_image(image_a, 'image_a')
     check_image(image_b, 'image_b')
     if image_a.shape != image_b.shape:
@@ -163,12 +140,8 @@ def overlay_heat(image: ndarray, heat: ndarray, low: float, high: float, alpha: 
     Args:
         image: ``(H, W, 3)`` uint8 RGB.
         heat: ``(H, W)`` float.
-        low: heat that is not shown.
-        high: heat that is shown in full.
+        low, high: heat that is not shown, and heat that is shown in full.
         alpha: strength at ``high``, in [0, 1].
-
-    Returns:
-        ``(H, W, 3)`` uint8 RGB.
     """
     check_image(image)
     if heat.shape != image.shape[:2]:

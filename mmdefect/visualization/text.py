@@ -12,7 +12,9 @@ from numpy import ndarray
 if TYPE_CHECKING:  # overlays without text are drawn where Pillow is not installed
     from PIL import ImageFont
 
-Colour = tuple[int, int, int]
+Colour = tuple[int, int, int]  # RGB in 0..255
+
+PAPER, INK = (255, 255, 255), (25, 25, 25)
 
 
 @functools.lru_cache(maxsize=16)
@@ -41,14 +43,7 @@ def fit_text(text: str, size: int, width: int) -> str:
 
 
 def draw_text(image: ndarray, text: str, left_top_xy: tuple[int, int], size: int, colour: Colour) -> ndarray:
-    """Return a copy of the image with one line of text on it.
-
-    Args:
-        image: ``(H, W, 3)`` uint8 RGB.
-        left_top_xy: left and top of the line in pixels.
-        size: size of the font in pixels.
-        colour: RGB in 0..255.
-    """
+    """Return a copy of the ``(H, W, 3)`` uint8 RGB image with one line of text on it, ``size`` pixels high."""
     from PIL import Image, ImageDraw
 
     canvas = Image.fromarray(image)
@@ -56,17 +51,9 @@ def draw_text(image: ndarray, text: str, left_top_xy: tuple[int, int], size: int
     return np.array(canvas)
 
 
-def text_strip(
-    text: str,
-    width: int,
-    height: int,
-    size: int,
-    colour: Colour = (25, 25, 25),
-    background: Colour = (255, 255, 255),
-    centre: bool = True,
-) -> ndarray:
+def text_strip(text: str, width: int, height: int, size: int) -> ndarray:
     """Return ``(height, width, 3)`` uint8 with a line of text in its middle, cut when it does not fit."""
-    strip = np.full((height, width, 3), background, np.uint8)
+    strip = np.full((height, width, 3), PAPER, np.uint8)
     text = fit_text(text, size, width - 4)
-    left = (width - text_width(text, size)) // 2 if centre else 2
-    return draw_text(strip, text, (left, max(0, (height - int(1.17 * size)) // 2)), size, colour)
+    left, top = (width - text_width(text, size)) // 2, max(0, (height - int(1.17 * size)) // 2)
+    return draw_text(strip, text, (left, top), size, INK)

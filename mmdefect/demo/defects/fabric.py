@@ -57,12 +57,7 @@ def lay_fibres(surface: Surface, scene: Scene, fibres: tuple[Fibre, ...]) -> Non
 
 
 def open_up(surface: Surface, scene: Scene, window: Window, cover: ndarray, depth: float) -> None:
-    """Take the fabric away in place and show the backing, which the lit edge shades on one side.
-
-    Args:
-        cover: ``(h, w)`` in [0, 1], how much of the fabric is gone in the window.
-        depth: thickness of the fabric in pixels.
-    """
+    """Take fabric of some depth in pixels away in place, by ``(h, w)`` cover in [0, 1], and show the shaded backing."""
     view = window.slices
     lx, ly, lz = scene.lights[0].direction
     # The edge nearest to the lamp throws its shadow this far.
