@@ -31,30 +31,19 @@ GROWTH = 2.0
 
 @dataclass(frozen=True)
 class BilevelProblem:
-    """Two losses at one point. Every call of a loss must see the same samples: it is a function of the leaves only.
+    """Two losses at one point. Every call of a loss must see the same samples: it is a function of the leaves only."""
 
-    Attributes:
-        weights: inner variables, leaf tensors with gradient.
-        policy: outer variables, leaf tensors with gradient.
-        inner_loss: scalar; reads weights and policy.
-        outer_loss: scalar; reads the weights, and the policy where it is penalised.
-        steps: for each weight the step of the inner optimiser per unit of gradient: a number, or a tensor of the shape
-            of the weight; see :func:`inner_steps`.
-        decay: for each weight the factor of an L2 penalty that the optimiser adds; part of the Hessian.
-        curvature_loss: inner loss on fewer samples, for products with the Hessian; ``None`` takes ``inner_loss``.
-        average: mean over processes of a list of tensors, called in the same order in all; ``list`` for one process.
-        shared_policy: whether the outer variables are the same in all processes, and their gradient is averaged here.
-    """
-
-    weights: Sequence[Tensor]
-    policy: Sequence[Tensor]
-    inner_loss: Loss
-    outer_loss: Loss
+    weights: Sequence[Tensor]  # inner variables, leaf tensors with gradient
+    policy: Sequence[Tensor]  # outer variables, leaf tensors with gradient
+    inner_loss: Loss  # scalar; reads weights and policy
+    outer_loss: Loss  # scalar; reads the weights, and the policy where it is penalised
+    # for each weight the step of the inner optimiser per unit of gradient, a number or a tensor: see `inner_steps`
     steps: Sequence[float | Tensor] = ()
-    decay: Sequence[float] = ()
-    curvature_loss: Loss | None = None
+    decay: Sequence[float] = ()  # for each weight the factor of an L2 penalty of the optimiser; part of the Hessian
+    curvature_loss: Loss | None = None  # inner loss on fewer samples, for products with the Hessian
+    # mean over processes of a list of tensors, called in the same order in all; one process has nothing to average
     average: Callable[[Tensors], Tensors] = list
-    shared_policy: bool = True
+    shared_policy: bool = True  # the outer variables are the same in all processes, so their gradient is averaged here
 
     def __post_init__(self) -> None:
         for name in ('weights', 'policy'):
@@ -184,17 +173,11 @@ PRODUCTS = dict(exact=ExactProducts, difference=DifferenceProducts)
 
 @dataclass(frozen=True)
 class Hypergradient:
-    """What an estimator returns.
+    """What an estimator returns."""
 
-    Attributes:
-        gradient: one tensor for each outer variable, of its shape.
-        outer_loss: value of the outer loss, averaged.
-        response: ``p``, one tensor for each weight; the policy acts through it.
-    """
-
-    gradient: Tensors
-    outer_loss: float
-    response: Tensors
+    gradient: Tensors  # one tensor for each outer variable, of its shape
+    outer_loss: float  # averaged
+    response: Tensors  # p, one tensor for each weight; the policy acts through it
 
 
 @dataclass(frozen=True)
@@ -359,49 +342,31 @@ ESTIMATORS = dict(neumann=NeumannSeries, cg=ConjugateGradient, one_step=OneStep)
 
 
 def make_estimator(name: str, **settings) -> Estimator:
-    """Return an estimator by name, one of ``ESTIMATORS``.
-
-    Raises:
-        ValueError: if the name is unknown.
-    """
+    """Return an estimator by name, one of ``ESTIMATORS``."""
     if name not in ESTIMATORS:
         raise ValueError(f'`name` must be one of {", ".join(ESTIMATORS)}, got {name!r}.')
     return ESTIMATORS[name](**settings)
 
 
-def inner_steps(
-    optimizer: torch.optim.Optimizer, weights: Sequence[Tensor]
-) -> tuple[list[float | Tensor], list[float]]:
+def inner_steps(optimizer: torch.optim.Optimizer, weights: Sequence[Tensor]) -> tuple[list, list[float]]:
     """Return what an optimiser makes of a unit of gradient, with its present state held fixed.
 
     SGD: the learning rate; momentum only spreads a step over time and is left out. Adam and AdamW: learning rate over
     the root of the second moment, which is held fixed; before their first step, the learning rate.
 
-    Args:
-        optimizer: SGD, Adam or AdamW of torch.
-        weights: the weights, in the order wanted; all must be in the optimiser.
-
     Returns:
-        One step for each weight, and the factor of its L2 penalty. The decay of AdamW acts on the weights directly and
-        is no part of the Hessian.
-
-    Raises:
-        ValueError: for another optimiser, or a weight that it does not hold.
+        One step for each weight, a number or a tensor, and the factor of its L2 penalty. The decay of AdamW acts on the
+        weights directly and is no part of the Hessian.
     """
     kind = type(optimizer).__name__
     if kind not in ('SGD', 'Adam', 'AdamW'):
-        raise ValueError(
-            f'the inner optimiser must be SGD, Adam or AdamW, got {kind}; use the estimator `cg`, which '
-            'does not ask for its steps.'
-        )
+        raise ValueError(f'the inner optimiser must be SGD, Adam or AdamW, got {kind}; or take the estimator `cg`.')
     groups = {id(w): group for group in optimizer.param_groups for w in group['params']}
     steps, decay = [], []
     for weight in weights:
         if id(weight) not in groups:
-            raise ValueError(
-                f'the inner optimiser must hold every weight, but one of shape {tuple(weight.shape)} is '
-                'not in it; freeze it with requires_grad=False.'
-            )
+            shape = tuple(weight.shape)
+            raise ValueError(f'the inner optimiser must hold every weight, but not one of shape {shape}; freeze it.')
         group = groups[id(weight)]
         decay.append(0.0 if kind == 'AdamW' or group.get('decoupled_weight_decay') else float(group['weight_decay']))
         steps.append(float(group['lr']) if kind == 'SGD' else _adam_step(optimizer.state.get(weight), group))

@@ -25,23 +25,14 @@ from mmdefect.synthesis.learned.synthesis import LearnedSynthesis
 
 @dataclass
 class OuterBatch:
-    """What an outer step looks at.
+    """What an outer step looks at."""
 
-    Attributes:
-        inputs: ``(B, C, H, W)`` float, normalised training batch; may carry the gradient of the ranges.
-        samples: its data samples.
-        weights: ``(B,)`` of :class:`~mmdefect.synthesis.learned.synthesis.WeightedBatch`.
-        streams: stream of each sample.
-        outer_inputs: ``(N, C, H, W)`` float, normalised outer-validation batch.
-        outer_samples: its data samples.
-    """
-
-    inputs: Tensor
-    samples: Sequence
-    weights: Tensor
-    streams: Sequence[str]
-    outer_inputs: Tensor
-    outer_samples: Sequence
+    inputs: Tensor  # (B, C, H, W) float, normalised training batch; may carry the gradient of the ranges
+    samples: Sequence  # its data samples
+    weights: Tensor  # (B,), see WeightedBatch
+    streams: Sequence[str]  # stream of each sample
+    outer_inputs: Tensor  # (N, C, H, W) float, normalised outer-validation batch
+    outer_samples: Sequence  # its data samples
 
 
 @LOOPS.register_module()
