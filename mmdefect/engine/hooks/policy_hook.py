@@ -56,11 +56,7 @@ class PolicyHook(Hook):
         checkpoint[KEY] = runner.train_loop.state_dict()
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        """Take the state back when a training is resumed.
-
-        Raises:
-            ValueError: if the checkpoint has none.
-        """
+        """Take the state back when a training is resumed."""
         if not runner._resume:
             return
         if KEY not in checkpoint:
@@ -108,13 +104,7 @@ class PolicyHook(Hook):
 
 @torch.no_grad()
 def write_maps(folder: Path, policy: LearnedPolicy, dataset: Any, images: int) -> tuple[str, float]:
-    """Write the maps as LoadLocationMap reads them, and some of them over their images.
-
-    Args:
-        folder: made when it does not exist.
-        policy: with a ``location``.
-        dataset: training set whose pipeline holds ``LoadLocationMap``; the maps are those of its images.
-        images: so many are shown under their maps.
+    """Write the maps of a training set as LoadLocationMap reads them, and ``images`` of them over their images.
 
     Returns:
         The place of the maps in the folder, and their mean over the objects relative to a fresh map.
