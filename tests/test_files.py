@@ -8,7 +8,7 @@ import stat
 
 import pytest
 
-from mmdefect.files import new_folder, replacing, write_bytes, write_json, write_text
+from mmdefect.files import new_folder, read_json, replacing, write_bytes, write_json, write_text
 
 
 def test_content_and_mode(tmp_path):
@@ -47,3 +47,18 @@ def test_a_folder_is_whole_or_absent(tmp_path):
     with pytest.raises(ValueError), new_folder(tmp_path / 'other') as folder:
         raise ValueError
     assert [p.name for p in tmp_path.iterdir()] == ['set'] and not (tmp_path / 'set' / 'b').exists()
+
+
+def test_json_files_are_replaced_whole(tmp_path):
+    path = tmp_path / 'sub' / 'state.json'
+    write_json(path, {'a': 1})
+    with pytest.raises(TypeError):
+        write_json(path, {'a': object()})
+    assert read_json(path) == {'a': 1}
+    assert os.listdir(path.parent) == ['state.json']
+
+
+def test_a_broken_json_file_is_named(tmp_path):
+    (tmp_path / 'state.json').write_text('{"a": ')
+    with pytest.raises(ValueError, match='state.json must be a JSON file'):
+        read_json(tmp_path / 'state.json')

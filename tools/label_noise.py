@@ -20,7 +20,7 @@ sys.path.insert(0, str(ROOT))
 from mmdefect.command_line import one_line_errors
 from mmdefect.extras import stop_without
 
-stop_without('train', 'matplotlib', 'PIL', 'scipy')
+stop_without('train', 'jinja2', 'matplotlib', 'PIL', 'scipy')
 
 import cv2
 
@@ -55,7 +55,7 @@ def main(argv: list[str] | None = None) -> int:
     print(table)
     first = results[0].agreement
     if args.count and (first.unconfirmed or first.both != first.same_class):
-        sheet = args.out.with_name(args.out.name + '.png')
+        page = args.out.with_name(args.out.name + '.png')
         image = review_page(results, args.images, args.binary, args.count)
         if not cv2.imwrite(str(page), image[..., ::-1]):
             raise OSError(f'{page} must be an image that can be written; choose another --out.')

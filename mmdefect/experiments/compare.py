@@ -18,7 +18,7 @@ from mmdefect.experiments.evidence.counts import LOG_TOLERANCE, Counts
 from mmdefect.experiments.evidence.counts import metrics as count_metrics
 from mmdefect.experiments.evidence.run_folder import SearchPlaces, find_runs, load_run
 from mmdefect.experiments.states import read_state
-from mmdefect.experiments.statistics import Interval, mean_and_sd
+from mmdefect.experiments.statistics import Interval, format_difference, format_mean, format_p, mean_and_sd
 from mmdefect.experiments.study_records import budget, donor_leaks
 from mmdefect.experiments.tables import markdown_table
 
@@ -303,18 +303,14 @@ def render(comparison: Comparison, notes: Mapping[str, str] | None = None) -> st
         lines.append([*line, notes.get(name, '')] if has_notes else line)
     parts = [markdown_table(['arm', *metrics, 'n', *['note'] * has_notes], lines)]
     if comparison.differences:
-        parts += [
-            '\n'.join(f'- {_sentence(comparison, name, metrics[0])}' for name in comparison.differences) + '\n',
-            f'Difference to `{comparison.reference}`:\n',
-            _differences_table(comparison),
-        ]
+        verdicts = [f'- {_sentence(comparison, name, metrics[0])}\n' for name in comparison.differences]
+        parts += [''.join(verdicts), f'Difference to `{comparison.reference}`:\n', _differences_table(comparison)]
     if comparison.warnings:
-        parts.append('Warnings:\n\n' + '\n'.join(f'- {line}' for line in comparison.warnings) + '\n')
+        parts.append('Warnings:\n\n' + ''.join(f'- {line}\n' for line in comparison.warnings))
     scope = f'{comparison.images} test images. ' if comparison.images else ''
-    parts.append(
-        f'{scope}Values are percent, mean ± standard deviation over seeds. Intervals: bootstrap over seeds and test '
-        'images with Student quantiles (docs/studies.md); p is adjusted for the number of arms.\n'
-    )
+    values = 'Values are percent, mean ± standard deviation over seeds'
+    intervals = 'bootstrap over seeds and test images with Student quantiles (docs/studies.md)'
+    parts.append(f'{scope}{values}. Intervals: {intervals}; p is adjusted for the number of arms.\n')
     return '\n'.join(parts)
 
 
@@ -334,24 +330,3 @@ def _differences_table(comparison: Comparison) -> str:
         for metric, d in row.items()
     ]
     return markdown_table(header, lines, text=range(3))
-
-
-def format_mean(values: Sequence[float]) -> str:
-    """Return ``mean ± sd`` of the seeds; the mean alone for one seed, a dash without a value."""
-    if not values or any(math.isnan(value) for value in values):
-        return '–'
-    mean, sd = mean_and_sd(values)
-    return f'{mean:.2f}' if math.isnan(sd) else f'{mean:.2f} ± {sd:.2f}'
-
-
-def format_difference(interval: Interval) -> str:
-    """Return ``+1.20 [-0.30, +2.70]``."""
-    if math.isnan(interval.value):
-        return '–'
-    reach = '' if math.isnan(interval.low) else f' [{interval.low:+.2f}, {interval.high:+.2f}]'
-    return f'{interval.value:+.2f}{reach}'
-
-
-def format_p(p: float) -> str:
-    """Return a probability with three digits, or a dash."""
-    return '–' if math.isnan(p) else f'{p:.3f}'

@@ -66,7 +66,9 @@ class Slots:
 
     def __post_init__(self) -> None:
         if self.count < 1 or self.threads < 0:
-            raise ValueError(f'slots must be at least 1 and threads at least 0, got {self.count} and {self.threads}.')
+            raise ValueError(
+                f'there must be at least one slot, and threads not below 0, got {self.count} and {self.threads}.'
+            )
 
     def check(self, batch: Batch) -> None:
         """Raise if torch does not see as many GPUs as are asked for."""
@@ -106,13 +108,14 @@ class Slots:
                 worker.join()
             raise
 
+    def environment(self, slot: int) -> dict[str, str]:
+        """Return the variables of the tools in one slot."""
+        devices = {'CUDA_VISIBLE_DEVICES': self.gpus[slot % len(self.gpus)]} if self.gpus else {}
+        return {**thread_variables(self.threads), **devices}
+
     def _of_slot(self, batch: Batch, slot: int) -> Batch:
-        environment = {**batch.environment, **thread_variables(self.threads)}
-        if not self.gpus:
-            return replace(batch, environment=environment)
-        devices = self.gpus[slot % len(self.gpus)]
-        environment['CUDA_VISIBLE_DEVICES'] = devices
-        return replace(batch, environment=environment, gpu_count=len(devices.split(',')))
+        count = len(self.gpus[slot % len(self.gpus)].split(',')) if self.gpus else batch.gpu_count
+        return replace(batch, environment={**batch.environment, **self.environment(slot)}, gpu_count=count)
 
 
 def _work(batch: Batch, job: Job, show: Show, folder: str = '.') -> None:

@@ -141,8 +141,8 @@ def parse_test_log(text: str) -> TestLog:
         elif header is not None and len(cells) == len(header):
             classes[cells[0]] = {name: float(cell) for name, cell in zip(header[1:], cells[1:], strict=True)}
     if not summary:
-        line = '"Iter(test) [n/n]  aAcc: ...  mIoU: ..."'
-        raise ValueError(f'the test log must end with a summary line {line}, but has none; look for an error in it.')
+        words = 'but has none: the test stopped early; look for an error in it'
+        raise ValueError(f'the test log must end with "Iter(test) [n/n]  aAcc: ...  mIoU: ...", {words}.')
     return TestLog(summary, classes)
 
 

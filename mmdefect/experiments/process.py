@@ -81,10 +81,8 @@ def _is_local(record: dict[str, Any]) -> bool:
 
 
 def _namespace() -> str:
-    try:
-        return os.readlink('/proc/self/ns/pid')
-    except OSError:
-        return ''
+    path = '/proc/self/ns/pid'  # there is none outside Linux
+    return os.readlink(path) if os.path.lexists(path) else ''
 
 
 def _start_ticks(pid: int) -> int | None:

@@ -149,12 +149,9 @@ def result_rows(found: Iterable[JobState]) -> list[Row]:
 
 def _foreground(classes: dict[str, dict[str, float | None]]) -> dict[str, float]:
     """Mean over all classes but the first, for logs that do not state it; undefined classes do not count."""
-    means = {}
-    for key, column in (('fg_mIoU', 'IoU'), ('fg_mAcc', 'Acc')):
-        values = [row[column] for row in list(classes.values())[1:] if row.get(column) is not None]
-        if values:
-            means[key] = round(sum(values) / len(values), 2)
-    return means
+    rows = list(classes.values())[1:]
+    known = {key: [row[key] for row in rows if row.get(key) is not None] for key in ('IoU', 'Acc')}
+    return {f'fg_m{key}': round(sum(values) / len(values), 2) for key, values in known.items() if values}
 
 
 def _cell(value: str | float | int | None) -> str:
@@ -171,16 +168,13 @@ def write_results(project_dir: Path, order: Iterable[str] = ()) -> str:
     table = result_rows(found)
     # Columns that are empty everywhere are left out.
     columns = [key for key in table[0] if key in ('model', 'state') or any(row[key] not in (None, '') for row in table)]
-    text = [k for k, key in enumerate(columns) if key in ('model', 'state', 'error')]
-    markdown = markdown_table(columns, [[_cell(row[key]) for key in columns] for row in table], text)
+    words = [k for k, key in enumerate(columns) if key in ('model', 'state', 'error')]
+    markdown = markdown_table(columns, [[_cell(row[key]) for key in columns] for row in table], words)
     rules = [state.rule for state in found if state.rule]
     rules = {(r['metric'] + ' without background' * r['exclude_background'], r['tie']) for r in rules}
     chosen = '; '.join(f'best `{metric}` on the validation set, {tie} of equals' for metric, tie in sorted(rules))
     write_text(project_dir / 'results.csv', csv_table(table))
-    write_text(
-        project_dir / 'results.md',
-        f'# {project_dir.name}\n\n{markdown}\n'
-        'Percent on the test set. mIoU and mAcc include the background, fg_mIoU and fg_mAcc are means over the '
-        f'defect classes.\nCheckpoint: {chosen or "none chosen yet"}.\n',
-    )
+    scope = 'mIoU and mAcc include the background, fg_mIoU and fg_mAcc are means over the defect classes'
+    text = f'Percent on the test set. {scope}.\nCheckpoint: {chosen or "none chosen yet"}.\n'
+    write_text(project_dir / 'results.md', f'# {project_dir.name}\n\n{markdown}\n{text}')
     return markdown

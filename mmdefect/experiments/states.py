@@ -38,19 +38,15 @@ class JobState:
     status: str = 'pending'  # `pending`, `running`, `done` or `failed`
     phase: str = 'train'  # what is to be done next: `train`, `select`, `test` or `done`
     fingerprint: dict[str, Any] = field(default_factory=dict)  # see :func:`mmdefect.experiments.batch.fingerprint`
-    #: process that runs the job (host, namespace, pid, start) and the number of its claim, while it runs
-    owner: dict[str, Any] | None = None
+    owner: dict[str, Any] | None = None  # running process (host, namespace, pid, start) and number of its claim
     child: dict[str, Any] | None = None  # process group of the tool in work: host, namespace, pid, start
     heartbeat: float = 0.0  # time of the last sign of life, in seconds since 1970
-    #: one entry a training start: `started`, `resumed_from`, `seconds`, `command`
-    attempts: list[dict[str, Any]] = field(default_factory=list)
+    attempts: list[dict[str, Any]] = field(default_factory=list)  # `started`, `resumed_from`, `seconds`, `command`
     rule: dict[str, Any] | None = None  # selection rule that `best` was chosen by
     best: dict[str, Any] | None = None  # `iter`, `checkpoint`, `value` and `note`
-    #: summary of the test in percent; `None` for a value that is not a number
-    metrics: dict[str, float | None] = field(default_factory=dict)
+    metrics: dict[str, float | None] = field(default_factory=dict)  # of the test in percent; `None` for NaN
     classes: dict[str, dict[str, float | None]] = field(default_factory=dict)  # `{class: {IoU, Acc}}` of the test
-    #: one entry a test: `checkpoint`, `rule`, `finished`; more than one checkpoint here means that the test set
-    #: was read more often than once
+    #: one entry a test: `checkpoint`, `rule`, `finished`; several checkpoints: the test set was read more than once
     tests: list[dict[str, Any]] = field(default_factory=list)
     error: str = ''  # one line; `error_tail`: the end of the tool's output
     error_tail: list[str] = field(default_factory=list)

@@ -10,6 +10,7 @@ slightly conservative: the interaction of seed and image counts twice.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -40,6 +41,27 @@ def mean_and_sd(values: Sequence[float]) -> tuple[float, float]:
     """Return mean and sample standard deviation; the latter is NaN for one value."""
     array = np.asarray(values, np.float64)
     return float(array.mean()), float(array.std(ddof=1)) if array.size > 1 else NAN
+
+
+def format_mean(values: Sequence[float]) -> str:
+    """Return ``mean ± sd`` of the seeds; the mean alone for one seed, a dash without a value."""
+    if not values or any(math.isnan(value) for value in values):
+        return '–'
+    mean, sd = mean_and_sd(values)
+    return f'{mean:.2f}' if math.isnan(sd) else f'{mean:.2f} ± {sd:.2f}'
+
+
+def format_difference(interval: Interval) -> str:
+    """Return ``+1.20 [-0.30, +2.70]``."""
+    if math.isnan(interval.value):
+        return '–'
+    reach = '' if math.isnan(interval.low) else f' [{interval.low:+.2f}, {interval.high:+.2f}]'
+    return f'{interval.value:+.2f}{reach}'
+
+
+def format_p(p: float) -> str:
+    """Return a probability with three digits, or a dash."""
+    return '–' if math.isnan(p) else f'{p:.3f}'
 
 
 def resampling_weights(generator: np.random.Generator, resamples: int, size: int, taken: int) -> ndarray:

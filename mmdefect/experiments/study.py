@@ -217,7 +217,7 @@ def expand(
             difference = st.difference(base_flat, flat)
             runs[arm.priority, seed, position] = Run(key, arm, own_seed, composed, text, difference, inputs)
     if not runs:
-        raise ValueError(f'the arms must be trained with at least one of the seeds {list(study.seeds)}, but none is.')
+        raise ValueError(f'the arms must be trained with one of the seeds {list(study.seeds)} at least, but none is.')
     return [runs[order] for order in sorted(runs)]
 
 

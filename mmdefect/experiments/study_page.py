@@ -7,16 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mmdefect.experiments.compare import (
-    Comparison,
-    compare,
-    format_difference,
-    format_mean,
-    format_p,
-    render,
-    run_of_record,
-)
-from mmdefect.experiments.statistics import compare_values, holm
+from mmdefect.experiments.compare import Comparison, compare, render, run_of_record
+from mmdefect.experiments.statistics import compare_values, format_difference, format_mean, format_p, holm
 from mmdefect.experiments.study import Study
 from mmdefect.experiments.study_records import read_records, records_of
 from mmdefect.experiments.tables import markdown_table
@@ -53,11 +45,12 @@ def write_study_page(study: Study, folder: Path, command: str) -> Path:
     if study.text:
         parts.append(study.text.strip() + '\n')
     parts.append(f'```\n{command}\n```\n')
-    parts.append(
-        f'{done} of {len(planned)} runs are here. Base `{study.base}`, factor: {study.factor or "not named"}, '
-        f'checkpoint: best `{rule.metric}`{without} on validation, {rule.tie} of equals; the test set was read once by '
-        'each run.\n'
+    chosen = (
+        f'best `{rule.metric}`{without} on validation, {rule.tie} of equals; the test set was read once by each run'
     )
+    counted = f'{done} of {len(planned)} runs are here'
+    factor = study.factor or 'not named'
+    parts.append(f'{counted}. Base `{study.base}`, factor: {factor}, checkpoint: {chosen}.\n')
     if comparison is None:
         parts.append(f'The reference arm `{study.reference}` has no run yet.\n')
     else:

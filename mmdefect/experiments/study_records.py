@@ -49,6 +49,7 @@ def make_record(
     best = state.best or {}
     shown = {*study.metrics, study.rule.metric}
     names = _hidden_places(run, root)
+    curve = {str(step): {key: v for key, v in values.items() if key in shown} for step, values in validations.items()}
     record = {
         'version': VERSION,
         'key': run.key,
@@ -61,10 +62,7 @@ def make_record(
         'rule': state.rule,
         'best': best,
         'validation': _numbers(validations.get(best.get('iter'), {})),
-        'curve': {
-            str(step): _numbers({key: value for key, value in values.items() if key in shown})
-            for step, values in validations.items()
-        },
+        'curve': {step: _numbers(values) for step, values in curve.items()},
         'test': _numbers({**per_class(state.classes), **state.metrics}),
         'tests': state.tests,
         'command': command,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import signal
 import stat
@@ -44,7 +45,8 @@ def fake_slurm(tmp_path, monkeypatch):
         'done; echo "Submitted batch job 17"',
         'srun': 'echo srun "$@" >> {0}/calls; while [ "${{1#-}}" != "$1" ]; do shift; done; exec "$@"',
         'squeue': 'for p in $(cat {0}/pids); do kill -0 $p 2>/dev/null && echo "17 R"; done; exit 0',
-        'scancel': 'echo scancel "$@" >> {0}/calls; for p in $(cat {0}/pids); do kill -TERM $p 2>/dev/null; done; exit 0',
+        'scancel': 'echo scancel "$@" >> {0}/calls\n'
+        'for p in $(cat {0}/pids); do kill -TERM $p 2>/dev/null; done; exit 0',
     }
     for name, text in programs.items():
         path = folder / name
@@ -145,10 +147,8 @@ def test_a_requeued_task_takes_its_job_back_at_once(make_batch, make_config, tmp
     folder = batch.job_dir(job)
     elsewhere = {**process_record(os.getpid()), 'host': 'elsewhere'}
     number = states.take_claim(folder, elsewhere)
-    (folder / 'state.json').write_text(
-        '{"job": "a/m", "status": "running", "heartbeat": %f, "owner": %s}'
-        % (time.time(), str({**elsewhere, 'claim': number}).replace("'", '"'))
-    )
+    state = {'job': 'a/m', 'status': 'running', 'heartbeat': time.time(), 'owner': {**elsewhere, 'claim': number}}
+    (folder / 'state.json').write_text(json.dumps(state))
     write_batch(tmp_path / 'plan.json', batch)
     command = [sys.executable, '-m', 'mmdefect.experiments.job', str(tmp_path / 'plan.json'), '0']
     for restarts, code, status in (('0', 1, 'running'), ('1', 0, 'done')):

@@ -32,7 +32,7 @@ def test_image_interval_agrees_with_scipy():
         method='percentile',
         rng=np.random.default_rng(1),
     )
-    # 20,000 draws leave about 1 % of the standard error in the quantiles.
+    # 20,000 resamples leave about 1 % of the standard error in the quantiles.
     tolerance = 0.05 * theirs.standard_error
     assert mine.value == counts[:, 0].sum() / counts[:, 1].sum()
     assert mine.low == pytest.approx(theirs.confidence_interval.low, abs=tolerance)
@@ -106,8 +106,8 @@ def test_a_plain_bootstrap_of_three_seeds_would_be_too_sure():
     plain = student = 0
     for _ in range(400):
         values = rng.normal(0, 1, 3)
-        draws = values[rng.integers(0, 3, (400, 3))].mean(1)
-        low, high = np.quantile(draws, [0.025, 0.975])
+        means = values[rng.integers(0, 3, (400, 3))].mean(1)
+        low, high = np.quantile(means, [0.025, 0.975])
         plain += low <= 0 <= high
         interval = ours.compare_values(np.zeros(3), values, paired=True)
         student += interval.low <= 0 <= interval.high

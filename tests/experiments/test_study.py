@@ -260,7 +260,7 @@ def test_what_has_a_record_is_not_run_again_even_without_its_folder(place):
 def test_a_failed_run_is_tried_again_and_the_page_shows_what_is_there(place):
     (place / 'high.py').write_text('quality = 0.9\nkill_at = 5\n')
     study = short(place)
-    runs, states, places = run(place, study)
+    _, states, places = run(place, study)
     assert sorted(state.status for state in states.values()) == ['done', 'failed']
     assert '1 of 2 runs' in (places.results / 'quality.md').read_text()
     _, states, _ = run(place, study)

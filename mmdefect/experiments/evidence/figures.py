@@ -70,10 +70,8 @@ def learning_figures(results: Results) -> Iterator[tuple[str, Figure]]:
         yield 'loss', line_figure(losses, 'Training loss (running mean)', 'iteration', scale='log')
     for key in validation_keys(runs):
         curves = {run.name: run.validation[key] for run in runs if key in run.validation}
-        best = {run.name: run.best for run in runs}
-        marks = {
-            name: (best[name], dict(curve)[best[name]]) for name, curve in curves.items() if best[name] in dict(curve)
-        }
+        best = {run.name: [point for point in run.validation.get(key, ()) if point[0] == run.best] for run in runs}
+        marks = {name: points[0] for name, points in best.items() if points}
         note = ' (with background)' if key in ('mIoU', 'mAcc', 'aAcc') else ''
         title = f'Validation {in_words(key)}{note}'
         yield f'validation_{key}', line_figure(curves, title, 'iteration', '%', marks=marks)
@@ -97,18 +95,13 @@ def ranking_figures(results: Results) -> Iterator[tuple[str, Figure]]:
     """Yield ``(name, figure)``: precision-recall and per-region overlap, of runs that recorded score histograms."""
     tables = {run.name: run.curves.get('classes', {}) for run in results.runs}
     names = list(dict.fromkeys(name for table in tables.values() for name in table))
-    for kind, x, y, title in (
-        ('pr', 'recall', 'precision', 'Precision-recall'),
-        ('pro', 'fpr', 'pro', 'Per-region overlap'),
-    ):
+    pr, pro = ('recall', 'precision', 'Precision-recall', 'unit'), ('fpr', 'pro', 'Per-region overlap', 'linear')
+    for kind, (x, y, title, scale) in (('pr', pr), ('pro', pro)):
         for name in names:
             found = {run: table[name] for run, table in tables.items() if {x, y} <= table.get(name, {}).keys()}
             curves = {run: list(zip(points[x], points[y], strict=True)) for run, points in found.items()}
             if curves:
-                yield (
-                    f'{kind}_{name}',
-                    line_figure(curves, f'{title}, {name}', x, y, scale='unit' if kind == 'pr' else 'linear'),
-                )
+                yield f'{kind}_{name}', line_figure(curves, f'{title}, {name}', x, y, scale=scale)
 
 
 def _thin(points: list[tuple[int, float]]) -> list[tuple[float, float]]:

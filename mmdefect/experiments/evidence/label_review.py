@@ -41,12 +41,9 @@ class Compared:
 
 
 def find_pairs(first: Path, seconds: Sequence[Path]) -> tuple[list[tuple[str, Path, Path]], list[str]]:
-    """Pair label maps by relative name without suffix.
+    """Return ``(name, first file, second file)`` of maps of one name, and the names that only the first folder has.
 
     An image may be in one of ``seconds`` only, which are the predictions of every fold, for example.
-
-    Returns:
-        ``(name, first file, second file)`` of each pair, and the names that only the first folder has.
     """
     for folder in (first, *seconds):
         if not folder.is_dir():

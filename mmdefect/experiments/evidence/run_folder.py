@@ -58,7 +58,7 @@ class SearchPlaces:
         return paired_folders(images, labels, names, default_palette(len(names)))
 
 
-@dataclass(frozen=True)
+@dataclass
 class RunFolder:
     """One run."""
 
@@ -72,11 +72,10 @@ class RunFolder:
     counts: Counts | None = None  # counts of each test image; `None` without predictions or labels
     confusion: ndarray | None = None  # `(K, K)`, row = label, column = prediction
     predictions: Path | None = None  # folder of the predicted label maps
-    #: content of `test/curves.json`; empty if the test recorded no score histograms
-    curves: dict[str, Any] = field(default_factory=dict)
+    curves: dict[str, Any] = field(default_factory=dict)  # `test/curves.json`; empty without score histograms
     config: str = ''  # text of the config
     environment: dict[str, str] = field(default_factory=dict)  # what the training log says about versions and hardware
-    notes: tuple[str, ...] = ()  # what is missing or odd, one sentence each
+    notes: list[str] = field(default_factory=list)  # what is missing or odd, one sentence each
 
 
 def find_runs(folder: Path) -> list[Path]:
@@ -97,38 +96,27 @@ def find_runs(folder: Path) -> list[Path]:
 
 def load_run(folder: Path, name: str, places: SearchPlaces) -> RunFolder:
     """Read everything a run folder holds; ``places`` say where its test set may be."""
-    notes: list[str] = []
-    test, classes = _read_test(folder, notes)
-    training, validation = _read_curves(folder, notes)
+    run = RunFolder(name)
+    _read_test(folder, run)
+    _read_curves(folder, run)
     config = next((path for part in ('train', '.', 'test') for path in sorted((folder / part).glob('*.py'))), None)
-    predictions = next((folder / n for n in _PREDICTION_FOLDERS if any((folder / n).rglob('*.png'))), None)
-    truth = counts = confusion = None
-    if predictions is None:
-        notes.append('no predictions: test with --out to get counts, intervals and the gallery.')
+    run.config = config.read_text(encoding='utf-8') if config else ''
+    run.predictions = next((folder / n for n in _PREDICTION_FOLDERS if any((folder / n).rglob('*.png'))), None)
+    run.truth = places.find(config, run.classes) if run.predictions else None
+    if run.truth is not None:
+        run.counts, run.confusion = count_predictions(run.predictions, run.truth)
+        run.classes = run.truth.classes
+    elif run.predictions is None:
+        run.notes.append('no predictions: test with --out to get counts, intervals and the gallery.')
     else:
-        truth = places.find(config, classes)
-        if truth is not None:
-            (counts, confusion), classes = count_predictions(predictions, truth), truth.classes
-        else:
-            notes.append('the test set was not found: give --data-root to get counts, intervals and the gallery.')
-    state = read_state(folder)
-    curves = folder / 'test' / 'curves.json'
-    return RunFolder(
-        name=name,
-        classes=classes,
-        test=test,
-        training=training,
-        validation=validation,
-        best=(state.best or {}).get('iter') if state else None,
-        truth=truth,
-        counts=counts,
-        confusion=confusion,
-        predictions=predictions,
-        curves=read_json(curves) if curves.is_file() else {},
-        config=config.read_text(encoding='utf-8') if config else '',
-        environment=_environment(folder / 'train'),
-        notes=tuple(notes),
-    )
+        run.notes.append('the test set was not found: give --data-root to get counts, intervals and the gallery.')
+    state, curves = read_state(folder), folder / 'test' / 'curves.json'
+    run.best = (state.best or {}).get('iter') if state else None
+    run.curves = read_json(curves) if curves.is_file() else {}
+    paths = logs.console_logs(folder / 'train') + sorted((folder / 'train').glob('*/*.log'))
+    text = paths[-1].read_text(encoding='utf-8', errors='replace')[:60000] if paths else ''
+    run.environment = {key: value.strip() for key, value in _ENVIRONMENT.findall(text)}
+    return run
 
 
 def _is_run(folder: Path) -> bool:
@@ -136,43 +124,35 @@ def _is_run(folder: Path) -> bool:
     return marked or any(any((folder / name).glob('*.png')) for name in _PREDICTION_FOLDERS)
 
 
-def _read_test(folder: Path, notes: list[str]) -> tuple[dict[str, float | None], tuple[str, ...]]:
+def _read_test(folder: Path, run: RunFolder) -> None:
     name = next((name for name in _TEST_LOGS if (folder / name).is_file()), None)
     if name is None:
-        notes.append('no test log.')
-        return {}, ()
+        run.notes.append('no test log.')
+        return
     try:
         log = logs.parse_test_log((folder / name).read_text(encoding='utf-8', errors='replace'))
     except ValueError as err:
-        notes.append(f'{name}: {err}')
-        return {}, ()
-    return log.metrics(), tuple(log.classes)
+        run.notes.append(f'{name}: {err}')
+    else:
+        run.test, run.classes = log.metrics(), tuple(log.classes)
 
 
-def _read_curves(folder: Path, notes: list[str]) -> tuple[Curves, Curves]:
+def _read_curves(folder: Path, run: RunFolder) -> None:
     alone = folder / 'scalars.json'
     paths = logs.training_logs(folder / 'train') or logs.training_logs(folder) or ([alone] if alone.is_file() else [])
     if not paths:
-        notes.append('no scalar log: no learning curves.')
-        return {}, {}
-    contents = [logs.read_scalars(path, notes.append) for path in paths]
+        run.notes.append('no scalar log: no learning curves.')
+    contents = [logs.read_scalars(path, run.notes.append) for path in paths]
     training: dict[str, dict[int, float]] = {}
     for record in (record for records in contents for record in records if 'lr' in record or 'iter' in record):
         for key, value in record.items():
             if key not in logs.BOOKKEEPING and isinstance(value, (int, float)):
                 training.setdefault(key, {})[record['step']] = float(value)
-    validation: Curves = {}
+    run.training = {key: sorted(values.items()) for key, values in training.items()}
     for step, found in logs.validations(contents).items():
         for key, value in found.items():
             if isinstance(value, (int, float)):
-                validation.setdefault(key, []).append((step, float(value)))
-    return {key: sorted(values.items()) for key, values in training.items()}, validation
-
-
-def _environment(train_dir: Path) -> dict[str, str]:
-    paths = logs.console_logs(train_dir) + sorted(train_dir.glob('*/*.log'))
-    text = paths[-1].read_text(encoding='utf-8', errors='replace')[:60000] if paths else ''
-    return {key: value.strip() for key, value in _ENVIRONMENT.findall(text)}
+                run.validation.setdefault(key, []).append((step, float(value)))
 
 
 def in_words(key: str) -> str:
@@ -238,14 +218,11 @@ def make_results(runs: Sequence[RunFolder], resamples: int = 1000) -> Results:
         logged = {key: run.test[key] for key in table if run.test.get(key) is not None and math.isfinite(run.test[key])}
         off = [key for key, value in logged.items() if not abs(value - table[key].value) <= LOG_TOLERANCE]
         if off:
-            notes.append(
-                f'{run.name}: the predictions do not give the logged metrics ({off[0]}: {logged[off[0]]:.2f} in the '
-                f'log, {table[off[0]].value:.2f} counted); they belong to different tests or labels.'
-            )
+            first = f'{off[0]}: {logged[off[0]]:.2f} in the log, {table[off[0]].value:.2f} counted'
+            lesson = 'they belong to different tests or labels'
+            notes.append(f'{run.name}: the predictions do not give the logged metrics ({first}); {lesson}.')
         undefined = [c for c in classes[1:] if not math.isfinite(table[f'IoU.{c}'].value)]
         if undefined:
-            notes.append(
-                f'{run.name}: no pixel of {", ".join(undefined)} is labelled or predicted; its IoU is undefined and '
-                'left out of the means.'
-            )
+            lesson = 'its IoU is undefined and left out of the means'
+            notes.append(f'{run.name}: no pixel of {", ".join(undefined)} is labelled or predicted; {lesson}.')
     return Results(tuple(runs), intervals, tuple(notes))

@@ -1,4 +1,4 @@
-"""Label review: pairing, ranking, table, sheet, and the tool."""
+"""Label review: pairing, ranking, table, page of images, and the tool."""
 
 from __future__ import annotations
 
@@ -44,8 +44,8 @@ def test_the_most_suspicious_come_first(folders):
     rows = list(csv.DictReader(to_csv(results).splitlines()))
     assert rows[0]['image'] == 'bigger' and float(rows[0]['iou']) == round(36 / 900, 4) and rows[2]['iou'] == ''
     assert 'IoU 0.186 over all pixels' in summary(results, 3)  # (81 + 36 + 81) / (81 + 900 + 81)
-    sheet = review_page(results, None, False, 5)
-    assert sheet.shape[1] > 4 * 200 and sheet.shape[0] > 2 * 200
+    page = review_page(results, None, False, 5)
+    assert page.shape[1] > 4 * 200 and page.shape[0] > 2 * 200
 
 
 def test_folds_are_joined_and_must_not_overlap(folders, tmp_path):

@@ -1,17 +1,15 @@
-"""Scalar logs, test logs and atomic files."""
+"""Scalar logs and test logs."""
 
 from __future__ import annotations
 
 import json
 import math
-import os
 import random
 from pathlib import Path
 
 import pytest
 
 from mmdefect.experiments.logs import parse_test_log, read_scalars, read_validations, training_logs, validations
-from mmdefect.files import read_json, write_json
 from tests.helpers.realdata import real_data_root
 
 GOLDEN = (real_data_root() or Path('absent')) / 'wta512_golden'
@@ -54,7 +52,7 @@ def test_a_log_that_is_not_text_is_reported(tmp_path):
     assert len(read_scalars(log, reports.append)) == 1 and len(reports) == 1
 
 
-def test_no_validation_is_an_error_that_names_the_file_and_the_mend(tmp_path):
+def test_no_validation_is_an_error_that_names_the_file_and_the_remedy(tmp_path):
     log = write_log(tmp_path / 'scalars.json', [train(50)])
     with pytest.raises(ValueError, match='scalars.json.*at least one validation.*val_interval'):
         read_validations([log])
@@ -96,7 +94,7 @@ def test_merging_equals_replaying_a_killed_training(seed):
     """Oracle: simulate runs that die anywhere and resume from a saved step; keep what the surviving weights saw."""
     rng = random.Random(seed)
     logs, survivors, start = [], {}, 0
-    for run in range(rng.randint(1, 5)):
+    for _ in range(rng.randint(1, 5)):
         records, end = [], rng.randint(start + 1, start + 40)
         survivors = {step: value for step, value in survivors.items() if step <= start}
         for step in range(start + 1, end + 1):
@@ -160,18 +158,3 @@ def test_published_logs_state_means_of_their_own_tables(run):
     for key, column in (('mIoU', 'IoU'), ('mAcc', 'Acc')):
         mean = sum(row[column] for row in result.classes.values()) / 3
         assert result.summary[key] == pytest.approx(mean, abs=0.011)  # each entry is rounded to 0.01
-
-
-def test_json_files_are_replaced_whole(tmp_path):
-    path = tmp_path / 'sub' / 'state.json'
-    write_json(path, {'a': 1})
-    with pytest.raises(TypeError):
-        write_json(path, {'a': object()})
-    assert read_json(path) == {'a': 1}
-    assert os.listdir(path.parent) == ['state.json']
-
-
-def test_a_broken_json_file_is_named(tmp_path):
-    (tmp_path / 'state.json').write_text('{"a": ')
-    with pytest.raises(ValueError, match='state.json must be a JSON file'):
-        read_json(tmp_path / 'state.json')
