@@ -83,5 +83,4 @@ class BladeWTADataset(DefectDataset):
                 f'`data_prefix` must name a folder of images, but {folder} does not exist; correct '
                 '`data_root` or `data_prefix`.'
             )
-        infos = BaseSegDataset.load_data_list(self)
-        return [Sample(info['img_path'], info['seg_map_path']) for info in infos]
+        return [Sample(info['img_path'], info['seg_map_path']) for info in BaseSegDataset.load_data_list(self)]

@@ -120,7 +120,6 @@ def take_census(
     orphan_masks: Sequence[str] = (),
     unmasked_images: Sequence[str] = (),
     track: Callable[[Iterable], Iterable] = iter,
-    workers: int = 2,
 ) -> Census:
     """Read every image and mask once and count.
 
@@ -130,7 +129,6 @@ def take_census(
         root: folder that paths are given relative to.
         orphan_masks, unmasked_images: masks without an image and left-out images, reported only.
         track: wraps the loop over the images, for a progress bar.
-        workers: threads that decode.
 
     Raises:
         ValueError: if a file cannot be read, sizes differ, or a mask holds values outside the classes; the message
@@ -143,7 +141,7 @@ def take_census(
         except ValueError as err:
             return err  # the user sees how many there are, and can fix them in one go
 
-    with ThreadPoolExecutor(workers) as pool:
+    with ThreadPoolExecutor(2) as pool:
         records = list(track(pool.map(read, samples)))
     errors = [r for r in records if isinstance(r, ValueError)]
     if errors:

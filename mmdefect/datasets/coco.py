@@ -41,9 +41,6 @@ def read_coco(
         class_names: names of the categories to take, in the order of their ids in the new data set; ``None`` takes all
             that have annotations, sorted by category id.
         polygon_rule: see :func:`rasterize_polygons`.
-
-    Raises:
-        ValueError: if a file, an image or an annotation cannot be used; the message names it.
     """
     files = _find_files(Path(source))
     bodies = {file: _load(file) for file in files}

@@ -79,7 +79,7 @@ def convert(
     origin: str = '',
     track: Callable[[Iterable, str, int], Iterable] = lambda items, text, total: items,
 ) -> ConversionReport:
-    """Write a data set.
+    """Write a data set; after an error, such as an image or label that cannot be used, nothing is left behind.
 
     Args:
         source: what one of the ``read_...`` functions returned.
@@ -91,10 +91,6 @@ def convert(
         overwrite: replace ``out`` if it is an earlier conversion.
         origin: recorded in ``dataset.json``.
         track: ``track(items, text, total)`` wraps the loop, for a progress bar.
-
-    Raises:
-        FileExistsError: if ``out`` exists and ``overwrite`` is false, or it is no conversion of ours.
-        ValueError: if an image or a label cannot be used; nothing is left behind.
     """
     if layout not in LAYOUTS:
         raise ValueError(f'`layout` must be one of {LAYOUTS}, got {layout!r}.')

@@ -16,8 +16,7 @@ from mmdefect.datasets.checks import check_donors
 from mmdefect.datasets.file_facts import cache_folder, find_hashes
 from mmdefect.datasets.samples import iter_data_infos
 from mmdefect.registry import DATASETS
-from mmdefect.synthesis.library import CuttingRule
-from mmdefect.synthesis.library import CutAll, DefectLibrary, LabelledImage, cut_images, open_library
+from mmdefect.synthesis.library import CutAll, CuttingRule, DefectLibrary, LabelledImage, cut_images, open_library
 
 _SHOWN: set[str] = set()
 
@@ -37,9 +36,6 @@ def library_of(
         rule: settings of :class:`~mmdefect.synthesis.library.CuttingRule`.
         folder: where libraries are kept; by default ``donors`` in the cache folder (``$MMDEFECT_CACHE``).
         cut_all: how the cutting is spread, see :func:`~mmdefect.synthesis.library.build_library`.
-
-    Raises:
-        ValueError: if a donor comes from a held-out image (both files are named), or there is no defect.
     """
     built = _build(dataset)
     images = labelled_images(built)

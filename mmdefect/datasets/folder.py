@@ -114,9 +114,6 @@ def describe_folder(
         class_names: names of the defect classes, without the normal one, in the order of their ids, of their colours by
             red, green and blue, or of their types by name. One name for ``'binary'`` masks makes all types one class.
         track: wraps the loop over the mask files, for a progress bar.
-
-    Raises:
-        ValueError: if the masks contradict each other or hold no defect, or the number of names is wrong.
     """
     if encoding is not None and encoding not in ENCODINGS:
         raise ValueError(f'`encoding` must be one of {ENCODINGS}, got {encoding!r}.')
@@ -143,11 +140,7 @@ def describe_folder(
 
 
 def label_samples(scan: FolderScan, description: FolderDescription) -> list[Sample]:
-    """Give every image of a scan its label source; paths are joined with the root.
-
-    Raises:
-        ValueError: if an image has several masks, which one entry of a data set cannot hold.
-    """
+    """Give every image of a scan its label source; paths are joined with the root."""
     encoding = description.mask_encoding
     palette = None if description.mask_palette is None else [list(c) for c in description.mask_palette]
     samples = []

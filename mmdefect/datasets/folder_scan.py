@@ -88,12 +88,6 @@ class FolderScan:
         """Defect types in alphabetical order."""
         return tuple(sorted({t for pair in self.pairs for t in pair.types if t is not None}))
 
-    @property
-    def splits(self) -> tuple[str, ...]:
-        """Splits that the folders themselves make, in the order train, val, test."""
-        found = {pair.split for pair in self.pairs}
-        return tuple(s for s in ('train', 'val', 'test') if s in found)
-
 
 def scan_folder(root: str | os.PathLike, types: str = 'auto', unmasked: str = 'skip') -> FolderScan:
     """Find the images and masks below ``root`` and pair them.
@@ -106,8 +100,7 @@ def scan_folder(root: str | os.PathLike, types: str = 'auto', unmasked: str = 's
             just not be labelled yet), ``'clean'`` takes it as free of defects.
 
     Raises:
-        FileNotFoundError: if ``root`` is no folder.
-        ValueError: if it holds no images, or no pair, or a pair is ambiguous; the message names the files.
+        ValueError: if ``root`` holds no images, or no pair, or a pair is ambiguous; the message names the files.
     """
     if types not in TYPE_SOURCES:
         raise ValueError(f'`types` must be one of {TYPE_SOURCES}, got {types!r}.')

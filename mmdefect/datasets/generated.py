@@ -36,16 +36,12 @@ class GeneratedDefectDataset(DefectDataset):
 
     def scan(self) -> list[Sample]:
         """List the images of the packed set."""
-        folder = str(self.packed.folder)
-        return [
-            Sample(
-                f'{folder}/{image.image}',
-                f'{folder}/{image.label}',
-                own_split='train',
-                extra=dict(generated_from=image.entry['source'], box_labels=self.packed.labels == BOXES),
-            )
-            for image in self.packed.images
-        ]
+        folder, boxes = self.packed.folder, self.packed.labels == BOXES
+        samples = []
+        for image in self.packed.images:
+            extra = dict(generated_from=image.entry['source'], box_labels=boxes)
+            samples.append(Sample(f'{folder}/{image.image}', f'{folder}/{image.label}', own_split='train', extra=extra))
+        return samples
 
 
 @DATASETS.register_module()

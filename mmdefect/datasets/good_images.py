@@ -34,8 +34,8 @@ def good_folder(root: str, category: str | None = None) -> str:
             return folder
     found = ', '.join(find_categories(root)) or 'none'
     raise ValueError(
-        f'{base} must be a folder of images, or hold train/{GOOD}/ with images, but it does neither; set '
-        f'`category` to one of those in {root}: {found}.'
+        f'{base} must be a folder of images, or hold train/{GOOD}/ with images, but it does neither; set `category` '
+        f'to one of those in {root}: {found}.'
     )
 
 
@@ -85,12 +85,11 @@ class GoodImageDataset(NumberedSamples, BaseDataset):
 
     def load_data_list(self) -> list[dict]:
         """List the images of the part."""
-        if self.split_file is None:
-            paths = list_images(self.folder)
-        else:
+        if self.split_file is not None:
             paths = _listed_ones(self.folder, self.resolve_split_file(), self.split)
-        if self.labels is not None:
-            paths = _clean_ones(paths, self.labels)
+        else:
+            paths = list_images(self.folder)
+            paths = paths if self.labels is None else _clean_ones(paths, self.labels)
         if self.part != 'all':
             held_out = fold_of(len(paths), min(self.folds, len(paths)), self.split_seed) == 0
             paths = [p for p, out in zip(paths, held_out.tolist(), strict=True) if out == (self.part == 'held_out')]
@@ -103,8 +102,8 @@ def _listed_ones(root: str, file: str, split: str) -> list[str]:
     paths = sorted(os.path.join(root, e.image) for e in entries if e.is_clean)
     if not paths:
         raise ValueError(
-            f'the split {split!r} of {file} must hold images of the type {GOOD!r}, but its {len(entries)} images '
-            'are of others; make the split with clean images in it.'
+            f'the split {split!r} of {file} must hold images of the type {GOOD!r}, but its {len(entries)} images are '
+            'of others; make the split with clean images in it.'
         )
     missing = [p for p in paths if not os.path.isfile(p)]
     if missing:
@@ -128,7 +127,7 @@ def _clean_ones(paths: list[str], labels: str) -> list[str]:
             clean.append(path)
     if not clean:
         raise ValueError(
-            f'{labels} must hold label maps without defects, but every one has some; give a folder of good '
-            'images and leave `labels` out.'
+            f'{labels} must hold label maps without defects, but every one has some; give a folder of good images and '
+            'leave `labels` out.'
         )
     return clean

@@ -24,9 +24,6 @@ def build_layout(layout: str, data_root: str, **options) -> DefectDataset:
         layout: a name in :data:`LAYOUTS`, or the registered name of a data set class.
         data_root: the folder.
         **options: further arguments of the class.
-
-    Raises:
-        ValueError: if there is no such layout, or the folder is not in it.
     """
     name = LAYOUTS.get(layout, layout)
     if layout not in LAYOUTS and DATASETS.get(name) is None:

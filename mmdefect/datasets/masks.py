@@ -238,9 +238,6 @@ def detect_encoding(
         paths: mask files.
         encoding: skips the decision but not the checks.
         track: wraps the loop over the files, for a progress bar.
-
-    Raises:
-        ValueError: if no mask holds a defect, or the masks contradict each other; names files and values.
     """
     masks = [read_values(path) for path in track(paths)]
     if not masks or all(set(m.counts) <= {0} for m in masks):

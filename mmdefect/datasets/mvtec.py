@@ -34,9 +34,6 @@ def scan_mvtec(
 
     Returns:
         Clean images without a mask, defect images with a ``'binary'`` one; ``own_split`` is ``'train'`` or ``'test'``.
-
-    Raises:
-        ValueError: if a category, a mask or the class of a type is missing.
     """
     found = find_categories(root)
     names = list(found) if categories is None else list(categories)
@@ -47,11 +44,6 @@ def scan_mvtec(
             f'not one; found: {", ".join(found) or "none"}.'
         )
     return [sample for name in names for sample in _scan_category(found[name], name, class_ids)]
-
-
-def defect_types(samples: Sequence[Sample]) -> list[str]:
-    """Return the defect types among ``samples`` in alphabetical order, without the clean one."""
-    return sorted({s.defect_type for s in samples} - {GOOD})
 
 
 @DATASETS.register_module()
@@ -85,9 +77,9 @@ class MVTecDataset(DefectDataset):
             raise ValueError(f'`data_root` must be a folder, but {data_root} does not exist; correct the path.')
         self.categories = [category] if isinstance(category, str) else category
         metainfo = dict(metainfo or {})
-        samples = scan_mvtec(data_root, self.categories)
-        names = _class_names(metainfo.get('classes', classes), defect_types(samples))
-        self.class_ids = {t: names.index(t) if t in names else 1 for t in defect_types(samples)}
+        types = sorted({s.defect_type for s in scan_mvtec(data_root, self.categories)} - {GOOD})
+        names = _class_names(metainfo.get('classes', classes), types)
+        self.class_ids = {t: names.index(t) if t in names else 1 for t in types}
         metainfo['classes'] = tuple(names)
         metainfo.setdefault('palette', defect_palette(len(names)))
         super().__init__(data_root=data_root, metainfo=metainfo, **kwargs)
@@ -129,11 +121,7 @@ def _scan_category(folder: str, name: str, class_ids: dict[str, int] | None) -> 
 
 
 def find_masks(images: list[str], folder: str, what: str) -> list[str]:
-    """Return the mask of every image in ``folder``, ``<stem>_mask`` or ``<stem>`` with any image suffix.
-
-    Raises:
-        ValueError: if a mask is missing; ``what`` says how to fix that.
-    """
+    """Return the mask of every image in ``folder``, ``<stem>_mask`` or ``<stem>``; ``what`` to do if one is missing."""
     masks = index_by_stem(list_images(folder), suffixes=('_mask',)) if images else {}
     for stem, image in index_by_stem(images).items():
         if stem not in masks:
@@ -165,8 +153,7 @@ def _class_names(classes: str | Sequence[str], types: list[str]) -> list[str]:
             f'{types}.'
         )
     missing = [t for t in types if t not in names]
-    one_class = len(names) == 2 and names[1] not in types
-    if missing and not one_class:
+    if missing and (len(names) != 2 or names[1] in types):
         raise ValueError(
             f'`classes` must name every defect type found, but {missing} are missing from {names}; add '
             "them, take classes='types', or leave their category out."

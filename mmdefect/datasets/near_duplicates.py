@@ -5,7 +5,7 @@ inserts of the WTA set half of all pairs differ in at most 2 of 64 dHash bits. W
 removed first: each thumbnail is normalised, and the mean and the first principal components of the set are projected
 out. Two images are near duplicates when what remains points the same way.
 
-Measured by tests/datasets/test_census_near_duplicates.py: diffusion edits of WTA training images are found with
+Measured by tests/datasets/test_near_duplicates.py: diffusion edits of WTA training images are found with
 precision .89 and recall .55, exposures of one magnetic tile with precision .80 and recall .56 (pairs of images).
 
 Not covered: copies that are mirrored, rotated or cropped, and sets of fewer than four images (exact copies only).
@@ -69,19 +69,20 @@ def near_duplicates(thumbnails: np.ndarray, distance: float | None = None) -> li
     if distance is None:
         distance = DISTANCE if components >= 2 else DISTANCE_FEW
     features = _residuals(np.asarray(thumbnails, np.float32).reshape(count, -1), components)
-    rows, columns = _close_pairs(features, distance)
-    graph = coo_matrix((np.ones(len(rows), bool), (rows, columns)), shape=(count, count))
-    _, labels = connected_components(graph, directed=False)
     groups = []
-    for label in np.flatnonzero(np.bincount(labels) > 1):
-        groups += _cut(np.flatnonzero(labels == label), features, distance)
+    for group in _connected(count, *_close_pairs(features, distance)):
+        groups += _cut(np.array(group), features, distance)
     return sorted(groups)
 
 
 def merge_groups(count: int, *groupings: Sequence[Sequence[int]]) -> list[tuple[int, ...]]:
     """Join groupings of the indices 0..count-1: images that any of them puts together end up together."""
     pairs = [(group[0], other) for groups in groupings for group in groups for other in group[1:]]
-    rows, columns = np.array(pairs, int).reshape(-1, 2).T
+    return _connected(count, *np.array(pairs, int).reshape(-1, 2).T)
+
+
+def _connected(count: int, rows: np.ndarray, columns: np.ndarray) -> list[tuple[int, ...]]:
+    """Group the indices 0..count-1 that are linked by pairs, also through others."""
     graph = coo_matrix((np.ones(len(rows), bool), (rows, columns)), shape=(count, count))
     return exact_duplicates(connected_components(graph, directed=False)[1].tolist())
 

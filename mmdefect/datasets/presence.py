@@ -40,15 +40,9 @@ def class_presence(dataset) -> list[set[int]]:
 
 
 def class_frequencies(dataset, num_classes: int, max_images: int = 500) -> list[float]:
-    """Return the share of the labelled pixels of each class.
+    """Return the share of the labelled pixels of each class, the normal one included.
 
-    Args:
-        dataset: as in :func:`class_presence`.
-        num_classes: with the normal class.
-        max_images: at most so many files are read, spread evenly over the set.
-
-    Raises:
-        ValueError: if no pixel is labelled.
+    At most ``max_images`` files are read, spread evenly over the set, which is as in :func:`class_presence`.
     """
     infos = _infos(dataset)
     chosen = np.unique(np.linspace(0, len(infos) - 1, min(max_images, len(infos))).round().astype(int))

@@ -52,9 +52,9 @@ class Leaf:
     """One leaf config of a project."""
 
     model: str  # base, as are loss and schedule
-    loss: str
-    schedule: str
     says: str  # what it is, for its first line
+    loss: str = 'ce'
+    schedule: str = 'schedule_2k'
     tuned: bool = True  # with the crop, the weights and, where images are few, the pastes that the census suggests
     focal: bool = False  # class weights are the alpha of a focal loss
     batch_size: int = 0  # 0 leaves it to the data base
@@ -63,17 +63,13 @@ class Leaf:
 
 #: Leaf configs by file name; the first two start from random weights and need nothing but the images.
 LEAVES = {
-    'fast-scnn_baseline.py': Leaf(
-        'fast_scnn', 'ce', 'schedule_2k', 'plain cross entropy, to compare with.', tuned=False
-    ),
-    'fast-scnn_recommended.py': Leaf(
-        'fast_scnn', 'ce', 'schedule_2k', 'what the census suggests; compare it with fast-scnn_baseline.py.'
-    ),
+    'fast-scnn_baseline.py': Leaf('fast_scnn', 'plain cross entropy, to compare with.', tuned=False),
+    'fast-scnn_recommended.py': Leaf('fast_scnn', 'what the census suggests; compare it with fast-scnn_baseline.py.'),
     'fpn-r18-frozen_recommended.py': Leaf(
         'fpn_r18-l3_frozen',
-        'focal',
-        'schedule_1500',
         'a head on a frozen ImageNet backbone, the quickest start with few images.',
+        loss='focal',
+        schedule='schedule_1500',
         focal=True,
         batch_size=4,
         options=(
@@ -280,9 +276,7 @@ def _own_split_is_usable(samples: Sequence[Sample]) -> bool:
     return None not in sides and len(sides) > 1 and defects
 
 
-def _complete_own_split(
-    survey: Survey, seed: int, groups: Sequence[Sequence[str]]
-) -> tuple[dict[str, list[Sample]], dict]:
+def _complete_own_split(survey: Survey, seed: int, groups: Sequence[Sequence[str]]) -> tuple[dict, dict]:
     """Take the split of the folders; what it lacks of val and test is sampled from its training images."""
     sides = {name: [s for s in survey.samples if s.own_split == name] for name in DEFAULT_FRACTIONS}
     lacking = [name for name in ('val', 'test') if not sides[name]]

@@ -178,9 +178,6 @@ def make_split(
 
     Returns:
         The division; ``notes['left_out']`` lists the near duplicates of k-shot training images that are in no split.
-
-    Raises:
-        ValueError: if a type has too few images for the protocol, or two splits hold the same content.
     """
     hashes = find_hashes([s.img_path for s in samples], 'reading images')
     if keep_duplicates_together:

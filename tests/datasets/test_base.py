@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import ClassVar
+
 import numpy as np
 import pytest
 
@@ -12,7 +14,7 @@ from tests.helpers.data import save, write_mvtec
 class ListedDataset(DefectDataset):
     """Three images: two with own splits, one without."""
 
-    METAINFO = dict(classes=('normal', 'dent', 'hole'), palette=[[0, 0, 0], [1, 1, 1], [2, 2, 2]])
+    METAINFO: ClassVar = dict(classes=('normal', 'dent', 'hole'), palette=[[0, 0, 0], [1, 1, 1], [2, 2, 2]])
 
     def scan(self):
         return [

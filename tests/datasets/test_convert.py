@@ -190,7 +190,7 @@ def test_coco_folder_with_splits(tmp_path):
 
 
 def test_coco_images_elsewhere_and_chosen_classes(tmp_path):
-    file, labels = write_coco(tmp_path / 'in')
+    file, _ = write_coco(tmp_path / 'in')
     moved = tmp_path / 'other' / 'instances_train.json'
     moved.parent.mkdir()
     moved.write_text(file.read_text())

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -39,7 +40,7 @@ def reads(monkeypatch):
 
 
 def test_facts_are_right(files):
-    assert find_facts('sha256', files) == {p: hashlib.sha256(open(p, 'rb').read()).hexdigest() for p in files}
+    assert find_facts('sha256', files) == {p: hashlib.sha256(Path(p).read_bytes()).hexdigest() for p in files}
     assert find_facts('image', files) == {p: [4 + i, 6] for i, p in enumerate(files)}
     assert find_facts('mask/index', files) == {p: {'size': [4 + i, 6], 'values': [i]} for i, p in enumerate(files)}
     assert [f['values'] for f in find_facts('mask/binary', files).values()] == [[0], [1], [1]]
@@ -56,9 +57,9 @@ def test_unchanged_files_are_not_read_again(files, reads):
 
 def test_changed_files_are_read_again(files, reads):
     first = find_facts('sha256', files)
-    data = bytearray(open(files[0], 'rb').read())
+    data = bytearray(Path(files[0]).read_bytes())
     data[-1] ^= 1  # same size
-    open(files[0], 'wb').write(data)
+    Path(files[0]).write_bytes(data)
     os.utime(files[0], (LONG_AGO + 1, LONG_AGO + 1))
     second = find_facts('sha256', files)
     assert reads[3:] == [files[0]] and second[files[0]] != first[files[0]]

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 from mmengine.config import Config
 
-from mmdefect.apis.config import iter_heads, load_config
+from mmdefect.apis.compose import iter_heads
+from mmdefect.apis.config import load_config
 from mmdefect.datasets.census import WIDTH, make_console
 from mmdefect.datasets.project import init_project
 from mmdefect.datasets.split_file import read_split

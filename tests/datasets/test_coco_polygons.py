@@ -39,8 +39,8 @@ def ray_cast(polygon, size_hw):
     return mask
 
 
-# In binary fractions a crossing is on a centre or far from it, so floats must agree with fractions on every pixel; every
-# second coordinate is a corner or a centre of a pixel, so many outlines do go through centres.
+# In binary fractions a crossing is on a centre or far from it, so floats must agree with fractions on every pixel;
+# every second coordinate is a corner or a centre of a pixel, so many outlines do go through centres.
 COORDINATES = st.one_of(
     st.integers(-4 * 1024, 27 * 1024).map(lambda v: v / 1024), st.integers(-8, 54).map(lambda v: v / 2)
 )

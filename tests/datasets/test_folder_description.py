@@ -179,7 +179,7 @@ def test_bad_description_file_is_named(tmp_path, body):
         read_description(tmp_path)
 
 
-def test_several_masks_of_one_image_name_the_mend(tmp_path):
+def test_several_masks_of_one_image_name_the_fix(tmp_path):
     for kind in ('dent', 'rust'):
         save(tmp_path / 'masks' / kind / 'a.png', grey(0, 255))
     save(tmp_path / 'images/a.png', grey(0, 9))
