@@ -44,17 +44,8 @@ def run_sample(model: LatentModel, batch: int, size_hw: tuple[int, int], steps: 
     """Generate in a mask of a sixteenth of each image."""
     images, masks = torch.rand(batch, 3, *size_hw), torch.zeros(batch, 1, *size_hw, dtype=torch.bool)
     masks[..., size_hw[0] // 4 : size_hw[0] // 2, size_hw[1] // 4 : size_hw[1] // 2] = True
-    with torch.no_grad():
-        condition, empty = model.encode_text([SOURCE] * batch), model.encode_unconditional([''] * batch)
-    generate(
-        model,
-        images,
-        masks,
-        condition,
-        empty,
-        [stream_generator(i, 'benchmark') for i in range(batch)],
-        BlendSettings(steps),
-    )
+    generators = [stream_generator(i, 'benchmark') for i in range(batch)]
+    generate(model, images, masks, model.encode_guided([SOURCE] * batch), generators, BlendSettings(steps))
 
 
 def run_edit(model: LatentModel, batch: int, size_hw: tuple[int, int], steps: int) -> None:

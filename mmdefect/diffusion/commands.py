@@ -1,6 +1,6 @@
 """The subcommands of ``tools/generate.py``: ``add_NAME`` adds the arguments, ``run_NAME`` makes one call.
 
-The docstring of ``run_NAME`` is what ``--help`` shows. Modules of networks are imported when a command runs.
+The docstring of ``run_NAME`` is what ``--help`` shows.
 """
 
 from __future__ import annotations
@@ -12,10 +12,40 @@ from dataclasses import fields, replace
 from functools import partial
 from pathlib import Path
 
+import numpy as np
+
+from mmdefect.diffusion import pack
+from mmdefect.diffusion.edit import WORDS, EditPlan, Lpips, edit
+from mmdefect.diffusion.images import list_good, list_images, read_image, read_mask
+from mmdefect.diffusion.inversion import NullTextSettings
+from mmdefect.diffusion.learn import LearnSettings, learn_token
+from mmdefect.diffusion.masks import BoxRange, MaskRule, find_range, read_list, read_ranges, write_list, write_masks
+from mmdefect.diffusion.model import LatentModel, ModelOptions, load_model
+from mmdefect.diffusion.prompt_edit import EditSettings
+from mmdefect.diffusion.random_model import save_pipeline
+from mmdefect.diffusion.relabel import Limits, RelabelSettings
+from mmdefect.diffusion.relabel_run import (
+    estimate_noise,
+    find_pairs,
+    learn_from_folders,
+    read_decisions,
+    relabel_pairs,
+    summarise,
+)
+from mmdefect.diffusion.sample import BlendSettings, plan_samples, sample
+from mmdefect.diffusion.support import donor_library, read_support
+from mmdefect.diffusion.tokens import TokenBank, load_tokens
 from mmdefect.experiments.bulk import add_worker_options, map_items, workers_of
+from mmdefect.experiments.compare import published_sentences, render
+from mmdefect.experiments.study import read_study
+from mmdefect.experiments.study_page import compare_study
+from mmdefect.experiments.study_records import read_records
 from mmdefect.extras import require
 from mmdefect.files import write_text
 from mmdefect.progress import track
+from mmdefect.ranks import end_rank, leave_group
+from mmdefect.synthesis.foreground import find_foreground
+from mmdefect.synthesis.library import DefectLibrary
 
 
 def _add_model_options(parser: argparse.ArgumentParser) -> None:
@@ -33,10 +63,8 @@ def _add_model_options(parser: argparse.ArgumentParser) -> None:
     add('--vae-tiling', action='store_true', help='less memory for large images')
 
 
-def _load_model(args: argparse.Namespace, device: str):
+def _load_model(args: argparse.Namespace, device: str) -> LatentModel:
     """Load the model of parsed arguments; ``device`` is where this process computes."""
-    from mmdefect.diffusion.model import ModelOptions, load_model
-
     memory = args.dtype, args.offload, args.attention_slicing, args.vae_tiling
     return load_model(args.model, ModelOptions(args.device or device, *memory, args.revision, args.variant))
 
@@ -71,8 +99,6 @@ def run_random_model(args: argparse.Namespace) -> None:
 
         python tools/generate.py random-model --kind sd --out models/random
     """
-    from mmdefect.diffusion.random_model import save_pipeline
-
     print(f'written: {save_pipeline(args.out, args.kind, args.seed)}')
 
 
@@ -112,8 +138,6 @@ def run_masks(args: argparse.Namespace) -> None:
         python tools/generate.py masks --out masks/wta --category insert --types attached --width 0.02 0.1 \\
             --height 0.02 0.1 --images data/wta/img_dir/train --foreground --kind perlin --count 2
     """
-    from mmdefect.diffusion.masks import write_list, write_masks
-
     if (args.out / 'masks.json').exists():
         raise ValueError(f'{args.out} must not hold a set of masks yet, but it has masks.json; name another folder.')
     if args.count < 1:
@@ -128,16 +152,11 @@ def run_masks(args: argparse.Namespace) -> None:
 
 def _mask_rules(args: argparse.Namespace) -> dict:
     """Return how masks are sampled, by defect type."""
-    from mmdefect.diffusion.masks import MaskRule
-    from mmdefect.synthesis.library import DefectLibrary
-
     sizes, class_ids = _mask_sizes(args), {}
     if args.kind == 'donor' and (args.library is None) == (args.support is None):
         raise ValueError('`--kind donor` must have donors: either --library or --support.')
     library = DefectLibrary(args.library) if args.library else None
     if args.support:
-        from mmdefect.diffusion.support import donor_library, read_support
-
         support = read_support(args.support)
         missing = sorted(set(sizes) - set(support.types))
         if missing:
@@ -152,14 +171,12 @@ def _mask_rules(args: argparse.Namespace) -> dict:
 
 def _mask_sizes(args: argparse.Namespace) -> dict:
     """Return the range of sizes of each defect type."""
-    from mmdefect.diffusion.masks import MVTEC_RANGES, BoxRange, find_range, read_ranges
-
     if (args.width is None) != (args.height is None):
         raise ValueError('`--width` and `--height` must be given together.')
     if args.width is not None:
         size = BoxRange(tuple(args.width), tuple(args.height), bool(args.rotate))
         return {name: replace(size, name=f'{args.category}/{name}') for name in args.types or ['defect']}
-    ranges = read_ranges(args.ranges or MVTEC_RANGES)
+    ranges = read_ranges(args.ranges) if args.ranges else read_ranges()
     names = args.types or sorted(ranges.get(args.category, {})) or ['']
     found = {name: find_range(ranges, args.category, name) for name in names}
     return found if args.rotate is None else {n: replace(r, rotate=args.rotate) for n, r in found.items()}
@@ -167,10 +184,6 @@ def _mask_sizes(args: argparse.Namespace) -> dict:
 
 def _mask_regions(args: argparse.Namespace) -> tuple[Iterable, int]:
     """Return images (``None``: any) with the region where their masks may lie, one at a time, and their number."""
-    import numpy as np
-
-    from mmdefect.diffusion.images import list_good, read_image, read_mask
-    from mmdefect.synthesis.foreground import find_foreground
 
     chosen = sum([bool(args.template), args.foreground, args.size is not None])
     if chosen != 1:
@@ -220,11 +233,6 @@ def run_learn(args: argparse.Namespace) -> None:
     """
     require('generation', 'accelerate', who='generation')
     from accelerate import Accelerator
-
-    from mmdefect.diffusion.learn import LearnSettings, learn_token
-    from mmdefect.diffusion.sample import BlendSettings
-    from mmdefect.diffusion.support import read_support
-    from mmdefect.ranks import end_rank, leave_group
 
     if args.offload != 'none':
         raise ValueError('`--offload` must be none for learning, which needs the whole pipeline on the device.')
@@ -306,12 +314,8 @@ def _make_sampler(args: argparse.Namespace) -> Callable:
     It returns how many images it made, and how many the set has. The share ``None`` is that of this process among
     those that accelerate started.
     """
-    from mmdefect.diffusion.images import list_good
-    from mmdefect.diffusion.masks import read_list
-    from mmdefect.diffusion.sample import BlendSettings, plan_samples, sample
-    from mmdefect.diffusion.tokens import TokenBank, load_tokens
-
-    settings = BlendSettings(args.steps, args.guidance, args.scheduler, args.eta, args.seam)
+    how = args.steps, args.guidance, args.scheduler, args.eta, args.seam, args.negative_prompt
+    settings = BlendSettings(*how, args.resolution and tuple(args.resolution))
     prompt = args.prompt or ('a photo of {token}' if args.tokens else '{type}')
     images, entries = list_good(args.images, args.labels), read_list(args.masks)
     number = args.masks_per_image, args.samples
@@ -325,19 +329,16 @@ def _make_sampler(args: argparse.Namespace) -> Callable:
         bank = TokenBank.join([load_tokens(file, model) for file in files.values()])
         bank.facts = {name: hashlib.sha256(file.read_bytes()).hexdigest() for name, file in files.items()}
     facts = dict(prompt=prompt, seed=args.seed, tokens=bank and bank.facts)
-    size, negative = args.resolution and tuple(args.resolution), args.negative_prompt
 
     def generate(share: tuple[int, int] | None) -> tuple[int, int]:
         process = share or (state.process_index, state.num_processes)
-        how = settings, bank, negative, args.batch_size, size
-        return sample(model, jobs, args.out, *how, facts, class_ids, process), len(jobs)
+        made = sample(model, jobs, args.out, settings, bank, args.batch_size, facts, class_ids, process)
+        return made, len(jobs)
 
     return generate
 
 
 def add_edit(parser: argparse.ArgumentParser) -> None:
-    from mmdefect.diffusion.edit import WORDS
-
     add = parser.add_argument
     add('--images', type=Path, required=True, help='folder of images')
     add('--labels', type=Path, help='folder of their labels, by stem; recorded for `relabel`')
@@ -378,24 +379,19 @@ def run_edit(args: argparse.Namespace) -> None:
     Each word makes a set below --out, with report.csv: PSNR, SSIM (and LPIPS) of reconstruction and edit. Labels are
     recorded, not copied: defects move, so make new ones with `relabel`. A stopped run goes on with the same command.
     """
-    from mmdefect.diffusion.edit import EditPlan, Lpips, edit
-    from mmdefect.diffusion.images import list_images
-    from mmdefect.diffusion.inversion import NullTextSettings
-    from mmdefect.diffusion.prompt_edit import EditSettings
-
     given = {f.name: getattr(args, f.name) for f in fields(EditSettings) if hasattr(args, f.name)}
     settings = EditSettings(**{**given, 'local_blend': not args.no_local_blend, 'places': tuple(args.places)})
     null_text = NullTextSettings(args.inner_steps, args.learning_rate, guidance=args.guidance)
     size = args.resolution and tuple(args.resolution)
-    plan = EditPlan(args.prompt, args.source_word, tuple(args.words), args.steps, size)
+    plan = EditPlan(args.prompt, args.source_word, tuple(args.words), args.steps, size, args.negative_prompt)
     images, lpips = list_images(args.images), args.lpips_weights and Lpips(args.lpips_weights)
     state = _process_state(args)
     model = _load_model(args, str(state.device))
     if args.gradient_checkpointing:
         model.unet.enable_gradient_checkpointing()
-    process, how = (state.process_index, state.num_processes), (plan, settings, null_text, args.negative_prompt)
-    last = args.batch_size, args.labels, lpips, process, args.keep_reconstructions
-    made = edit(model, images, args.out, *how, *last)
+    process = state.process_index, state.num_processes
+    how = args.batch_size, args.labels, lpips, process, args.keep_reconstructions
+    made = edit(model, images, args.out, plan, settings, null_text, *how)
     print(f'written: {made} images in {args.out}, {len(images) * len(plan.words)} in all')
 
 
@@ -410,8 +406,6 @@ def _add_pair_options(parser: argparse.ArgumentParser, required: bool) -> None:
 
 
 def add_relabel(parser: argparse.ArgumentParser) -> None:
-    from mmdefect.diffusion.relabel import Limits, RelabelSettings
-
     add = parser.add_argument
     _add_pair_options(parser, required=True)
     add('--out', type=Path, required=True, help='folder of the result')
@@ -443,9 +437,6 @@ def run_relabel(args: argparse.Namespace) -> None:
         python tools/generate.py relabel --edits generated/wta --learn-images data/wta/img_dir/train \\
             --learn-labels data/wta/ann_dir/train --classes normal attached broken --out work_dirs/relabelled
     """
-    from mmdefect.diffusion.relabel import Limits, RelabelSettings
-    from mmdefect.diffusion.relabel_run import estimate_noise, find_pairs, learn_from_folders, relabel_pairs, summarise
-
     settings, limits = (
         kind(**{field.name: getattr(args, field.name) for field in fields(kind)}) for kind in (RelabelSettings, Limits)
     )
@@ -487,27 +478,24 @@ def run_pack(args: argparse.Namespace) -> None:
             --sources data/wta/img_dir/train --labels data/wta/ann_dir/train --classes normal attached broken \\
             --out data/generated/copied
     """
-    from mmdefect.diffusion.pack import choose, pack_copied, pack_relabelled, pair_of, read_relabelled
-    from mmdefect.diffusion.relabel_run import find_pairs
-
     if not args.copy_labels:
         if args.relabelled is None or args.edits is not None:
             raise ValueError('pack takes the folder that relabel wrote, or --copy-labels with --edits; see --help.')
-        packed = pack_relabelled(args.relabelled, args.out, _decisions(args))
+        packed = pack.pack_relabelled(args.relabelled, args.out, _decisions(args))
     elif args.relabelled is not None:
-        content = read_relabelled(args.relabelled)
+        content = pack.read_relabelled(args.relabelled)
         entries = content['entries']
         if args.only_accepted:
-            entries = [entry for entry, *_ in choose(entries, _decisions(args))]
-        pairs = [pair_of(e, Path(e['source_label']) if e['source_label'] else None) for e in entries]
-        packed = pack_copied(pairs, content['classes'], args.out)
+            entries = [entry for entry, *_ in pack.choose(entries, _decisions(args))]
+        pairs = [pack.pair_of(e, Path(e['source_label']) if e['source_label'] else None) for e in entries]
+        packed = pack.pack_copied(pairs, content['classes'], args.out)
     else:
         if args.edits is None or not args.classes:
             raise ValueError('--copy-labels needs a relabelled folder, or --edits and --classes; see --help.')
         if args.only_accepted:
             raise ValueError('--only-accepted needs the folder that relabel wrote: it holds the verdicts.')
         pairs = find_pairs(args.edits, args.sources, args.labels, args.prefix)
-        packed = pack_copied(pairs, args.classes, args.out)
+        packed = pack.pack_copied(pairs, args.classes, args.out)
     by_reviewer = sum(image.entry['decided_by'] == 'reviewer' for image in packed.images)
     defective = sum(any(image.entry['defect_pixels'].values()) for image in packed.images)
     print(
@@ -518,10 +506,7 @@ def run_pack(args: argparse.Namespace) -> None:
 
 def _decisions(args: argparse.Namespace) -> dict:
     """Return the decisions on the edits of a relabelled folder: of its own table and, before them, of ``--review``."""
-    from mmdefect.diffusion.pack import read_relabelled
-    from mmdefect.diffusion.relabel_run import read_decisions
-
-    names = {entry['name'] for entry in read_relabelled(args.relabelled)['entries']}
+    names = {entry['name'] for entry in pack.read_relabelled(args.relabelled)['entries']}
     table = args.relabelled / 'review.csv'
     decisions = read_decisions(table, names) if table.is_file() else {}
     more = read_decisions(args.review, names) if args.review is not None else {}
@@ -543,9 +528,7 @@ def run_pack_boxes(args: argparse.Namespace) -> None:
     python tools/generate.py pack-boxes generated/few-shot --classes normal attached broken --out data/generated/boxes
     python tools/train.py configs/fast_scnn/fast-scnn_boxes_2k_wta-256.py
     """
-    from mmdefect.diffusion.pack import pack_boxes
-
-    packed = pack_boxes(args.generated, args.classes, args.out, _read_class_ids(args.class_ids))
+    packed = pack.pack_boxes(args.generated, args.classes, args.out, _read_class_ids(args.class_ids))
     print(f'written: {len(packed.images)} images in {args.out}, labels are their masks')
 
 
@@ -588,11 +571,6 @@ def compare_words(study_file: Path, results: Path, metrics: tuple[str, ...] = ()
     Raises:
         ValueError: if the reference or all other arms have no record.
     """
-    from mmdefect.experiments.compare import published_sentences, render
-    from mmdefect.experiments.study import read_study
-    from mmdefect.experiments.study_page import compare_study
-    from mmdefect.experiments.study_records import read_records
-
     study = read_study(study_file)
     if reference:
         study = replace(study, baseline=reference)

@@ -6,7 +6,7 @@ import csv
 import io
 import os
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import cv2
@@ -33,32 +33,20 @@ _VGG_SLICES = ((0, 2), (5, 7), (10, 12, 14), (17, 19, 21), (24, 26, 28))
 
 @dataclass(frozen=True)
 class EditPlan:
-    """What is edited into what.
+    """What is edited into what."""
 
-    Attributes:
-        prompt: text with ``{word}``.
-        source_word: what the images show.
-        words: what they shall show; each makes a set of its own.
-        steps: of DDIM, on the way there and back.
-        size_hw: size that is computed; ``None``: that of each image.
-    """
-
-    prompt: str = 'photo of a {word} defect image'
-    source_word: str = 'crack'
-    words: Sequence[str] = WORDS
-    steps: int = 50
-    size_hw: tuple[int, int] | None = None
+    prompt: str = 'photo of a {word} defect image'  # with `{word}`
+    source_word: str = 'crack'  # what the images show
+    words: Sequence[str] = WORDS  # what they shall show; each makes a set of its own
+    steps: int = 50  # of DDIM, on the way there and back
+    size_hw: tuple[int, int] | None = None  # size that is computed; `None`: that of each image
+    negative: str = ''  # text that the optimisation of the unconditional text starts from
 
     def __post_init__(self) -> None:
         if self.prompt.count('{word}') != 1:
             raise ValueError(f'`prompt` must hold {{word}} once, got {self.prompt!r}.')
         if not self.words or len(set(self.words)) != len(self.words):
             raise ValueError(f'`words` must be different words, at least one, got {list(self.words)}.')
-
-    @property
-    def source_text(self) -> str:
-        """The text of the images as they are."""
-        return self.text(self.source_word)
 
     def text(self, word: str) -> str:
         """Return the text with a word."""
@@ -67,17 +55,11 @@ class EditPlan:
 
 @dataclass(frozen=True)
 class Inversion:
-    """What inversion found for a batch of images.
+    """What inversion found for a batch of images."""
 
-    Attributes:
-        noise: ``(B, C, h, w)`` float32, where denoising starts.
-        condition: source text of each image.
-        empties: unconditional text of every step.
-    """
-
-    noise: Tensor
-    condition: TextCondition
-    empties: list[TextCondition]
+    noise: Tensor  # `(B, C, h, w)` float32, where denoising starts
+    condition: TextCondition  # source text of each image
+    empties: list[TextCondition]  # unconditional text of every step
 
 
 def invert_images(
@@ -89,17 +71,10 @@ def invert_images(
     settings: EditSettings,
     negative: str = '',
 ) -> Inversion:
-    """Find noise and unconditional texts that lead back to images.
+    """Find noise and unconditional texts that lead back to ``images``, ``(B, 3, H, W)`` float in [0, 1], RGB.
 
-    RLI acts here as it does later in the edit: what is found fits the network that is used.
-
-    Args:
-        images: ``(B, 3, H, W)`` float in [0, 1], RGB.
-        text: what they show.
-        steps: of DDIM.
-        null_text: how texts are optimised.
-        settings: RLI of the edit.
-        negative: text that optimisation starts from.
+    RLI acts here as it does later in the edit: what is found fits the network that is used. ``text`` says what the
+    images show; ``negative`` is the text that optimisation starts from.
     """
     count = len(images)
     with torch.no_grad():
@@ -129,53 +104,32 @@ def edit(
     out: str | os.PathLike,
     plan: EditPlan,
     settings: EditSettings,
-    null_text: NullTextSettings | None = None,
-    negative: str = '',
+    null_text: NullTextSettings,
     batch_size: int = 1,
     labels: str | os.PathLike | None = None,
     lpips: Lpips | None = None,
     process: tuple[int, int] = (0, 1),
     keep_reconstructions: bool = False,
 ) -> int:
-    """Edit images into one set for each word, below ``out``; returns how many images this process made.
+    """Edit image files into one set for each word, below ``out``; returns how many images this process made.
 
     Args:
-        images: files.
-        out: folder; the sets get the names of the words.
-        plan: what is edited into what.
-        settings: how.
-        null_text: how texts are optimised.
-        negative: text that optimisation starts from.
-        batch_size: images computed at once.
+        batch_size: images computed at once; too many for the memory raise ``OutOfMemory``.
         labels: folder of the labels of the images, by stem, to be recorded.
         lpips: perceptual distance for the report.
         process: number of this process and of all.
         keep_reconstructions: also write what inversion makes of the image itself.
-
-    Raises:
-        ValueError: if words, images or settings do not fit.
-        OutOfMemory: with what to change.
     """
     require('generation', 'kornia', who='the report of an edit')
-    null_text = null_text or NullTextSettings(guidance=settings.guidance)
     paths = [Path(p) for p in images]
     check_unique([p.stem for p in paths])
     label_of = {} if labels is None else labels_of(paths, labels)
-    source, steps = plan.source_text, DDIMSteps.of(model, plan.steps)
+    source, steps = plan.text(plan.source_word), DDIMSteps.of(model, plan.steps)
     for word in plan.words:  # all words are checked before the first hour of work
         make_editor(model, source, plan.text(word), settings, plan.steps, (1, 1))
-    described = dict(
-        command='edit',
-        model=model.name,
-        dtype=model.dtype_name,
-        negative=negative,
-        prompt=plan.prompt,
-        source_word=plan.source_word,
-        steps=plan.steps,
-        size_hw=plan.size_hw and list(plan.size_hw),
-        edit=asdict(settings),
-        null_text=asdict(null_text),
-    )
+    described = dict(command='edit', model=model.name, dtype=model.dtype_name, **asdict(plan))
+    described.update(edit=asdict(settings), null_text=asdict(null_text))
+    described.pop('words')
     sets = {word: Manifest(Path(out) / word.replace(' ', '-')) for word in plan.words}
     for word, manifest in sets.items():
         manifest.start(dict(described, word=word))
@@ -190,7 +144,7 @@ def edit(
             model.check_size(size)
             with explain_memory(len(batch), model, f'editing {len(batch)} images of {size}'):
                 originals = torch.stack([image_tensor(read_image(p), size) for p in batch])
-                inversion = invert_images(model, originals, source, steps, null_text, settings, negative)
+                inversion = invert_images(model, originals, source, steps, null_text, settings, plan.negative)
                 for word, manifest in sets.items():
                     missing = [(i, p) for i, p in enumerate(batch) if p.stem not in done[word]]
                     if not missing:
@@ -198,26 +152,15 @@ def edit(
                     text = plan.text(word)
                     same, edited = edit_images(model, inversion, source, text, steps, settings)
                     scores = score(originals, same.cpu(), edited.cpu(), lpips)
+                    texts = dict(source_prompt=source, negative_prompt=plan.negative)
                     for index, path in missing:
                         image_file = f'images/{path.stem}.png'
                         if keep_reconstructions:
                             _write(manifest.folder / f'reconstructions/{path.stem}.png', same[index], path)
                         _write(manifest.folder / image_file, edited[index], path)
-                        manifest.append(
-                            Record(
-                                id=path.stem,
-                                image=image_file,
-                                source=str(path),
-                                seed=0,
-                                prompt=text,
-                                model=model.name,
-                                source_label=str(label_of[path.stem]) if label_of else None,
-                                source_prompt=source,
-                                negative_prompt=negative,
-                                scores=scores[index],
-                                extra=dict(word=word),
-                            )
-                        )
+                        record = Record(path.stem, image_file, str(path), 0, text, model.name, extra=dict(word=word))
+                        label = str(label_of[path.stem]) if label_of else None
+                        manifest.append(replace(record, source_label=label, scores=scores[index], **texts))
                         made += 1
                         progress.advance()
     for manifest in sets.values():
@@ -259,7 +202,7 @@ def score(originals: Tensor, same: Tensor, edited: Tensor, lpips: Lpips | None =
 
 
 def psnr(first: Tensor, second: Tensor) -> Tensor:
-    """Return the peak signal-to-noise ratio in dB, ``(B,)``, of ``(B, C, H, W)`` float in [0, 1]; infinite if equal."""
+    """Return the peak signal-to-noise ratio in dB, ``(B,)``, of ``(B, C, H, W)`` in [0, 1]; infinite if equal."""
     from kornia.metrics import psnr as psnr_of_pair
 
     return torch.stack([psnr_of_pair(one, two, 1.0) for one, two in zip(first, second, strict=True)])
@@ -281,9 +224,8 @@ def ssim(first: Tensor, second: Tensor) -> Tensor:
 class Lpips:
     """Learned perceptual distance on VGG-16 (Zhang et al., CVPR 2018).
 
-    Args:
-        path: state dict of ``lpips.LPIPS(net='vgg')`` of the package ``lpips``, saved with ``torch.save``. It holds the
-            network and the learned weights of its layers; neither comes with this package.
+    ``path`` holds the state dict of ``lpips.LPIPS(net='vgg')`` of the package ``lpips``, saved with ``torch.save``: the
+    network and the learned weights of its layers, which do not come with this package.
     """
 
     def __init__(self, path: str | os.PathLike) -> None:
@@ -294,13 +236,11 @@ class Lpips:
             self.weights = [state[f'lin{number}.model.1.weight'] for number in range(5)]
         except FileNotFoundError as err:
             raise ValueError(
-                f'the weights of LPIPS must be at {path}, but there is no such file; save '
-                "`lpips.LPIPS(net='vgg').state_dict()` there, or leave LPIPS out."
+                f"{path} must hold `lpips.LPIPS(net='vgg').state_dict()`, but there is no such file; leave LPIPS out."
             ) from err
         except (KeyError, TypeError, RuntimeError, EOFError) as err:
             raise ValueError(
-                f"{path} must hold the state dict of `lpips.LPIPS(net='vgg')`, but it does not ({err}); save it with "
-                'torch.save.'
+                f"{path} must hold the state dict of `lpips.LPIPS(net='vgg')`, saved with torch.save ({err})."
             ) from err
 
     @torch.no_grad()

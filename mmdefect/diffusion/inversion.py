@@ -24,15 +24,10 @@ from mmdefect.diffusion.model import LatentModel, TextCondition
 
 @dataclass(frozen=True)
 class DDIMSteps:
-    """The steps of a DDIM run, from noise to image.
+    """The steps of a DDIM run, from noise to image."""
 
-    Attributes:
-        times: training steps, descending.
-        alphas: signal power before each step and, at the end, that of the image: one more than ``times``.
-    """
-
-    times: list[int]
-    alphas: list[float]
+    times: list[int]  # training steps, descending
+    alphas: list[float]  # signal power before each step and, at the end, that of the image: one more than `times`
 
     @staticmethod
     def of(model: LatentModel, count: int) -> DDIMSteps:
@@ -66,12 +61,7 @@ def as_noise(model: LatentModel, output: Tensor, latents: Tensor, alpha: float) 
 def invert(model: LatentModel, clean: Tensor, condition: TextCondition, steps: DDIMSteps) -> list[Tensor]:
     """Return the latents of an image at all steps, from the image itself to noise: ``len(steps) + 1`` tensors.
 
-    Only the text is used, no guidance (Mokady et al., "Null-text inversion", CVPR 2023).
-
-    Args:
-        clean: ``(B, C, h, w)`` float32.
-        condition: text of each image.
-        steps: of the run that will go back.
+    Only the text is used, no guidance. ``clean`` is ``(B, C, h, w)`` float32; ``steps`` are those of the way back.
     """
     trajectory = [clean]
     for index in reversed(range(len(steps))):
@@ -101,21 +91,13 @@ def denoise_step(
 
 @dataclass(frozen=True)
 class NullTextSettings:
-    """How texts are optimised; the defaults are those of the published code.
+    """How texts are optimised; the defaults are those of the published code."""
 
-    Attributes:
-        inner_steps: updates at most for each step of DDIM; 0 leaves the text as it is: plain DDIM inversion.
-        learning_rate: of Adam at the first step; it falls with the index ``i`` of the step as ``1 - i / 100``.
-        tolerance: mean square error that is close enough at the first step.
-        tolerance_growth: added to it with each step.
-        guidance: weight of the text on the way back.
-    """
-
-    inner_steps: int = 10
-    learning_rate: float = 1e-2
-    tolerance: float = 1e-5
-    tolerance_growth: float = 2e-5
-    guidance: float = 5.0
+    inner_steps: int = 10  # updates at most for each step of DDIM; 0 leaves the text as it is: plain DDIM inversion
+    learning_rate: float = 1e-2  # of Adam at the first step; it falls with the index `i` of the step as `1 - i / 100`
+    tolerance: float = 1e-5  # mean square error that is close enough at the first step
+    tolerance_growth: float = 2e-5  # added to it with each step
+    guidance: float = 5.0  # weight of the text on the way back
 
     def __post_init__(self) -> None:
         for name in ('inner_steps', 'tolerance', 'tolerance_growth'):

@@ -54,38 +54,22 @@ _COLUMNS = 4
 
 @dataclass(frozen=True)
 class LearnSettings:
-    """How a token is learned; the defaults are those of the paper except where they say otherwise.
+    """How a token is learned; the defaults are those of the paper except where they say otherwise."""
 
-    Attributes:
-        steps: updates.
-        batch_size: images of each process in each part of an update.
-        accumulate: parts of an update.
-        learning_rate: of AdamW; the published code multiplies it by ``batch_size`` and processes (0.02 in all).
-        weight_decay: pulls the vectors to zero; the published code has 0.01.
-        vectors: of the token.
-        init_word: ordinary word whose vectors learning starts from.
-        normalise: ``area`` (default) or ``none``, as published.
-        flip: mirror images at random.
-        size_hw: size that is computed.
-        preview_every: updates between two previews, 0 for none.
-        checkpoint_every: updates between two checkpoints.
-        templates: sentences with ``{}``.
-    """
-
-    steps: int = 6100
-    batch_size: int = 4
-    accumulate: int = 1
-    learning_rate: float = 5e-3
-    weight_decay: float = 0.0
-    vectors: int = 1
-    init_word: str = 'defect'
-    normalise: str = 'area'
-    flip: bool = True
-    size_hw: tuple[int, int] = (256, 256)
+    steps: int = 6100  # updates
+    batch_size: int = 4  # images of each process in each part of an update
+    accumulate: int = 1  # parts of an update
+    learning_rate: float = 5e-3  # of AdamW; the published code multiplies it by batch size and processes: 0.02
+    weight_decay: float = 0.0  # pulls the vectors to zero; the published code has 0.01
+    vectors: int = 1  # of the token
+    init_word: str = 'defect'  # ordinary word whose vectors learning starts from
+    normalise: str = 'area'  # `area` (default) or `none`, as published
+    flip: bool = True  # mirror images at random
+    size_hw: tuple[int, int] = (256, 256)  # size that is computed
     seed: int = 0
-    preview_every: int = 500
-    checkpoint_every: int = 500
-    templates: Sequence[str] = TEMPLATES
+    preview_every: int = 500  # updates between two previews, 0 for none
+    checkpoint_every: int = 500  # updates between two checkpoints
+    templates: Sequence[str] = TEMPLATES  # sentences with `{}`
 
     def __post_init__(self) -> None:
         for name in ('steps', 'batch_size', 'accumulate', 'vectors', 'checkpoint_every'):
@@ -104,31 +88,17 @@ class LearnSettings:
 
 @dataclass(frozen=True)
 class InversionBatch:
-    """One batch.
+    """One batch."""
 
-    Attributes:
-        images: ``(B, 3, H, W)`` float32 in [0, 1], RGB.
-        masks: ``(B, 1, H, W)`` bool.
-        texts: one for each image.
-        steps: ``(B,)`` int64 training steps.
-        noise: ``(B, C, h, w)`` float32.
-    """
-
-    images: Tensor
-    masks: Tensor
-    texts: list[str]
-    steps: Tensor
-    noise: Tensor
+    images: Tensor  # `(B, 3, H, W)` float32 in [0, 1], RGB
+    masks: Tensor  # `(B, 1, H, W)` bool
+    texts: list[str]  # one for each image
+    steps: Tensor  # `(B,)` int64 training steps
+    noise: Tensor  # `(B, C, h, w)` float32
 
 
 class SupportImages:
-    """Support images of one type at the size that is computed, in sentences with its token.
-
-    Args:
-        shots: images ``(H, W, 3)`` uint8 RGB and masks ``(H, W)`` bool.
-        token: name of the token.
-        settings: size, templates and whether images are mirrored.
-    """
+    """Support images, ``(H, W, 3)`` uint8 RGB with masks ``(H, W)`` bool, in sentences with the token of their type."""
 
     def __init__(self, shots: Sequence[tuple[ndarray, ndarray]], token: str, settings: LearnSettings) -> None:
         self.images = torch.stack([image_tensor(image, settings.size_hw) for image, _ in shots])
@@ -136,12 +106,7 @@ class SupportImages:
         self.token, self.settings = token, settings
 
     def sample(self, number: int, latent_chw: tuple[int, int, int], num_steps: int) -> InversionBatch:
-        """Sample a batch; each process and each accumulated part has its own ``number``.
-
-        Args:
-            latent_chw: shape of a latent.
-            num_steps: training steps of the noise schedule.
-        """
+        """Sample a batch; each process and each accumulated part has its own ``number``."""
         settings, count = self.settings, self.settings.batch_size
         generator = stream_generator(settings.seed, 'inversion', number)
         index = torch.randint(len(self.images), (count,), generator=generator)
@@ -159,8 +124,7 @@ def masked_noise_loss(predicted: Tensor, target: Tensor, mask: Tensor, normalise
     """Return the squared error inside the mask; 0 for an empty mask.
 
     Args:
-        predicted: ``(B, C, h, w)`` float.
-        target: likewise.
+        predicted: ``(B, C, h, w)`` float, as ``target``.
         mask: ``(B, 1, h, w)`` bool.
         normalise: ``area``: mean over the masked pixels of each image, then over images; ``none``: mean over all
             pixels, as published.
@@ -168,8 +132,7 @@ def masked_noise_loss(predicted: Tensor, target: Tensor, mask: Tensor, normalise
     expected = (len(target), 1, *target.shape[2:])
     if mask.shape != expected:
         raise ValueError(
-            f'`mask` must have the size of the latents, {expected}, got {tuple(mask.shape)}; shrink it with '
-            'shrink_mask.'
+            f'`mask` must have the size of the latents, {expected}, got {tuple(mask.shape)}; use shrink_mask.'
         )
     error = (predicted.float() - target.float()).square() * mask
     if normalise == 'none':
@@ -179,13 +142,9 @@ def masked_noise_loss(predicted: Tensor, target: Tensor, mask: Tensor, normalise
 
 
 def noise_target(clean: Tensor, noise: Tensor, alpha: Tensor, prediction_type: str) -> tuple[Tensor, Tensor]:
-    """Return the noisy latents and what the network should predict for them.
+    """Return the noisy latents and what the network should predict for them, for ``(B, C, h, w)`` float latents.
 
-    Args:
-        clean: ``(B, C, h, w)`` float latents.
-        noise: likewise, standard normal.
-        alpha: ``(B,)`` signal power of the training steps.
-        prediction_type: ``epsilon`` or ``v_prediction``.
+    ``alpha``, ``(B,)``, is the signal power of the training steps; ``noise`` is standard normal.
     """
     signal, spread = alpha.sqrt().view(-1, 1, 1, 1), (1 - alpha).sqrt().view(-1, 1, 1, 1)
     noisy = signal * clean + spread * noise
@@ -193,12 +152,7 @@ def noise_target(clean: Tensor, noise: Tensor, alpha: Tensor, prediction_type: s
 
 
 class TokenInversion(nn.Module):
-    """The frozen pipeline and the only parameters that learn: the vectors of one token.
-
-    Args:
-        start: for each text encoder ``(N, D)`` float32.
-        normalise: form of the loss.
-    """
+    """The frozen pipeline and the only parameters that learn: the vectors of one token, ``(N, D)`` for each encoder."""
 
     def __init__(self, model: LatentModel, token: str, start: Sequence[Tensor], normalise: str) -> None:
         super().__init__()
@@ -236,21 +190,16 @@ def learn_token(
     preview: BlendSettings | None = None,
     say: Callable[[str], None] = print,
 ) -> Path:
-    """Learn the token of a defect type; a run that was stopped goes on from its last checkpoint.
+    """Learn the token of a defect type and return its file; a run that was stopped goes on from its last checkpoint.
 
     Args:
         model: pipeline, on the device of this process.
         shots: images ``(H, W, 3)`` uint8 RGB and masks ``(H, W)`` bool.
-        defect_type: names the token.
         folder: of this run.
-        settings: how.
         accelerator: of accelerate; one is made if ``None``.
         facts: what the file should say beside its token, such as the shots.
         preview: how previews are generated.
         say: prints a line.
-
-    Returns:
-        The file of the token.
 
     Raises:
         ValueError: if the folder holds a run of other settings, or the size cannot be computed.
@@ -328,10 +277,8 @@ def write_preview(
     """
     images, masks = data.images[:_COLUMNS], data.masks[:_COLUMNS]
     generators = [stream_generator(data.settings.seed, 'preview', number) for number in range(len(images))]
-    with torch.no_grad():
-        condition = model.encode_text([f'a photo of {data.token}'] * len(images), bank)
-        empty = model.encode_unconditional([''] * len(images))
-        made = to_uint8(generate(model, images, masks, condition, empty, generators, settings))
+    texts = model.encode_guided([f'a photo of {data.token}'] * len(images), bank=bank)
+    made = to_uint8(generate(model, images, masks, texts, generators, settings))
     originals = to_uint8(images)
     pasted = [paste_back(o, m, mask[0].numpy()) for o, m, mask in zip(originals, made, masks, strict=True)]
     write_image(path, np.concatenate([np.concatenate(list(originals), 1), np.concatenate(pasted, 1)]))
@@ -376,8 +323,7 @@ def _restore(folder: Path, inversion: TokenInversion, optimizer, is_main: bool) 
         state = torch.load(place, map_location='cpu', weights_only=True)
     except (RuntimeError, EOFError, OSError, ValueError) as err:
         raise ValueError(
-            f'{place} must be a checkpoint of `tools/generate.py learn`, but it cannot be read ({err}); remove it to '
-            'start anew.'
+            f'{place} must be a checkpoint of `learn`, but it cannot be read ({err}); remove it to start anew.'
         ) from err
     with torch.no_grad():
         for own, stored in zip(inversion.vectors, state['vectors'], strict=True):

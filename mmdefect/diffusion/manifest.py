@@ -26,47 +26,32 @@ from typing import TypeVar
 
 from filelock import FileLock
 
-from mmdefect.files import write_json
+from mmdefect.files import read_json, write_json
 
 FORMAT = 'mmdefect-generated/1'
+Entry = TypeVar('Entry')
 Job = TypeVar('Job')
 
 
 @dataclass(frozen=True)
 class Record:
-    """One generated image.
+    """One generated image."""
 
-    Attributes:
-        id: name within the set, unique; also the stem of its files.
-        image: file, relative to the set.
-        source: image it was made from.
-        mask: file of the generated part, relative to the set; ``None``: the whole image may have changed.
-        mask_kind: ``box``, ``perlin``, ``scratch``, ``donor``, ``given``; ``None`` without a mask.
-        source_label: label file of the source, if one is known.
-        defect_type: what it should show; ``None`` when the prompt alone says it.
-        class_id: class of that type in a label map, 1..K, if known.
-        source_prompt: text of the source in an edit.
-        negative_prompt: text it was kept away from.
-        model: folder or hub id of the pipeline.
-        scores: numbers about it, such as ``psnr_edit``.
-        extra: anything else worth keeping.
-    """
-
-    id: str
-    image: str
-    source: str
+    id: str  # name within the set, unique; also the stem of its files
+    image: str  # file, relative to the set
+    source: str  # image it was made from
     seed: int
     prompt: str
-    model: str
-    mask: str | None = None
-    mask_kind: str | None = None
-    source_label: str | None = None
-    defect_type: str | None = None
-    class_id: int | None = None
-    source_prompt: str | None = None
-    negative_prompt: str | None = None
-    scores: dict[str, float] = field(default_factory=dict)
-    extra: dict = field(default_factory=dict)
+    model: str  # folder or hub id of the pipeline
+    mask: str | None = None  # file of the generated part, relative to the set; `None`: the whole image may have changed
+    mask_kind: str | None = None  # `box`, `perlin`, `scratch`, `donor`, `given`; `None` without a mask
+    source_label: str | None = None  # label file of the source, if one is known
+    defect_type: str | None = None  # what it should show; `None` when the prompt alone says it
+    class_id: int | None = None  # class of that type in a label map, 1..K, if known
+    source_prompt: str | None = None  # text of the source in an edit
+    negative_prompt: str | None = None  # text it was kept away from
+    scores: dict[str, float] = field(default_factory=dict)  # numbers about it, such as `psnr_edit`
+    extra: dict = field(default_factory=dict)  # anything else worth keeping
 
 
 class Manifest:
@@ -77,14 +62,7 @@ class Manifest:
         self.path = self.folder / 'manifest.jsonl'
 
     def start(self, settings: dict) -> None:
-        """Open the set for writing: store its settings, or compare them with those it was begun with.
-
-        Args:
-            settings: JSON values; whatever changes an image.
-
-        Raises:
-            ValueError: if the folder holds images of other settings.
-        """
+        """Store the settings of the set, JSON values, or raise ``ValueError`` if it was begun with others."""
         settings = json.loads(json.dumps(dict(settings, format=FORMAT)))
         place = self.folder / 'settings.json'
         with self._lock():
@@ -98,15 +76,11 @@ class Manifest:
     def settings(self) -> dict:
         """Return the settings of the set; ``ValueError`` if there are none or they are of another format."""
         place = self.folder / 'settings.json'
-        try:
-            settings = json.loads(place.read_text(encoding='utf-8'))
-        except FileNotFoundError as err:
+        if not place.is_file():
             raise ValueError(
-                f'{self.folder} must be a generated set with settings.json, but it has none; '
-                'make one with tools/generate.py.'
-            ) from err
-        except json.JSONDecodeError as err:
-            raise ValueError(f'{place} must be JSON, but it cannot be read ({err}); make the set again.') from err
+                f'{self.folder} must be a generated set with settings.json; make one with tools/generate.py.'
+            )
+        settings = read_json(place)
         if settings.get('format') != FORMAT:
             raise ValueError(
                 f'{place} must have format {FORMAT!r}, got {settings.get("format")!r}; make the set again.'
@@ -128,8 +102,7 @@ class Manifest:
                 if number == len(lines):  # no line break behind it: the process died while it wrote
                     continue
                 raise ValueError(
-                    f'{self.path}:{number} must be a record of a generated image, but it is not ({err}); '
-                    'remove the line, the image will be made again.'
+                    f'{self.path}:{number} must be a record, but it is not ({err}); remove the line to make it again.'
                 ) from err
             records[record.id] = record
         return [r for r in records.values() if (self.folder / r.image).is_file()]
@@ -157,8 +130,7 @@ class Manifest:
                 file.truncate(size)
                 raise OSError(
                     err.errno,
-                    f'{self.path} must take one more line, but writing fails ({err.strerror}); make room and start the '
-                    'same command again: what is finished is kept and not made twice',
+                    f'{self.path} must take a line, but writing fails ({err.strerror}); free space and start again',
                 ) from err
 
     def _lock(self) -> FileLock:
@@ -176,6 +148,19 @@ def check_same_settings(folder: Path, known: dict, now: dict) -> None:
             )
 
 
+def read_entries(path: Path, form: str, key: str, entry: type[Entry], advice: str) -> tuple[dict, list[Entry]]:
+    """Return the JSON of a set that lists entries under ``key``, and the entries; ``ValueError`` with ``advice``."""
+    try:
+        body = json.loads(path.read_text(encoding='utf-8'))
+        entries = [entry(**e) for e in body[key]]
+    except (OSError, ValueError, KeyError, TypeError) as err:
+        raise ValueError(f'{path} must list {key}, but it cannot be read ({err}); {advice}') from err
+    if body.get('format') != form or not entries:
+        found = f'{body.get("format")!r} with {len(entries)}'
+        raise ValueError(f'{path} must have format {form!r} and list {key}, got {found}; {advice}')
+    return body, entries
+
+
 def seed_of(seed: int, name: str) -> int:
     """Return the seed of one image: it depends on its name, not on what else is made."""
     return int.from_bytes(hashlib.sha256(f'{seed}/{name}'.encode()).digest()[:4], 'big')
@@ -186,8 +171,7 @@ def check_unique(names: Sequence[str]) -> None:
     twice = next((name for name, count in Counter(names).items() if count > 1), None)
     if twice is not None:
         raise ValueError(
-            f'each generated image must have its own name, but {twice!r} comes twice; images or masks of one name '
-            'lie in several folders. Rename them, or make two sets.'
+            f'each image of a set must have its own name, but {twice!r} comes twice; rename one, or make two sets.'
         )
 
 

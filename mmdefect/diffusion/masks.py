@@ -15,7 +15,6 @@ A set is one PNG for each mask and ``masks.json``: ``{"format": "mmdefect-masks/
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import zlib
@@ -29,6 +28,7 @@ import torch
 from numpy import ndarray
 
 from mmdefect.diffusion.images import bounding_box, write_image
+from mmdefect.diffusion.manifest import read_entries
 from mmdefect.extras import require
 from mmdefect.files import write_json
 from mmdefect.synthesis.library import DefectLibrary
@@ -53,15 +53,13 @@ class BoxRange:
     def __post_init__(self) -> None:
         if not isinstance(self.rotate, bool):
             raise ValueError(
-                f'`rotate` of {self.name} must be true or false, got {self.rotate!r}; a text such as "False" counts as '
-                'true in many programs, so none is taken.'
+                f'`rotate` of {self.name} must be true or false, got {self.rotate!r}; write it without quotes.'
             )
         for side, value in (('width', self.width_range), ('height', self.height_range)):
             good = len(value) == 2 and all(isinstance(v, (int, float)) for v in value)
             if not good or not 0 < value[0] <= value[1] <= 1:
                 raise ValueError(
-                    f'`{side}` of {self.name} must satisfy 0 < low <= high <= 1, got {list(value)}; it is a fraction '
-                    'of the image.'
+                    f'`{side}` of {self.name} must be a fraction of the image, 0 < low <= high <= 1, got {list(value)}.'
                 )
 
     def __str__(self) -> str:
@@ -119,17 +117,11 @@ def find_range(ranges: dict[str, dict[str, BoxRange]], category: str, kind: str)
 
 @dataclass(frozen=True)
 class Box:
-    """One sampled box, in pixels.
+    """One sampled box, in pixels."""
 
-    Attributes:
-        center_rc: row and column of its centre; the upright box lies inside the frame.
-        size_hw: height and width before it is turned.
-        degrees: turn about the centre, 0 to 180.
-    """
-
-    center_rc: tuple[float, float]
-    size_hw: tuple[int, int]
-    degrees: float = 0.0
+    center_rc: tuple[float, float]  # row and column of its centre; the upright box lies inside the frame
+    size_hw: tuple[int, int]  # height and width before it is turned
+    degrees: float = 0.0  # turn about the centre, 0 to 180
 
 
 def sample_box(box_range: BoxRange, size_hw: tuple[int, int], generator: torch.Generator) -> Box:
@@ -193,13 +185,9 @@ def fit_box(
 
     Args:
         allowed: ``(H, W)`` bool.
-        generator: CPU generator.
         min_overlap: share of the box that must be exceeded.
-        attempts: boxes tried at most.
+        attempts: boxes tried at most; ``ValueError`` names the range when none fits.
         where: the region in words, for the message.
-
-    Raises:
-        ValueError: naming the range, when none of the boxes fits.
     """
     best = 0.0
     for _ in range(attempts):
@@ -258,9 +246,6 @@ def sample_donor_shape(
     """Return the outline of a real defect scaled into the frame, ``(h, w)`` bool, and the image it comes from.
 
     The proportions of the defect are kept; its longer axis goes along the longer side of the frame.
-
-    Raises:
-        ValueError: if the library has no defect of the class.
     """
     rows = np.arange(len(library)) if class_id is None else np.flatnonzero(library.table['class_id'] == class_id)
     if not len(rows):
@@ -284,24 +269,15 @@ def sample_donor_shape(
 
 @dataclass(frozen=True)
 class MaskRule:
-    """How masks are sampled.
-
-    Attributes:
-        kind: one of :data:`SHAPES`.
-        min_overlap: share of the box that must lie on the allowed region.
-        attempts: boxes tried at most for one mask.
-        library: defects whose outlines are used; for ``donor``.
-        class_id: class of the donors; ``None`` takes all.
-        clip: whether what lies beyond the allowed region is cut off; ``None``: of shapes, but not of boxes.
-    """
+    """How masks are sampled."""
 
     box_range: BoxRange
-    kind: str = 'box'
-    min_overlap: float = 0.75
-    attempts: int = 1000
-    library: DefectLibrary | None = None
-    class_id: int | None = None
-    clip: bool | None = None
+    kind: str = 'box'  # one of :data:`SHAPES`
+    min_overlap: float = 0.75  # share of the box that must lie on the allowed region
+    attempts: int = 1000  # boxes tried at most for one mask
+    library: DefectLibrary | None = None  # defects whose outlines are used; for `donor`
+    class_id: int | None = None  # class of the donors; `None` takes all
+    clip: bool | None = None  # cut off what lies beyond the allowed region; `None`: of shapes, but not of boxes
 
     def __post_init__(self) -> None:
         if self.kind not in SHAPES:
@@ -317,13 +293,10 @@ class MaskRule:
 def sample_mask(
     rule: MaskRule, allowed: ndarray, generator: torch.Generator, where: str = 'the allowed region'
 ) -> tuple[ndarray, dict]:
-    """Sample one mask on the allowed region, ``(H, W)`` bool.
+    """Sample one mask on the allowed region, ``(H, W)`` bool; ``where`` names the region in messages.
 
     Returns:
         ``(H, W)`` bool, not empty, and what was sampled: ``box``, ``overlap``, ``donor``.
-
-    Raises:
-        ValueError: if the range does not fit; ``where`` names the region in the message.
     """
     box, share = fit_box(rule.box_range, allowed, generator, rule.min_overlap, rule.attempts, where)
     facts = dict(box=dict(center_rc=list(box.center_rc), size_hw=list(box.size_hw), degrees=box.degrees), overlap=share)
@@ -360,12 +333,13 @@ def write_masks(
 ) -> list[MaskEntry]:
     """Sample ``count`` masks of each defect type on one region and write them, without the list.
 
+    The same seed gives the same masks, whatever else is sampled.
+
     Args:
         category: product, part of the file names.
         rules: how masks are sampled, by defect type.
         source: image that the region belongs to; ``None``: any.
         region: ``(H, W)`` bool, where masks may lie.
-        seed: the same seed gives the same masks, whatever else is sampled.
     """
     entries = []
     for defect_type, rule in rules.items():
@@ -386,14 +360,5 @@ def write_list(folder: str | os.PathLike, entries: Sequence[MaskEntry]) -> None:
 
 def read_list(folder: str | os.PathLike) -> list[MaskEntry]:
     """Read ``masks.json``; ``ValueError`` if it is missing or broken, or the set is empty."""
-    path = Path(folder) / 'masks.json'
-    advice = 'make it with `tools/generate.py masks`.'
-    try:
-        body = json.loads(path.read_text(encoding='utf-8'))
-        entries = [MaskEntry(**e) for e in body['masks']]
-    except (OSError, ValueError, KeyError, TypeError) as err:
-        raise ValueError(f'{folder} must be a set of masks, but masks.json cannot be read ({err}); {advice}') from err
-    if body.get('format') != FORMAT or not entries:
-        found = f'{body.get("format")!r} with {len(entries)}'
-        raise ValueError(f'{path} must have format {FORMAT!r} and at least one mask, got {found}; {advice}')
-    return entries
+    advice = 'make the set with `tools/generate.py masks`.'
+    return read_entries(Path(folder) / 'masks.json', FORMAT, 'masks', MaskEntry, advice)[1]

@@ -43,15 +43,10 @@ _UNUSED = {'safety_checker', 'feature_extractor', 'image_encoder'}
 
 @dataclass(frozen=True)
 class TextCondition:
-    """Encoded text.
+    """Encoded text."""
 
-    Attributes:
-        tokens: ``(B, L, D)`` float.
-        pooled: ``(B, P)`` float for SDXL, otherwise ``None``.
-    """
-
-    tokens: Tensor
-    pooled: Tensor | None = None
+    tokens: Tensor  # `(B, L, D)` float
+    pooled: Tensor | None = None  # `(B, P)` float for SDXL, otherwise `None`
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -67,16 +62,10 @@ class TextCondition:
 
 
 class LatentModel:
-    """A loaded pipeline, taken apart; its networks are frozen.
-
-    Args:
-        pipeline: of diffusers.
-        kind: ``ldm``, ``sd`` or ``sdxl``.
-        name: folder or hub id, for manifests and messages.
-        device: where it computes.
-        dtype: number format of the network; latents and losses are float32.
+    """A loaded pipeline of diffusers, taken apart; its networks are frozen, latents and losses are float32.
 
     Attributes:
+        kind: ``ldm``, ``sd`` or ``sdxl``.
         unet: predicts the noise.
         vae: between images and latents.
         tokenizers: one for each text encoder.
@@ -163,6 +152,11 @@ class LatentModel:
         keep = torch.tensor([bool(text) for text in texts], device=condition.tokens.device)
         return TextCondition(condition.tokens * keep[:, None, None], condition.pooled * keep[:, None])
 
+    @torch.no_grad()
+    def encode_guided(self, texts: Sequence[str], negative: str = '', bank: TokenBank | None = None) -> TextCondition:
+        """Encode ``2 * B`` texts for guidance: what it leads away from, then what it leads to."""
+        return TextCondition.cat([self.encode_unconditional([negative] * len(texts)), self.encode_text(texts, bank)])
+
     def encode_images(self, images: Tensor) -> Tensor:
         """Return latents, ``(B, 4, H / f, W / f)`` float32, of images, ``(B, 3, H, W)`` float in [0, 1], RGB.
 
@@ -178,12 +172,9 @@ class LatentModel:
         return (self.vae.decode(latents.to(self._vae_dtype())).sample.float() / 2 + 0.5).clamp(0, 1)
 
     def predict(self, latents: Tensor, step: Tensor | int, condition: TextCondition) -> Tensor:
-        """Return the output of the network, ``(B, 4, h, w)`` float32.
+        """Return the output of the network, ``(B, 4, h, w)`` float32, for noisy latents of that shape.
 
-        Args:
-            latents: ``(B, 4, h, w)`` float, noisy.
-            step: training step, a number or ``(B,)``.
-            condition: one text for each latent.
+        ``step`` is the training step, a number or ``(B,)``; ``condition`` has one text for each latent.
         """
         added = None
         if self.kind == 'sdxl':
@@ -212,25 +203,15 @@ class LatentModel:
 
 @dataclass(frozen=True)
 class ModelOptions:
-    """How a pipeline is held in memory.
+    """How a pipeline is held in memory."""
 
-    Attributes:
-        device: such as ``cpu``, ``cuda``, ``cuda:1``.
-        dtype: ``fp32``, ``fp16`` or ``bf16``.
-        offload: ``none``; ``model`` keeps one part at a time on the device; ``sequential`` one layer at a time.
-        attention_slicing: compute attention in parts.
-        vae_tiling: encode and decode large images in tiles, images of a batch one by one.
-        revision: of a hub id.
-        variant: of the weight files, such as ``fp16``.
-    """
-
-    device: str = 'cpu'
-    dtype: str = 'fp32'
-    offload: str = 'none'
-    attention_slicing: bool = False
-    vae_tiling: bool = False
-    revision: str | None = None
-    variant: str | None = None
+    device: str = 'cpu'  # such as `cpu`, `cuda`, `cuda:1`
+    dtype: str = 'fp32'  # `fp32`, `fp16` or `bf16`
+    offload: str = 'none'  # `none`; `model` keeps one part at a time on the device; `sequential` one layer at a time
+    attention_slicing: bool = False  # compute attention in parts
+    vae_tiling: bool = False  # encode and decode large images in tiles, images of a batch one by one
+    revision: str | None = None  # of a hub id
+    variant: str | None = None  # of the weight files, such as `fp16`
 
     def __post_init__(self) -> None:
         if self.dtype not in DTYPES:
@@ -253,7 +234,6 @@ def load_model(name: str | os.PathLike, options: ModelOptions | None = None) -> 
 
     Raises:
         ValueError: if there is no such pipeline, it is of an unsupported kind, or weights are missing or do not fit.
-        ImportError: if a package of the extra ``generation`` is missing.
     """
     require('generation', 'diffusers', 'transformers', 'safetensors', who='a diffusion model')
     import diffusers
@@ -349,8 +329,7 @@ def _check_parts(folder: Path, index: dict) -> None:
         if is_network and not any(p.suffix in _WEIGHTS for p in place.iterdir()):
             held = ', '.join(sorted(p.name for p in place.iterdir()))
             raise ValueError(
-                f'{place} must hold weights ({" or ".join(_WEIGHTS)}), but it holds {held} only; download the whole '
-                'model.'
+                f'{place} must hold weights ({" or ".join(_WEIGHTS)}), but it holds {held} only; download all of it.'
             )
 
 
@@ -365,8 +344,7 @@ def _check_network(pipeline, name: str) -> None:
     prediction = pipeline.scheduler.config.get('prediction_type', 'epsilon')
     if prediction not in ('epsilon', 'v_prediction'):
         raise ValueError(
-            f'the network of {name} must predict noise or velocity (epsilon, v_prediction), but its scheduler '
-            f'says {prediction}; take another model.'
+            f'the network of {name} must predict epsilon or v_prediction, but its scheduler says {prediction}.'
         )
 
 

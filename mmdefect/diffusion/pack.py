@@ -51,19 +51,12 @@ class PackedImage:
 
 @dataclass(frozen=True)
 class PackedSet:
-    """A packed set on disk.
+    """A packed set on disk."""
 
-    Attributes:
-        folder: its place.
-        classes: names, the normal class first.
-        labels: ``relabelled``, ``copied`` or ``boxes``.
-        images: its images, paths relative to the folder.
-    """
-
-    folder: Path
-    classes: tuple[str, ...]
-    labels: str
-    images: tuple[PackedImage, ...]
+    folder: Path  # its place
+    classes: tuple[str, ...]  # names, the normal class first
+    labels: str  # `relabelled`, `copied` or `boxes`
+    images: tuple[PackedImage, ...]  # its images, paths relative to the folder
 
 
 def read_pack(folder: str | Path) -> PackedSet:
@@ -106,15 +99,9 @@ def pair_of(entry: Mapping, label: Path | None) -> Pair:
 
 
 def pack_relabelled(relabelled: Path, out: Path, decisions: Mapping[str, Decision]) -> PackedSet:
-    """Pack the accepted edits of a relabelled folder with their new labels.
+    """Pack the accepted edits of a relabelled folder with their new labels into ``out``, which must not exist.
 
-    Args:
-        relabelled: folder that ``relabel`` wrote.
-        out: folder of the set; must not exist.
-        decisions: of a reviewer; they beat the automatic verdict.
-
-    Raises:
-        ValueError: if nothing is accepted, or ``out`` exists.
+    Decisions of a reviewer beat the automatic verdict.
     """
     content = read_relabelled(relabelled)
     classes, chosen = content['classes'], choose(content['entries'], decisions)
@@ -159,24 +146,16 @@ def pack_copied(pairs: Sequence[Pair], classes: Sequence[str], out: Path) -> Pac
 def pack_boxes(
     generated: Path, classes: Sequence[str], out: Path, class_ids: Mapping[str, int] | None = None
 ) -> PackedSet:
-    """Pack every image of a sampled set with its mask as label.
+    """Pack every image of a sampled set with its mask as label into ``out``, which must not exist.
 
-    Args:
-        generated: set that ``sample`` wrote.
-        classes: names, the normal class first.
-        out: folder of the packed set; must not exist.
-        class_ids: class of each defect type; of others what the manifest says, or the class of that name.
-
-    Raises:
-        ValueError: if an image has no mask or its type no class, or ``out`` exists.
+    ``class_ids`` is the class of each defect type; of others it is what the manifest says, or the class of that name.
     """
     pairs = find_pairs(generated)
     ids = {}
     for pair in pairs:
         if pair.mask is None:
             raise ValueError(
-                f'every image of {generated} must have a mask to take as label, but {pair.name} has none: it was '
-                'edited, not sampled; use relabel and pack.'
+                f'every image of {generated} must have a mask, but {pair.name} was edited: use relabel and pack.'
             )
         name, known = pair.origin['defect_type'], pair.origin['class_id']
         if known is None and name in classes:

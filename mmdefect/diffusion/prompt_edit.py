@@ -29,36 +29,20 @@ MODES = ('replace', 'refine', 'auto')
 
 @dataclass(frozen=True)
 class EditSettings:
-    """How an image is edited.
+    """How an image is edited."""
 
-    Attributes:
-        mode: ``replace``, ``refine`` or ``auto``, see :func:`align`.
-        cross_replace: share of the steps in which the maps to the text are taken from the source. Published: 1.0.
-        self_replace: the same for the maps within the image. Published: 0.8 to 0.3.
-        self_pixels: only maps of at most so many pixels are taken.
-        weight: factor on the attention to the new words; published 2.
-        local_blend: whether the source is kept where the words do not attend.
-        blend_threshold: attention, relative to its maximum, above which a pixel may change.
-        blend_start: share of the steps before the blend sets in.
-        blend_factor: side of the latents over side of the maps that are looked at; the published maps are 32 x 32 for
-            latents of 64 x 64.
-        guidance: weight of the text.
-        alpha: of RLI.
-        places: where RLI acts, among :data:`PLACES`.
-    """
-
-    mode: str = 'replace'
-    cross_replace: float = 1.0
-    self_replace: float = 0.8
-    self_pixels: int = 1024
-    weight: float = 2.0
-    local_blend: bool = True
-    blend_threshold: float = 0.3
-    blend_start: float = 0.2
-    blend_factor: int = 2
-    guidance: float = 5.0
-    alpha: float = 0.1
-    places: Sequence[str] = ('up',)
+    mode: str = 'replace'  # `replace`, `refine` or `auto`, see :func:`align`
+    cross_replace: float = 1.0  # share of the steps in which maps to the text come from the source; published 1.0
+    self_replace: float = 0.8  # the same for the maps within the image; published 0.8 to 0.3
+    self_pixels: int = 1024  # only maps of at most so many pixels are taken
+    weight: float = 2.0  # factor on the attention to the new words; published 2
+    local_blend: bool = True  # whether the source is kept where the words do not attend
+    blend_threshold: float = 0.3  # attention, relative to its maximum, above which a pixel may change
+    blend_start: float = 0.2  # share of the steps before the blend sets in
+    blend_factor: int = 2  # side of the latents over side of the maps that are used; published 64 / 32
+    guidance: float = 5.0  # weight of the text
+    alpha: float = 0.1  # of RLI
+    places: Sequence[str] = ('up',)  # where RLI acts, among :data:`PLACES`
 
     def __post_init__(self) -> None:
         for name in ('cross_replace', 'self_replace', 'blend_threshold', 'blend_start', 'alpha'):
@@ -74,9 +58,8 @@ class EditSettings:
 
 @dataclass(frozen=True)
 class AttentionSite:
-    """One attention layer: its name in the network, ``down``, ``mid`` or ``up``, and whether it attends to the text."""
+    """One attention layer: ``down``, ``mid`` or ``up``, and whether it attends to the text."""
 
-    name: str
     place: str
     is_cross: bool
 
@@ -86,19 +69,13 @@ def site_of(name: str) -> AttentionSite:
     place = next((p for p in PLACES if name.startswith(f'{p}_block')), None)
     if place is None or ('attn1' in name) == ('attn2' in name):
         raise ValueError(
-            f'the network must consist of down, mid and up blocks with attn1 and attn2, but it has {name}; '
-            'it is no UNet2DConditionModel with transformer blocks.'
+            f'the network must be a UNet2DConditionModel with transformer blocks, but it has an attention {name}.'
         )
-    return AttentionSite(name, place, 'attn2' in name)
+    return AttentionSite(place, 'attn2' in name)
 
 
 class ControlledAttention:
-    """Attention processor of diffusers that lets an editor see the maps and interpolates self-attention.
-
-    Args:
-        editor: ``None`` changes no map.
-        alpha: of RLI, for self-attention; 0 switches it off.
-    """
+    """Attention processor of diffusers: an editor, if any, sees the maps; RLI with ``alpha`` acts on self-attention."""
 
     def __init__(self, site: AttentionSite, editor: PromptEditor | None, alpha: float) -> None:
         self.site, self.editor, self.alpha = site, editor, 0.0 if site.is_cross else alpha
@@ -124,13 +101,7 @@ class ControlledAttention:
 def controlled(
     model: LatentModel, editor: PromptEditor | None = None, alpha: float = 0.0, places: Sequence[str] = ('up',)
 ) -> Iterator[None]:
-    """Control the attention of a network inside the block; afterwards it is as before.
-
-    Args:
-        editor: of attention maps.
-        alpha: of RLI, in [0, 1].
-        places: where RLI acts, among :data:`PLACES`.
-    """
+    """Control the attention of a network inside the block: an editor of its maps, and RLI at ``places``."""
     before = model.unet.attn_processors
     sites = {name: site_of(name) for name in before}
     processors = {n: ControlledAttention(s, editor, alpha if s.place in places else 0.0) for n, s in sites.items()}
@@ -147,29 +118,20 @@ def map_size(pixels: int, size_hw: tuple[int, int]) -> tuple[int, int]:
     height, width = round(size_hw[0] / factor), round(size_hw[1] / factor)
     if height * width != pixels:
         raise ValueError(
-            f'an attention map of {pixels} pixels must be a scaled copy of latents of {size_hw}, but no scale fits; '
-            'compute a size that is a multiple of 64.'
+            f'a map of {pixels} pixels must be a scaled copy of latents of {size_hw}; compute a multiple of 64.'
         )
     return height, width
 
 
 @dataclass(frozen=True)
 class Alignment:
-    """How the tokens of two texts correspond.
+    """How the tokens of two texts correspond."""
 
-    Attributes:
-        source: ``(77,)`` int64, for each token of the edited text the token of the source text it corresponds to.
-        carried: ``(77,)`` bool, whether it takes that token's attention; others keep their own.
-        changed_source: ``(77,)`` bool, tokens of the source text that are replaced.
-        changed_target: ``(77,)`` bool, tokens of the edited text that are new.
-        mode: ``replace`` or ``refine``.
-    """
-
-    source: Tensor
-    carried: Tensor
-    changed_source: Tensor
-    changed_target: Tensor
-    mode: str
+    source: Tensor  # `(77,)` int64, for each token of the edited text the token of the source text it corresponds to
+    carried: Tensor  # `(77,)` bool, whether it takes that token's attention; others keep their own
+    changed_source: Tensor  # `(77,)` bool, tokens of the source text that are replaced
+    changed_target: Tensor  # `(77,)` bool, tokens of the edited text that are new
+    mode: str  # `replace` or `refine`
 
 
 def align(model: LatentModel, source: str, target: str, mode: str = 'replace') -> Alignment:
@@ -179,9 +141,6 @@ def align(model: LatentModel, source: str, target: str, mode: str = 'replace') -
         mode: ``replace``: word by word, every token takes the attention of its counterpart; the texts must have equally
             many words and counterparts equally many tokens. ``refine``: tokens that both texts have in the same order
             take the attention, new ones keep their own. ``auto``: ``replace`` where it is possible.
-
-    Raises:
-        ValueError: if ``replace`` is impossible, naming the words, or a text is too long.
     """
     if mode not in MODES:
         raise ValueError(f'`mode` must be one of {", ".join(MODES)}, got {mode!r}.')
@@ -258,12 +217,7 @@ def word_tokens(model: LatentModel, text: str, words: Sequence[str]) -> Tensor:
 class PromptEditor:
     """Edits the attention maps of a pass over ``[empty source, empty edited, source, edited]``, ``B`` images each.
 
-    Args:
-        alignment: of the texts.
-        weights: ``(77,)`` float factors on the attention of the edited image to its tokens.
-        settings: how.
-        steps: of the run.
-        latent_hw: height and width of the latents.
+    ``weights`` are ``(77,)`` float factors on the attention of the edited image to its tokens.
     """
 
     def __init__(
@@ -362,8 +316,6 @@ def edit_latents(
         condition: source text of each image.
         target: edited text of each image.
         empties: unconditional text of every step, see :mod:`~mmdefect.diffusion.inversion`.
-        steps: of the run.
-        editor: of the attention maps.
     """
     settings = editor.settings
     latents = torch.cat([start, start])

@@ -47,18 +47,14 @@ _UNETS = {
 }
 #: Text encoders: width, layers, heads, projection.
 _TEXTS = {'tiny': ((32, 2, 4, 32), (16, 2, 4, 16)), 'full': ((768, 12, 12, 768), (1280, 32, 20, 1280))}
+#: Layers of a block and groups of its normalisation, of autoencoder and network.
+_BLOCKS = {'tiny': dict(layers_per_block=1, norm_num_groups=4), 'full': dict(layers_per_block=2, norm_num_groups=32)}
 
 
 def build_pipeline(kind: str, size: str = 'tiny', seed: int = 0):
-    """Return a pipeline of diffusers with random weights.
+    """Return a pipeline of diffusers with random weights; the state of torch's own generator is left as it was.
 
-    Args:
-        kind: ``ldm``, ``sd`` or ``sdxl``.
-        size: ``tiny`` computes images of 32 pixels at once on a CPU; ``full`` has the shapes of the published models.
-        seed: of the weights; the state of torch's own generator is left as it was.
-
-    Raises:
-        ValueError: for another kind or size.
+    ``size``: ``tiny`` computes images of 32 pixels at once on a CPU; ``full`` has the shapes of the published models.
     """
     if kind not in KINDS or size not in SIZES:
         raise ValueError(
@@ -107,16 +103,10 @@ def _build_sd(size: str):
     tokenizer = _build_tokenizer('<|endoftext|>')
     with torch.device('cpu'):
         scheduler = PNDMScheduler(skip_prk_steps=True, set_alpha_to_one=False, **_NOISE)
-    return StableDiffusionPipeline(
-        vae=_build_vae(size, 0.18215),
-        tokenizer=tokenizer,
-        scheduler=scheduler,
-        text_encoder=CLIPTextModel(_text_config(tokenizer, size, 0)).eval(),
-        unet=_build_unet('sd', size),
-        safety_checker=None,
-        feature_extractor=None,
-        requires_safety_checker=False,
-    )
+    parts = dict(vae=_build_vae(size, 0.18215), tokenizer=tokenizer, scheduler=scheduler)
+    parts['text_encoder'] = CLIPTextModel(_text_config(tokenizer, size, 0)).eval()
+    unused = dict(safety_checker=None, feature_extractor=None, requires_safety_checker=False)
+    return StableDiffusionPipeline(unet=_build_unet('sd', size), **parts, **unused)
 
 
 def _build_sdxl(size: str):
@@ -124,21 +114,13 @@ def _build_sdxl(size: str):
     from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
     tokenizer, second = _build_tokenizer('<|endoftext|>'), _build_tokenizer('!')
-    encoders = (
-        CLIPTextModel(_text_config(tokenizer, size, 0)).eval(),
-        CLIPTextModelWithProjection(_text_config(second, size, 1)).eval(),
-    )
+    parts = dict(tokenizer=tokenizer, tokenizer_2=second)
+    parts['text_encoder'] = CLIPTextModel(_text_config(tokenizer, size, 0)).eval()
+    parts['text_encoder_2'] = CLIPTextModelWithProjection(_text_config(second, size, 1)).eval()
     with torch.device('cpu'):
         scheduler = EulerDiscreteScheduler(timestep_spacing='leading', **_NOISE)
-    return StableDiffusionXLPipeline(
-        vae=_build_vae(size, 0.13025),
-        text_encoder=encoders[0],
-        text_encoder_2=encoders[1],
-        tokenizer=tokenizer,
-        tokenizer_2=second,
-        unet=_build_unet('sdxl', size),
-        scheduler=scheduler,
-    )
+    vae, unet = _build_vae(size, 0.13025), _build_unet('sdxl', size)
+    return StableDiffusionXLPipeline(vae=vae, unet=unet, scheduler=scheduler, **parts)
 
 
 def _build_tokenizer(pad_token: str):
@@ -185,24 +167,20 @@ def _build_vae(size: str, scaling: float):
 
     channels = (8, 16) if size == 'tiny' else (128, 256, 512, 512)
     return AutoencoderKL(
-        in_channels=3,
-        out_channels=3,
         latent_channels=4,
         block_out_channels=channels,
-        layers_per_block=1 if size == 'tiny' else 2,
         down_block_types=('DownEncoderBlock2D',) * len(channels),
         up_block_types=('UpDecoderBlock2D',) * len(channels),
         scaling_factor=scaling,
-        norm_num_groups=4 if size == 'tiny' else 32,
         sample_size=32 if size == 'tiny' else 512,
+        **_BLOCKS[size],
     ).eval()
 
 
 def _build_unet(kind: str, size: str):
     from diffusers import UNet2DConditionModel
 
-    shape = _UNETS[kind, size]
-    options = {}
+    shape, options = _UNETS[kind, size], {}
     if 'layers' in shape:
         options = dict(
             transformer_layers_per_block=shape['layers'],
@@ -211,17 +189,13 @@ def _build_unet(kind: str, size: str):
             addition_time_embed_dim=shape['times'],
             projection_class_embeddings_input_dim=6 * shape['times'] + shape['pooled'],
         )
-    blocks = shape['blocks']
     return UNet2DConditionModel(
         sample_size=16 if size == 'tiny' else 64,
-        in_channels=4,
-        out_channels=4,
-        layers_per_block=1 if size == 'tiny' else 2,
         block_out_channels=shape['channels'],
-        norm_num_groups=4 if size == 'tiny' else 32,
         cross_attention_dim=shape['text'],
-        down_block_types=tuple((_CROSS if b else _PLAIN)[0] for b in blocks),
-        up_block_types=tuple((_CROSS if b else _PLAIN)[1] for b in reversed(blocks)),
+        down_block_types=tuple((_CROSS if b else _PLAIN)[0] for b in shape['blocks']),
+        up_block_types=tuple((_CROSS if b else _PLAIN)[1] for b in reversed(shape['blocks'])),
         attention_head_dim=shape['heads'],
+        **_BLOCKS[size],
         **options,
     ).eval()

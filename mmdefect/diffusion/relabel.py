@@ -45,35 +45,20 @@ UNCHANGED = 'no defect changed'
 
 @dataclass(frozen=True)
 class RelabelSettings:
-    """Thresholds; the defaults were chosen by looking at edits of 512 px images of metal parts, see docs/relabel.md.
+    """Thresholds; the defaults were chosen by looking at edits of 512 px images of metal parts, see docs/relabel.md."""
 
-    Attributes:
-        reach: pixels of jitter that explain a difference.
-        change_high: standard deviations of the reconstruction noise from which a pixel seeds a change.
-        visible_high: Lab units by which a seed must stand out more than in the source.
-        extent: share of both thresholds down to which a seed grows.
-        peak_share: pixels below this share of the peak of their defect are cut off; 0 cuts nothing.
-        min_area: smallest new defect in pixels.
-        close_radius: gaps of a new defect up to twice this many pixels are closed.
-        group_radius: new defects up to twice this many pixels apart share one class.
-        faded: share of its visibility that a pixel of a source defect must keep to be still there.
-        kept_share: share of the visible pixels that must be still there for a source defect to keep its mask.
-        vanished_share: share up to which it counts as gone.
-        regrow: pixels around a source defect in which its renewed mask may lie.
-    """
-
-    reach: int = 1
-    change_high: float = 6.0
-    visible_high: float = 10.0
-    extent: float = 0.5
-    peak_share: float = 0.3
-    min_area: int = 6
-    close_radius: int = 2
-    group_radius: int = 8
-    faded: float = 0.4
-    kept_share: float = 0.7
-    vanished_share: float = 0.25
-    regrow: int = 3
+    reach: int = 1  # pixels of jitter that explain a difference
+    change_high: float = 6.0  # standard deviations of the reconstruction noise from which a pixel seeds a change
+    visible_high: float = 10.0  # Lab units by which a seed must stand out more than in the source
+    extent: float = 0.5  # share of both thresholds down to which a seed grows
+    peak_share: float = 0.3  # pixels below this share of the peak of their defect are cut off; 0 cuts nothing
+    min_area: int = 6  # smallest new defect in pixels
+    close_radius: int = 2  # gaps of a new defect up to twice this many pixels are closed
+    group_radius: int = 8  # new defects up to twice this many pixels apart share one class
+    faded: float = 0.4  # share of its visibility that a pixel of a source defect must keep to be still there
+    kept_share: float = 0.7  # share of the visible pixels that must be still there for a source defect to keep its mask
+    vanished_share: float = 0.25  # share up to which it counts as gone
+    regrow: int = 3  # pixels around a source defect in which its renewed mask may lie
 
     def __post_init__(self) -> None:
         for name in ('extent', 'peak_share', 'faded', 'kept_share', 'vanished_share'):
@@ -88,44 +73,26 @@ class RelabelSettings:
 
 @dataclass(frozen=True)
 class Component:
-    """One defect of the source or of the edit.
+    """One defect of the source or of the edit."""
 
-    Attributes:
-        fate: ``kept``, ``changed``, ``vanished`` or ``new``.
-        class_id: its class; of a source defect that of its label.
-        box: ``(left, top, width, height)`` in pixels, of the new mask, or of the old one if it vanished.
-        old_area: pixels in the label of the source.
-        new_area: pixels in the new label.
-        retained: share of the visible pixels that are still there; 0 for a new one.
-        visibility: Lab units by which it stands out in the edit (in the source if it vanished).
-        distance: of its appearance to that of its class; 0 if it was not compared.
-    """
-
-    fate: str
-    class_id: int
-    box: tuple[int, int, int, int]
-    old_area: int
-    new_area: int
-    retained: float
-    visibility: float
-    distance: float = 0.0
+    fate: str  # `kept`, `changed`, `vanished` or `new`
+    class_id: int  # its class; of a source defect that of its label
+    box: tuple[int, int, int, int]  # (left, top, width, height) of the new mask, or of the old one if it vanished
+    old_area: int  # pixels in the label of the source
+    new_area: int  # pixels in the new label
+    retained: float  # share of the visible pixels that are still there; 0 for a new one
+    visibility: float  # Lab units by which it stands out in the edit (in the source if it vanished)
+    distance: float = 0.0  # of its appearance to that of its class; 0 if it was not compared
 
 
 @dataclass(frozen=True)
 class Relabelled:
-    """A new label with what it rests on.
+    """A new label with what it rests on."""
 
-    Attributes:
-        label: ``(H, W)`` uint8.
-        components: every defect of source and edit.
-        score: ``(H, W)`` float32, change in standard deviations of the reconstruction noise.
-        tone: shift, gain and offset of the whole edit.
-    """
-
-    label: ndarray
-    components: tuple[Component, ...]
-    score: ndarray
-    tone: change.ToneMatch
+    label: ndarray  # `(H, W)` uint8
+    components: tuple[Component, ...]  # every defect of source and edit
+    score: ndarray  # `(H, W)` float32, change in standard deviations of the reconstruction noise
+    tone: change.ToneMatch  # shift, gain and offset of the whole edit
 
 
 def relabel(
@@ -143,13 +110,8 @@ def relabel(
         source: ``(H, W, 3)`` uint8 RGB.
         edit: ``(H, W, 3)`` uint8 RGB, same size and pose.
         label: ``(H, W)`` integer label map of the source; 255 stays 255.
-        appearance: of the source classes.
         noise: ``(H, W, 3)`` of :func:`~mmdefect.diffusion.relabel_change.set_noise`; ``None`` takes the pair alone.
         probabilities: ``(K + 1, H, W)`` of a segmenter on the edit; it then decides the class of new defects.
-        settings: thresholds.
-
-    Raises:
-        ValueError: if the sizes differ.
     """
     settings = settings or RelabelSettings()
     size, given = source.shape[:2], dict(edit=edit, label=label, noise=noise)
@@ -238,7 +200,8 @@ def _follow_source(
             zone = cv2.dilate(inside.astype(np.uint8), _disc(settings.regrow)) > 0
             visible = seen >= np.maximum(settings.faded * seen_before, change.STANDS_OUT)
             alive = there | (fresh & zone) | (clear & alike & visible)
-            mask = _drop_small(_fill_holes(_close(alive, 2)) & zone & (result == 0), settings.min_area)
+            parts, large = _large_parts(_fill_holes(_close(alive, 2)) & zone & (result == 0), settings.min_area)
+            mask = large[parts]
             gone = retained <= settings.vanished_share and (fresh & zone).sum() < settings.min_area
             fate = VANISHED if gone or not mask.any() else CHANGED
         if fate == VANISHED:
@@ -318,11 +281,6 @@ def _large_parts(mask: ndarray, min_area: int) -> tuple[ndarray, ndarray]:
     return numbers, large
 
 
-def _drop_small(mask: ndarray, min_area: int) -> ndarray:
-    numbers, large = _large_parts(mask, min_area)
-    return large[numbers]
-
-
 def _fill_holes(mask: ndarray) -> ndarray:
     """Fill what a mask encloses: outlines of small defects are labelled with their inside."""
     contours, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
@@ -336,27 +294,16 @@ def _box(mask: ndarray) -> tuple[int, int, int, int]:
 
 @dataclass(frozen=True)
 class Limits:
-    """What an edit may do; the defaults were chosen by looking at edits, see docs/relabel.md.
+    """What an edit may do; the defaults were chosen by looking at edits, see docs/relabel.md."""
 
-    Attributes:
-        structure: least correlation of the gradients of source and edit.
-        shift: most pixels by which the image may be displaced.
-        inside: least share of the mask that must change.
-        outside: most share of the area outside the mask that may change.
-        overall: most share of an image without a mask that may change.
-        margin: pixels around a mask that count as neither inside nor outside; blended latents blur so far.
-        significant: standard deviations of the reconstruction noise from which a pixel counts as changed.
-        reject_unchanged: whether an edit in which no defect changed is rejected.
-    """
-
-    structure: float = 0.8
-    shift: float = 1.5
-    inside: float = 0.02
-    outside: float = 0.003
-    overall: float = 0.03
-    margin: int = 8
-    significant: float = 6.0
-    reject_unchanged: bool = False
+    structure: float = 0.8  # least correlation of the gradients of source and edit
+    shift: float = 1.5  # most pixels by which the image may be displaced
+    inside: float = 0.02  # least share of the mask that must change
+    outside: float = 0.003  # most share of the area outside the mask that may change
+    overall: float = 0.03  # most share of an image without a mask that may change
+    margin: int = 8  # pixels around a mask that count as neither inside nor outside; blended latents blur so far
+    significant: float = 6.0  # standard deviations of the reconstruction noise from which a pixel counts as changed
+    reject_unchanged: bool = False  # whether an edit in which no defect changed is rejected
 
 
 @dataclass(frozen=True)
@@ -379,18 +326,14 @@ def judge(
     """Decide whether an edit is fit for training.
 
     Args:
-        source: ``(H, W, 3)`` uint8 RGB.
-        edit: ``(H, W, 3)`` uint8 RGB.
+        source: ``(H, W, 3)`` uint8 RGB, as ``edit``.
         label: ``(H, W)`` label of the source.
-        relabelled: result of :func:`relabel`.
         mask: ``(H, W)`` bool, where the generator was to generate; ``None`` if it edited the whole image.
-        limits: what is allowed.
     """
     limits = limits or Limits()
     if mask is not None and (mask.shape != label.shape or not mask.any()):
         raise ValueError(
-            f'`mask` must have the size of its image, {label.shape}, and some pixel set, got {mask.shape} with '
-            f'{int(mask.sum())} set.'
+            f'`mask` must have the size {label.shape} and some pixel set, got {mask.shape} with {int(mask.sum())} set.'
         )
     changed = relabelled.score > limits.significant
     defects = (label > 0) | (relabelled.label > 0)
@@ -425,14 +368,9 @@ def structure_correlation(
 ) -> float:
     """Return how alike the relief of two images is: 1 for the same or when neither has any, 0 for unrelated.
 
-    The gradients of the smoothed lightness are correlated where either is above noise. The silhouette does not count:
-    edits keep it, and being the steepest it would count for everything.
-
-    Args:
-        source: ``(H, W)`` float32 lightness in [0, 100].
-        edit: ``(H, W)`` float32, same size.
-        defect: ``(H, W)`` bool, pixels that do not count; defects may change.
-        steepest: levels per pixel from which a gradient of the source is silhouette.
+    The gradients of the smoothed lightness, ``(H, W)`` float32 in [0, 100], are correlated where either is above noise.
+    ``defect``, ``(H, W)`` bool, does not count; nor does the silhouette, where the gradient of the source reaches
+    ``steepest`` levels per pixel: edits keep it, and being the steepest it would count for everything.
     """
     first, second = ([g / 8 for g in change.gradient(lightness)] for lightness in (source, edit))
     size_1, size_2 = np.hypot(*first), np.hypot(*second)

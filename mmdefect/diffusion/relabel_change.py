@@ -39,17 +39,11 @@ SURFACE_MARGIN = 5.0
 
 @dataclass(frozen=True)
 class ToneMatch:
-    """How an edit differs from its source as a whole.
+    """How an edit differs from its source as a whole."""
 
-    Attributes:
-        shift_rc: rows and columns by which the edit is displaced against the source.
-        gain: of lightness.
-        offset: of L, a, b after the gain.
-    """
-
-    shift_rc: tuple[float, float]
-    gain: float
-    offset: tuple[float, float, float]
+    shift_rc: tuple[float, float]  # rows and columns by which the edit is displaced against the source
+    gain: float  # of lightness
+    offset: tuple[float, float, float]  # of L, a, b after the gain
 
 
 def to_lab(image: ndarray) -> ndarray:
@@ -98,11 +92,8 @@ def _edges(lightness: ndarray) -> ndarray:
 def tolerant_difference(source: ndarray, edit: ndarray, reach: int = 1, drift_sigma: float = 20.0) -> ndarray:
     """Return how far the edit leaves the range of values that the source has nearby; all ``(H, W, C)`` float32.
 
-    The result is positive where the edit is above, negative where it is below, 0 where it is explained.
-
-    Args:
-        reach: half width in pixels of the square in which a value of the source explains one of the edit.
-        drift_sigma: what varies slower than this many pixels is tone drift and removed first; 0 keeps it.
+    The result is positive where the edit is above, negative where it is below, 0 where it is explained: by a value of
+    the source within ``reach`` pixels, or by tone drift, which varies slower than ``drift_sigma`` pixels (0 keeps it).
     """
     if drift_sigma > 0:
         edit = edit - tone_drift(source, edit, drift_sigma)
@@ -145,10 +136,8 @@ def pair_noise(difference: ndarray, sigma: float = 12.0) -> ndarray:
 def set_noise(differences: Iterable[ndarray], quantile: float = 0.75) -> ndarray:
     """Return the standard deviation at each place over a set of pairs in one pose, unmoved by a few real changes.
 
-    Args:
-        differences: ``(H, W, C)`` float32 each, of one size.
-        quantile: of the absolute difference over the pairs; with .75 a change in less than a quarter of them is none
-            of the noise.
+    The quantile is that of the absolute difference, ``(H, W, C)``, over the pairs; with .75 a change in less than a
+    quarter of them is none of the noise.
     """
     stack = np.stack([np.abs(d).astype(np.float16) for d in differences])
     # |x| of a standard normal has its .5 quantile at .674 and its .75 quantile at 1.150.
@@ -167,12 +156,8 @@ def change_score(difference: ndarray, noise: ndarray) -> ndarray:
 def find_surface(lab: ndarray, label: ndarray | None = None, window: int = 31) -> ndarray:
     """Return what the surface would look like without defects, ``(H, W, 3)`` float32 Lab.
 
-    That is the local median; where a known defect fills the window, it is the average of what is around the defect.
-
-    Args:
-        lab: ``(H, W, 3)`` float32.
-        label: ``(H, W)`` int, non-zero pixels are left out of the surface; ``None`` leaves out nothing.
-        window: odd width of the median in pixels; about four times the width of a fine defect.
+    That is the local median in a window four times as wide as a fine defect; where a known defect (``label``,
+    ``(H, W)``, not zero) fills the window, it is the average of what is around the defect.
     """
     filled = lab if label is None or not label.any() else _fill(lab, label > 0)
     shift, scale = np.float32([0, 128, 128]), np.float32([2.55, 1, 1])
@@ -199,23 +184,18 @@ def _fill(lab: ndarray, defect: ndarray) -> ndarray:
 def visibility(contrast: ndarray) -> ndarray:
     """Return how much a pixel stands out as a bright or coloured spot, in Lab units, ``(H, W)``.
 
-    Darker than the surface counts a third: shadows and relief are dark much more often than defects are.
-
-    Args:
-        contrast: ``(H, W, 3)`` float32 Lab difference to the surface, see :func:`find_surface`.
+    ``contrast`` is the ``(H, W, 3)`` Lab difference to the surface. Darker than the surface counts a third: shadows and
+    relief are dark much more often than defects are.
     """
     lightness = np.where(contrast[..., 0] > 0, contrast[..., 0], contrast[..., 0] / 3)
     return np.sqrt(lightness**2 + 2 * (contrast[..., 1:] ** 2).sum(-1))
 
 
 def component_classes(label: ndarray) -> tuple[ndarray, dict[int, int]]:
-    """Divide a label map into 8-connected defects and give each its class.
+    """Divide a label map into 8-connected defects: ``(H, W)`` int32 numbers (0 none) and the class of each number.
 
     A component of several classes has the class that stands innermost: a mask resized with interpolation carries a rim
     of lower ids around the true one, and in a thin component the rim can outnumber the core.
-
-    Returns:
-        ``(H, W)`` int32 component numbers (0 none) and ``{number: class}``.
     """
     defect = ((label > 0) & (label != 255)).astype(np.uint8)
     _, numbers = cv2.connectedComponents(defect, connectivity=8)
@@ -232,12 +212,7 @@ def pixel_features(lab: ndarray, contrast: ndarray) -> ndarray:
 
 
 def visible_defects(image: ndarray, label: ndarray) -> Iterator[tuple[int, ndarray, float]]:
-    """Yield the class, the mean features and the lightness of the surface of every labelled defect that stands out.
-
-    Args:
-        image: ``(H, W, 3)`` uint8 RGB.
-        label: ``(H, W)`` label map.
-    """
+    """Yield the class, the mean features and the lightness of the surface of every labelled defect that stands out."""
     lab = to_lab(image)
     surface = find_surface(lab, label)
     contrast = lab - surface
@@ -252,32 +227,17 @@ def visible_defects(image: ndarray, label: ndarray) -> Iterator[tuple[int, ndarr
 
 @dataclass(frozen=True)
 class Appearance:
-    """Mean and covariance of the features of the pixels of each defect class that stand out.
+    """Mean and covariance of the features of the pixels of each defect class that stand out."""
 
-    Attributes:
-        classes: class ids.
-        means: ``(K, F)`` float64.
-        precisions: ``(K, F, F)`` float64, inverse covariances.
-        surface_range: lightness of the surface that defects lie on, in Lab units; what lies on anything else (a bright
-            background, a drilled hole) is no defect.
-    """
-
-    classes: tuple[int, ...]
-    means: ndarray
-    precisions: ndarray
+    classes: tuple[int, ...]  # class ids
+    means: ndarray  # `(K, F)` float64
+    precisions: ndarray  # `(K, F, F)` float64, inverse covariances
+    #: Lightness of the surface that defects lie on; what lies on anything else (a bright background, a hole) is none.
     surface_range: tuple[float, float]
 
 
 def learn_appearance(pairs: Iterable[tuple[ndarray, ndarray]], num_classes: int) -> Appearance:
-    """Describe the classes of labelled images.
-
-    Args:
-        pairs: images ``(H, W, 3)`` uint8 RGB and label maps ``(H, W)``.
-        num_classes: with the normal class.
-
-    Raises:
-        ValueError: if no image shows a defect that stands out.
-    """
+    """Describe the classes of labelled images, ``(H, W, 3)`` uint8 RGB with label maps ``(H, W)``."""
     found: dict[int, list] = {k: [] for k in range(1, num_classes)}
     below = []
     for image, label in pairs:
@@ -290,8 +250,7 @@ def learn_appearance(pairs: Iterable[tuple[ndarray, ndarray]], num_classes: int)
     known = {k: np.asarray(v, np.float64) for k, v in found.items() if v}
     if not known:
         raise ValueError(
-            f'the labelled images must show at least one defect that stands out by {STANDS_OUT} Lab units, but none '
-            'does; check that images and labels belong together.'
+            f'some labelled defect must be one that stands out by {STANDS_OUT} Lab units; check images and labels.'
         )
     means = np.stack([v.mean(0) for v in known.values()])
     pooled = sum((v - v.mean(0)).T @ (v - v.mean(0)) for v in known.values()) / max(sum(map(len, known.values())), 2)

@@ -50,25 +50,15 @@ FATE_COLOURS = {'kept': (0, 200, 255), 'changed': (255, 220, 0), 'vanished': (17
 
 @dataclass(frozen=True)
 class Pair:
-    """Files of one edit.
+    """Files of one edit."""
 
-    Attributes:
-        name: stem of the edit, unique.
-        edit: the edited image.
-        source: the image it was made from.
-        label: label map of the source; ``None``: the source is good.
-        mask: where the generator was to generate; ``None``: anywhere.
-        probabilities: ``.npy`` with ``(K + 1, H, W)`` probabilities of a segmenter on the edit.
-        origin: what else is known of the edit, see :data:`ORIGIN`.
-    """
-
-    name: str
-    edit: Path
-    source: Path
-    label: Path | None = None
-    mask: Path | None = None
-    probabilities: Path | None = None
-    origin: Mapping[str, Any] = field(default_factory=dict)
+    name: str  # stem of the edit, unique
+    edit: Path  # the edited image
+    source: Path  # the image it was made from
+    label: Path | None = None  # label map of the source; `None`: the source is good
+    mask: Path | None = None  # where the generator was to generate; `None`: anywhere
+    probabilities: Path | None = None  # `.npy` with `(K + 1, H, W)` probabilities of a segmenter on the edit
+    origin: Mapping[str, Any] = field(default_factory=dict)  # what else is known of the edit, see :data:`ORIGIN`
 
 
 def find_pairs(
@@ -78,7 +68,7 @@ def find_pairs(
     prefix: str = '',
     probabilities: Path | None = None,
 ) -> list[Pair]:
-    """List the edits of a folder with their sources.
+    """List the edits of a folder with their sources; a missing source, label or probability map raises ``ValueError``.
 
     Args:
         edits: a generated set with a manifest, or a folder of images.
@@ -86,9 +76,6 @@ def find_pairs(
         labels: folder of their label maps, same stems; a source without one is an error unless ``labels`` is ``None``.
         prefix: what the name of an edit has in front of that of its source.
         probabilities: folder of ``<stem of the edit>.npy``.
-
-    Raises:
-        ValueError: naming the edit whose source, label or probability map is missing.
     """
     listed = (edits / 'manifest.jsonl').is_file()
     pairs = _pairs_of_manifest(edits, labels) if listed else _pairs_of_folders(edits, sources, labels, prefix)
@@ -141,21 +128,13 @@ def _existing(path: Path, edit: Path, what: str) -> Path:
 
 @dataclass(frozen=True)
 class LoadedPair:
-    """The arrays of a pair.
+    """The arrays of a pair."""
 
-    Attributes:
-        source: ``(H, W, 3)`` uint8 RGB, of the size of the edit.
-        edit: ``(H, W, 3)`` uint8 RGB.
-        label: ``(H, W)`` uint8.
-        mask: ``(H, W)`` bool or ``None``.
-        probabilities: ``(K + 1, H, W)`` float32 or ``None``.
-    """
-
-    source: ndarray
-    edit: ndarray
-    label: ndarray
-    mask: ndarray | None
-    probabilities: ndarray | None
+    source: ndarray  # `(H, W, 3)` uint8 RGB, of the size of the edit
+    edit: ndarray  # `(H, W, 3)` uint8 RGB
+    label: ndarray  # `(H, W)` uint8
+    mask: ndarray | None  # `(H, W)` bool or `None`
+    probabilities: ndarray | None  # `(K + 1, H, W)` float32 or `None`
 
 
 def load_pair(pair: Pair, num_classes: int) -> LoadedPair:
@@ -194,14 +173,12 @@ def read_label(path: Path, num_classes: int, size_hw: tuple[int, int] | None = N
         values = np.array(image)
     if values.ndim != 2:
         raise ValueError(
-            f'the label {path} must hold class indices in one channel, got the shape {values.shape}; convert the data '
-            'with tools/convert_dataset.py.'
+            f'the label {path} must have one channel, got {values.shape}; convert it with tools/convert_dataset.py.'
         )
     wrong = sorted({int(v) for v in np.unique(values)} - {*range(num_classes), 255})
     if wrong:
         raise ValueError(
-            f'the label {path} must hold values below {num_classes} or 255, got {wrong[:5]}; name all classes '
-            'with --classes.'
+            f'the label {path} must hold values below {num_classes} or 255, got {wrong[:5]}; name all classes.'
         )
     if size_hw is not None and values.shape != size_hw:
         raise ValueError(
@@ -249,14 +226,8 @@ def relabel_pairs(
 ) -> dict:
     """Relabel every pair and write the files that the module names; returns the content of ``relabel.json``.
 
-    Args:
-        appearance: of the source classes.
-        classes: names, the normal class first.
-        out: folder; files of an earlier run are replaced one by one.
-        noise: see :func:`estimate_noise`.
-        settings: thresholds.
-        limits: what an edit may do.
-        sheet_rows: edits in each image for the reviewer.
+    Files of an earlier run are replaced one by one. ``noise`` is that of :func:`estimate_noise`; ``sheet_rows`` is the
+    number of edits in each image for the reviewer.
     """
     entries, defect_pixels = [], []
     grids = ReviewGrids(out / 'sheets', classes, sheet_rows)
@@ -323,14 +294,7 @@ def summarise(content: dict) -> str:
 
 
 class ReviewGrids:
-    """Collects relabelled edits and writes them as an image for the reviewer whenever it is full.
-
-    Args:
-        folder: where ``sheet_001.jpg`` ... go.
-        classes: names, the normal class first.
-        rows: edits in an image.
-        cell: longer side of each part in pixels.
-    """
+    """Collects relabelled edits and writes an image for the reviewer whenever ``rows`` of them are there."""
 
     def __init__(self, folder: Path, classes: Sequence[str], rows: int = 6, cell: int = 384) -> None:
         self.folder, self.classes, self.rows, self.cell = folder, list(classes), rows, cell
@@ -389,13 +353,7 @@ def heat_map(score: ndarray, full: float = 12.0) -> ndarray:
 def write_review(
     path: Path, entries: Sequence[Mapping], file_of: Mapping[str, str], defect_pixels: Sequence[int]
 ) -> None:
-    """Write ``review.csv``; decisions and notes of an earlier one of the same edits are carried over.
-
-    Args:
-        entries: of ``relabel.json``.
-        file_of: image for the reviewer that shows an edit.
-        defect_pixels: of each new label.
-    """
+    """Write ``review.csv``; decisions and notes of an earlier one of the same edits are carried over."""
     names = {entry['name'] for entry in entries}
     former = {row['name']: row for row in _read_rows(path) if row.get('name')} if path.is_file() else {}
     if any(row.get('decision') and name not in names for name, row in former.items()):
@@ -426,27 +384,16 @@ def write_review(
 
 @dataclass(frozen=True)
 class Decision:
-    """What a reviewer said of one edit.
+    """What a reviewer said of one edit."""
 
-    Attributes:
-        accepted: ``True``, ``False``, or ``None`` if nothing was said.
-        corrected: label map that replaces the automatic one.
-        note: free text.
-    """
-
-    accepted: bool | None
-    corrected: Path | None = None
-    note: str = ''
+    accepted: bool | None  # `True`, `False`, or `None` if nothing was said
+    corrected: Path | None = None  # label map that replaces the automatic one
 
 
 def read_decisions(path: Path, names: Sequence[str]) -> dict[str, Decision]:
-    """Read the decisions of a reviewer on the edits ``names``.
+    """Read the decisions of a reviewer on the edits ``names``; ``ValueError`` names the file and the row.
 
-    Args:
-        path: table with the columns ``name`` and ``decision``, perhaps ``corrected`` and ``note``; others are ignored.
-
-    Raises:
-        ValueError: naming the file and the row; also for a decision on another edit.
+    The table has the columns ``name`` and ``decision``, perhaps ``corrected``; others are ignored.
     """
     if not path.is_file():
         raise ValueError(f'the review must be an existing CSV file, but {path} is not; relabel writes review.csv.')
@@ -468,7 +415,7 @@ def read_decisions(path: Path, names: Sequence[str]) -> dict[str, Decision]:
             raise ValueError(
                 f'{path}:{number}: `corrected` must name a label map beside this file, but {place} is none.'
             )
-        decisions[row['name']] = Decision({'': None, ACCEPT: True, REJECT: False}[word], place, row.get('note') or '')
+        decisions[row['name']] = Decision({'': None, ACCEPT: True, REJECT: False}[word], place)
     return decisions
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import inspect
 import os
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import cv2
@@ -45,21 +45,15 @@ SEAMS = ('none', 'poisson')
 
 @dataclass(frozen=True)
 class BlendSettings:
-    """How images are generated.
+    """How images are generated."""
 
-    Attributes:
-        steps: of the sampler; more are slower. The paper uses 50.
-        guidance: weight of the text; 1 switches guidance off, the paper uses 10.
-        scheduler: a key of :data:`~mmdefect.diffusion.model.SCHEDULERS`.
-        eta: noise that DDIM adds, 0 to 1.
-        seam: ``none`` pastes the pixels as they are, ``poisson`` continues the surroundings into the mask.
-    """
-
-    steps: int = 50
-    guidance: float = 10.0
-    scheduler: str = 'ddim'
-    eta: float = 0.0
-    seam: str = 'none'
+    steps: int = 50  # of the sampler; more are slower. The paper uses 50
+    guidance: float = 10.0  # weight of the text; 1 switches guidance off, the paper uses 10
+    scheduler: str = 'ddim'  # a key of `model.SCHEDULERS`
+    eta: float = 0.0  # noise that DDIM adds, 0 to 1
+    seam: str = 'none'  # `none` pastes the pixels as they are, `poisson` continues the surroundings into the mask
+    negative: str = ''  # text that guidance leads away from
+    size_hw: tuple[int, int] | None = None  # size that is computed; `None`: that of each image
 
     def __post_init__(self) -> None:
         if self.steps < 1:
@@ -79,21 +73,15 @@ def sample_noise(generators: Sequence[torch.Generator], shape: tuple[int, ...], 
 
 @torch.no_grad()
 def sample_blended(
-    model: LatentModel,
-    clean: Tensor,
-    mask: Tensor,
-    condition: TextCondition,
-    unconditional: TextCondition,
-    generators: Sequence[torch.Generator],
-    settings: BlendSettings,
+    model: LatentModel, clean: Tensor, mask: Tensor, texts: TextCondition, generators: Sequence, settings: BlendSettings
 ) -> Tensor:
     """Return latents, ``(B, C, h, w)`` float32, that follow the text inside the mask and are ``clean`` outside.
 
     Args:
         clean: ``(B, C, h, w)`` float32 latents of the images.
         mask: ``(B, 1, h, w)`` bool.
-        condition: text of each sample.
-        unconditional: what guidance leads away from (Ho and Salimans, "Classifier-free guidance", 2022).
+        texts: ``2 * B`` texts: what guidance leads away from (Ho and Salimans, "Classifier-free diffusion guidance",
+            2022), then what it leads to.
         generators: CPU generators, one for each sample, so that batch mates change nothing.
     """
     scheduler = model.make_scheduler(settings.scheduler)
@@ -103,15 +91,14 @@ def sample_blended(
     options = {name: value for name, value in options.items() if name in known}
     shape = tuple(clean.shape[1:])
     latents = sample_noise(generators, shape, model.device) * scheduler.init_noise_sigma
-    both_texts = TextCondition.cat([unconditional, condition])
     for step in scheduler.timesteps:
         noised = scheduler.add_noise(clean, sample_noise(generators, shape, model.device), step.expand(len(clean)))
         latents = torch.where(mask, latents, noised)
         scaled = scheduler.scale_model_input(latents, step)
         if settings.guidance == 1:
-            predicted = model.predict(scaled, step, condition)
+            predicted = model.predict(scaled, step, texts[len(clean) :])
         else:
-            plain, guided = model.predict(torch.cat([scaled, scaled]), step, both_texts).chunk(2)
+            plain, guided = model.predict(torch.cat([scaled, scaled]), step, texts).chunk(2)
             predicted = plain + settings.guidance * (guided - plain)
         latents = scheduler.step(predicted, step, latents, **options).prev_sample
     return torch.where(mask, latents, clean)
@@ -122,33 +109,24 @@ def generate(
     model: LatentModel,
     images: Tensor,
     masks: Tensor,
-    condition: TextCondition,
-    unconditional: TextCondition,
-    generators: Sequence[torch.Generator],
+    texts: TextCondition,
+    generators: Sequence,
     settings: BlendSettings,
 ) -> Tensor:
-    """Generate inside masks; see :func:`sample_blended`.
+    """Generate inside masks, see :func:`sample_blended`; ``(B, 3, H, W)`` float32 in [0, 1], RGB, not pasted back yet.
 
-    Args:
-        images: ``(B, 3, H, W)`` float in [0, 1], RGB, of a size that the model can compute.
-        masks: ``(B, 1, H, W)`` bool.
-
-    Returns:
-        ``(B, 3, H, W)`` float32 in [0, 1], RGB; decoded, not pasted back yet.
+    ``images`` are ``(B, 3, H, W)`` float in [0, 1], RGB, of a size that the model can compute; ``masks`` are
+    ``(B, 1, H, W)`` bool.
     """
     clean = model.encode_images(images.to(model.device))
     small = shrink_mask(masks.to(model.device), tuple(clean.shape[2:]))
-    return model.decode(sample_blended(model, clean, small, condition, unconditional, generators, settings))
+    return model.decode(sample_blended(model, clean, small, texts, generators, settings))
 
 
 def paste_back(original: ndarray, generated: ndarray, mask: ndarray, seam: str = 'none') -> ndarray:
-    """Return the original with generated pixels inside the mask; all others are identical.
+    """Return the original, ``(H, W, 3)`` uint8 RGB, with generated pixels inside the mask; all others are identical.
 
-    Args:
-        original: ``(H, W, 3)`` uint8 RGB.
-        generated: ``(h, w, 3)`` uint8 RGB; brought to the size of the original if that differs.
-        mask: ``(H, W)`` bool.
-        seam: see :class:`BlendSettings`.
+    A generated image of another size is brought to that of the original. For ``seam`` see :class:`BlendSettings`.
     """
     if mask.shape != original.shape[:2]:
         raise ValueError(f'`mask` must have the size of the image, {original.shape[:2]}, got {mask.shape}.')
@@ -193,15 +171,10 @@ def plan_samples(
     A mask that was fitted to an image is used for that image only; of the others each image has its own choice.
 
     Args:
-        images: good images.
-        mask_folder: folder of the set of masks.
-        masks: its entries.
+        masks: entries of the set of masks in ``mask_folder``.
         prompt: text; ``{token}`` becomes the learned token of the type of the mask, ``{type}`` its name.
         seed: of the set.
         types: only masks of these types.
-
-    Raises:
-        ValueError: if a type has no masks, or nothing is left to do.
     """
     if masks_per_image < 1 or samples < 1:
         raise ValueError(f'`masks_per_image` and `samples` must be at least 1, got {masks_per_image} and {samples}.')
@@ -255,23 +228,16 @@ def sample(
     out: str | os.PathLike,
     settings: BlendSettings,
     bank: TokenBank | None = None,
-    negative: str = '',
     batch_size: int = 4,
-    size_hw: tuple[int, int] | None = None,
     facts: dict | None = None,
     class_ids: dict[str, int] | None = None,
     process: tuple[int, int] = (0, 1),
 ) -> int:
-    """Generate all images that are not recorded yet; returns how many this process made.
+    """Generate all images of a set that are not recorded yet; returns how many this process made.
 
     Args:
-        jobs: all images of the set.
-        out: folder of the set.
-        settings: how images are generated.
         bank: learned tokens.
-        negative: text that guidance leads away from.
         batch_size: images computed at once; changes nothing but speed and memory.
-        size_hw: size that is computed; ``None``: that of each image.
         facts: what else the settings of the set should say.
         class_ids: class of each type in label maps.
         process: number of this process and of all.
@@ -282,37 +248,26 @@ def sample(
     """
     check_prompts(jobs, bank)
     manifest = Manifest(out)
-    described = dict(command='sample', model=model.name, dtype=model.dtype_name, negative=negative)
-    manifest.start({**(facts or {}), **described, 'size_hw': size_hw and list(size_hw), **asdict(settings)})
+    described = dict(command='sample', model=model.name, dtype=model.dtype_name, **asdict(settings))
+    manifest.start({**(facts or {}), **described})
     done = manifest.done()
     mine = jobs[process[0] :: process[1]]
     todo = [job for job in mine if job.id not in done]
     with Progress(len(mine), 'sample', done=len(mine) - len(todo)) as progress:
-        for batch in batches(todo, batch_size, lambda job: size_hw or image_size(job.image)):
-            size = size_hw or image_size(batch[0].image)
+        for batch in batches(todo, batch_size, lambda job: settings.size_hw or image_size(job.image)):
+            size = settings.size_hw or image_size(batch[0].image)
             model.check_size(size)
             with explain_memory(len(batch), model, f'generating {len(batch)} images of {size}'):
-                made = _generate_batch(model, batch, settings, bank, negative, size)
+                made = _generate_batch(model, batch, settings, bank, size)
             for job, (image, mask) in zip(batch, made, strict=True):
                 entry, image_file, mask_file = job.entry, f'images/{job.id}.png', f'masks/{job.id}.png'
                 write_image(manifest.folder / mask_file, mask)
                 write_image(manifest.folder / image_file, image)
-                manifest.append(
-                    Record(
-                        id=job.id,
-                        image=image_file,
-                        source=job.image,
-                        seed=job.seed,
-                        prompt=job.text,
-                        model=model.name,
-                        mask=mask_file,
-                        mask_kind=entry.kind,
-                        defect_type=entry.defect_type,
-                        class_id=(class_ids or {}).get(entry.defect_type),
-                        negative_prompt=negative,
-                        extra=dict(mask_overlap=entry.overlap, mask_donor=entry.donor),
-                    )
-                )
+                record = Record(job.id, image_file, job.image, job.seed, job.text, model.name)
+                shown = dict(defect_type=entry.defect_type, class_id=(class_ids or {}).get(entry.defect_type))
+                extra = dict(mask_overlap=entry.overlap, mask_donor=entry.donor)
+                masked = dict(mask=mask_file, mask_kind=entry.kind, negative_prompt=settings.negative, extra=extra)
+                manifest.append(replace(record, **shown, **masked))
             progress.advance(len(batch))
     return len(todo)
 
@@ -322,18 +277,15 @@ def _generate_batch(
     jobs: Sequence[SampleJob],
     settings: BlendSettings,
     bank: TokenBank | None,
-    negative: str,
-    size_hw: tuple[int, int],
+    size: tuple[int, int],
 ) -> list[tuple[ndarray, ndarray]]:
     """Return the generated image, pasted back, and the mask of each job."""
     originals = [read_image(job.image) for job in jobs]
     masks = [read_mask(job.mask, original.shape[:2]) for job, original in zip(jobs, originals, strict=True)]
-    images = torch.stack([image_tensor(original, size_hw) for original in originals])
-    small = torch.stack([mask_tensor(mask, size_hw) for mask in masks])
-    with torch.no_grad():
-        condition = model.encode_text([job.text for job in jobs], bank)
-        unconditional = model.encode_unconditional([negative] * len(jobs))
+    images = torch.stack([image_tensor(original, size) for original in originals])
+    small = torch.stack([mask_tensor(mask, size) for mask in masks])
+    texts = model.encode_guided([job.text for job in jobs], settings.negative, bank)
     generators = [stream_generator(job.seed, 'sample') for job in jobs]
-    made = to_uint8(generate(model, images, small, condition, unconditional, generators, settings))
+    made = to_uint8(generate(model, images, small, texts, generators, settings))
     pasted = [paste_back(o, g, m, settings.seam) for o, g, m in zip(originals, made, masks, strict=True)]
     return list(zip(pasted, masks, strict=True))

@@ -12,7 +12,6 @@ suffix) and ``TYPE/000_mask.png`` (0/255, the pixels of that type)::
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import shutil
 from collections import Counter
@@ -25,6 +24,7 @@ import numpy as np
 from numpy import ndarray
 
 from mmdefect.diffusion.images import read_image, read_mask, write_image
+from mmdefect.diffusion.manifest import read_entries
 from mmdefect.files import new_folder, write_json
 from mmdefect.synthesis.library import CuttingRule, DefectLibrary, LabelledImage, build_library
 
@@ -33,21 +33,13 @@ FORMAT = 'mmdefect-support/1'
 
 @dataclass(frozen=True)
 class Candidate:
-    """An image that shows a defect type.
+    """An image that shows a defect type."""
 
-    Attributes:
-        type: defect type.
-        class_id: its class in label maps, if known.
-        path: image file.
-        source: its path within the data set, with forward slashes.
-        sha256: of the image file.
-    """
-
-    type: str
-    class_id: int | None
-    path: str
-    source: str
-    sha256: str
+    type: str  # defect type
+    class_id: int | None  # its class in label maps, if known
+    path: str  # image file
+    source: str  # its path within the data set, with forward slashes
+    sha256: str  # of the image file
 
 
 @dataclass(frozen=True)
@@ -123,12 +115,7 @@ def choose_shots(
 
 
 def check_held_out(chosen: Sequence[Candidate], held_out: Mapping[str, Mapping[str, str]]) -> None:
-    """Raise ``ValueError``, naming both files, if a shot is also evaluated on.
-
-    Args:
-        chosen: shots.
-        held_out: for each evaluation split, the path of each image by the SHA-256 of its file.
-    """
+    """Raise ``ValueError`` if a shot is also evaluated on; ``held_out`` has, by split, the path of each SHA-256."""
     for shot in chosen:
         for split, files in held_out.items():
             if shot.sha256 in files:
@@ -157,16 +144,9 @@ def donor_library(support: SupportSet, folder: str | os.PathLike) -> DefectLibra
 def write_support(
     folder: str | os.PathLike, chosen: Sequence[Candidate], masks: Sequence[ndarray], seed: int, origin: dict
 ) -> SupportSet:
-    """Write a support set: the whole folder or nothing.
+    """Write a support set into a new folder, all of it or nothing.
 
-    Args:
-        folder: where; must not exist.
-        masks: for each shot ``(H, W)`` bool, the pixels of its type.
-        seed: of the choice.
-        origin: data set and split.
-
-    Raises:
-        FileExistsError: if the folder exists.
+    ``masks`` are ``(H, W)`` bool, the pixels of the type of each shot; ``origin`` is the data set and the split.
     """
     folder = Path(folder)
     if folder.exists():
@@ -189,14 +169,6 @@ def write_support(
 
 def read_support(folder: str | os.PathLike) -> SupportSet:
     """Read a support set; ``ValueError`` if the folder holds none."""
-    place = Path(folder) / 'support.json'
-    advice = 'make it with `tools/generate.py support`.'
-    try:
-        body = json.loads(place.read_text(encoding='utf-8'))
-        shots = [Shot(**s) for s in body['shots']]
-    except (OSError, ValueError, KeyError, TypeError) as err:
-        raise ValueError(f'{folder} must be a support set, but support.json cannot be read ({err}); {advice}') from err
-    if body.get('format') != FORMAT or not shots:
-        found = f'{body.get("format")!r} with {len(shots)}'
-        raise ValueError(f'{place} must have format {FORMAT!r} and at least one shot, got {found}; {advice}')
+    advice = 'make the set with `tools/generate.py support`.'
+    body, shots = read_entries(Path(folder) / 'support.json', FORMAT, 'shots', Shot, advice)
     return SupportSet(Path(folder), shots, body['seed'], body['origin'])

@@ -51,11 +51,9 @@ class InjectedEmbedding(nn.Module):
 
     @contextmanager
     def inject(self, places: Tensor | None, vectors: Tensor | None) -> Iterator[None]:
-        """Replace embeddings inside the block.
+        """Replace embeddings inside the block by ``vectors``, ``(N, D)``.
 
-        Args:
-            places: ``(B, L)`` int64, index of the vector at each place, -1 for none.
-            vectors: ``(N, D)`` float.
+        ``places``, ``(B, L)`` int64, are the index of the vector at each place, -1 for none.
         """
         self._places, self._vectors = places, vectors
         try:
@@ -66,17 +64,11 @@ class InjectedEmbedding(nn.Module):
 
 @dataclass
 class TokenBank:
-    """Learned tokens of one or more defect types.
+    """Learned tokens of one or more defect types."""
 
-    Attributes:
-        counts: number of vectors of each token name such as ``<crack>``, in the order of the vectors.
-        vectors: for each text encoder ``(N, D)`` float, all tokens one after the other.
-        facts: what else a file says about its token.
-    """
-
-    counts: dict[str, int]
-    vectors: list[Tensor]
-    facts: dict = field(default_factory=dict)
+    counts: dict[str, int]  # number of vectors of each token name such as `<crack>`, in the order of the vectors
+    vectors: list[Tensor]  # for each text encoder `(N, D)` float, all tokens one after the other
+    facts: dict = field(default_factory=dict)  # what else a file says about its token
 
     def tokenize(self, tokenizer, texts: Sequence[str], length: int) -> tuple[Tensor, Tensor]:
         """Return ids and places of learned vectors, both ``(B, length)`` int64; ids are ordinary ones everywhere.
@@ -114,8 +106,7 @@ class TokenBank:
             twice = sorted(set(counts) & set(bank.counts))
             if twice:
                 raise ValueError(
-                    f'each learned token must have its own name, but {twice[0]} comes twice; learn one of them again '
-                    'under another name.'
+                    f'each learned token must have its own name, but {twice[0]} comes twice; rename one and learn it.'
                 )
             counts.update(bank.counts)
         return TokenBank(counts, [torch.cat(vectors) for vectors in zip(*(b.vectors for b in banks), strict=True)])
@@ -176,8 +167,7 @@ def load_tokens(path: str | os.PathLike, model) -> TokenBank:
         raise ValueError(f'{path} must be a safetensors file, but is not ({err}); learn the token again.') from err
     if facts.get('format') != FORMAT:
         raise ValueError(
-            f'{path} must be a learned token of format {FORMAT!r}, got {facts.get("format")!r}; learn it '
-            'with `tools/generate.py learn`.'
+            f'{path} must be a learned token of format {FORMAT!r}, got {facts.get("format")!r}; learn it anew.'
         )
     widths = [e.weight.shape[1] for e in model.embeddings]
     found = [tensors[key].shape[1] for key in _KEYS[facts['kind']]]

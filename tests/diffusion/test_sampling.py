@@ -44,20 +44,19 @@ def scene(sd):
     mask = torch.zeros(2, 1, 16, 16, dtype=torch.bool)
     mask[0, :, 2:8, 3:9] = True
     mask[1, :, 6:14, 1:6] = True
-    with torch.no_grad():
-        return clean, mask, sd.encode_text(['a crack', 'rust']), sd.encode_unconditional(['', ''])
+    return clean, mask, sd.encode_guided(['a crack', 'rust'])
 
 
 @pytest.mark.parametrize('scheduler', ['ddim', 'euler', 'euler-a', 'heun'])
 def test_blending_comes_before_each_step_and_after_the_last(sd, scene, scheduler, monkeypatch):
     """What the network sees outside the mask is the noised image; what comes out there is the image itself."""
-    clean, mask, condition, empty = scene
+    clean, mask, texts = scene
     seen, settings = [], BlendSettings(steps=4, guidance=3.0, scheduler=scheduler)
     original = sd.predict
     monkeypatch.setattr(
         sd, 'predict', lambda latents, step, text: seen.append((latents, step)) or original(latents, step, text)
     )
-    result = sample_blended(sd, clean, mask, condition, empty, generators(), settings)
+    result = sample_blended(sd, clean, mask, texts, generators(), settings)
     assert torch.equal(result.masked_select(~mask), clean.masked_select(~mask))
     assert not torch.allclose(result.masked_select(mask), clean.masked_select(mask), atol=0.1)
     reference = sd.make_scheduler(scheduler)
@@ -79,15 +78,15 @@ def test_blending_comes_before_each_step_and_after_the_last(sd, scene, scheduler
 @pytest.mark.parametrize('scheduler', ['ddim', 'dpm++', 'euler', 'heun', 'lms', 'pndm', 'unipc'])
 def test_with_everything_masked_it_is_the_plain_sampler(sd, scene, scheduler):
     """Oracle: the pipeline of diffusers with the same start."""
-    clean, _, condition, empty = scene
+    clean, _, texts = scene
     everything = torch.ones(2, 1, 16, 16, dtype=torch.bool)
-    mine = sample_blended(sd, clean, everything, condition, empty, generators(), BlendSettings(5, 4.0, scheduler))
+    mine = sample_blended(sd, clean, everything, texts, generators(), BlendSettings(5, 4.0, scheduler))
     pipe = sd.pipeline
     before, pipe.scheduler = pipe.scheduler, sd.make_scheduler(scheduler)
     try:
         theirs = pipe(
-            prompt_embeds=condition.tokens,
-            negative_prompt_embeds=empty.tokens,
+            prompt_embeds=texts.tokens[2:],
+            negative_prompt_embeds=texts.tokens[:2],
             guidance_scale=4.0,
             num_inference_steps=5,
             latents=sample_noise(generators(), (4, 16, 16), 'cpu'),
@@ -102,12 +101,12 @@ def test_with_everything_masked_it_is_the_plain_sampler(sd, scene, scheduler):
 
 @pytest.mark.parametrize('scheduler', SCHEDULERS)
 def test_a_sample_depends_on_its_seed_and_on_no_batch_mate(sd, scene, scheduler):
-    clean, mask, condition, empty = scene
+    clean, mask, texts = scene
     settings = BlendSettings(3, 3.0, scheduler, eta=0.5)
-    both = sample_blended(sd, clean, mask, condition, empty, generators(), settings)
-    alone = sample_blended(sd, clean[1:], mask[1:], condition[1:], empty[1:], generators(1, 1), settings)
+    both = sample_blended(sd, clean, mask, texts, generators(), settings)
+    alone = sample_blended(sd, clean[1:], mask[1:], texts[1::2], generators(1, 1), settings)
     assert torch.allclose(both[1:], alone, atol=1e-4 * float(both.abs().max()))
-    other = sample_blended(sd, clean[1:], mask[1:], condition[1:], empty[1:], generators(1, 9), settings)
+    other = sample_blended(sd, clean[1:], mask[1:], texts[1::2], generators(1, 9), settings)
     assert not torch.allclose(other, alone, atol=1e-2)
 
 
@@ -118,8 +117,7 @@ def test_every_kind_generates(model, images):
         model,
         tensors,
         torch.from_numpy(masks[:2])[:, None],
-        model.encode_text(['a crack', 'rust']),
-        model.encode_unconditional(['', '']),
+        model.encode_guided(['a crack', 'rust']),
         generators(),
         BlendSettings(2, 3.0),
     )
