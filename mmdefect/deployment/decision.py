@@ -37,14 +37,11 @@ def thresholds_from_offsets(offsets: Sequence[float]) -> tuple[float, ...]:
 
 
 def decide_labels(probabilities: ndarray, thresholds: Sequence[float]) -> ndarray:
-    """Return the label map; of equals the lower class wins.
+    """Return the label map, ``(...)`` uint8; of equals the lower class wins.
 
     Args:
         probabilities: ``(K + 1, ...)`` float32 in [0, 1], normal first.
         thresholds: one per defect class, in (0, 1).
-
-    Returns:
-        ``(...)`` uint8.
     """
     values = np.asarray(thresholds, np.float64)
     factors = ((1.0 - values) / values).astype(np.float32)

@@ -31,8 +31,7 @@ _FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
 class ImageError(ValueError):
     """A file that is no image we read.
 
-    Attributes:
-        reason: ``'type'`` (another format), ``'broken'`` (truncated or damaged) or ``'size'`` (too many pixels).
+    Its reason is ``'type'`` (another format), ``'broken'`` (truncated or damaged) or ``'size'`` (too many pixels).
     """
 
     def __init__(self, message: str, reason: str) -> None:
@@ -42,23 +41,14 @@ class ImageError(ValueError):
 
 @dataclass(frozen=True)
 class ImageHeader:
-    """What a file says about itself.
+    """What a file says about itself."""
 
-    Attributes:
-        format: one of :data:`FORMATS`.
-        size_hw: rows and columns as stored, before any rotation.
-        channels: 1 grey (or palette indices), 2 grey and alpha, 3 colour, 4 colour and alpha, or CMYK in a JPEG.
-        bits: of a sample.
-        orientation: of EXIF, 1 to 8; 1 is upright.
-        palette: whether the samples are indices into a palette.
-    """
-
-    format: str
-    size_hw: tuple[int, int]
-    channels: int = 3
-    bits: int = 8
-    orientation: int = 1
-    palette: bool = False
+    format: str  # one of FORMATS, npy or video
+    size_hw: tuple[int, int]  # as stored, before any rotation
+    channels: int = 3  # 1 grey (or palette indices), 2 grey and alpha, 3 colour, 4 colour and alpha, or CMYK in a JPEG
+    bits: int = 8  # of a sample
+    orientation: int = 1  # of EXIF, 1 to 8; 1 is upright
+    palette: bool = False  # whether the samples are indices into a palette
 
     @property
     def pixels(self) -> int:
@@ -88,12 +78,7 @@ class DecodedImage:
 
 
 def read_image(path: str | Path, max_pixels: int = MAX_PIXELS) -> DecodedImage:
-    """Read an image file; a ``.npy`` file of ``(H, W, 3)`` uint8 RGB is mapped and not loaded.
-
-    Raises:
-        ImageError: see :func:`decode_image`.
-        OSError: if the file cannot be read.
-    """
+    """Read an image file; a ``.npy`` file of ``(H, W, 3)`` uint8 RGB is mapped and not loaded."""
     path = Path(path)
     if path.suffix.lower() != '.npy':
         return decode_image(path.read_bytes(), str(path), max_pixels)
@@ -139,11 +124,7 @@ def turn_upright(pixels: ndarray, orientation: int) -> ndarray:
 
 
 def read_header(data: bytes, name: str = 'the image') -> ImageHeader:
-    """Read the header of a complete file; ``name`` is what messages call it.
-
-    Raises:
-        ImageError: if it is none of :data:`FORMATS`, or damaged, or cut off.
-    """
+    """Read the header of a complete file; :class:`ImageError` if it is of another format, damaged, or cut off."""
     read = next((function for magic, function in _READERS.items() if data.startswith(magic)), None)
     if read is None:
         start = data[:8].hex(' ') or 'none'

@@ -31,7 +31,7 @@ def find_defects(
     mm_per_pixel: float | None = None,
     max_regions: int | None = None,
 ) -> list[Defect]:
-    """Measure the regions of a label map and erase those that are too small.
+    """Measure the regions of a label map, erase those that are too small, and return the others, largest score first.
 
     Args:
         label_map: ``(H, W)`` uint8 class ids; regions below the minimum area are set to 0 in it.
@@ -40,9 +40,6 @@ def find_defects(
         min_area_px: regions of fewer pixels are dropped.
         mm_per_pixel: side of a pixel in millimetres, if lengths are wanted in millimetres too.
         max_regions: more, small ones included, raise :class:`TooManyRegions`; each takes some 40 microseconds.
-
-    Returns:
-        The defects, largest score first.
     """
     gatherer = DefectGatherer(classes, label_map.shape, min_area_px, max_regions)
     gatherer.add(0, label_map, probabilities)

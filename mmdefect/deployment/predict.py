@@ -60,27 +60,16 @@ PART_SIZE = 64
 
 @dataclass(frozen=True)
 class JobSettings:
-    """What a job writes and how it decides.
+    """What a job writes and how it decides."""
 
-    Attributes:
-        thresholds: one per defect class, ``None`` for those of the model.
-        min_area_px: smaller regions are dropped.
-        mm_per_pixel: for lengths in millimetres.
-        overlay: write images: ``''`` (none), ``'.png'`` or ``'.jpg'``.
-        probabilities: write probabilities.
-        batch: images of one size that go through the network together.
-        workers: threads that decode, and as many that write.
-        max_pixels: larger images become errors.
-    """
-
-    thresholds: tuple[float, ...] | None = None
-    min_area_px: int = 0
-    mm_per_pixel: float | None = None
-    overlay: str = ''
-    probabilities: bool = False
-    batch: int = 4
-    workers: int = 2
-    max_pixels: int = MAX_PIXELS
+    thresholds: tuple[float, ...] | None = None  # one per defect class; None: those of the model
+    min_area_px: int = 0  # smaller regions are dropped
+    mm_per_pixel: float | None = None  # for lengths in millimetres
+    overlay: str = ''  # suffix of images with the defects drawn in, .png or .jpg; '' for none
+    probabilities: bool = False  # whether to write them
+    batch: int = 4  # images of one size that go through the network together
+    workers: int = 2  # threads that decode, and as many that write
+    max_pixels: int = MAX_PIXELS  # larger images become errors
 
     def options(self, info: ModelInfo) -> PredictOptions:
         """Return what the predictor of a model has to know; ``ValueError`` if the thresholds do not fit its classes."""
@@ -90,19 +79,12 @@ class JobSettings:
 
 @dataclass
 class JobSummary:
-    """What a job has done.
+    """What a job has done."""
 
-    Attributes:
-        images: predicted now.
-        skipped: found complete from an earlier run.
-        defective: images with a defect, earlier ones included.
-        failed: images that could not be read, and why.
-    """
-
-    images: int = 0
-    skipped: int = 0
-    defective: int = 0
-    failed: list[str] = field(default_factory=list)
+    images: int = 0  # predicted now
+    skipped: int = 0  # found complete from an earlier run
+    defective: int = 0  # images with a defect, earlier ones included
+    failed: list[str] = field(default_factory=list)  # images that could not be read, and why
 
     @classmethod
     def of_earlier(cls, records: Sequence[dict[str, Any]]) -> JobSummary:
@@ -110,8 +92,7 @@ class JobSummary:
         return cls(skipped=len(records), defective=sum(bool(record['is_defective']) for record in records))
 
 
-#: Called with the images done now and those defective so far.
-ShowProgress = Callable[[int, int], None]
+ShowProgress = Callable[[int, int], None]  # called with the images done now and those defective so far
 
 
 def predict(
@@ -194,11 +175,7 @@ def make_plan(
 
 
 def parse_thresholds(given: Sequence[str] | None, info: ModelInfo) -> tuple[float, ...] | None:
-    """Return the thresholds of the defect classes, those not named as the model has them.
-
-    Raises:
-        ValueError: for an unknown class, or something that is no probability.
-    """
+    """Return the thresholds of the defect classes, those not named as the model has them."""
     if given is None:
         return None
     values = dict(zip(info.classes[1:], info.thresholds, strict=True))
@@ -223,42 +200,31 @@ def predict_to_folder(
     overwrite: bool = False,
     progress: ShowProgress | None = None,
 ) -> JobSummary:
-    """Predict images and write what :mod:`this module <mmdefect.deployment.predict>` lists.
+    """Predict images into a folder, in which an earlier run with the same settings is continued.
 
-    Args:
-        predictor: a loaded model.
-        sources: see :func:`mmdefect.deployment.sources.find_sources`.
-        out: folder; an earlier run with the same settings continues in it.
-        settings: see :class:`JobSettings`.
-        model: file of the model; its content becomes part of the settings.
-        overwrite: remove what an earlier run wrote.
-        progress: called after each batch.
-
-    Raises:
-        ValueError: if the folder holds results of other settings.
+    The content of the ``model`` file is part of the settings. Results of other settings raise ``ValueError``, unless
+    ``overwrite`` removes them.
     """
     out, options = Path(out), settings.options(predictor.info)
     _claim_folder(out, predictor, settings, model, overwrite)
     records, unreadable = RecordFile(out / 'predictions.jsonl'), []
     summary = JobSummary.of_earlier(records.records)
-    writer = _Writer(predictor.info, out, settings, records, summary)
+    known = frozenset(record['image'] for record in records.records)
     try:
-        known = frozenset(record['image'] for record in records.records)
-        decoded = decode_ahead(sources, settings.workers, settings.max_pixels, known)
-        for group in _batches(decoded, settings.batch):
-            if isinstance(group[0][1], ImageError):
-                unreadable.append(dict(image=group[0][0].label, error=str(group[0][1])))
-                summary.failed.append(str(group[0][1]))
-                continue
-            for (source, image), measure in zip(group, _start(predictor, group, options), strict=True):
-                writer.write(source, image, measure)
-            if progress is not None and writer.pending:
-                progress(summary.images, summary.defective)
-        writer.finish()
+        with _Writer(predictor.info, out, settings, records, summary) as writer:
+            decoded = decode_ahead(sources, settings.workers, settings.max_pixels, known)
+            for group in _batches(decoded, settings.batch):
+                if isinstance(group[0][1], ImageError):
+                    unreadable.append(dict(image=group[0][0].label, error=str(group[0][1])))
+                    summary.failed.append(str(group[0][1]))
+                    continue
+                for (source, image), measure in zip(group, _start(predictor, group, options), strict=True):
+                    writer.write(source, image, measure)
+                if progress is not None and writer.pending:
+                    progress(summary.images, summary.defective)
         if progress is not None:
             progress(summary.images, summary.defective)
     finally:
-        writer.close()
         records.close()
         write_tables(out, [*records.records, *unreadable])
     return summary
@@ -312,16 +278,15 @@ class _Writer:
 
     def _write_files(self, source: Source, image: DecodedImage, measure: Callable[[], Prediction]) -> dict[str, Any]:
         prediction, palette, overlay = measure(), self.info.palette, self.settings.overlay
-        contents = {f'labels/{source.name}.png': encode_label_png(prediction.label_map, palette)}
+        labels = prediction.label_map
+        files.write_bytes(self.out / f'labels/{source.name}.png', encode_label_png(labels, palette))
         if overlay:
-            drawn = encode_overlay(image.pixels, prediction.label_map, palette, overlay)
-            contents[f'overlays/{source.name}{overlay}'] = drawn
+            drawn = encode_overlay(image.pixels, labels, palette, overlay)
+            files.write_bytes(self.out / f'overlays/{source.name}{overlay}', drawn)
         if prediction.probabilities is not None:
             probabilities = encode_probabilities(prediction.probabilities, self.info.classes)
-            contents[f'probabilities/{source.name}.npz'] = probabilities
-        for name, content in contents.items():
-            files.write_bytes(self.out / name, content)
-        return image_record(source.label, image.pixels.shape[:2], prediction, image.header.notes)
+            files.write_bytes(self.out / f'probabilities/{source.name}.npz', probabilities)
+        return image_record(source.label, labels.shape, prediction, image.header.notes)
 
     def _finish_first(self) -> None:
         record = self.pending.popleft()[0].result()
@@ -329,17 +294,13 @@ class _Writer:
         self.summary.images += 1
         self.summary.defective += bool(record['is_defective'])
 
-    def finish(self) -> None:
-        """Wait for what is still to be written."""
-        while self.pending:
-            self._finish_first()
+    def __enter__(self) -> _Writer:
+        return self
 
-    def close(self) -> None:
-        """Wait for what is still to be written, and end the threads."""
-        try:
-            self.finish()
-        finally:
-            self.pool.shutdown()
+    def __exit__(self, *error: object) -> None:
+        with self.pool:
+            while self.pending:
+                self._finish_first()
 
 
 def predict_in_parts(
@@ -354,27 +315,17 @@ def predict_in_parts(
     progress: ShowProgress | None = None,
     part_size: int = PART_SIZE,
 ) -> JobSummary:
-    """Predict images side by side; the folder is the one that :func:`predict_to_folder` writes in a single process.
+    """Predict images in parts of ``part_size`` sources (a video is one), side by side.
 
-    Args:
-        model: exported file or checkpoint; every worker loads it.
-        options: of :func:`load_predictor`.
-        sources: see :func:`mmdefect.deployment.sources.find_sources`; a video is one source.
-        out: folder; an earlier run with the same settings continues in it.
-        settings: see :class:`JobSettings`.
-        workers: who predicts.
-        plan: of tiles.
-        overwrite: remove what an earlier run wrote.
-        progress: called after each part.
-        part_size: sources of a part.
+    Every worker loads the model with the options of :func:`load_predictor`. The folder is the one that
+    :func:`predict_to_folder` writes in a single process.
     """
     from mmdefect.experiments.bulk import chunks, map_items
 
     out = Path(out)
     with _load_tiled(model, options, plan) as predictor:
         _claim_folder(out, predictor, settings, model, overwrite)
-    records = RecordFile(out / 'predictions.jsonl')
-    unreadable: list[dict[str, Any]] = []
+    records, unreadable = RecordFile(out / 'predictions.jsonl'), []
     try:
         for folder in sorted((out / 'parts').glob('*')):  # of a run that was stopped
             _take_over(folder, out, records)  # what could not be read is tried again
@@ -417,10 +368,7 @@ def _make_predict_part(
 
 
 def _take_over(part: Path, out: Path, records: RecordFile) -> list[dict[str, Any]]:
-    """Move the files of complete images, then write their records; return those of images that could not be read.
-
-    What has no record is left to be predicted again.
-    """
+    """Move the files of complete images, then write their records; return those of images that could not be read."""
     finished = RecordFile(part / 'predictions.jsonl')
     finished.close()
     known = {record['image'] for record in records.records}

@@ -20,6 +20,7 @@ from numpy import ndarray
 
 from mmdefect.deployment.defects import find_defects
 from mmdefect.deployment.types import ModelInfo, Prediction, PredictOptions, Predictor
+from mmdefect.extras import require
 
 METADATA_KEY = 'mmdefect'
 #: Options of an .onnx file, and of everything that PyTorch opens.
@@ -32,19 +33,15 @@ def load_predictor(model_path: str | Path, **options: Any) -> Predictor:
     Args:
         model_path: an exported ``.onnx`` file, which runs on ONNX Runtime without PyTorch; or what needs PyTorch: an
             exported ``.pt`` or ``.pt2`` file, a checkpoint, or a fitted anomaly detector.
-        **options: of the backend: ``threads``, ``providers`` for an ``.onnx`` file; ``config``, ``device`` for others.
+        **options: ``threads``, ``providers`` for an ``.onnx`` file; ``config``, ``device`` for the others.
 
     Raises:
-        FileNotFoundError: if there is no such file.
-        ImportError: if what the file runs on is not installed.
-        ValueError: if an option belongs to the other kind of model.
+        FileNotFoundError, ImportError, ValueError: without the file or what it runs on, or for an unknown option.
     """
     path = Path(model_path)
     if not path.is_file():
-        raise FileNotFoundError(
-            f'a model must be an exported .onnx file or a checkpoint, but there is no file {path}; '
-            'make one with tools/export.py or tools/train.py.'
-        )
+        remedy = 'make one with tools/export.py or tools/train.py.'
+        raise FileNotFoundError(f'a model must be an .onnx file or a checkpoint, but there is no file {path}; {remedy}')
     exported = path.suffix.lower() == '.onnx'
     known = RUNTIME_OPTIONS if exported else TORCH_OPTIONS
     foreign = sorted(set(options) - set(known))
@@ -56,30 +53,20 @@ def load_predictor(model_path: str | Path, **options: Any) -> Predictor:
     try:  # not a plain import: this layer knows the others by name only, and only where they are asked for
         torch_side = import_module('mmdefect.apis.inference')
     except ImportError as err:
-        raise ImportError(
-            f'{path} needs PyTorch and OpenMMLab, but {err} Or export it to .onnx where they are.'
-        ) from err
+        text = f'{path} needs PyTorch and OpenMMLab, but {err} Or export it to .onnx where they are.'
+        raise ImportError(text) from err
     return torch_side.open_model(path, **options)
 
 
 class BatchPredictor(Predictor):
-    """A predictor made of one function: label maps and probabilities of images of one size.
+    """A predictor made of one function: label maps and probabilities of images of one size."""
 
-    Attributes:
-        image_size_hw: the only size of images that is taken; ``None`` where any is.
-        max_regions: of the label map of an image; more are an error. For those who take images from strangers.
-    """
-
-    image_size_hw: tuple[int, int] | None = None
-    max_regions: int | None = None
+    image_size_hw: tuple[int, int] | None = None  # the only size of images that is taken; None where any is
+    max_regions: int | None = None  # of an image; more are an error, for those who take images from strangers
 
     @abstractmethod
     def infer(self, images: ndarray, thresholds: Sequence[float]) -> tuple[ndarray, ndarray]:
-        """Run the network.
-
-        Args:
-            images: ``(N, H, W, 3)`` uint8 RGB.
-            thresholds: one per defect class.
+        """Run the network on ``(N, H, W, 3)`` uint8 RGB.
 
         Returns:
             ``(N, H, W)`` uint8 labels and ``(N, K + 1, H, W)`` float32 probabilities, both the caller's to change.
@@ -107,54 +94,38 @@ class BatchPredictor(Predictor):
         return [measures[index] for index in range(len(images))]
 
     def _measure(self, label: ndarray, probability: ndarray, options: PredictOptions) -> Prediction:
-        area, mm = options.min_area_px, options.mm_per_pixel
-        defects = find_defects(label, probability, self.info.classes, area, mm, self.max_regions)
-        score, kept = float(probability[1:].max()), probability if options.return_probabilities else None
-        return Prediction(label, kept, defects, bool(defects), score)
+        arguments = self.info.classes, options.min_area_px, options.mm_per_pixel, self.max_regions
+        defects, kept = (
+            find_defects(label, probability, *arguments),
+            probability if options.return_probabilities else None,
+        )
+        return Prediction(label, kept, defects, bool(defects), float(probability[1:].max()))
 
 
 def check_rgb(image: ndarray) -> None:
     """Raise ``ValueError`` unless the array is ``(H, W, 3)`` uint8 with pixels."""
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or image.size == 0:
-        found = f'{image.shape} of {image.dtype}'
-        raise ValueError(
-            f'an image must be (H, W, 3) uint8 RGB, got {found}; read it with mmdefect.deployment.decoding.'
-        )
+        found = f'{image.shape} of {image.dtype}; read it with mmdefect.deployment.decoding.'
+        raise ValueError(f'an image must be (H, W, 3) uint8 RGB, got {found}')
 
 
 class FilePredictor(BatchPredictor):
-    """A network that was opened from a file, perhaps one for a fixed size or number of images.
-
-    Args:
-        path: of the file, for messages.
-        info: of the model.
-        network: what :meth:`_run` runs; ``None`` once the predictor is closed.
-        image_size_hw: the only size of images that the network takes, ``None`` for any.
-        batch_size: the only number of images that it takes at once, ``None`` for any.
-    """
+    """A network that was opened from a file, perhaps one for a fixed size or number of images (``None`` for any)."""
 
     def __init__(
-        self,
-        path: str | Path,
-        info: ModelInfo,
-        network: Any,
-        image_size_hw: tuple[int, int] | None = None,
-        batch_size: int | None = None,
+        self, path: str | Path, info: ModelInfo, network: Any, size_hw: Sequence[int] | None, batch: int | None
     ) -> None:
         self.path, self.info, self.network = Path(path), info, network
-        self.image_size_hw = None if image_size_hw is None else tuple(image_size_hw)
-        self.batch_size = batch_size
+        self.image_size_hw, self.batch_size = None if size_hw is None else tuple(size_hw), batch
 
     def infer(self, images: ndarray, thresholds: Sequence[float]) -> tuple[ndarray, ndarray]:
         """Run the network; the last images of a batch that is too small for it are repeated."""
         if self.network is None:
             raise ValueError(f'the model {self.path} must be open, but it has been closed; load it again.')
         if self.image_size_hw not in (None, images.shape[1:3]):
-            (fixed_height, fixed_width), (height, width) = self.image_size_hw, images.shape[1:3]
-            raise ValueError(
-                f'{self.path.name} takes images of {fixed_width} x {fixed_height} (width x height), got {width} x '
-                f'{height}; predict in tiles of that size, or export with a dynamic size.'
-            )
+            wanted, given = (f'{size[1]} x {size[0]}' for size in (self.image_size_hw, images.shape[1:3]))
+            remedy = 'predict in tiles of that size, or export with a dynamic size.'
+            raise ValueError(f'{self.path.name} takes images of {wanted} (width x height), got {given}; {remedy}')
         size, count = self.batch_size or len(images), len(images)
         if size == count:
             return self._run(images, thresholds)
@@ -180,19 +151,14 @@ class OnnxPredictor(FilePredictor):
         path: the ``.onnx`` file.
         threads: of one call; as many as the process may use if left out.
         providers: execution providers of ONNX Runtime, best first.
-
-    Raises:
-        ImportError: without onnxruntime.
-        ValueError: if the file holds no model of ours, or an unknown provider is asked for.
     """
 
     def __init__(
         self, path: str | Path, threads: int | None = None, providers: Sequence[str] = ('CPUExecutionProvider',)
     ) -> None:
-        try:
-            import onnxruntime
-        except ImportError as err:
-            raise ImportError('exported models run on onnxruntime; install mmdefect[runtime].') from err
+        require('runtime', 'onnxruntime', who='an exported model')
+        import onnxruntime
+
         known = onnxruntime.get_available_providers()
         if not set(providers) <= set(known):
             raise ValueError(f'`providers` must be among {known}, got {list(providers)}.')
@@ -208,13 +174,11 @@ class OnnxPredictor(FilePredictor):
             raise ValueError(f'{path} must be a model that ONNX Runtime can load, but it says: {err}') from err
         text = session.get_modelmeta().custom_metadata_map.get(METADATA_KEY)
         if text is None:
-            why = 'but it holds no mmdefect metadata; export the checkpoint again.'
-            raise ValueError(f'{path} must be made by tools/export.py, {why}')
-        batch, height, width, _ = (n if isinstance(n, int) else None for n in session.get_inputs()[0].shape)
-        size_hw = None if height is None else (height, width)
-        super().__init__(path, ModelInfo.from_json(text), session, size_hw, batch)
+            fact = 'but it holds no mmdefect metadata; export the checkpoint again.'
+            raise ValueError(f'{path} must be made by tools/export.py, {fact}')
+        batch, *size_hw = (n if isinstance(n, int) else None for n in session.get_inputs()[0].shape[:3])
+        super().__init__(path, ModelInfo.from_json(text), session, None if None in size_hw else size_hw, batch)
 
     def _run(self, images: ndarray, thresholds: Sequence[float]) -> tuple[ndarray, ndarray]:
         feed = {'images': np.ascontiguousarray(images), 'thresholds': np.asarray(thresholds, np.float32)}
-        labels, probabilities = self.network.run(['labels', 'probabilities'], feed)
-        return labels, probabilities
+        return tuple(self.network.run(['labels', 'probabilities'], feed))

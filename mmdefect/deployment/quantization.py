@@ -16,36 +16,28 @@ from numpy import ndarray
 from mmdefect import files
 from mmdefect.deployment.decoding import ImageError, read_image
 from mmdefect.deployment.sources import find_sources
+from mmdefect.extras import require
 
 #: Prefix of the nodes around the network, which stay in float.
 AROUND = 'around_'
 
 
 def quantize(model: str | Path, out: str | Path, folder: str | Path, limit: int = 100) -> int:
-    """Quantise an exported model.
+    """Quantise an exported model into a new file, and return the number of images used.
 
     Args:
         model: exported ``.onnx`` file in float.
         out: file to write.
         folder: images like those of the production line, good parts and defects.
         limit: at most this many of them are used.
-
-    Returns:
-        The number of images used.
-
-    Raises:
-        ValueError: if the folder has no image that the model takes.
-        ImportError: without onnx.
     """
-    try:
-        import onnx
-        from onnxruntime import quantization as tools
-        from onnxruntime.quantization.shape_inference import quant_pre_process
-    except ImportError as err:
-        raise ImportError('quantising needs onnx and onnxruntime; install mmdefect[export].') from err
-    model_proto = onnx.load(str(model))
-    metadata = {p.key: p.value for p in model_proto.metadata_props}
-    graph = model_proto.graph
+    require('export', 'onnx', 'onnxruntime', who='quantising')
+    import onnx
+    from onnxruntime import quantization as tools
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    floating = onnx.load(str(model))
+    graph, metadata = floating.graph, {p.key: p.value for p in floating.metadata_props}
     shape = [d.dim_value or None for d in graph.input[0].type.tensor_type.shape.dim]
     defaults = {t.name: onnx.numpy_helper.to_array(t) for t in graph.initializer if t.name == 'thresholds'}
     images = _Images(folder, shape, limit, defaults if len(graph.input) > 1 else {})

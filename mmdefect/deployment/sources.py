@@ -22,17 +22,11 @@ AHEAD_BYTES = 256 * 2**20
 
 @dataclass(frozen=True)
 class Source:
-    """One image or video to predict.
-
-    Attributes:
-        path: of the file.
-        name: of its outputs, relative and without suffix.
-        frame: number of the frame of a video.
-    """
+    """One image or video to predict."""
 
     path: Path
-    name: str
-    frame: int | None = None
+    name: str  # of its outputs, relative and without suffix
+    frame: int | None = None  # number of the frame of a video
 
     @property
     def label(self) -> str:
@@ -50,12 +44,7 @@ def find_sources(arguments: Sequence[str], lines: Iterable[str] = ()) -> list[So
 
     Args:
         arguments: files, folders (searched through), patterns (``line3/*.png``, ``**`` for subfolders), or ``-``
-            for the ``lines``.
-        lines: one file a line.
-
-    Raises:
-        FileNotFoundError: if an argument names nothing.
-        ValueError: if a file is neither an image nor a video, or two would write the same outputs.
+            for the ``lines``, of which each is a file.
     """
     found: list[Source] = []
     for argument in arguments:
@@ -110,16 +99,9 @@ def count_frames(sources: Sequence[Source]) -> int:
 def decode_ahead(
     sources: Iterable[Source], workers: int = 2, max_pixels: int = MAX_PIXELS, skip: frozenset[str] = frozenset()
 ) -> Iterator[tuple[Source, DecodedImage | ImageError]]:
-    """Decode in threads and yield in order, never more than :data:`AHEAD_BYTES` ahead.
+    """Decode in threads and yield in order, never more than :data:`AHEAD_BYTES` ahead, each image or its error.
 
-    Args:
-        sources: images and videos; a video is yielded frame by frame.
-        workers: threads.
-        max_pixels: larger images become errors.
-        skip: labels of images that are left out.
-
-    Yields:
-        Each image, or the error that reading it raised.
+    A video is yielded frame by frame; images of labels in ``skip`` are left out.
     """
     pending: deque[tuple[Source, Future, int]] = deque()
 

@@ -23,17 +23,11 @@ from mmdefect.deployment.types import Prediction, PredictOptions, Predictor
 
 @dataclass(frozen=True)
 class AxisTiles:
-    """The tiles of one axis.
+    """The tiles of one axis."""
 
-    Attributes:
-        starts: first pixel of each tile.
-        size: pixels of a tile.
-        weights: ``(tiles, size)`` float32; those of the tiles over a pixel sum to 1.
-    """
-
-    starts: tuple[int, ...]
-    size: int
-    weights: ndarray
+    starts: tuple[int, ...]  # first pixel of each tile
+    size: int  # pixels of a tile
+    weights: ndarray  # (tiles, size) float32; those of the tiles over a pixel sum to 1
 
     @property
     def finished(self) -> tuple[int, ...]:
@@ -46,15 +40,9 @@ def place_tiles(length: int, size: int, overlap: int, margin: int = 0, multiple:
 
     Across the overlap of two tiles the weight goes over as the square of a sine. The outermost ``margin`` pixels of a
     tile count nothing (except at the border of the image): where they cover the receptive field of the network beyond a
-    pixel, every tile says of the pixels that count what the whole image would, and so does the blend.
-
-    Args:
-        length: pixels of the axis.
-        size: pixels of a tile.
-        overlap: least pixels that neighbours share.
-        margin: pixels of each inner border that count nothing; twice this must fit the overlap.
-        multiple: starts are multiples of this (the stride of the network), except for the last tile of an axis whose
-            remainder is not.
+    pixel, every tile says of the pixels that count what the whole image would, and so does the blend. Neighbours share
+    at least ``overlap`` pixels. Starts are multiples of ``multiple``, except that of the last tile where the remainder
+    of the axis is none.
     """
     if size >= length:
         return AxisTiles((0,), length, np.ones((1, length), np.float32))
@@ -102,23 +90,16 @@ def _rise(distance: ndarray, overlap: int, margin: int) -> ndarray:
 class TilePlan:
     """How to cut images; either ``tile_hw`` or ``split``.
 
-    Attributes:
-        tile_hw: rows and columns of a tile; an image smaller than a tile is one tile.
-        split: cut every image into ``split`` x ``split`` parts of equal size (the last ones take in some pixels twice
-            where the image does not divide), side by side, as tools of others do; an overlap makes them larger.
-        overlap_px: least pixels that neighbours share.
-        margin_px: pixels at inner borders of tiles that count nothing; twice this must fit the overlap.
-        multiple_px: tiles start at multiples of this; the stride of the network, where a prediction is to equal that of
-            the whole image.
-        batch: tiles of one call of the network.
+    With ``split`` every image is cut into ``split`` x ``split`` parts of equal size, side by side (the last ones take
+    in some pixels twice where the image does not divide); an overlap makes them larger.
     """
 
-    tile_hw: tuple[int, int] | None = None
+    tile_hw: tuple[int, int] | None = None  # rows and columns; an image smaller than a tile is one tile
     split: int | None = None
-    overlap_px: int = 0
-    margin_px: int = 0
-    multiple_px: int = 1
-    batch: int = 4
+    overlap_px: int = 0  # least pixels that neighbours share
+    margin_px: int = 0  # at inner borders of tiles, count nothing; twice this must fit the overlap
+    multiple_px: int = 1  # of which starts are multiples: the stride of the network, to equal the whole image
+    batch: int = 4  # tiles of one call of the network
 
     def __post_init__(self) -> None:
         if (self.tile_hw is None) == (self.split is None):
@@ -138,13 +119,7 @@ class TilePlan:
 
 
 class TiledPredictor(Predictor):
-    """A predictor that cuts images into tiles for another.
-
-    Args:
-        predictor: predicts the tiles.
-        plan: how to cut.
-        progress: called with the finished and all tiles of an image.
-    """
+    """A predictor that cuts images into tiles for another; ``progress`` gets the finished and all tiles of an image."""
 
     def __init__(
         self, predictor: BatchPredictor, plan: TilePlan, progress: Callable[[int, int], None] | None = None
@@ -215,8 +190,7 @@ class SizedPredictor(Predictor):
 
     Args:
         predictor: the model.
-        tile_hw: rows and columns of a tile; ``None`` lets the network see whole images. A file exported for one size
-            always has tiles of that size.
+        tile_hw: of a tile, unless the file is for one size; ``None`` lets the network see whole images.
         max_regions: of an image; more are an error, since a noisy image could have millions.
     """
 

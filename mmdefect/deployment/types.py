@@ -17,25 +17,15 @@ KINDS = ('segmentation', 'anomaly')
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """What a model says about itself; travels inside an exported file.
+    """What a model says about itself; travels inside an exported file."""
 
-    Attributes:
-        classes: names, the normal class first.
-        palette: RGB of each class.
-        thresholds: one per defect class, see :mod:`mmdefect.deployment.decision`.
-        input_size_hw: size that the network sees, to which the graph itself resizes; ``None``: that of the image.
-        kind: ``segmentation``, or ``anomaly`` (one defect class: the thresholded heat map).
-        name: of the model, for logs and pages.
-        extra: whatever else should travel; JSON values.
-    """
-
-    classes: tuple[str, ...]
-    palette: tuple[tuple[int, int, int], ...]
-    thresholds: tuple[float, ...]
-    input_size_hw: tuple[int, int] | None = None
-    kind: str = 'segmentation'
-    name: str = ''
-    extra: dict[str, Any] = field(default_factory=dict)
+    classes: tuple[str, ...]  # names, the normal class first
+    palette: tuple[tuple[int, int, int], ...]  # RGB of each class
+    thresholds: tuple[float, ...]  # one per defect class, see decision.py
+    input_size_hw: tuple[int, int] | None = None  # to which the graph itself resizes; None: the network sees the image
+    kind: str = 'segmentation'  # or anomaly: one defect class, the thresholded heat map
+    name: str = ''  # for logs and pages
+    extra: dict[str, Any] = field(default_factory=dict)  # whatever else should travel; JSON values
 
     def __post_init__(self) -> None:
         convert = object.__setattr__
@@ -64,28 +54,18 @@ class ModelInfo:
 
 @dataclass(frozen=True)
 class Defect:
-    """One connected region of a defect class, in pixels of the image as given.
-
-    Attributes:
-        class_name, class_id: of the region; ids start at 1.
-        score: mean probability of the class over the region, in [0, 1].
-        area_px, area_percent: number of pixels, and their share of the image.
-        box_xyxy: left, top, right, bottom; right and bottom excluded.
-        centroid_xy: mean of the pixel centres; the centre of the first pixel is (0, 0).
-        length_px, width_px: sides of the smallest rectangle, at any angle, that holds the pixels; width <= length.
-        length_mm, width_mm, area_mm2: the same in millimetres, if the size of a pixel was given.
-    """
+    """One connected region of a defect class, in pixels of the image as given."""
 
     class_name: str
-    class_id: int
-    score: float
+    class_id: int  # from 1
+    score: float  # mean probability of the class over the region, in [0, 1]
     area_px: int
-    area_percent: float
-    box_xyxy: tuple[int, int, int, int]
-    centroid_xy: tuple[float, float]
-    length_px: float
-    width_px: float
-    length_mm: float | None = None
+    area_percent: float  # of the image
+    box_xyxy: tuple[int, int, int, int]  # left, top, right, bottom; right and bottom excluded
+    centroid_xy: tuple[float, float]  # mean of the pixel centres; the centre of the first pixel is (0, 0)
+    length_px: float  # sides of the smallest rectangle, at any angle, that holds the pixels
+    width_px: float  # not larger than the length
+    length_mm: float | None = None  # the same in millimetres, if the size of a pixel was given
     width_mm: float | None = None
     area_mm2: float | None = None
 
@@ -97,21 +77,13 @@ class Defect:
 
 @dataclass
 class Prediction:
-    """What a model says about one image.
+    """What a model says about one image."""
 
-    Attributes:
-        label_map: ``(H, W)`` uint8 class ids at the size of the image; regions below the minimum area are 0.
-        probabilities: ``(K + 1, H, W)`` float32 in [0, 1], normal first, or ``None`` where they were not asked for.
-        defects: the regions, largest score first.
-        is_defective: whether there is any.
-        image_score: largest probability of any defect class over all pixels, in [0, 1]; needs no threshold.
-    """
-
-    label_map: ndarray
-    probabilities: ndarray | None
-    defects: list[Defect]
-    is_defective: bool
-    image_score: float
+    label_map: ndarray  # (H, W) uint8 class ids at the size of the image; regions below the minimum area are 0
+    probabilities: ndarray | None  # (K + 1, H, W) float32 in [0, 1], normal first; None where not asked for
+    defects: list[Defect]  # the regions, largest score first
+    is_defective: bool  # whether there is any
+    image_score: float  # largest probability of any defect class over all pixels, in [0, 1]; needs no threshold
 
 
 @dataclass(frozen=True)
@@ -137,7 +109,7 @@ class Predictor(ABC):
         mm_per_pixel: float | None = None,
         return_probabilities: bool = False,
     ) -> list[Prediction]:
-        """Predict images of any sizes.
+        """Predict images of any sizes; return one prediction per image, in order.
 
         Args:
             images: ``(H, W, 3)`` uint8 RGB each.
@@ -145,9 +117,6 @@ class Predictor(ABC):
             min_area_px: smaller regions are dropped.
             mm_per_pixel: side of a pixel in millimetres.
             return_probabilities: whether the predictions hold probabilities, ``4 (K + 1)`` bytes a pixel.
-
-        Returns:
-            One prediction per image, in order.
         """
         chosen = self.info.thresholds if thresholds is None else check_thresholds(thresholds, self.info.classes)
         return self.predict(images, PredictOptions(chosen, min_area_px, mm_per_pixel, return_probabilities))

@@ -31,12 +31,14 @@ class TorchPredictor(FilePredictor):
         info: of the model.
         path: of its file, for messages.
         device: of PyTorch.
-        fixed: the size of images and the number of images at once that the network takes, if only one.
+        size_hw, batch: the only size of images, and the only number of images at once, that the network takes.
     """
 
-    def __init__(self, network: nn.Module, info: ModelInfo, path: str | Path, device: str = 'cpu', **fixed) -> None:
+    def __init__(
+        self, network: nn.Module, info: ModelInfo, path: str | Path, device: str = 'cpu', size_hw=None, batch=None
+    ) -> None:
         self.device = torch.device(device)
-        super().__init__(path, info, network.to(self.device), **fixed)
+        super().__init__(path, info, network.to(self.device), size_hw, batch)
 
     def _run(self, images: ndarray, thresholds: Sequence[float]) -> tuple[ndarray, ndarray]:
         with torch.inference_mode():
@@ -76,8 +78,7 @@ class SavedPredictor(TorchPredictor):
             why = f'but it holds no {METADATA_FILE}; export the checkpoint again.'
             raise ValueError(f'{path} must be made by tools/export.py, {why}')
         info = ModelInfo.from_json(extra[METADATA_FILE])
-        fixed = {name: info.extra[name] for name in ('image_size_hw', 'batch_size')}
-        super().__init__(network, info, path, device, **fixed)
+        super().__init__(network, info, path, device, info.extra['image_size_hw'], info.extra['batch_size'])
 
 
 def is_saved(path: str | Path) -> bool:

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 from mmdefect import __version__
 from mmdefect.deployment.server import responses
 from mmdefect.deployment.server.errors import RequestError
-from mmdefect.deployment.server.service import AnswerImages, PredictionService
+from mmdefect.deployment.server.service import PredictionService
 from mmdefect.deployment.server.settings import ServerSettings
 from mmdefect.deployment.server.uploads import drain
 from mmdefect.deployment.types import PredictOptions, Predictor
@@ -27,18 +27,12 @@ PAGE_HEADERS = {
 
 
 def create_app(predictor: Predictor, settings: ServerSettings, on_ready: Callable[[], None] | None = None) -> Any:
-    """Make the application.
+    """Return an ASGI application of FastAPI; it closes the predictor when it shuts down.
 
     Args:
-        predictor: closed when the application shuts down.
+        predictor: the model.
         settings: limits, token and so on; the address is used by whoever runs the application.
         on_ready: called once requests are answered.
-
-    Returns:
-        An ASGI application of FastAPI.
-
-    Raises:
-        ImportError: naming the extra ``serve``, if a package is missing.
     """
     require('serve', who='the server')
     from fastapi import Depends, FastAPI, Request
@@ -59,14 +53,8 @@ def create_app(predictor: Predictor, settings: ServerSettings, on_ready: Callabl
         check_host(request, settings)
         check_token(request, settings)
 
-    app = FastAPI(
-        title='mmdefect',
-        version=__version__,
-        docs_url=None,
-        redoc_url=None,
-        lifespan=live,
-        description='Defects in images: segmentation with class, score and size of every region.',
-    )
+    text = 'Defects in images: segmentation with class, score and size of every region.'
+    app = FastAPI(title='mmdefect', version=__version__, docs_url=None, redoc_url=None, lifespan=live, description=text)
     app.state.service = service
     _add_predict(app, service, [Depends(guard_with_token)])
     _add_facts(app, service, [Depends(guard)], [Depends(guard_with_token)])
@@ -83,28 +71,22 @@ def check_token(request: Any, settings: ServerSettings) -> None:
     # Bytes: texts outside ASCII cannot be compared in constant time.
     equal = hmac.compare_digest(token.strip().encode('utf-8', 'replace'), settings.token.encode())
     if scheme.lower() != 'bearer' or not equal:
-        raise RequestError(
-            'no_token',
-            'a request must carry the token of this server as `Authorization: Bearer TOKEN`, but this one carries none '
-            'or another one; ask who runs the server.',
-            headers={'WWW-Authenticate': 'Bearer'},
-        )
+        wanted = 'a request must carry the token of this server as `Authorization: Bearer TOKEN`'
+        sentence = f'{wanted}, but this one carries none or another one; ask who runs the server.'
+        raise RequestError('no_token', sentence, headers={'WWW-Authenticate': 'Bearer'})
 
 
 def check_host(request: Any, settings: ServerSettings) -> None:
     """Raise :class:`RequestError` 421 for a request that addresses the server by a name that is not its own.
 
-    The web page of a stranger can point a name of its own at a loopback address and would then be allowed to read the
-    answers.
+    The web page of a stranger can point its own name at a loopback address, and may then read the answers.
     """
     hosts, name = settings.answered_hosts, request.headers.get('host', '')
     bare = name.partition(']')[0] + ']' if name.startswith('[') else name.partition(':')[0].lower()
     if hosts and bare not in hosts:
-        raise RequestError(
-            'wrong_host',
-            f'the server must be addressed as one of {", ".join(hosts)}, got {name[:80]!r}; '
-            'use one of these names or start the server with --allowed-host.',
-        )
+        remedy = 'use one of these names or start the server with --allowed-host.'
+        given = f'the server must be addressed as one of {", ".join(hosts)}, got {name[:80]!r}'
+        raise RequestError('wrong_host', f'{given}; {remedy}')
 
 
 def _add_predict(app, service: PredictionService, guards: list) -> None:
@@ -142,7 +124,8 @@ def _add_predict(app, service: PredictionService, guards: list) -> None:
         chosen = responses.read_thresholds(service.info, threshold, thresholds)
         options = PredictOptions(chosen, min_area_px, mm_per_pixel, scores)
         png = format == 'png' or (format is None and _prefers_png(request.headers.get('accept', '')))
-        content = await service.answer(request, options, AnswerImages(mask, scores, preview, png))
+        wanted = {'mask': mask, 'scores': scores, 'preview': preview, 'mask_only': png}
+        content = await service.answer(request, options, {name for name, wish in wanted.items() if wish})
         return Response(content, media_type='image/png' if png else 'application/json')
 
 

@@ -36,11 +36,10 @@ class MicroBatcher:
     different keys (thresholds and so on) do not share a batch; order of arrival is kept within a key.
 
     Args:
-        predict: images and their common key to one result per image, in order; called from the thread of this object.
-        max_batch: images in a batch.
-        max_delay_s: longest wait for others.
+        predict: images and their common key to one result per image, in order; called from this thread, as is report.
+        max_batch, max_delay_s: images in a batch, and the longest wait for others.
         arriving: how many requests may soon bring another image.
-        report: called after each batch, from the thread.
+        report: called after each batch.
     """
 
     def __init__(
@@ -79,10 +78,7 @@ class MicroBatcher:
         return self._thread.is_alive() and not self._closing
 
     def close(self, timeout_s: float | None = None) -> bool:
-        """Finish what is queued and stop the thread; return whether it has stopped within the time.
-
-        A thread that hangs in the model ends with the process.
-        """
+        """Finish what is queued and stop the thread; return whether it has stopped in time, or hangs in the model."""
         with self._changed:
             self._closing = True
             self._changed.notify()
@@ -123,8 +119,9 @@ class MicroBatcher:
         try:
             results = self._predict([item.image for item in batch], batch[0].key)
             if len(results) != count:
-                got = f'but {len(results)} came for {count}.'
-                raise RuntimeError(f'a model must return one prediction per image, {got}')
+                raise RuntimeError(
+                    f'a model must return one prediction per image, but {len(results)} came for {count}.'
+                )
         except Exception as err:  # whatever a model raises belongs to the requests, not to this thread
             if count == 1:
                 batch[0].future.set_exception(err)

@@ -21,17 +21,10 @@ STATUSES = {
 class RequestError(Exception):
     """A request that is answered with an error.
 
-    Args:
-        reason: one of :data:`STATUSES`, or another word with a status.
-        sentence: for people: what must hold, what came, what to do.
-        status: of HTTP, where the reason does not say it.
-        headers: of the answer.
+    The reason is one of :data:`STATUSES`, or another word with a status; the sentence is for people.
     """
 
-    def __init__(
-        self, reason: str, sentence: str, status: int | None = None, headers: dict[str, str] | None = None
-    ) -> None:
+    def __init__(self, reason: str, sentence: str, status: int = 0, headers: dict[str, str] | None = None) -> None:
         super().__init__(sentence)
         self.reason, self.sentence = reason, sentence
-        self.status = status or STATUSES[reason]
-        self.headers = dict(headers or {})
+        self.status, self.headers = status or STATUSES[reason], headers or {}

@@ -11,10 +11,7 @@ from mmdefect.deployment.server.errors import RequestError
 class RequestLimits:
     """Counts requests and bytes; used from one thread, the event loop.
 
-    Args:
-        slots: requests at the same time.
-        memory_bytes: sum of what they may hold.
-        seconds_per_image: current estimate, for the time after which to try again.
+    The estimate of ``seconds_per_image`` gives the time after which a rejected client should try again.
     """
 
     def __init__(self, slots: int, memory_bytes: int, seconds_per_image: Callable[[], float] = lambda: 0.0) -> None:
@@ -42,23 +39,16 @@ class Slot:
         limits.arriving += 1
 
     def hold(self, size: int) -> None:
-        """Hold ``size`` bytes from now on, instead of what was held before.
-
-        Raises:
-            RequestError: 503, if all requests together would hold too much; 413, if this one alone does.
-        """
+        """Hold ``size`` bytes from now on; :class:`RequestError` 503 if that is too much together, 413 if alone."""
         limits = self._limits
         if size > limits.memory_bytes:
+            fact = f'but this one would need about {size}; send a smaller image or ask for less.'
             raise RequestError(
-                'too_large',
-                f'a request must need at most {limits.memory_bytes} bytes of memory, but this one would need about '
-                f'{size}; send a smaller image or ask for less.',
+                'too_large', f'a request must need at most {limits.memory_bytes} bytes of memory, {fact}'
             )
         if limits.held_bytes - self._bytes + size > limits.memory_bytes:
-            raise limits.overloaded(
-                f'all requests together must need at most {limits.memory_bytes} bytes of memory, '
-                'but with this one they would need more'
-            )
+            most = f'at most {limits.memory_bytes} bytes of memory'
+            raise limits.overloaded(f'all requests together must need {most}, but with this one they would need more')
         limits.held_bytes += size - self._bytes
         self._bytes = size
 

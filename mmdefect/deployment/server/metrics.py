@@ -11,14 +11,7 @@ SECONDS = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 
 
 class ServerMetrics:
-    """The metrics of one server; they have a registry of their own, so servers do not add up.
-
-    Args:
-        info: of the model.
-        in_flight: requests accepted and not yet answered.
-        queued: images waiting for the model.
-        held_bytes: estimate of what requests hold in memory.
-    """
+    """The metrics of one server; they have a registry of their own, so servers do not add up."""
 
     def __init__(
         self, info: ModelInfo, in_flight: Callable[[], int], queued: Callable[[], int], held_bytes: Callable[[], int]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import math
+from dataclasses import fields
 from typing import Any
 
 import cv2
@@ -14,22 +15,16 @@ import numpy as np
 from numpy import ndarray
 
 from mmdefect.deployment.server.errors import RequestError
-from mmdefect.deployment.types import ModelInfo, Prediction, PredictOptions
+from mmdefect.deployment.types import KINDS, Defect, ModelInfo, Prediction, PredictOptions
 
 #: Weak and fast: answers are sent once, within a machine or a plant.
 PNG_LEVEL = 1
 
 
 def read_thresholds(info: ModelInfo, threshold: float | None, thresholds: str | None) -> tuple[float, ...]:
-    """Return one threshold per defect class: those of the model, all of them ``threshold``, then single ones.
+    """Return one threshold per defect class: those of the model or ``threshold`` for all, then those of single classes.
 
-    Args:
-        info: of the model.
-        threshold: for all classes.
-        thresholds: ``class:value`` pairs with commas between them.
-
-    Raises:
-        RequestError: 422, if a pair is no such pair.
+    ``thresholds`` are ``class:value`` pairs with commas between them; :class:`RequestError` 422 if they are not.
     """
     names = info.classes[1:]
     values = list(info.thresholds) if threshold is None else [threshold] * len(names)
@@ -37,11 +32,9 @@ def read_thresholds(info: ModelInfo, threshold: float | None, thresholds: str | 
         name, _, text = pair.rpartition(':')
         name = name.strip()
         if name not in names:
-            raise RequestError(
-                'invalid_options',
-                f'`thresholds` must be pairs of class and value of the classes {list(names)}, got {pair[:80]!r}; '
-                f'write, for example, {names[0]}:0.5.',
-            )
+            given = f'got {pair[:80]!r}; write, for example, {names[0]}:0.5.'
+            wanted = f'pairs of class and value of the classes {list(names)}'
+            raise RequestError('invalid_options', f'`thresholds` must be {wanted}, {given}')
         try:
             value = float(text)
         except ValueError:
@@ -53,9 +46,7 @@ def read_thresholds(info: ModelInfo, threshold: float | None, thresholds: str | 
     return tuple(values)
 
 
-def make_answer(
-    prediction: Prediction, options: PredictOptions, info: ModelInfo, notes: tuple[str, ...]
-) -> dict[str, Any]:
+def make_answer(prediction: Prediction, options: PredictOptions, info: ModelInfo, notes: tuple[str, ...]) -> dict:
     """Return what ``POST /predict`` says about an image, without images; ``notes`` say what decoding changed."""
     height, width = prediction.label_map.shape
     return {
@@ -108,6 +99,7 @@ def as_text(data: bytes) -> str:
 
 
 _NUMBER, _WHOLE, _TEXT, _YES = ({'type': kind} for kind in ('number', 'integer', 'string', 'boolean'))
+_THRESHOLDS = {'type': 'object', 'additionalProperties': _NUMBER}
 
 
 def _base64(what: str) -> dict[str, Any]:
@@ -122,34 +114,17 @@ def _object(properties: dict[str, Any], optional: tuple[str, ...] = ()) -> dict[
     return {'type': 'object', 'properties': properties, 'required': [n for n in properties if n not in optional]}
 
 
-_THRESHOLDS = {'type': 'object', 'additionalProperties': _NUMBER}
-_IN_MM = ('length_mm', 'width_mm', 'area_mm2')
+_OF_TYPE = {'str': _TEXT, 'int': _WHOLE, 'float': _NUMBER, 'float | None': _NUMBER}
+_OF_TYPE |= {'tuple[int, int, int, int]': _list(_WHOLE, 4), 'tuple[float, float]': _list(_NUMBER, 2)}
 DEFECT = _object(
-    {
-        'class_name': _TEXT,
-        'class_id': _WHOLE,
-        'score': _NUMBER,
-        'area_px': _WHOLE,
-        'area_percent': _NUMBER,
-        'box_xyxy': _list(_WHOLE, 4),
-        'centroid_xy': _list(_NUMBER, 2),
-        **dict.fromkeys(('length_px', 'width_px', *_IN_MM), _NUMBER),
-    },
-    _IN_MM,
+    {field.name: _OF_TYPE[field.type] for field in fields(Defect)},
+    tuple(field.name for field in fields(Defect) if field.default is None),
 )
 PREDICTION = _object(
     {
-        'is_defective': _YES,
-        'image_score': _NUMBER,
-        'width': _WHOLE,
-        'height': _WHOLE,
-        'defects': _list(DEFECT),
-        'thresholds': _THRESHOLDS,
-        'min_area_px': _WHOLE,
-        'mm_per_pixel': {'type': ['number', 'null']},
-        'model': _TEXT,
-        'notes': _list(_TEXT),
-        'seconds': _NUMBER,
+        **dict(is_defective=_YES, image_score=_NUMBER, width=_WHOLE, height=_WHOLE, defects=_list(DEFECT)),
+        **dict(thresholds=_THRESHOLDS, min_area_px=_WHOLE, mm_per_pixel={'type': ['number', 'null']}),
+        **dict(model=_TEXT, notes=_list(_TEXT), seconds=_NUMBER),
         'mask_png': _base64('PNG whose pixel values are class ids'),
         'scores_png': _base64('PNG; red * 256 + green is 65535 times the score, blue the class of each pixel'),
         'preview_jpeg': _base64('the upright 8-bit image that the model saw'),
@@ -159,14 +134,9 @@ PREDICTION = _object(
 ERROR = _object({'error': _TEXT, 'reason': _TEXT})
 MODEL = _object(
     {
-        'name': _TEXT,
-        'kind': {'enum': ['segmentation', 'anomaly']},
-        'classes': _list(_TEXT),
-        'palette': _list(_list(_WHOLE, 3)),
-        'thresholds': _THRESHOLDS,
-        'input_size_hw': {'type': ['array', 'null'], 'items': _WHOLE},
-        'max_body_bytes': _WHOLE,
-        'max_pixels': _WHOLE,
+        **dict(name=_TEXT, kind={'enum': list(KINDS)}, classes=_list(_TEXT), palette=_list(_list(_WHOLE, 3))),
+        **dict(thresholds=_THRESHOLDS, input_size_hw={'type': ['array', 'null'], 'items': _WHOLE}),
+        **dict(max_body_bytes=_WHOLE, max_pixels=_WHOLE),
     }
 )
 HEALTH = _object({'status': {'enum': ['ok', 'stopping']}, 'in_flight': _WHOLE})

@@ -26,20 +26,12 @@ def serve(
     on_ready: Callable[[str], None] | None = None,
     access_log: bool = False,
 ) -> None:
-    """Answer requests until SIGINT or SIGTERM, then answer what was accepted and return.
+    """Answer requests until SIGINT or SIGTERM, then answer what was accepted, close the predictor and return.
 
-    A second SIGINT stops at once. The predictor is closed at the end.
-
-    Args:
-        predictor: a model.
-        settings: address, limits and so on.
-        on_ready: called with the address once requests are answered.
-        access_log: whether to log a line per request.
+    A second SIGINT stops at once. ``on_ready`` gets the address once requests are answered.
 
     Raises:
-        ImportError: naming the extra ``serve``, if a package is missing.
-        OSError: if the address cannot be listened on.
-        ValueError: if the model fails on a grey image.
+        ImportError, OSError, ValueError: without a package, for an address in use, if the model fails on a grey image.
     """
     require('serve', who='the server')
     import uvicorn
@@ -94,10 +86,9 @@ def listen(settings: ServerSettings) -> socket.socket:
             listener.close()
             raise
     except OSError as err:
-        raise OSError(
-            f'the server must be able to listen on {settings.host} port {settings.port}, but that fails '
-            f'({err.strerror}); stop what uses it or choose another --port.'
-        ) from err
+        fact = f'but that fails ({err.strerror}); stop what uses it or choose another --port.'
+        place = f'{settings.host} port {settings.port}'
+        raise OSError(f'the server must be able to listen on {place}, {fact}') from err
     return listener
 
 
@@ -107,7 +98,5 @@ def _warm_up(predictor: Predictor) -> None:
     try:
         predictor.predict_batch([np.full((height, width, 3), 127, np.uint8)])
     except Exception as err:
-        raise ValueError(
-            f'the model must predict a grey image of {width} x {height} pixels, but it fails ({err}); export or '
-            'train it anew.'
-        ) from err
+        fact = f'but it fails ({err}); export or train it anew.'
+        raise ValueError(f'the model must predict a grey image of {width} x {height} pixels, {fact}') from err

@@ -7,7 +7,6 @@ import json
 import logging
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import Any
 
 from numpy import ndarray
@@ -27,23 +26,8 @@ from mmdefect.deployment.writing import encode_label_png
 LOG = logging.getLogger('mmdefect.server')
 
 
-@dataclass(frozen=True)
-class AnswerImages:
-    """Which images an answer carries, or whether it is the mask alone."""
-
-    mask: bool = False
-    scores: bool = False
-    preview: bool = False
-    mask_only: bool = False
-
-
 class PredictionService:
-    """Everything that lives as long as the server: the queue in front of the model, threads, counters.
-
-    Args:
-        predictor: that the service owns from now on.
-        settings: of the server.
-    """
+    """Everything that lives as long as the server: the model and the queue in front of it, threads, counters."""
 
     def __init__(self, predictor: Predictor, settings: ServerSettings) -> None:
         self.info, self.settings, self._predictor = predictor.info, settings, predictor
@@ -69,11 +53,11 @@ class PredictionService:
             LOG.error('the model has not answered for %g s; it is left to end with the process.', seconds)
         self._threads.shutdown()
 
-    async def answer(self, request: Any, options: PredictOptions, images: AnswerImages) -> bytes:
-        """Return the prediction of the image in a request: the text of a JSON answer, or a mask as PNG.
+    async def answer(self, request: Any, options: PredictOptions, images: set[str]) -> bytes:
+        """Return the prediction of the image in a request, or raise :class:`RequestError`.
 
-        Raises:
-            RequestError: if there is none.
+        It is the text of a JSON answer with the ``images`` asked for of ``mask``, ``scores`` and ``preview``, or, for
+        ``mask_only``, the mask as PNG.
         """
         start = time.perf_counter()
         with self.limits.take_slot() as slot:
@@ -120,16 +104,16 @@ class PredictionService:
         return await asyncio.get_running_loop().run_in_executor(self._threads, function, *arguments)
 
     def _encode(
-        self, prediction: Prediction, image: DecodedImage, options: PredictOptions, images: AnswerImages, start: float
+        self, prediction: Prediction, image: DecodedImage, options: PredictOptions, images: set[str], start: float
     ) -> bytes:
-        if images.mask_only:
+        if 'mask_only' in images:
             return encode_label_png(prediction.label_map, self.info.palette)
         answer = make_answer(prediction, options, self.info, image.header.notes)
-        if images.mask:
+        if 'mask' in images:
             answer['mask_png'] = as_text(encode_label_png(prediction.label_map, self.info.palette))
-        if images.scores:
+        if 'scores' in images:
             answer['scores_png'] = as_text(encode_scores(prediction.probabilities))
-        if images.preview:
+        if 'preview' in images:
             answer['preview_jpeg'] = as_text(encode_preview(image.pixels))
         answer['seconds'] = round(time.perf_counter() - start, 6)
         return json.dumps(answer, ensure_ascii=False, allow_nan=False).encode()

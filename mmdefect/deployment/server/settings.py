@@ -12,37 +12,21 @@ LOOPBACK_HOSTS = ('localhost', '127.0.0.1', '[::1]')
 
 @dataclass(frozen=True)
 class ServerSettings:
-    """How the server behaves.
-
-    Attributes:
-        host: address to listen on.
-        port: port to listen on; 0 lets the system choose.
-        max_body_bytes: longest upload.
-        max_pixels: largest image, known from its header before anything is decoded.
-        memory_bytes: what uploads, decoded images and answers of all requests together may hold, by estimate.
-        queue_size: requests accepted and not yet answered; more are rejected with 503.
-        max_batch: images that the model gets at once.
-        max_delay_s: longest time that an image waits for others to share its batch.
-        decode_threads: images decoded, and answers encoded, at the same time.
-        body_timeout_s: time for an upload to arrive.
-        shutdown_timeout_s: time for accepted requests to be answered after a signal to stop.
-        token: what clients must send as ``Authorization: Bearer``; ``None`` asks for nothing.
-        allowed_hosts: values of the header ``Host`` that are answered; empty means those of loopback while listening
-            there, and any elsewhere.
-    """
+    """How the server behaves."""
 
     host: str = '127.0.0.1'
-    port: int = 8000
-    max_body_bytes: int = 32 * 2**20
-    max_pixels: int = 25_000_000
-    memory_bytes: int = 2**30
-    queue_size: int = 64
-    max_batch: int = 8
-    max_delay_s: float = 0.005
-    decode_threads: int = 2
-    body_timeout_s: float = 30.0
-    shutdown_timeout_s: float = 30.0
-    token: str | None = field(default=None, repr=False)
+    port: int = 8000  # 0 lets the system choose
+    max_body_bytes: int = 32 * 2**20  # longest upload
+    max_pixels: int = 25_000_000  # largest image, known from its header before anything is decoded
+    memory_bytes: int = 2**30  # what uploads, decoded images and answers of all requests may hold, by estimate
+    queue_size: int = 64  # requests accepted and not yet answered; more are rejected with 503
+    max_batch: int = 8  # images that the model gets at once
+    max_delay_s: float = 0.005  # longest time that an image waits for others to share its batch
+    decode_threads: int = 2  # images decoded, and answers encoded, at the same time
+    body_timeout_s: float = 30.0  # for an upload to arrive
+    shutdown_timeout_s: float = 30.0  # for accepted requests to be answered after a signal to stop
+    token: str | None = field(default=None, repr=False)  # that clients must send as `Authorization: Bearer`; None: no
+    #: Values of the header ``Host`` that are answered; empty: those of loopback while listening there, else any.
     allowed_hosts: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:

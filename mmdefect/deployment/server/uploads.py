@@ -13,10 +13,9 @@ from mmdefect.deployment.server.errors import RequestError
 
 MAX_PARTS = 16
 MAX_PART_HEADER_BYTES = 8192
-#: How long, and how much, an error answer reads of a body that nobody wants, so that the client, who is still sending,
+#: How much, and how long, an error answer reads of a body that is not wanted, so that the client, who is still sending,
 #: sees the answer and no broken connection.
-DRAIN_SECONDS = 5.0
-DRAIN_BYTES = 256 * 2**20
+DRAIN_BYTES, DRAIN_SECONDS = 256 * 2**20, 5.0
 #: A progressive JPEG has about ten; each costs a pass over all pixels.
 MAX_SCANS = 100
 #: Reasons of errors for those that reading an image file may fail for.
@@ -31,12 +30,7 @@ def _unreadable(sentence: str) -> RequestError:
 
 
 async def read_upload(request: Any, max_body_bytes: int, timeout_s: float) -> bytes:
-    """Return the image file that a request carries, raw or as the first file of a form.
-
-    Args:
-        request: of Starlette. Names of files in it are ignored.
-        max_body_bytes: of the whole body.
-        timeout_s: for the whole body.
+    """Return the image file that a request of Starlette carries, raw or as the first file of a form.
 
     Raises:
         RequestError: 413, 415, 422; 408 if it takes too long; 400 if the client leaves.
@@ -48,8 +42,8 @@ async def read_upload(request: Any, max_body_bytes: int, timeout_s: float) -> by
     try:
         await asyncio.wait_for(_receive(request, body, max_body_bytes), timeout_s)
     except asyncio.TimeoutError:
-        late = 'but this one did not; send it faster or smaller.'
-        raise RequestError('slow', f'an upload must arrive within {timeout_s:g} s, {late}') from None
+        sentence = f'{_NAME} must arrive within {timeout_s:g} s, but this one did not; send it faster or smaller.'
+        raise RequestError('slow', sentence) from None
     return body.finish()
 
 
@@ -60,8 +54,9 @@ def declared_length(request: Any) -> int | None:
 
 
 def _too_long(most: int, fact: str) -> RequestError:
-    sentence = f'an upload must have at most {most} bytes, but this one {fact}; send a smaller file.'
-    return RequestError('too_large', sentence)
+    return RequestError(
+        'too_large', f'{_NAME} must have at most {most} bytes, but this one {fact}; send a smaller file.'
+    )
 
 
 async def drain(request: Any, max_bytes: int = DRAIN_BYTES) -> None:
@@ -103,11 +98,9 @@ def _make_body(content_type: str) -> _RawBody | _FormBody:
         return _FormBody(content_type)
     if kind in ('', 'application/octet-stream') or kind.startswith('image/'):
         return _RawBody()
-    raise RequestError(
-        'unsupported',
-        f'the Content-Type must be image/*, application/octet-stream or multipart/form-data, got {kind!r}; '
-        'send the bytes of an image, or a form with one file.',
-    )
+    given = f'got {kind!r}; send the bytes of an image, or a form with one file.'
+    wanted = 'image/*, application/octet-stream or multipart/form-data'
+    raise RequestError('unsupported', f'the Content-Type must be {wanted}, {given}')
 
 
 class _RawBody:
@@ -127,8 +120,9 @@ class _FormBody:
         self._parse_options = parse_options_header
         boundary = parse_options_header(content_type)[1].get(b'boundary')
         if not boundary:
-            fact = 'but this one does not; let your HTTP library write that header.'
-            raise _unreadable(f'a form must name its boundary in the Content-Type, {fact}')
+            raise _unreadable(
+                'a form must name its boundary in the Content-Type; let your HTTP library write that header.'
+            )
         self._data: io.BytesIO | None = None
         self._in_file = self._ended = False
         self._parts = self._header_bytes = 0
@@ -157,8 +151,7 @@ class _FormBody:
         if not self._ended:
             raise _unreadable('a form must end with its boundary, but this one is cut off; send the whole form.')
         if self._data is None:
-            hint = 'add the image as a file (curl -F image=@image.png).'
-            raise _unreadable(f'a form must hold a file, but this one holds none; {hint}')
+            raise _unreadable('a form must hold a file, but this one holds none; add one (curl -F image=@image.png).')
         return self._data.getvalue()
 
     def _begin_part(self) -> None:
