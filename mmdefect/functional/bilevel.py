@@ -308,7 +308,7 @@ class ConjugateGradient(Estimator):
     """``p`` solves ``(H + damping) p = v``; independent of the inner optimiser.
 
     Args:
-        iterations: at most so many products with the Hessian.
+        iterations: limit of products with the Hessian.
         tolerance: of the residual, relative to ``v``.
         damping: added to the diagonal. Where the curvature is still not positive, the iteration ends there.
     """

@@ -13,7 +13,7 @@ from mmdefect.visualization.overlay import default_palette, difference, draw_box
 PALETTE = [(0, 0, 0), (255, 0, 0), (0, 255, 0)]
 
 
-def photo(height: int = 20, width: int = 24, seed: int = 0) -> np.ndarray:
+def noise_image(height: int = 20, width: int = 24, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
 
 
@@ -31,7 +31,7 @@ def test_overlay_by_hand():
 @given(seed=st.integers(0, 10**6), alpha=st.floats(0, 1))
 def test_overlay_equals_a_loop_over_pixels(seed, alpha):
     rng = np.random.default_rng(seed)
-    image, label = photo(7, 9, seed), rng.integers(0, 3, (7, 9))
+    image, label = noise_image(7, 9, seed), rng.integers(0, 3, (7, 9))
     out = overlay_labels(image, label, PALETTE, alpha, outline=0)
     for r in range(7):
         for c in range(9):
@@ -42,7 +42,7 @@ def test_overlay_equals_a_loop_over_pixels(seed, alpha):
 
 
 def test_clean_label_and_zero_alpha_change_nothing():
-    image = photo()
+    image = noise_image()
     before = image.copy()
     np.testing.assert_array_equal(overlay_labels(image, np.zeros((20, 24), int), PALETTE), image)
     label = np.zeros((20, 24), int)
@@ -98,7 +98,7 @@ def test_palette_colours_differ():
 
 
 def test_errors_say_what_to_do():
-    image, label = photo(), np.zeros((20, 24), int)
+    image, label = noise_image(), np.zeros((20, 24), int)
     with pytest.raises(ValueError, match='nearest neighbour'):
         overlay_labels(image, label[:10], PALETTE)
     label[0, 0] = 7

@@ -86,7 +86,7 @@ def test_a_resumed_training_takes_the_same_way(trained, root, tmp_path):
     assert runner.train_loop.history == trained.train_loop.history
 
 
-def test_resuming_without_the_state_of_the_policy_is_refused(trained, root, tmp_path):
+def test_resuming_without_the_state_of_the_policy_is_rejected(trained, root, tmp_path):
     checkpoint = torch.load(f'{trained.work_dir}/iter_4.pth', map_location='cpu', weights_only=False)
     del checkpoint['bilevel']
     torch.save(checkpoint, tmp_path / 'bare.pth')
@@ -151,7 +151,7 @@ def test_ranges_get_their_gradient_through_the_pixels(root, tmp_path):
         return made
 
     compared = 0
-    for number in range(100, 140):  # most draws leave the brightness alone
+    for number in range(100, 140):  # most samples leave the brightness alone
         made = inputs(number, True)
         slope = 0.0
         if made.requires_grad:
@@ -245,12 +245,12 @@ def test_odd_batch_sizes(root, tmp_path, inner, outer):
 
 
 @pytest.mark.parametrize('stolen', ['outer_val', 'val'])
-def test_shared_images_are_refused_by_content(root, tmp_path, stolen):
+def test_shared_images_are_rejected_by_content(root, tmp_path, stolen):
     other = tmp_path / 'data'
     shutil.copytree(root, other)
     folder = 'train' if stolen == 'outer_val' else 'val'
     shutil.copy(other / 'img_dir/train/train2.png', other / f'img_dir/{folder}/{stolen}1.png')
-    # the donors of the recipe would be refused already when it is built; the loop must see it on its own, too
+    # the donors of the recipe would be rejected already when it is built; the loop must find it on its own, too
     cfg = tiny_config(root, tmp_path / 'run', 2)
     for loader in (cfg.train_dataloader, cfg.val_dataloader, cfg.outer_dataloader, cfg.train_cfg.outer_dataloader):
         loader.dataset.data_root = str(other)
@@ -258,7 +258,7 @@ def test_shared_images_are_refused_by_content(root, tmp_path, stolen):
         Runner.from_cfg(cfg).train()
 
 
-def test_a_training_without_selection_split_is_refused(root, tmp_path):
+def test_a_training_without_selection_split_is_rejected(root, tmp_path):
     cfg = tiny_config(root, tmp_path, 2)
     cfg.val_dataloader = cfg.val_cfg = cfg.val_evaluator = None
     with pytest.raises(ValueError, match='must have a validation set'):
