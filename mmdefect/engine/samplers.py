@@ -47,9 +47,7 @@ class DefectSampler(Sampler):
 
     def indices_of_pass(self, generator: torch.Generator) -> list[int]:
         """Return the order of one pass; a subclass may sample with other probabilities."""
-        if self.shuffle:
-            return torch.randperm(self.size, generator=generator).tolist()
-        return list(range(self.size))
+        return torch.randperm(self.size, generator=generator).tolist() if self.shuffle else list(range(self.size))
 
     def __iter__(self) -> Iterator[int]:
         """Yield the samples of this rank, from the position set by :meth:`skip`."""
@@ -104,10 +102,8 @@ class MixingSampler(_GroupSampler):
     """Numbered endless samples, of which a given share shows a defect, whatever share the data set has.
 
     Args:
-        dataset: see :class:`DefectSampler`.
+        dataset, shuffle, seed: see :class:`DefectSampler`.
         defective_share: share of samples that show a real defect, in [0, 1]; ``None`` keeps that of the data set.
-        shuffle: whether each round has its own order.
-        seed: see :class:`DefectSampler`.
     """
 
     def __init__(
@@ -143,8 +139,7 @@ class PartShareSampler(_GroupSampler):
     Args:
         dataset: joined data set, ``MixedDefectDataset`` or mmengine's ``ConcatDataset``.
         shares: one number a part, 0 or more, not all 0; only their ratio counts.
-        shuffle: whether each round has its own order.
-        seed: see :class:`DefectSampler`.
+        shuffle, seed: see :class:`DefectSampler`.
     """
 
     def __init__(self, dataset: Sized, shares: Sequence[float], shuffle: bool = True, seed: int | None = None) -> None:
@@ -154,9 +149,7 @@ class PartShareSampler(_GroupSampler):
             parts = f'each of the {len(sizes)} parts of the data set'
             raise ValueError(f'`shares` must give one number >= 0 for {parts}, not all 0, got {list(shares)}.')
         if any(share > 0 and size == 0 for share, size in zip(shares, sizes, strict=True)):
-            raise ValueError(
-                f'a part with a share must hold images, got parts of {sizes} for the shares {list(shares)}.'
-            )
+            raise ValueError(f'parts with a share must hold images, got parts of {sizes} for shares {list(shares)}.')
         self.shares = torch.tensor(shares, dtype=torch.float64)
         self.groups = torch.arange(sum(sizes)).split(sizes)
 
@@ -175,11 +168,9 @@ class ClassAwareSampler(DefectSampler):
     only on average. Label files are read once, in parallel, before the first sample.
 
     Args:
-        dataset: see :class:`DefectSampler`.
+        dataset, shuffle, seed: see :class:`DefectSampler`.
         target_share: share of the samples that show a class: one number for every defect class, or numbers by class id
             or name. A class that appears more often already is left alone.
-        shuffle: whether each pass has its own order.
-        seed: see :class:`DefectSampler`.
     """
 
     def __init__(
@@ -207,23 +198,16 @@ class ClassAwareSampler(DefectSampler):
         offset = torch.rand(1, generator=generator, dtype=torch.float64)
         points = (torch.arange(self.size, dtype=torch.float64) + offset) / self.size
         sampled = order[torch.searchsorted(bounds, points).clamp_max(self.size - 1)]
-        if self.shuffle:
-            return sampled[torch.randperm(self.size, generator=generator)].tolist()
-        return sampled.sort().values.tolist()
+        order = torch.randperm(self.size, generator=generator) if self.shuffle else sampled.argsort()
+        return sampled[order].tolist()
 
 
 def balanced_probabilities(presence: Sequence[set[int]], target_share: Mapping[int, float]) -> torch.Tensor:
-    """Return a probability per image, such that classes appear in at least their share of the samples.
+    """Return a probability per image, ``(N,)`` float64, with which classes have at least their share of the samples.
 
     The mixture stays as close to the data set as possible otherwise (iterative proportional fitting: each step scales
-    the images with and without one class to its share).
-
-    Args:
-        presence: classes that each image shows.
-        target_share: share of the samples by class, each in (0, 1); a class that appears more often keeps doing so.
-
-    Returns:
-        ``(N,)`` float64, adding up to 1, all above 0.
+    the images with and without one class to its share). ``presence`` holds the classes that each image shows; a class
+    that appears more often than ``target_share`` asks for keeps doing so.
     """
     probability = torch.full((len(presence),), 1 / len(presence), dtype=torch.float64)
     shows = {}

@@ -45,13 +45,11 @@ class DefectMetric(BaseMetric):
         decision: whose label maps ``output_dir`` receives, ``'argmax'`` or ``'calibrated'``; the metrics hold both.
         scores: what ``seg_logits`` holds, ``'logits'`` or ``'probabilities'``. mmseg applies the sigmoid of heads with
             one channel itself: those are always taken as probabilities.
-        bins, exact, ignore_index, tolerance, size_edges, min_coverage, min_alarm_area: see
-            :class:`~mmdefect.functional.metrics.defect.DefectCounters`.
+        bins, exact, ignore_index, tolerance, size_edges, min_coverage, min_alarm_area: see ``DefectCounters``.
         per_image: CSV file for one line an image; ``None`` writes none.
         curves: JSON file for the precision-recall and overlap curves of each class; ``None`` writes none.
         output_dir: folder for the predicted label maps, as PNG of class ids; ``None`` writes none.
-        output_root: folder of the images that is replaced by ``output_dir`` in the names of the PNGs; ``None``
-            uses the bare file name.
+        output_root: folder of the images that ``output_dir`` replaces in names; ``None`` uses the bare file name.
         **kwargs: see :class:`mmengine.evaluator.BaseMetric`.
     """
 

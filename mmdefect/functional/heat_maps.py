@@ -9,8 +9,9 @@ them. Grad-CAM (Selvaraju et al., ICCV 2017) shows which places of a layer raise
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from functools import lru_cache
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import lru_cache, partial
 
 import torch
 import torch.nn.functional as F
@@ -46,26 +47,20 @@ def default_std(patch: int) -> float:
     return 10.0 if patch >= 32 else math.log10(0.45 * patch + 1) + 0.25
 
 
-def upsample_scores(
-    scores: Tensor, patch: int, stride: int, std: float | None = None, normalize: bool = True
-) -> Tensor:
+def upsample_scores(scores: Tensor, patch: int, stride: int, normalize: bool = True) -> Tensor:
     """Spread scores of patches over the pixels, ``(B, H, W)`` with ``H = (rows - 1) * stride + patch``.
 
     Args:
         scores: ``(B, rows, columns)`` float.
         patch: side of a patch in pixels.
         stride: distance of neighbouring patches in pixels.
-        std: of the Gaussian weights in pixels; :func:`default_std` if None.
         normalize: divide by the sum of the weights, so that equal scores give an even map.
     """
     if scores.ndim != 3:
         raise ValueError(f'`scores` must be (B, rows, columns), got {tuple(scores.shape)}.')
-    std = default_std(patch) if std is None else std
-    if not std > 0:
-        raise ValueError(f'`std` must be positive, got {std}.')
     # The weights are a product of rows and columns, so a transposed convolution is two small matrix products.
     down, across = (
-        _weights(count, patch, stride, std, normalize).to(scores.device, scores.dtype) for count in scores.shape[1:]
+        _weights(count, patch, stride, normalize).to(scores.device, scores.dtype) for count in scores.shape[1:]
     )
     return down @ scores @ across.T
 
@@ -98,12 +93,12 @@ def _cell_weights(count: int, size: int, patch: int) -> Tensor:
 
 
 @lru_cache(maxsize=32)
-def _weights(count: int, patch: int, stride: int, std: float, normalize: bool) -> Tensor:
+def _weights(count: int, patch: int, stride: int, normalize: bool) -> Tensor:
     """Return ``(pixels, count)``: the weight of each patch at each pixel of one axis."""
     pixels = torch.arange((count - 1) * stride + patch, dtype=torch.float64)[:, None]
     starts = torch.arange(count, dtype=torch.float64)[None] * stride
     offset = pixels - starts
-    weights = torch.exp(-0.5 * ((offset - (patch - 1) / 2) / std) ** 2)
+    weights = torch.exp(-0.5 * ((offset - (patch - 1) / 2) / default_std(patch)) ** 2)
     weights = torch.where((offset >= 0) & (offset < patch), weights, 0.0)
     return weights / (weights.sum(1, keepdim=True) if normalize else 1.0)
 
@@ -117,6 +112,22 @@ def find_layer(module: nn.Module, name: str) -> nn.Module:
     return parts[name]
 
 
+@contextmanager
+def layer_outputs(network: nn.Module, names: Sequence[str]) -> Iterator[dict[str, Tensor]]:
+    """Keep what parts of a network put out while it runs, by dotted name; of several outputs the last."""
+    kept: dict[str, Tensor] = {}
+
+    def keep(name: str, _module, _inputs, output) -> None:
+        kept[name] = output[-1] if isinstance(output, (tuple, list)) else output
+
+    handles = [find_layer(network, name).register_forward_hook(partial(keep, name)) for name in names]
+    try:
+        yield kept
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
 def grad_cam(network: nn.Module, layer: str, images: Tensor, score: Callable[[Tensor], Tensor]) -> Tensor:
     """Return where a layer raises a score, ``(B, H, W)`` float32 in [0, 1]; all zero where nothing raises it.
 
@@ -126,23 +137,14 @@ def grad_cam(network: nn.Module, layer: str, images: Tensor, score: Callable[[Te
         images: ``(B, 3, H, W)`` what ``score`` takes.
         score: maps the images to one score each, ``(B,)``, through the network.
     """
-    kept: list[Tensor] = []
-
-    def keep(_module, _inputs, output) -> None:
-        kept.append(output[-1] if isinstance(output, (tuple, list)) else output)
-
-    handle = find_layer(network, layer).register_forward_hook(keep)
-    try:
-        with torch.enable_grad():
-            total = score(images.detach().requires_grad_()).sum()
-    finally:
-        handle.remove()
-    if not kept or kept[-1].ndim != 4:
-        shape = tuple(kept[-1].shape) if kept else 'nothing'
+    with layer_outputs(network, [layer]) as kept, torch.enable_grad():
+        total = score(images.detach().requires_grad_()).sum()
+    activation = kept.get(layer)
+    if activation is None or activation.ndim != 4:
+        shape = 'nothing' if activation is None else tuple(activation.shape)
         raise ValueError(
             f'`layer` must put out a map (B, C, h, w), but {layer} gives {shape}; choose a convolution or a stage.'
         )
-    activation = kept[-1]
     (gradient,) = torch.autograd.grad(total, activation)
     heat = torch.relu((gradient.mean((2, 3), keepdim=True) * activation).sum(1))
     heat = F.interpolate(heat[:, None].float(), images.shape[-2:], mode='bilinear', align_corners=False)[:, 0]

@@ -7,7 +7,6 @@ import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -30,34 +29,24 @@ _AUTOCAST = {'fp32': None, 'fp16': torch.float16, 'bf16': torch.bfloat16}
 class DetectorSettings:
     """What a detector is, apart from its weights and densities.
 
-    Attributes:
-        backbone: config of the backbone, without ``init_cfg``.
-        layers: parts of the backbone that are read; none means its output.
-        size_hw: height and width images are resized to.
-        mean: per channel, RGB, of pixels in 0..255.
-        std: per channel.
-        normalize: scale embeddings to length 1.
-        density: ``'ledoit_wolf'``, ``'full'``, ``'kde'``, or ``'bank'`` (distance to the nearest of kept embeddings).
-        score: ``'image'``: the distance of the pooled embedding; ``'heat'``: the maximum of the heat map.
-        patch: side of a patch in pixels, for heat maps.
-        stride: of the grid of patches in pixels.
-        turns: of the image, for parts that lie at any angle: 1, as it is; 2, upside down as well; 4, every quarter
-            turn. The density is fitted on all of them, and scores and heat maps are means over them.
-        facts: where it comes from: category, checkpoint and the like; plain values.
+    ``density`` is ``'ledoit_wolf'``, ``'full'``, ``'kde'``, or ``'bank'`` (distance to the nearest of kept embeddings);
+    ``score`` is ``'image'`` (the distance of the pooled embedding) or ``'heat'`` (the maximum of the heat map).
+    ``turns`` is for parts that lie at any angle: 1, as it is; 2, upside down, too; 4, every quarter turn. The density
+    is fitted on all of them, and scores and heat maps are means over them.
     """
 
-    backbone: dict
-    layers: tuple[str, ...] = ()
-    size_hw: tuple[int, int] = (256, 256)
+    backbone: dict  # config, without ``init_cfg``
+    layers: tuple[str, ...] = ()  # parts of the backbone that are read; none means its output
+    size_hw: tuple[int, int] = (256, 256)  # that images are resized to
     mean: tuple[float, ...] = MEAN
     std: tuple[float, ...] = STD
-    normalize: bool = True
+    normalize: bool = True  # scale embeddings to length 1
     density: str = 'ledoit_wolf'
     score: str = 'image'
-    patch: int = 32
-    stride: int = 4
+    patch: int = 32  # side in pixels, for heat maps
+    stride: int = 4  # of the grid of patches in pixels
     turns: int = 1
-    facts: dict = field(default_factory=dict)
+    facts: dict = field(default_factory=dict)  # where it comes from: category, checkpoint and the like; plain values
 
     def __post_init__(self) -> None:
         valid = dict(density=('ledoit_wolf', 'full', 'kde', 'bank'), score=('image', 'heat'), turns=tuple(QUARTERS))
@@ -72,19 +61,11 @@ class DetectorSettings:
 class AnomalyDetector(nn.Module):
     """Scores images by how far they lie from normal ones.
 
-    Args:
-        settings: what it is.
-        backbone: network.
-        densities: of some of :data:`SPACES`.
-        scales: of image scores (``'score'``) and of heat maps (``'heat'``).
+    ``densities`` are of some of :data:`SPACES`, ``scales`` of image scores (``'score'``) and heat maps (``'heat'``).
     """
 
     def __init__(
-        self,
-        settings: DetectorSettings,
-        backbone: nn.Module,
-        densities: dict[str, Any] | None = None,
-        scales: dict[str, ScoreScale] | None = None,
+        self, settings: DetectorSettings, backbone: nn.Module, densities: dict | None = None, scales: dict | None = None
     ) -> None:
         super().__init__()
         self.settings = settings

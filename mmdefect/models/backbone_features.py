@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmdefect.functional.density import normalize_rows
-from mmdefect.functional.heat_maps import find_layer, unfold_patches
+from mmdefect.functional.heat_maps import find_layer, layer_outputs, unfold_patches
 
 #: Of the pixels of ImageNet in 0..255, per channel, RGB.
 MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
@@ -32,13 +32,12 @@ def pool(features: Tensor | Sequence) -> Tensor:
 
 
 class BackboneFeatures(nn.Module):
-    """A backbone whose layers are read.
+    """A backbone in evaluation mode whose layers are read.
 
     Args:
-        backbone: network; put into evaluation mode.
+        backbone: network.
         layers: dotted names of parts whose outputs are read; none means what the backbone puts out.
-        mean: per channel, RGB, of pixels in 0..255.
-        std: per channel.
+        mean, std: per channel, RGB, of pixels in 0..255.
         normalize: scale the embedding of each layer to length 1.
     """
 
@@ -69,20 +68,8 @@ class BackboneFeatures(nn.Module):
         if not self.layers:
             output = network(inputs)
             return [output[-1] if isinstance(output, (tuple, list)) else output]
-        kept: dict[str, Tensor] = {}
-
-        def keep(name: str):
-            def hook(_module, _inputs, output) -> None:
-                kept[name] = output[-1] if isinstance(output, (tuple, list)) else output
-
-            return hook
-
-        handles = [find_layer(network, name).register_forward_hook(keep(name)) for name in self.layers]
-        try:
+        with layer_outputs(network, self.layers) as kept:
             network(inputs)
-        finally:
-            for handle in handles:
-                handle.remove()
         return [kept[name] for name in self.layers]
 
     def embed(self, inputs: Tensor, network: nn.Module | None = None) -> Tensor:
@@ -93,11 +80,7 @@ class BackboneFeatures(nn.Module):
     def embed_patches(self, images: Tensor, patch: int, stride: int, batch: int = 256) -> Tensor:
         """Return an embedding for each patch of the grid, each seen by itself, ``(B, rows, columns, D)`` float32.
 
-        Args:
-            images: ``(B, 3, H, W)`` uint8 RGB.
-            patch: side in pixels.
-            stride: of the grid in pixels.
-            batch: patches seen at a time; it changes nothing but time and memory.
+        ``images`` are ``(B, 3, H, W)`` uint8 RGB; ``batch`` patches are seen at a time, to save memory.
         """
         patches = unfold_patches(self.prepare(images), patch, stride)
         shape = patches.shape[:3]

@@ -25,25 +25,15 @@ Weights = Mapping[str, Tensor]
 
 @dataclass(frozen=True)
 class LoadReport:
-    """What fitted.
+    """What fitted."""
 
-    Attributes:
-        source: checkpoint.
-        matched: names in the network that were loaded.
-        missing: parameters and buffers of the network that the checkpoint does not have.
-        mismatched: names with the shape in the checkpoint and in the network.
-        unused: names in the checkpoint that the network does not have.
-        share: loaded share of the parameters of the network, by number of elements.
-        notes: known differences, explained.
-    """
-
-    source: str
-    matched: list[str]
-    missing: list[str]
-    mismatched: list[tuple[str, tuple, tuple]]
-    unused: list[str]
-    share: float
-    notes: list[str]
+    source: str  # checkpoint
+    matched: list[str]  # names in the network that were loaded
+    missing: list[str]  # parameters and buffers of the network that the checkpoint does not have
+    mismatched: list[tuple[str, tuple, tuple]]  # names with the shape in the checkpoint and in the network
+    unused: list[str]  # names in the checkpoint that the network does not have
+    share: float  # loaded share of the parameters of the network, by number of elements
+    notes: list[str]  # known differences, explained
 
     def text(self) -> str:
         """Return the report in lines."""
@@ -65,10 +55,7 @@ def load_backbone(network: nn.Module, checkpoint: str, min_share: float = 0.9) -
     Args:
         network: backbone, or a network that holds one inside.
         checkpoint: file of mmengine, or a plain dict of weights such as torchvision's; half precision is fine.
-        min_share: least share of the parameters of ``network`` that must fit, in [0, 1].
-
-    Raises:
-        ValueError: if less fits; nothing is loaded then.
+        min_share: least share of the parameters of ``network`` that must fit, in [0, 1]; else nothing is loaded.
     """
     if not 0 <= min_share <= 1:
         raise ValueError(f'`min_share` must lie in [0, 1], got {min_share}.')

@@ -20,9 +20,7 @@ from mmdefect.registry import MODELS
 
 #: Short names; any class of mmpretrain's backbones and any model of timm (as ``timm/<name>``) goes, too.
 BACKBONES = {
-    'resnet18': dict(type='mmpretrain.ResNet', depth=18),
-    'resnet34': dict(type='mmpretrain.ResNet', depth=34),
-    'resnet50': dict(type='mmpretrain.ResNet', depth=50),
+    **{f'resnet{depth}': dict(type='mmpretrain.ResNet', depth=depth) for depth in (18, 34, 50)},
     'mobilenet_v2': dict(type='mmpretrain.MobileNetV2'),
     'mobilenet_v3_large': dict(type='mmpretrain.MobileNetV3', arch='large'),
     **{f'efficientnet_b{k}': dict(type='mmpretrain.EfficientNet', arch=f'b{k}') for k in range(9)},
@@ -130,8 +128,7 @@ class ViewDataPreProcessor(BaseDataPreprocessor):
     """Flatten ``(V, 3, h, w)`` uint8 RGB views of each image to one normalised batch, image by image.
 
     Args:
-        mean: per channel, RGB, of pixels in 0..255.
-        std: per channel.
+        mean, std: per channel, RGB, of pixels in 0..255.
     """
 
     def __init__(self, mean: Sequence[float] = MEAN, std: Sequence[float] = STD) -> None:

@@ -31,9 +31,8 @@ class CalibrationHook(Hook):
 
     priority = 'ABOVE_NORMAL'  # before the checkpoint hook saves the best, and before hooks that draw predictions
 
-    def __init__(self) -> None:
-        self.fitted: dict | None = None
-        self.loaded: dict | None = None
+    fitted: dict | None = None  # offsets of the last validation
+    loaded: dict | None = None  # offsets of the loaded checkpoint
 
     def after_val_epoch(self, runner: Runner, metrics: dict | None = None) -> None:
         """Take the offsets of this validation."""
@@ -66,13 +65,11 @@ class CalibrationHook(Hook):
                     'fit on the validation set.'
                 )
             if metric.calibration_mode == 'apply' and metric.offsets is None:
-                if self.loaded is not None:
+                if self.loaded is None:
+                    runner.logger.warning('the checkpoint holds no fitted offsets: the test reports argmax only.')
+                else:
                     metric.offsets = read_offsets(self.loaded, runner.test_dataloader.dataset.metainfo['classes'])
                     runner.logger.info(f'offsets of the checkpoint, fitted on validation: {metric.offsets}')
-                else:
-                    runner.logger.warning(
-                        'the checkpoint holds no offsets (no validation fitted them): the test reports argmax only.'
-                    )
             if metric.decision == 'calibrated' and metric.offsets is None:
                 raise ValueError(
                     'the decision "calibrated" needs offsets, but the checkpoint holds none; take one that was '

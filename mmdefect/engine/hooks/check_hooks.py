@@ -8,7 +8,7 @@ import itertools
 from mmengine.hooks import CheckpointHook, Hook
 from mmengine.runner import Runner
 
-from mmdefect.engine.hooks.backbone_hooks import unwrapped
+from mmdefect.engine.hooks.model_hooks import unwrapped
 from mmdefect.registry import DATASETS, HOOKS
 
 

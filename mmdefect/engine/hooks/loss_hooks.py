@@ -16,7 +16,7 @@ from mmengine.runner import Runner
 from torch import nn
 
 from mmdefect.datasets.presence import class_frequencies
-from mmdefect.engine.hooks.backbone_hooks import unwrapped
+from mmdefect.engine.hooks.model_hooks import unwrapped
 from mmdefect.models.losses import attach_label_extras
 from mmdefect.registry import HOOKS
 
@@ -28,13 +28,12 @@ CLASSIFIERS = ('conv_seg', 'cls_seg', 'aux_cls_seg', 'i_cls_seg', 'p_cls_seg')
 class ClassPriorHook(Hook):
     """Set the bias of the last layer of every head to the class prior, once, before a fresh training.
 
-    A resumed run and one that starts from a checkpoint are left alone. Heads of another number of classes (edge heads)
-    are left alone, too.
+    Runs that start from a checkpoint and heads of another number of classes (edge heads) are left alone.
 
     Args:
         prior: share of the pixels of each class, the normal class first; ``None`` counts them in the training set.
         floor: smallest share of a class, so that a class without pixels has a finite bias.
-        max_images: at most so many label files are read when counting, spread evenly over the set.
+        max_images: most label files that are read when counting, spread evenly over the set.
     """
 
     def __init__(self, prior: Sequence[float] | None = None, floor: float = 1e-4, max_images: int = 500) -> None:
@@ -60,10 +59,7 @@ class ClassPriorHook(Hook):
 def set_class_prior(model: nn.Module, prior: Sequence[float], floor: float = 1e-4) -> list[str]:
     """Set the bias of the last layer of every decode and auxiliary head of a segmentor; return the layers' names.
 
-    Args:
-        model: a segmentor of mmseg.
-        prior: share of the pixels of each class, the normal class first.
-        floor: smallest share.
+    ``prior`` is the share of the pixels of each class, the normal class first; ``floor`` the smallest share.
     """
     shares = torch.tensor(prior, dtype=torch.float64).clamp_min(floor)
     shares = shares / shares.sum()
@@ -90,10 +86,7 @@ def _classifiers(model: nn.Module) -> list[tuple[str, nn.Conv2d]]:
     """Last layers of the heads: by name, or the last of a sequence that has the classes as outputs."""
     found = []
     for name, module in model.named_modules():
-        if not name.startswith(('decode_head', 'auxiliary_head')):
-            continue
-        last = name.rsplit('.', 1)[-1]
-        if last in CLASSIFIERS or last == 'p_head':
+        if name.startswith(('decode_head', 'auxiliary_head')) and name.rsplit('.', 1)[-1] in (*CLASSIFIERS, 'p_head'):
             layer = module if isinstance(module, nn.Conv2d) else [*module.modules()][-1]
             if isinstance(layer, nn.Conv2d) and layer.bias is not None:
                 found.append((name, layer))

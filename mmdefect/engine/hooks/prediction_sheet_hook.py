@@ -29,9 +29,7 @@ class PredictionSheetHook(Hook):
     """
 
     def __init__(self, output_dir: str, root: str | None = None, sheet_images: int = 8) -> None:
-        self.output_dir = Path(output_dir)
-        self.root = root
-        self.sheet_images = sheet_images
+        self.output_dir, self.root, self.sheet_images = Path(output_dir), root, sheet_images
         self.rows: list[list[np.ndarray]] = []
         self.names: list[str] = []
 
@@ -44,34 +42,28 @@ class PredictionSheetHook(Hook):
     ) -> None:
         """Draw the images of one batch."""
         meta = runner.test_dataloader.dataset.metainfo
+        self.legend = legend(meta['classes'][1:], meta['palette'][1:])
         for sample in outputs:
             image = cv2.cvtColor(cv2.imread(sample.img_path, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
             maps = [field.data.squeeze(0).cpu().numpy() for field in (sample.gt_sem_seg, sample.pred_sem_seg)]
             row = [image, *(overlay_labels(image, m, meta['palette']) for m in maps)]
-            self._write(Path(sample.img_path), image_grid([row], column_titles=COLUMNS, footer=self._legend(meta)))
+            path = Path(sample.img_path)
+            relative = path.relative_to(self.root) if self.root else Path(path.name)
+            self._save(relative.with_suffix('.png'), image_grid([row], column_titles=COLUMNS, footer=self.legend))
             if len(self.rows) < self.sheet_images and any(((m > 0) & (m != 255)).any() for m in maps):
                 self.rows.append(row)
-                self.names.append(Path(sample.img_path).stem)
+                self.names.append(path.stem)
 
     def after_test_epoch(self, runner: Runner, metrics: dict | None = None) -> None:
         """Write the sheet."""
         if self.rows and is_main_process():
-            meta = runner.test_dataloader.dataset.metainfo
             captions = [[name, '', ''] for name in self.names]
-            sheet = image_grid(self.rows, column_titles=COLUMNS, captions=captions, footer=self._legend(meta))
-            self._save(self.output_dir / 'sheet.png', sheet)
+            grid = image_grid(self.rows, column_titles=COLUMNS, captions=captions, footer=self.legend)
+            self._save('sheet.png', grid)
             runner.logger.info(f'overlay sheet: {self.output_dir / "sheet.png"}')
 
-    @staticmethod
-    def _legend(meta: dict) -> np.ndarray:
-        return legend(meta['classes'][1:], meta['palette'][1:])
-
-    def _write(self, source: Path, photo: np.ndarray) -> None:
-        relative = source.relative_to(self.root) if self.root else Path(source.name)
-        self._save(self.output_dir / relative.with_suffix('.png'), photo)
-
-    @staticmethod
-    def _save(target: Path, photo: np.ndarray) -> None:
+    def _save(self, name: str | Path, image: np.ndarray) -> None:
+        target = self.output_dir / name
         target.parent.mkdir(parents=True, exist_ok=True)
-        if not cv2.imwrite(str(target), cv2.cvtColor(photo, cv2.COLOR_RGB2BGR)):
-            raise OSError(f'{target} could not be written; check the space and the rights of its folder.')
+        if not cv2.imwrite(str(target), cv2.cvtColor(image, cv2.COLOR_RGB2BGR)):
+            raise OSError(f'{target} could not be written; check the free space and the permissions of its folder.')

@@ -25,11 +25,7 @@ class ComponentCounter(Counter):
     """
 
     def __init__(
-        self,
-        num_classes: int,
-        size_edges: tuple[int, int, int] = SIZE_EDGES,
-        min_coverage: float = 0.25,
-        min_alarm_area: int = 1,
+        self, num_classes: int, size_edges=SIZE_EDGES, min_coverage: float = 0.25, min_alarm_area: int = 1
     ) -> None:
         if len(size_edges) != 3 or list(size_edges) != sorted(set(size_edges)) or size_edges[0] < 1:
             raise ValueError(f'`size_edges` must be three growing areas in pixels, got {size_edges}.')

@@ -16,11 +16,7 @@ from mmdefect.registry import MODELS
 
 
 class CrissCrossAttention(nn.Module):
-    """One pass of criss-cross attention with a learned residual weight that starts at zero.
-
-    Args:
-        in_channels: channels of the features; queries and keys have an eighth of them.
-    """
+    """One pass of criss-cross attention with a learned residual weight that starts at zero."""
 
     def __init__(self, in_channels: int) -> None:
         super().__init__()

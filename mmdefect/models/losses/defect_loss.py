@@ -53,8 +53,7 @@ class DefectLoss(nn.Module):
         """Return the loss times ``loss_weight`` as mmseg's heads ask for it.
 
         Args:
-            pred: ``(B, C, H, W)`` float logits at the size of the label.
-            target: ``(B, H, W)`` int64 labels, or ``ignore_index``.
+            pred, target: ``(B, C, H, W)`` float logits and ``(B, H, W)`` int64 labels, or ``ignore_index``.
             weight: per sample ``(B,)`` or per pixel ``(B, H, W)``.
             avg_factor: what a mean divides by.
             reduction_override: takes the place of ``reduction``.

@@ -24,16 +24,10 @@ from torch import Tensor, nn
 
 
 class LabelExtras:
-    """Extras of the batch that is being trained on.
+    """Extras of the batch that is being trained on."""
 
-    Attributes:
-        weight: ``(B, H, W)`` float, or ``(B, 1, 1)`` without weights of pixels; ``None`` when all are 1.
-        boxes: ``(B, H, W)`` bool; ``None`` when no sample has any.
-    """
-
-    def __init__(self) -> None:
-        self.weight: Tensor | None = None
-        self.boxes: Tensor | None = None
+    weight: Tensor | None = None  # (B, H, W) float, or (B, 1, 1) without weights of pixels; None when all are 1
+    boxes: Tensor | None = None  # (B, H, W) bool; None when no sample has any
 
     def read(self, data_samples: Sequence | None) -> None:
         """Take the extras of a batch."""
@@ -41,15 +35,11 @@ class LabelExtras:
         samples = [s for s in data_samples or () if 'gt_sem_seg' in s]
         if not samples:
             return
-        self.boxes = _stack(samples, 'gt_box_map', 0)
-        if self.boxes is not None:
-            self.boxes = self.boxes.bool()
-        self.weight = _stack(samples, 'gt_weight_map', 1)
+        boxes, self.weight = _stack(samples, 'gt_box_map', 0), _stack(samples, 'gt_weight_map', 1)
+        self.boxes = None if boxes is None else boxes.bool()
         if any('sample_weight' in s for s in samples):
-            device = samples[0].gt_sem_seg.data.device
-            values = torch.as_tensor([float(s.get('sample_weight', 1.0)) for s in samples], device=device).view(
-                -1, 1, 1
-            )
+            values = [float(s.get('sample_weight', 1.0)) for s in samples]
+            values = torch.as_tensor(values, device=samples[0].gt_sem_seg.data.device).view(-1, 1, 1)
             self.weight = values if self.weight is None else self.weight * values
 
 
@@ -86,7 +76,8 @@ def _stack(samples: Sequence, name: str, fill: float) -> Tensor | None:
         if name not in sample:
             maps.append(torch.full(label.shape[-2:], fill, dtype=torch.float32, device=label.device))
             continue
-        values = sample.get(name).data.reshape(sample.get(name).data.shape[-2:]).to(label.device, torch.float32)
+        values = sample.get(name).data
+        values = values.reshape(values.shape[-2:]).to(label.device, torch.float32)
         missing = [label.shape[-1] - values.shape[-1], label.shape[-2] - values.shape[-2]]
         if min(missing) < 0:
             raise ValueError(

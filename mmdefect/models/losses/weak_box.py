@@ -42,8 +42,7 @@ class WeakBoxLoss(DefectLoss):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        self.schedule = BoxSchedule(tau, tau_start, warmup, ramp)
-        self.mixed = mixed
+        self.schedule, self.mixed = BoxSchedule(tau, tau_start, warmup, ramp), mixed
         self.register_buffer('iteration', torch.zeros((), dtype=torch.long))
         self._calls: int | None = None  # the buffer as a number: reading it from a GPU would stop it
         if mixed:

@@ -21,8 +21,7 @@ class SumLoss(nn.Module):
     Args:
         losses: configs of the losses, each with its own ``loss_weight``.
         loss_weight: factor on the sum.
-        ignore_index: label value that is left out.
-        loss_name: key in the log.
+        ignore_index: label value that is left out, unless the head names one.
     """
 
     def __init__(
@@ -65,25 +64,8 @@ class WeightedSampleLoss(nn.Module):
         self.loss_name = self.loss.loss_name
         self.label_extras: LabelExtras | None = None
 
-    def forward(
-        self,
-        pred: Tensor,
-        target: Tensor,
-        weight: Tensor | None = None,
-        avg_factor: float | Tensor | None = None,
-        ignore_index: int = 255,
-        **kwargs,
-    ) -> Tensor:
-        """Return the weighted loss.
-
-        Args:
-            pred: ``(B, C, H, W)`` float logits at the size of the label.
-            target: ``(B, H, W)`` int64 labels, or ``ignore_index``.
-            weight: further weights of the pixels, of the head's pixel sampler.
-            avg_factor: what a mean divides by.
-            ignore_index: label of the pixels that do not count.
-            **kwargs: passed to the inner loss.
-        """
+    def forward(self, pred: Tensor, target: Tensor, weight=None, avg_factor=None, ignore_index=255, **kwargs) -> Tensor:
+        """Return the weighted loss; ``weight`` holds further weights of the pixels, of the head's pixel sampler."""
         if self.label_extras is None:
             raise RuntimeError(
                 'WeightedSampleLoss must get the weights of the batch, but nothing brings them; add '
