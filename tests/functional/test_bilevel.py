@@ -268,7 +268,7 @@ def test_processes_are_averaged():
 
 
 def test_a_net_agrees_with_differences_of_its_training():
-    """Ten SGD steps near the minimum: the hypergradient tells how the outer loss moves with a weight of two data sets."""
+    """Ten SGD steps near the minimum: the hypergradient tells how the outer loss moves with the weight of a set."""
     torch.manual_seed(0)
     net = nn.Sequential(nn.Linear(2, 6), nn.Tanh(), nn.Linear(6, 1)).double()
     data = [(torch.randn(24, 2).double(), torch.randn(24, 1).double()) for _ in range(3)]

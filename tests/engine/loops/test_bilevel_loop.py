@@ -135,7 +135,7 @@ def test_an_outer_step_changes_only_the_policy(ready, settings):
 
 
 def test_ranges_get_their_gradient_through_the_pixels(root, tmp_path):
-    """A higher brightness of the upper bound makes the pasted pixels brighter: the slope by differences of the image."""
+    """A higher upper bound of the brightness makes the pasted pixels brighter: the slope by differences of images."""
     loop, batch = prepared(root, tmp_path)
 
     def inputs(number, differentiable, change=0.0):
