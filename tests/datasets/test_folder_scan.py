@@ -20,7 +20,11 @@ def touch(root, *names):
 
 #: name: files, expected pairs {image: (masks, types, split)}, where types come from
 ARRANGEMENTS = {
-    'pictures and labels': (['pictures/a.jpg', 'labels/a.png'], {'pictures/a.jpg': ('labels/a.png', None, None)}),
+    'pictures and labels': (
+        ['pictures/a.jpg', 'labels/a.png'],
+        {'pictures/a.jpg': ('labels/a.png', None, None)},
+        'none',
+    ),
     'images and masks': (
         ['images/a.jpg', 'masks/a.png', 'images/b.jpg', 'masks/b.png'],
         {'images/a.jpg': ('masks/a.png', None, None), 'images/b.jpg': ('masks/b.png', None, None)},
