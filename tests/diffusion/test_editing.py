@@ -363,8 +363,7 @@ def folder(tmp_path, images):
 
 def command(folder, pipelines, out, *more, kind='sd'):
     return run(
-        'edit',
-        '--model',
+        'edit --model',
         pipelines[kind],
         '--images',
         folder / 'images',
@@ -372,15 +371,7 @@ def command(folder, pipelines, out, *more, kind='sd'):
         folder / 'labels',
         '--out',
         folder / out,
-        '--words',
-        'rust',
-        'dent',
-        '--steps',
-        2,
-        '--inner-steps',
-        1,
-        '--device',
-        'cpu',
+        '--words rust dent --steps 2 --inner-steps 1 --device cpu',
         *more,
     )
 

@@ -271,12 +271,7 @@ def test_learn_then_sample_by_command(support, pipelines, tmp_path, images, kind
             *options(support, pipelines, kind),
             '--out',
             tmp_path / 'tokens',
-            '--preview-every',
-            1,
-            '--preview-steps',
-            2,
-            '--vectors',
-            2,
+            '--preview-every 1 --preview-steps 2 --vectors 2',
         )
         == 0
     )
@@ -287,31 +282,15 @@ def test_learn_then_sample_by_command(support, pipelines, tmp_path, images, kind
     write_image(tmp_path / 'clean' / 'a.png', images[0][3])
     assert (
         run(
-            'masks',
-            '--out',
+            'masks --out',
             tmp_path / 'masks',
-            '--category',
-            'part',
-            '--types',
-            'crack',
-            '--width',
-            0.2,
-            0.4,
-            '--height',
-            0.2,
-            0.4,
-            '--size',
-            32,
-            32,
-            '--count',
-            2,
+            '--category part --types crack --width 0.2 0.4 --height 0.2 0.4 --size 32 32 --count 2',
         )
         == 0
     )
     assert (
         run(
-            'sample',
-            '--model',
+            'sample --model',
             pipelines[kind],
             '--images',
             tmp_path / 'clean',
@@ -321,10 +300,7 @@ def test_learn_then_sample_by_command(support, pipelines, tmp_path, images, kind
             tmp_path / 'made',
             '--tokens',
             tmp_path / 'tokens',
-            '--steps',
-            2,
-            '--device',
-            'cpu',
+            '--steps 2 --device cpu',
         )
         == 0
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import runpy
+import shlex
 from pathlib import Path
 
 import numpy as np
@@ -41,7 +42,9 @@ def generator(seed=0):
 
 
 def run(*arguments):
-    return runpy.run_path(str(ROOT / 'tools' / 'generate.py'))['main']([str(a) for a in arguments])
+    """Run ``tools/generate.py``; a text of several words is split as a shell does."""
+    words = [word for a in arguments for word in ((shlex.split(a) or [a]) if isinstance(a, str) else [str(a)])]
+    return runpy.run_path(str(ROOT / 'tools' / 'generate.py'))['main'](words)
 
 
 #: Rows of the published table, read off by hand.
@@ -214,23 +217,7 @@ def test_donors_of_a_support_set(tmp_path, capsys):
         chosen.append(Candidate(name, None, str(tmp_path / f'{name}.png'), f'{name}.png', name))
         masks.append(mask)
     write_support(tmp_path / 'support', chosen, masks, 0, {})
-    options = [
-        '--category',
-        'part',
-        '--width',
-        0.5,
-        0.5,
-        '--height',
-        0.5,
-        0.5,
-        '--size',
-        64,
-        64,
-        '--kind',
-        'donor',
-        '--count',
-        2,
-    ]
+    options = ['--category part --width 0.5 0.5 --height 0.5 0.5 --size 64 64 --kind donor --count 2']
     assert (
         run('masks', *options, '--out', tmp_path / 'a', '--types', 'bar', 'block', '--support', tmp_path / 'support')
         == 0
@@ -270,27 +257,13 @@ def test_masks_on_the_foreground_of_images(tmp_path, kind):
     write_image(tmp_path / 'images' / 'part.png', photo)
     assert (
         run(
-            'masks',
-            '--out',
+            'masks --out',
             tmp_path / 'a',
-            '--category',
-            'part',
-            '--types',
-            'dent',
-            '--width',
-            0.1,
-            0.2,
-            '--height',
-            0.1,
-            0.2,
-            '--rotate',
-            '--images',
+            '--category part --types dent --width 0.1 0.2 --height 0.1 0.2 --rotate --images',
             tmp_path / 'images',
-            '--foreground',
-            '--kind',
+            '--foreground --kind',
             kind,
-            '--count',
-            3,
+            '--count 3',
         )
         == 0
     )

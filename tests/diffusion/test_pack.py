@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import runpy
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,23 +14,16 @@ from mmdefect.diffusion.pack import FILE, read_pack
 from mmdefect.diffusion.relabel_run import read_decisions
 
 from .relabel_cases import SIZE, write_edits
+from .test_masks import run
 
-ROOT = Path(__file__).resolve().parents[2]
 CLASSES = ('normal', 'gold', 'white')
-
-
-def run(*arguments):
-    return runpy.run_path(str(ROOT / 'tools' / 'generate.py'))['main']([str(a) for a in arguments])
 
 
 def relabel(root, *more):
     return run(
-        'relabel',
-        '--edits',
+        'relabel --edits',
         root / 'edits',
-        '--prefix',
-        'new_',
-        '--sources',
+        '--prefix new_ --sources',
         root / 'img',
         '--labels',
         root / 'ann',
@@ -170,8 +161,7 @@ def test_a_generated_set_brings_masks_prompts_and_seeds(relabelled, tmp_path):
         )
     assert (
         run(
-            'relabel',
-            '--edits',
+            'relabel --edits',
             tmp_path / 'set',
             '--learn-images',
             root / 'img',
@@ -181,8 +171,7 @@ def test_a_generated_set_brings_masks_prompts_and_seeds(relabelled, tmp_path):
             *CLASSES,
             '--out',
             tmp_path / 'out',
-            '--outside',
-            0.05,
+            '--outside 0.05',
         )
         == 0
     )
@@ -201,12 +190,9 @@ def test_probability_maps_vote(relabelled, tmp_path):
         np.save(tmp_path / f'{name}.npy', votes)
     assert (
         run(
-            'relabel',
-            '--edits',
+            'relabel --edits',
             root / 'edits',
-            '--prefix',
-            'new_',
-            '--sources',
+            '--prefix new_ --sources',
             root / 'img',
             '--labels',
             root / 'ann',
@@ -225,6 +211,7 @@ def test_probability_maps_vote(relabelled, tmp_path):
 
 def test_bad_input_is_named(relabelled, tmp_path, capsys):
     root, _ = relabelled
+    known = ['--sources', root / 'img', '--labels', root / 'ann']
     cases = [
         (['relabel', '--edits', root / 'edits', '--classes', *CLASSES, '--out', tmp_path], '--sources'),
         (
@@ -232,21 +219,7 @@ def test_bad_input_is_named(relabelled, tmp_path, capsys):
             '--prefix',
         ),
         (
-            [
-                'relabel',
-                '--edits',
-                root / 'edits',
-                '--prefix',
-                'new_',
-                '--sources',
-                root / 'img',
-                '--labels',
-                root / 'ann',
-                '--classes',
-                *CLASSES[:2],
-                '--out',
-                tmp_path,
-            ],
+            ['relabel --prefix new_', '--edits', root / 'edits', *known, '--classes', *CLASSES[:2], '--out', tmp_path],
             'name all classes',
         ),
         (['pack', tmp_path, '--out', tmp_path / 'set'], 'relabel first'),

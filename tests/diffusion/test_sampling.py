@@ -155,25 +155,9 @@ def folders(tmp_path, images):
         write_image(tmp_path / 'clean' / f'{index}.png', photo)
     assert (
         run(
-            'masks',
-            '--out',
+            'masks --out',
             tmp_path / 'masks',
-            '--category',
-            'part',
-            '--types',
-            'crack',
-            'dent',
-            '--width',
-            0.2,
-            0.4,
-            '--height',
-            0.2,
-            0.4,
-            '--size',
-            32,
-            32,
-            '--count',
-            5,
+            '--category part --types crack dent --width 0.2 0.4 --height 0.2 0.4 --size 32 32 --count 5',
         )
         == 0
     )
@@ -182,8 +166,7 @@ def folders(tmp_path, images):
 
 def command(folders, pipelines, out, *more, kind='sd'):
     return run(
-        'sample',
-        '--model',
+        'sample --model',
         pipelines[kind],
         '--images',
         folders / 'clean',
@@ -191,12 +174,7 @@ def command(folders, pipelines, out, *more, kind='sd'):
         folders / 'masks',
         '--out',
         folders / out,
-        '--steps',
-        2,
-        '--guidance',
-        3,
-        '--device',
-        'cpu',
+        '--steps 2 --guidance 3 --device cpu',
         *more,
     )
 
@@ -316,7 +294,7 @@ def test_masks_fitted_to_a_image_stay_with_it(tmp_path):
 def test_wrong_input_is_named(folders, pipelines, capsys):
     assert command(folders, pipelines, 'a', '--scheduler', 'fast') == 2
     assert '`scheduler` must be one of ddim, dpm++' in capsys.readouterr().err
-    assert command(folders, pipelines, 'b', '--prompt', 'a {token}') == 2
+    assert command(folders, pipelines, 'b', "--prompt 'a {token}'") == 2
     assert 'the token <crack> must have been learned, but the tokens given are none' in capsys.readouterr().err
     assert command(folders, pipelines, 'c', '--class-ids', 'crack=0') == 2
     assert 'TYPE=ID with ID at least 1' in capsys.readouterr().err
