@@ -199,7 +199,7 @@ def _distribute_without_gpu() -> None:
     """Let the launchers of mmengine start several processes on a machine without a GPU, with gloo.
 
     mmengine <= 0.10.12 selects a CUDA device in every process, whatever the backend, and hands ``device_ids`` to the
-    wrapper of a model on the CPU, which torch refuses. Without CUDA no device is selected, and a model on the CPU is
+    wrapper of a model on the CPU, which torch rejects. Without CUDA no device is selected, and a model on the CPU is
     wrapped without ``device_ids``. Delete it when mmengine does both. Test:
     ``tests/integration/test_distributed.py::test_the_launcher_starts_without_a_gpu``.
     """
@@ -308,7 +308,7 @@ def _stand_in_for_missing_ops() -> None:
 
     mmsegmentation <= 1.2.2 imports ``mmcv.ops`` with ``mmseg.models`` (``losses/focal_loss.py``), whether it is used or
     not, so that no model can be built with mmcv-lite; onedl-mmsegmentation <= 1.4.2 guards these imports and then
-    refuses CCNet, PointRend and SAN, whose operators are written in Python. A stand-in for the compiled part makes the
+    rejects CCNet, PointRend and SAN, whose operators are written in Python. A stand-in for the compiled part makes the
     imports succeed; what is written in Python works, and a call into the compiled part says what to install. Delete it
     when ``mmcv.ops`` loads its compiled part on first use. Test: ``tests/test_compat.py::TestMissingOps``.
     """

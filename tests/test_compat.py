@@ -94,7 +94,7 @@ def test_config_root_of_a_package_without_configs(tmp_path, monkeypatch):
         compat.config_root('package_without_configs')
 
 
-def test_two_distributions_of_one_module_are_refused(tmp_path, monkeypatch):
+def test_two_distributions_of_one_module_are_rejected(tmp_path, monkeypatch):
     write_distribution(tmp_path, 'onedl-mmengine', '0.10.12')
     write_distribution(tmp_path, 'mmengine', '0.10.7')
     monkeypatch.syspath_prepend(tmp_path)
@@ -117,8 +117,8 @@ def test_mmcv_2_2_passes_the_assert(tmp_path):
     ):
         (tmp_path / name).mkdir()
         (tmp_path / name / '__init__.py').write_text(body)
-    refused = run_python('import mmseg', tmp_path)
-    assert 'version window' in refused.stderr
+    rejected = run_python('import mmseg', tmp_path)
+    assert 'version window' in rejected.stderr
     accepted = run_python(
         'from mmdefect import compat; compat._accept_mmcv_2_2()\nimport mmseg, mmcv; print(mmcv.__version__)', tmp_path
     )
@@ -251,7 +251,7 @@ class TestCheckpointLoader:
     @pytest.mark.parametrize(
         'content', [Exploit(), PrivateAttribute(HistoryBuffer, '__init__'), PrivateAttribute(torch.Tensor, 'apply_')]
     )
-    def test_anything_else_is_refused(self, tmp_path, content):
+    def test_anything_else_is_rejected(self, tmp_path, content):
         torch.save(dict(state_dict={}, meta=content), tmp_path / 'a.pth')
         with pytest.raises((pickle.UnpicklingError, ValueError)):
             compat.load_from_local(str(tmp_path / 'a.pth'))

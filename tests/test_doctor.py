@@ -124,7 +124,7 @@ def test_onedl_environment_with_one_fault(bare, change, level, what, fix):
         (
             {'mmcv-lite': '2.2.0'},
             'warning',
-            'refuses mmcv-lite 2.2.0',
+            'rejects mmcv-lite 2.2.0',
             'uninstall -y mmcv-lite && python -m pip install mmcv-lite==2.1.0',
         ),
         ({'mmcv-lite': '1.7.2'}, 'error', 'needs mmcv 2.0 to 2.2', 'mmcv-lite==2.1.0'),

@@ -92,8 +92,8 @@ def model(tmp_path_factory):
 
 
 @pytest.fixture(scope='module')
-def photos(tmp_path_factory):
-    folder = tmp_path_factory.mktemp('photos')
+def images_folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp('images_folder')
     for index, image in enumerate(make_images(5, 90, 120)):
         cv2.imwrite(str(folder / f'part_{index}.png'), image[..., ::-1])
     return folder
@@ -112,7 +112,7 @@ def test_the_wheel_asks_for_two_packages(wheel):  # noqa: F811
     assert (plain, runtime) == ({'numpy', 'opencv-python'}, {'onnxruntime'})
 
 
-def test_it_predicts_the_same_without_pytorch(wheel, packages, model, photos, tmp_path):  # noqa: F811
+def test_it_predicts_the_same_without_pytorch(wheel, packages, model, images_folder, tmp_path):  # noqa: F811
     checkpoint, exported = model
     line = make_environment(tmp_path / 'environment', wheel, packages)
     listed = run(
@@ -127,7 +127,7 @@ def test_it_predicts_the_same_without_pytorch(wheel, packages, model, photos, tm
             line / 'mmdefect',
             'predict',
             exported,
-            photos,
+            images_folder,
             '--out',
             tmp_path / folder,
             *options,
@@ -136,7 +136,7 @@ def test_it_predicts_the_same_without_pytorch(wheel, packages, model, photos, tm
             status=3,
             cwd=tmp_path,
         )
-    run(sys.executable, ROOT / 'tools' / 'predict.py', exported, photos, '--out', tmp_path / 'whole', *options)
+    run(sys.executable, ROOT / 'tools' / 'predict.py', exported, images_folder, '--out', tmp_path / 'whole', *options)
     expected = {
         path.relative_to(tmp_path / 'whole'): path.read_bytes()
         for path in (tmp_path / 'whole').rglob('*')
@@ -155,14 +155,14 @@ def test_it_predicts_the_same_without_pytorch(wheel, packages, model, photos, tm
     assert 'core (prediction of exported files)  works' in examined and 'mmdefect can run here.' in examined
     for command in (
         ['train', 'config.py'],
-        ['predict', checkpoint, photos, '--out', tmp_path / 'none'],
+        ['predict', checkpoint, images_folder, '--out', tmp_path / 'none'],
         ['serve', exported],
     ):
         said = run(line / 'mmdefect', *command, status=2, cwd=tmp_path).stderr
         assert len(said.splitlines()) == 1 and "pip install 'mmdefect[" in said, said
 
 
-def test_it_serves_without_pytorch(wheel, packages, model, photos, tmp_path):  # noqa: F811
+def test_it_serves_without_pytorch(wheel, packages, model, images_folder, tmp_path):  # noqa: F811
     for name in SERVE:
         if installed_version(name) is None:
             pytest.skip(f'the extra serve is not installed: {name}')
@@ -173,7 +173,7 @@ def test_it_serves_without_pytorch(wheel, packages, model, photos, tmp_path):  #
         'import sys\ntry:\n    import torch\nexcept ModuleNotFoundError:\n    sys.exit(7)',
         status=7,
     )
-    run(sys.executable, ROOT / 'tools' / 'predict.py', model[1], photos, '--out', tmp_path / 'whole')
+    run(sys.executable, ROOT / 'tools' / 'predict.py', model[1], images_folder, '--out', tmp_path / 'whole')
     records = map(json.loads, (tmp_path / 'whole' / 'predictions.jsonl').read_text().splitlines())
     with ServerProcess([str(line / 'mmdefect'), 'serve', str(model[1]), '--port', '0']) as server:
         for record in records:

@@ -21,7 +21,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         'inputs', nargs='+', help='images, folders, patterns, videos; - reads a list from standard input'
     )
-    parser.add_argument('--out', required=True, help='folder; an earlier run with the same settings goes on in it')
+    parser.add_argument('--out', required=True, help='folder; an earlier run with the same settings is continued')
     parser.add_argument('--overwrite', action='store_true', help='remove what an earlier run wrote there')
     parser.add_argument(
         '--overlay',
@@ -35,12 +35,15 @@ def parse_args() -> argparse.Namespace:
     decision = parser.add_argument_group('decision')
     decision.add_argument(
         '--threshold',
+        dest='thresholds',
         nargs='+',
         metavar='[CLASS=]VALUE',
         help='probability against normal above which a pixel is a defect, for all classes or by name '
         '(default: those that the validation of the checkpoint fitted)',
     )
-    decision.add_argument('--min-area', type=int, default=0, metavar='PIXELS', help='drop smaller regions')
+    decision.add_argument(
+        '--min-area', dest='min_area_px', type=int, default=0, metavar='PIXELS', help='drop smaller regions'
+    )
     decision.add_argument(
         '--mm-per-pixel', type=float, metavar='MM', help='side of a pixel, for lengths in millimetres'
     )
@@ -51,7 +54,6 @@ def parse_args() -> argparse.Namespace:
     tiles.add_argument(
         '--overlap',
         type=int,
-        default=None,
         metavar='PIXELS',
         help='that neighbouring tiles share (default: an eighth of --tile, none with --split)',
     )
@@ -78,53 +80,29 @@ def parse_args() -> argparse.Namespace:
     speed.add_argument('--threads', type=int, help='threads of one call of ONNX Runtime (default: all)')
     speed.add_argument('--device', help='of PyTorch, for a checkpoint (default: cpu)')
     parser.add_argument('--config', help='leaf config (or leaf.py+recipe), for a checkpoint that does not hold its own')
-    parser.add_argument('--max-pixels', type=int, default=2**30, help='larger images are refused (default: 2**30)')
+    parser.add_argument('--max-pixels', type=int, default=2**30, help='larger images are rejected (default: 2**30)')
     return parser.parse_args()
 
 
 @one_line_errors(ValueError, OSError, ImportError)
 def main() -> int:
-    args = parse_args()
+    args = vars(parse_args())
     from mmdefect.deployment.predict import predict
 
-    options = {
-        key: value
-        for key, value in (('config', args.config), ('device', args.device), ('threads', args.threads))
-        if value is not None
-    }
-    summary = predict(
-        args.model,
-        args.inputs,
-        args.out,
-        options,
-        lines=sys.stdin,
-        thresholds=args.threshold,
-        min_area_px=args.min_area,
-        mm_per_pixel=args.mm_per_pixel,
-        overlay=args.overlay,
-        probabilities=args.probabilities,
-        batch=args.batch,
-        workers=args.workers,
-        max_pixels=args.max_pixels,
-        tile=args.tile,
-        split=args.split,
-        overlap=args.overlap,
-        margin=args.margin,
-        tile_multiple=args.tile_multiple,
-        overwrite=args.overwrite,
-        engine=args.engine,
-        processes=args.processes,
-    )
+    fail_on_defect, out = args.pop('fail_on_defect'), args['out']
+    options = {name: args.pop(name) for name in ('config', 'device', 'threads')}
+    given = {name: value for name, value in options.items() if value is not None}
+    summary = predict(options=given, lines=sys.stdin, **args)
     for message in summary.failed:
         print(f'error: {message}', file=sys.stderr)
     earlier = f' ({summary.skipped} were there already)' if summary.skipped else ''
     print(
-        f'{args.out}: {summary.images} images predicted{earlier}, {summary.defective} defective, '
+        f'{out}: {summary.images} images predicted{earlier}, {summary.defective} defective, '
         f'{len(summary.failed)} unreadable'
     )
     if summary.failed:
         return UNREADABLE
-    return DEFECT if args.fail_on_defect and summary.defective else 0
+    return DEFECT if fail_on_defect and summary.defective else 0
 
 
 if __name__ == '__main__':

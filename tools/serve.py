@@ -16,6 +16,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+from mmdefect.command_line import one_line_errors
 from mmdefect.deployment import load_predictor
 from mmdefect.deployment.server.run import serve
 from mmdefect.deployment.server.settings import ServerSettings
@@ -97,11 +98,6 @@ def read_token(file: Path | None) -> str | None:
     return file.read_text(encoding='utf-8').strip()
 
 
-def model_options(args: argparse.Namespace) -> dict[str, object]:
-    """Return what was given of the options of models."""
-    return {name: getattr(args, name) for name in ('config', 'device', 'threads') if getattr(args, name) is not None}
-
-
 def make_settings(args: argparse.Namespace) -> ServerSettings:
     return ServerSettings(
         host=args.host,
@@ -120,18 +116,16 @@ def make_settings(args: argparse.Namespace) -> ServerSettings:
     )
 
 
+@one_line_errors(ImportError, OSError, ValueError)
 def main(argv: list[str] | None = None) -> int:
     args = parse_args(argv)
     logging.basicConfig(format='%(levelname)s: %(message)s')
-    try:
-        settings = make_settings(args)
-        tile_hw = (args.tile, args.tile) if args.tile else None
-        predictor = SizedPredictor(load_predictor(args.model, **model_options(args)), tile_hw, args.max_regions)
-        name = predictor.info.name or Path(args.model).name
-        serve(predictor, settings, lambda url: print(f'serving {name} at {url}', flush=True), args.access_log)
-    except (ImportError, OSError, ValueError) as err:
-        print(f'error: {err}', file=sys.stderr)
-        return 2
+    settings = make_settings(args)
+    options = {name: getattr(args, name) for name in ('config', 'device', 'threads') if getattr(args, name) is not None}
+    tile_hw = (args.tile, args.tile) if args.tile else None
+    predictor = SizedPredictor(load_predictor(args.model, **options), tile_hw, args.max_regions)
+    name = predictor.info.name or Path(args.model).name
+    serve(predictor, settings, lambda url: print(f'serving {name} at {url}', flush=True), args.access_log)
     return 0
 
 

@@ -1,7 +1,7 @@
 """Image files to eight-bit RGB, as training reads them: PNG, JPEG, BMP, TIFF and WebP.
 
-The header is read first: it may promise 60000 x 60000 pixels in a hundred bytes, and whoever takes files from strangers
-compares :attr:`ImageHeader.pixels` with a limit before anything is decoded. The end of the file is looked at as well,
+The header is read first: it may promise 60000 x 60000 pixels in a hundred bytes, so :attr:`ImageHeader.pixels` is
+compared with a limit before anything is decoded. The end of the file is looked at as well,
 because some decoders return half an image without an error.
 
 OpenCV decodes, as in training: 16-bit samples keep their upper byte, grey is repeated, alpha is left out, CMYK is

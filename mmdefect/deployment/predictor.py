@@ -62,7 +62,7 @@ class BatchPredictor(Predictor):
     """A predictor made of one function: label maps and probabilities of images of one size."""
 
     image_size_hw: tuple[int, int] | None = None  # the only size of images that is taken; None where any is
-    max_regions: int | None = None  # of an image; more are an error, for those who take images from strangers
+    max_regions: int | None = None  # of an image; more are an error: a limit for images from unknown sources
 
     @abstractmethod
     def infer(self, images: ndarray, thresholds: Sequence[float]) -> tuple[ndarray, ndarray]:

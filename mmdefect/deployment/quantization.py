@@ -23,13 +23,9 @@ AROUND = 'around_'
 
 
 def quantize(model: str | Path, out: str | Path, folder: str | Path, limit: int = 100) -> int:
-    """Quantise an exported model into a new file, and return the number of images used.
+    """Quantise an exported ``.onnx`` file into the file ``out``, and return the number of images used.
 
-    Args:
-        model: exported ``.onnx`` file in float.
-        out: file to write.
-        folder: images like those of the production line, good parts and defects.
-        limit: at most this many of them are used.
+    The ``folder`` holds images like those of the production line, good parts and defects; at most ``limit`` are used.
     """
     require('export', 'onnx', 'onnxruntime', who='quantising')
     import onnx

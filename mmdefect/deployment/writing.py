@@ -28,14 +28,9 @@ IMAGE_COLUMNS = ('image', 'width', 'height', 'is_defective', 'image_score', 'def
 
 
 def encode_label_png(label_map: ndarray, palette: Sequence[Sequence[int]]) -> bytes:
-    """Return an indexed PNG: class ids as values, the palette as their colours (OpenCV writes no palette).
-
-    Args:
-        label_map: ``(H, W)`` uint8.
-        palette: RGB of each class.
-    """
+    """Return ``(H, W)`` uint8 as an indexed PNG: class ids as values, the palette, RGB, as their colours."""
     height, width = label_map.shape
-    pack, parts = zlib.compressobj(1), []  # level 1: label maps are nearly constant
+    pack, parts = zlib.compressobj(1), []  # OpenCV writes no palette; level 1, as label maps are nearly constant
     rows = max(1, 2**22 // (width + 1))
     for top in range(0, height, rows):  # each line starts with its filter, 0
         parts.append(pack.compress(np.pad(label_map[top : top + rows], ((0, 0), (1, 0)))))
@@ -55,13 +50,9 @@ def encode_probabilities(probabilities: ndarray, classes: Sequence[str]) -> byte
 
 
 def draw_overlay(image: ndarray, label_map: ndarray, palette: Sequence[Sequence[int]], rows: int = 512) -> ndarray:
-    """Return an image with tinted and outlined defects, drawn in bands of rows where there are any.
+    """Return ``(H, W, 3)`` uint8 RGB with tinted and outlined defects.
 
-    Args:
-        image: ``(H, W, 3)`` uint8 RGB.
-        label_map: ``(H, W)`` uint8.
-        palette: RGB of each class.
-        rows: of a band; a large image needs no more memory than its copy.
+    They are drawn in bands of rows where there are any, so a large image needs no more memory than its copy.
     """
     drawn, colours = np.array(image), [tuple(c) for c in palette]
     for top in range(0, len(image), rows):

@@ -218,7 +218,7 @@ def _mmcv_window() -> Finding | None:
     if numbers < (2, 0) or numbers > (2, 2):
         return _error(f'mmsegmentation needs mmcv 2.0 to 2.2, but {name} is {version}', fix)
     what = (
-        f'mmsegmentation refuses {name} {version} when imported by itself; mmdefect lets it pass, other programs do not'
+        f'mmsegmentation rejects {name} {version} when imported by itself; mmdefect lets it pass, other programs do not'
     )
     return _warning(what, fix) if numbers == (2, 2) else None
 
@@ -286,7 +286,7 @@ _RULES: dict[str, Callable[[str, Iterable[str], str], tuple[str, str]]] = {
     ),
     r"No module named '([\w.]+)'": _absent_module,
     r'MMCV==(\S+) is used but incompatible': lambda name, own, found: (
-        f'the installed mmseg or mmpretrain refuses mmcv {found}',
+        f'the installed mmseg or mmpretrain rejects mmcv {found}',
         pip_install(*family().values()),
     ),
     r'(?:CUDA|NVIDIA) driver[^\n]*(?:too old|insufficient)[^\n]*': lambda name, own, found: (

@@ -23,12 +23,6 @@ class HeatCore(nn.Module):
     """A detector as a function: ``(N, 3, h, w)`` pixels in 0..255 to ``(N, 1, h, w)`` heat on its scale, at least 0.
 
     The same as ``AnomalyDetector.heat_maps`` of mode ``fast``, written for one size so that it exports.
-
-    Args:
-        detector: a fitted :class:`mmdefect.models.anomaly_detector.AnomalyDetector`.
-
-    Raises:
-        ValueError: if it has no fast heat map.
     """
 
     def __init__(self, detector: nn.Module) -> None:

@@ -25,14 +25,11 @@ _NEUTRAL |= {'PackSegInputs', 'PackSynthesisInputs', 'PackDefectInputs'}
 
 
 def open_segmentor(path: str | Path, config: Config | None = None) -> tuple[nn.Module, Preparation, ModelInfo]:
-    """Build the model of a checkpoint and load its weights, ready to predict on the CPU.
+    """Build the model of a checkpoint of mmengine's Runner and load its weights, ready to predict on the CPU.
 
     Args:
-        path: checkpoint of mmengine's Runner.
+        path: of the checkpoint.
         config: composed; the one that the checkpoint holds if left out.
-
-    Raises:
-        ValueError: if the file is no such checkpoint, holds no config or classes, or the weights do not fit the config.
     """
     compat.apply()
     try:
@@ -77,11 +74,7 @@ def _without_sync_bn(node):
 
 
 def _read_preparation(cfg: Mapping, model: nn.Module) -> Preparation:
-    """Read the preparation of a test config and its built model.
-
-    Raises:
-        ValueError: if the test pipeline, or the preprocessor, does something that a deployed model would not.
-    """
+    """Read the preparation; ``ValueError`` if the test config does something that a deployed model would not."""
     resize = None
     for step in cfg['test_dataloader']['dataset']['pipeline']:
         if step['type'] == 'Resize' and resize is None and step.get('scale') is not None:

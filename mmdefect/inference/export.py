@@ -37,10 +37,10 @@ def export_model(
     size_hw: tuple[int, int] | None = None,
     batch: int = 1,
 ) -> Path:
-    """Write a deployed network to a file.
+    """Write a deployed network to a file, and return its path.
 
     Args:
-        network: see :class:`DeployedNetwork`; it is left as it was.
+        network: is left as it was.
         info: of the model; travels in the file.
         path: of the file.
         form: ``onnx``, ``torchscript`` (``.pt``, a trace) or ``program`` (``.pt2``, of ``torch.export``).
@@ -48,12 +48,8 @@ def export_model(
         size_hw: of the images; needed unless ``dynamic`` is ``size``.
         batch: images of a call; only with ``dynamic='none'``.
 
-    Returns:
-        The path.
-
     Raises:
-        ValueError: for settings that do not fit together, or when the model cannot be exported that way; nothing is
-            written then.
+        ValueError: if settings do not fit together, or the model cannot be exported that way; nothing is written then.
     """
     if form not in FORMATS or dynamic not in DYNAMIC:
         given = f'got {form!r} and {dynamic!r}.'
@@ -100,11 +96,7 @@ def _onnx(
 def export_core(core: nn.Module, size_hw: tuple[int, int], batch: int | None, open_size: bool):
     """Return the ONNX model of a network ``(N, 3, h, w)`` -> ``(N, C, h, w)``.
 
-    Args:
-        core: the network.
-        size_hw: of the input that is traced.
-        batch: fixed number of images, ``None`` for any.
-        open_size: whether the size may differ.
+    It is traced with an input of ``size_hw``; the number of images is fixed unless ``None``, the size unless open.
     """
     import onnx
 
@@ -141,15 +133,10 @@ def _torch(network: DeployedNetwork, info: ModelInfo, size_hw: tuple[int, int], 
 
 @dataclass(frozen=True)
 class Parity:
-    """How far two predictors are apart on the same images.
+    """How far two predictors are apart on the same images."""
 
-    Attributes:
-        difference: largest absolute difference of a probability.
-        agreement: share of pixels with the same label.
-    """
-
-    difference: float
-    agreement: float
+    difference: float  # largest absolute difference of a probability
+    agreement: float  # share of pixels with the same label
 
     @property
     def holds(self) -> bool:

@@ -20,24 +20,16 @@ WEIGHT_STEPS, VALUE_STEPS = 1024, 32
 
 @dataclass(frozen=True)
 class Preparation:
-    """From uint8 RGB to the input of the network, and from its outputs back to the size of the image.
+    """From uint8 RGB to the input of the network, and from its outputs back to the size of the image."""
 
-    Attributes:
-        scale_hw: size that images are resized to; ``None`` leaves them as they are.
-        keep_ratio: whether ``scale_hw`` bounds the longer and the shorter side, or is the size itself.
-        mean, std: per channel, in the order that the network takes.
-        bgr: whether the network takes the channels in the order blue, green, red.
-        align_corners: of the resize of the logits.
-        activation: what makes probabilities of the outputs: ``softmax`` over the classes; for a single output
-            ``sigmoid``, or ``odds``, which takes it as ``p / (1 - p)`` of the defect (heat of anomalies).
-    """
-
-    scale_hw: tuple[int, int] | None
-    keep_ratio: bool
-    mean: tuple[float, ...]
+    scale_hw: tuple[int, int] | None  # size that images are resized to; None leaves them as they are
+    keep_ratio: bool  # whether scale_hw bounds the longer and the shorter side, or is the size itself
+    mean: tuple[float, ...]  # per channel, in the order that the network takes
     std: tuple[float, ...]
-    bgr: bool = False
-    align_corners: bool = False
+    bgr: bool = False  # whether the network takes the channels in the order blue, green, red
+    align_corners: bool = False  # of the resize of the logits
+    #: What makes probabilities of the outputs: ``softmax`` over the classes; for a single output ``sigmoid``, or
+    #: ``odds``, which takes it as ``p / (1 - p)`` of the defect (heat of anomalies).
     activation: str = 'softmax'
 
     def network_size(self, image_hw: tuple[int, int]) -> tuple[int, int]:
@@ -77,11 +69,7 @@ class DeployedNetwork(nn.Module):
         self.register_buffer('std', torch.tensor(preparation.std).view(1, 3, 1, 1))
 
     def forward(self, images: Tensor, thresholds: Tensor) -> tuple[Tensor, Tensor]:
-        """Predict.
-
-        Args:
-            images: ``(N, H, W, 3)`` uint8 RGB.
-            thresholds: ``(K,)`` float32 in (0, 1), see :mod:`mmdefect.deployment.decision`.
+        """Predict ``(N, H, W, 3)`` uint8 RGB, with ``(K,)`` float32 thresholds (:mod:`mmdefect.deployment.decision`).
 
         Returns:
             ``(N, H, W)`` uint8 labels and ``(N, K + 1, H, W)`` float32 probabilities.
@@ -113,11 +101,7 @@ def activate(outputs: Tensor, activation: str) -> Tensor:
 
 
 def resize_images(images: Tensor, size_hw: tuple[int, int]) -> Tensor:
-    """Resize ``(N, H, W, C)`` uint8 by linear interpolation, pixel centres aligned, to whole numbers.
-
-    Returns:
-        ``(N, h, w, C)`` float32, whole numbers in [0, 255].
-    """
+    """Resize ``(N, H, W, C)`` uint8 linearly, pixel centres aligned, to float32 of whole numbers in [0, 255]."""
     for axis, steps in ((1, VALUE_STEPS), (2, 1)):
         low, high, weight = interpolation(images.shape[axis], size_hw[axis - 1], images.device)
         weight = weight.view(-1, 1, 1) if axis == 1 else weight.view(-1, 1)

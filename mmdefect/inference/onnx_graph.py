@@ -46,14 +46,10 @@ class GraphBuilder:
 def wrap_core(
     core: onnx.ModelProto, preparation: Preparation, info: ModelInfo, batch: int | None, size_hw: tuple[int, int] | None
 ) -> onnx.ModelProto:
-    """Put preparation and decision around an exported network.
+    """Put preparation and decision around an exported network, for one ``batch`` and ``size_hw``, or any for ``None``.
 
-    Args:
-        core: one input ``(N, 3, h, w)`` float, one output ``(N, C, h, w)`` logits; names must not clash with ours.
-        preparation: of the images.
-        info: goes into the metadata of the file.
-        batch: number of images, ``None`` for any.
-        size_hw: of the images, ``None`` for any.
+    The network has one input ``(N, 3, h, w)`` float and one output ``(N, C, h, w)`` logits; its names must not start
+    with ``around_``.
     """
     graph = GraphBuilder()
     prepared = _prepare(graph, preparation, size_hw)

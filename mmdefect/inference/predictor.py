@@ -24,15 +24,7 @@ from mmdefect.inference.network import Core, DeployedNetwork
 
 
 class TorchPredictor(FilePredictor):
-    """A network in PyTorch that takes images and thresholds, as :class:`DeployedNetwork` does.
-
-    Args:
-        network: preparation, network and decision.
-        info: of the model.
-        path: of its file, for messages.
-        device: of PyTorch.
-        size_hw, batch: the only size of images, and the only number of images at once, that the network takes.
-    """
+    """A network in PyTorch that takes images and thresholds, as :class:`DeployedNetwork` does."""
 
     def __init__(
         self, network: nn.Module, info: ModelInfo, path: str | Path, device: str = 'cpu', size_hw=None, batch=None

@@ -14,7 +14,7 @@ from PIL import Image, ImageOps
 from mmdefect.deployment.decoding import ImageError, decode_image, read_header, read_image, turn_upright
 
 
-def photo(height=40, width=60):
+def ramp_image(height=40, width=60):
     ramp = np.mgrid[:height, :width].astype(np.float32)
     return np.stack([ramp[0] * 5, ramp[1] * 4, 255 - ramp[0] * 3 - ramp[1]], -1).clip(0, 255).astype(np.uint8)
 
@@ -47,9 +47,9 @@ def encode(image, file_format, **kwargs):
     ],
 )
 def test_pixels_are_those_of_pillow(file_format, mode, kwargs, tolerance):
-    image = Image.fromarray(photo()).convert(mode)
+    image = Image.fromarray(ramp_image()).convert(mode)
     if mode in ('RGBA', 'LA'):
-        image.putalpha(Image.fromarray(photo()[..., 1] | 1))
+        image.putalpha(Image.fromarray(ramp_image()[..., 1] | 1))
     data = encode(image, file_format, **{'exact': True, **kwargs})
     decoded = decode_image(data)
     expected = np.asarray(Image.open(io.BytesIO(data)).convert('RGB'))
@@ -80,7 +80,7 @@ def test_sixteen_bits_keep_the_upper_eight_as_in_training(suffix, shape):
 @pytest.mark.parametrize('orientation', range(1, 9))
 @pytest.mark.parametrize('file_format', ['PNG', 'JPEG', 'TIFF', 'WEBP'])
 def test_exif_turns_the_image_upright(orientation, file_format):
-    image = Image.fromarray(photo())
+    image = Image.fromarray(ramp_image())
     exif = image.getexif()
     exif[274] = orientation
     kwargs = dict(lossless=True) if file_format == 'WEBP' else dict(quality=100) if file_format == 'JPEG' else {}
@@ -92,7 +92,7 @@ def test_exif_turns_the_image_upright(orientation, file_format):
 
 
 def test_upright_is_left_alone():
-    image = photo()
+    image = ramp_image()
     np.testing.assert_array_equal(turn_upright(image, 1), image)
 
 
@@ -121,7 +121,7 @@ def png(width, height, rows):
     return b'\x89PNG\r\n\x1a\n' + chunk(b'IHDR', head) + chunk(b'IDAT', zlib.compress(rows, 9)) + chunk(b'IEND', b'')
 
 
-def test_a_huge_header_is_refused_before_decoding():
+def test_a_huge_header_is_rejected_before_decoding():
     bomb = png(60000, 60000, bytes(1000))
     with pytest.raises(ImageError, match='60000 x 60000') as caught:
         decode_image(bomb)
@@ -136,7 +136,7 @@ def test_a_huge_header_is_refused_before_decoding():
 
 def test_random_damage_never_raises_anything_else():
     rng = np.random.default_rng(0)
-    files = [encode(Image.fromarray(photo(20, 30)), f) for f in ('PNG', 'JPEG', 'BMP', 'TIFF', 'WEBP')]
+    files = [encode(Image.fromarray(ramp_image(20, 30)), f) for f in ('PNG', 'JPEG', 'BMP', 'TIFF', 'WEBP')]
     for trial in range(400):
         data = bytearray(files[trial % len(files)])
         for _ in range(int(rng.integers(1, 6))):
@@ -148,15 +148,15 @@ def test_random_damage_never_raises_anything_else():
 
 
 def test_arrays_are_mapped_not_loaded(tmp_path):
-    np.save(tmp_path / 'large.npy', photo())
+    np.save(tmp_path / 'large.npy', ramp_image())
     assert isinstance(read_image(tmp_path / 'large.npy').pixels, np.memmap)
-    np.save(tmp_path / 'grey.npy', photo()[..., 0])
+    np.save(tmp_path / 'grey.npy', ramp_image()[..., 0])
     with pytest.raises(ImageError, match='must hold'):
         read_image(tmp_path / 'grey.npy')
 
 
 def test_the_header_of_a_bmp_from_the_bottom_up_and_top_down():
-    data = bytearray(encode(Image.fromarray(photo()), 'BMP'))
+    data = bytearray(encode(Image.fromarray(ramp_image()), 'BMP'))
     assert read_header(bytes(data)).size_hw == (40, 60)
     data[22:26] = struct.pack('<i', -40)
     assert read_header(bytes(data)).size_hw == (40, 60)

@@ -101,7 +101,7 @@ def test_small_shapes_read_off_by_hand():
     assert not find_defects(np.zeros((4, 5), np.uint8), flat(np.zeros((4, 5), np.uint8)), CLASSES)
 
 
-def test_nonsense_is_refused():
+def test_nonsense_is_rejected():
     label = np.zeros((4, 5), np.uint8)
     with pytest.raises(ValueError, match='min_area_px'):
         find_defects(label, flat(label), CLASSES, min_area_px=-1)

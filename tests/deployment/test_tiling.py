@@ -42,7 +42,7 @@ class Filter(BatchPredictor):
         return (e / e.sum(0)).astype(np.float32)
 
 
-def image(height, width, seed=0):
+def make_image(height, width, seed=0):
     rng = np.random.default_rng(seed)
     coarse = rng.integers(0, 256, (height // 12 + 2, width // 12 + 2, 3)).astype(np.uint8)
     return cv2.resize(coarse, (width, height), interpolation=cv2.INTER_NEAREST)
@@ -69,9 +69,9 @@ def same(got, expected, atol):
 )
 @pytest.mark.parametrize('size_hw', [(150, 201), (64, 64), (131, 333)])
 def test_tiles_equal_the_whole_image(plan, size_hw):
-    photo = image(*size_hw)
-    whole = Filter().predict_batch([photo], return_probabilities=True)[0]
-    tiled = TiledPredictor(Filter(), plan).predict_batch([photo], return_probabilities=True)[0]
+    image = make_image(*size_hw)
+    whole = Filter().predict_batch([image], return_probabilities=True)[0]
+    tiled = TiledPredictor(Filter(), plan).predict_batch([image], return_probabilities=True)[0]
     same(tiled, whole, 1e-6)
     assert whole.is_defective and [d.box_xyxy for d in whole.defects] == [d.box_xyxy for d in tiled.defects]
     np.testing.assert_allclose([d.score for d in tiled.defects], [d.score for d in whole.defects], atol=1e-5)
@@ -79,22 +79,22 @@ def test_tiles_equal_the_whole_image(plan, size_hw):
 
 def test_a_margin_below_the_receptive_field_is_not_enough():
     """So that the equality above says something."""
-    photo = image(150, 201)
-    whole = Filter().predict_batch([photo], return_probabilities=True)[0]
+    image = make_image(150, 201)
+    whole = Filter().predict_batch([image], return_probabilities=True)[0]
     tiled = TiledPredictor(Filter(), TilePlan(tile_hw=(64, 64), overlap_px=16)).predict_batch(
-        [photo], return_probabilities=True
+        [image], return_probabilities=True
     )[0]
     assert np.abs(tiled.probabilities - whole.probabilities).max() > 1e-2
 
 
 def test_split_without_overlap_is_stitching():
     """n x n parts, each predicted alone and put side by side."""
-    photo, model = image(96, 144), Filter()
-    got = TiledPredictor(model, TilePlan(split=3)).predict_batch([photo], return_probabilities=True)[0]
+    image, model = make_image(96, 144), Filter()
+    got = TiledPredictor(model, TilePlan(split=3)).predict_batch([image], return_probabilities=True)[0]
     stitched = np.zeros((3, 96, 144), np.float32)
     for y in range(0, 96, 32):
         for x in range(0, 144, 48):
-            stitched[:, y : y + 32, x : x + 48] = Filter()._one(photo[y : y + 32, x : x + 48])
+            stitched[:, y : y + 32, x : x + 48] = Filter()._one(image[y : y + 32, x : x + 48])
     np.testing.assert_array_equal(got.probabilities, stitched)
 
 
@@ -102,12 +102,12 @@ def test_a_model_of_fixed_size_takes_its_tiles_and_small_images():
     model = Filter(image_size_hw=(64, 64))
     tiled = TiledPredictor(model, TilePlan(tile_hw=(64, 64), overlap_px=16, margin_px=8))
     for size_hw in ((150, 201), (64, 64), (40, 90), (20, 30)):
-        photo = image(*size_hw)
-        got = tiled.predict_batch([photo])[0]
+        image = make_image(*size_hw)
+        got = tiled.predict_batch([image])[0]
         assert got.label_map.shape == size_hw
-        inner = Filter()._one(photo).argmax(0) if size_hw[0] >= 64 else None
+        inner = Filter()._one(image).argmax(0) if size_hw[0] >= 64 else None
         if inner is not None:
-            expected = Filter().predict_batch([photo])[0].label_map
+            expected = Filter().predict_batch([image])[0].label_map
             assert (got.label_map == expected).mean() > 0.9999
     assert {shape[1:3] for shape in model.calls} == {(64, 64)}
 
@@ -150,13 +150,13 @@ def test_weights_sum_to_one_and_tiles_cover(length, size, overlap, margin, multi
 )
 def test_plans_that_cannot_be(kwargs, message):
     with pytest.raises(ValueError, match=message):
-        TiledPredictor(Filter(), TilePlan(**kwargs)).predict_batch([image(100, 120)])
+        TiledPredictor(Filter(), TilePlan(**kwargs)).predict_batch([make_image(100, 120)])
 
 
 def test_progress_counts_tiles():
     seen = []
     TiledPredictor(Filter(), TilePlan(tile_hw=(50, 50), batch=2), lambda *a: seen.append(a)).predict_batch(
-        [image(100, 150)]
+        [make_image(100, 150)]
     )
     assert seen[-1] == (6, 6) and seen == sorted(seen)
 

@@ -1,4 +1,4 @@
-"""What a model says about itself survives the way through a file, and nonsense is refused."""
+"""What a model says about itself survives the way through a file, and nonsense is rejected."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_info_survives_json():
         (dict(classes=('a', 'a', 'b')), 'different names'),
     ],
 )
-def test_info_refuses_nonsense(change, message):
+def test_info_rejects_nonsense(change, message):
     with pytest.raises(ValueError, match=message):
         ModelInfo(**{**dict(classes=INFO.classes, palette=INFO.palette, thresholds=INFO.thresholds), **change})
 

@@ -83,7 +83,7 @@ def test_it_exports_and_tiles(fitted, tmp_path):
     np.testing.assert_array_equal(tiled.label_map, np.tile(alone.label_map, (3, 2)))
 
 
-def test_a_detector_without_heat_map_is_refused(fitted, tmp_path):
+def test_a_detector_without_heat_map_is_rejected(fitted, tmp_path):
     _, detector = fitted
     AnomalyDetector(
         detector.settings, detector.features.backbone, {'image': detector.densities['image']}, detector.scales
@@ -92,7 +92,7 @@ def test_a_detector_without_heat_map_is_refused(fitted, tmp_path):
         load_predictor(tmp_path / 'pooled.pth')
 
 
-def test_a_detector_of_turned_images_is_refused(tmp_path):
+def test_a_detector_of_turned_images_is_rejected(tmp_path):
     from mmdefect.inference.anomaly import HeatCore
 
     with pytest.raises(ValueError, match='--turns 1'):

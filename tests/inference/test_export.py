@@ -149,7 +149,7 @@ def test_what_cannot_be_is_said(predictor, tmp_path):
         load_predictor(tmp_path / 'foreign.onnx')
 
 
-def test_options_of_the_other_kind_of_model_are_refused(checkpoint, tmp_path):
+def test_options_of_the_other_kind_of_model_are_rejected(checkpoint, tmp_path):
     with pytest.raises(ValueError, match='options of its kind .config, device., got threads'):
         load_predictor(checkpoint, threads=2)
     (tmp_path / 'a.onnx').write_bytes(b'never opened')
@@ -157,7 +157,7 @@ def test_options_of_the_other_kind_of_model_are_refused(checkpoint, tmp_path):
         load_predictor(tmp_path / 'a.onnx', config='leaf.py', device='cpu')
 
 
-def test_checkpoints_that_do_not_fit_are_refused(checkpoint, tmp_path):
+def test_checkpoints_that_do_not_fit_are_rejected(checkpoint, tmp_path):
     content = torch.load(checkpoint, weights_only=False)
     content['state_dict'].pop('decode_head.conv_seg.weight')
     torch.save(content, tmp_path / 'short.pth')

@@ -79,7 +79,7 @@ def check_token(request: Any, settings: ServerSettings) -> None:
 def check_host(request: Any, settings: ServerSettings) -> None:
     """Raise :class:`RequestError` 421 for a request that addresses the server by a name that is not its own.
 
-    The web page of a stranger can point its own name at a loopback address, and may then read the answers.
+    A foreign web page can point its own name at a loopback address, and may then read the answers.
     """
     hosts, name = settings.answered_hosts, request.headers.get('host', '')
     bare = name.partition(']')[0] + ']' if name.startswith('[') else name.partition(':')[0].lower()

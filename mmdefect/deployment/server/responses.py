@@ -67,10 +67,8 @@ def encode_scores(probabilities: ndarray) -> bytes:
     """Return a PNG from which a page finds the label map of any common threshold.
 
     Red and green are the high and low byte of the largest ``p_k / (p_k + p_0)`` of a defect class k against normal,
-    times 65535; blue is that class. A pixel is a defect where the score exceeds the threshold.
-
-    Args:
-        probabilities: ``(K + 1, H, W)`` float32 in [0, 1], normal first.
+    times 65535; blue is that class. A pixel is a defect where the score exceeds the threshold. The probabilities are
+    ``(K + 1, H, W)`` float32 in [0, 1], normal first.
     """
     best = probabilities[1:].argmax(0)  # p / (p + p_0) grows with p
     top = np.take_along_axis(probabilities[1:], best[None], 0)[0]

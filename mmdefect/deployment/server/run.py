@@ -38,7 +38,7 @@ def serve(
 
     if not settings.is_loopback and settings.token is None:
         logging.getLogger('mmdefect.server').warning(
-            'everybody who reaches %s may ask for predictions; set a token, or listen on 127.0.0.1.', settings.host
+            'anyone who reaches %s may ask for predictions; set a token, or listen on 127.0.0.1.', settings.host
         )
     with listen(settings) as listener:
         _warm_up(predictor)
@@ -49,7 +49,7 @@ def serve(
             log_level='info' if access_log else 'warning',
             access_log=access_log,
             server_header=False,
-            # A bound on connections, beside that on requests: who only connects costs memory, too.
+            # A limit on connections, beside that on requests: a client that only connects costs memory, too.
             limit_concurrency=4 * settings.queue_size + 64,
             timeout_graceful_shutdown=max(1, round(settings.shutdown_timeout_s)),
         )

@@ -80,7 +80,7 @@ class PredictionService:
         return await self._in_thread(decode_upload, data, settings.max_pixels)
 
     async def _wait(self, request: Any, future: Future) -> Prediction:
-        """Wait for a prediction, but not for one that nobody waits for any more."""
+        """Wait for a prediction as long as the client waits for it."""
         result = asyncio.wrap_future(future)
         gone = asyncio.ensure_future(_disconnected(request))
         try:

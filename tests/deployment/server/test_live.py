@@ -144,7 +144,7 @@ def test_a_killed_server_answers_nobody_silently():
         sending.close()
 
 
-def test_a_client_that_still_sends_sees_why_it_is_refused():
+def test_a_client_that_still_sends_sees_why_it_is_rejected():
     with start_stand_in(max_body_bytes=100_000) as server:
         assert server.ask('POST', '/predict', bytes(20_000_000))[0] == 413
         assert server.ask('POST', '/predict', iter([bytes(100_000)] * 200))[0] == 413  # chunked, of unknown length

@@ -58,25 +58,25 @@ def turned(image: np.ndarray, kind: str, orientation: int) -> bytes:
 def good_uploads(seed: int) -> list[tuple[str, bytes, np.ndarray | None]]:
     """Name, file, and the image it holds where the format keeps it exactly."""
     image = scene(seed)
-    photo = Image.fromarray(image)
-    grey = photo.convert('L')
+    pil = Image.fromarray(image)
+    grey = pil.convert('L')
     grey_rgb = np.repeat(np.asarray(grey)[..., None], 3, 2)
     deep = np.asarray(grey).astype(np.uint16) * 256 + 77
     alpha = np.dstack([image, np.full(image.shape[:2], 9, np.uint8)])
     return [
-        ('png', encode(photo, 'PNG'), image),
-        ('jpeg', encode(photo, 'JPEG', quality=95), None),
-        ('progressive jpeg', encode(photo, 'JPEG', progressive=True), None),
-        ('bmp', encode(photo, 'BMP'), image),
-        ('tiff', encode(photo, 'TIFF', compression='tiff_lzw'), image),
-        ('webp', encode(photo, 'WEBP', lossless=True, exact=True), image),
+        ('png', encode(pil, 'PNG'), image),
+        ('jpeg', encode(pil, 'JPEG', quality=95), None),
+        ('progressive jpeg', encode(pil, 'JPEG', progressive=True), None),
+        ('bmp', encode(pil, 'BMP'), image),
+        ('tiff', encode(pil, 'TIFF', compression='tiff_lzw'), image),
+        ('webp', encode(pil, 'WEBP', lossless=True, exact=True), image),
         ('grey png', encode(grey, 'PNG'), grey_rgb),
         ('grey jpeg', encode(grey, 'JPEG'), None),
         ('16-bit grey png', encode(Image.fromarray(deep), 'PNG'), grey_rgb),
         ('16-bit rgb png', cv2.imencode('.png', image[..., ::-1].astype(np.uint16) * 256 + 77)[1].tobytes(), image),
-        ('cmyk jpeg', encode(photo.convert('CMYK'), 'JPEG', quality=95), None),
+        ('cmyk jpeg', encode(pil.convert('CMYK'), 'JPEG', quality=95), None),
         ('alpha png', encode(Image.fromarray(alpha), 'PNG'), image),
-        ('palette png', encode(photo.quantize(64), 'PNG'), np.asarray(photo.quantize(64).convert('RGB'))),
+        ('palette png', encode(pil.quantize(64), 'PNG'), np.asarray(pil.quantize(64).convert('RGB'))),
         ('turned jpeg', turned(image, 'JPEG', 6), None),
         ('turned png', turned(image, 'PNG', 3), image[::-1, ::-1]),
     ]
@@ -92,8 +92,8 @@ def bomb(side: int = 30_000) -> bytes:
 def hostile_uploads(seed: int) -> list[tuple[str, bytes, tuple[int, ...]]]:
     """Name, file, and the statuses that are right."""
     rng = np.random.default_rng(seed)
-    photo = Image.fromarray(scene(seed))
-    files = {kind: encode(photo, kind) for kind in ('PNG', 'JPEG', 'BMP', 'TIFF', 'WEBP')}
+    pil = Image.fromarray(scene(seed))
+    files = {kind: encode(pil, kind) for kind in ('PNG', 'JPEG', 'BMP', 'TIFF', 'WEBP')}
     cut = {kind: data[: int(len(data) * rng.uniform(0.02, 0.98))] for kind, data in files.items()}
     damaged = bytearray(files['PNG'])
     for place in rng.integers(40, len(damaged) - 20, 8):
