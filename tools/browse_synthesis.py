@@ -17,8 +17,7 @@ stop_without('mm')
 
 import cv2
 
-from mmdefect.visualization.grid import image_grid, legend
-from mmdefect.visualization.grid import COLUMNS, defect_row
+from mmdefect.visualization.grid import COLUMNS, defect_row, image_grid, legend
 
 
 def parse_args() -> argparse.Namespace:

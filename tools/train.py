@@ -30,7 +30,8 @@ def main() -> int:
     from mmdefect.apis import train
     from mmdefect.ranks import end_rank
 
-    train(args.config, args.work_dir, args.resume, args.amp, args.cfg_options, args.launcher, args.recipes)
+    options = dict(cfg_options=args.cfg_options, recipes=args.recipes, launcher=args.launcher)
+    train(args.config, args.work_dir, resume=args.resume, amp=args.amp, **options)
     if args.launcher != 'none':
         end_rank(0)
     return 0

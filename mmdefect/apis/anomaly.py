@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -40,24 +41,19 @@ def fit_anomaly(
     """Fit a detector on the good training images.
 
     Args:
-        config: CutPaste config: backbone, size, mean and deviation.
+        config, cfg_options, recipes: CutPaste config, see :func:`mmdefect.apis.config.load_config`.
         data_root: folder of categories, a category, or a folder of good images; the config's if None.
         category: below it.
         checkpoint: of the training; None takes the backbone as training would find it.
-        cfg_options: overrides of the config, with dotted keys.
         seed: of random weights, folds and sampled points.
         settings: fields of :class:`~mmdefect.models.anomaly_detector.DetectorSettings`.
         **fit: arguments of :func:`~mmdefect.apis.anomaly_fit.fit_detector`.
     """
     cfg = load_config(config, cfg_options, recipes)
-    root = str(data_root or cfg.data_root)
-    paths = list_images(good_folder(root, category or cfg.get('category')))
-    facts = dict(
-        category=category or cfg.get('category'),
-        arm=TRAINED if checkpoint else UNTRAINED,
-        config=Path(config).name,
-        checkpoint=None if checkpoint is None else Path(checkpoint).name,
-    )
+    category = category or cfg.get('category')
+    paths = list_images(good_folder(str(data_root or cfg.data_root), category))
+    names = dict(config=Path(config).name, checkpoint=None if checkpoint is None else Path(checkpoint).name)
+    facts = dict(category=category, arm=TRAINED if checkpoint else UNTRAINED, **names)
     detector = detector_of_config(cfg, checkpoint, seed, facts=facts, **(settings or {}))
     return fit_detector(detector, paths, seed=seed, **fit)
 
@@ -76,7 +72,7 @@ def evaluate_anomaly(
     """Fit and test categories, each test image read once by each arm; the untrained backbone is always one of them.
 
     Args:
-        config: see :func:`fit_anomaly`.
+        config, **fit: arguments of :func:`fit_anomaly`.
         data_root: folder of the categories.
         categories: names, or ``['all']``.
         out: folder for tables, figures, page and the fitted detectors.
@@ -84,10 +80,6 @@ def evaluate_anomaly(
         layer: for Grad-CAM.
         precision: of the backbone in the test.
         report: also make figures and the page.
-        **fit: arguments of :func:`fit_anomaly`.
-
-    Returns:
-        The rows of the table.
     """
     out = Path(out)
     names = choose_categories(str(data_root), categories)
@@ -104,9 +96,7 @@ def evaluate_anomaly(
     galleries: dict[str, list] = {}
     for name in names:
         own, detector = [], None
-        for arm, path in ((UNTRAINED, None), (TRAINED, checkpoints[name])):
-            if arm == TRAINED and path is None:
-                continue
+        for arm, path in [(UNTRAINED, None), (TRAINED, checkpoints[name])][: 1 if checkpoint is None else 2]:
             detector = fit_anomaly(config, data_root, name, path, progress=f'{name}: {arm}', **fit)
             detector.save(out / 'models' / f'{name}_{"cutpaste" if path else "untrained"}.pth')
             own.append(run_test(detector, samples[name], name, arm, precision=precision))
@@ -136,11 +126,7 @@ def _notes(checkpoint: str | None) -> list[str]:
 
 
 def list_inputs(inputs: Sequence[str | Path]) -> list[str]:
-    """Return image files of files and folders (with their subfolders), sorted.
-
-    Raises:
-        ValueError: if something is neither, or nothing is found.
-    """
+    """Return image files of files and folders (with their subfolders), sorted."""
     found: list[str] = []
     for item in map(Path, inputs):
         if item.is_dir():
@@ -150,10 +136,8 @@ def list_inputs(inputs: Sequence[str | Path]) -> list[str]:
         else:
             raise ValueError(f'inputs must be image files or folders, but {item} does not exist; correct the path.')
     if not found:
-        raise ValueError(
-            f'inputs must hold images ({", ".join(IMAGE_SUFFIXES)}), but none was found in '
-            f'{", ".join(map(str, inputs))}.'
-        )
+        places, suffixes = ', '.join(map(str, inputs)), ', '.join(IMAGE_SUFFIXES)
+        raise ValueError(f'inputs must hold images ({suffixes}), but none was found in {places}.')
     return found
 
 
@@ -179,15 +163,10 @@ def predict_anomaly(
     precision: str = 'fp32',
     threshold: float | None = None,
 ) -> list[dict[str, object]]:
-    """Score files or folders: ``predictions.csv`` and an image with the heat map for each image.
+    """Score files or folders with a fitted detector: ``predictions.csv``, and each image with its heat map.
 
-    Args:
-        model: file of a fitted detector.
-        inputs: image files and folders.
-        out: folder.
-        mode: ``'exact'`` or ``'fast'`` heat maps.
-        precision: of the backbone.
-        threshold: in place of the detector's own, on its scale.
+    ``mode`` asks for ``'exact'`` or ``'fast'`` heat maps; ``threshold`` takes the place of the detector's own, on its
+    scale. Returns the rows of the table.
     """
     detector = AnomalyDetector.load(model)
     if threshold is not None:
@@ -219,16 +198,8 @@ def localize_anomaly(
     """Write heat maps and, for segmentation training, label maps made of them.
 
     ``heat/*.png`` are 16-bit, 10,000 for heat 1, at the size of the image file. ``ann_dir/*.png`` hold 1 where the heat
-    is above the threshold and 0 elsewhere: class ids, as ``FolderDefectDataset`` and the WTA layout read them.
-
-    Args:
-        model: file of a fitted detector with heat maps.
-        inputs: image files and folders.
-        out: folder.
-        mode: ``'exact'`` or ``'fast'``.
-        precision: of the backbone.
-        threshold: heat; 1 is the hottest pixel of the farthest held-out normal image.
-        pseudo_labels: write the label maps.
+    is above the threshold (1 is the hottest pixel of the farthest held-out normal image) and 0 elsewhere: class ids, as
+    ``FolderDefectDataset`` and the WTA layout read them. Returns the rows of ``localization.csv``.
     """
     detector = AnomalyDetector.load(model)
     if detector.mode is None:
@@ -265,10 +236,7 @@ def explain_anomaly(model: str | Path, inputs: Sequence[str | Path], layer: str,
 
 def _names(paths: Sequence[str]) -> dict[str, str]:
     """Return a name for what is written of each image: its path below their common folder, without suffix."""
-    folders = [Path(p).parent for p in paths]
-    common = folders[0]
-    while not all(common == f or common in f.parents for f in folders):
-        common = common.parent
+    common = os.path.commonpath([Path(p).parent for p in paths]) or '.'
     names = {p: Path(p).relative_to(common).with_suffix('').as_posix() for p in paths}
     if len(set(names.values())) < len(names):
         names = {p: Path(p).relative_to(common).as_posix().replace('.', '_') for p in paths}

@@ -31,23 +31,15 @@ METRICS = ('AUROC', 'AP', 'pixel_AUROC', 'pixel_AP', 'AUPRO')
 
 @dataclass(frozen=True)
 class DetectorResult:
-    """What a detector gave on the test images of a category.
-
-    Attributes:
-        category: name.
-        arm: name of the detector, such as ``'untrained backbone'``.
-        samples: test images.
-        scores: ``(N,)`` float64 on the scale of the detector.
-        heat: ``(N, H, W)`` float16 on its scale, or None.
-        metrics: in percent, those of :data:`METRICS` that could be had; ``found`` and ``false_alarms``: shares of the
-            defective and of the good images above the threshold.
-    """
+    """What a detector gave on the test images of a category."""
 
     category: str
-    arm: str
+    arm: str  # name of the detector, such as 'untrained backbone'
     samples: list[Sample]
-    scores: np.ndarray
-    heat: np.ndarray | None
+    scores: np.ndarray  # (N,) float64 on the scale of the detector
+    heat: np.ndarray | None  # (N, H, W) float16 on its scale
+    #: In percent, those of METRICS that could be had; `found` and `false_alarms`: shares of the defective and of the
+    #: good images above the threshold.
     metrics: dict[str, float] = field(default_factory=dict)
 
     @property
@@ -57,30 +49,20 @@ class DetectorResult:
 
 
 def choose_categories(root: str, wanted: Sequence[str]) -> list[str]:
-    """Return category names; ``all`` means every one found.
-
-    Raises:
-        ValueError: if one is not there; the message lists those that are.
-    """
-    found = find_categories(root)
-    if list(wanted) == ['all']:
-        if not found:
-            raise ValueError(f'{root} must hold categories with train/good and test, but holds none; correct the path.')
-        return list(found)
-    missing = [c for c in wanted if c not in found]
-    if missing:
+    """Return category names; ``all`` means every one found."""
+    found = list(find_categories(root))
+    chosen = found if list(wanted) == ['all'] else list(wanted)
+    missing = [name for name in chosen if name not in found]
+    if missing or not chosen:
         raise ValueError(
-            f'`categories` must be in {root}, but {missing[0]!r} is not; found: {", ".join(found) or "none"}.'
+            f'`categories` must be folders of {root} with train/good and test, got {missing or list(wanted)}; '
+            f'found: {", ".join(found) or "none"}.'
         )
-    return list(wanted)
+    return chosen
 
 
 def test_images(root: str, category: str) -> list[Sample]:
-    """Return the test images of a category, good and defective.
-
-    Raises:
-        ValueError: if it has not both.
-    """
+    """Return the test images of a category, which must be good and defective ones."""
     samples = [s for s in scan_mvtec(root, [category]) if s.own_split == 'test']
     if len({s.is_clean for s in samples}) != 2:
         raise ValueError(
@@ -91,19 +73,13 @@ def test_images(root: str, category: str) -> list[Sample]:
 
 
 def run_test(
-    detector: AnomalyDetector,
-    samples: Sequence[Sample],
-    category: str,
-    arm: str,
-    mode: str | None = None,
-    precision: str = 'fp32',
-    batch: int = 16,
+    detector: AnomalyDetector, samples: Sequence[Sample], category: str, arm: str, precision: str = 'fp32'
 ) -> DetectorResult:
     """Score test images once and compute the metrics."""
     scores, maps = [], []
     title = f'{category}: {arm}'
-    for _, images in iter_batches([s.img_path for s in samples], detector.settings.size_hw, batch, title):
-        raw, heat = detector.score_images(images, mode, precision)
+    for _, images in iter_batches([s.img_path for s in samples], detector.settings.size_hw, 16, title):
+        raw, heat = detector.score_images(images, precision=precision)
         scores.append(detector.scales['score'].normalize(raw))
         if heat is not None:
             maps.append(detector.scales['heat'].normalize(heat).half())
@@ -120,11 +96,9 @@ def run_test(
 
 
 def pixel_metrics(heat: np.ndarray, samples: Sequence[Sample]) -> dict[str, float]:
-    """Return pixel AUROC, AP and AUPRO (up to 30 % false positives) in percent, exactly, at the size of the masks.
+    """Return pixel AUROC, AP and AUPRO (up to 30 % false positives) in percent, exactly.
 
-    Args:
-        heat: ``(N, H, W)`` float.
-        samples: the images; masks of another size than the heat map have it resized to theirs.
+    ``heat`` is ``(N, H, W)`` float; it is resized to masks of another size.
     """
     keeper = ScoreKeeper(2)
     for own, sample in zip(heat, samples, strict=True):

@@ -56,13 +56,10 @@ def iter_batches(
 
 
 def detector_of_config(cfg: Config, checkpoint: str | None = None, seed: int = 0, **settings) -> AnomalyDetector:
-    """Build a detector without densities from a CutPaste config.
+    """Build a detector without densities from a composed CutPaste config.
 
-    Args:
-        cfg: composed config.
-        checkpoint: of its training; None gives the backbone as the training finds it: the untrained baseline.
-        seed: of random weights, where the config names none.
-        settings: fields of :class:`DetectorSettings` that differ from the config's.
+    ``checkpoint`` is of its training; None gives the backbone as the training finds it: the untrained baseline, with
+    random weights of ``seed`` where the config names none. ``settings`` are fields of :class:`DetectorSettings`.
     """
     import mmdefect.registration  # noqa: F401
     from mmdefect.models.backbone_weights import load_backbone
@@ -104,7 +101,6 @@ def fit_detector(
         folds: parts of the images, each scored by the density of the others for the scales; 0 makes no scales.
         seed: of the division into folds, and of the points of a kernel density.
         threshold: on the scale on which 1 is the farthest held-out normal image.
-        batch: images at a time.
         max_points: of a kernel density or a bank; each fold gives its share to a bank.
         bandwidth: of a kernel density; None chooses it.
         calibrate: images that exact heat maps are calibrated on, because each costs seconds on a CPU.
@@ -193,13 +189,11 @@ def _sum_up(kept: dict[str, list], last: bool, least: int = 4096) -> None:
         for number, part in enumerate(parts):
             if not isinstance(part, list) or not part:
                 continue
-            moments = part[0] if isinstance(part[0], Moments) else None
-            rows = part[1:] if moments is not None else part
+            sums = [item for item in part if isinstance(item, Moments)]
+            rows = part[len(sums) :]
             if rows and (last or sum(map(len, rows)) >= least):
-                new = Moments.of(torch.cat(rows))
-                moments = new if moments is None else moments.merge(new)
-                rows = []
-            parts[number] = moments if last else ([moments] if moments is not None else []) + rows
+                sums, rows = [reduce(Moments.merge, [*sums, Moments.of(torch.cat(rows))])], []
+            parts[number] = sums[0] if last else sums + rows
 
 
 def candidates_of(layers: Sequence[Sequence[str]], densities: Sequence[str], scores: Sequence[str]) -> list[dict]:
@@ -225,15 +219,11 @@ def compare_candidates(
     trained on, and compared on the held-out part, with and without pastes. Test images are not read.
 
     Args:
-        config: CutPaste config.
-        data_root: see :func:`~mmdefect.datasets.good_images.good_folder`.
-        category: see there.
+        config, cfg_options: CutPaste config.
+        data_root, category: see :func:`~mmdefect.datasets.good_images.good_folder`.
         checkpoint: of its training, or None.
         candidates: fields of :class:`~mmdefect.models.anomaly_detector.DetectorSettings`.
-        kind: of the pastes.
-        views: pasted views of each held-out image.
-        seed: of the pastes.
-        cfg_options: overrides of the config.
+        kind, views, seed: of the pastes, how many of them for each held-out image.
     """
     cfg = load_config(config, cfg_options)
     parts = {
@@ -255,9 +245,7 @@ def compare_candidates(
     return sorted(rows, key=lambda row: -row['AUROC'])
 
 
-def held_out_views(
-    paths: Sequence[str], size_hw: tuple[int, int], kind: str, views: int, seed: int
-) -> tuple[Tensor, np.ndarray]:
+def held_out_views(paths: Sequence[str], size_hw: tuple[int, int], kind: str, views: int, seed: int):
     """Return ``(N, 3, H, W)`` uint8 RGB images, untouched and pasted, and which of them are pasted."""
     images, pasted = [], []
     for number, path in enumerate(paths):

@@ -17,8 +17,8 @@ from mmdefect.files import write_bytes, write_text
 from mmdefect.models.anomaly_detector import AnomalyDetector, stack_images
 from mmdefect.synthesis.cutpaste import make_views
 from mmdefect.synthesis.streams import stream_generator
-from mmdefect.visualization.overlay import outline_mask, overlay_heat
 from mmdefect.visualization.figures import embed_in_plane, figure_png, histogram_figure, scatter_figure
+from mmdefect.visualization.overlay import outline_mask, overlay_heat
 from mmdefect.visualization.pages import data_uri, render_page
 
 _SHOWN = 6  # images of a category

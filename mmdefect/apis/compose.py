@@ -28,8 +28,7 @@ top-level key        where it goes
                      training (from a split file with both splits) without photometric distortion and synthesis; and
                      ``hook``, arguments of ``PolicyHook``
 ``synthesis``        transforms of the training pipelines and the sampler, see :func:`compose_synthesis`
-``ema``              arguments of mmengine's ``EMAHook``, added to ``custom_hooks``
-``class_prior``      arguments of ``ClassPriorHook``, added to ``custom_hooks``
+``ema``              arguments of ``EMAHook`` of mmengine, a hook; ``class_prior``: of ``ClassPriorHook``
 ``class_aware``      arguments of ``ClassAwareSampler``, which takes the place of the training sampler
 ``ignore_band``      arguments of ``IgnoreBand``, put in front of the packing of the training pipelines
 ``defect_crop``      arguments of ``DefectCrop``, which takes the place of ``RandomCrop`` in the training pipelines
@@ -72,11 +71,7 @@ RECIPE_KEYS = ('transforms', 'weights', 'ratio', 'backgrounds', 'probability', '
 
 
 def compose(cfg: Config) -> None:
-    """Carry the top-level keys of the table above to their places, in place; composing twice changes nothing.
-
-    Raises:
-        ValueError: for an unknown key, a ratio that cannot be, or a setting with nothing to act on.
-    """
+    """Carry the top-level keys of the table above to their places, in place; composing twice changes nothing."""
     _compose_generated(cfg)
     datasets = list(iter_datasets(cfg))
     for key in ('data_root', 'split_file', 'category'):
@@ -98,12 +93,12 @@ def compose(cfg: Config) -> None:
         _compose_switches(cfg)
 
 
-def iter_datasets(cfg: Config) -> Iterator[ConfigDict]:
+def iter_datasets(cfg: Config, loaders: Sequence[str] = ('train', 'val', 'test', 'outer')) -> Iterator[ConfigDict]:
     """Yield each dataset dict of the loaders, wrapped ones (``ConcatDataset`` and the like) included."""
     seen: set[int] = set()
-    for name in ('train', 'val', 'test', 'outer'):
-        loader = cfg.get(f'{name}_dataloader')
-        for dataset in _unwrap(loader.get('dataset')) if loader else ():
+    for name in loaders:
+        loader = cfg.get(f'{name}_dataloader') or {}
+        for dataset in _unwrap(loader.get('dataset')):
             if id(dataset) not in seen:
                 seen.add(id(dataset))
                 yield dataset
@@ -144,10 +139,6 @@ def _unwrap(dataset: ConfigDict | None) -> Iterator[ConfigDict]:
         yield dataset
     for child in inner:
         yield from _unwrap(child)
-
-
-def _training_sets(cfg: Config) -> list[ConfigDict]:
-    return list(_unwrap(cfg.train_dataloader.get('dataset')))
 
 
 def _as_list(value) -> list:
@@ -232,8 +223,8 @@ def _compose_model_needs(cfg: Config) -> None:
                 norm['momentum'] = cfg.bn_momentum
     if cfg.get('own_optimizer') is not None and cfg.get('optim_wrapper') is not None:
         cfg.optim_wrapper.update(copy.deepcopy(cfg.own_optimizer))
-    if cfg.get('own_transforms') and cfg.get('train_dataloader'):
-        for dataset in _training_sets(cfg):
+    if cfg.get('own_transforms'):
+        for dataset in iter_datasets(cfg, ['train']):
             pipeline = dataset.get('pipeline') or []
             missing = [t for t in cfg.own_transforms if t['type'] not in [p['type'] for p in pipeline]]
             pipeline[-1:-1] = copy.deepcopy(missing)
@@ -332,29 +323,22 @@ def _outer_loader(train: ConfigDict, outer: ConfigDict) -> ConfigDict:
 def compose_synthesis(cfg: Config) -> None:
     """Turn the recipe ``cfg.synthesis`` into transforms of the training pipelines and a sampler, and remove it.
 
-    Keys of a recipe, all but ``transforms`` optional:
-
-    ``transforms``
-        what makes defects: ``PasteDefects``, ``CutPaste``, ``PerlinAnomaly``, ...; one of them is taken at a time.
-    ``weights``
-        how often each of them is taken; equally often by default.
-    ``ratio``
-        ``dict(real=..., synthetic=..., clean=...)``: shares of the images sampled that show a real defect only, get a
-        synthetic one, and stay clean. ``None`` leaves the sampler alone and changes each image with ``probability``.
-    ``backgrounds``
-        ``dict(clean=..., defective=...)``: where the synthetic defects of a ``ratio`` go; by default to clean images.
-    ``probability``
-        of an image to get a synthetic defect, when ``ratio`` is ``None``.
-    ``fade``
-        ``dict(begin=0.6, end=0.8)``: shares of the training between which synthetic defects become fewer, down to none.
-    ``location``
-        arguments of ``LoadLocationMap``: where the object is.
-    ``donors``
-        arguments of :func:`mmdefect.datasets.donors.library_of`, such as the ``rule`` of cutting.
-    ``where``
-        ``'worker'``: in the pipeline, after the last geometric transform and before photometric distortion, which
-        then treats defect and surface alike. ``'device'``: in the data preprocessor, for the whole batch, before
-        normalising.
+    ===============  ===============================================================================================
+    key of a recipe  what it is; all but ``transforms`` are optional
+    ===============  ===============================================================================================
+    ``transforms``   what makes defects: ``PasteDefects``, ``CutPaste``, ``PerlinAnomaly``, ...; one is taken at a time
+    ``weights``      how often each of them is taken; equally often by default
+    ``ratio``        ``dict(real=..., synthetic=..., clean=...)``: shares of the images sampled that show a real defect
+                     only, get a synthetic one, and stay clean; ``None`` leaves the sampler alone
+    ``probability``  of an image to get a synthetic defect, when ``ratio`` is ``None``
+    ``backgrounds``  ``dict(clean=..., defective=...)``: where the defects of a ``ratio`` go; by default to clean images
+    ``fade``         ``dict(begin=0.6, end=0.8)``: shares of the training between which defects become fewer, to none
+    ``location``     arguments of ``LoadLocationMap``: where the object is
+    ``donors``       arguments of :func:`mmdefect.datasets.donors.library_of`, such as the ``rule`` of cutting
+    ``where``        ``'worker'``: in the pipeline, after the last geometric transform and before photometric
+                     distortion, which then treats defect and surface alike; ``'device'``: in the data preprocessor,
+                     for the whole batch, before normalising
+    ===============  ===============================================================================================
     """
     recipe = cfg.pop('synthesis', None)
     if not recipe:
@@ -382,7 +366,7 @@ def compose_synthesis(cfg: Config) -> None:
     if recipe.get('fade'):
         step['fade'] = fading(recipe['fade'], cfg.train_cfg.get('max_iters'), loader.batch_size)
     on_device = recipe.get('where', 'worker') == 'device'
-    for dataset in _training_sets(cfg):
+    for dataset in iter_datasets(cfg, ['train']):
         dataset.pipeline = _with_step(list(dataset.pipeline), dict(recipe.get('location') or {}), step, on_device)
     if on_device:
         cfg.model.data_preprocessor.update(type='SynthesisDataPreProcessor', synthesis=ConfigDict(step))
@@ -445,11 +429,20 @@ def _compose_switches(cfg: Config) -> None:
     extras = any(loss['type'] == 'WeightedSampleLoss' or loss.get('mixed') for loss in wanted)
     if extras:
         _add_hook(cfg, 'LabelExtrasHook', {})
-    for dataset in _training_sets(cfg):
+    for dataset in iter_datasets(cfg, ['train']):
         pipeline = dataset.get('pipeline') or []
         types = [step.get('type') for step in pipeline]
         if settings['defect_crop']:
-            _ask_for_defects(dataset, settings['defect_crop'])
+            crops = [step for step in pipeline if step.get('type') in ('RandomCrop', 'DefectCrop')]
+            if not crops:
+                raise ValueError(
+                    f'`defect_crop` must find a RandomCrop to replace in the training pipeline of {dataset.type}, got '
+                    f'{types}; crop there, or leave the switch out.'
+                )
+            for step in crops:
+                if step.get('cat_max_ratio') == 1:  # no limit, which is the default: two ways of writing one setting
+                    step.pop('cat_max_ratio')
+                step.update(settings['defect_crop'], type='DefectCrop')
         if not (settings['ignore_band'] or extras):
             continue
         packing = next((place for place, name in enumerate(types) if name in PACKING), None)
@@ -465,16 +458,3 @@ def _add_hook(cfg: Config, hook: str, arguments: dict) -> None:
     hooks = list(cfg.get('custom_hooks') or [])
     if not any(h.get('type') == hook for h in hooks):
         cfg.custom_hooks = [*hooks, ConfigDict({**arguments, 'type': hook})]
-
-
-def _ask_for_defects(dataset: ConfigDict, arguments: dict) -> None:
-    crops = [step for step in dataset.get('pipeline') or [] if step.get('type') in ('RandomCrop', 'DefectCrop')]
-    if not crops:
-        raise ValueError(
-            f'`defect_crop` must find a RandomCrop to replace in the training pipeline of {dataset.type}, got '
-            f'{[s.get("type") for s in dataset.get("pipeline") or []]}; crop there, or leave the switch out.'
-        )
-    for step in crops:
-        if step.get('cat_max_ratio') == 1:  # no limit, which is the default: two ways of writing one setting
-            step.pop('cat_max_ratio')
-        step.update(arguments, type='DefectCrop')

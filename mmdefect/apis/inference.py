@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
@@ -25,10 +26,7 @@ FORMS = {'.onnx': 'onnx', '.pt': 'torchscript', '.pt2': 'program'}
 def open_model(path: str | Path, config: str | Path | None = None, device: str = 'cpu') -> BatchPredictor:
     """Open a checkpoint, a fitted anomaly detector, or a TorchScript or torch.export file of ``tools/export.py``.
 
-    Args:
-        path: of the file.
-        config: leaf config of a checkpoint; that of the training, which it holds, if left out.
-        device: of PyTorch.
+    ``config`` is the leaf config of a checkpoint; by default that of the training, which it holds.
     """
     if is_saved(path):
         return SavedPredictor(path, device)
@@ -65,20 +63,15 @@ def export(
     int8: str | Path | None = None,
     check: str | Path | None = None,
 ) -> str:
-    """Export and compare.
+    """Export, compare, and say what was written and how it compares.
 
     Args:
         checkpoint: of a training, or an exported ``.onnx`` file with ``int8``.
         out: file to write; its suffix names the format.
         config: leaf config, for a checkpoint that does not hold its own.
-        dynamic: what may differ from call to call, see :func:`export_model`.
-        size_hw: of the images.
-        batch: of a call, with ``dynamic='none'``.
+        dynamic, size_hw, batch: see :func:`mmdefect.inference.export.export_model`.
         int8: folder of images to quantise with.
         check: folder of images to compare on; made ones if left out.
-
-    Returns:
-        What was written and how it compares, in words.
 
     Raises:
         ValueError: if it cannot be exported, or a file in float predicts something else; that file is removed.
@@ -121,9 +114,7 @@ def export(
     return text
 
 
-def _check_images(
-    folder: str | Path | None, size_hw: tuple[int, int], fixed_hw: tuple[int, int] | None
-) -> list[ndarray]:
+def _check_images(folder: str | Path | None, size_hw: tuple[int, int], fixed_hw: Sequence[int] | None) -> list[ndarray]:
     """Return images to compare on: up to eight of a folder, or smooth noise."""
     if folder is None:
         rng, side = np.random.default_rng(0), size_hw[::-1]
@@ -132,7 +123,6 @@ def _check_images(
     images = [read_image(s.path).pixels for s in find_sources([str(folder)])[:8]]
     images = [i for i in images if fixed_hw is None or i.shape[:2] == tuple(fixed_hw)]
     if not images:
-        raise ValueError(
-            f'{folder} must hold images of {fixed_hw[1]} x {fixed_hw[0]} pixels to compare on, but holds none.'
-        )
+        size = f'{fixed_hw[1]} x {fixed_hw[0]} pixels'
+        raise ValueError(f'{folder} must hold images of {size} to compare on, but holds none.')
     return images

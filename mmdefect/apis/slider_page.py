@@ -60,7 +60,9 @@ def _render(engine: PasteEngine, sample, record: dict, name: str, value: float, 
     engine.write(image, label, [Paste(*facts, *windows, record['blend'], numbers)])
     window = window_around(record['box_xyxy'], label.shape)
     result, palette = image[..., ::-1], [(0, 0, 0)] + [(255, 0, 0)] * 254
-    return _jpeg(np.concatenate([fit_cell(p[window], (side, side)) for p in (result, outline(result, label, palette))], 1))
+    return _jpeg(
+        np.concatenate([fit_cell(p[window], (side, side)) for p in (result, outline(result, label, palette))], 1)
+    )
 
 
 def _jpeg(image: ndarray) -> str:

@@ -6,9 +6,14 @@ import argparse
 import dataclasses
 from pathlib import Path
 
-import numpy as np
-
-from mmdefect.diffusion.support import Candidate, check_held_out, choose_shots, write_support
+import mmdefect.registration  # noqa: F401  (layouts are registered data sets)
+from mmdefect.datasets.file_facts import find_facts
+from mmdefect.datasets.layouts import build_layout
+from mmdefect.datasets.presence import class_presence
+from mmdefect.datasets.samples import relative_path
+from mmdefect.datasets.split_file import read_split, write_split
+from mmdefect.datasets.transforms.loading import LoadDefectAnnotations
+from mmdefect.diffusion.support import Candidate, SupportSet, check_held_out, choose_shots, write_support
 
 #: Splits that numbers are measured on.
 EVALUATION = ('val', 'test', 'outer_val')
@@ -41,156 +46,105 @@ def run_support(args: argparse.Namespace) -> None:
             --k 3 --out support/bottle
         python tools/generate.py support data/wta --layout wta --k 3 --out support/wta
     """
-    import mmdefect.registration  # noqa: F401
-
-    support = make_support(
-        args.data_root,
-        args.layout,
-        args.out,
-        args.k,
-        args.seed,
-        args.split,
-        args.split_file,
-        args.from_test,
-        args.types,
-        args.category,
-    )
+    source = Source(args.data_root, args.layout, args.split_file, args.category)
+    support = make_support(source, args.out, args.k, args.seed, args.split, args.from_test, args.types)
     counts = {t: sum(s.type == t for s in support.shots) for t in support.types}
     print(f'written: {args.out}: ' + ', '.join(f'{count} {name}' for name, count in counts.items()))
     if args.from_test and args.split != 'train':
         print(f'moved out of {args.split!r} in {args.split_file}: make numbers again that were measured on it.')
 
 
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """A data set that shots are chosen from: its folder, its layout, the file that divides it, its categories."""
+
+    data_root: str
+    layout: str
+    split_file: Path | None = None
+    category: list[str] | None = None
+
+    def build(self, split: str | None = None):
+        """Return the data set of a split."""
+        options = dict(category=self.category) if self.category else {}
+        if self.layout in ('mvtec', 'visa'):
+            options['classes'] = 'types'
+        if self.split_file is not None and split is not None:
+            options['split_file'] = str(self.split_file)
+        dataset = build_layout(self.layout, self.data_root, split=split, **options)
+        dataset.full_init()
+        return dataset
+
+    def evaluation_hashes(self) -> dict[str, dict[str, str]]:
+        """Return, for each split that numbers are measured on, the path of each image by its hash."""
+        if self.split_file is not None:
+            splits = read_split(self.split_file).splits
+            return {name: {e.sha256: e.image for e in splits[name]} for name in EVALUATION if name in splits}
+        samples = self.build().scan()
+        found = {name: [s.img_path for s in samples if s.own_split == name] for name in EVALUATION}
+        hashes = {name: find_facts('sha256', paths) for name, paths in found.items() if paths}
+        return {name: {digest: path for path, digest in facts.items()} for name, facts in hashes.items()}
+
+
 def make_support(
-    data_root: str,
-    layout: str,
+    source: Source,
     out: Path,
     k: int = 3,
     seed: int = 0,
     split: str = 'train',
-    split_file: Path | None = None,
     from_test: bool = False,
     types: list[str] | None = None,
-    category: list[str] | None = None,
-):
-    """Choose shots and write the support set.
+) -> SupportSet:
+    """Choose ``k`` shots of each type and write the support set; its folder ``out`` must not exist.
 
-    Args:
-        data_root: folder of the data set.
-        layout: its layout.
-        out: folder of the support set.
-        k: shots of each type.
-        seed: of the choice.
-        split: where shots come from.
-        split_file: division; ``None``: the folders of the layout.
-        from_test: allow an evaluation split; the split file then loses the shots.
-        types: only these types.
-        category: products of the layout.
-
-    Returns:
-        The :class:`~mmdefect.diffusion.support.SupportSet`.
-
-    Raises:
-        ValueError: if the shots are evaluated on, or there are too few.
+    ``from_test`` allows a split that is evaluated on; the split file then loses the shots.
     """
     if split in EVALUATION and not from_test:
         raise ValueError(
-            f'shots must come from a training split, got {split!r}; if all defects lie there, --from-test '
-            'takes them out of every later evaluation.'
+            f'shots must come from a training split, got {split!r}; if all defects lie there, --from-test takes them '
+            'out of every later evaluation.'
         )
-    if split in EVALUATION and split_file is None:
+    if split in EVALUATION and source.split_file is None:
         raise ValueError(
-            '`--from-test` must have a split file to write into; make one with tools/split_dataset.py and '
-            'name it with --split-file.'
+            '`--from-test` must have a split file to write into; make one with tools/split_dataset.py and name it with '
+            '--split-file.'
         )
-    candidates, labels = _find_candidates(data_root, layout, split, split_file, category)
+    candidates, infos = _find_candidates(source.build(split), source.data_root)
     chosen = choose_shots(candidates, k, seed, types)
-    held_out = _evaluation_hashes(data_root, layout, split_file, category, split if from_test else None)
+    held_out = source.evaluation_hashes()
+    if from_test:
+        held_out.pop(split, None)
     check_held_out(chosen, held_out)
-    masks = [labels(candidate) for candidate in chosen]
-    origin = dict(data_root=str(data_root), layout=layout, split=split, split_file=split_file and str(split_file))
+    load = LoadDefectAnnotations()
+    masks = [load(dict(infos[shot.source]))['gt_seg_map'] == shot.class_id for shot in chosen]
+    origin = dict(data_root=str(source.data_root), layout=source.layout, split=split)
+    origin['split_file'] = source.split_file and str(source.split_file)
     support = write_support(out, chosen, masks, seed, origin)
     if split in EVALUATION:
-        take_out(split_file, split, {c.sha256 for c in chosen}, str(out))
+        take_out(source.split_file, split, {c.sha256 for c in chosen}, str(out))
     return support
 
 
 def take_out(split_file: Path, split: str, hashes: set[str], note: str) -> None:
     """Move images from a split to the split ``support``, also copies of the same content."""
-    from mmdefect.datasets.split_file import read_split, write_split
-
     division = read_split(split_file)
     splits = {name: list(entries) for name, entries in division.splits.items()}
     moved = [e for e in splits[split] if e.sha256 in hashes]
     splits[split] = [e for e in splits[split] if e.sha256 not in hashes]
     splits['support'] = [*splits.get('support', []), *moved]
-    notes = dict(division.notes)
-    notes['support'] = [
-        *notes.get('support', []),
-        dict(taken_from=split, images=[e.image for e in moved], used_by=note),
-    ]
+    taken = dict(taken_from=split, images=[e.image for e in moved], used_by=note)
+    notes = {**division.notes, 'support': [*division.notes.get('support', []), taken]}
     write_split(dataclasses.replace(division, splits=splits, notes=notes), split_file, overwrite=True)
 
 
-def _build(data_root: str, layout: str, split: str | None, split_file: Path | None, category: list[str] | None):
-    from mmdefect.datasets.layouts import build_layout
-
-    options = dict(category=category) if category else {}
-    if layout in ('mvtec', 'visa'):
-        options['classes'] = 'types'
-    if split_file is not None:
-        options['split_file'] = str(split_file)
-    dataset = build_layout(layout, data_root, split=split, **options)
-    dataset.full_init()
-    return dataset
-
-
-def _find_candidates(data_root: str, layout: str, split: str, split_file: Path | None, category: list[str] | None):
-    """Return what shows a defect, and a function that reads the mask of a candidate."""
-    from mmdefect.datasets.file_facts import find_facts
-    from mmdefect.datasets.presence import class_presence
-    from mmdefect.datasets.samples import relative_path
-
-    dataset = _build(data_root, layout, split, split_file, category)
+def _find_candidates(dataset, data_root: str) -> tuple[list[Candidate], dict[str, dict]]:
+    """Return what shows a defect, and what the data set knows of each image, by its path below ``data_root``."""
     names = dataset.metainfo['classes']
     infos = [dataset.get_data_info(i) for i in range(len(dataset))]
-    shown = class_presence(dataset)
     hashes = find_facts('sha256', [info['img_path'] for info in infos])
     candidates, by_source = [], {}
-    for info, classes in zip(infos, shown, strict=True):
-        source = relative_path(info['img_path'], data_root)
+    for info, classes in zip(infos, class_presence(dataset), strict=True):
+        path, source = info['img_path'], relative_path(info['img_path'], data_root)
         by_source[source] = info
-        candidates += [
-            Candidate(names[c], c, info['img_path'], source, hashes[info['img_path']])
-            for c in sorted(classes)
-            if 0 < c < len(names)
-        ]
-
-    def read(candidate: Candidate) -> np.ndarray:
-        from mmdefect.datasets.transforms.loading import LoadDefectAnnotations
-
-        return LoadDefectAnnotations()(dict(by_source[candidate.source]))['gt_seg_map'] == candidate.class_id
-
-    return candidates, read
-
-
-def _evaluation_hashes(
-    data_root: str, layout: str, split_file: Path | None, category: list[str] | None, allowed: str | None
-) -> dict[str, dict[str, str]]:
-    """Return, for each evaluation split but the allowed one, the path of each image by its hash."""
-    if split_file is not None:
-        from mmdefect.datasets.split_file import read_split
-
-        splits = read_split(split_file).splits
-        return {
-            name: {e.sha256: e.image for e in splits[name]} for name in EVALUATION if name in splits and name != allowed
-        }
-    from mmdefect.datasets.file_facts import find_facts
-
-    dataset = _build(data_root, layout, None, None, category)
-    found = {name: [s.img_path for s in dataset.scan() if s.own_split == name] for name in EVALUATION}
-    return {
-        name: {digest: path for path, digest in find_facts('sha256', paths).items()}
-        for name, paths in found.items()
-        if paths
-    }
+        defects = [c for c in sorted(classes) if 0 < c < len(names)]
+        candidates += [Candidate(names[c], c, path, source, hashes[path]) for c in defects]
+    return candidates, by_source

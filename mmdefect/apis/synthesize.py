@@ -35,35 +35,22 @@ HERE = Workers()
 
 @dataclass
 class MadeSample:
-    """One image of the training pipeline before and after its synthetic defects.
+    """One image of the training pipeline before and after its synthetic defects."""
 
-    Attributes:
-        before, after: ``(H, W, 3)`` uint8 RGB.
-        label: ``(H, W)`` label map after.
-        instances: records of the defects.
-        donors: ``(h, w, 3)`` uint8 RGB, the donor of each record, ``None`` where there is none.
-        img_path: file of the image.
-        skipped: counts by reason.
-    """
-
-    before: ndarray
+    before: ndarray  # (H, W, 3) uint8 RGB
     after: ndarray
-    label: ndarray
-    instances: list[dict]
-    donors: list[ndarray | None]
+    label: ndarray  # (H, W) label map after
+    instances: list[dict]  # records of the defects
+    donors: list[ndarray | None]  # (h, w, 3) uint8 RGB, the donor of each record
     img_path: str
-    skipped: dict[str, int] = field(default_factory=dict)
+    skipped: dict[str, int] = field(default_factory=dict)  # counts by reason
 
 
 def synthesis_step(cfg: Config):
-    """Return the training data set up to the synthesis step, and the step, which changes every clean image.
-
-    Raises:
-        ValueError: if the config makes no defects in its training pipeline.
-    """
+    """Return the training data set up to the synthesis step, and the step, which changes every clean image."""
     init_default_scope(cfg.get('default_scope', 'mmseg'))
     step = None
-    for dataset in iter_datasets(Config(dict(train_dataloader=cfg.train_dataloader))):
+    for dataset in iter_datasets(cfg, ['train']):
         names = [t['type'] for t in dataset.pipeline]
         if 'SynthesizeDefects' in names:
             step = dataset.pipeline[names.index('SynthesizeDefects')]
@@ -78,11 +65,7 @@ def synthesis_step(cfg: Config):
 
 
 def make_samples(dataset, step, count: int, seed: int) -> Iterator[MadeSample]:
-    """Yield ``count`` images that got a defect; the same seed gives the same ones.
-
-    Raises:
-        ValueError: if none of 50 images in a row gets a defect; the reasons are in the message.
-    """
+    """Yield ``count`` images that got a defect; the same seed gives the same ones."""
     rng, made, since = np.random.default_rng(seed), 0, 0
     dataset.set_sample_seed(seed)
     skipped: dict[str, int] = {}
@@ -127,11 +110,7 @@ def _donor(step, record: dict) -> ndarray | None:
 def build_libraries(
     config: str | Path, cfg_options: dict | None = None, workers: Workers = HERE, recipes: Sequence[str] = ()
 ) -> list[DefectLibrary]:
-    """Build the libraries of defects that a config pastes from; training then finds them in the cache.
-
-    Raises:
-        ValueError: if the config pastes no defects.
-    """
+    """Build the libraries of defects that a config pastes from; training then finds them in the cache."""
     cfg = load_config(config, cfg_options, recipes)
     init_default_scope(cfg.get('default_scope', 'mmseg'))
     wanted: list[dict[str, Any]] = []

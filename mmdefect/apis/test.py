@@ -32,17 +32,14 @@ def test(
     """Evaluate a checkpoint on the test set.
 
     Args:
-        config: path of a leaf config, or a composed config.
-        checkpoint: file to test.
+        config: composed config, or the path of a leaf, read with ``cfg_options`` and ``recipes`` (see ``load_config``).
         work_dir: where the log goes; by default ``work_dirs/<config name>``.
         out: folder for the predicted label maps (PNG of class ids).
         show_dir: folder for images of image, label and prediction side by side.
         tta: average over the scales and flips of the config's ``tta``.
-        cfg_options: overrides, with dotted keys.
         launcher: ``none``, ``pytorch``, ``slurm`` or ``mpi``.
         decision: whose label maps are written and drawn, ``argmax`` or ``calibrated`` (with the offsets that
             validation fitted and the checkpoint holds). The metrics hold both.
-        recipes: recipes laid over the config, by name or path.
 
     Returns:
         The metrics, in percent where they are shares.
@@ -50,8 +47,8 @@ def test(
     cfg = config if isinstance(config, Config) else load_config(config, cfg_options, recipes)
     if not Path(checkpoint).is_file():
         raise FileNotFoundError(
-            f'the checkpoint must be an existing file, but {checkpoint} is not; '
-            'train first, or look into the `ckpt` folder of the run.'
+            f'the checkpoint must be an existing file, but {checkpoint} is not; train first, or look into the `ckpt` '
+            'folder of the run.'
         )
     cfg.launcher, cfg.resume, cfg.load_from = launcher, False, str(checkpoint)
     set_work_dir(cfg, work_dir)
@@ -80,25 +77,19 @@ def test(
 def _use_tta(cfg: Config) -> None:
     """Test at several scales and flips; the scales are relative to the one the network was trained at."""
     if cfg.get('tta') is None:
-        raise ValueError(
-            '`--tta` needs `tta = dict(ratios=(...), flip=True)` in the config, but it has none; add it to the '
-            'base of the data set.'
-        )
+        raise ValueError('`--tta` needs `tta = dict(ratios=(...), flip=True)` in the config, which has none; add it.')
     pipeline = cfg.test_dataloader.dataset.pipeline
     resize = next((t for t in iter_transforms(pipeline) if t['type'] == 'Resize'), None)
     if resize is None:
         raise ValueError(
             '`--tta` needs a `Resize` in the test pipeline, but it has none; add one with the native scale.'
         )
-    scales = []
-    for ratio in cfg.tta.ratios:
-        step = copy.deepcopy(resize)
-        step['scale'] = tuple(round(ratio * side) for side in resize['scale'])
-        scales.append(step)
+    scales = [tuple(round(ratio * side) for side in resize['scale']) for ratio in cfg.tta.ratios]
+    resizes = [ConfigDict(copy.deepcopy(resize), scale=scale) for scale in scales]
     flips = [dict(type='RandomFlip', prob=float(p), direction='horizontal') for p in ((0, 1) if cfg.tta.flip else (0,))]
     before = [t for t in pipeline if t['type'].startswith('LoadImage')]
     labels = [t for t in pipeline if t['type'].endswith('Annotations')]
-    augment = ConfigDict(type='TestTimeAug', transforms=[scales, flips, labels, [dict(type='PackSegInputs')]])
+    augment = ConfigDict(type='TestTimeAug', transforms=[resizes, flips, labels, [dict(type='PackSegInputs')]])
     cfg.test_dataloader.dataset.pipeline = [*before, augment]
     cfg.model = ConfigDict(**cfg.tta_model, module=cfg.model)
 

@@ -6,6 +6,7 @@ import logging
 import os
 import tempfile
 from collections.abc import Iterator, Sequence
+from fnmatch import fnmatch
 from pathlib import Path
 from urllib.error import URLError
 
@@ -15,45 +16,25 @@ from mmengine.logging import MMLogger, print_log
 from mmengine.runner import CheckpointLoader, Runner
 
 from mmdefect.apis.compose import iter_dicts
-from mmdefect.apis.config import load_config, plain
+from mmdefect.apis.config import load_config
 from mmdefect.datasets.checks import check_dataset, check_disjoint
 from mmdefect.datasets.donors import without_pipeline
+from mmdefect.experiments.settings import difference, flatten
 from mmdefect.ranks import leave_group
 from mmdefect.registry import DATASETS, VISUALIZERS
 
 #: Keys in which the config of a work dir may differ from the present one: they change no result.
 FREE_KEYS = (
-    *('work_dir', 'resume', 'load_from', 'launcher', 'log_level', 'visualizer', 'vis_backends', 'log_processor'),
-    *('env_cfg', 'tta', 'tta_model', 'tta_pipeline', 'test_dataloader', 'test_evaluator', 'test_pipeline'),
-    'random_initialisation',
+    *('work_dir', 'resume', 'load_from', 'launcher', 'log_level', 'visualizer*', 'vis_backends*', 'log_processor*'),
+    *('env_cfg*', 'tta*', 'test_dataloader*', 'test_evaluator*', 'test_pipeline*', 'random_initialisation*'),
+    *('*_dataloader.num_workers', '*_dataloader.persistent_workers', '*_dataloader.pin_memory'),
+    '*_dataloader.prefetch_factor',
 )
-FREE_LOADER_KEYS = ('num_workers', 'persistent_workers', 'pin_memory', 'prefetch_factor')
 
 
-def train(
-    config: str | Path | Config,
-    work_dir: str | Path | None = None,
-    resume: bool = False,
-    amp: bool = False,
-    cfg_options: dict | None = None,
-    launcher: str = 'none',
-    recipes: Sequence[str] = (),
-) -> Runner:
-    """Check the data, then train.
-
-    Args:
-        config: path of a leaf config, or a composed config.
-        work_dir: where logs and checkpoints go; by default ``work_dirs/<config name>``.
-        resume: continue from the last checkpoint in ``work_dir``.
-        amp: automatic mixed precision; a config asks for it with ``amp = True``.
-        cfg_options: overrides, with dotted keys.
-        launcher: ``none``, ``pytorch``, ``slurm`` or ``mpi``.
-        recipes: recipes laid over the config, by name or path.
-
-    Returns:
-        The runner after training.
-    """
-    cfg = prepare_train_config(config, work_dir, resume, amp, cfg_options, launcher, recipes)
+def train(config: str | Path | Config, work_dir: str | Path | None = None, **options) -> Runner:
+    """Check the data, train, and return the runner; see :func:`prepare_train_config` for the arguments."""
+    cfg = prepare_train_config(config, work_dir, **options)
     if int(os.environ.get('RANK') or os.environ.get('SLURM_PROCID') or 0) == 0:
         check_writable(cfg.work_dir)
         check_same_config(cfg, cfg.work_dir)
@@ -62,7 +43,7 @@ def train(
     runner = Runner.from_cfg(cfg)
     if cfg.get('cpu_channels_last') and not torch.cuda.is_available():
         runner.register_hook(dict(type='ChannelsLastHook'))
-    if launcher != 'none':  # not in the config: a run may go on with another number of processes
+    if cfg.launcher != 'none':  # not in the config: a run may go on with another number of processes
         runner.register_hook(dict(type='SyncStatisticsHook'))
     runner.train()
     leave_group()
@@ -78,7 +59,15 @@ def prepare_train_config(
     launcher: str = 'none',
     recipes: Sequence[str] = (),
 ) -> Config:
-    """Return the config exactly as the Runner gets it; see :func:`train` for the arguments."""
+    """Return the config exactly as the Runner gets it.
+
+    Args:
+        config: composed config, or the path of a leaf, read with ``cfg_options`` and ``recipes`` (see ``load_config``).
+        work_dir: where logs and checkpoints go; by default ``work_dirs/<config name>``.
+        resume: continue from the last checkpoint in ``work_dir``.
+        amp: automatic mixed precision; a config asks for it with ``amp = True``.
+        launcher: ``none``, ``pytorch``, ``slurm`` or ``mpi``.
+    """
     cfg = config if isinstance(config, Config) else load_config(config, cfg_options, recipes)
     cfg.launcher, cfg.resume = launcher, resume
     set_work_dir(cfg, work_dir)
@@ -144,11 +133,7 @@ def has_fast_bfloat16() -> bool:
 
 
 def check_writable(folder: str | Path) -> None:
-    """Make ``folder`` and see that a file can be written into it.
-
-    Raises:
-        PermissionError: if not; the message names the folder.
-    """
+    """Make ``folder`` and see that a file can be written into it; raise ``PermissionError`` if not."""
     try:
         Path(folder).mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
@@ -161,15 +146,12 @@ def check_writable(folder: str | Path) -> None:
 
 
 def check_same_config(cfg: Config, work_dir: str | Path) -> None:
-    """Reject a work dir with checkpoints of another config; a run that left none is nothing to protect.
-
-    Raises:
-        ValueError: naming the first keys that differ.
-    """
+    """Reject a work dir with checkpoints of another config; a run that left none is nothing to protect."""
     if next(Path(work_dir).rglob('*.pth'), None) is None:
         return
     for dumped in sorted(Path(work_dir).glob('*.py')):
-        differing = sorted(_differences(_comparable(Config.fromfile(str(dumped))), _comparable(cfg)))
+        changed = difference(flatten(Config.fromfile(str(dumped)).to_dict()), flatten(cfg.to_dict()))
+        differing = [key for key in changed if not any(fnmatch(key, free) for free in FREE_KEYS)]
         if differing:
             more = ' and more' if len(differing) > 5 else ''
             raise ValueError(
@@ -178,28 +160,8 @@ def check_same_config(cfg: Config, work_dir: str | Path) -> None:
             )
 
 
-def _comparable(cfg: Config) -> dict:
-    """Return what decides the result."""
-    settings = {key: value for key, value in plain(cfg.to_dict()).items() if key not in FREE_KEYS}
-    for loader in ('train_dataloader', 'val_dataloader'):
-        for key in FREE_LOADER_KEYS:
-            (settings.get(loader) or {}).pop(key, None)
-    return settings
-
-
-def _differences(old, new, prefix: str = '') -> set[str]:
-    if isinstance(old, dict) and isinstance(new, dict):
-        keys = {key: f'{prefix}.{key}' if prefix else str(key) for key in old.keys() | new.keys()}
-        return set().union(*(_differences(old.get(key), new.get(key), name) for key, name in keys.items()))
-    return set() if old == new else {prefix}
-
-
 def check_data(cfg: Config) -> None:
-    """Check the files of the training, validation and test set, and that they share no image.
-
-    Raises:
-        ValueError, FileNotFoundError: naming the file and how to fix it.
-    """
+    """Check the files of the training, validation and test set, and that they share no image."""
     built = {}
     for split in ('train', 'val', 'test', 'outer'):
         loader = cfg.get(f'{split}_dataloader')
@@ -213,10 +175,8 @@ def resolve_pretrained(cfg: Config) -> list[str]:
     """Drop every ``Pretrained`` initialisation of the model whose weights cannot be had, with a warning each.
 
     A missing file must neither stop a training nor let it start from random weights unnoticed, least of all from
-    frozen ones. ``model.pretrained`` becomes ``model.backbone.init_cfg``, which means the same.
-
-    Returns:
-        The warnings, also stored as ``cfg.random_initialisation`` so that the dumped config tells.
+    frozen ones. ``model.pretrained`` becomes ``model.backbone.init_cfg``, which means the same. Returns the
+    warnings, which ``cfg.random_initialisation`` holds for the dumped config.
     """
     model = cfg.model
     pretrained = model.pop('pretrained', None)
@@ -226,25 +186,20 @@ def resolve_pretrained(cfg: Config) -> list[str]:
     for place, module in list(_pretrained_parts(model, 'model')):
         checkpoint = module.init_cfg['checkpoint']
         reason = _why_absent(checkpoint)
-        if reason:
-            module.pop('init_cfg')
-            warnings.append(
-                f'{place} starts from RANDOM weights{_thaw(module)}: {checkpoint} {reason}; put the file there, '
-                f'or name another with --cfg-options {place}.init_cfg.checkpoint=PATH.'
-            )
-    for warning in warnings:
-        print_log(warning, logger='current', level=logging.WARNING)
+        if reason is None:
+            continue
+        module.pop('init_cfg')
+        frozen = module.get('frozen_stages', -1) >= 0
+        if frozen:  # random stages must learn
+            module.update(frozen_stages=-1, norm_eval=False)
+        warnings.append(
+            f'{place} starts from RANDOM weights{" and is therefore not frozen" * frozen}: {checkpoint} {reason}; put '
+            f'the file there, or name another with --cfg-options {place}.init_cfg.checkpoint=PATH.'
+        )
+        print_log(warnings[-1], logger='current', level=logging.WARNING)
     if warnings:
         cfg.random_initialisation = warnings
     return warnings
-
-
-def _thaw(module: ConfigDict) -> str:
-    """Let random stages learn that a config wanted to keep as they are pretrained; return what to say of it."""
-    if module.get('frozen_stages', -1) < 0:
-        return ''
-    module.update(frozen_stages=-1, norm_eval=False)
-    return ' and is therefore not frozen'
 
 
 def _pretrained_parts(node, place: str) -> Iterator[tuple[str, ConfigDict]]:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import mmdefect.registration  # noqa: F401
-from mmdefect.apis.support_set import make_support
+from mmdefect.apis.support_set import Source, make_support
 from mmdefect.datasets.layouts import build_layout
 from mmdefect.datasets.split_file import read_split
 from mmdefect.diffusion.images import read_image, read_mask, write_image
@@ -100,7 +100,7 @@ def test_a_image_that_is_also_evaluated_is_found_by_content(wta, tmp_path):
         'content of '
         r'.*val.0.png \(val\)',
     ):
-        make_support(str(wta), 'wta', tmp_path / 's', k=3)
+        make_support(Source(str(wta), 'wta'), tmp_path / 's', k=3)
     assert not (tmp_path / 's').exists()
 
 
@@ -109,7 +109,8 @@ def test_shots_from_a_test_split_leave_it_for_good(mvtec, tmp_path):
     # every defect tests, only clean images train
     assert run_split(mvtec, split_file) is None
     before = read_split(split_file)
-    support = make_support(str(mvtec), 'mvtec', tmp_path / 's', 2, 0, 'test', split_file, True, None, ['tile'])
+    source = Source(str(mvtec), 'mvtec', split_file, ['tile'])
+    support = make_support(source, tmp_path / 's', 2, 0, 'test', from_test=True)
     after = read_split(split_file)
     taken = {s.source for s in support.shots}
     assert len(taken) == 4 and {s.type for s in support.shots} == {'cut', 'hole'}
@@ -139,9 +140,9 @@ def run_split(root, split_file):
 
 
 def test_an_existing_folder_is_not_touched(wta, tmp_path):
-    make_support(str(wta), 'wta', tmp_path / 's', k=1)
+    make_support(Source(str(wta), 'wta'), tmp_path / 's', k=1)
     with pytest.raises(FileExistsError, match='must not exist yet'):
-        make_support(str(wta), 'wta', tmp_path / 's', k=1)
+        make_support(Source(str(wta), 'wta'), tmp_path / 's', k=1)
     assert not list(tmp_path.glob('.*unfinished*'))
-    with pytest.raises(ValueError, match='must be a support set, but support.json'):
+    with pytest.raises(ValueError, match='support.json must list shots'):
         read_support(wta)

@@ -40,13 +40,14 @@ def data_root(tmp_path_factory):
 
 @pytest.mark.parametrize(
     ('recipe', 'options'),
-    [('paste-poisson', {}), ('paste-poisson', {'synthesis.where': 'device'}), ('mixed', {})],
+    [('paste_poisson', {}), ('paste_poisson', {'synthesis.where': 'device'}), ('mixed', {})],
     ids=['in workers', 'on the device', 'mixed'],
 )
 def test_training_runs_from_one_leaf(data_root, tmp_path, monkeypatch, recipe, options):
     monkeypatch.setenv('MMDEFECT_CACHE', str(tmp_path / 'cache'))
-    leaf = REPO / f'configs/fast_scnn/fast-scnn_{recipe}_2k_wta-256.py'
-    runner = train(leaf, work_dir=tmp_path / 'run', cfg_options={'data_root': str(data_root), **QUICK, **options})
+    leaf = REPO / 'configs/fast_scnn/fast-scnn_baseline_2k_wta-256.py'
+    options = {'data_root': str(data_root), **QUICK, **options}
+    runner = train(leaf, work_dir=tmp_path / 'run', cfg_options=options, recipes=[recipe])
     checkpoint = torch.load(tmp_path / 'run' / 'iter_3.pth', map_location='cpu', weights_only=False)
     assert not [k for k in checkpoint['state_dict'] if k.startswith('data_preprocessor')]
     assert np.isfinite(runner.message_hub.get_scalar('train/loss').current())
