@@ -33,7 +33,7 @@ _STARTS = (0.0, -LIMIT / 3, -LIMIT)
 _STEP_OUT = 0.5  # how far beyond the last bin an offset lies where no other bin bounds it
 #: Bins per margin by number of defect classes; more classes than listed are counted sparsely.
 DENSE_BINS = {1: 4096, 2: 256, 3: 64}
-#: Sparse counts begin with so many bins per margin and halve them whenever more cells than this are occupied.
+#: Sparse counts begin with this many bins per margin and halve them whenever too many cells are occupied.
 SPARSE_BINS, MOST_CELLS = 64, 2**17
 _MOST_BITS = 62
 

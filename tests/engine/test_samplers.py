@@ -42,13 +42,13 @@ def take(sampler, count):
 
 
 def test_each_pass_holds_every_image_once_and_positions_count_up():
-    draws = take(DefectSampler(Numbered(), seed=3), 15)
-    assert [d // 5 for d in draws] == list(range(15))
-    passes = [[d % 5 for d in draws[i : i + 5]] for i in (0, 5, 10)]
+    samples = take(DefectSampler(Numbered(), seed=3), 15)
+    assert [d // 5 for d in samples] == list(range(15))
+    passes = [[d % 5 for d in samples[i : i + 5]] for i in (0, 5, 10)]
     assert all(sorted(p) == [0, 1, 2, 3, 4] for p in passes) and passes[0] != passes[1]
 
 
-def test_a_data_set_without_numbered_draws_gets_plain_indices():
+def test_a_data_set_without_numbered_samples_gets_plain_indices():
     assert sorted(take(DefectSampler(Plain(), seed=3), 5)) == [0, 1, 2, 3, 4]
 
 
@@ -98,7 +98,7 @@ def test_the_global_generators_are_left_as_they_were():
     assert (random.random(), np.random.rand()) == expected
 
 
-def test_seeds_of_neighbouring_draws_are_unrelated():
+def test_seeds_of_neighbouring_samples_are_unrelated():
     seeds = {sample_seed(0, position, index) for position in range(100) for index in range(20)}
     assert len(seeds) == 2000 and all(0 <= s < 2**63 for s in seeds)
 
@@ -153,16 +153,16 @@ def test_every_pass_holds_the_shares(data, target):
     sampler = ClassAwareSampler(data, target, seed=1)
     presence = class_presence(data)
     shares = {'broken': {2: 0.5}}.get(next(iter(target)), target) if isinstance(target, dict) else {1: 0.3, 2: 0.3}
-    drawn = [d % 30 for d in take(sampler, 30 * 60)]
+    sampled = [d % 30 for d in take(sampler, 30 * 60)]
     for number in range(4):
         for index in range(30):  # one below or one above the expected number
-            assert abs(drawn[30 * number : 30 * (number + 1)].count(index) - 30 * sampler.probability[index]) < 1
+            assert abs(sampled[30 * number : 30 * (number + 1)].count(index) - 30 * sampler.probability[index]) < 1
     for class_id, share in shares.items():
-        assert sum(class_id in presence[i] for i in drawn) / len(drawn) >= share - 0.01
-    assert len(set(drawn)) == 30  # no image is lost
+        assert sum(class_id in presence[i] for i in sampled) / len(sampled) >= share - 0.01
+    assert len(set(sampled)) == 30  # no image is lost
 
 
-def test_draws_are_numbered_and_ranks_share_one_stream(data, monkeypatch):
+def test_samples_are_numbered_and_ranks_share_one_stream(data, monkeypatch):
     whole = take(ClassAwareSampler(data, seed=3), 60)
     assert [d // 30 for d in whole] == list(range(60))
     assert whole == take(ClassAwareSampler(data, seed=3), 60) != take(ClassAwareSampler(data, seed=4), 60)
@@ -193,17 +193,17 @@ def test_probabilities_of_two_classes_have_the_least_change():
     ('target', 'message'),
     [({1: 0.6, 2: 0.6}, 'had together'), ({3: 0.1}, 'none'), ({1: 0.0}, r'\(0, 1\)'), ({1: 1.0}, r'\(0, 1\)')],
 )
-def test_shares_that_cannot_be_had_are_refused(target, message):
+def test_shares_that_cannot_be_had_are_rejected(target, message):
     with pytest.raises(ValueError, match=message):
         balanced_probabilities([{1}, {2}, {0}], target)
 
 
-def test_an_unknown_class_name_is_refused(data):
+def test_an_unknown_class_name_is_rejected(data):
     with pytest.raises(ValueError, match='must name classes'):
         ClassAwareSampler(data, {'scratch': 0.5})
 
 
-def test_a_wrapper_that_repeats_images_is_refused(data):
+def test_a_wrapper_that_repeats_images_is_rejected(data):
     repeated = DATASETS.build(dict(type='RepeatDataset', dataset=data, times=3))
     with pytest.raises(ValueError, match='one image per index'):
         ClassAwareSampler(repeated)

@@ -176,7 +176,7 @@ def test_a_bad_option_shows_the_valid_ones(kwargs, words):
         DefectMetric(**kwargs)
 
 
-def test_offsets_of_unknown_classes_are_refused():
+def test_offsets_of_unknown_classes_are_rejected():
     with pytest.raises(ValueError, match=r"must name defect classes, some of \['attached', 'broken'\], got \['dent'\]"):
         metric(calibration='apply', offsets=dict(dent=1.0)).process({}, samples(0, 1))
 

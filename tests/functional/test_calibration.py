@@ -121,7 +121,7 @@ def test_decide_is_argmax_with_offsets_and_ties_go_to_the_lowest(seed, classes):
     assert np.array_equal(decide(torch.from_numpy(scores), torch.from_numpy(offsets)).numpy(), expected)
 
 
-def test_bad_settings_are_refused():
+def test_bad_settings_are_rejected():
     with pytest.raises(ValueError, match="got 'mIoU'"):
         fit_offsets(np.zeros((1, 1)), np.ones((1, 2)), 'mIoU')
     with pytest.raises(ValueError, match='2 to 16 classes, got 17'):

@@ -153,7 +153,7 @@ def test_kernel_distance_from_one_place_is_the_distance():
     assert ours.distance(torch.zeros(1, 2)).item() == pytest.approx(5.0, rel=1e-5)
 
 
-def test_kernel_density_draws_the_same_points_again():
+def test_kernel_density_samples_the_same_points_again():
     x = embeddings(40, 3)
     first, second = (fit_kernel_density(x, max_points=10, generator=torch.Generator().manual_seed(4)) for _ in range(2))
     assert torch.equal(first.points, second.points)

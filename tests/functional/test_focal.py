@@ -155,7 +155,7 @@ def test_one_dimension_of_pixels_and_two_classes():
     assert softmax_focal_loss(logits, label).item() == pytest.approx(expected.item(), rel=1e-5)
 
 
-def test_a_negative_gamma_is_refused():
+def test_a_negative_gamma_is_rejected():
     for function in (softmax_focal_loss, sigmoid_focal_loss):
         with pytest.raises(ValueError, match='`gamma` must be at least 0'):
             function(*random_case(), gamma=-1.0)

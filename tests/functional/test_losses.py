@@ -127,7 +127,7 @@ def test_inputs_are_not_modified(name):
 
 
 @EACH
-def test_a_label_of_another_size_is_refused(name):
+def test_a_label_of_another_size_is_rejected(name):
     logits, label = random_case()
     with pytest.raises(ValueError, match='shape of `logits`'):
         LOSSES[name](logits, label[:, 1:])
@@ -135,7 +135,7 @@ def test_a_label_of_another_size_is_refused(name):
 
 @pytest.mark.parametrize('name', ['focal', 'focal_cross_entropy', 'focal_plain', 'sigmoid_focal', 'weak_box'])
 @pytest.mark.parametrize('wrong', [3, 254, 300, -1])
-def test_a_label_of_no_class_is_refused(name, wrong):
+def test_a_label_of_no_class_is_rejected(name, wrong):
     logits, label = random_case()
     label[0, 0, 0] = wrong
     with pytest.raises(ValueError, match=r'must be 0\.\.2 or 255'):
@@ -143,7 +143,7 @@ def test_a_label_of_no_class_is_refused(name, wrong):
 
 
 @pytest.mark.parametrize('name', [n for n in LOSSES if n not in ('focal_cross_entropy', 'focal_smoothed')])  # have them
-def test_class_weights_of_another_number_of_classes_are_refused(name):
+def test_class_weights_of_another_number_of_classes_are_rejected(name):
     logits, label = random_case()
     with pytest.raises(ValueError, match='one number per class'):
         LOSSES[name](logits, label, class_weight=[1.0, 2.0])

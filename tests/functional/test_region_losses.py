@@ -204,6 +204,6 @@ def test_the_boundary_term_is_its_formula_and_prefers_near_mistakes():
         (signed_distance_loss, dict(max_distance=0)),
     ],
 )
-def test_numbers_that_make_no_sense_are_refused(function, kwargs):
+def test_numbers_that_make_no_sense_are_rejected(function, kwargs):
     with pytest.raises(ValueError, match='must'):
         function(*random_case(), **kwargs)

@@ -62,11 +62,11 @@ def test_the_schedule_warms_up_and_then_moves():
 
 
 @pytest.mark.parametrize('kwargs', [dict(tau=1.5), dict(start=-1), dict(warmup=-1), dict(ramp=-1)])
-def test_a_schedule_outside_the_probabilities_is_refused(kwargs):
+def test_a_schedule_outside_the_probabilities_is_rejected(kwargs):
     with pytest.raises(ValueError, match='must'):
         BoxSchedule(**kwargs)
 
 
-def test_one_channel_is_refused():
+def test_one_channel_is_rejected():
     with pytest.raises(ValueError, match='at least one defect class'):
         weak_box_loss(torch.zeros(1, 1, 2, 2), torch.zeros(1, 2, 2, dtype=torch.long))

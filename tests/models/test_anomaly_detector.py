@@ -23,7 +23,7 @@ BACKBONE = dict(
 )
 
 
-def photos(count: int, seed: int = 0, side: int = 64) -> torch.Tensor:
+def some_images(count: int, seed: int = 0, side: int = 64) -> torch.Tensor:
     return torch.randint(
         0, 256, (count, 3, side, side), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed)
     )
@@ -34,7 +34,7 @@ def detector(density='ledoit_wolf', spaces=('image', 'fast', 'exact'), **setting
     empty = AnomalyDetector(settings, build_backbone(BACKBONE, seed=1))
     densities = {}
     for space in spaces:
-        rows = empty.embeddings(photos(12), space)
+        rows = empty.embeddings(some_images(12), space)
         rows = rows.reshape(-1, rows.shape[-1])
         generator = torch.Generator().manual_seed(0)
         densities[space] = (
@@ -54,7 +54,7 @@ def detector(density='ledoit_wolf', spaces=('image', 'fast', 'exact'), **setting
 
 @pytest.mark.parametrize('batch', [1, 7, 256])
 def test_exact_patches_equal_crops_seen_one_by_one(batch):
-    model, images = detector(spaces=('image',)), photos(2, 1)
+    model, images = detector(spaces=('image',)), some_images(2, 1)
     rows = model.features.embed_patches(images, 32, 8, batch)
     assert rows.shape == (2, 5, 5, 32)
     for b, i, j in ((0, 0, 0), (0, 1, 3), (1, 4, 2)):
@@ -64,7 +64,7 @@ def test_exact_patches_equal_crops_seen_one_by_one(batch):
 
 
 def test_exact_heat_is_the_upsampled_distance_of_each_crop():
-    model, images = detector(), photos(1, 2)
+    model, images = detector(), some_images(1, 2)
     distances = torch.empty(1, 5, 5)
     for i in range(5):
         for j in range(5):
@@ -80,7 +80,7 @@ def test_exact_heat_is_the_upsampled_distance_of_each_crop():
 @pytest.mark.parametrize('density', ['ledoit_wolf', 'kde', 'bank'])
 @pytest.mark.parametrize('mode', ['fast', 'exact'])
 def test_scores_depend_on_the_image_alone(density, mode):
-    model, images = detector(density), photos(3, 3)
+    model, images = detector(density), some_images(3, 3)
     scores, heat = model.score_images(images, mode)
     alone, alone_heat = model.score_images(images[1:2], mode)
     torch.testing.assert_close(scores[1:2], alone, rtol=1e-4, atol=1e-4)
@@ -89,21 +89,21 @@ def test_scores_depend_on_the_image_alone(density, mode):
 
 
 def test_image_and_map_of_one_pass_are_those_of_two():
-    model, images = detector(spaces=('image',), layers=('layer2', 'layer3')), photos(2, 10)
+    model, images = detector(spaces=('image',), layers=('layer2', 'layer3')), some_images(2, 10)
     rows = model.fit_rows(images, ('image', 'fast'), 16)
     for space, own in rows.items():
         torch.testing.assert_close(own, model.embeddings(images, space), atol=1e-5, rtol=1e-4)
 
 
 def test_heat_score_is_the_hottest_pixel():
-    scores, heat = detector(score='heat').score_images(photos(2, 4))
+    scores, heat = detector(score='heat').score_images(some_images(2, 4))
     assert torch.equal(scores, heat.amax((1, 2)))
 
 
 @pytest.mark.parametrize('turns', [2, 4])
 @pytest.mark.parametrize('mode', ['fast', 'exact'])
 def test_scores_of_turns_are_means_over_turned_images(turns, mode):
-    flat, turned, images = detector(), detector(turns=turns), photos(2, 9)
+    flat, turned, images = detector(), detector(turns=turns), some_images(2, 9)
     quarters = range(0, 4, 4 // turns)
     each = [flat.score_images(torch.from_numpy(np.rot90(images.numpy(), k, (2, 3)).copy()), mode) for k in quarters]
     scores, heat = turned.score_images(images, mode)
@@ -117,7 +117,7 @@ def test_scores_of_turns_are_means_over_turned_images(turns, mode):
 
 
 def test_half_precision_stays_near():
-    model, images = detector(), photos(2, 5)
+    model, images = detector(), some_images(2, 5)
     full, half = (model.score_images(images, 'exact', precision)[1] for precision in ('fp32', 'bf16'))
     assert half.dtype == torch.float32 and not torch.equal(full, half)
     assert ((half - full).abs() / full).median() < 0.1
@@ -126,7 +126,7 @@ def test_half_precision_stays_near():
 def test_fast_cells_follow_the_image():
     """What is moved by a whole cell moves the map by one cell, away from the borders."""
     model = detector(spaces=('image',))
-    image = photos(1, 6, 128)
+    image = some_images(1, 6, 128)
     moved = torch.roll(image, 16, 3)
     first, second = (model.features.embed_map(x, 32)[0] for x in (image, moved))
     assert first.shape[:2] == (8, 8)
@@ -135,7 +135,7 @@ def test_fast_cells_follow_the_image():
 
 @pytest.mark.parametrize('density', ['ledoit_wolf', 'kde', 'bank'])
 def test_one_file_holds_the_detector(tmp_path, density):
-    model, images = detector(density, layers=('layer2', 'layer3'), spaces=('image', 'fast')), photos(2, 7)
+    model, images = detector(density, layers=('layer2', 'layer3'), spaces=('image', 'fast')), some_images(2, 7)
     path = tmp_path / 'folder' / 'detector.pth'
     model.save(path)
     assert [p.name for p in path.parent.iterdir()] == ['detector.pth']
@@ -146,18 +146,18 @@ def test_one_file_holds_the_detector(tmp_path, density):
 
 
 def test_explanations_lie_on_the_scale():
-    cam = detector().explain(photos(2, 8), 'layer2')
+    cam = detector().explain(some_images(2, 8), 'layer2')
     assert cam.shape == (2, 64, 64) and cam.min() == 0 and cam.max() == 1
 
 
 def test_errors_say_what_to_do(tmp_path):
     model = detector(spaces=('image',))
     with pytest.raises(ValueError, match=r'\(B, 3, 64, 64\) uint8'):
-        model.score_images(photos(1, side=32))
+        model.score_images(some_images(1, side=32))
     with pytest.raises(ValueError, match='--localize exact'):
-        model.score_images(photos(1), 'exact')
+        model.score_images(some_images(1), 'exact')
     with pytest.raises(ValueError, match='fp32, fp16, bf16'):
-        model.score_images(photos(1), precision='int8')
+        model.score_images(some_images(1), precision='int8')
     with pytest.raises(ValueError, match='image, heat'):
         detector(score='max')
     with pytest.raises(ValueError, match='1, 2, 4'):

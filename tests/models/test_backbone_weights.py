@@ -79,7 +79,7 @@ def test_too_little_stops_before_anything_is_loaded(checkpoint):
     assert all(torch.equal(v, before[n]) for n, v in network.state_dict().items())
 
 
-def test_files_without_weights_are_refused(tmp_path):
+def test_files_without_weights_are_rejected(tmp_path):
     torch.save(dict(state_dict={}), tmp_path / 'empty.pth')
     with pytest.raises(ValueError, match='no tensor'):
         load_backbone(ResNet(18), str(tmp_path / 'empty.pth'))
@@ -122,10 +122,7 @@ def test_imagenet_files_load(file, backbone, least):
     if path is None or not path.is_file():
         pytest.skip('the ImageNet weights are not here')
     init_default_scope('mmseg')
-    if backbone is None:
-        network = torchvision.models.mobilenet_v2(weights=None).features
-    else:
-        network = MODELS.build(backbone)
+    network = MODELS.build(backbone) if backbone else torchvision.models.mobilenet_v2(weights=None).features
     assert load_backbone(network, str(path), least).share >= least
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-_EXPLICIT = 16  # bins with at most so many positives are summed one by one
+_EXPLICIT = 16  # bins with no more positives than this are summed one by one
 
 
 def average_precision(

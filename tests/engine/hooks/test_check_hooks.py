@@ -54,7 +54,7 @@ def test_a_head_with_other_classes_is_named(main, auxiliary, name):
         ClassCheckHook().before_test(runner(Head(main), ['normal', 'a', 'b'], [Head(auxiliary)]))
 
 
-def test_a_checkpoint_of_other_classes_is_refused():
+def test_a_checkpoint_of_other_classes_is_rejected():
     checkpoint = dict(meta=dict(dataset_meta=dict(classes=('normal', 'dent'))))
     with pytest.raises(ValueError, match=r"old.pth has \['normal', 'dent'\]"):
         ClassCheckHook().after_load_checkpoint(runner(Head(3), ['normal', 'a', 'b']), checkpoint)
@@ -76,7 +76,7 @@ def test_the_rule_of_every_key_is_inferred():
         assert rules == ['less' if key.startswith('FA_') else 'greater'], key
 
 
-def test_a_key_that_no_validation_reports_is_refused_before_training(tmp_path):
+def test_a_key_that_no_validation_reports_is_rejected_before_training(tmp_path):
     checkpoint = dict(save_best='cal_fg_IoU', rule='greater')
     runner = toy_runner(tmp_path, hooks=[HOOK], checkpoint=checkpoint, name=uuid.uuid4().hex)
     with pytest.raises(ValueError, match="got 'cal_fg_IoU'; near ones are .*'cal_fg_mIoU'"):

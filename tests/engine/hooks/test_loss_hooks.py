@@ -148,7 +148,7 @@ def test_one_output_channel_gets_the_log_odds_of_the_defect():
     assert biases(model)[0].detach().sigmoid().item() == pytest.approx(0.01)
 
 
-def test_a_class_without_pixels_has_a_finite_bias_and_other_heads_are_refused():
+def test_a_class_without_pixels_has_a_finite_bias_and_other_heads_are_rejected():
     model = MODELS.build(segmentor(dict(type='SoftmaxFocalLoss')))
     set_class_prior(model, [1.0, 0.0, 0.0], floor=1e-3)
     assert biases(model)[0].detach().exp()[1].item() == pytest.approx(1e-3, rel=0.01)
@@ -157,7 +157,7 @@ def test_a_class_without_pixels_has_a_finite_bias_and_other_heads_are_refused():
 
 
 @pytest.mark.parametrize('kwargs', [dict(prior=[0.5, 0.1]), dict(floor=0), dict(prior=[1.5, -0.5])])
-def test_priors_that_are_no_shares_are_refused(kwargs):
+def test_priors_that_are_no_shares_are_rejected(kwargs):
     from mmdefect.engine.hooks import ClassPriorHook
 
     with pytest.raises(ValueError, match='must'):

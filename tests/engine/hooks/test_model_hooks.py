@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from types import SimpleNamespace
+from typing import ClassVar
 
 import pytest
 import torch
@@ -16,7 +17,7 @@ from mmdefect.engine.hooks import CutPasteBackboneHook, FreezeBackboneHook
 
 
 class Noise(Dataset):
-    metainfo: dict = {}
+    metainfo: ClassVar[dict] = {}
 
     def __len__(self):
         return 8

@@ -114,6 +114,6 @@ def test_regions_touch_diagonally_and_not_around_the_border():
     ('kwargs', 'words'),
     [(dict(size_edges=(9, 3, 12)), 'three growing areas'), (dict(min_coverage=0), r'share in \(0, 1\]')],
 )
-def test_bad_settings_are_refused(kwargs, words):
+def test_bad_settings_are_rejected(kwargs, words):
     with pytest.raises(ValueError, match=words):
         ComponentCounter(3, **kwargs)

@@ -168,6 +168,6 @@ def test_large_finite_scores_pass():
     assert math.isfinite(counters.compute()['fg_AP'])
 
 
-def test_an_unknown_group_is_refused():
+def test_an_unknown_group_is_rejected():
     with pytest.raises(ValueError, match='must be some of'):
         DefectCounters(CLASSES, ('pixels',))

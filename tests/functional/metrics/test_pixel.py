@@ -114,7 +114,7 @@ def test_a_line_drawn_two_pixels_off_is_right_within_two():
     assert counted([(prediction, label)], 1.9).compute()[0][1] == 0
 
 
-def test_nothing_is_nan_and_a_bad_radius_is_refused():
+def test_nothing_is_nan_and_a_bad_radius_is_rejected():
     assert all(math.isnan(v) for v in counted([(np.zeros((3, 3), int), np.zeros((3, 3), int))], 2).compute()[0])
     with pytest.raises(ValueError, match='0 or more pixels'):
         TolerantCounter(3, -1)

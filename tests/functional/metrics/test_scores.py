@@ -189,7 +189,7 @@ def test_evenly_mixed_bins_have_the_expected_precision():
 
 
 @pytest.mark.parametrize('bins', [0, 7, 32770])
-def test_a_bad_number_of_bins_is_refused(bins):
+def test_a_bad_number_of_bins_is_rejected(bins):
     with pytest.raises(ValueError, match='even number in 2..32768'):
         ScoreBins(bins)
 
@@ -208,8 +208,8 @@ def test_the_points_to_draw_lie_on_the_curves(class_id):
     labels, scores = flatten(maps, class_id)
     precision, recall, _ = precision_recall_curve(labels, scores)
     known = {(round(float(r), 6), round(float(p), 6)) for r, p in zip(recall, precision, strict=True)}
-    drawn = list(zip(points['recall'], points['precision'], strict=True))
-    assert set(drawn) <= known and 20 < len(drawn) <= 60 and drawn[-1][0] == 1
+    points_to_draw = list(zip(points['recall'], points['precision'], strict=True))
+    assert set(points_to_draw) <= known and 20 < len(points_to_draw) <= 60 and points_to_draw[-1][0] == 1
     area = np.trapezoid(points['pro'], points['fpr']) / 0.3
     assert points['fpr'][-1] <= 0.3 and area == pytest.approx(brute_force_aupro(maps, class_id, 0.3), abs=0.03)
 
@@ -249,7 +249,7 @@ def test_one_channel_is_the_defect():
     assert log_odds(log_scores(p, 'logits'))[0].tolist() == [0.25, 0.5]
 
 
-def test_bad_scores_are_refused():
+def test_bad_scores_are_rejected():
     with pytest.raises(ValueError, match=r'must lie in \[0, 1\] as probabilities, got -3'):
         log_scores(torch.tensor([[[-3.0, 2.0]]]), 'probabilities')
     with pytest.raises(ValueError, match="got 'softmax'"):

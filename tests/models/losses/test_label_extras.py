@@ -165,7 +165,7 @@ def test_maps_are_padded_with_the_label_and_missing_ones_count_as_one():
     assert extras.weight is None
 
 
-def test_a_map_that_the_crop_missed_is_refused():
+def test_a_map_that_the_crop_missed_is_rejected():
     sample = SegDataSample()
     sample.gt_sem_seg = PixelData(data=torch.zeros(1, 4, 6, dtype=torch.long))
     sample.set_data(dict(gt_weight_map=PixelData(data=torch.ones(1, 8, 8))))

@@ -66,7 +66,7 @@ def test_class_weights_may_come_from_a_file(name, tmp_path):
 
 
 @EACH
-def test_an_unknown_reduction_is_refused(name):
+def test_an_unknown_reduction_is_rejected(name):
     with pytest.raises(ValueError, match='`reduction` must be one of'):
         build(name, reduction='average')
 
