@@ -29,9 +29,6 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from mmdefect.synthesis.canvas import ArrayCanvas
-from mmdefect.synthesis.pastes import Background
-
 from mmdefect.diffusion.images import read_image
 from mmdefect.diffusion.relabel import RelabelSettings, judge, relabel
 from mmdefect.diffusion.relabel_change import (
@@ -90,16 +87,17 @@ def paste_scenario(engine: PasteEngine, clean: np.ndarray, seed: int):
     """Return source and target images (RGB) with their labels, and the masks of kept, vanished and new defects."""
     codes = location_codes(clean.shape[:2], find_foreground(clean))
     empty = np.zeros(clean.shape[:2], np.uint8)
-    drawn = engine.draw(Background(empty, codes, clean.shape[:2]), torch.Generator().manual_seed(seed), 'numpy')
-    source, target = (ArrayCanvas(clean[..., ::-1].copy(), empty.copy()) for _ in range(2))
+    background = Background(empty, codes, clean.shape[:2])
+    pastes, _ = engine.sample(background, torch.Generator().manual_seed(seed))
+    source, target = ((clean[..., ::-1].copy(), empty.copy()) for _ in range(2))
     masks = {}
-    for paste, fate in zip(drawn.pastes, ('kept', 'vanished', 'new'), strict=False):
-        for canvas, fates in ((source, ('kept', 'vanished')), (target, ('kept', 'new'))):
+    for paste, fate in zip(pastes, ('kept', 'vanished', 'new'), strict=False):
+        for (image, label), fates in ((source, ('kept', 'vanished')), (target, ('kept', 'new'))):
             if fate in fates:
-                before = canvas.label.copy()
-                if engine.write(canvas, paste, 'numpy') is not None:
-                    masks[fate] = canvas.label != before
-    return (source.image[..., ::-1].copy(), source.label, target.image[..., ::-1].copy(), target.label, masks)
+                before = label.copy()
+                if engine.write(image, label, [paste])[0]:
+                    masks[fate] = label != before
+    return source[0][..., ::-1].copy(), source[1], target[0][..., ::-1].copy(), target[1], masks
 
 
 class Tally:

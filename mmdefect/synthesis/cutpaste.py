@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import cv2
@@ -23,18 +23,21 @@ import torch.nn.functional as F
 from numpy import ndarray
 from torch import Generator, Tensor
 
-from mmdefect.synthesis.array_writing import changed_pixels
-from mmdefect.synthesis.color import adjust_color, color_matrix
-from mmdefect.synthesis.shapes import (
+from mmdefect.synthesis.operations import adjust_color, color_shares
+from mmdefect.synthesis.places import rotated_size
+from mmdefect.synthesis.records import (
     VISIBLE_TOLERANCE,
+    Instance,
+    Synthesis,
     check_generators,
     check_range,
     fresh_label,
-    rotated_size,
+    instance_at,
     stack_samples,
     visible_change,
+    write_label,
 )
-from mmdefect.synthesis.types import IGNORE_LABEL, Instance, Synthesis
+from mmdefect.synthesis.render.arrays import color_matrix
 
 KINDS = ('normal', 'scar', 'union')
 #: Kinds of paste in the views that follow the untouched one.
@@ -43,24 +46,15 @@ VARIANTS = {'normal': ('normal',), 'scar': ('scar',), 'union': ('union',), '3way
 
 @dataclass(frozen=True)
 class CutPasteRanges:
-    """What may be sampled.
+    """What may be sampled."""
 
-    Attributes:
-        area_fraction_range: area of a normal patch as a fraction of the image area.
-        aspect_range: width over height of a normal patch, log-uniform among the values that fit the image.
-        jitter: brightness, contrast and saturation factors lie within 1 +- jitter, hue within +- jitter turns.
-        scar_width_range, scar_length_range: pixels at ``reference_size``.
-        scar_rotation_range: degrees, counter-clockwise.
-        reference_size: scars grow by the root of the image area over this size.
-    """
-
-    area_fraction_range: tuple[float, float] = (0.02, 0.15)
-    aspect_range: tuple[float, float] = (0.3, 1 / 0.3)
-    jitter: float = 0.1
-    scar_width_range: tuple[float, float] = (2, 16)
+    area_fraction_range: tuple[float, float] = (0.02, 0.15)  # of a normal patch, as a fraction of the image area
+    aspect_range: tuple[float, float] = (0.3, 1 / 0.3)  # width over height, log-uniform among the values that fit
+    jitter: float = 0.1  # brightness, contrast and saturation lie within 1 +- jitter, hue within +- jitter turns
+    scar_width_range: tuple[float, float] = (2, 16)  # pixels at reference_size, as the length
     scar_length_range: tuple[float, float] = (10, 25)
-    scar_rotation_range: tuple[float, float] = (-45, 45)
-    reference_size: float = 256
+    scar_rotation_range: tuple[float, float] = (-45, 45)  # degrees, counter-clockwise
+    reference_size: float = 256  # scars grow by the root of the image area over this size
 
     def __post_init__(self) -> None:
         for name, low, high, hint in (
@@ -73,6 +67,9 @@ class CutPasteRanges:
             check_range(name, getattr(self, name), low, high, hint)
         if not 0 <= self.jitter <= 0.5:
             raise ValueError(f'`jitter` must be in [0, 0.5], got {self.jitter}. 0 keeps the colours, 0.1 is the paper.')
+
+
+PUBLISHED_RANGES = CutPasteRanges()
 
 
 @dataclass(frozen=True)
@@ -123,18 +120,11 @@ class CutPasteParameters:
 
     def record(self, visible: ndarray, class_id: int) -> Instance:
         """Return the record of the paste; ``visible`` is ``(h, w)`` bool, the labelled pixels of the target."""
-        left, top, width, height = cv2.boundingRect(visible.view(np.uint8))
-        top, left = top + self.target_top, left + self.target_left
         source = f'background:{self.source_top},{self.source_left},{self.height},{self.width}'
-        return Instance(
-            class_id=class_id,
-            box=(top, left, top + height, left + width),
-            area=int(np.count_nonzero(visible)),
-            source=source,
-            generator='cutpaste-scar' if self.scar else 'cutpaste-normal',
-            blend='alpha',
-            parameters={name: float(value) for name, value in asdict(self).items()},
-        )
+        generator = 'cutpaste-scar' if self.scar else 'cutpaste-normal'
+        parameters = {name: float(getattr(self, name)) for name in self.__dataclass_fields__}
+        corner = self.target_top, self.target_left
+        return instance_at(visible, corner, class_id, source, generator, 'alpha', parameters)
 
 
 def _window(top: int, left: int, size_hw: tuple[int, int]) -> tuple[slice, slice]:
@@ -147,7 +137,7 @@ def sample_cutpaste(
     """Sample one paste for an image; it always lies inside the image, before and after its rotation."""
     if kind not in KINDS:
         raise ValueError(f'`kind` must be one of {", ".join(KINDS)}, got {kind!r}.')
-    ranges = ranges or CutPasteRanges()
+    ranges = ranges or PUBLISHED_RANGES
     uniform = torch.rand(12, generator=generator, dtype=torch.float64).tolist()
     scar = kind == 'scar' or (kind == 'union' and uniform[0] < 0.5)
     height, width, degrees = (_sample_scar if scar else _sample_rectangle)(size_hw, uniform[1:4], ranges)
@@ -239,12 +229,12 @@ def render_array(image: ndarray, paste: CutPasteParameters, is_bgr: bool = True)
         gain = paste.brightness * paste.contrast
         matrix = np.array([[gain, (paste.brightness - gain) * mean[0]]])
     elif is_bgr:
-        matrix = color_matrix(paste.colours, mean[2::-1])[::-1, [2, 1, 0, 3]]
+        matrix = color_matrix(color_shares(paste.colours), mean[2::-1])[::-1, [2, 1, 0, 3]]
     else:
-        matrix = color_matrix(paste.colours, mean[:3])
+        matrix = color_matrix(color_shares(paste.colours), mean[:3])
     if not paste.scar:
         part = cv2.transform(source, matrix)
-        return part.reshape(source.shape), np.broadcast_to(np.float32(1), part.shape[:2])
+        return part.reshape(source.shape), np.ones(part.shape[:2], np.float32)
     # Four channels also for a grey image: OpenCV samples two of them at 1/32 of a pixel.
     patch = np.empty((paste.height, paste.width, 4), np.float32)
     colours = cv2.transform(source.astype(np.float32), matrix)
@@ -313,18 +303,14 @@ def cut_paste(
         paste = sample_cutpaste(tuple(new_label.shape), generator, kind, ranges)
         part, alpha = render_tensor(image, paste) if is_tensor else render_array(image, paste, is_bgr)
         target = (slice(None), *paste.target) if is_tensor else paste.target
-        if tolerance is None:
-            changed = alpha > 0  # elsewhere nothing changed at all
-        else:
-            changed = (visible_change if is_tensor else changed_pixels)(part, image[target], tolerance)
-        visible = changed if overwrite_ignore or label is None else changed & (new_label[paste.target] != IGNORE_LABEL)
+        changed = alpha > 0 if tolerance is None else visible_change(part, image[target], tolerance)
+        visible = write_label(new_label[paste.target], changed, class_id, overwrite_ignore or label is None)
         shown = visible.numpy(force=True) if is_tensor else visible
         if not shown.any():
             reason = 'ignored' if changed.any() else 'invisible'
             continue
         new_image = image.clone() if is_tensor else image.copy()
         new_image[target] = part
-        new_label[paste.target][visible] = class_id
         return Synthesis(new_image, new_label, [paste.record(shown, class_id)])
     return Synthesis(image.clone() if is_tensor else image.copy(), new_label, [], skipped={reason: 1})
 
@@ -358,20 +344,13 @@ def cut_paste_3way(
 
 @dataclass(frozen=True)
 class Views:
-    """The views of one image that a CutPaste network tells apart.
+    """The views of one image that a CutPaste network tells apart."""
 
-    Attributes:
-        images: ``(V, 3, h, w)`` float in [0, 1], RGB; the first is untouched.
-        labels: ``(V,)`` int64: 0 untouched, 1 pasted (3way: normal patch), 2 scar. A view is 0 when no paste that was
-            tried could be seen.
-        masks: ``(V, h, w)`` bool: the pixels that a paste changed.
-        crop_top_left: row and column of the crop that all views show.
-    """
-
-    images: Tensor
+    images: Tensor  # (V, 3, h, w) float in [0, 1], RGB; the first is untouched
+    # (V,) int64: 0 untouched, 1 pasted (3way: normal patch), 2 scar; also 0 when no paste that was tried could be seen
     labels: Tensor
-    masks: Tensor
-    crop_top_left: tuple[int, int]
+    masks: Tensor  # (V, h, w) bool: the pixels that a paste changed
+    crop_top_left: tuple[int, int]  # row and column of the crop that all views show
 
 
 def class_names(variant: str) -> tuple[str, ...]:
@@ -422,7 +401,7 @@ def make_views(
         )
         image = image[:, top : top + patch, left : left + patch]
         # Scars grow with the image; inside a crop they keep the size they have in the whole one.
-        ranges = replace(ranges or CutPasteRanges(), reference_size=patch)
+        ranges = replace(ranges or PUBLISHED_RANGES, reference_size=patch)
     if jitter:
         image = adjust_color(image.reshape(1, 3, -1), (brightness, contrast, saturation, hue - 1)).view(image.shape)
     views = [(image, 0, torch.zeros(image.shape[1:], dtype=torch.bool))]

@@ -23,16 +23,18 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
-from mmdefect.synthesis.color import adjust_color
-from mmdefect.synthesis.shapes import (
+from mmdefect.synthesis.operations import adjust_color
+from mmdefect.synthesis.places import rotated_size
+from mmdefect.synthesis.records import (
+    IGNORE_LABEL,
     VISIBLE_TOLERANCE,
+    Instance,
+    Synthesis,
     check_generators,
     check_range,
     fresh_label,
-    rotated_size,
     stack_samples,
 )
-from mmdefect.synthesis.types import IGNORE_LABEL, Instance, Synthesis
 
 #: A rotated field is sampled at about this many pixels a side, but 8 a cell, and then enlarged: it is smooth by nature.
 _FIELD_SIZE, _SAMPLES_PER_CELL = 256, 8
@@ -51,40 +53,26 @@ ADJUSTMENTS = dict(
 
 @dataclass(frozen=True)
 class TextureParameters:
-    """What was sampled for one texture.
+    """What was sampled for one texture."""
 
-    Attributes:
-        index: image of the folder, -1 for the image itself.
-        seed: of the order of the tiles.
-        shift_y, shift_x: in [0, 1), offset as a fraction of the texture.
-        brightness, contrast, saturation: factors; hue: fraction of a turn; gamma: exponent.
-        solarize: values above are inverted; above 1 none is.
-        posterize: number of grey levels, 0 for all.
-    """
-
-    index: int
-    seed: int
-    shift_y: float
+    index: int  # image of the folder, -1 for the image itself
+    seed: int  # of the order of the tiles
+    shift_y: float  # in [0, 1), offset as a fraction of the texture
     shift_x: float
-    brightness: float
+    brightness: float  # this and the next two are factors
     contrast: float
     saturation: float
-    hue: float
-    gamma: float
-    solarize: float
-    posterize: float
+    hue: float  # fraction of a turn
+    gamma: float  # exponent
+    solarize: float  # values above are inverted; above 1 none is
+    posterize: float  # number of grey levels, 0 for all
 
 
 class TextureSource(Protocol):
-    """Where textures come from; it answers for a list of pixels, not for a frame: an anomaly covers little of it.
+    """Where textures come from; it answers for a list of pixels, not for a frame: an anomaly covers little of it."""
 
-    Attributes:
-        adjustments: names of those that suit the source.
-        num_images: images to choose from, 0 when the image itself is used.
-    """
-
-    adjustments: Sequence[str]
-    num_images: int
+    adjustments: Sequence[str]  # names of those that suit the source
+    num_images: int  # images to choose from, 0 when the image itself is used
 
     def pixels(self, image: Tensor, places: Tensor, texture: TextureParameters) -> Tensor:
         """Return ``(C, N)`` texture pixels in [0, 1] for places in the flattened ``(C, H, W)`` image."""
@@ -228,19 +216,12 @@ def _mirrored(size: int, available: int, shift: float, device: torch.device) -> 
 
 @dataclass(frozen=True)
 class PerlinRanges:
-    """What may be sampled.
+    """What may be sampled."""
 
-    Attributes:
-        octave_range: exponents of 2, the second excluded: number of cells, sampled for each axis on its own.
-        threshold: noise above it is anomaly; the noise lies within about +-1.
-        transparency_range: share of the image that shows through.
-        rotation_range: degrees by which the noise is turned; (0, 0) is faster and keeps it exact at every size.
-    """
-
-    octave_range: tuple[int, int] = (0, 6)
-    threshold: float = 0.5
-    transparency_range: tuple[float, float] = (0.0, 0.8)
-    rotation_range: tuple[float, float] = (-90, 90)
+    octave_range: tuple[int, int] = (0, 6)  # number of cells as exponents of 2, the second excluded; for each axis
+    threshold: float = 0.5  # noise above it is anomaly; the noise lies within about +-1
+    transparency_range: tuple[float, float] = (0.0, 0.8)  # share of the image that shows through
+    rotation_range: tuple[float, float] = (-90, 90)  # degrees of the noise; (0, 0) is faster, and exact at every size
 
     def __post_init__(self) -> None:
         low, high = self.octave_range
@@ -328,40 +309,31 @@ def perlin_noise(
         ``(H, W)`` float within about +-1.
     """
     generator = torch.Generator().manual_seed(seed)
-    if degrees == 0:
-        angles = torch.rand(cells_yx[0] + 1, cells_yx[1] + 1, generator=generator) * (2 * math.pi)
-        rows, columns = (
-            torch.arange(size, dtype=dtype, device=device) * (cells / size)
-            for size, cells in zip(size_hw, cells_yx, strict=True)
-        )
-        return gradient_noise(rows, columns, angles.to(device))
-    cell = min(size / cells for size, cells in zip(size_hw, cells_yx, strict=True))
-    shrink = max(1, min(math.ceil(max(size_hw) / _FIELD_SIZE), int(cell / _SAMPLES_PER_CELL)))
-    height, width = (math.ceil(size / shrink) for size in size_hw)
-    field_hw = tuple(size + 2 for size in rotated_size((height, width), degrees))
-    per_pixel = cells_yx[0] / height, cells_yx[1] / width
-    counts = [math.floor(size * per) + 2 for size, per in zip(field_hw, per_pixel, strict=True)]
+    field_hw, shrink = size_hw, 1
+    if degrees:
+        cell = min(size / cells for size, cells in zip(size_hw, cells_yx, strict=True))
+        shrink = max(1, min(math.ceil(max(size_hw) / _FIELD_SIZE), int(cell / _SAMPLES_PER_CELL)))
+    small_hw = tuple(math.ceil(size / shrink) for size in size_hw)
+    per_pixel = cells_yx[0] / small_hw[0], cells_yx[1] / small_hw[1]
+    counts = [cells + 1 for cells in cells_yx]
+    if degrees:
+        field_hw = tuple(size + 2 for size in rotated_size(small_hw, degrees))
+        counts = [math.floor(size * per) + 2 for size, per in zip(field_hw, per_pixel, strict=True)]
     angles = torch.rand(*counts, generator=generator) * (2 * math.pi)
-    rows, columns = (
-        torch.arange(size, dtype=dtype, device=device) * per for size, per in zip(field_hw, per_pixel, strict=True)
-    )
+    like = dict(dtype=dtype, device=device)
+    rows, columns = (torch.arange(size, **like) * per for size, per in zip(field_hw, per_pixel, strict=True))
     field = gradient_noise(rows, columns, angles.to(device))
-    turned = F.grid_sample(
-        field[None, None], _rotation_grid((height, width), field_hw, degrees, dtype, device), align_corners=True
-    )
+    if not degrees:
+        return field
+    cosine, sine = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
+    rows, columns = (torch.arange(size, **like) - (size - 1) / 2 for size in small_hw)
+    matrix = torch.tensor([[cosine, -sine], [sine, cosine]], **like)
+    matrix = matrix * torch.tensor([[2 / (field_hw[1] - 1)], [2 / (field_hw[0] - 1)]], **like)
+    grid = ((rows[:, None] * matrix[:, 1])[:, None] + (columns[:, None] * matrix[:, 0])[None])[None]
+    turned = F.grid_sample(field[None, None], grid, align_corners=True)
     if shrink > 1:
         turned = F.interpolate(turned, size_hw, mode='bilinear', align_corners=False)
     return turned[0, 0]
-
-
-def _rotation_grid(
-    size_hw: tuple[int, int], field_hw: tuple[int, int], degrees: float, dtype: torch.dtype, device: torch.device | str
-) -> Tensor:
-    cosine, sine = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
-    rows, columns = (torch.arange(size, dtype=dtype, device=device) - (size - 1) / 2 for size in size_hw)
-    matrix = torch.tensor([[cosine, -sine], [sine, cosine]], dtype=dtype, device=device)
-    matrix = matrix * torch.tensor([[2 / (field_hw[1] - 1)], [2 / (field_hw[0] - 1)]], dtype=dtype, device=device)
-    return ((rows[:, None] * matrix[:, 1])[:, None] + (columns[:, None] * matrix[:, 0])[None])[None]
 
 
 def apply_perlin(
@@ -420,17 +392,14 @@ def perlin_anomaly(
         return stack_samples([perlin_anomaly(*one, foreground=region, **options) for *one, region in samples])
     new_label = fresh_label(image, label)
     if foreground is not None and (foreground.dtype != torch.bool or foreground.shape != new_label.shape):
-        raise ValueError(
-            f'`foreground` must be bool of shape {tuple(new_label.shape)} like the image, got '
-            f'{foreground.dtype} of shape {tuple(foreground.shape)}.'
-        )
+        want, got = tuple(new_label.shape), tuple(foreground.shape)
+        raise ValueError(f'`foreground` must be bool {want} like the image, got {foreground.dtype} {got}.')
     source, ranges, reason = ShuffledTiles() if source is None else source, ranges or PerlinRanges(), 'empty'
     size_hw = tuple(image.shape[1:])
     for _ in range(attempts):
         anomaly = sample_perlin(generator, source, ranges)
-        noise = perlin_noise(
-            size_hw, (anomaly.cells_y, anomaly.cells_x), anomaly.seed, anomaly.degrees, device=image.device
-        )
+        cells_yx = anomaly.cells_y, anomaly.cells_x
+        noise = perlin_noise(size_hw, cells_yx, anomaly.seed, anomaly.degrees, device=image.device)
         mask = noise > ranges.threshold
         if foreground is not None:
             mask &= foreground

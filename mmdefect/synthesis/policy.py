@@ -1,4 +1,4 @@
-"""What is pasted, how often, and where: a policy is a handful of JSON values, a draw is a handful of numbers."""
+"""The settings of pasting: what is pasted, how often, where, and how it is labelled."""
 
 from __future__ import annotations
 
@@ -6,13 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
-import numpy as np
-import torch
-from numpy import ndarray
-
-from mmdefect.synthesis.donors import DefectLibrary
-from mmdefect.synthesis.shapes import VISIBLE_TOLERANCE
-from mmdefect.synthesis.types import BLENDS
+from mmdefect.synthesis.records import BLENDS, VISIBLE_TOLERANCE
 
 PLACES = ('even', 'density', 'source')
 LABEL_RULES = ('visible', 'mask')
@@ -34,24 +28,24 @@ class PolicySpec:
     Attributes:
         number: weight of each number of defects in one image, for example ``{1: 2, 2: 1}``.
         class_shares: share of each class among the defects; ``None`` takes each donor as often as any other.
-        places: weight of each way to draw a place. ``'even'``: anywhere on the object; ``'density'``: where defects of
+        places: weight of each kind of place. ``'even'``: anywhere on the object; ``'density'``: where defects of
             the class were found in training labels, or where a learned map says; ``'source'``: where the donor itself
             was found, for parts that always lie the same way.
         source_jitter: standard deviation, in pixels, of the distance to that place.
-        blends: weight of each blend, see :data:`~mmdefect.synthesis.types.BLENDS`.
+        blends: weight of each blend, see :data:`~mmdefect.synthesis.records.BLENDS`.
         outline_blend: blend of donors that were found on the outline of the object and return to it. Poisson blends
             fail there: the outlines of two parts never agree to the pixel, and the step between them bleeds into the
             defect.
         max_boundary_shade: largest departure of the step in brightness between donor and image, at a pixel of the
             outline of a Poisson paste, from the median along the outline; of [0, 1]. What is beyond is limited, see
-            :func:`~mmdefect.synthesis.blending.boundary.limit_step`; 2 switches it off.
+            :func:`~mmdefect.synthesis.poisson.membrane.limit_step`; 2 switches it off.
         max_boundary_cast: the same for the colour of the step.
-        operations: settings of :class:`~mmdefect.synthesis.augment.OperationRanges`.
+        operations: settings of :class:`~mmdefect.synthesis.operations.OperationRanges`.
         source_operations: the same for defects that return to their own place on the outline, which another shape would
             not fit.
-        variants: so many fixed shapes of each donor, the same in every process, in place of a fresh one each time;
-            their warp and their Poisson factor are kept and used again, colours and places stay fresh. 0 draws every
-            shape freshly.
+        variants: number of fixed shapes of each donor, the same in every process, in place of a fresh one each time;
+            their warp and their Poisson factor are kept and used again, colours and places stay fresh. With 0 every
+            shape is fresh.
         variant_megabytes: memory of what is kept, in each process; the least recently used go first.
         grow: pixels of the donor's file, enlarged with the donor, by which the pasted region exceeds the defect: masks
             often end on the rim of a defect, and the gradients must start on sound surface. At least one pixel of the
@@ -105,21 +99,13 @@ class PolicySpec:
         for name in ('min_overlap', 'max_existing_overlap', 'min_inside', 'min_visible', 'max_extent'):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f'`{name}` must be in [0, 1], got {getattr(self, name)}; it is a fraction.')
-        if min(self.number) < 0 or self.tries < 1 or min(self.clearance, self.grow) < 0:
-            raise ValueError(
-                '`number`, `clearance` and `grow` must not be negative and `tries` at least 1, got '
-                f'{dict(self.number)}, {self.clearance}, {self.grow} and {self.tries}.'
-            )
-        if min(self.variants, self.variant_megabytes) < 0:
-            raise ValueError(
-                '`variants` and `variant_megabytes` must not be negative, got '
-                f'{self.variants} and {self.variant_megabytes}; 0 variants draw every shape freshly.'
-            )
-        if min(self.max_boundary_shade, self.max_boundary_cast) < 0:
-            raise ValueError(
-                '`max_boundary_shade` and `max_boundary_cast` must not be negative, got '
-                f'{self.max_boundary_shade} and {self.max_boundary_cast}; 2 limits nothing.'
-            )
+        at_least = dict(tries=1, clearance=0, grow=0, variants=0, variant_megabytes=0)
+        at_least |= dict(max_boundary_shade=0, max_boundary_cast=0)
+        for name, least in at_least.items():
+            if getattr(self, name) < least:
+                raise ValueError(f'`{name}` must be at least {least}, got {getattr(self, name)}.')
+        if min(self.number) < 0:
+            raise ValueError(f'`number` must name numbers of defects, none negative, got {dict(self.number)}.')
         if self.outline_blend not in BLENDS:
             raise ValueError(f'`outline_blend` must be one of {", ".join(BLENDS)}, got {self.outline_blend!r}.')
         if self.label not in LABEL_RULES:
@@ -143,111 +129,8 @@ class PolicySpec:
         return asdict(self)
 
 
-@dataclass(frozen=True)
-class DonorChoice:
-    """The first part of a draw: which defect goes to which kind of place, and how it is composed."""
-
-    donor: int
-    place: str
-    blend: str
-
-
-class DonorChooser:
-    """Chooses donors of a library after the shares of a policy.
-
-    Raises:
-        ValueError: if the policy asks for a class, or a kind of place, that no donor serves.
-    """
-
-    def __init__(self, library: DefectLibrary, spec: PolicySpec) -> None:
-        self.spec, self.library = spec, library
-        class_ids, inside = library.table['class_id'], library.table['inside'] >= spec.min_inside
-        self.members = {
-            (c, place): np.flatnonzero((class_ids == c) & (inside | (place == 'source')))
-            for c in library.classes
-            for place in PLACES
-        }
-        shares = spec.class_shares
-        if shares is None:
-            usable = {
-                c: len(self.members[c, 'source' if spec.places.get('source', 0) > 0 else 'even'])
-                for c in library.classes
-            }
-            shares = {c: float(n) for c, n in usable.items() if n}
-            if not shares:
-                raise ValueError(
-                    f'at least one donor must have {spec.min_inside:.0%} of its surroundings on the '
-                    f'object, but none of {len(library)} has; lower `min_inside`, or give `places` weight '
-                    "for 'source'."
-                )
-        absent = [c for c, share in shares.items() if share > 0 and c not in library.classes]
-        if absent:
-            raise ValueError(
-                f'`class_shares` must name classes that have donors, {library.classes}, got {absent}; '
-                'label some in the training split, or take them out.'
-            )
-        self.class_ids, self.class_bounds = _cumulate(shares)
-        self.places, self.place_bounds = _cumulate(spec.places)
-        self.blends, self.blend_bounds = _cumulate(spec.blends)
-        self.numbers, self.number_bounds = _cumulate(spec.number)
-        margin = 2 * library.rule.margin
-        self.extents = np.maximum(library.table['height'], library.table['width']) - margin
-
-    def choose_number(self, uniform: float) -> int:
-        """Return how many defects an image gets."""
-        return _pick(self.numbers, self.number_bounds, uniform)
-
-    def choose(
-        self, uniforms: Sequence[float], scale: float, size_hw: tuple[int, int], fixed_pose: bool
-    ) -> DonorChoice | str:
-        """Choose class, kind of place, donor and blend.
-
-        A class without a donor for the drawn kind of place goes to one of the other kind: the shares of classes hold
-        before those of places.
-
-        Args:
-            uniforms: three numbers in [0, 1), and one more for every donor to try.
-            scale: pixels of this image per pixel of the file.
-            size_hw: size of the image.
-            fixed_pose: whether the place of a donor in its own frame can be found in this image.
-        """
-        class_id = _pick(self.class_ids, self.class_bounds, uniforms[0])
-        place = _pick(self.places, self.place_bounds, uniforms[1])
-        if place == 'source' and not fixed_pose:
-            place = 'density'
-        if len(self.members[class_id, place]) == 0 and fixed_pose and self.spec.places.get('source', 0) > 0:
-            place = 'source'
-        members = self.members[class_id, place]
-        if len(members) == 0:
-            return 'no donor for this place'
-        limit = self.spec.max_extent * min(size_hw)
-        for uniform in uniforms[3:]:
-            donor = int(members[int(uniform * len(members))])
-            if self.extents[donor] * scale <= limit:
-                return DonorChoice(donor, place, _pick(self.blends, self.blend_bounds, uniforms[2]))
-        return 'too large'
-
-
-def uniforms(generator: torch.Generator, count: int) -> ndarray:
-    """Draw numbers in [0, 1): ``(count,)`` float64."""
-    return torch.rand(count, generator=generator, dtype=torch.float64).numpy()
-
-
 def _check_weights(name: str, weights: Mapping, known: Sequence[str] | None) -> None:
     if known is not None and not set(weights) <= set(known):
         raise ValueError(f'`{name}` must have keys of {", ".join(known)}, got {sorted(set(weights) - set(known))}.')
     if not weights or min(weights.values()) < 0 or sum(weights.values()) <= 0:
         raise ValueError(f'`{name}` must give weights >= 0 that are not all 0, got {dict(weights)}.')
-
-
-def _cumulate(weights: Mapping[Any, float]) -> tuple[list, list[float]]:
-    keys = [k for k, w in weights.items() if w > 0]
-    bounds = np.cumsum([weights[k] for k in keys])
-    return keys, (bounds / bounds[-1]).tolist()
-
-
-def _pick(keys: list, bounds: list[float], uniform: float) -> Any:
-    for key, bound in zip(keys, bounds, strict=True):
-        if uniform < bound:
-            return key
-    return keys[-1]

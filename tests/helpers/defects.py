@@ -6,8 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mmdefect.synthesis.donor_cutting import CuttingRule
-from mmdefect.synthesis.donors import DefectLibrary, LabelledImage, open_library
+from mmdefect.synthesis.library import CuttingRule, DefectLibrary, LabelledImage, open_library
 
 FRAME_HW = (96, 120)
 #: The object fills this part of the frame; the rest is a white screen.

@@ -10,15 +10,16 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from mmdefect.synthesis.learned.maps import ObjectCells
-from mmdefect.synthesis.learned.policy import LearnedPolicy
-from mmdefect.synthesis.learned.synthesis import LearnedSynthesis
 from torch import nn
 
 from mmdefect.functional.bilevel import BilevelProblem, NeumannSeries, inner_steps
-from mmdefect.synthesis.donor_cutting import CuttingRule
-from mmdefect.synthesis.engine import Background, PasteEngine
-from mmdefect.synthesis.location import location_codes
+from mmdefect.synthesis.engine import PasteEngine
+from mmdefect.synthesis.learned.maps import ObjectCells
+from mmdefect.synthesis.learned.policy import LearnedPolicy
+from mmdefect.synthesis.learned.synthesis import LearnedSynthesis
+from mmdefect.synthesis.library import CuttingRule
+from mmdefect.synthesis.places import location_codes
+from mmdefect.synthesis.sampler import Background
 from tests.helpers.defects import library_of_parts
 
 SIDE, SPOT, CORNER = 32, 4, 16

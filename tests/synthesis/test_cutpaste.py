@@ -23,7 +23,8 @@ from mmdefect.synthesis.cutpaste import (
     render_tensor,
     sample_cutpaste,
 )
-from mmdefect.synthesis.shapes import VISIBLE_TOLERANCE, rotated_size
+from mmdefect.synthesis.places import rotated_size
+from mmdefect.synthesis.records import VISIBLE_TOLERANCE
 
 
 def generator(seed: int = 0) -> torch.Generator:

@@ -8,14 +8,16 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mmdefect.synthesis.canvas import ArrayCanvas, TensorCanvas
-from mmdefect.synthesis.engine import Background, PasteEngine
+from mmdefect.synthesis.engine import PasteEngine
 from mmdefect.synthesis.foreground import find_foreground
-from mmdefect.synthesis.location import location_codes
+from mmdefect.synthesis.library import CuttingRule
+from mmdefect.synthesis.places import location_codes
 from mmdefect.synthesis.policy import SAME_SHAPE, PolicySpec
+from mmdefect.synthesis.sampler import Background
 from tests.helpers.defects import FRAME_HW, draw_part, labelled_parts, library_of_parts
 
 BLENDS = ('alpha', 'feather', 'poisson', 'poisson-mixed', 'spectral')
+SHAPE = ('rotate', 'shear_x', 'shear_y', 'scale_x', 'scale_y', 'flip_x', 'flip_y', 'elastic')
 
 
 @pytest.fixture(scope='module')
@@ -36,10 +38,29 @@ def paste(engine, image, seed=0, label=None):
     """Return new image, label map, instances and skips of an 8-bit image."""
     label = np.zeros(image.shape[:2], np.uint8) if label is None else label
     new_image, new_label = image.copy(), label.copy()
-    instances, skipped = engine.apply(
-        ArrayCanvas(new_image, new_label), engine.draw(background(image, label), generator(seed))
-    )
+    instances, skipped = engine.paste(new_image, new_label, background(image, label), generator(seed))
     return new_image, new_label, instances, skipped
+
+
+def by_arrays(engine, image, known, seed):
+    """Return image, label, instances and skips of the renderer of workers."""
+    new, label = image.copy(), known.label.copy()
+    return new, label, *engine.paste(new, label, known, generator(seed))
+
+
+def by_tensors(engine, image, known, seed):
+    """The same of the renderer of batches."""
+    planes = torch.from_numpy(image[..., ::-1].transpose(2, 0, 1).copy()).float() / 255
+    made = engine(planes, torch.from_numpy(known.label).long(), generator(seed), known)
+    new = np.ascontiguousarray((made.image * 255).round().byte().numpy().transpose(1, 2, 0)[..., ::-1])
+    return new, made.label.numpy(), made.instances, made.skipped
+
+
+RENDERERS = dict(arrays=by_arrays, tensors=by_tensors)
+
+
+def seeded(size_hw, seed=0):
+    return Background(np.zeros(size_hw, np.uint8)), generator(seed)
 
 
 @pytest.mark.parametrize('blend', BLENDS)
@@ -89,7 +110,7 @@ def test_untouched_pixels_keep_their_bits_and_inputs_are_not_changed(library):
 def test_eight_bit_and_float_images_get_the_same_defects(library):
     engine = PasteEngine(library, dict(number={2: 1}, places=dict(even=1, source=1)))
     image = draw_part(np.random.default_rng(3))
-    new_image, new_label, instances, _ = paste(engine, image, 5)
+    new_image, _, instances, _ = paste(engine, image, 5)
     as_float = torch.from_numpy(image[..., ::-1].transpose(2, 0, 1).copy()).float() / 255
     made = engine(as_float, torch.zeros(image.shape[:2], dtype=torch.int64), generator(5), background(image))
     assert len(made.instances) == len(instances)
@@ -109,7 +130,7 @@ def test_a_sample_does_not_depend_on_its_batch(library, dtype):
         assert torch.equal(alone.image[0], batch.image[i]) and torch.equal(alone.label[0], batch.label[i])
         assert alone.instances[0] == batch.instances[i]
     assert batch.image.dtype == dtype
-    with pytest.raises(ValueError, match='one generator for each sample'):
+    with pytest.raises(ValueError, match='3 generators, one per sample'):
         engine(images, labels, [generator()])
 
 
@@ -118,8 +139,7 @@ def test_replay_gives_equal_pixels(library):
     image = draw_part(np.random.default_rng(1))
     new_image, new_label, instances, _ = paste(engine, image, 2)
     again, label = image.copy(), np.zeros(image.shape[:2], np.uint8)
-    canvas = ArrayCanvas(again, label)
-    records = [engine.replay(canvas, pickle.loads(pickle.dumps(i)), background(image)) for i in instances]
+    records = [engine.replay(again, label, pickle.loads(pickle.dumps(i)), background(image)) for i in instances]
     np.testing.assert_array_equal(again, new_image)
     np.testing.assert_array_equal(label, new_label)
     assert records == instances
@@ -176,7 +196,7 @@ def test_source_places_return_to_where_the_donor_was(library):
         for seed in range(5):
             label = np.zeros(image.shape[:2], np.uint8)
             new = view.copy()
-            (instance,), _ = engine.apply(ArrayCanvas(new, label), engine.draw(known, generator(seed)))
+            (instance,), _ = engine.paste(new, label, known, generator(seed))
             donor = library[int(instance.parameters['donor'])]
             rows, columns = np.nonzero(donor.mask == 1)
             columns = columns + donor.top_left_rc[1]
@@ -191,7 +211,7 @@ def test_donors_shrink_with_the_image(library):
     areas = []
     for scale in (1.0, 0.5):
         known = Background(label, scale_yx=(scale, scale))
-        areas.append([int(engine.draw(known, generator(s)).pastes[0].core.sum()) for s in range(5)])
+        areas.append([int(engine.sample(known, generator(s))[0][0].fitted.core.sum()) for s in range(5)])
     np.testing.assert_allclose(np.array(areas[1]) / areas[0], 0.25, atol=0.07)
 
 
@@ -208,16 +228,14 @@ def test_no_allowed_place_leaves_the_image_and_is_counted(library):
     engine = PasteEngine(library, dict(number={2: 1}))
     image, label = draw_part(np.random.default_rng(0)), np.zeros(FRAME_HW, np.uint8)
     new = image.copy()
-    draw = engine.draw(Background(label, np.zeros(FRAME_HW, np.float32), FRAME_HW), generator())
-    instances, skipped = engine.apply(ArrayCanvas(new, label), draw)
+    nowhere = Background(label.copy(), np.zeros(FRAME_HW, np.float32), FRAME_HW)
+    instances, skipped = engine.paste(new, label, nowhere, generator())
     assert instances == [] and skipped == {'no place allowed': 2}
     np.testing.assert_array_equal(new, image)
 
 
-@pytest.mark.parametrize('backend', ['torch', 'numpy'])
-def test_defects_of_one_pixel(tmp_path, backend):
-    from mmdefect.synthesis.donor_cutting import CuttingRule
-
+@pytest.mark.parametrize('renderer', ['tensors', 'arrays'])
+def test_defects_of_one_pixel(tmp_path, renderer):
     image = draw_part(np.random.default_rng(0))
     label = np.zeros(FRAME_HW, np.uint8)
     label[40, 60], image[40, 60] = 1, 230
@@ -229,9 +247,7 @@ def test_defects_of_one_pixel(tmp_path, backend):
             new, found = clean.copy(), np.zeros(FRAME_HW, np.uint8)
             known = background(clean)
             known.file_hw, known.scale_yx, known.codes = None, (scale, scale), known.codes
-            instances, skipped = engine.apply(
-                ArrayCanvas(new, found), engine.draw(known, generator(seed), backend), backend
-            )
+            new, found, instances, skipped = RENDERERS[renderer](engine, new, known, seed)
             assert len(instances) == 1, skipped
             assert 1 <= (found == 1).sum() <= 40
 
@@ -242,7 +258,7 @@ def test_invisible_defects_are_not_labelled(tmp_path):
     label[30:40, 30:40] = 1  # an annotator's mistake: nothing there
     engine = PasteEngine(library_of_parts(tmp_path, [(image, label)]), dict(places=dict(even=1)))
     new, found = image.copy(), np.zeros(FRAME_HW, np.uint8)
-    instances, skipped = engine.apply(ArrayCanvas(new, found), engine.draw(Background(found.copy()), generator()))
+    instances, skipped = engine.paste(new, found, Background(found.copy()), generator())
     assert instances == [] and skipped == {'invisible': 1} and not found.any()
     np.testing.assert_array_equal(new, image)
 
@@ -262,7 +278,7 @@ def test_grey_images(library):
     engine = PasteEngine(library, dict(places=dict(even=1)))
     image = np.ascontiguousarray(draw_part(np.random.default_rng(2))[..., 0])
     new, label = image.copy(), np.zeros(image.shape, np.uint8)
-    instances, _ = engine.apply(ArrayCanvas(new, label), engine.draw(background(image), generator(1)))
+    instances, _ = engine.paste(new, label, background(image), generator(1))
     assert len(instances) == 1 and ((new != image) >= (label > 0)).all()
     made = engine(torch.rand(1, 40, 50), torch.zeros(40, 50, dtype=torch.int64), generator())
     assert made.image.shape == (1, 40, 50)
@@ -283,13 +299,10 @@ def test_any_image_keeps_range_shape_and_exact_labels(library, height, width, se
     assert {i.class_id for i in made.instances} >= set(made.label.unique().tolist()) - {0}
 
 
-def test_canvas_refuses_normalised_images():
+def test_normalised_images_are_rejected(library):
+    engine = PasteEngine(library, dict(places=dict(even=1)))
     with pytest.raises(ValueError, match='uint8'):
-        ArrayCanvas(np.zeros((4, 4, 3), np.float32), np.zeros((4, 4), np.uint8))
-    image = torch.rand(3, 4, 4)
-    canvas = TensorCanvas(image, torch.zeros(4, 4, dtype=torch.int64))
-    canvas.image.zero_()
-    assert image.any()
+        engine.paste(np.zeros((40, 40, 3), np.float32), np.zeros((40, 40), np.uint8), *seeded((40, 40)))
 
 
 def test_engine_pickles(library):
@@ -318,9 +331,9 @@ def test_policy_spec_and_mapping_are_the_same(library):
     assert PasteEngine(library, PolicySpec()).policy == PasteEngine(library, {}).policy
 
 
-@pytest.mark.parametrize('backend', ['torch', 'numpy'])
+@pytest.mark.parametrize('renderer', ['tensors', 'arrays'])
 @pytest.mark.parametrize('scale', [1.0, 2.0, 3.0])
-def test_the_inside_of_a_ring_keeps_its_colour_when_it_is_enlarged(tmp_path, backend, scale):
+def test_the_inside_of_a_ring_keeps_its_colour_when_it_is_enlarged(tmp_path, renderer, scale):
     # The annotator drew along the middle of a yellow rim two pixels wide: its outer half lies outside of the mask.
     # Gradients that start on the rim would make the grey inside blue.
     image = draw_part(np.random.default_rng(0))
@@ -333,7 +346,7 @@ def test_the_inside_of_a_ring_keeps_its_colour_when_it_is_enlarged(tmp_path, bac
     )
     new, found = np.full((160, 160, 3), 80, np.uint8), np.zeros((160, 160), np.uint8)
     known = Background(found.copy(), scale_yx=(scale, scale))
-    (instance,), _ = engine.apply(ArrayCanvas(new, found), engine.draw(known, generator(1), backend), backend)
+    new, found, (instance,), _ = RENDERERS[renderer](engine, new, known, 1)
     top, left, bottom, right = instance.box
     inside = new[(top + bottom) // 2 - 3 : (top + bottom) // 2 + 3, (left + right) // 2 - 3 : (left + right) // 2 + 3]
     np.testing.assert_allclose(inside, 85, atol=6)
@@ -341,14 +354,80 @@ def test_the_inside_of_a_ring_keeps_its_colour_when_it_is_enlarged(tmp_path, bac
 
 @pytest.mark.parametrize('blend', BLENDS)
 @pytest.mark.parametrize('channels', [1, 3])
-def test_labels_are_exact_at_the_border_of_the_image_on_the_route_of_the_workers(library, blend, channels):
+def test_labels_are_exact_at_the_border_of_the_image(library, blend, channels):
     engine = PasteEngine(library, dict(places=dict(even=1), blends={blend: 1}, min_overlap=0.3, max_extent=1.0))
     touched = 0
     for seed in range(12):
         image = np.random.default_rng(seed).integers(60, 120, (21, 33, channels), dtype=np.uint8)
         new, label = image.copy(), np.zeros(image.shape[:2], np.uint8)
-        engine.apply(ArrayCanvas(new, label), engine.draw(Background(label.copy()), generator(seed), 'numpy'), 'numpy')
+        engine.paste(new, label, Background(label.copy()), generator(seed))
         changed = np.abs(new.astype(int) - image).max(-1) > engine.policy.tolerance * 255
         np.testing.assert_array_equal(changed, label > 0)
         touched += bool(label[[0, -1]].any() or label[:, [0, -1]].any())
     assert touched >= 3
+
+
+def test_grey_images_and_ignored_pixels(library):
+    engine = PasteEngine(
+        library,
+        dict(
+            number={6: 1},
+            places=dict(even=1),
+            max_existing_overlap=1.0,
+            min_overlap=0.2,
+            min_visible=0,
+            blends=dict(alpha=1),
+            max_extent=1.0,
+        ),
+    )
+    image, label = np.full((96, 96), 90, np.uint8), np.zeros((96, 96), np.uint8)
+    label[:, 40:56] = 255
+    instances, skipped = engine.paste(image, label, Background(label.copy()), generator(3))
+    assert instances, skipped
+    assert (label[:, 40:56] == 255).all() and (label == instances[-1].class_id).any()
+    assert (image[:, 40:56] == 90).all()
+
+
+def test_each_donor_has_so_many_shapes_and_fresh_colours(library):
+    engine = PasteEngine(library, dict(places=dict(even=1), variants=3))
+    shapes, colours = {}, set()
+    for seed in range(150):
+        for instance in paste(engine, draw_part(np.random.default_rng(seed)), seed)[2]:
+            numbers = instance.parameters
+            shapes.setdefault(numbers['donor'], set()).add(tuple(numbers[name] for name in SHAPE))
+            colours.add(tuple(numbers[name] for name in ('brightness', 'contrast', 'saturation', 'hue')))
+    assert {len(found) for found in shapes.values()} == {3}
+    assert len(colours) > 100
+    assert engine.cache.hits > 100
+
+
+def test_what_is_kept_does_not_change_pixels(library):
+    """Any order of samples, any process and any size of the cache gives the same image for the same seed."""
+    policy = dict(places=dict(even=1), variants=2, number={2: 1})
+    warm, cold = PasteEngine(library, policy), PasteEngine(library, policy | dict(variant_megabytes=0))
+    for seed in range(60):
+        paste(warm, draw_part(np.random.default_rng(seed)), seed)
+    sent = pickle.loads(pickle.dumps(warm))
+    assert len(warm.cache) and not len(sent.cache)
+    for seed in (7, 3, 41):
+        clean = draw_part(np.random.default_rng(seed))
+        image, label, instances, _ = paste(warm, clean, seed)
+        for engine in (cold, sent):
+            other = paste(engine, clean, seed)
+            np.testing.assert_array_equal(image, other[0])
+            np.testing.assert_array_equal(label, other[1])
+            assert instances == other[2]
+        assert np.abs(image.astype(int) - by_tensors(warm, clean, background(clean), seed)[0]).max() <= 1
+    assert len(cold.cache) == 0
+
+
+def test_shapes_follow_the_content_and_not_the_folder(tmp_path):
+    one, other = (library_of_parts(tmp_path / name, labelled_parts(2)) for name in ('a', 'b'))
+    engines = [PasteEngine(lib, dict(places=dict(even=1), variants=2)) for lib in (one, other)]
+    image = draw_part(np.random.default_rng(1))
+    np.testing.assert_array_equal(paste(engines[0], image, 1)[0], paste(engines[1], image, 1)[0])
+
+
+def test_variants_are_not_negative():
+    with pytest.raises(ValueError, match='`variants`'):
+        PolicySpec(variants=-1)

@@ -4,11 +4,13 @@ import numpy as np
 import pytest
 import torch
 
-from mmdefect.synthesis.augment import OPERATIONS, OperationRanges, apply_operations, harden, sample_operations
-from mmdefect.synthesis.blending import PoissonFactor, poisson_blend
+from mmdefect.synthesis.engine import PasteEngine
 from mmdefect.synthesis.learned.maps import FRESH, ClassMaps, LocationNet, ObjectCells, Proposal
 from mmdefect.synthesis.learned.policy import LearnedPolicy
-from mmdefect.synthesis.location import location_codes
+from mmdefect.synthesis.operations import OPERATIONS, OperationRanges
+from mmdefect.synthesis.places import location_codes
+from mmdefect.synthesis.sampler import Background
+from tests.helpers.defects import labelled_parts, library_of_parts
 
 GRID = 32
 
@@ -21,22 +23,20 @@ def codes_of(size_hw=(48, 64), holes=True):
     return location_codes(size_hw, allowed)
 
 
-def defect(seed=0, side=13):
-    generator = torch.Generator().manual_seed(seed)
-    patch = torch.rand(3, side, side, generator=generator, dtype=torch.float64)
-    rows = torch.arange(side) - side // 2
-    mask = (rows[:, None] ** 2 + rows[None] ** 2 <= (side / 3) ** 2).double()[None]
-    return patch * 0.6 + 0.2, mask
+@pytest.fixture(scope='module')
+def library(tmp_path_factory):
+    return library_of_parts(tmp_path_factory.mktemp('library'), labelled_parts(4))
 
 
 @pytest.mark.parametrize(
     'operation', ['rotate', 'shear_x', 'shear_y', 'scale', 'brightness', 'contrast', 'saturation', 'hue']
 )
-def test_ranges_have_their_gradient_through_operation_and_poisson(operation):
-    """Low and high of one range, through the warp or the colours and the adjoint solve, in float64."""
+def test_ranges_have_their_gradient_through_operation_and_poisson(library, operation):
+    """Low and high of one range, through the warp or the colours and the membrane, in float64."""
     policy = LearnedPolicy(streams=dict(only=(operation,)), probabilities=0.98).double()
-    patch, mask = defect()
-    target = torch.rand(3, 40, 40, generator=torch.Generator().manual_seed(5), dtype=torch.float64) * 0.4 + 0.3
+    engine = PasteEngine(library, dict(places=dict(even=1), blends=dict(poisson=1)))
+    target = torch.rand(1, 3, 60, 70, generator=torch.Generator().manual_seed(5), dtype=torch.float64) * 0.4 + 0.3
+    labels = torch.zeros(1, 60, 70, dtype=torch.int64)
 
     def composed(bounds):
         ranges = OperationRanges(
@@ -48,12 +48,11 @@ def test_ranges_have_their_gradient_through_operation_and_poisson(operation):
             flip_probability=0,
             elastic_probability=0,
         )
-        made, soft = apply_operations(patch, mask, sample_operations(torch.Generator().manual_seed(3), ranges))
-        region = harden(soft)  # its outline is fixed in the derivative
-        height, width = made.shape[-2:]
-        top, left = (40 - height) // 2, (40 - width) // 2
-        crop = target[:, top : top + height, left : left + width]
-        return poisson_blend(crop, made, region, factor=PoissonFactor(region[0]), clamp=False)
+        # Masks and places are fixed in the derivative.
+        sampled = engine.sample_batch(
+            [Background(labels[0].numpy())], [torch.Generator().manual_seed(3)], target, [ranges]
+        )
+        return engine.write_batch(target, labels, sampled).image
 
     index = OPERATIONS.index(operation)
     made = composed(policy.bounds()[index])

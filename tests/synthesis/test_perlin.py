@@ -27,7 +27,7 @@ from mmdefect.synthesis.perlin import (
     sample_perlin,
     sample_texture,
 )
-from mmdefect.synthesis.shapes import VISIBLE_TOLERANCE
+from mmdefect.synthesis.records import VISIBLE_TOLERANCE
 
 
 def generator(seed: int = 0) -> torch.Generator:

@@ -1,14 +1,10 @@
-from .cut_paste import CutPaste
-from .cutpaste_views import PackCutPasteViews
+"""Transforms of the training pipelines; importing this registers them."""
+
 from .defect_crop import DefectCrop
 from .ignore_band import IgnoreBand
-from .loading import LoadDefectAnnotations, LoadObjectMask
-from .location import LoadLocationMap
-from .packing import PackSynthesisInputs
-from .packing_extras import PackDefectInputs
-from .paste_defects import PasteDefects
-from .perlin_anomaly import PerlinAnomaly
-from .synthesize import SynthesizeDefects
+from .loading import LoadDefectAnnotations, LoadLocationMap, LoadObjectMask
+from .make_defects import CutPaste, PasteDefects, PerlinAnomaly, SynthesizeDefects
+from .packing import PackCutPasteViews, PackDefectInputs, PackSynthesisInputs
 
 __all__ = [
     'CutPaste',

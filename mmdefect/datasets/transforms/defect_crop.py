@@ -1,5 +1,6 @@
 """Crop so that a defect is seen: defects cover a thousandth of an image, and even crops mostly miss them."""
 
+# ruff: noqa: NPY002 -- crops follow numpy's global generator, as those of mmseg do; a data set seeds it for each sample
 from __future__ import annotations
 
 import numpy as np
@@ -12,8 +13,8 @@ from mmdefect.registry import TRANSFORMS
 class DefectCrop(RandomCrop):
     """Random crop that contains a defect with a given probability; otherwise mmseg's ``RandomCrop``.
 
-    One of the classes in the image is drawn, all alike, then one of its pixels; the crop is drawn among those that
-    show this pixel. An image without a defect is cropped anywhere.
+    A class of the image is sampled, all alike, then one of its pixels, then one of the crops that show this pixel. An
+    image without a defect is cropped anywhere.
 
     Args:
         crop_size: height and width.
@@ -55,6 +56,6 @@ class DefectCrop(RandomCrop):
 
 
 def _start(at: int, size: int, crop: int) -> int:
-    """Draw the start of a crop that contains position ``at``."""
+    """Sample the start of a crop that contains position ``at``."""
     low, high = max(0, at - crop + 1), max(0, min(at, size - crop))
     return np.random.randint(low, high + 1) if low <= high else high

@@ -1,13 +1,28 @@
-"""Load label maps of defects: clean images without a file, 0/255 masks, class indices and palette colours."""
+"""Load label maps of defects and what says where the object is, before any resize or crop.
+
+Labels come as class indices, 0/255 masks or palette colours; clean images need no file.
+"""
 
 from __future__ import annotations
 
+import os
+from collections import OrderedDict
+from functools import lru_cache
+
+import cv2
 import numpy as np
 from mmcv.transforms import BaseTransform
 from mmengine import fileio
+from numpy import ndarray
 
 from mmdefect.datasets.masks import IGNORE, decode_mask, image_size_hw, label_from_raw
+from mmdefect.datasets.samples import index_by_stem, list_images
 from mmdefect.registry import TRANSFORMS
+from mmdefect.synthesis.foreground import small_foreground
+from mmdefect.synthesis.library import DETAIL
+from mmdefect.synthesis.places import location_codes, map_density
+
+OBJECTS = ('frame', 'foreground', 'masks', 'template')
 
 
 @TRANSFORMS.register_module()
@@ -128,3 +143,140 @@ def _map_labels(label: np.ndarray, label_map: dict[int, int] | None) -> np.ndarr
     for old, new in label_map.items():
         table[old] = new
     return table[label]
+
+
+@TRANSFORMS.register_module()
+class LoadLocationMap(BaseTransform):
+    """Add the location codes of the image, which its resize, crop and flip then move along with the label map.
+
+    Place it behind the loading of image and label. The synthesis step of a config does so.
+
+    Required keys: ``img``; ``img_path``; with ``object='masks'`` and no folder ``object_mask_path``.
+
+    Added keys: ``gt_location_map``, ``(H, W)`` float32 location codes, its name in ``seg_fields``; ``shows_defect``,
+    whether the whole label map has a defect; with ``density`` also ``location_density``, ``(GRID, GRID)`` float32, or
+    ``(K + 1, GRID, GRID)`` with a map for each class.
+
+    Args:
+        object: where the object is. ``'frame'``: everywhere. ``'foreground'``: found in each image. ``'masks'``: in a
+            folder of masks with the stems of the images, or under ``object_mask_path``. ``'template'``: the foreground
+            of one image of a part in the same pose, for all.
+        masks: folder of object masks, for ``object='masks'``.
+        template: path of the image, for ``object='template'``.
+        density: learned map of likely places in the frame: an image or ``.npy`` for all images, or a folder with one
+            for each stem. An ``.npy`` of three dimensions holds a map for each class, row 0 (normal) is not used.
+        margin: a foreground that was found ends this many pixels of the image, as it was read, before its outline,
+            where pixels are mixed of object and background. Masks that were given count as they are.
+        cache_size: number of foregrounds remembered in each worker, 18 kB each.
+    """
+
+    def __init__(
+        self,
+        object: str = 'foreground',
+        masks: str | None = None,
+        template: str | None = None,
+        density: str | None = None,
+        margin: int = 2,
+        cache_size: int = 1024,
+    ) -> None:
+        if object not in OBJECTS:
+            raise ValueError(f'`object` must be one of {", ".join(OBJECTS)}, got {object!r}.')
+        if (template is None) == (object == 'template'):
+            raise ValueError(
+                f"`template` must be the path of an image exactly when `object` is 'template', got "
+                f'{template!r} with {object!r}.'
+            )
+        if margin < 0:
+            raise ValueError(f'`margin` must be a number of pixels from 0 on, got {margin!r}.')
+        self.object, self.masks, self.template, self.density = object, masks, template, density
+        self.margin, self.cache_size = margin, cache_size
+        self._foregrounds: OrderedDict[str, tuple[ndarray, tuple[int, int]]] = OrderedDict()
+        self._folders: dict[str, dict[str, str]] = {}
+
+    def transform(self, results: dict) -> dict:
+        """Add the map.
+
+        Raises:
+            ValueError: if a mask or map is missing or unreadable; the message names the file.
+        """
+        size_hw = results['img'].shape[:2]
+        results['gt_location_map'] = location_codes(size_hw, self._object_mask(results, size_hw))
+        results.setdefault('seg_fields', []).append('gt_location_map')
+        label = results.get('gt_seg_map')
+        results['shows_defect'] = label is not None and bool(((label > 0) & (label != 255)).any())
+        if self.density is not None:
+            path = self._of_image(self.density, results['img_path']) if os.path.isdir(self.density) else self.density
+            results['location_density'] = _density(path)
+        return results
+
+    def _object_mask(self, results: dict, size_hw: tuple[int, int]) -> ndarray | None:
+        if self.object == 'frame':
+            return None
+        if self.object == 'masks':
+            path = (
+                results.get('object_mask_path')
+                if self.masks is None
+                else self._of_image(self.masks, results['img_path'])
+            )
+            if path is None:
+                return None
+            small = (decode_mask(np.fromfile(path, np.uint8).tobytes(), 'binary', path) != 0).astype(np.uint8)
+        elif self.object == 'template':
+            small = _template(self.template)
+        else:
+            small = self._foreground(results['img_path'], results['img'])
+        mask = small if small.shape == size_hw else cv2.resize(small, size_hw[::-1], interpolation=cv2.INTER_NEAREST)
+        if self.object == 'masks' or not self.margin:
+            return mask
+        side = 2 * self.margin + 1
+        return cv2.erode(mask, np.ones((side, side), np.uint8))  # what lies beyond the frame takes nothing away
+
+    def _foreground(self, path: str, image: ndarray) -> ndarray:
+        entry = self._foregrounds.get(path)
+        if entry is None:
+            mask = small_foreground(image, DETAIL)
+            self._foregrounds[path] = np.packbits(mask), mask.shape
+            if len(self._foregrounds) > self.cache_size:
+                self._foregrounds.popitem(last=False)
+            return mask
+        bits, shape = entry
+        return np.unpackbits(bits, count=shape[0] * shape[1]).reshape(shape)
+
+    def _of_image(self, folder: str, img_path: str) -> str:
+        if folder not in self._folders:
+            paths = list_images(folder) + sorted(
+                os.path.join(folder, n) for n in os.listdir(folder) if n.endswith('.npy')
+            )
+            self._folders[folder] = index_by_stem(paths, suffixes=('_mask',))
+        stem = os.path.splitext(os.path.basename(img_path))[0]
+        if stem not in self._folders[folder]:
+            raise ValueError(
+                f'{folder} must hold a file {stem}.png or {stem}_mask.png for {img_path}, but there is none; add it.'
+            )
+        return self._folders[folder][stem]
+
+    def __repr__(self) -> str:
+        return (
+            f'{self.__class__.__name__}(object={self.object!r}, masks={self.masks!r}, template={self.template!r}, '
+            f'density={self.density!r}, margin={self.margin})'
+        )
+
+
+@lru_cache(maxsize=4)
+def _template(path: str) -> ndarray:
+    return small_foreground(_read_image(path, cv2.IMREAD_COLOR), DETAIL)
+
+
+@lru_cache(maxsize=256)
+def _density(path: str) -> ndarray:
+    array = np.load(path) if path.endswith('.npy') else _read_image(path, cv2.IMREAD_GRAYSCALE)
+    if array.ndim == 3:
+        return np.stack([map_density(one) for one in array])
+    return map_density(array)
+
+
+def _read_image(path: str, flag: int) -> ndarray:
+    image = cv2.imread(path, flag)
+    if image is None:
+        raise ValueError(f'{path} must be an image that can be read, but it is not; correct the path.')
+    return image

@@ -12,10 +12,9 @@ from mmseg.utils import stack_batch
 from torch import Tensor
 
 from mmdefect.registry import MODELS, TRANSFORMS
-from mmdefect.synthesis.engine import Background
-from mmdefect.synthesis.records import record_of
-from mmdefect.synthesis.streams import stream_generator
-from mmdefect.synthesis.types import Synthesis
+from mmdefect.synthesis.records import Synthesis, record_of
+from mmdefect.synthesis.sampler import Background
+from mmdefect.synthesis.streams import seed_of, stream_generator
 
 #: Images ``(B, C, H, W)`` float in [0, 1] RGB, labels ``(B, H, W)`` int64, the meta information of each sample
 #: (``sample_seed``, ``shows_defect``) and what its pastes must know of it.
@@ -122,7 +121,7 @@ class BatchSynthesis:
         rows_of: dict[int, list[int]] = {}
         generators, transforms = {}, {}
         for row, (meta, background) in enumerate(zip(metas, backgrounds, strict=True)):
-            known = dict(sample_seed=int(np.random.randint(0, 2**31))) | dict(meta, gt_seg_map=background.label)
+            known = dict(meta, sample_seed=seed_of(meta), gt_seg_map=background.label)
             chosen = self.recipe.choose(known)
             if chosen is not None:
                 rows_of.setdefault(id(chosen), []).append(row)
@@ -150,11 +149,9 @@ def _take_facts(sample) -> tuple[np.ndarray, np.ndarray | None]:
 
 
 def _background(label: np.ndarray, codes: np.ndarray | None, size_hw: tuple[int, int], meta: Mapping) -> Background:
-    """Return what the draw must know, padded as the batch is."""
+    """Return what must be known of an image, padded as the batch is."""
     pad = [(0, size - own) for size, own in zip(size_hw, label.shape, strict=True)]
     if any(after for _, after in pad):
         label = np.pad(label, pad, constant_values=255)
         codes = None if codes is None else np.pad(codes, pad, constant_values=255)
-    factor = meta.get('scale_factor') or (1.0, 1.0)
-    file_hw = tuple(meta['ori_shape'][:2]) if codes is not None and 'ori_shape' in meta else None
-    return Background(label, codes, file_hw, (float(factor[1]), float(factor[0])), meta.get('location_density'))
+    return Background.of(label, codes, meta)

@@ -22,9 +22,7 @@ import torch.nn.functional as F
 from numpy import ndarray
 from torch import Tensor, nn
 
-from mmdefect.synthesis.donors import GRID
-from mmdefect.synthesis.geometry import overlap
-from mmdefect.synthesis.location import SIDE, decode
+from mmdefect.synthesis.places import GRID, SIDE, decode, overlap
 
 PROPOSALS = ('mixture', 'threshold', 'even')
 #: Value of a fresh map: a paste there weighs 1.
@@ -33,15 +31,10 @@ FRESH = 0.5
 
 @dataclass(frozen=True)
 class ObjectCells:
-    """Which cell of the frame every pixel of an image shows.
+    """Which cell of the frame every pixel of an image shows."""
 
-    Attributes:
-        cells: ``(H, W)`` int64, ``GRID * row + column``; -1 off the object.
-        counts: ``(GRID, GRID)`` float32, object pixels of each cell.
-    """
-
-    cells: ndarray
-    counts: ndarray
+    cells: ndarray  # (H, W) int64, GRID * row + column; -1 off the object
+    counts: ndarray  # (GRID, GRID) float32, object pixels of each cell
 
     @classmethod
     def of(cls, codes: ndarray) -> ObjectCells:
@@ -79,7 +72,7 @@ class LocationNet(nn.Module):
 
     Args:
         channels: of its layers.
-        side: images are shrunk to so many pixels a side; the map has half of it.
+        side: pixels a side that images are shrunk to; the map has half of it.
         coordinates: whether it sees places; without, it judges by appearance only.
     """
 
@@ -166,17 +159,14 @@ class ClassMaps(nn.Module):
 class Proposal:
     """What places are sampled from, and what a place must be weighted with.
 
-    Args:
-        kind: 'mixture': the present map, mixed with the even density. 'threshold': even where the map reaches the
-            threshold, nowhere else, as published: what falls below it is never tried again. 'even': all of the object.
-        share: of the even density in the mixture, in (0, 1].
-        threshold: for that kind.
-        normalise: whether maps are divided by their mean over the object: then they say where, and only the weights of
-            the streams say how much. The published maps are not.
+    The kind 'mixture' is the present map, mixed with the even density. 'threshold' is even where the map reaches the
+    threshold, nowhere else, as published: what falls below it is never tried again. 'even' is all of the object.
+    Normalised maps are divided by their mean over the object: then they say where, and only the weights of the streams
+    say how much. The published maps are not.
     """
 
     kind: str = 'mixture'
-    share: float = 0.3
+    share: float = 0.3  # of the even density in the mixture, in (0, 1]
     threshold: float = 0.6
     normalise: bool = False
 

@@ -21,8 +21,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mmdefect.synthesis.augment import OPERATIONS, OperationRanges
 from mmdefect.synthesis.learned.maps import ClassMaps, LocationNet, Proposal
+from mmdefect.synthesis.operations import OPERATIONS, OperationRanges
 
 #: Streams that paste nothing.
 REAL, CLEAN = 'image', 'clean'
@@ -62,7 +62,7 @@ class LearnedPolicy(nn.Module):
     Args:
         streams: operations of each pasting stream by name.
         learn: which of ``LEARNABLE`` are parameters; the others keep what they start with.
-        ranges: where the ranges start: settings of :class:`~mmdefect.synthesis.augment.OperationRanges`. Flips and
+        ranges: where the ranges start: settings of :class:`~mmdefect.synthesis.operations.OperationRanges`. Flips and
             elastic deformation of it are used and not learned.
         probabilities: where the probabilities of the eight operations start; a number for all, or by name.
         weights: where the weights of the streams start; 1 for those not named. That of ``image`` is the measure of all
@@ -145,10 +145,8 @@ class LearnedPolicy(nn.Module):
             if (leaves := [p for p in parameters if p.requires_grad])
         ]
         if not found:
-            raise ValueError(
-                f'a policy must have something to learn, but `learn` names {list(self.learn)} and `location` is '
-                f'{"given" if self.location else "absent"}.'
-            )
+            location = 'given' if self.location else 'absent'
+            raise ValueError(f'a policy needs something to learn; `learn` is {self.learn}, `location` is {location}.')
         return found
 
     def stream_weights(self) -> Tensor:
@@ -171,11 +169,9 @@ class LearnedPolicy(nn.Module):
         return replace(self.base_ranges, probability=probability, **bounds)
 
     def log_likelihood(self, stream: str, applied: Sequence[bool]) -> Tensor:
-        """Return the logarithm of the probability that just these operations were applied, differentiable.
+        """Return the logarithm of the probability that just these of the eight operations were applied.
 
-        Args:
-            stream: operations that it does not have are left out.
-            applied: for each of the eight operations.
+        It is differentiable; operations that the stream does not have are left out.
         """
         allowed = torch.tensor([name in self.streams[stream] for name in OPERATIONS])
         sign = torch.where(torch.tensor(list(applied)), 1.0, -1.0).to(self.raw_probabilities)
@@ -229,9 +225,6 @@ def freeze(
         map_mean: mean of the learned map over the objects, relative to a fresh one; ``None`` for maps that do not say
             how much.
 
-    Returns:
-        Plain values, to be written with :func:`recipe_text`.
-
     Raises:
         ValueError: if every pasting stream weighs nothing: then the recipe is ``synthesis = None``.
     """
@@ -239,10 +232,7 @@ def freeze(
     pasting = {name: weights[name] for name in policy.streams}
     heaviest = max(pasting.values())
     if not heaviest > 0:
-        raise ValueError(
-            'a recipe must paste something, but every pasting stream was learned to weigh 0: defects made '
-            'this way do not help here; train with `synthesis = None`.'
-        )
+        raise ValueError('every pasting stream was learned to weigh 0: pasting hurts; train with `synthesis = None`.')
     kinds = [step.get('type') for step in recipe.get('transforms') or []]
     if kinds != ['PasteDefects']:
         raise ValueError(

@@ -20,20 +20,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mmdefect.synthesis.augment import OPERATIONS, OperationRanges
-from mmdefect.synthesis.canvas import TensorCanvas
-from mmdefect.synthesis.donor_fitting import grown_pixels, prepare_tensors
-from mmdefect.synthesis.drawn_operations import operations_from
-from mmdefect.synthesis.engine import Background, Paste, PasteEngine
+from mmdefect.synthesis.engine import INVISIBLE, PasteEngine
 from mmdefect.synthesis.learned.maps import ObjectCells
 from mmdefect.synthesis.learned.policy import CLEAN, NEUTRAL, REAL, LearnedPolicy, located
-from mmdefect.synthesis.location import location_codes
-from mmdefect.synthesis.streams import stream_generator
-from mmdefect.synthesis.types import IGNORE_LABEL, Instance, Synthesis
+from mmdefect.synthesis.operations import OPERATIONS
+from mmdefect.synthesis.places import location_codes
+from mmdefect.synthesis.records import IGNORE_LABEL, Synthesis
+from mmdefect.synthesis.sampler import Background, Paste
+from mmdefect.synthesis.streams import seed_of, stream_generator
 
-#: Operation of each column of ``VALUES``.
-COLUMNS = (0, 1, 2, 3, 3, 4, 5, 6, 7)
-#: After so many sampled defects in a row without a place, something is wrong with the maps or the objects.
+#: After this many sampled defects in a row without a place, something is wrong with the maps or the objects.
 PATIENCE = 200
 
 
@@ -104,17 +100,84 @@ class LearnedSynthesis:
         with torch.set_grad_enabled(self.differentiable):
             codes = [location_codes(b.label.shape) if b.codes is None else b.codes for b in backgrounds]
             self.seen = images.detach(), codes
-            maps: Sequence = [None] * len(images)
+            objects = tables = None
             if self.policy.location is not None:
                 objects = [ObjectCells.of(one) for one in codes]
-                maps = list(zip(self.policy.location.tables(images, codes, objects), objects, strict=True))
-            skipped: Counter = Counter()
-            samples = zip(images, labels, metas, backgrounds, maps, strict=True)
-            made = [self._make(*sample, skipped) for sample in samples]
-            new_images, new_labels, instances, streams, factors, likelihoods = zip(*made, strict=True)
+                tables = self.policy.location.tables(images, codes, objects)
+            streams, generators = zip(*map(self._choose_stream, metas, backgrounds), strict=True)
+            rows = [row for row, stream in enumerate(streams) if stream not in (REAL, CLEAN)]
+            names = [str(metas[row].get('img_path', 'an image')) for row in rows]
+            densities = [None] * len(rows)
+            if objects is not None:
+                densities = [self._densities(tables[r], objects[r], n) for r, n in zip(rows, names, strict=True)]
+                backgrounds = [replace(background, density=None) for background in backgrounds]
+            sampled = self.engine.sample_batch(
+                [backgrounds[row] for row in rows],
+                [generators[row] for row in rows],
+                images,
+                [self.policy.ranges_of(streams[row]) for row in rows],
+                densities,
+            )
+            index = torch.tensor(rows, dtype=torch.int64, device=images.device)
+            made = self.engine.write_batch(images[index], labels[index], sampled)
+            new_images, new_labels = images.clone(), labels.clone()
+            new_images[index], new_labels[index] = made.image, made.label
+            streams, instances, skipped = list(streams), [[] for _ in metas], Counter()
+            factors, likelihoods = [None] * len(images), [None] * len(images)
+            for place, (row, name) in enumerate(zip(rows, names, strict=True)):
+                self._check_place(sampled.skipped[place], name)
+                instances[row] = made.instances[place]
+                if not instances[row]:
+                    skipped.update(sampled.skipped[place] or [INVISIBLE])
+                    streams[row] = CLEAN
+                    continue
+                (paste,) = sampled.pastes[place]
+                if objects is not None and not paste.parameters.get('at_source'):
+                    factors[row] = self._place_weight(paste, tables[row], densities[place], objects[row])
+                if self.differentiable and self.policy.raw_probabilities.requires_grad:
+                    log = self.policy.log_likelihood(streams[row], applied_operations(paste.parameters))
+                    likelihoods[row] = torch.exp(log - log.detach())
             weights = self._weights(streams, factors, likelihoods).to(images.device)
-            self.last = WeightedBatch(weights, list(streams), skipped)
-            return Synthesis(torch.stack(new_images), torch.stack(new_labels), list(instances), skipped=dict(skipped))
+            self.last = WeightedBatch(weights, streams, skipped)
+            return Synthesis(new_images, new_labels, instances, dict(skipped))
+
+    def _choose_stream(self, meta: Mapping, background: Background) -> tuple[str, torch.Generator]:
+        """Return the stream of a sample, and its generator for what follows."""
+        generator = stream_generator(seed_of(meta), type(self).__name__, self.round)
+        shows = meta.get('shows_defect')
+        if shows is None:
+            shows = bool(((background.label > 0) & (background.label != IGNORE_LABEL)).any())
+        stay, pick = torch.rand(2, generator=generator, dtype=torch.float64).tolist()
+        names = list(self.policy.streams)
+        if shows or stay < self.clean_share or not names:
+            return REAL if shows else CLEAN, generator
+        return names[int(pick * len(names))], generator
+
+    def _row(self, table: Tensor, class_id: int) -> int:
+        """Return which of the maps of an image is that of a class."""
+        return class_id - 1 if len(table) > 1 else 0
+
+    def _densities(self, table: Tensor, objects: ObjectCells, name: str) -> dict[int, np.ndarray]:
+        """Return the density of places of each class in one image."""
+        values = table.detach().cpu().float().numpy()
+        rows = {c: self._row(table, c) for c in self.engine.library.classes}
+        by_row = {row: self.policy.proposal.density(values[row], objects, name) for row in set(rows.values())}
+        return {c: by_row[row] for c, row in rows.items()}
+
+    def _place_weight(self, paste: Paste, table: Tensor, densities: Mapping, objects: ObjectCells) -> Tensor:
+        """Return map over proposal at the place of a defect."""
+        cells, density = objects.under(paste.mask, paste.corner), densities[paste.class_id]
+        return self.policy.proposal.weight(table[self._row(table, paste.class_id)], density, objects, cells)
+
+    def _check_place(self, skipped: Mapping[str, int], name: str) -> None:
+        """Raise when defects have found no place for long."""
+        self._without_place = self._without_place + 1 if skipped else 0
+        if self._without_place >= self.patience:
+            raise ValueError(
+                f'defects must find a place, but {self._without_place} in a row found none, the last one in {name} '
+                f'({", ".join(sorted(skipped))}); look at the object masks (`location` of the recipe) and the '
+                'learned maps.'
+            )
 
     def _weights(self, streams: Sequence[str], factors: Sequence, likelihoods: Sequence) -> Tensor:
         by_stream = dict(zip(self.policy.names, self.policy.stream_weights(), strict=True))
@@ -127,93 +190,6 @@ class LearnedSynthesis:
             weight = weight if likelihood is None else weight * (likelihood / baseline)
             weights.append(weight)
         return torch.stack(weights)
-
-    def _make(
-        self,
-        image: Tensor,
-        label: Tensor,
-        meta: Mapping,
-        background: Background,
-        location: tuple | None,
-        skipped: Counter,
-    ) -> tuple[Tensor, Tensor, list[Instance], str, Tensor | None, Tensor | None]:
-        """Return image, label map and instances of one sample, its stream, and what its weight is made of."""
-        seed = meta['sample_seed'] if 'sample_seed' in meta else int(np.random.randint(0, 2**31))
-        generator = stream_generator(seed, type(self).__name__, self.round)
-        shows = meta.get('shows_defect')
-        if shows is None:
-            shows = bool(((background.label > 0) & (background.label != IGNORE_LABEL)).any())
-        stay, pick = torch.rand(2, generator=generator, dtype=torch.float64).tolist()
-        names = list(self.policy.streams)
-        if shows or stay < self.clean_share or not names:
-            return image, label, [], REAL if shows else CLEAN, None, None
-        stream = names[int(pick * len(names))]
-        canvas = TensorCanvas(image, label)
-        pasted = self._paste(canvas, stream, generator, background, location, str(meta.get('img_path', 'an image')))
-        if isinstance(pasted, Counter):
-            skipped.update(pasted)
-            return image, label, [], CLEAN, None, None
-        instance, factor, likelihood = pasted
-        return canvas.image, canvas.label, [instance], stream, factor, likelihood
-
-    def _paste(
-        self, canvas: TensorCanvas, stream: str, generator: torch.Generator, background: Background, location, name: str
-    ) -> Counter | tuple[Instance, Tensor | None, Tensor | None]:
-        """Paste one defect; return its record, the weight of its place and its likelihood, or why there is none.
-
-        Args:
-            location: tables of the maps and cells of the object; None without learned places.
-            name: of the image, for messages.
-        """
-        engine, policy = self.engine, self.policy
-        engine.planner.ranges = ranges = policy.ranges_of(stream)
-        if location is not None:
-            background = replace(background, density=None)
-            table, objects = location
-            rows = {c: c - 1 if len(table) > 1 else 0 for c in engine.library.classes}
-            values = table.detach().cpu().float().numpy()
-            by_row = {row: policy.proposal.density(values[row], objects, name) for row in set(rows.values())}
-            engine.densities = {c: by_row[row] for c, row in rows.items()}
-        drawn = engine.draw(background, generator)
-        self._without_place = 0 if drawn.pastes else self._without_place + 1
-        if self._without_place >= self.patience:
-            reasons = ', '.join(sorted(drawn.skipped)) or 'no reason'
-            raise ValueError(
-                f'defects must find a place, but {self._without_place} in a row found none, the last one in {name} '
-                f'({reasons}); look at the object masks (`location` of the recipe) and at the learned maps.'
-            )
-        if not drawn.pastes:
-            return drawn.skipped
-        paste = drawn.pastes[0]
-        at_source = paste.parameters.get('at_source')
-        if self.differentiable and policy.raw_ranges.requires_grad and not at_source:
-            paste = replace(paste, patch=self._differentiable_patch(paste, ranges))
-        instance = engine.write(canvas, paste)
-        if instance is None:
-            return Counter(invisible=1)
-        factor = likelihood = None
-        if location is not None and not at_source:
-            cells, density = objects.under(paste.mask, paste.corner), engine.densities[paste.class_id]
-            factor = policy.proposal.weight(table[rows[paste.class_id]], density, objects, cells)
-        if self.differentiable and policy.raw_probabilities.requires_grad:
-            log = policy.log_likelihood(stream, applied_operations(paste.parameters))
-            likelihood = torch.exp(log - log.detach())
-        return instance, factor, likelihood
-
-    def _differentiable_patch(self, paste: Paste, ranges: OperationRanges) -> Tensor:
-        """Return the pixels of a sampled defect once more, ``(h, w, 3)``, as a function of the ranges."""
-        sampled = operations_from(paste.parameters)
-        tensors = sampled.as_tensors()
-        low, high = ranges.bounds().unbind(1)
-        fixed_low, width = low.detach(), (high - low).detach()
-        share = (tensors.values[0] - fixed_low) / width.clamp_min(1e-9)  # what was sampled evenly
-        applied = torch.tensor(applied_operations(paste.parameters))[list(COLUMNS)] & (width > 0)
-        values = torch.where(applied, low + (high - low) * share, tensors.values[0])
-        scale_yx = paste.parameters['fit_y'], paste.parameters['fit_x']
-        grow = grown_pixels(self.engine.policy.grow, scale_yx, sampled)
-        donor = self.engine.library[paste.donor]
-        patch, _, _ = prepare_tensors(donor, scale_yx, replace(tensors, values=values[None]), grow)
-        return patch.permute(1, 2, 0)
 
 
 def applied_operations(parameters: Mapping[str, float]) -> list[bool]:

@@ -17,7 +17,7 @@ from mmdefect.datasets.transforms import (
 )
 from mmdefect.engine.samplers import DefectSampler, MixingSampler
 from mmdefect.registry import DATASETS
-from mmdefect.synthesis.location import FIRST_CODE
+from mmdefect.synthesis.places import FIRST_CODE
 from tests.helpers.data import save
 from tests.helpers.defects import FRAME_HW, OBJECT, draw_part, labelled_parts, library_of_parts
 
@@ -126,16 +126,16 @@ def test_synthesis_fades_with_the_number_of_the_draw():
     }
     assert shares[0] == shares[100] == 1 and shares[200] == shares[10**6] == 0
     assert shares[150] == pytest.approx(0.5, abs=0.1) and shares[175] == pytest.approx(0.25, abs=0.1)
-    with pytest.raises(ValueError, match='numbered draws'):
+    with pytest.raises(ValueError, match='numbered samples'):
         step.choose(results_of(0, shows_defect=False))
     with pytest.raises(ValueError, match='fade'):
         SynthesizeDefects([dict(type='CutPaste')], fade=(2, 1))
 
 
 def test_draws_are_counted_by_rank(dataset):
-    dataset.set_draw_seed(0, ranks=2)
+    dataset.set_sample_seed(0, ranks=2)
     numbers = [dataset[position * len(dataset)]['data_samples'].metainfo['draws'] for position in (0, 1, 6, 7)]
-    dataset.set_draw_seed(0)
+    dataset.set_sample_seed(0)
     assert numbers == [0, 0, 3, 3]
 
 

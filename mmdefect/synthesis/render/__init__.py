@@ -1,0 +1,1 @@
+"""Turn sampled pastes into pixels: arrays in loader workers, tensors for batches on any device."""
