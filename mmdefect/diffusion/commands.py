@@ -174,8 +174,8 @@ def _mask_sizes(args: argparse.Namespace) -> dict:
     if (args.width is None) != (args.height is None):
         raise ValueError('`--width` and `--height` must be given together.')
     if args.width is not None:
-        size = BoxRange(tuple(args.width), tuple(args.height), bool(args.rotate))
-        return {name: replace(size, name=f'{args.category}/{name}') for name in args.types or ['defect']}
+        size = tuple(args.width), tuple(args.height), bool(args.rotate)
+        return {name: BoxRange(*size, f'{args.category}/{name}') for name in args.types or ['defect']}
     ranges = read_ranges(args.ranges) if args.ranges else read_ranges()
     names = args.types or sorted(ranges.get(args.category, {})) or ['']
     found = {name: find_range(ranges, args.category, name) for name in names}
@@ -184,7 +184,6 @@ def _mask_sizes(args: argparse.Namespace) -> dict:
 
 def _mask_regions(args: argparse.Namespace) -> tuple[Iterable, int]:
     """Return images (``None``: any) with the region where their masks may lie, one at a time, and their number."""
-
     chosen = sum([bool(args.template), args.foreground, args.size is not None])
     if chosen != 1:
         raise ValueError(

@@ -13,7 +13,7 @@ Labels are of one of three kinds:
 
 * ``relabelled``: the new labels of accepted edits;
 * ``copied``: those of the sources, unchanged and unchecked: the published setting, for comparison;
-* ``boxes``: the masks of sampled images. ``sample`` generates somewhere inside a mask, and nobody has said where, so
+* ``boxes``: the masks of sampled images. ``sample`` generates somewhere inside a mask, and it is not known where, so
   training with ``WeakBoxLoss`` counts a pixel inside only when the network already sees a defect there. Relabelled sets
   have better labels; these cost nothing.
 """

@@ -34,7 +34,7 @@ class EditSettings:
     mode: str = 'replace'  # `replace`, `refine` or `auto`, see :func:`align`
     cross_replace: float = 1.0  # share of the steps in which maps to the text come from the source; published 1.0
     self_replace: float = 0.8  # the same for the maps within the image; published 0.8 to 0.3
-    self_pixels: int = 1024  # only maps of at most so many pixels are taken
+    self_pixels: int = 1024  # only maps of at most this many pixels are taken
     weight: float = 2.0  # factor on the attention to the new words; published 2
     local_blend: bool = True  # whether the source is kept where the words do not attend
     blend_threshold: float = 0.3  # attention, relative to its maximum, above which a pixel may change
@@ -113,7 +113,7 @@ def controlled(
 
 
 def map_size(pixels: int, size_hw: tuple[int, int]) -> tuple[int, int]:
-    """Return height and width of an attention map with so many pixels for latents of this size."""
+    """Return height and width of an attention map of this many pixels for latents of this size."""
     factor = (size_hw[0] * size_hw[1] / pixels) ** 0.5
     height, width = round(size_hw[0] / factor), round(size_hw[1] / factor)
     if height * width != pixels:

@@ -191,7 +191,7 @@ def _follow_source(
         inside = numbers == number
         clear = inside & (seen_before >= max(change.STANDS_OUT, 0.5 * np.quantile(seen_before[inside], 0.9)))
         there = clear & alike & (seen_near >= settings.faded * seen_before)
-        if not clear.any():  # nobody sees it in the source either: all that can be said is whether something changed
+        if not clear.any():  # invisible in the source, too: all that can be said is whether it changed
             clear = inside
             there = inside & (score < settings.change_high * settings.extent)
         retained = float((there * seen_before).sum() / max((clear * seen_before).sum(), 1e-6))
@@ -253,7 +253,7 @@ def count_fates(components: Sequence[Component]) -> dict[str, int]:
 
 
 def _widest(values: ndarray, pixels: int) -> ndarray:
-    """Return the largest value within so many pixels."""
+    """Return the largest value within this many pixels."""
     return cv2.dilate(values, np.ones((2 * pixels + 1, 2 * pixels + 1), np.uint8))
 
 
