@@ -44,6 +44,7 @@ from mmdefect.synthesis.engine import PasteEngine
 from mmdefect.synthesis.foreground import find_foreground
 from mmdefect.synthesis.library import CuttingRule, DefectLibrary, LabelledImage, build_library
 from mmdefect.synthesis.places import location_codes
+from mmdefect.synthesis.sampler import Background
 
 CLASSES = ('normal', 'attached', 'broken')
 SIZES = ((0, 16), (16, 64), (64, 10**9))
