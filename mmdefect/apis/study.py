@@ -25,11 +25,7 @@ def read_settings(path: Path) -> dict[str, Any]:
 
 
 def compose_settings(settings: dict[str, Any], path: Path) -> tuple[dict[str, Any], str]:
-    """Carry what bases own to where it is needed, as the training tool does.
-
-    Returns:
-        The composed settings, and the text of a config file without bases that holds them.
-    """
+    """Compose as the training tool does; return the settings, and the text of a config that holds them without bases."""
     import mmdefect.registration  # noqa: F401
 
     cfg = Config(settings, filename=str(path))

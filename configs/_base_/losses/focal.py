@@ -1,2 +1,3 @@
-# Softmax focal loss. gamma=0 is the cross entropy; unlike mmseg's it takes class weights and the mean over labelled pixels together.
+# Softmax focal loss. Unlike mmseg's it takes class weights and the mean over labelled pixels together; gamma=0 is the
+# cross entropy.
 loss_decode = dict(type='SoftmaxFocalLoss', gamma=2.0, alpha=None)
