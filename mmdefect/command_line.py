@@ -51,3 +51,14 @@ def add_launcher(parser: argparse.ArgumentParser) -> None:
     """Add ``--launcher`` and the rank that torchrun passes."""
     parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none', help='job launcher')
     parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help='set by torchrun')
+
+
+def add_dataset(parser: argparse.ArgumentParser) -> None:
+    """Add ``data_root``, ``--layout`` and ``--dataset-options``."""
+    from mmengine.config import DictAction
+
+    parser.add_argument('data_root', help='folder of the data set; paths in the file are relative to it')
+    text = 'mvtec, visa, wta, combined, folder, or the name of a registered data set'
+    parser.add_argument('--layout', required=True, help=text)
+    options = dict(nargs='+', action=DictAction, default={}, metavar='KEY=VALUE')
+    parser.add_argument('--dataset-options', **options, help='further arguments of the data set class')

@@ -12,28 +12,15 @@ import argparse
 import os
 import sys
 
-from mmdefect.command_line import one_line_errors
+from mmdefect.command_line import add_dataset, one_line_errors
 from mmdefect.extras import stop_without
 
 stop_without('mm')
 
-from mmengine.config import DictAction
-
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('data_root', help='folder of the data set; paths in the file are relative to it')
-    parser.add_argument(
-        '--layout', required=True, help='mvtec, visa, wta, combined, folder, or the name of a registered data set'
-    )
-    parser.add_argument(
-        '--dataset-options',
-        nargs='+',
-        action=DictAction,
-        default={},
-        metavar='KEY=VALUE',
-        help='further arguments of the data set class',
-    )
+    add_dataset(parser)
     parser.add_argument('--share', type=float, default=0.25, help='share of the training images (default: 0.25)')
     parser.add_argument(
         '--from',

@@ -1,6 +1,6 @@
 """Where to paste on magnetic tiles: nowhere, anywhere, on the object, where it was learned. Equal updates.
 
-Before it, once for each seed N (0, 1, 2), after making the split that the base config names:
+Before it, once for each seed N (0, 1, 2), after making the split that datasets/tiles_160.py names:
     python tools/train.py configs/bilevel/fpn-r18-l3-frozen_net_600_tiles-160.py --amp \
         --work-dir work_dirs/bilevel_tiles/N --cfg-options randomness.seed=N \
         model.backbone.init_cfg.checkpoint=weights/resnet18_imagenet_conv1-layer3_fp16.pth

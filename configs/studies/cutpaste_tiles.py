@@ -1,6 +1,6 @@
 """Does a backbone that CutPaste trained help segmentation? FPN on ResNet-18 up to its third stage, magnetic tiles.
 
-Before it, after making the split that the base config names:
+Before it, after making the split that datasets/tiles_160.py names:
     python tools/train.py configs/cutpaste/resnet18-l3_3way-patch64_tiles-160.py --work-dir work_dirs/cutpaste_tiles
 """
 

@@ -1,6 +1,6 @@
 """How many real defects is one synthesised data set worth? Magnetic tiles with 1, 3, 5, 10 and all images of a type.
 
-Before it, after making the split that the base config names, for the seeds N = 0, 1, 2:
+Before it, after making the split that datasets/tiles_160.py names, for the seeds N = 0, 1, 2:
     python tools/split_fewer.py data/magnetic_tile/splits.json --shots 1 3 5 10 --seed N \
         --groups data/magnetic_tile/near_duplicate_groups.json
 """

@@ -25,7 +25,7 @@ def read_settings(path: Path) -> dict[str, Any]:
 
 
 def compose_settings(settings: dict[str, Any], path: Path) -> tuple[dict[str, Any], str]:
-    """Compose as the training tool does; return the settings, and the text of a config that holds them without bases."""
+    """Compose as the training tool does; return the settings, and the text of a config that holds them alone."""
     import mmdefect.registration  # noqa: F401
 
     cfg = Config(settings, filename=str(path))

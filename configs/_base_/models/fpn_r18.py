@@ -1,5 +1,5 @@
 # A U-shaped net on ResNet-18: top-down with skips, like the U-Net with a ResNet-18 encoder of Synth4Seg.
-_base_ = ['./encoder_decoder.py']
+_base_ = ['./auxiliary_head.py']
 # On one core, bfloat16, frozen, three stages: an update in .21 s instead of .29 (batch 4, 256x256).
 cpu_channels_last = True
 norm_cfg = dict(type='SyncBN', requires_grad=True)
@@ -27,17 +27,5 @@ model = dict(
         align_corners=False,
         loss_decode=dict(type='CrossEntropyLoss', use_sigmoid=False, loss_weight=1.0),
     ),
-    auxiliary_head=dict(
-        type='FCNHead',
-        in_channels=64,
-        in_index=2,
-        channels=32,
-        num_convs=1,
-        concat_input=False,
-        dropout_ratio=0.1,
-        num_classes=19,
-        norm_cfg=norm_cfg,
-        align_corners=False,
-        loss_decode=dict(type='CrossEntropyLoss', use_sigmoid=False, loss_weight=0.4),
-    ),
+    auxiliary_head=dict(in_channels=64, channels=32),
 )
