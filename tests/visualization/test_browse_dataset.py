@@ -94,7 +94,7 @@ def test_pipelines_keep_their_instances(browse, data_root):
     assert meta['instances'][0]['class_index'] == 2 and meta['img_path'].endswith('.png')
 
 
-def test_normalised_images_are_refused(browse):
+def test_normalised_images_are_rejected(browse):
     sample = packed(np.zeros((4, 4, 3), np.float32))
     with pytest.raises(ValueError, match='uint8 images .* got float32'):
         browse.sample_pair(sample, CLASSES, PALETTE)
