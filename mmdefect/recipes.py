@@ -33,11 +33,11 @@ def find_recipe(name: str, roots: Sequence[Path]) -> Path:
     if len(found) == 1:
         return next(iter(found.values()))
     if found:
-        choices = f'which may be {" or ".join(sorted(key.as_posix() for key in found))}; write the folder too'
+        choices = f'which may be {" or ".join(sorted(key.as_posix() for key in found))}; write the folder too.'
     else:
         close = get_close_matches(name, {key.name for key in files}, n=3, cutoff=0.4)
-        choices = f'did you mean {", ".join(close)}?' if close else 'tools/list_configs.py lists them'
-    raise ValueError(f'a recipe must be a file, or the name of one in configs/{BASES}, got {name!r}; {choices}.')
+        choices = f'did you mean {", ".join(close)}?' if close else 'tools/list_configs.py lists them.'
+    raise ValueError(f'a recipe must be a file, or the name of one in configs/{BASES}, got {name!r}; {choices}')
 
 
 def first_comment(path: Path) -> str:
