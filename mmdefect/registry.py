@@ -10,7 +10,7 @@ from mmdefect import compat
 
 compat.apply()  # who imports an adapter alone gets the same mmseg as who imports mmdefect.registration
 
-from mmseg.registry import (
+from mmseg.registry import (  # noqa: E402  (the shims come first)
     DATA_SAMPLERS,
     DATASETS,
     HOOKS,
