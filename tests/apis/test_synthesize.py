@@ -13,8 +13,7 @@ import mmdefect.registration  # noqa: F401
 from mmdefect.apis.synthesize import build_libraries, synthesize
 from mmdefect.datasets import BladeWTADataset
 from mmdefect.experiments.bulk import Workers
-from tests.helpers.data import save
-from tests.helpers.defects import labelled_parts
+from tests.helpers.small import write_labelled_parts
 
 REPO = Path(__file__).resolve().parents[2]
 LEAF = REPO / 'configs/fast_scnn/fast-scnn_paste-poisson_2k_wta-256.py'
@@ -23,10 +22,7 @@ LEAF = REPO / 'configs/fast_scnn/fast-scnn_paste-poisson_2k_wta-256.py'
 @pytest.fixture(scope='module')
 def options(tmp_path_factory):
     root = tmp_path_factory.mktemp('data')
-    for seed, split in enumerate(('train', 'val', 'test')):
-        for index, (image, label) in enumerate(labelled_parts(6, seed)):
-            save(root / 'img_dir' / split / f'{index}.png', image)
-            save(root / 'ann_dir' / split / f'{index}.png', label)
+    write_labelled_parts(root, train=6, val=6, test=6)
     return {'data_root': str(root), 'crop_size': (64, 64), 'image_scale': (120, 96)}
 
 

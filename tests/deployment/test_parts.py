@@ -11,18 +11,14 @@ from mmdefect.deployment import load_predictor
 from mmdefect.deployment.predict import JobSettings, predict, predict_in_parts, predict_to_folder
 from mmdefect.deployment.sources import find_sources
 from mmdefect.experiments.bulk import Workers
-from mmdefect.inference.export import export_model
-from tests.helpers.deployment import make_images, write_checkpoint
+from tests.helpers.deployment import make_images, write_exported
 
 SETTINGS = JobSettings(batch=2, overlay='.png')
 
 
 @pytest.fixture(scope='module')
 def model(tmp_path_factory):
-    folder = tmp_path_factory.mktemp('model')
-    checkpoint = write_checkpoint(folder / 'iter_7.pth', options=dict(crop_size=(64, 64), image_scale=(64, 64)))
-    torch_model = load_predictor(checkpoint)
-    return export_model(torch_model.network, torch_model.info, folder / 'model.onnx')
+    return write_exported(tmp_path_factory.mktemp('model'))
 
 
 @pytest.fixture(scope='module')

@@ -18,9 +18,8 @@ from mmdefect.deployment import load_predictor
 from mmdefect.deployment.predict import parse_thresholds, predict
 from mmdefect.deployment.sources import decode_ahead, find_sources
 from mmdefect.deployment.writing import draw_overlay, encode_label_png
-from mmdefect.inference.export import export_model
 from mmdefect.visualization.overlay import overlay_labels
-from tests.helpers.deployment import PALETTE, make_images, write_checkpoint
+from tests.helpers.deployment import PALETTE, make_images, write_exported
 
 ROOT = Path(__file__).resolve().parents[2]
 #: Kills every import that a machine on the line need not have.
@@ -37,10 +36,7 @@ sys.meta_path.insert(0, Refuse())
 
 @pytest.fixture(scope='module')
 def model(tmp_path_factory):
-    folder = tmp_path_factory.mktemp('model')
-    checkpoint = write_checkpoint(folder / 'iter_7.pth', options=dict(crop_size=(64, 64), image_scale=(64, 64)))
-    torch_model = load_predictor(checkpoint)
-    return export_model(torch_model.network, torch_model.info, folder / 'model.onnx')
+    return write_exported(tmp_path_factory.mktemp('model'))
 
 
 @pytest.fixture

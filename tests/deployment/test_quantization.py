@@ -10,15 +10,12 @@ import pytest
 from mmdefect.deployment import load_predictor
 from mmdefect.deployment.quantization import quantize
 from mmdefect.inference.export import export_model
-from tests.helpers.deployment import make_images, write_checkpoint
+from tests.helpers.deployment import make_images, write_exported
 
 
 @pytest.fixture(scope='module')
 def model(tmp_path_factory):
-    folder = tmp_path_factory.mktemp('model')
-    path = write_checkpoint(folder / 'iter_7.pth', options=dict(crop_size=(64, 64), image_scale=(64, 64)))
-    predictor = load_predictor(path)
-    return export_model(predictor.network, predictor.info, folder / 'model.onnx')
+    return write_exported(tmp_path_factory.mktemp('model'))
 
 
 def test_eight_bits_predict_nearly_the_same(model, tmp_path):

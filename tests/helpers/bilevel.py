@@ -13,6 +13,7 @@ import mmdefect.registration  # noqa: F401
 from mmdefect.apis import compose
 from tests.helpers.data import save
 from tests.helpers.defects import labelled_parts
+from tests.helpers.small import TINY_UNET, tiny_head
 
 SIZE = (48, 64)
 
@@ -43,17 +44,7 @@ def write_parts(root: Path, count: int = 12) -> Path:
 
 def tiny_config(root: Path, work_dir: Path, max_iters: int = 6, **changes) -> Config:
     """Return a composed config; ``changes`` are settings of ``bilevel``."""
-    head = dict(
-        type='FCNHead',
-        in_channels=8,
-        channels=8,
-        num_convs=1,
-        concat_input=False,
-        num_classes=3,
-        norm_cfg=dict(type='BN'),
-        align_corners=False,
-        dropout_ratio=0.2,
-    )
+    head = tiny_head(align_corners=False, dropout_ratio=0.2)
     loss = dict(type='CrossEntropyLoss', loss_weight=1.0, class_weight=[0.2, 1.0, 1.0])
     bilevel = dict(
         policy=dict(
@@ -105,19 +96,8 @@ def tiny_config(root: Path, work_dir: Path, max_iters: int = 6, **changes) -> Co
                     pad_val=0,
                     seg_pad_val=255,
                 ),
-                backbone=dict(
-                    type='UNet',
-                    base_channels=8,
-                    num_stages=2,
-                    strides=(1, 1),
-                    enc_num_convs=(1, 1),
-                    dec_num_convs=(1,),
-                    downsamples=(True,),
-                    enc_dilations=(1, 1),
-                    dec_dilations=(1,),
-                    norm_cfg=dict(type='BN'),
-                ),
-                decode_head=dict(head, in_index=1, loss_decode=loss),
+                backbone=TINY_UNET,
+                decode_head=dict(head, loss_decode=loss),
                 auxiliary_head=dict(head, in_channels=16, in_index=0, loss_decode=dict(loss, loss_weight=0.4)),
                 train_cfg=dict(),
                 test_cfg=dict(mode='whole'),

@@ -57,3 +57,13 @@ def make_images(count: int, height: int, width: int, seed: int = 0) -> np.ndarra
     coarse = rng.integers(0, 256, (count, 12, 12, 3)).astype(np.uint8)
     large = np.stack([cv2.resize(c, (width, height), interpolation=cv2.INTER_CUBIC) for c in coarse])
     return np.clip(large.astype(int) + rng.integers(-20, 21, large.shape), 0, 255).astype(np.uint8)
+
+
+def write_exported(folder: Path) -> Path:
+    """Write the exported file of a small checkpoint of 64 x 64 pixels, and the checkpoint beside it."""
+    from mmdefect.deployment import load_predictor
+    from mmdefect.inference.export import export_model
+
+    checkpoint = write_checkpoint(folder / 'iter_7.pth', options=dict(crop_size=(64, 64), image_scale=(64, 64)))
+    predictor = load_predictor(checkpoint)
+    return export_model(predictor.network, predictor.info, folder / 'model.onnx')

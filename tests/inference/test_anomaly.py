@@ -14,17 +14,9 @@ from mmdefect.functional.density import ScoreScale, fit_gaussian
 from mmdefect.inference.export import compare_predictors
 from mmdefect.models.anomaly_detector import AnomalyDetector, DetectorSettings, build_backbone
 from tests.helpers.deployment import make_images
+from tests.helpers.small import TINY_RESNET
 
-BACKBONE = dict(
-    type='mmpretrain.ResNet',
-    depth=18,
-    base_channels=8,
-    stem_channels=8,
-    num_stages=3,
-    strides=(1, 2, 2),
-    dilations=(1, 1, 1),
-    out_indices=(2,),
-)
+BACKBONE = TINY_RESNET
 
 
 def fit(path, **settings):

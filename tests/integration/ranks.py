@@ -24,20 +24,21 @@ from mmdefect.evaluation import DefectMetric, ViewAccuracy
 from mmdefect.ranks import end_rank, leave_group
 from mmdefect.registry import DATASETS
 from mmdefect.synthesis import donors
+from tests.helpers.small import quick_options
 from tests.helpers.toy_segmentation import CLASSES, ToyData, ToySegmenter
 
 REPO = Path(__file__).resolve().parents[2]
 LEAF = 'configs/fast_scnn/fast-scnn_paste-poisson_2k_wta-256.py'
-SMALL = {
-    'crop_size': (64, 64),
-    'image_scale': (120, 96),
-    'train_dataloader.batch_size': 2,
-    'train_dataloader.num_workers': 0,
-    'train_dataloader.persistent_workers': False,
-    'val_dataloader.num_workers': 0,
-    'val_dataloader.persistent_workers': False,
-}
+SMALL = {k: v for k, v in quick_options(1, image_scale=(120, 96)).items() if not k.startswith(('train_cfg', 'default'))}
 DRAWS = 12
+
+
+def toy_loaders(batch_size: int) -> dict:
+    common = dict(num_workers=0, collate_fn=dict(type='pseudo_collate'))
+    train = dict(dataset=ToyData(7), batch_size=batch_size, sampler=dict(type='DefectSampler', seed=5), **common)
+    sampler = dict(type='DefaultSampler', shuffle=False, round_up=False)
+    val = dict(dataset=ToyData(5, seed=1), batch_size=1, sampler=sampler, **common)
+    return dict(train_dataloader=train, val_dataloader=val)
 
 
 def metric_of_shard(rank: int, world_size: int, images: int, folder: Path) -> dict[str, str]:
@@ -95,20 +96,7 @@ def train_toy(work_dir: Path, batch_size: int, launcher: str) -> tuple[dict[str,
         UnweightedToy(),
         str(work_dir),
         launcher=launcher,
-        train_dataloader=dict(
-            dataset=ToyData(7),
-            batch_size=batch_size,
-            num_workers=0,
-            sampler=dict(type='DefectSampler', seed=5),
-            collate_fn=dict(type='pseudo_collate'),
-        ),
-        val_dataloader=dict(
-            dataset=ToyData(5, seed=1),
-            batch_size=1,
-            num_workers=0,
-            sampler=dict(type='DefaultSampler', shuffle=False, round_up=False),
-            collate_fn=dict(type='pseudo_collate'),
-        ),
+        **toy_loaders(batch_size),
         optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.3, momentum=0.9)),
         train_cfg=dict(type='IterBasedTrainLoop', max_iters=6, val_interval=6),
         val_cfg=dict(),
@@ -155,20 +143,7 @@ def toy_with_batch_norm(work_dir: Path, launcher: str, checkpoint: str | None = 
         str(work_dir),
         launcher=launcher,
         load_from=checkpoint,
-        train_dataloader=dict(
-            dataset=ToyData(7),
-            batch_size=2,
-            num_workers=0,
-            sampler=dict(type='DefectSampler', seed=5),
-            collate_fn=dict(type='pseudo_collate'),
-        ),
-        val_dataloader=dict(
-            dataset=ToyData(5, seed=1),
-            batch_size=1,
-            num_workers=0,
-            sampler=dict(type='DefaultSampler', shuffle=False, round_up=False),
-            collate_fn=dict(type='pseudo_collate'),
-        ),
+        **toy_loaders(2),
         optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.1)),
         val_cfg=dict(),
         train_cfg=dict(type='IterBasedTrainLoop', max_iters=4, val_interval=4),

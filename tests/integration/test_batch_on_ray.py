@@ -18,22 +18,11 @@ from mmdefect.experiments.select import Rule
 from mmdefect.experiments.states import read_state
 from tests.experiments.engine_helpers import results, running_job, silent
 from tests.helpers.data import write_wta
+from tests.helpers.small import as_arguments, quick_options
 
 ROOT = Path(__file__).parents[2]
 OPTIONS = (
-    'crop_size=(64,64)',
-    'image_scale=(80,64)',
-    'train_dataloader.batch_size=2',
-    'train_dataloader.num_workers=0',
-    'train_dataloader.persistent_workers=False',
-    'val_dataloader.num_workers=0',
-    'val_dataloader.persistent_workers=False',
-    'test_dataloader.num_workers=0',
-    'test_dataloader.persistent_workers=False',
-    'train_cfg.max_iters=12',
-    'train_cfg.val_interval=3',
-    'default_hooks.checkpoint.interval=3',
-    'default_hooks.logger.interval=1',
+    *as_arguments({**quick_options(12), 'train_cfg.val_interval': 3, 'default_hooks.checkpoint.interval': 3}),
     'randomness.seed=3',
     # its noise depends on how often the generator was asked before, which no checkpoint holds
     'model.decode_head.dropout_ratio=0',

@@ -17,23 +17,11 @@ from mmdefect.diffusion.manifest import Manifest, Record
 from mmdefect.diffusion.pack import read_pack
 from mmdefect.registry import DATASETS
 from tests.helpers.data import write_wta
+from tests.helpers.small import quick_options
 
 REPO = Path(__file__).resolve().parents[2]
 LEAF = REPO / 'configs/fast_scnn/fast-scnn_boxes_2k_wta-256.py'
-QUICK = {
-    'crop_size': (64, 64),
-    'image_scale': (80, 64),
-    'train_dataloader.batch_size': 2,
-    'train_dataloader.num_workers': 0,
-    'train_dataloader.persistent_workers': False,
-    'val_dataloader.num_workers': 0,
-    'val_dataloader.persistent_workers': False,
-    'train_cfg.max_iters': 2,
-    'train_cfg.val_interval': 2,
-    'default_hooks.checkpoint.interval': 2,
-    'default_hooks.logger.interval': 1,
-    'loss_decode.warmup': 1,
-}
+QUICK = {**quick_options(2), 'loss_decode.warmup': 1}
 
 
 @pytest.fixture()

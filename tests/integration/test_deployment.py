@@ -19,6 +19,7 @@ from mmdefect.deployment.decoding import read_image
 from mmdefect.extras import MODULES
 from tests.deployment.server.stand_in_server import ServerProcess
 from tests.helpers.browser import Browser, find_chromium
+from tests.helpers.small import as_arguments, quick_options
 
 for package in (*MODULES['serve'], 'onnx', 'onnxruntime'):
     pytest.importorskip(package)
@@ -27,19 +28,7 @@ pytestmark = pytest.mark.slow
 REPO = Path(__file__).resolve().parents[2]
 LEAF = 'configs/fast_scnn/fast-scnn_baseline_demo.py'
 #: Enough for a network that sees something, on one core in a quarter of a minute.
-QUICK = [
-    'crop_size=(128,128)',
-    'image_scale=(128,128)',
-    'train_dataloader.batch_size=4',
-    'train_dataloader.num_workers=0',
-    'train_dataloader.persistent_workers=False',
-    'val_dataloader.num_workers=0',
-    'val_dataloader.persistent_workers=False',
-    'train_cfg.max_iters=60',
-    'train_cfg.val_interval=60',
-    'param_scheduler.0.end=60',
-    'default_hooks.checkpoint.interval=60',
-]
+QUICK = [*as_arguments(quick_options(60, (128, 128), (128, 128), batch_size=4)), 'param_scheduler.0.end=60']
 #: Stands in the way of an import of PyTorch or OpenMMLab.
 NO_TORCH = "import sys; sys.modules.update(dict.fromkeys(('torch', 'torchvision', 'mmengine', 'mmcv', 'mmseg')))\n"
 

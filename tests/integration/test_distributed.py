@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -15,8 +14,8 @@ import pytest
 import torch
 
 from mmdefect.apis import train
-from tests.helpers.data import save
-from tests.helpers.defects import labelled_parts
+from tests.helpers.ranks import run_two_ranks
+from tests.helpers.small import write_labelled_parts
 from tests.integration import ranks
 
 REPO = Path(__file__).resolve().parents[2]
@@ -25,11 +24,7 @@ REPO = Path(__file__).resolve().parents[2]
 @pytest.fixture(scope='module')
 def data_root(tmp_path_factory):
     root = tmp_path_factory.mktemp('data')
-    for seed, (split, count) in enumerate(dict(train=6, val=5, test=3).items()):
-        for index, (image, label) in enumerate(labelled_parts(count, seed)):
-            save(root / 'img_dir' / split / f'{index}.png', image)
-            save(root / 'ann_dir' / split / f'{index}.png', label)
-    return root
+    return write_labelled_parts(root, train=6, val=5, test=3)
 
 
 @pytest.fixture(scope='module', autouse=True)
@@ -43,32 +38,7 @@ def cache(tmp_path_factory):
 def two(data_root, tmp_path_factory):
     """Run the program of two ranks; return its folder and what each rank found."""
     folder = tmp_path_factory.mktemp('two')
-    with socket.socket() as probe:
-        probe.bind(('127.0.0.1', 0))
-        port = probe.getsockname()[1]
-    environment = {
-        **os.environ,
-        'WORLD_SIZE': '2',
-        'MASTER_ADDR': '127.0.0.1',
-        'MASTER_PORT': str(port),
-        'CUDA_VISIBLE_DEVICES': '',
-        'OMP_NUM_THREADS': '1',
-        'PYTHONPATH': str(REPO),
-    }
-    programs = [
-        subprocess.Popen(
-            [sys.executable, '-m', 'tests.integration.ranks', str(folder), str(data_root)],
-            cwd=REPO,
-            env={**environment, 'RANK': str(rank), 'LOCAL_RANK': str(rank)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    outputs = [program.communicate(timeout=300)[0] for program in programs]
-    assert [program.returncode for program in programs] == [0, 0], '\n'.join(out[-3000:] for out in outputs)
-    return folder, [json.loads((folder / f'rank{rank}.json').read_text()) for rank in range(2)]
+    return folder, run_two_ranks('tests.integration.ranks', folder, data_root, timeout=300)
 
 
 def test_no_two_ranks_see_the_same_synthetic_sample_and_together_they_see_those_of_one(two, data_root):

@@ -9,32 +9,16 @@ import pytest
 import torch
 
 from mmdefect.apis import train
-from tests.helpers.data import save
-from tests.helpers.defects import labelled_parts
+from tests.helpers.small import quick_options, write_labelled_parts
 
 REPO = Path(__file__).resolve().parents[2]
-QUICK = {
-    'crop_size': (64, 64),
-    'image_scale': (120, 96),
-    'train_dataloader.batch_size': 2,
-    'train_dataloader.num_workers': 0,
-    'train_dataloader.persistent_workers': False,
-    'val_dataloader.num_workers': 0,
-    'val_dataloader.persistent_workers': False,
-    'train_cfg.max_iters': 3,
-    'train_cfg.val_interval': 3,
-    'default_hooks.checkpoint.interval': 3,
-    'default_hooks.logger.interval': 1,
-}
+QUICK = quick_options(3, image_scale=(120, 96))
 
 
 @pytest.fixture(scope='module')
 def data_root(tmp_path_factory):
     root = tmp_path_factory.mktemp('data')
-    for seed, split in enumerate(('train', 'val', 'test')):
-        for index, (image, label) in enumerate(labelled_parts(4, seed)):
-            save(root / 'img_dir' / split / f'{index}.png', image)
-            save(root / 'ann_dir' / split / f'{index}.png', label)
+    write_labelled_parts(root, train=4, val=4, test=4)
     return root
 
 

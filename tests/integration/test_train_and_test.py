@@ -16,24 +16,11 @@ import torch
 
 from mmdefect.apis import train
 from tests.helpers.data import write_wta
+from tests.helpers.small import as_arguments, quick_options
 
 REPO = Path(__file__).resolve().parents[2]
 LEAF = 'configs/fast_scnn/fast-scnn_baseline_2k_wta-256.py'
-QUICK = [
-    'crop_size=(64,64)',
-    'image_scale=(80,64)',
-    'train_dataloader.batch_size=2',
-    'train_dataloader.num_workers=0',
-    'train_dataloader.persistent_workers=False',
-    'val_dataloader.num_workers=0',
-    'val_dataloader.persistent_workers=False',
-    'test_dataloader.num_workers=0',
-    'test_dataloader.persistent_workers=False',
-    'train_cfg.max_iters=2',
-    'train_cfg.val_interval=2',
-    'default_hooks.checkpoint.interval=2',
-    'default_hooks.logger.interval=1',
-]
+QUICK = as_arguments(quick_options(2))
 
 
 def literal(text):

@@ -10,17 +10,9 @@ import mmdefect.registration  # noqa: F401
 from mmdefect.functional.density import ScoreScale, fit_bank, fit_gaussian, fit_kernel_density
 from mmdefect.functional.heat_maps import upsample_scores
 from mmdefect.models.anomaly_detector import AnomalyDetector, DetectorSettings, build_backbone
+from tests.helpers.small import TINY_RESNET
 
-BACKBONE = dict(
-    type='mmpretrain.ResNet',
-    depth=18,
-    base_channels=8,
-    stem_channels=8,
-    num_stages=3,
-    strides=(1, 2, 2),
-    dilations=(1, 1, 1),
-    out_indices=(2,),
-)
+BACKBONE = TINY_RESNET
 
 
 def some_images(count: int, seed: int = 0, side: int = 64) -> torch.Tensor:

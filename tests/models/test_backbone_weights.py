@@ -12,6 +12,7 @@ from mmdefect.models.backbone_weights import load_backbone
 from mmdefect.models.cutpaste_classifier import backbone_config
 from mmdefect.registry import MODELS, init_default_scope
 from tests.helpers.realdata import real_data_root
+from tests.helpers.small import RESNET18_L3
 
 
 @pytest.fixture(scope='module')
@@ -101,18 +102,7 @@ def test_init_cfg_loads_and_is_not_overwritten(checkpoint):
 @pytest.mark.parametrize(
     'file, backbone, least',
     [
-        (
-            'resnet18_imagenet_conv1-layer3_fp16.pth',
-            dict(
-                type='mmpretrain.ResNet',
-                depth=18,
-                num_stages=3,
-                strides=(1, 2, 2),
-                dilations=(1, 1, 1),
-                out_indices=(2,),
-            ),
-            1.0,
-        ),
+        ('resnet18_imagenet_conv1-layer3_fp16.pth', RESNET18_L3, 1.0),
         ('mobilenet_v2_1.0_imagenet_qat_fp16.pth', None, 0.9),
     ],
 )

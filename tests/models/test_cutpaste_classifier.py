@@ -14,6 +14,7 @@ from mmdefect.apis import load_config
 from mmdefect.models.backbone_features import pool
 from mmdefect.models.cutpaste_classifier import BACKBONES, ProjectionHead, backbone_config
 from mmdefect.registry import MODELS, init_default_scope
+from tests.helpers.small import RESNET18_L3
 
 CONFIGS = Path(__file__).resolve().parents[2] / 'configs' / 'cutpaste'
 
@@ -30,23 +31,7 @@ def build(backbone, hidden=(512, 128), num_classes=3):
 
 
 @pytest.mark.parametrize(
-    'backbone, width',
-    [
-        ('resnet18', 512),
-        ('mobilenet_v2', 1280),
-        ('efficientnet_b4', 1792),
-        (
-            dict(
-                type='mmpretrain.ResNet',
-                depth=18,
-                num_stages=3,
-                strides=(1, 2, 2),
-                dilations=(1, 1, 1),
-                out_indices=(2,),
-            ),
-            256,
-        ),
-    ],
+    'backbone, width', [('resnet18', 512), ('mobilenet_v2', 1280), ('efficientnet_b4', 1792), (RESNET18_L3, 256)]
 )
 def test_the_head_has_the_width_of_the_backbone(backbone, width):
     model = build(backbone, hidden=(512, 512, 128))

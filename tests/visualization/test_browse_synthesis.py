@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 
 from mmdefect.visualization.grid import defect_row, fit_cell, outline, window_around
-from tests.helpers.data import save
-from tests.helpers.defects import labelled_parts
+from tests.helpers.small import write_labelled_parts
 
 REPO = Path(__file__).resolve().parents[2]
 LEAF = 'configs/fast_scnn/fast-scnn_paste-poisson_2k_wta-256.py'
@@ -37,10 +36,7 @@ def browse(data_root, cache, *arguments, options=()):
 @pytest.fixture(scope='module')
 def data_root(tmp_path_factory):
     root = tmp_path_factory.mktemp('data')
-    for seed, split in enumerate(('train', 'val', 'test')):
-        for index, (image, label) in enumerate(labelled_parts(6, seed)):
-            save(root / 'img_dir' / split / f'{index}.png', image)
-            save(root / 'ann_dir' / split / f'{index}.png', label)
+    write_labelled_parts(root, train=6, val=6, test=6)
     return root
 
 

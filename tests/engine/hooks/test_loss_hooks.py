@@ -15,6 +15,7 @@ from mmdefect.datasets.presence import class_frequencies
 from mmdefect.engine.hooks import set_class_prior
 from mmdefect.registry import MODELS, TRANSFORMS
 from tests.helpers.data import write_wta
+from tests.helpers.small import TINY_UNET, tiny_head
 
 SIZE = (40, 56)
 
@@ -34,38 +35,13 @@ def mmseg_scope():
     init_default_scope('mmseg')
 
 
-def head(**kwargs):
-    return dict(
-        type='FCNHead',
-        in_channels=8,
-        in_index=1,
-        channels=8,
-        num_convs=1,
-        concat_input=False,
-        num_classes=3,
-        norm_cfg=dict(type='BN'),
-        **kwargs,
-    )
-
-
 def segmentor(loss, aux_loss=None, **kwargs):
     return dict(
         type='EncoderDecoder',
         data_preprocessor=dict(type='SegDataPreProcessor', size=SIZE, mean=[128] * 3, std=[60] * 3),
-        backbone=dict(
-            type='UNet',
-            base_channels=8,
-            num_stages=2,
-            strides=(1, 1),
-            enc_num_convs=(1, 1),
-            dec_num_convs=(1,),
-            downsamples=(True,),
-            enc_dilations=(1, 1),
-            dec_dilations=(1,),
-            norm_cfg=dict(type='BN'),
-        ),
-        decode_head=head(loss_decode=loss, **kwargs),
-        auxiliary_head=[head(loss_decode=aux_loss or loss, **kwargs)],
+        backbone=TINY_UNET,
+        decode_head=tiny_head(loss_decode=loss, **kwargs),
+        auxiliary_head=[tiny_head(loss_decode=aux_loss or loss, **kwargs)],
     )
 
 

@@ -13,6 +13,7 @@ import mmdefect.registration  # noqa: F401
 from mmdefect.datasets.transforms import PackDefectInputs
 from mmdefect.models.losses import LabelExtras, attach_label_extras
 from mmdefect.registry import MODELS
+from tests.helpers.small import TINY_UNET, tiny_head
 
 SIZE = (32, 32)
 
@@ -25,36 +26,15 @@ def mmseg_scope():
 
 def segmentor(loss):
     """A two-layer FCN of mmseg with a main and an auxiliary head."""
-    head = dict(
-        type='FCNHead',
-        in_channels=8,
-        channels=8,
-        num_convs=0,
-        concat_input=False,
-        num_classes=3,
-        dropout_ratio=0,
-        norm_cfg=dict(type='BN'),
-        loss_decode=loss,
-    )
+    head = tiny_head(num_convs=0, dropout_ratio=0, loss_decode=loss)
     torch.manual_seed(0)
     model = MODELS.build(
         dict(
             type='EncoderDecoder',
             data_preprocessor=dict(type='SegDataPreProcessor', size=SIZE, mean=[128] * 3, std=[60] * 3),
-            backbone=dict(
-                type='UNet',
-                base_channels=8,
-                num_stages=2,
-                strides=(1, 1),
-                enc_num_convs=(1, 1),
-                dec_num_convs=(1,),
-                downsamples=(True,),
-                enc_dilations=(1, 1),
-                dec_dilations=(1,),
-                norm_cfg=dict(type='BN'),
-            ),
-            decode_head=dict(head, in_index=1),
-            auxiliary_head=dict(head, in_index=1),
+            backbone=TINY_UNET,
+            decode_head=head,
+            auxiliary_head=dict(head),
         )
     )
     return model.train()
