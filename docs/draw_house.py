@@ -50,10 +50,10 @@ def box(axes, left: float, top: float, width: float, height: float, colour: str,
         (left, top - height), width, height, 'round,pad=0,rounding_size=0.08', fc=colour, ec='#555555', lw=0.8
     )
     axes.add_patch(style)
-    axes.text(left + width / 2, top - height / 2 + (0.1 if small else 0), text, ha='center', va='center', fontsize=9)
+    axes.text(left + width / 2, top - height / 2 + (0.09 if small else 0), text, ha='center', va='center', fontsize=9)
     if small:
         axes.text(
-            left + width / 2, top - height / 2 - 0.16, small, ha='center', va='center', fontsize=6, color='#444444'
+            left + width / 2, top - height / 2 - 0.12, small, ha='center', va='center', fontsize=6, color='#444444'
         )
 
 
@@ -80,7 +80,7 @@ def draw_path(axes, top: float) -> None:
     """Draw the files that one pasted training image passes, in the order of the docs."""
     text = (ROOT / 'docs' / 'architecture.md').read_text(encoding='utf-8')
     section = text.split('## The path of one training image')[1].split('\n## ')[0]
-    files = list(dict.fromkeys(re.findall(r'`((?:datasets|synthesis)/[\w/]+\.py)`', section)))
+    files = list(dict.fromkeys(re.findall(r'^\d+\. `([\w/]+\.py)`', section, re.MULTILINE)))
     axes.text(0, top - 0.2, 'the path of one training image with pasted defects', fontsize=8, va='top', color='#333333')
     columns = 5
     width = (WIDTH - 0.3 * (columns - 1)) / columns
@@ -93,13 +93,13 @@ def draw_path(axes, top: float) -> None:
             left,
             upper,
             width,
-            0.42,
+            0.46,
             FLOORS[1][2] if room.startswith('datasets') else FLOORS[2][2],
             f'{number + 1}  {module}',
             room,
         )
         if number + 1 < len(files) and column + 1 < columns:
-            arrow(axes, (left + width, upper - 0.21), (left + width + 0.3, upper - 0.21))
+            arrow(axes, (left + width, upper - 0.23), (left + width + 0.3, upper - 0.23))
 
 
 def main() -> None:
