@@ -1,4 +1,4 @@
-"""How far a long run is: one line that is renewed on a terminal, a line now and then in a log. Standard library only."""
+"""How far a long run is: one line that is renewed on a terminal, a line now and then in a log. No dependencies."""
 
 from __future__ import annotations
 

@@ -22,8 +22,8 @@ def end_rank(code: int) -> NoReturn:
     """End one process of several as Python does, but without taking the interpreter down.
 
     The threads of gloo live as long as a wrapped model does, also after :func:`leave_group`. One that asks for the
-    interpreter while it is taken down aborts the process ("terminate called without an active exception", exit code 134),
-    and the launcher calls a finished training failed. It happens now and then on a busy machine.
+    interpreter while it is taken down aborts the process ("terminate called without an active exception", exit code
+    134), and the launcher calls a finished training failed. It happens now and then on a busy machine.
     """
     threading._shutdown()
     atexit._run_exitfuncs()
