@@ -20,6 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 #: Commands and what they do; ``mmdefect.diffusion.commands`` has `add_NAME(parser)` and `run_NAME(args)` of each.
 COMMANDS = {
     'random-model': 'write a tiny pipeline to try the commands with',
+    'convert-ldm': 'read the published checkpoint of LDM text-to-image',
     'support': 'choose the few images that each defect type is learned from',
     'masks': 'make masks that say where a defect shall be',
     'learn': 'learn a token for each defect type',

@@ -12,9 +12,11 @@ from dataclasses import fields, replace
 from functools import partial
 from pathlib import Path
 
+import cv2
 import numpy as np
 
 from mmdefect.diffusion import pack
+from mmdefect.diffusion.compvis import convert_ldm
 from mmdefect.diffusion.edit import WORDS, EditPlan, Lpips, edit
 from mmdefect.diffusion.images import list_good, list_images, read_image, read_mask
 from mmdefect.diffusion.inversion import NullTextSettings
@@ -34,7 +36,7 @@ from mmdefect.diffusion.relabel_run import (
 )
 from mmdefect.diffusion.sample import BlendSettings, plan_samples, sample
 from mmdefect.diffusion.support import donor_library, read_support
-from mmdefect.diffusion.tokens import TokenBank, load_tokens
+from mmdefect.diffusion.tokens import TokenBank, find_token, load_tokens
 from mmdefect.experiments.bulk import add_worker_options, map_items, workers_of
 from mmdefect.experiments.compare import published_sentences, render
 from mmdefect.experiments.study import read_study
@@ -102,12 +104,28 @@ def run_random_model(args: argparse.Namespace) -> None:
     print(f'written: {save_pipeline(args.out, args.kind, args.seed)}')
 
 
+def add_convert_ldm(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument('checkpoint', type=Path, help='model.ckpt of LDM text-to-image (CompVis, text2img-large)')
+    parser.add_argument('--out', type=Path, required=True, help='folder; must not exist')
+    words = 'folder or hub id of the tokenizer of uncased BERT, which the checkpoint lacks'
+    parser.add_argument('--tokenizer', default='bert-base-uncased', help=f'{words}; default bert-base-uncased')
+
+
+def run_convert_ldm(args: argparse.Namespace) -> None:
+    """Write a CompVis checkpoint of LDM text-to-image in the format of diffusers, for --model of the other commands.
+
+        python tools/generate.py convert-ldm models/ldm/text2img-large/model.ckpt --tokenizer bert-base-uncased \\
+            --out models/ldm-diffusers
+    """
+    print(f'written: {convert_ldm(args.checkpoint, args.out, args.tokenizer)}')
+
+
 def add_masks(parser: argparse.ArgumentParser) -> None:
     add, switch = parser.add_argument, argparse.BooleanOptionalAction
     add('--out', type=Path, required=True, help='folder of the set; must not hold one')
     add('--category', required=True, help='product; also the name in the ranges')
     add('--types', nargs='+', help='defect types (default: all types of the category in the ranges)')
-    add('--ranges', type=Path, help='YAML of sizes instead of those for MVTec AD')
+    add('--ranges', type=Path, help='YAML of sizes, or mvtec_range.json of AnoGen, instead of those for MVTec AD')
     add('--width', nargs=2, type=float, metavar=('LOW', 'HIGH'), help='fraction of the image')
     add('--height', nargs=2, type=float, metavar=('LOW', 'HIGH'), help='fraction of the image')
     add('--rotate', action=switch, help='turn the masks at random (default: as the range says)')
@@ -115,11 +133,12 @@ def add_masks(parser: argparse.ArgumentParser) -> None:
     add('--library', type=Path, help='folder of a defect library, for --kind donor')
     add('--class-id', type=int, help='class of the donors (default: all)')
     add('--support', type=Path, help='support set whose defects are the donors, each type its own')
-    add('--template', type=Path, help='mask of the allowed region, for all images')
+    template = 'mask of the allowed region, for all images, or a folder of them, CATEGORY/TYPE/mask.png'
+    add('--template', type=Path, help=template)
     add('--images', type=Path, help='folder of images that --foreground looks at')
     add('--labels', type=Path, help='folder of their labels: images with a defect are left out')
     add('--foreground', action='store_true', help='allow the object that is found in each image')
-    add('--size', nargs=2, type=int, metavar=('H', 'W'), help='allow all of a frame of this size')
+    add('--size', nargs=2, type=int, metavar=('H', 'W'), help='of the images: allow all, or bring templates to it')
     add('--count', type=int, default=100, help='masks for each type (and image); default 100')
     add('--min-overlap', type=float, default=0.75, help='share of a box on the region; default 0.75')
     add('--clip', action=switch, help='cut off what lies beyond the region (default: of shapes, not of boxes)')
@@ -143,9 +162,10 @@ def run_masks(args: argparse.Namespace) -> None:
     if args.count < 1:
         raise ValueError(f'`--count` must be at least 1, got {args.count}.')
     rules, entries = _mask_rules(args), []
-    regions, number = _mask_regions(args)
-    for source, region in track(regions, 'masks', number):
-        entries += write_masks(args.out, args.category, rules, source, region, args.count, args.seed)
+    regions, number = _mask_regions(args, list(rules))
+    for source, region, types in track(regions, 'masks', number):
+        chosen = {name: rules[name] for name in types}
+        entries += write_masks(args.out, args.category, chosen, source, region, args.count, args.seed)
     write_list(args.out, entries)
     print(f'written: {len(entries)} masks in {args.out}')
 
@@ -182,21 +202,35 @@ def _mask_sizes(args: argparse.Namespace) -> dict:
     return found if args.rotate is None else {n: replace(r, rotate=args.rotate) for n, r in found.items()}
 
 
-def _mask_regions(args: argparse.Namespace) -> tuple[Iterable, int]:
-    """Return images (``None``: any) with the region where their masks may lie, one at a time, and their number."""
-    chosen = sum([bool(args.template), args.foreground, args.size is not None])
+def _mask_regions(args: argparse.Namespace, types: list[str]) -> tuple[Iterable, int]:
+    """Return images (``None``: any), the region where their masks may lie and the types it is for, and their number."""
+    chosen = sum([bool(args.template), args.foreground, args.size is not None and not args.template])
     if chosen != 1:
         raise ValueError(
             f'one of --template, --foreground and --size must say where masks may lie, got {chosen} of them.'
         )
     if args.template:
-        return [(None, read_mask(args.template))], 1
+        alone = not args.template.is_dir()
+        files = {args.template: types} if alone else {_template(args, name): [name] for name in types}
+        return [(None, _resized(read_mask(file), args.size), names) for file, names in files.items()], len(files)
     if args.size is not None:
-        return [(None, np.ones(args.size, bool))], 1
+        return [(None, np.ones(args.size, bool), types)], 1
     if args.images is None:
         raise ValueError('`--foreground` must have images to look at; name their folder with --images.')
     paths = list_good(args.images, args.labels)
-    return ((str(path), find_foreground(read_image(path)) > 0) for path in paths), len(paths)
+    return ((str(path), find_foreground(read_image(path)) > 0, types) for path in paths), len(paths)
+
+
+def _template(args: argparse.Namespace, name: str) -> Path:
+    """Return the template of a type in a folder of them, which may be that of the category."""
+    places = [args.template / args.category / name / 'mask.png', args.template / name / 'mask.png']
+    return next((place for place in places if place.is_file()), places[0])
+
+
+def _resized(mask: np.ndarray, size_hw: list[int] | None) -> np.ndarray:
+    if size_hw is None:
+        return mask
+    return cv2.resize(mask.astype(np.uint8), size_hw[::-1], interpolation=cv2.INTER_NEAREST) > 0
 
 
 def add_learn(parser: argparse.ArgumentParser) -> None:
@@ -262,7 +296,8 @@ def add_sample(parser: argparse.ArgumentParser) -> None:
     add('--labels', type=Path, help='folder of their labels: images with a defect are left out')
     add('--masks', type=Path, required=True, help='set of masks')
     add('--out', type=Path, required=True, help='folder of the generated set')
-    add('--tokens', type=Path, help='folder that `learn` wrote (default: the prompt is plain text)')
+    tokens = 'folder that `learn` wrote, or logs/ of AnoGen (default: the prompt is plain text)'
+    add('--tokens', type=Path, help=tokens)
     add('--types', nargs='+', help='only these defect types (default: all of the masks)')
     add('--class-ids', nargs='+', default=[], metavar='TYPE=ID', help='class of each type in label maps')
     default = 'default: "a photo of {token}", or "{type}" without tokens'
@@ -323,9 +358,9 @@ def _make_sampler(args: argparse.Namespace) -> Callable:
     state = _process_state(args)
     model, bank = _load_model(args, str(state.device)), None
     if args.tokens:
-        types = sorted({job.entry.defect_type for job in jobs})
-        files = {name: args.tokens / name / 'token.safetensors' for name in types}
-        bank = TokenBank.join([load_tokens(file, model) for file in files.values()])
+        types = dict(sorted((job.entry.defect_type, job.entry.category) for job in jobs))
+        files = {name: find_token(args.tokens, category, name) for name, category in types.items()}
+        bank = TokenBank.join([load_tokens(file, model, name) for name, file in files.items()])
         bank.facts = {name: hashlib.sha256(file.read_bytes()).hexdigest() for name, file in files.items()}
     facts = dict(prompt=prompt, seed=args.seed, tokens=bank and bank.facts)
 
@@ -514,7 +549,8 @@ def _decisions(args: argparse.Namespace) -> dict:
 
 def add_pack_boxes(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add('generated', type=Path, help='set that sample wrote')
+    add('generated', type=Path, help='set that sample wrote, or a category of anomaly_mvtec of AnoGen')
+    add('--sources', type=Path, help='good images that a category of AnoGen was made from (train/good)')
     add('--classes', nargs='+', required=True, help='of the real data, the normal class first')
     ids = 'class of each defect type (default: of the manifest, or of that name)'
     add('--class-ids', nargs='+', default=[], metavar='TYPE=ID', help=ids)
@@ -527,7 +563,7 @@ def run_pack_boxes(args: argparse.Namespace) -> None:
     python tools/generate.py pack-boxes generated/few-shot --classes normal attached broken --out data/generated/boxes
     python tools/train.py configs/fast_scnn/fast-scnn_boxes_2k_wta-256.py
     """
-    packed = pack.pack_boxes(args.generated, args.classes, args.out, _read_class_ids(args.class_ids))
+    packed = pack.pack_boxes(args.generated, args.classes, args.out, _read_class_ids(args.class_ids), args.sources)
     print(f'written: {len(packed.images)} images in {args.out}, labels are their masks')
 
 

@@ -69,10 +69,11 @@ class BoxRange:
 
 
 def read_ranges(path: str | os.PathLike = MVTEC_RANGES) -> dict[str, dict[str, BoxRange]]:
-    """Read ``{category: {defect type: BoxRange}}``.
+    """Read ``{category: {defect type: BoxRange}}`` from YAML, or from the JSON of AnoGen (``mvtec_range.json``).
 
     Raises:
-        ValueError: if the file is missing or a row is not ``{width: [low, high], height: [low, high], rotate: bool}``.
+        ValueError: if the file is missing or a row is not ``{width: [low, high], height: [low, high], rotate: bool}``
+            or, as AnoGen writes it, ``[[low, high], [low, high], "True"]``.
     """
     require('generation', 'yaml', who='reading sizes of masks')
     import yaml
@@ -95,7 +96,12 @@ def read_ranges(path: str | os.PathLike = MVTEC_RANGES) -> dict[str, dict[str, B
         ) from err
 
 
-def _read_row(name: str, row: dict) -> BoxRange:
+def _read_row(name: str, row: dict | list) -> BoxRange:
+    if isinstance(row, list):
+        texts = {'True': True, 'False': False}  # their code takes either text for true; here it is what it says
+        if len(row) != 3 or row[2] not in texts:
+            raise ValueError(f'{name} must be [[low, high], [low, high], "True" or "False"], got {row!r}.')
+        row = dict(width=row[0], height=row[1], rotate=texts[row[2]])
     unknown = sorted(set(row) - {'width', 'height', 'rotate'})
     if unknown:
         raise ValueError(f'{name} must have width, height and rotate only, got {unknown}.')

@@ -289,7 +289,8 @@ def _read_index(name: str, revision: str | None = None) -> dict:
     if folder.is_file():
         raise ValueError(
             f'`--model` must be a folder in the format of diffusers or a hub id, but {name} is a single file; convert '
-            f'it with `from_single_file(...).save_pretrained(...)` of diffusers. Supported pipelines: {supported}.'
+            'it: tools/generate.py convert-ldm for LDM text-to-image, `from_single_file` of diffusers for Stable '
+            f'Diffusion and SDXL. Supported pipelines: {supported}.'
         )
     if folder.is_dir():
         place = folder / 'model_index.json'

@@ -144,13 +144,18 @@ def pack_copied(pairs: Sequence[Pair], classes: Sequence[str], out: Path) -> Pac
 
 
 def pack_boxes(
-    generated: Path, classes: Sequence[str], out: Path, class_ids: Mapping[str, int] | None = None
+    generated: Path,
+    classes: Sequence[str],
+    out: Path,
+    class_ids: Mapping[str, int] | None = None,
+    sources: Path | None = None,
 ) -> PackedSet:
     """Pack every image of a sampled set with its mask as label into ``out``, which must not exist.
 
     ``class_ids`` is the class of each defect type; of others it is what the manifest says, or the class of that name.
+    ``sources`` is the folder of the good images of a set without a manifest (a category that AnoGen generated).
     """
-    pairs = find_pairs(generated)
+    pairs = find_pairs(generated, sources)
     ids = {}
     for pair in pairs:
         if pair.mask is None:

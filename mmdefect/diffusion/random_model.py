@@ -25,7 +25,7 @@ _VOCABULARY = (
 WORDS = _VOCABULARY.split()
 _LETTERS = string.ascii_lowercase
 
-_NOISE = dict(beta_start=0.00085, beta_end=0.012, beta_schedule='scaled_linear', steps_offset=1)
+NOISE = dict(beta_start=0.00085, beta_end=0.012, beta_schedule='scaled_linear', steps_offset=1)
 _CROSS = ('CrossAttnDownBlock2D', 'CrossAttnUpBlock2D')
 _PLAIN = ('DownBlock2D', 'UpBlock2D')
 #: Networks by kind; the full ones are LDM text-to-image (1.4 B with its text encoder), Stable Diffusion 1.5, SDXL 1.0.
@@ -91,7 +91,7 @@ def _build_ldm(size: str):
         options['vocab_size'] = len(vocabulary)
     bert = LDMBertModel(LDMBertConfig(pad_token_id=0, **options)).eval()
     with torch.device('cpu'):  # noise schedules are small tables, which some schedulers copy
-        scheduler = DDIMScheduler(clip_sample=False, set_alpha_to_one=False, **_NOISE)
+        scheduler = DDIMScheduler(clip_sample=False, set_alpha_to_one=False, **NOISE)
     vae, unet = _build_vae(size, 0.18215), _build_unet('ldm', size)
     return LDMTextToImagePipeline(vqvae=vae, bert=bert, tokenizer=tokenizer, unet=unet, scheduler=scheduler)
 
@@ -102,7 +102,7 @@ def _build_sd(size: str):
 
     tokenizer = _build_tokenizer('<|endoftext|>')
     with torch.device('cpu'):
-        scheduler = PNDMScheduler(skip_prk_steps=True, set_alpha_to_one=False, **_NOISE)
+        scheduler = PNDMScheduler(skip_prk_steps=True, set_alpha_to_one=False, **NOISE)
     parts = dict(vae=_build_vae(size, 0.18215), tokenizer=tokenizer, scheduler=scheduler)
     parts['text_encoder'] = CLIPTextModel(_text_config(tokenizer, size, 0)).eval()
     unused = dict(safety_checker=None, feature_extractor=None, requires_safety_checker=False)
@@ -118,7 +118,7 @@ def _build_sdxl(size: str):
     parts['text_encoder'] = CLIPTextModel(_text_config(tokenizer, size, 0)).eval()
     parts['text_encoder_2'] = CLIPTextModelWithProjection(_text_config(second, size, 1)).eval()
     with torch.device('cpu'):
-        scheduler = EulerDiscreteScheduler(timestep_spacing='leading', **_NOISE)
+        scheduler = EulerDiscreteScheduler(timestep_spacing='leading', **NOISE)
     vae, unet = _build_vae(size, 0.13025), _build_unet('sdxl', size)
     return StableDiffusionXLPipeline(vae=vae, unet=unet, scheduler=scheduler, **parts)
 

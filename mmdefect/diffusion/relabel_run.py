@@ -71,14 +71,19 @@ def find_pairs(
     """List the edits of a folder with their sources; a missing source, label or probability map raises ``ValueError``.
 
     Args:
-        edits: a generated set with a manifest, or a folder of images.
+        edits: a generated set with a manifest, a category that AnoGen generated (``images/`` and ``masks/``), or a
+            folder of images.
         sources: folder of the source images; needed unless the manifest knows them.
         labels: folder of their label maps, same stems; a source without one is an error unless ``labels`` is ``None``.
         prefix: what the name of an edit has in front of that of its source.
         probabilities: folder of ``<stem of the edit>.npy``.
     """
-    listed = (edits / 'manifest.jsonl').is_file()
-    pairs = _pairs_of_manifest(edits, labels) if listed else _pairs_of_folders(edits, sources, labels, prefix)
+    if (edits / 'manifest.jsonl').is_file():
+        pairs = _pairs_of_manifest(edits, labels)
+    elif (edits / 'images').is_dir():
+        pairs = _pairs_of_anogen(edits, sources)
+    else:
+        pairs = _pairs_of_folders(edits, sources, labels, prefix)
     if probabilities is None:
         return pairs
     maps = [_existing(probabilities / f'{p.name}.npy', p.edit, 'probability map') for p in pairs]
@@ -102,6 +107,31 @@ def _pairs_of_folders(edits: Path, sources: Path | None, labels: Path | None, pr
         pairs.append(Pair(edit.stem, edit, by_stem[stem]))
     label_of = {} if labels is None else labels_of([pair.source for pair in pairs], labels)
     return [replace(pair, label=label_of.get(pair.source.stem)) for pair in pairs]
+
+
+def _pairs_of_anogen(folder: Path, sources: Path | None) -> list[Pair]:
+    """Pair ``images/IMAGE-MASK-SAMPLE-TYPE.png`` with ``masks/MASK-TYPE.png`` and the good image ``IMAGE``.
+
+    Where each image has masks of its own (screw) they are named ``IMAGE-MASK.png``, and lie among the images.
+    """
+    if sources is None:
+        raise ValueError(f'{folder} does not hold the good images it was made from; name their folder with --sources.')
+    by_stem, pairs = {path.stem: path for path in list_images(sources)}, []
+    for edit in list_images(folder / 'images'):
+        image, mask, number, defect_type = [*edit.stem.split('-', 3), '', '', ''][:4]
+        if mask and not number:
+            continue  # a mask among the images
+        if not defect_type or image not in by_stem:
+            raise ValueError(
+                f'{edit} must be named IMAGE-MASK-SAMPLE-TYPE with an image of {sources}, but there is no {image!r}; '
+                'name the good images that it was made from with --sources, or take it out.'
+            )
+        own = [folder / place / f'{image}-{mask}.png' for place in ('masks', 'images')]
+        shared = folder / 'masks' / f'{mask}-{defect_type}.png'
+        file = _existing(next(filter(Path.is_file, own), shared), edit, 'mask')
+        origin = dict(dict.fromkeys(ORIGIN), defect_type=defect_type, mask_kind='box', scores={})
+        pairs.append(Pair(edit.stem, edit, by_stem[image], mask=file, origin=origin))
+    return pairs
 
 
 def _pairs_of_manifest(folder: Path, labels: Path | None) -> list[Pair]:

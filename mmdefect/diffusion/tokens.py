@@ -18,6 +18,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from mmdefect.diffusion.compvis import read_embeddings
 from mmdefect.files import write_bytes
 
 FORMAT = 'mmdefect-token/1'
@@ -148,8 +149,17 @@ def save_tokens(path: str | os.PathLike, bank: TokenBank, kind: str) -> None:
     write_bytes(path, safetensors.torch.save(tensors, metadata={'mmdefect': json.dumps(facts)}))
 
 
-def load_tokens(path: str | os.PathLike, model) -> TokenBank:
-    """Read a file of :func:`save_tokens` for a model.
+def find_token(folder: str | os.PathLike, category: str, defect_type: str) -> Path:
+    """Return the file of a token: as ``learn`` writes it, or ``CATEGORY_TYPE/embeddings.pt`` as AnoGen does."""
+    theirs = Path(folder) / f'{category}_{defect_type}' / 'embeddings.pt'
+    return theirs if theirs.is_file() else Path(folder) / defect_type / 'token.safetensors'
+
+
+def load_tokens(path: str | os.PathLike, model, defect_type: str = '') -> TokenBank:
+    """Read a file of :func:`save_tokens`, or ``embeddings.pt`` of textual inversion, for a model.
+
+    Args:
+        defect_type: names the token of an ``embeddings.pt``, which does not say what it shows.
 
     Raises:
         ValueError: if the file is missing, of another format, or was learned for another kind of pipeline.
@@ -159,6 +169,15 @@ def load_tokens(path: str | os.PathLike, model) -> TokenBank:
     path = Path(path)
     if not path.is_file():
         raise ValueError(f'the learned token {path} must exist; learn it with `tools/generate.py learn`.')
+    widths = [e.weight.shape[1] for e in model.embeddings]
+    if path.suffix == '.pt':
+        vectors = read_embeddings(path)
+        if [vectors.shape[1]] != widths:
+            raise ValueError(
+                f'{path} must hold vectors as wide as those of {model.name}, {widths}, but they have '
+                f'{vectors.shape[1]} numbers; take the model that it was learned with.'
+            )
+        return TokenBank({token_name(defect_type): len(vectors)}, [vectors])
     try:
         with safetensors.safe_open(path, framework='pt') as file:
             facts = json.loads((file.metadata() or {}).get('mmdefect', '{}'))
@@ -169,7 +188,6 @@ def load_tokens(path: str | os.PathLike, model) -> TokenBank:
         raise ValueError(
             f'{path} must be a learned token of format {FORMAT!r}, got {facts.get("format")!r}; learn it anew.'
         )
-    widths = [e.weight.shape[1] for e in model.embeddings]
     found = [tensors[key].shape[1] for key in _KEYS[facts['kind']]]
     if facts['kind'] != model.kind or found != widths:
         raise ValueError(
