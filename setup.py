@@ -25,6 +25,7 @@ TRAIN = [
     'prettytable>=3.9',
     'rich>=13',
     'scipy>=1.11',
+    'threadpoolctl>=3.3',
     'torch>=2.2',
     'torchvision>=0.17',
 ]

@@ -29,9 +29,12 @@ import torch
 from PIL import Image
 from torchvision import transforms
 
-from mmdefect.synthesis.augment import OperationRanges, augment_defect
 from mmdefect.synthesis.cutpaste import cut_paste, cut_paste_3way
+from mmdefect.synthesis.library import Donor
+from mmdefect.synthesis.operations import NUM_UNIFORMS, OperationRanges, sample_operations
 from mmdefect.synthesis.perlin import PerlinRanges, perlin_anomaly, perlin_noise
+from mmdefect.synthesis.render.arrays import warp_donor
+from mmdefect.synthesis.sampler import uniforms
 
 JITTER = transforms.ColorJitter(0.1, 0.1, 0.1, 0.1)
 TO_TENSOR = transforms.ToTensor()
@@ -211,18 +214,24 @@ def perlin_rows(sizes: list[int], seconds: float, peer: types.ModuleType | None)
 
 
 def operation_rows(seconds: float) -> list[dict]:
-    """Time drawing and applying the operations; no peer does these steps on a defect and its mask."""
-    rows, generator = [], torch.Generator().manual_seed(0)
+    """Time sampling and applying the operations as a worker does; no peer does these steps on a defect and its mask."""
+    rows, generator, rng = [], torch.Generator().manual_seed(0), np.random.default_rng(0)
     cases = (
         ('8 operations, flips and elastic, half of each', OperationRanges()),
         ('all 8 operations, flips and elastic', OperationRanges(probability=1, elastic_probability=1)),
         ('all 8 operations', OperationRanges(probability=1, flip_probability=0, elastic_probability=0)),
     )
     for size in (32, 96):
-        patch, mask = torch.rand(3, size, size), torch.zeros(1, size, size)
-        mask[:, size // 4 : 3 * size // 4, size // 3 : 2 * size // 3] = 1
+        image, mask = rng.integers(0, 256, (size, size, 3), dtype=np.uint8), np.full((size, size), 2, np.uint8)
+        mask[size // 4 : 3 * size // 4, size // 3 : 2 * size // 3] = 1
+        donor = Donor(image, mask, 1, int((mask == 1).sum()), '', (0, 0), mask.shape, 1.0)
         for work, ranges in cases:
-            times = common.race({work: lambda: augment_defect(patch, mask, generator, ranges)}, seconds)[work]
+
+            def apply(donor: Donor = donor, ranges: OperationRanges = ranges) -> None:
+                operations = sample_operations(uniforms(generator, NUM_UNIFORMS), ranges)
+                warp_donor(donor, (1.0, 1.0), operations, 0).coloured(operations)
+
+            times = common.race({work: apply}, seconds)[work]
             rows.append({'work': work, 'crop': size, 'ms': times['median_ms'], 'spread ms': times['spread_ms']})
     return rows
 

@@ -1,7 +1,7 @@
 """Time of pasting defects online: beside seamlessClone, in a batch, in the loader and in a training; memory.
 
     python benchmarks/synthesis.py                     # everything, and the table of all benchmarks of the engine
-    python benchmarks/synthesis.py --only paste loader # some parts: library, paste, batch, memory, loader, training; or table
+    python benchmarks/synthesis.py --only paste loader # of library, paste, batch, memory, loader, training; or table
 
 Without ``--data`` (a folder in the layout of the WTA set) demo images are rendered. The table takes what
 ``benchmarks/poisson.py`` and ``benchmarks/shapes.py`` recorded.
@@ -23,12 +23,11 @@ import numpy as np
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from mmdefect.synthesis.canvas import ArrayCanvas
-from mmdefect.synthesis.donor_cutting import CuttingRule
-from mmdefect.synthesis.donors import DefectLibrary, LabelledImage, open_library
-from mmdefect.synthesis.engine import Background, PasteEngine
+from mmdefect.synthesis.engine import PasteEngine
 from mmdefect.synthesis.foreground import find_foreground
-from mmdefect.synthesis.location import location_codes
+from mmdefect.synthesis.library import CuttingRule, DefectLibrary, LabelledImage, open_library
+from mmdefect.synthesis.places import location_codes
+from mmdefect.synthesis.sampler import Background, Paste
 
 ROOT = Path(__file__).resolve().parents[1]
 PARTS = ('library', 'paste', 'batch', 'memory', 'loader', 'training')
@@ -67,7 +66,7 @@ def bench_library(data: Path, folder: Path) -> list[dict]:
     return [
         dict(
             work='library',
-            photos=len(clean) + int(sum(library.defective)),
+            images=len(clean) + int(sum(library.defective)),
             donors=len(library),
             cpu_s=round(time.process_time() - processor, 2),
             wall_s=round(time.perf_counter() - wall, 2),
@@ -115,9 +114,9 @@ def bench_paste(clean: list[Path], folder: Path) -> list[dict]:
     """
     rows = []
     for size, bar in ((256, 2.0), (512, 5.0)):
-        photos = backgrounds_of(clean, size)
-        anywhere = [(image, Background(known.label, location_codes((size, size)))) for image, known in photos]
-        for _, background in photos:  # defects keep their size in pixels, whatever that of the file
+        images = backgrounds_of(clean, size)
+        anywhere = [(image, Background(known.label, location_codes((size, size)))) for image, known in images]
+        for _, background in images:  # defects keep their size in pixels, whatever that of the file
             background.file_hw = None
         for side in SIDES:
             library = library_of_side(side, clean, folder)
@@ -132,32 +131,29 @@ def bench_paste(clean: list[Path], folder: Path) -> list[dict]:
                     variants=variants,
                 )
                 facts = dict(work='paste', photo=size, place=place, shapes=shapes, defect_px=side)
-                chosen = photos if place == 'part' else anywhere
+                chosen = images if place == 'part' else anywhere
                 rows.append(facts | _race(PasteEngine(library, policy), chosen, bar))
                 print(rows[-1])
     return rows
 
 
-def _race(engine: PasteEngine, photos: list, bar: float) -> dict:
-    ours, tensors, theirs, extents = [], [], [], []
+def _race(engine: PasteEngine, images: list, bar: float) -> dict:
+    ours, theirs, extents = [], [], []
     policy = engine.policy
     # What is kept must have been met once: each variant of each donor several times on average.
     warm_up = 10 + 6 * policy.variants * len(engine.library)
     for seed in range(-warm_up, PASTES):
-        image, background = photos[seed % len(photos)]
-        draw, wall, cpu = _timed_paste(engine, image, background, seed + 1000, 'numpy')
-        if seed < 0 or not draw.pastes:
+        image, background = images[seed % len(images)]
+        pastes, wall, cpu = _timed_paste(engine, image, background, seed + 1000)
+        if seed < 0 or not pastes:
             continue
-        paste = draw.pastes[0]
-        clone = _seamless_clone(image, paste)
+        clone = _seamless_clone(image, pastes[0])
         if clone is None:
             continue
         ours.append((1e3 * wall, 1e3 * cpu))
         theirs.append(clone)
         # The patch has a ring of one pixel around what is pasted, and that is larger than the defect.
-        extents.append(max(paste.core.shape) - 2 * (1 + policy.grow))
-        if not policy.variants:
-            tensors.append(1e3 * _timed_paste(engine, image, background, seed + 1000, 'torch')[2])
+        extents.append(max(pastes[0].fitted.core.shape) - 2 * (1 + policy.grow))
     mine = common.summarize([wall for wall, _ in ours])
     cpu, clone_cpu = (float(np.median([c for _, c in times])) for times in (ours, theirs))
     return dict(
@@ -166,7 +162,6 @@ def _race(engine: PasteEngine, photos: list, bar: float) -> dict:
         wall_ms=mine['median_ms'],
         spread_ms=mine['spread_ms'],
         cpu_ms=cpu,
-        tensors_cpu_ms=float(np.median(tensors)) if tensors else '',
         bar_ms=bar,
         clone_cpu_ms=clone_cpu,
         times_faster=clone_cpu / cpu,
@@ -177,17 +172,17 @@ def _race(engine: PasteEngine, photos: list, bar: float) -> dict:
 
 def bench_batch(library: DefectLibrary, clean: list[Path]) -> list[dict]:
     """Time a batch of float tensors, together and one by one, and count the operations that a device would get."""
-    photos, rows = backgrounds_of(clean, 512), []
+    known, rows = backgrounds_of(clean, 512), []
     engine = PasteEngine(library, dict(places=dict(density=1), blends=dict(poisson=1)))
     for count in BATCHES:
-        chosen = [photos[i % len(photos)] for i in range(count)]
+        chosen = [known[i % len(known)] for i in range(count)]
         images = torch.stack(
             [
                 torch.from_numpy(np.ascontiguousarray(image[..., ::-1].transpose(2, 0, 1))).float() / 255
                 for image, _ in chosen
             ]
         )
-        labels, backgrounds = torch.zeros(count, 512, 512, dtype=torch.int64), [known for _, known in chosen]
+        labels, backgrounds = torch.zeros(count, 512, 512, dtype=torch.int64), [background for _, background in chosen]
 
         def together(seed: int) -> None:
             engine(images, labels, _generators(seed, count), backgrounds)
@@ -237,18 +232,18 @@ def _generators(seed: int, count: int) -> list[torch.Generator]:
     return [torch.Generator().manual_seed(1000 + seed * 100 + i) for i in range(count)]
 
 
-def _timed_paste(engine: PasteEngine, image: np.ndarray, background: Background, seed: int, backend: str):
-    """Return the draw, and seconds of wall and processor, of one paste into a copy."""
-    photo, label = image.copy(), background.label.copy()
+def _timed_paste(engine: PasteEngine, image: np.ndarray, background: Background, seed: int):
+    """Return the pastes, and seconds of wall and processor, of one call of the engine on a copy."""
+    new, label = image.copy(), background.label.copy()
     start, start_cpu = time.perf_counter(), time.thread_time()
-    draw = engine.draw(background, torch.Generator().manual_seed(seed), backend)
-    engine.apply(ArrayCanvas(photo, label), draw, backend)
-    return draw, time.perf_counter() - start, time.thread_time() - start_cpu
+    pastes, _ = engine.sample(background, torch.Generator().manual_seed(seed))
+    engine.write(new, label, pastes)
+    return pastes, time.perf_counter() - start, time.thread_time() - start_cpu
 
 
-def _seamless_clone(image: np.ndarray, paste) -> tuple[float, float] | None:
+def _seamless_clone(image: np.ndarray, paste: Paste) -> tuple[float, float] | None:
     """Return milliseconds, wall and processor, of seamlessClone for a prepared patch, moved into the frame."""
-    patch = np.ascontiguousarray((paste.patch * 255).astype(np.uint8)[..., ::-1])
+    patch = (paste.fitted.patch * 255).astype(np.uint8)
     mask = paste.mask.astype(np.uint8) * 255
     height, width = mask.shape
     if height > image.shape[0] - 2 or width > image.shape[1] - 2 or not mask.any():
@@ -263,16 +258,14 @@ def _seamless_clone(image: np.ndarray, paste) -> tuple[float, float] | None:
 
 def bench_memory(library: DefectLibrary, clean: list[Path]) -> list[dict]:
     """Measure the process's own memory after each epoch of pastes that touches every donor."""
-    photos = backgrounds_of(clean, 256)
+    images = backgrounds_of(clean, 256)
     engine = PasteEngine(library, dict(places=dict(density=1, source=1), number={2: 1}))
     rows = []
     for epoch in range(1, 6):
         for seed in range(len(library)):
-            image, background = photos[seed % len(photos)]
-            canvas = ArrayCanvas(image.copy(), background.label.copy())
-            engine.apply(
-                canvas, engine.draw(background, torch.Generator().manual_seed(epoch * 100000 + seed), 'numpy'), 'numpy'
-            )
+            image, background = images[seed % len(images)]
+            generator = torch.Generator().manual_seed(epoch * 100000 + seed)
+            engine.paste(image.copy(), background.label.copy(), background, generator)
             library[seed].image.sum()
         rows.append(dict(work='memory', epoch=epoch, own_mib=_own_memory()))
         print(rows[-1])

@@ -7,7 +7,8 @@ import sys
 from pathlib import Path
 
 _OPENMMLAB = ('mmengine', 'mmcv', 'mmseg')
-_TRAIN = ('torch', 'torchvision', 'filelock', 'jinja2', 'matplotlib', 'PIL', 'prettytable', 'rich', 'scipy')
+_TRAIN_TEXT = 'torch torchvision filelock jinja2 matplotlib PIL prettytable rich scipy threadpoolctl'
+_TRAIN = tuple(_TRAIN_TEXT.split())
 #: Modules by which an extra is known. Upstream OpenMMLab provides those of ``mm`` as well.
 MODULES = {
     'train': _TRAIN,

@@ -47,7 +47,7 @@ def test_the_sentence_names_what_is_missing_only(monkeypatch):
         require('mm', who='this')
     for name in MODULES['mm']:
         monkeypatch.setitem(sys.modules, name, None)
-    with pytest.raises(ImportError, match='mmengine, mmcv, mmseg, torch and 8 more packages'):
+    with pytest.raises(ImportError, match='mmengine, mmcv, mmseg, torch and 9 more packages'):
         require('mm')
 
 

@@ -27,7 +27,7 @@ except RuntimeError as err:
     device['error'] = str(err)
 print(json.dumps(device))
 sys.stdout.flush()
-import cv2, filelock, jinja2, matplotlib, numpy, PIL, prettytable, rich, scipy, torchvision
+import cv2, filelock, jinja2, matplotlib, numpy, PIL, prettytable, rich, scipy, threadpoolctl, torchvision
 from mmdefect import compat
 compat.apply()
 with compat.quiet_imports():

@@ -18,7 +18,8 @@ from mmdefect import compat
 
 #: What every installation has, and what training needs beside OpenMMLab (the extra ``train``).
 BASE = ('numpy', 'opencv-python')
-TRAIN = ('torch', 'torchvision', 'scipy', 'pillow', 'matplotlib', 'prettytable', 'rich', 'filelock', 'jinja2')
+_TRAIN = 'torch torchvision scipy pillow matplotlib prettytable rich filelock jinja2 threadpoolctl'
+TRAIN = tuple(_TRAIN.split())
 CORE = (*BASE, *TRAIN)
 
 #: Distributions of each optional part; equal to the extras of setup.py without ``train``, which several of them bring.

@@ -24,7 +24,7 @@ from numpy import ndarray
 
 from mmdefect.files import new_folder
 from mmdefect.synthesis.foreground import find_foreground
-from mmdefect.synthesis.places import GRID, overlap
+from mmdefect.synthesis.places import GRID, cut_box
 from mmdefect.synthesis.records import IGNORE_LABEL
 
 #: Raise it when the content of a library folder changes.
@@ -68,22 +68,28 @@ class CuttingRule:
 
 
 @dataclass(frozen=True)
-class CutDefect:
+class Donor:
     """One defect cut out of an image.
 
     Attributes:
-        class_id: defect class, 1..K.
-        image: ``(h, w, 3)`` uint8, colours in the order of the source; the border of the source is repeated beyond it.
+        image: ``(h, w, 3)`` uint8 RGB; the border of the source is repeated beyond it.
         mask: ``(h, w)`` uint8: 1 on the defect, 2 on its margin where that shows the object, 3 where it shows another
             defect, 0 elsewhere.
-        top_left_rc: row and column of the patch in the source; negative where the margin leaves it.
-        inside: fraction of the pixels just around the defect that lie on the object of the source.
+        class_id: defect class, 1..K.
+        area: pixels of the defect.
+        source: path of the image it was cut from.
+        top_left_rc: place of the patch in its image; negative where the margin leaves it.
+        source_hw: size of that image.
+        inside: fraction of the pixels just around the defect that lie on the object.
     """
 
-    class_id: int
     image: ndarray
     mask: ndarray
+    class_id: int
+    area: int
+    source: str
     top_left_rc: tuple[int, int]
+    source_hw: tuple[int, int]
     inside: float
 
 
@@ -93,7 +99,8 @@ def cut_defects(
     rule: CuttingRule,
     object_mask: ndarray | None = None,
     skipped: Counter | None = None,
-) -> Iterator[CutDefect]:
+    source: str = '',
+) -> Iterator[Donor]:
     """Yield the defects of an image, class by class, from top to bottom.
 
     Args:
@@ -102,9 +109,7 @@ def cut_defects(
         rule: what counts as one defect, and the margin.
         object_mask: ``(H, W)``, non-zero on the inspected object; everywhere when absent.
         skipped: what was left out is counted here as ``reason | class``.
-
-    Raises:
-        ValueError: if label and image differ in size.
+        source: path of the image.
     """
     if label.shape != image.shape[:2]:
         raise ValueError(
@@ -113,9 +118,8 @@ def cut_defects(
     skipped = Counter() if skipped is None else skipped
     on_object = np.ones(label.shape, bool) if object_mask is None else object_mask > 0
     on_object = on_object | ((label > 0) & (label != IGNORE_LABEL))
-    class_ids = [class_id for class_id in np.unique(label).tolist() if class_id not in (0, IGNORE_LABEL)]
     masks = {}
-    for class_id in class_ids:
+    for class_id in np.setdiff1d(label, (0, IGNORE_LABEL)).tolist():
         masks[class_id], rims = _without_rims((label == class_id).view(np.uint8), label)
         if rims:
             skipped[f'rim of another class | {class_id}'] += rims
@@ -123,19 +127,17 @@ def cut_defects(
     for mask in masks.values():
         surroundings[mask > 0] = OTHER_DEFECT
     for class_id, mask in masks.items():
-        for part, box in _parts(mask, rule):
-            top, left, _, _ = box
-            too_small = np.count_nonzero(part) < rule.min_area
-            if too_small or max(part.shape) > rule.max_extent_fraction * max(image.shape[:2]):
-                skipped[f'{"too small" if too_small else "too long"} | {class_id}'] += 1
+        for part, top, left in _parts(mask, rule):
+            area, (height, width), margin = np.count_nonzero(part), part.shape, rule.margin
+            if area < rule.min_area or max(part.shape) > rule.max_extent_fraction * max(label.shape):
+                skipped[f'{"too small" if area < rule.min_area else "too long"} | {class_id}'] += 1
                 continue
-            margin = rule.margin
-            corner = top - margin, left - margin
-            around = np.zeros((part.shape[0] + 2 * margin, part.shape[1] + 2 * margin), np.uint8)
-            frame, inner = overlap(around.shape, corner, label.shape)
-            around[inner] = surroundings[frame]
+            box = top - margin, top + height + margin, left - margin, left + width + margin
+            around = cut_box(surroundings, box, cv2.BORDER_CONSTANT)
             around[margin:-margin, margin:-margin][part > 0] = 1
-            yield CutDefect(class_id, _window(image, box, margin), around, corner, _share_inside(around))
+            patch = cut_box(image, box, cv2.BORDER_REPLICATE)  # a mirror would show a defect twice
+            facts = class_id, area, source, (box[0], box[2]), label.shape
+            yield Donor(patch, around, *facts, _share_inside(around))
 
 
 def _without_rims(mask: ndarray, label: ndarray) -> tuple[ndarray, int]:
@@ -157,39 +159,22 @@ def _without_rims(mask: ndarray, label: ndarray) -> tuple[ndarray, int]:
     return np.where(rim[parts], np.uint8(0), mask), int(rim.sum())
 
 
-def _parts(mask: ndarray, rule: CuttingRule) -> Iterator[tuple[ndarray, tuple[int, int, int, int]]]:
-    """Yield the pixels of every defect inside its bounding box, and the box."""
-    if not mask.any():
-        return
-    if rule.whole_mask:
-        yield _tight(mask, 0, 0)
-        return
+def _parts(mask: ndarray, rule: CuttingRule) -> Iterator[tuple[ndarray, int, int]]:
+    """Yield the pixels of every defect inside its bounding box, and the top and left of the box."""
     joined = mask
     if rule.merge_radius > 0:
         # Two parts touch after growing each by half of the distance.
         size = rule.merge_radius + 1
         joined = cv2.dilate(mask, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (size, size)))
     count, parts, stats, _ = cv2.connectedComponentsWithStats(joined, connectivity=8)
+    if rule.whole_mask:
+        parts, stats, count = np.ones_like(parts), np.array([[0] * 4, [0, 0, *mask.shape[::-1]]]), 1 + int(mask.any())
     for index in range(1, count):
         left, top, width, height = stats[index, :4].tolist()
         window = slice(top, top + height), slice(left, left + width)
-        yield _tight(((parts[window] == index) & (mask[window] > 0)).view(np.uint8), top, left)
-
-
-def _tight(part: ndarray, top: int, left: int) -> tuple[ndarray, tuple[int, int, int, int]]:
-    """Return the set pixels of a part of an image in their bounding box, and the box in the image."""
-    x, y, width, height = cv2.boundingRect(part)
-    box = top + y, left + x, top + y + height, left + x + width
-    return np.ascontiguousarray(part[y : y + height, x : x + width]), box
-
-
-def _window(image: ndarray, box: tuple[int, int, int, int], margin: int) -> ndarray:
-    """Return the box with its margin; the border of the image is repeated (a mirror would show a defect twice)."""
-    top, left, bottom, right = box[0] - margin, box[1] - margin, box[2] + margin, box[3] + margin
-    height, width = image.shape[:2]
-    inner = image[max(0, top) : min(height, bottom), max(0, left) : min(width, right)]
-    sides = (max(0, -top), max(0, bottom - height), max(0, -left), max(0, right - width))
-    return np.ascontiguousarray(inner) if not any(sides) else cv2.copyMakeBorder(inner, *sides, cv2.BORDER_REPLICATE)
+        part = ((parts[window] == index) & (mask[window] > 0)).view(np.uint8)
+        x, y, width, height = cv2.boundingRect(part)
+        yield np.ascontiguousarray(part[y : y + height, x : x + width]), top + y, left + x
 
 
 def _share_inside(around: ndarray) -> float:
@@ -214,32 +199,6 @@ class LabelledImage:
     fingerprint: str
 
 
-@dataclass(frozen=True)
-class Donor:
-    """One defect of a library.
-
-    Attributes:
-        image: ``(h, w, 3)`` uint8 RGB, a read-only view of the map.
-        mask: ``(h, w)`` uint8: 1 on the defect, 2 on its margin where that shows the object, 3 where it shows another
-            defect, 0 elsewhere; a view too.
-        class_id: defect class, 1..K.
-        area: pixels of the defect.
-        source: path of the image it was cut from.
-        top_left_rc: place of the patch in its image.
-        source_hw: size of that image.
-        inside: fraction of its surroundings that lay on the object.
-    """
-
-    image: ndarray
-    mask: ndarray
-    class_id: int
-    area: int
-    source: str
-    top_left_rc: tuple[int, int]
-    source_hw: tuple[int, int]
-    inside: float
-
-
 class DefectLibrary:
     """Defects cut from training images, read through memory maps; it pickles as its path.
 
@@ -248,7 +207,8 @@ class DefectLibrary:
 
     Attributes:
         table: one structured row a defect.
-        sources: paths of all images that were looked at, also those without a defect.
+        sources: paths of all images that were looked at, also those without a defect; ``fingerprints`` of them, and
+            whether each is ``defective``.
         density: ``(K + 1, GRID, GRID)`` float64; pixels of each class by place in the frame of their image.
     """
 
@@ -265,11 +225,8 @@ class DefectLibrary:
                 f'the library in {self.folder} must be of version {VERSION}, got {body["version"]}; '
                 'remove the folder, and it is built again.'
             )
-        self.sources: list[str] = body['sources']
-        self.fingerprints: list[str] = body['fingerprints']
-        self.defective: list[bool] = body['defective']
-        self.skipped: dict[str, int] = body['skipped']
-        self.rule = CuttingRule(**body['rule'])
+        self.sources, self.fingerprints, self.defective = body['sources'], body['fingerprints'], body['defective']
+        self.skipped, self.rule = body['skipped'], CuttingRule(**body['rule'])
         self.table = np.load(self.folder / 'table.npy')
         self._rows: list[tuple] = self.table.tolist()  # plain numbers: reading a row of the table takes longer
         self.density = np.load(self.folder / 'density.npy')
@@ -284,16 +241,9 @@ class DefectLibrary:
     def __getitem__(self, index: int) -> Donor:
         """Return a defect."""
         pixel, mask, height, width, class_id, area, source, top, left, *source_hw, inside = self._rows[index]
-        return Donor(
-            self._pixels[pixel : pixel + 3 * height * width].reshape(height, width, 3),
-            self._masks[mask : mask + height * width].reshape(height, width),
-            class_id,
-            area,
-            self.sources[source],
-            (top, left),
-            tuple(source_hw),
-            inside,
-        )
+        patch = self._pixels[pixel : pixel + 3 * height * width].reshape(height, width, 3)
+        around = self._masks[mask : mask + height * width].reshape(height, width)
+        return Donor(patch, around, class_id, area, self.sources[source], (top, left), tuple(source_hw), inside)
 
     def __reduce__(self) -> tuple:
         return DefectLibrary, (str(self.folder),)
@@ -331,13 +281,10 @@ class DefectLibrary:
             reasons.setdefault(reason, {})[int(class_id)] = count
         lines = []
         for reason, counts in sorted(reasons.items()):
-            each = ', '.join(f'{names.get(class_id, str(class_id))} {n}' for class_id, n in sorted(counts.items()))
+            each = ', '.join(f'{names.get(c, str(c))} {n}' for c, n in sorted(counts.items()))
             lines.append(f'left out, {reason}: {each}')
-        long = [
-            names.get(class_id, str(class_id))
-            for class_id, count in sorted(reasons.get('too long', {}).items())
-            if count > int((self.table['class_id'] == class_id).sum())
-        ]
+        too_long, donors = reasons.get('too long', {}), Counter(self.table['class_id'].tolist())
+        long = [names.get(c, str(c)) for c, count in sorted(too_long.items()) if count > donors[c]]
         if long:
             lines.append(
                 f'note: most defects of {", ".join(long)} are too long to be pasted, so pasted images show less of '
@@ -356,17 +303,9 @@ def library_key(images: Iterable[LabelledImage], rule: CuttingRule) -> str:
 
 @dataclass(frozen=True)
 class ImageCuts:
-    """What the library needs of one image.
+    """The defects of one image, pixels of each class by place, ``(GRID, GRID)`` float64, and what was left out."""
 
-    Attributes:
-        size_hw: of the image.
-        cuts: its defects.
-        places: ``{class: (GRID, GRID) float64}``: pixels of each class by place.
-        skipped: what was left out, by reason and class.
-    """
-
-    size_hw: tuple[int, int]
-    cuts: tuple[CutDefect, ...]
+    donors: tuple[Donor, ...]
     places: Mapping[int, ndarray]
     skipped: Mapping[str, int]
 
@@ -382,9 +321,9 @@ def cut_image(source: LabelledImage, rule: CuttingRule) -> ImageCuts:
     found = (label > 0) & (label != IGNORE_LABEL)
     skipped: Counter = Counter()
     if not found.any():
-        return ImageCuts(label.shape, (), {}, skipped)
-    cuts = tuple(cut_defects(image, label, rule, find_foreground(image, DETAIL), skipped))
-    return ImageCuts(label.shape, cuts, _places(label, found), skipped)
+        return ImageCuts((), {}, skipped)
+    donors = cut_defects(image, label, rule, find_foreground(image, DETAIL), skipped, source.name)
+    return ImageCuts(tuple(donors), _places(label, found), skipped)
 
 
 def cut_images(images: Iterable[LabelledImage], rule: CuttingRule) -> Iterator[ImageCuts]:
@@ -410,11 +349,7 @@ def build_library(
 ) -> None:
     """Cut all defects and write the library; memory stays that of a few images and the table.
 
-    Args:
-        images: the images.
-        rule: what counts as one defect.
-        folder: of the library.
-        cut_all: how the cutting is spread; the library does not depend on it.
+    How the cutting is spread (``cut_all``) does not change the library.
 
     Raises:
         ValueError: if no image has a defect that fits the rule.
@@ -433,14 +368,14 @@ def _write(images: list[LabelledImage], rule: CuttingRule, folder: Path, cut_all
             skipped.update(found.skipped)
             for class_id, places in found.places.items():
                 density[class_id] += places
-            for cut in found.cuts:
-                size, area = cut.mask.shape, np.count_nonzero(cut.mask == 1)
-                place = *cut.top_left_rc, *found.size_hw
-                rows.append((pixel_offset, mask_offset, *size, cut.class_id, area, number, *place, cut.inside))
-                pixels.write(cut.image.tobytes())
-                masks.write(cut.mask.tobytes())
-                pixel_offset += cut.image.size
-                mask_offset += cut.mask.size
+            for donor in found.donors:
+                size, place = donor.mask.shape, (*donor.top_left_rc, *donor.source_hw)
+                offsets = pixel_offset, mask_offset
+                rows.append((*offsets, *size, donor.class_id, donor.area, number, *place, donor.inside))
+                pixels.write(donor.image.tobytes())
+                masks.write(donor.mask.tobytes())
+                pixel_offset += donor.image.size
+                mask_offset += donor.mask.size
     if not rows:
         raise ValueError(
             f'the images must show at least one defect to paste, but none of {len(images)} does '

@@ -168,10 +168,6 @@ class Operations:
         mean_scale = math.sqrt(self.values[3] * self.values[4])
         return max(1, round(grow * math.sqrt(abs(scale_yx[0] * scale_yx[1])) * mean_scale))
 
-    def with_colours_of(self, other: Operations) -> Operations:
-        """Return the same shape with the photometric operations of another sample."""
-        return Operations(self.values[:5] + other.values[5:], self.flips, self.elastic, self.control)
-
     def parameters(self) -> dict[str, float]:
         """Return everything as floats, for the record of an instance."""
         record = dict(zip(VALUES, self.values, strict=True))
@@ -188,6 +184,13 @@ class Operations:
             control = np.array([numbers[name] for name in _CONTROL_NAMES]).reshape(2, CONTROLS, CONTROLS)
         flips = numbers['flip_x'], numbers['flip_y']
         return cls(tuple(numbers[name] for name in VALUES), flips, elastic, control)
+
+
+def with_colours_of(shape: ndarray, colours: ndarray) -> ndarray:
+    """Return the uniform numbers of a shape with those of the photometric operations of others."""
+    mixed = shape.copy()
+    mixed[5:9], mixed[13:17] = colours[5:9], colours[13:17]
+    return mixed
 
 
 def sample_operations(uniforms: ndarray, ranges: OperationRanges) -> Operations:

@@ -36,6 +36,8 @@ _ROW_SHIFT = (SIDE * SIDE // GRID).bit_length() - 1
 _SEARCH_POINTS = 64
 #: Rows and columns of a part of an image.
 Window = tuple[slice, slice]
+#: Top, bottom, left and right in an array; they may lie outside of it.
+Box = tuple[int, int, int, int]
 OFF_OBJECT, ON_DEFECT, NO_PLACE = 'off the object', 'on another defect', 'no place allowed'
 
 
@@ -52,6 +54,14 @@ def overlap(size_hw: tuple[int, int], corner: tuple[int, int], frame_hw: tuple[i
         frame.append(slice(low, high))
         part.append(slice(low - start, high - start))
     return tuple(frame), tuple(part)
+
+
+def cut_box(array: ndarray, box: Box, border: int) -> ndarray:
+    """Return a box of an array; beyond it there are zeros, or its border goes on, as OpenCV's ``border`` says."""
+    (height, width), (top, bottom, left, right) = array.shape[:2], box
+    inner = array[max(0, top) : min(bottom, height), max(0, left) : min(right, width)]
+    outside = max(0, -top), max(0, bottom - height), max(0, -left), max(0, right - width)
+    return cv2.copyMakeBorder(inner, *outside, border)
 
 
 def rotated_size(size_hw: tuple[int, int], degrees: float) -> tuple[int, int]:

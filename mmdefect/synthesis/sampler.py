@@ -20,7 +20,7 @@ import torch
 from numpy import ndarray
 
 from mmdefect.synthesis.library import DefectLibrary, Donor
-from mmdefect.synthesis.operations import NUM_UNIFORMS, OperationRanges, Operations, sample_operations
+from mmdefect.synthesis.operations import NUM_UNIFORMS, OperationRanges, Operations, sample_operations, with_colours_of
 from mmdefect.synthesis.places import SIDE, PlaceSearch, Window, location_codes
 from mmdefect.synthesis.policy import PLACES, PolicySpec
 from mmdefect.synthesis.streams import stream_generator
@@ -243,11 +243,12 @@ class PasteSampler:
             if place != 'source':
                 return NO_POSE
             ranges, blend = self.source_ranges, policy.outline_blend
-        operations = sample_operations(numbers[tail + 1 :], ranges)
+        shape = numbers[tail + 1 :]
         if policy.variants:
             variant = int(numbers[tail] * policy.variants)
             fixed = stream_generator(self._content, 'variant', index * policy.variants + variant)
-            operations = sample_operations(uniforms(fixed, NUM_UNIFORMS), ranges).with_colours_of(operations)
+            shape = with_colours_of(uniforms(fixed, NUM_UNIFORMS), shape)
+        operations = sample_operations(shape, ranges)
         parameters = operations.parameters()
         parameters.update(donor=float(index), fit_y=float(scale_yx[0]), fit_x=float(scale_yx[1]))
         if place == 'source':

@@ -1,9 +1,9 @@
 """Blends in the gradient domain as tensors, for any mask: exact on the mask, or spectral over the whole crop.
 
 ``poisson_blend`` imports the gradients of a defect instead of its colours (Perez et al., SIGGRAPH 2003): it solves on
-exactly the pixels of the mask, everything else stays bit-identical. Derivatives come from the adjoint equation: one
-more solve with the same symmetric factor; ``docs/derivations/poisson.md`` has the equations. Not covered: textureless
-clamps such as OpenCV's colour change or flattening.
+exactly the pixels of the mask, in double precision; everything else stays bit-identical, and derivatives reach both
+images. ``docs/derivations/poisson.md`` has the equations; their names are T target, S source, w the unknown. Not
+covered: textureless clamps such as OpenCV's colour change or flattening.
 """
 
 from __future__ import annotations
@@ -13,17 +13,10 @@ import math
 import torch
 from torch import Tensor
 
-from mmdefect.synthesis.poisson.system import PoissonSystem
+from mmdefect.synthesis.poisson.membrane import MembraneBatch, boundary_of
 
 
-def poisson_blend(
-    target: Tensor,
-    source: Tensor,
-    mask: Tensor,
-    system: PoissonSystem | None = None,
-    mixed: bool = False,
-    clamp: bool = True,
-) -> Tensor:
+def poisson_blend(target: Tensor, source: Tensor, mask: Tensor, mixed: bool = False, clamp: bool = True) -> Tensor:
     """Continue ``target`` into the mask with the gradients of ``source``.
 
     Args:
@@ -32,7 +25,6 @@ def poisson_blend(
         source: shape, dtype and range of ``target``; read inside the mask and one pixel around it.
         mask: ``(1, h, w)``, for all of a batch, or ``(B, 1, h, w)``; bool or float in [0, 1], of which the pixels from
             0.5 on are solved for. Those on the edge of the crop are taken to lie on the edge of the image. No gradient.
-        system: of the mask; spares its factorisation.
         mixed: keep, for every pair of neighbours and every channel, the stronger of both gradients. The choice is held
             fixed in the derivative, which makes it a sub-gradient.
         clamp: limit the result to [0, 1]; a limited value passes no gradient.
@@ -41,7 +33,7 @@ def poisson_blend(
         Shape and dtype of ``target``; a new tensor. Outside the mask the bits of ``target``.
 
     Raises:
-        ValueError: if shapes do not match, the system is not one of this crop, or no pixel is left free.
+        ValueError: if shapes do not match, or no pixel is left free.
     """
     if target.dim() not in (3, 4) or source.shape != target.shape or not target.is_floating_point():
         raise ValueError(
@@ -55,51 +47,23 @@ def poisson_blend(
             f'`mask` must have shape (1, h, w) or (B, 1, h, w) with h, w and B of `target` {tuple(target.shape)}, '
             f'got {tuple(mask.shape)}.'
         )
-    if many:
-        samples = zip(target, source, mask.expand(len(target), -1, -1, -1), strict=True)
-        return torch.stack([poisson_blend(*sample, system, mixed, clamp) for sample in samples])
-    system = PoissonSystem(mask) if system is None else system
-    if system.mask.shape != size_hw:
-        raise ValueError(f'`system` must be made for crops of {size_hw} pixels, got one for {system.mask.shape}.')
-    if not system.num_pixels:
-        return target.clone()
-    inside, beside = system.places(target.device)
-    rows, source_rows = target.reshape(-1, size_hw[0] * size_hw[1]), source.reshape(-1, size_hw[0] * size_hw[1])
+    inside = (mask if mask.dtype == torch.bool else mask >= 0.5).detach().view(-1, 1, *size_hw)
+    if inside.flatten(1).all(1).any():
+        raise ValueError(f'`mask` {size_hw} must leave a pixel free, the boundary condition; cut a larger crop.')
+    # Images that share a mask are further channels of one system.
+    old, new = (image.double().view(len(inside), -1, *size_hw) for image in (target, source))
+    boundaries = [boundary_of(plane) for plane in inside[:, 0].cpu().numpy()]
+    membranes = MembraneBatch(boundaries, size_hw, max(len(r) + len(g) for r, g in boundaries), old)
     if mixed:
-        guidance = _mixed_guidance(target, source).reshape(rows.shape)
-        pasted = rows[:, inside] + _Solve.apply(guidance[:, inside], system)
+        pasted = old + membranes.solve(mixed_guidance(old, new) * inside)
     else:
-        pasted = source_rows[:, inside] + _Extend.apply(rows[:, beside] - source_rows[:, beside], system)
-    return rows.index_copy(1, inside, pasted.clamp(0, 1) if clamp else pasted).view(target.shape)
+        beside = membranes.beside[:, None].expand(-1, old.shape[1], -1)
+        pasted = new + membranes.extend((old - new).flatten(2).gather(2, beside))
+    pasted = (pasted.clamp(0, 1) if clamp else pasted).view(target.shape).to(target.dtype)
+    return torch.where(inside if target.dim() == 4 else inside[0], pasted, target)
 
 
-class _Extend(torch.autograd.Function):
-    """The membrane of values beside the mask."""
-
-    @staticmethod
-    def forward(ctx, boundary: Tensor, system: PoissonSystem) -> Tensor:
-        ctx.system = system
-        return system.extend(boundary)
-
-    @staticmethod
-    def backward(ctx, gradient: Tensor) -> tuple:
-        return ctx.system.restrict(_Solve.apply(gradient, ctx.system)), None
-
-
-class _Solve(torch.autograd.Function):
-    """``A w = b`` by any solver; the adjoint is the same solve."""
-
-    @staticmethod
-    def forward(ctx, right: Tensor, system: PoissonSystem) -> Tensor:
-        ctx.system = system
-        return system.solve(right)
-
-    @staticmethod
-    def backward(ctx, gradient: Tensor) -> tuple:
-        return _Solve.apply(gradient, ctx.system), None
-
-
-def _mixed_guidance(target: Tensor, source: Tensor) -> Tensor:
+def mixed_guidance(target: Tensor, source: Tensor) -> Tensor:
     """Sum ``(S - T)_p - (S - T)_q`` over the neighbours q of every pixel p where the gradient of S is the stronger."""
     difference = source - target
     total = torch.zeros_like(difference)

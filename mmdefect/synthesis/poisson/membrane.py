@@ -3,7 +3,7 @@
 A Poisson paste adds to the donor a membrane that carries the step from donor to image along the outline. The five-point
 Laplacian on a torus is diagonal under the FFT, so a membrane is written as the field of unknown sources on the pixels
 around the mask, and the only system to factorise is one over that ring: a few hundred unknowns where the mask has tens
-of thousands. Exact up to rounding, see ``docs/derivations/poisson.md``.
+of thousands. Exact up to rounding, see ``docs/derivations/poisson.md``; A is the Laplacian on the mask there.
 
 One mask in numpy (:class:`Membrane`) is what a worker spends its time on: the tables come in few sizes, half of the
 system is filled, and everything is float32. The condition of the system is about the number of pixels along the mask's
@@ -16,20 +16,22 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
-from typing import Any
+from functools import cached_property, lru_cache, partial
 
 import cv2
 import numpy as np
 import scipy.fft
 import torch
+import torch.nn.functional as F
 from numpy import ndarray
 from scipy.linalg import lapack
+from scipy.sparse import csc_matrix, diags
+from scipy.sparse.linalg import splu
 from threadpoolctl import ThreadpoolController
 from torch import Tensor
 from torch.utils.data import get_worker_info
 
-#: Masks with more pixels beside them than this go to the system that chooses between solvers.
+#: Masks with more pixels beside them than this go to a sparse factorisation.
 MOST_BESIDE = 1200
 #: Up to this many pairs of a masked pixel and one beside it the field is summed; above it goes through a transform.
 MOST_DIRECT = 40_000
@@ -115,9 +117,6 @@ def touches_border(mask: ndarray) -> bool:
 class Membrane:
     """Interpolates values given on the pixels beside a mask over the mask, harmonically.
 
-    Masks that touch the border of the image, or are so large that another solver is faster, go to
-    :class:`~mmdefect.synthesis.poisson.system.PoissonSystem`.
-
     Args:
         mask: ``(h, w)`` bool; a pixel on the edge of the array is taken to lie on the border of the image.
     """
@@ -138,12 +137,10 @@ class Membrane:
         return np.flatnonzero(around)
 
     @cached_property
-    def _system(self) -> Any:
-        if len(self.beside) <= MOST_BESIDE and not touches_border(self.mask):
-            return None
-        from mmdefect.synthesis.poisson.system import PoissonSystem  # it takes its tables from here
-
-        return PoissonSystem(self.mask)
+    def _general(self) -> BorderMembrane | SparseMembrane | None:
+        if len(self.beside) > MOST_BESIDE:
+            return SparseMembrane(self.mask)
+        return BorderMembrane(self.mask) if touches_border(self.mask) else None
 
     @property
     def nbytes(self) -> int:
@@ -152,14 +149,8 @@ class Membrane:
 
     def extend(self, given: ndarray) -> ndarray:
         """Return the membrane: ``(m, C)`` float32 values beside the mask -> ``(n, C)`` float32 inside."""
-        with one_blas_thread():
-            return self._extend(given) if self._system is None else self._extend_generally(given)
-
-    def _extend_generally(self, given: ndarray) -> ndarray:
-        values = torch.from_numpy(np.ascontiguousarray(given.T, dtype=np.float32))
-        return self._system.extend(values).numpy().T
-
-    def _extend(self, given: ndarray) -> ndarray:
+        if self._general is not None:
+            return self._general.extend(given).astype(np.float32)
         if self._factor is None:
             self._factorize()
         columns = np.empty((len(given), given.shape[1] + 1), np.float32, order='F')
@@ -238,9 +229,9 @@ def limit_step(
     many = isinstance(step, Tensor)
     if step.shape[0] == 0 or min(max_shade, max_cast) >= 2:
         return step, step.new_zeros(len(step)) if many else 0.0
-    given, library, step = step, torch if many else np, step if many else step.T
-    shade = step.mean(-2, keepdims=True)
-    parts = library.concatenate((shade, step - shade), -2)
+    library, given, step = torch if many else np, step, step if many else step.T
+    parts = step.mean(-2, keepdims=True)
+    parts = library.concatenate((parts, step - parts), -2)  # brightness, then the colours
     if many:
         real = torch.arange(step.shape[-1], device=step.device) < counts[:, None]
         middle = ((counts - 1) // 2).clamp_min(0)[:, None, None].expand(-1, parts.shape[1], 1)
@@ -255,9 +246,10 @@ def limit_step(
         beyond = beyond & real
     elif not beyond.any():
         return given, 0.0
-    limits = np.array([[max_shade]] + [[max_cast]] * (parts.shape[-2] - 1))
-    limits = step.new_tensor(limits) if many else limits.astype(step.dtype)
-    limited = library.clip(off, -limits, limits) + medians
+    limits = step.new_full if many else partial(np.full, dtype=step.dtype)
+    limits = limits((parts.shape[-2], 1), max_cast)
+    limits[0] = max_shade
+    limited = library.minimum(library.maximum(off, -limits), limits) + medians
     limited = library.where(beyond[..., None, :], limited[..., 1:, :] + limited[..., :1, :], step)
     if many:
         return limited, beyond.sum(1) / counts.clamp_min(1)
@@ -277,6 +269,62 @@ def boundary_of(mask: ndarray) -> tuple[ndarray, ndarray]:
     places = np.argwhere(cv2.dilate(wide, _CROSS) - wide) - 1
     within = ((places >= 0) & (places < mask.shape)).all(1)
     return places[within], places[~within]
+
+
+class BorderMembrane:
+    """The membrane of one mask that touches the border of the image, in float64; see :func:`boundary_of`."""
+
+    def __init__(self, mask: ndarray) -> None:
+        wide = np.pad(mask, 1).view(np.uint8)
+        self.mask, size_hw = mask, np.array(wide.shape)
+        self._sources = np.argwhere(cv2.dilate(wide, _CROSS) - wide)
+        ghosts = ((self._sources == 0) | (self._sources == size_hw - 1)).any(1)
+        self._torus, self._given = tuple(scipy.fft.next_fast_len(int(n), real=True) for n in size_hw), ~ghosts
+        bordered = np.zeros((len(ghosts) + 1,) * 2, order='F')
+        bordered[:-1, :-1] = self._green(self._sources)
+        bordered[:-1][ghosts, :-1] -= self._green(np.clip(self._sources[ghosts], 1, size_hw - 2))
+        bordered[:-1, -1], bordered[-1, :-1] = self._given, 1
+        self._factor, self._pivots, _ = lapack.dgetrf(bordered, overwrite_a=1)
+
+    def _green(self, points: ndarray) -> ndarray:
+        table = green_table(*self._torus)
+        pitch, (rows, columns) = table.shape[1], self._torus
+        first, second = (at[:, 0] * pitch + at[:, 1] for at in (points, self._sources))
+        return table.ravel().take(np.subtract.outer(first + ((rows - 1) * pitch + columns - 1), second))
+
+    def extend(self, given: ndarray) -> ndarray:
+        """Return the membrane: ``(m, C)`` values beside the mask -> ``(n, C)`` float64 inside."""
+        columns = np.zeros((len(self._sources) + 1, given.shape[1]), order='F')
+        columns[:-1][self._given] = given
+        solved = lapack.dgetrs(self._factor, self._pivots, columns)[0]
+        grid = np.zeros((given.shape[1], *self._torus))
+        grid[:, self._sources[:, 0], self._sources[:, 1]] = solved[:-1].T
+        field = scipy.fft.irfft2(scipy.fft.rfft2(grid) * inverse_eigenvalues(*self._torus), s=self._torus)
+        height, width = self.mask.shape
+        return field[:, 1 : height + 1, 1 : width + 1][:, self.mask].T + solved[-1]
+
+
+class SparseMembrane:
+    """The membrane of one mask by sparse LU over its pixels, in float64: for masks with a long outline."""
+
+    def __init__(self, mask: ndarray) -> None:
+        number = np.pad(np.where(mask, np.cumsum(mask).reshape(mask.shape) - 1, -1), 1, constant_values=-2)
+        rows, columns = np.nonzero(number >= 0)
+        near = np.stack([number[rows + dy, columns + dx] for dy, dx in ((-1, 0), (1, 0), (0, -1), (0, 1))], 1)
+        here, side = np.nonzero(near >= 0)
+        laplacian = csc_matrix((np.full(len(here), -1.0), (here, near[here, side])), shape=(len(rows),) * 2)
+        laplacian += diags((near >= -1).sum(1).astype(float))  # neighbours beyond the array do not exist
+        # Positive definite, so no pivoting is needed and the ordering may exploit symmetry.
+        options = dict(permc_spec='MMD_AT_PLUS_A', diag_pivot_thresh=0.0, options={'SymmetricMode': True})
+        self.mask, self._factor = mask, splu(laplacian.tocsc(), **options)
+
+    def extend(self, given: ndarray) -> ndarray:
+        """Return the membrane: ``(m, C)`` values beside the mask -> ``(n, C)`` float64 inside."""
+        beside = cv2.dilate(self.mask.view(np.uint8), _CROSS) > self.mask
+        frame = np.zeros((given.shape[1], *(n + 2 for n in self.mask.shape)))
+        frame[:, 1:-1, 1:-1][:, beside] = given.T
+        sums = frame[:, :-2, 1:-1] + frame[:, 2:, 1:-1] + frame[:, 1:-1, :-2] + frame[:, 1:-1, 2:]
+        return self._factor.solve(np.ascontiguousarray(sums[:, self.mask].T))
 
 
 class MembraneBatch:
@@ -348,23 +396,40 @@ class MembraneBatch:
     def extend(self, given: Tensor) -> Tensor:
         """Return the membranes: ``(N, C, m)`` values beside the masks -> ``(N, C, h, w)``, right inside the masks."""
         padding = self._sources.shape[1] - given.shape[2]
-        columns = torch.nn.functional.pad(given, (0, padding)).transpose(1, 2) * self._gauge
+        columns = F.pad(given, (0, padding)).transpose(1, 2) * self._gauge
+        sources, constant = self._solve(columns, columns.new_zeros(len(columns), 1, columns.shape[2]))
+        return self._field(self._spread(sources)) + constant
+
+    def solve(self, right: Tensor) -> Tensor:
+        """Solve ``A w = right`` with 0 beside the masks: ``(N, C, h, w)``, 0 off the masks -> right inside them."""
+        grid = F.pad(right, (1, self.torus[1] - right.shape[3] - 1, 1, self.torus[0] - right.shape[2] - 1))
+        field = self._field(grid, whole=True).flatten(2)
+        here, inwards = (self._places(points, right.shape[1]) for points in (self._sources, self._inwards))
+        values = -field.gather(2, here) + field.gather(2, inwards) * self._is_ghost[:, None]
+        columns = (values * self._is_real[:, None]).transpose(1, 2)
+        sources, constant = self._solve(columns, -right.sum((2, 3))[:, None])
+        return self._field(grid + self._spread(sources)) + constant
+
+    def _solve(self, columns: Tensor, total: Tensor) -> tuple[Tensor, Tensor]:
+        """Return sources ``(N, C, k)`` with a given sum ``(N, 1, C)``, and constants ``(N, C, 1, 1)``."""
         if self.closed:
             solved = torch.cholesky_solve(torch.cat([columns, self._gauge], 2), self._factor)
             sums = solved.sum(1, keepdim=True)
-            constant = sums[..., :-1] / sums[..., -1:]
+            constant = (sums[..., :-1] - total) / sums[..., -1:]
             sources = solved[..., :-1] - solved[..., -1:] * constant
         else:
-            solved = torch.linalg.lu_solve(self._factor, self._pivots, torch.nn.functional.pad(columns, (0, 0, 0, 1)))
+            solved = torch.linalg.lu_solve(self._factor, self._pivots, torch.cat([columns, total], 1))
             sources, constant = solved[:, :-1], solved[:, -1:]
-        return self._field((sources * self._is_real[..., None]).transpose(1, 2)) + constant.transpose(1, 2)[..., None]
+        return (sources * self._is_real[..., None]).transpose(1, 2), constant.transpose(1, 2)[..., None]
 
-    def _field(self, sources: Tensor) -> Tensor:
-        rows, columns = self.torus
-        batch, channels, _ = sources.shape
-        places = (self._sources[..., 0] * columns + self._sources[..., 1])[:, None].expand(-1, channels, -1)
-        grid = sources.new_zeros(batch, channels, rows * columns).scatter_add(2, places, sources)
-        spectrum = torch.fft.rfft2(grid.view(batch, channels, rows, columns))
-        weights = _tensor_weights(rows, columns, sources.dtype, sources.device)
-        field = torch.fft.irfft2(spectrum * weights, s=(rows, columns))
-        return field[..., 1 : self._size_hw[0] + 1, 1 : self._size_hw[1] + 1]
+    def _places(self, points: Tensor, channels: int) -> Tensor:
+        return (points[..., 0] * self.torus[1] + points[..., 1])[:, None].expand(-1, channels, -1)
+
+    def _spread(self, sources: Tensor) -> Tensor:
+        grid = sources.new_zeros(*sources.shape[:2], self.torus[0] * self.torus[1])
+        return grid.scatter_add(2, self._places(self._sources, sources.shape[1]), sources).unflatten(2, self.torus)
+
+    def _field(self, grid: Tensor, whole: bool = False) -> Tensor:
+        weights = _tensor_weights(*self.torus, grid.dtype, grid.device)
+        field = torch.fft.irfft2(torch.fft.rfft2(grid) * weights, s=self.torus)
+        return field if whole else field[..., 1 : self._size_hw[0] + 1, 1 : self._size_hw[1] + 1]

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from mmdefect.synthesis.library import Donor
 from mmdefect.synthesis.operations import CONTROLS, LUMA, VANISHED_SHARE, Operations, color_basis
+from mmdefect.synthesis.places import Box
 from mmdefect.synthesis.poisson.blends import poisson_blend, spectral_blend
 from mmdefect.synthesis.poisson.membrane import Membrane, limit_step
 from mmdefect.synthesis.policy import PolicySpec
@@ -31,8 +32,6 @@ from mmdefect.synthesis.sampler import FittedDonor, Paste, Plan
 LIMITED = 'boundary_limited'
 #: Pixels over which the weight of a feathered paste rises.
 FEATHER = 2.0
-#: Top, bottom, left and right in an array; they may lie outside of it.
-Box = tuple[int, int, int, int]
 
 
 def fit(donor: Donor, scale_yx: tuple[float, float]) -> tuple[ndarray, ndarray, ndarray | None]:
@@ -74,25 +73,14 @@ def boxed(core: ndarray, grow: int) -> tuple[ndarray, ndarray, Box] | None:
         return None
     ring = grow + 1
     box = top - ring, top + height + ring, left - ring, left + width + ring
-    core = cut_box(core.view(np.uint8), box, cv2.BORDER_CONSTANT) > 0
-    return core, cv2.dilate(core.view(np.uint8), _disc(grow)).view(bool) if grow else core.copy(), box
+    cut = np.zeros((height + 2 * ring, width + 2 * ring), bool)
+    cut[ring:-ring, ring:-ring] = core[top : top + height, left : left + width]
+    return cut, cv2.dilate(cut.view(np.uint8), _disc(grow)).view(bool) if grow else cut.copy(), box
 
 
 @lru_cache(maxsize=32)
 def _disc(radius: int) -> ndarray:
     return cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * radius + 1, 2 * radius + 1))
-
-
-def cut_box(array: ndarray, box: Box, border: int) -> ndarray:
-    """Return a box of an array; beyond it there are zeros, or its border goes on, as OpenCV's ``border`` says."""
-    (height, width), (top, bottom, left, right) = array.shape[:2], box
-    inner = array[max(0, top) : min(bottom, height), max(0, left) : min(right, width)]
-    return cv2.copyMakeBorder(inner, *_outside(box, (height, width)), border)
-
-
-def _outside(box: Box, size_hw: tuple[int, int]) -> Box:
-    top, bottom, left, right = box
-    return max(0, -top), max(0, bottom - size_hw[0]), max(0, -left), max(0, right - size_hw[1])
 
 
 @dataclass(frozen=True)
@@ -134,16 +122,17 @@ def canvas_of(operations: Operations, size_hw: tuple[int, int]) -> Canvas:
     return Canvas(half_y, half_x, max(1, round(max(math.hypot(a, c), math.hypot(b, d)) - 0.01)))
 
 
-def spline_basis(positions: ndarray | Tensor, controls: ndarray | Tensor) -> ndarray | Tensor:
+def spline_basis(positions: ndarray | Tensor, controls: ndarray | Tensor, maximum: Any = np.maximum) -> Any:
     """Return the weight of every control at every position, ``(..., N, CONTROLS)``; rows sum to 1.
 
     Args:
-        positions: ``(..., N)`` float, 0 at the first and 1 at the last end of the support; outside they are clamped.
+        positions: ``(..., N)`` float, 0 at the first and 1 at the last end of the support.
         controls: ``(CONTROLS,)``, counting from 0.
+        maximum: of an array and a number.
     """
-    place = positions.clip(0, 1)[..., None] * (CONTROLS - 3) + 1
+    place = positions[..., None] * (CONTROLS - 3) + 1
     distance = abs(place - controls)
-    far, near = (2 - distance).clip(0), (1 - distance).clip(0)
+    far, near = maximum(2 - distance, 0), maximum(1 - distance, 0)
     return (far * far * far - 4 * (near * near * near)) / 6  # the cubic spline as a sum of truncated powers
 
 
@@ -191,10 +180,10 @@ class _Sampling:
         """Return what the canvas, or a box of it, shows of a float32 image; beyond the canvas its border goes on."""
         across, down, points, outside = self.across, self.down, self.points, (0, 0, 0, 0)
         if box is not None:
-            top, bottom, left, right = box
-            outside = _outside(box, self.size_hw)
-            rows = slice(max(0, top) * points, min(bottom, self.size_hw[0]) * points)
-            columns = slice(max(0, left) * points, min(right, self.size_hw[1]) * points)
+            (height, width), (top, bottom, left, right) = self.size_hw, box
+            outside = max(0, -top), max(0, bottom - height), max(0, -left), max(0, right - width)
+            rows = slice(max(0, top) * points, min(bottom, height) * points)
+            columns = slice(max(0, left) * points, min(right, width) * points)
             across, down = across[rows, columns], down[rows, columns]
         sampled = cv2.remap(image, across, down, cv2.INTER_LINEAR, borderMode=border)
         if points > 1:
@@ -219,7 +208,7 @@ def _sampling_of(operations: Operations, size_hw: tuple[int, int]) -> _Sampling:
         step = operations.elastic * canvas.control_step
         mixed = np.array(((a * step, b * step), (c * step, d * step))) @ control.reshape(2, -1)
         positions = np.concatenate([rows / (2 * canvas.half_y), columns / (2 * canvas.half_x)]) + 0.5
-        basis = spline_basis(positions, np.arange(CONTROLS))
+        basis = spline_basis(np.minimum(np.maximum(positions, 0), 1), np.arange(CONTROLS))
         left[:, :, 2:] = basis[: len(rows)] @ mixed.reshape(2, CONTROLS, CONTROLS)
         right[:, 2:] = basis[len(rows) :].T
     across, down = left @ right
@@ -314,8 +303,9 @@ class VariantCache:
 
     def put(self, key: Any, warped: WarpedDonor) -> None:
         """Keep a warped donor as the one used last."""
-        self.nbytes += warped.nbytes - self._kept.pop(key, (None, 0))[1]
-        self._kept[key] = warped, warped.nbytes
+        nbytes = warped.nbytes
+        self.nbytes += nbytes - self._kept.pop(key, (None, 0))[1]
+        self._kept[key] = warped, nbytes
         while self.nbytes > self.most_bytes and self._kept:
             self.nbytes -= self._kept.popitem(last=False)[1][1]
 
@@ -366,7 +356,7 @@ def _write_paste(image: ndarray, label: ndarray, paste: Paste, policy: PolicySpe
     if old.shape[:2] != mask.shape:  # the patch leaves the frame
         mask, core, source = (np.ascontiguousarray(array[part]) for array in (mask, core, source))
         membrane = None
-    old = old.copy()
+    old = np.ascontiguousarray(old)
     if image.shape[2] == 1:
         source = source.mean(2, keepdims=True)
     new, limited = compose(old, source, membrane or Membrane(mask), paste.blend, policy)

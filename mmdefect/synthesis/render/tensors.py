@@ -5,7 +5,7 @@ one flat store, and only the masks come back, once a batch, for the search of pl
 images are blended, labelled and written together, then the second ones, which may lie on the first.
 
 A sample is laid into arrays whose size follows from its own size alone, at their top left corner: what it looks like
-does not depend on its batch mates. Mixed gradients and the spectral blend go one by one.
+does not depend on its batch mates. The spectral blend goes one by one.
 """
 
 from __future__ import annotations
@@ -22,20 +22,12 @@ from numpy import ndarray
 from torch import Tensor
 
 from mmdefect.synthesis.operations import CONTROLS, VANISHED_SHARE, adjust_color, inverse_matrix
-from mmdefect.synthesis.poisson.blends import poisson_blend, spectral_blend
+from mmdefect.synthesis.places import cut_box
+from mmdefect.synthesis.poisson.blends import mixed_guidance, spectral_blend
 from mmdefect.synthesis.poisson.membrane import MembraneBatch, boundary_of, limit_step, touches_border
 from mmdefect.synthesis.policy import PolicySpec
 from mmdefect.synthesis.records import Instance, instance_at, labelled_pixels, write_label
-from mmdefect.synthesis.render.arrays import (
-    LIMITED,
-    Canvas,
-    boxed,
-    canvas_of,
-    cut_box,
-    feather_weights,
-    fit,
-    spline_basis,
-)
+from mmdefect.synthesis.render.arrays import LIMITED, Canvas, boxed, canvas_of, feather_weights, fit, spline_basis
 from mmdefect.synthesis.sampler import FittedDonor, Paste, Plan
 
 #: Sides of the square arrays that samples are laid into: few, since each makes a group with kernels of its own.
@@ -187,7 +179,7 @@ def displacement(control: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
         rows: ``(B, H)`` float positions, 0 to 1 over the support; ``columns``: ``(B, W)`` likewise.
     """
     order = torch.arange(CONTROLS, dtype=control.dtype, device=control.device)
-    vertical, horizontal = spline_basis(rows, order), spline_basis(columns, order)
+    vertical, horizontal = (spline_basis(line.clamp(0, 1), order, torch.clamp_min) for line in (rows, columns))
     # x and y side by side, so that the large product writes the layout that grid_sample reads
     across = torch.einsum('bwj,xy->bjxwy', horizontal, torch.eye(2, dtype=control.dtype, device=control.device))
     down = vertical @ control.permute(0, 2, 3, 1).flatten(2)
@@ -263,7 +255,7 @@ def _member(row: int, turn: int, paste: Paste, frame_hw: tuple[int, int]) -> tup
     mask, core = np.zeros(size_hw, bool), np.zeros(size_hw, bool)
     mask[inside], core[inside] = paste.mask[paste.part], paste.fitted.core[paste.part]
     boundary, method, capacity, at_border = None, paste.blend, 0, False
-    if method == 'poisson':
+    if method.startswith('poisson'):
         boundary, at_border = boundary_of(mask), touches_border(mask)
         capacity = max(4 * side, side_for(len(boundary[0]) + len(boundary[1])))  # of most masks four times their side
     elif method not in ('alpha', 'feather'):
@@ -294,18 +286,23 @@ def _write_group(
         torch.from_numpy(np.stack([getattr(member, name) for member in group])).to(device) for name in ('mask', 'core')
     )
     limits, limited = (policy.max_boundary_shade, policy.max_boundary_cast), target.new_zeros(len(group))
-    if method == 'poisson':
+    if method.startswith('poisson'):
         membranes = MembraneBatch([member.boundary for member in group], size_hw, capacity, target)
         beside = membranes.beside[:, None].expand(-1, channels, -1)
-        step, limited = limit_step((target - source).flatten(2).gather(2, beside), *limits, membranes.counts)
-        pixels = (source + membranes.extend(step)).clamp(0, 1)
+        given = (target - source).flatten(2).gather(2, beside)
+        step, limited = limit_step(given, *limits, membranes.counts)
+        if method == 'poisson':
+            pixels = (source + membranes.extend(step)).clamp(0, 1)
+        else:
+            source = source.flatten(2).scatter_add(2, beside, given - step).view_as(source)
+            pixels = (target + membranes.solve(mixed_guidance(target, source) * mask[:, None])).clamp(0, 1)
     elif method == 'feather':
         share = np.stack([feather_weights(member.mask) for member in group])
         pixels = torch.lerp(target, source, torch.from_numpy(share).to(target)[:, None].expand_as(target))
     elif method == 'alpha':
         pixels = source
     else:
-        pixels, limited = _blend_alone(group[0], target, source, limits)
+        pixels = _blend_spectral(group[0], target, source)
     pixels = torch.where(mask[:, None], pixels, target)
     labelled = labelled_pixels(pixels, target, mask, core, policy)
     seen = labelled.flatten(1).any(1)
@@ -335,25 +332,11 @@ def _sources(group: list[_Member], size_hw: tuple[int, int], store: Tensor, chan
     return source if channels == 3 else source.mean(1, keepdim=True)
 
 
-def _blend_alone(member: _Member, target: Tensor, source: Tensor, limits: tuple[float, float]) -> tuple[Tensor, Tensor]:
+def _blend_spectral(member: _Member, target: Tensor, source: Tensor) -> Tensor:
     """Blend one paste in its own crop: the spectral blend works on the whole of it."""
-    (rows, columns), method = member.paste.frame, member.paste.blend
-    crop = (
-        ...,
-        slice(rows.start - member.top, rows.stop - member.top),
-        slice(columns.start - member.left, columns.stop - member.left),
-    )
-    old, new, pixels, limited = target[0][crop], source[0][crop], target.clone(), target.new_zeros(1)
-    mask = member.mask[crop[1:]]
-    inside = torch.from_numpy(mask)[None].to(target.device)
-    if method == 'spectral':
-        pixels[0][crop] = spectral_blend(old, new, inside)
-    else:
-        ring = boundary_of(mask)[0]
-        beside = torch.from_numpy(ring[:, 0] * mask.shape[1] + ring[:, 1]).to(target.device)
-        counts = torch.tensor([len(ring)], device=target.device)
-        given = old.flatten(1)[:, beside]
-        step, limited = limit_step((given - new.flatten(1)[:, beside])[None], *limits, counts)
-        new = new.flatten(1).index_copy(1, beside, given - step[0]).view_as(new)
-        pixels[0][crop] = poisson_blend(old, new, inside, mixed=True)
-    return pixels, limited
+    rows, columns = member.paste.frame
+    rows = slice(rows.start - member.top, rows.stop - member.top)
+    columns = slice(columns.start - member.left, columns.stop - member.left)
+    mask, pixels = torch.from_numpy(member.mask[rows, columns])[None].to(target.device), target.clone()
+    pixels[0, :, rows, columns] = spectral_blend(target[0, :, rows, columns], source[0, :, rows, columns], mask)
+    return pixels

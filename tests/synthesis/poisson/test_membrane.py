@@ -12,8 +12,10 @@ from torch.utils.data import DataLoader
 
 from mmdefect.synthesis.poisson.membrane import (
     MOST_BESIDE,
+    BorderMembrane,
     Membrane,
     MembraneBatch,
+    SparseMembrane,
     boundary_of,
     limit_step,
     one_blas_thread,
@@ -122,6 +124,35 @@ def test_membranes_solve_the_equation(seed, at_border, dtype):
         torch.testing.assert_close(made[i].flatten(1)[:, mask.ravel()].double(), expected, atol=tolerance, rtol=0)
 
 
+@given(st.integers(3, 25), st.integers(3, 25), st.floats(0.05, 0.95), st.integers(0, 2**31))
+@settings(max_examples=25, deadline=None)
+def test_other_solvers_of_one_mask_solve_the_equation_at_the_border(height, width, density, seed):
+    mask = np.random.default_rng(seed).random((height, width)) < density
+    mask[height // 2, width // 2], mask[0, 0] = True, False
+    given_values = np.random.default_rng(seed).uniform(-1, 1, (len(Membrane(mask).beside), 2))
+    for solver in (BorderMembrane, SparseMembrane):
+        np.testing.assert_allclose(solver(mask).extend(given_values), exact(mask, given_values), atol=1e-9)
+
+
+@given(st.integers(0, 2**31), st.booleans())
+@settings(max_examples=25, deadline=None)
+def test_right_hand_sides_are_solved_for(seed, at_border):
+    """The Laplacian of the solution, row by row, is the right-hand side; the pixels beside the mask are 0."""
+    rng = np.random.default_rng(seed)
+    mask = rng.random((9, 12)) < 0.6
+    if not at_border:
+        mask[[0, -1]] = mask[:, [0, -1]] = False
+    mask[4, 5], mask[0, 0] = True, False
+    boundary = boundary_of(mask)
+    batch = MembraneBatch([boundary], (9, 12), sum(map(len, boundary)) + 2, torch.empty(0, dtype=torch.float64))
+    right = torch.from_numpy(rng.normal(size=(1, 2, 9, 12)) * mask)
+    solved = (batch.solve(right) * torch.from_numpy(mask)).numpy()[0]
+    for row, column in zip(*np.nonzero(mask), strict=True):
+        near = [(row + y, column + x) for y, x in slow.STEPS if 0 <= row + y < 9 and 0 <= column + x < 12]
+        applied = len(near) * solved[:, row, column] - sum(solved[:, y, x] for y, x in near)
+        np.testing.assert_allclose(applied, right[0, :, row, column], atol=1e-9)
+
+
 @given(st.lists(st.integers(1, 30), min_size=1, max_size=4), st.integers(0, 2**31), st.sampled_from([1, 3]))
 @settings(max_examples=40, deadline=None)
 def test_steps_are_limited_as_the_slow_way(counts, seed, channels):
@@ -198,7 +229,8 @@ class OneMembrane:
         mask = np.zeros((20, 20), bool)
         mask[5:15, 5:15] = True
         membrane = Membrane(mask)
-        membrane.extend(np.zeros((len(membrane.beside), 3), np.float32))
+        with one_blas_thread():
+            membrane.extend(np.zeros((len(membrane.beside), 3), np.float32))
         return max(threads())
 
 
