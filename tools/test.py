@@ -22,9 +22,9 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--tta', action='store_true', help='average over scales and flips')
     parser.add_argument(
         '--decision',
-        choices=['argmax', 'calibrated'],
-        default='argmax',
-        help='whose label maps --out and --show-dir get; the metrics hold both (default: argmax)',
+        choices=['delivered', 'argmax', 'calibrated'],
+        default='delivered',
+        help='what is judged and written; delivered is what predicting with the checkpoint does (default)',
     )
     add_config_options(parser)
     add_launcher(parser)

@@ -26,7 +26,7 @@ def test(
     tta: bool = False,
     cfg_options: dict | None = None,
     launcher: str = 'none',
-    decision: str = 'argmax',
+    decision: str = 'delivered',
     recipes: Sequence[str] = (),
 ) -> dict[str, float]:
     """Evaluate a checkpoint on the test set.
@@ -38,8 +38,8 @@ def test(
         show_dir: folder for images of image, label and prediction side by side.
         tta: average over the scales and flips of the config's ``tta``.
         launcher: ``none``, ``pytorch``, ``slurm`` or ``mpi``.
-        decision: whose label maps are written and drawn, ``argmax`` or ``calibrated`` (with the offsets that
-            validation fitted and the checkpoint holds). The metrics hold both.
+        decision: what is judged, written and drawn: ``delivered``, as predicting does it (with the offsets that
+            validation fitted and the checkpoint holds), ``argmax``, or ``calibrated``, which must find offsets.
 
     Returns:
         The metrics, in percent where they are shares.
@@ -63,7 +63,7 @@ def test(
         cfg.custom_hooks = [*cfg.get('custom_hooks', []), grid]
     if cfg.test_evaluator.get('type') == 'DefectMetric':
         cfg.test_evaluator.setdefault('curves', str(Path(cfg.work_dir) / 'curves.json'))
-    if decision != 'argmax':
+    if cfg.test_evaluator.get('type') == 'DefectMetric':
         cfg.test_evaluator.update(decision=decision)
     if tta:
         _use_tta(cfg)

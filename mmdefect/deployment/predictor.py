@@ -99,7 +99,7 @@ class BatchPredictor(Predictor):
             find_defects(label, probability, *arguments),
             probability if options.return_probabilities else None,
         )
-        return Prediction(label, kept, defects, bool(defects), float(probability[1:].max()))
+        return Prediction(label, kept, defects, self.info.rejects(defects), float(probability[1:].max()))
 
 
 def check_rgb(image: ndarray) -> None:

@@ -149,7 +149,7 @@ class TiledPredictor(Predictor):
             if everything is not None:
                 everything[:, rows] = probabilities
         defects = gatherer.finish(label_map, options.mm_per_pixel)
-        return Prediction(label_map, everything, defects, bool(defects), image_score)
+        return Prediction(label_map, everything, defects, self.info.rejects(defects), image_score)
 
     def bands(self, image: ndarray, thresholds: Sequence[float]) -> Iterator[tuple[int, ndarray]]:
         """Yield ``(top, (K + 1, h, W) float32)`` from top to bottom; an array is valid until the next is asked for."""

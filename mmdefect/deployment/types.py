@@ -11,6 +11,7 @@ from typing import Any
 from numpy import ndarray
 
 from mmdefect.deployment.decision import check_thresholds
+from mmdefect.functional.parts import PartRule
 
 KINDS = ('segmentation', 'anomaly')
 
@@ -26,6 +27,7 @@ class ModelInfo:
     kind: str = 'segmentation'  # or anomaly: one defect class, the thresholded heat map
     name: str = ''  # for logs and pages
     extra: dict[str, Any] = field(default_factory=dict)  # whatever else should travel; JSON values
+    part_rule: PartRule | None = None  # which defects reject a part; any if left out
 
     def __post_init__(self) -> None:
         convert = object.__setattr__
@@ -41,6 +43,17 @@ class ModelInfo:
             raise ValueError(f'`palette` must hold a colour for each of the {count} classes, got {len(self.palette)}.')
         if self.kind not in KINDS:
             raise ValueError(f'`kind` must be one of {KINDS}, got {self.kind!r}.')
+        if isinstance(self.part_rule, dict):
+            convert(self, 'part_rule', PartRule(**self.part_rule))
+        if self.part_rule is not None and len(self.part_rule.min_areas) != count - 1:
+            areas = list(self.part_rule.min_areas)
+            raise ValueError(f'`part_rule` must have an area for each of {list(self.classes[1:])}, got {areas}.')
+
+    def rejects(self, defects: Sequence[Defect]) -> bool:
+        """Whether a part with these defects is defective by the part rule."""
+        if self.part_rule is None:
+            return bool(defects)
+        return self.part_rule.rejects((d.class_id, d.area_px, d.score) for d in defects)
 
     def to_json(self) -> str:
         """Return everything as JSON text."""
@@ -82,7 +95,7 @@ class Prediction:
     label_map: ndarray  # (H, W) uint8 class ids at the size of the image; regions below the minimum area are 0
     probabilities: ndarray | None  # (K + 1, H, W) float32 in [0, 1], normal first; None where not asked for
     defects: list[Defect]  # the regions, largest score first
-    is_defective: bool  # whether there is any
+    is_defective: bool  # whether the part rule of the model rejects it; without a rule, whether there is any defect
     image_score: float  # largest probability of any defect class over all pixels, in [0, 1]; needs no threshold
 
 

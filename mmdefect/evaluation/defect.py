@@ -20,11 +20,13 @@ from mmdefect.functional.metrics.components import SIZE_EDGES
 from mmdefect.functional.metrics.counting import pack, unpack
 from mmdefect.functional.metrics.defect import GROUPS, DefectCounters, check_groups
 from mmdefect.functional.metrics.scores import KINDS, log_scores
+from mmdefect.functional.parts import PartRule
 from mmdefect.registry import METRICS
 
-CALIBRATIONS, DECISIONS = (None, 'fit', 'apply'), ('argmax', 'calibrated')
+CALIBRATIONS, DECISIONS = (None, 'fit', 'apply'), ('argmax', 'calibrated', 'delivered')
 #: Columns of the printed table, where their group is counted; the first two are those of mmseg.
-COLUMNS = ('IoU', 'Acc', 'Precision', 'F1', 'tIoU', 'AP', 'F1max', 'AUPRO30', 'cRecall', 'cal_IoU', 'cal_Acc')
+COLUMNS = ('IoU', 'Acc', 'Precision', 'F1', 'tIoU', 'AP', 'F1max', 'AUPRO30', 'cRecall', 'part_found')
+COLUMNS += ('cal_IoU', 'cal_Acc', 'argmax_IoU')
 
 
 @METRICS.register_module()
@@ -35,14 +37,17 @@ class DefectMetric(BaseMetric):
     sampler without padding (``round_up=False``) so that no image counts twice. Class 0 is the background.
 
     Args:
-        groups: some of ``pixel``, ``tolerant``, ``components``, ``ranking``, ``pro``, ``image``, or ``'all'``.
+        groups: some of ``pixel``, ``tolerant``, ``components``, ``ranking``, ``pro``, ``image``, ``parts``, or
+            ``'all'``.
         calibration: ``'fit'`` fits offsets on the images seen (validation) and reports ``cal_*`` with them;
             ``'apply'`` reports ``cal_*`` with offsets fitted before, which
             :class:`~mmdefect.engine.hooks.CalibrationHook` takes from the checkpoint; ``None`` does neither.
         objective: what a fit maximises, ``IoU``, ``F1`` or ``recall``.
         recall_floor: least recall of every class under ``recall``.
         offsets: offsets by class name to apply instead of those of the checkpoint.
-        decision: whose label maps ``output_dir`` receives, ``'argmax'`` or ``'calibrated'``; the metrics hold both.
+        decision: what is judged, written and drawn: ``'argmax'``, ``'calibrated'`` (with offsets, which there must be),
+            or ``'delivered'``: what predicting delivers, with the offsets where there are any.
+        part_rule: which regions reject a part; the hook takes it from the checkpoint, or fits it on validation.
         scores: what ``seg_logits`` holds, ``'logits'`` or ``'probabilities'``. mmseg applies the sigmoid of heads with
             one channel itself: those are always taken as probabilities.
         bins, exact, ignore_index, tolerance, size_edges, min_coverage, min_alarm_area: see ``DefectCounters``.
@@ -69,6 +74,7 @@ class DefectMetric(BaseMetric):
         size_edges: Sequence[int] = SIZE_EDGES,
         min_coverage: float = 0.25,
         min_alarm_area: int = 1,
+        part_rule: PartRule | None = None,
         per_image: str | None = None,
         curves: str | None = None,
         output_dir: str | None = None,
@@ -83,16 +89,16 @@ class DefectMetric(BaseMetric):
         for name, value in values.items():
             if value not in choices[name]:
                 raise ValueError(f'`{name}` must be one of {choices[name]}, got {value!r}.')
-        if calibration == 'fit' and (offsets is not None or decision == 'calibrated'):
+        if calibration == 'fit' and (offsets is not None or decision != 'argmax'):
             raise ValueError(
                 '`calibration="fit"` knows its offsets only when all images are seen; `offsets` and '
-                '`decision="calibrated"` need `calibration="apply"`.'
+                'other decisions than argmax need `calibration="apply"`.'
             )
         self.calibration_mode, self.objective, self.recall_floor = calibration, objective, recall_floor
         self.offsets, self.decision, self.scores = offsets, decision, scores
         self.settings = dict(ignore_index=ignore_index, bins=bins, exact=exact, tolerance=tolerance)
         self.settings |= dict(size_edges=tuple(size_edges), min_coverage=min_coverage, min_alarm_area=min_alarm_area)
-        self.per_image, self.curves = per_image, curves
+        self.per_image, self.curves, self.part_rule = per_image, curves, part_rule
         self.output_dir, self.output_root = output_dir, output_root
         self.calibration: dict | None = None
         self._counters: DefectCounters | None = None
@@ -106,9 +112,11 @@ class DefectMetric(BaseMetric):
             if self._counters is None:
                 self._counters = self._new_counters(scores)
             try:
-                image = self._counters.update(prediction, label, scores if self._counters.needs_scores else None)
+                prediction, name = self.decide(prediction, scores), '/'.join(Path(sample['img_path']).parts[-2:])
+                needed = scores if self._counters.needs_scores else None
+                image = self._counters.update(prediction, label, needed, name)
                 if self.output_dir is not None:
-                    self._write(sample['img_path'], self.decide(prediction, scores))
+                    self._write(sample['img_path'], prediction)
             except ValueError as err:
                 raise ValueError(f'{sample.get("img_path", "an image")}: {err}') from err
             if self.per_image is not None:
@@ -131,6 +139,10 @@ class DefectMetric(BaseMetric):
             write_json(Path(self.curves), {'classes': counters.curves()})
         return {f'{self.prefix}/{k}': v for k, v in metrics.items()} if self.prefix else metrics
 
+    def parts(self) -> list[tuple[bool, list]]:
+        """Return whether each part seen is bad, and its regions: what a part rule is fitted on."""
+        return [] if self._counters is None else self._counters.parts()
+
     def keys(self) -> list[str]:
         """Return the names of the metrics; they do not depend on the images."""
         names = self._new_counters(None).compute()
@@ -150,9 +162,9 @@ class DefectMetric(BaseMetric):
 
     def decide(self, prediction: torch.Tensor, scores: torch.Tensor | None) -> torch.Tensor:
         """Return the label map that was chosen, from that by argmax ``(H, W)`` and ``seg_logits`` ``(C, H, W)``."""
-        if self.decision == 'argmax':
-            return prediction
         offsets = self._offset_tuple()
+        if self.decision == 'argmax' or (self.decision == 'delivered' and not any(offsets or ())):
+            return prediction
         if offsets is None or scores is None:
             raise ValueError(
                 f'`decision="calibrated"` needs {"scores" if offsets else "offsets"}, but there are none; '
@@ -163,7 +175,9 @@ class DefectMetric(BaseMetric):
     def _new_counters(self, scores: torch.Tensor | None) -> DefectCounters:
         fit = self.objective if self.calibration_mode == 'fit' else None
         offsets = self._offset_tuple() if self.calibration_mode == 'apply' else None
-        options = dict(self.settings, fit=fit, recall_floor=self.recall_floor, offsets=offsets)
+        options = dict(
+            self.settings, fit=fit, recall_floor=self.recall_floor, offsets=offsets, part_rule=self.part_rule
+        )
         return DefectCounters(tuple(self.dataset_meta['classes']), self.groups, kind=self._kind(scores), **options)
 
     def _kind(self, scores: torch.Tensor | None) -> str:
@@ -179,8 +193,14 @@ class DefectMetric(BaseMetric):
         return (0.0, *(float(self.offsets.get(name, 0.0)) for name in names[1:]))
 
     def _row(self, sample: dict, image: dict) -> dict:
-        row = {'image': sample['img_path']} | {name: image[name] for name in ('defective', 'score') if name in image}
-        for prefix, matrix in (('', image['confusion']), ('cal_', image.get('calibrated'))):
+        row = {'image': sample['img_path']} | {
+            name: image[name] for name in ('defective', 'rejected', 'score') if name in image
+        }
+        for prefix, matrix in (
+            ('', image['confusion']),
+            ('cal_', image.get('calibrated')),
+            ('argmax_', image.get('argmax')),
+        ):
             for k, name in enumerate(self.dataset_meta['classes'] if matrix is not None else ()):
                 row[f'{prefix}hit.{name}'] = int(matrix[k, k])
                 row[f'{prefix}predicted.{name}'] = int(matrix[:, k].sum())

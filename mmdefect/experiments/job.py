@@ -112,7 +112,7 @@ def claim(batch: Batch, job: Job) -> tuple[JobState, bool]:
         for half_written in folder.glob(f'.{states.STATE_NAME}.*'):  # by a planner that was killed while writing
             half_written.unlink()
         if state.phase in ('test', 'done') and state.rule != rule:
-            state.phase, state.metrics, state.classes = 'select', {}, {}
+            state.phase, state.metrics, state.classes, state.verdict = 'select', {}, {}, ''
         state.status, state.error, state.error_tail, state.child = 'running', '', [], None
         state.fingerprint = fingerprint(job.config, batch.cfg_options, job.recipes)
         state.owner, state.heartbeat = {**owner, 'claim': number}, time.time()
@@ -258,8 +258,10 @@ class _Work:
         except ValueError as err:
             raise JobFailed(f'{log}: {err}', process.tail(log)) from err
         state.metrics = _finite(result.summary)
+        state.verdict = result.verdict
         state.classes = {name: _finite(row) for name, row in result.classes.items()}
-        write_json(log.with_name('metrics.json'), {'metrics': state.metrics, 'classes': state.classes})
+        told = {'metrics': state.metrics, 'classes': state.classes, 'verdict': state.verdict}
+        write_json(log.with_name('metrics.json'), told)
         state.tests.append({'checkpoint': checkpoint, 'rule': state.rule, 'finished': _now()})
         state.phase = 'done'
 

@@ -19,6 +19,7 @@ BOOKKEEPING = frozenset({'step', 'iter', 'epoch', 'time', 'data_time', 'memory'}
 _TRAIN_MARKS = frozenset({'iter', 'lr', 'base_lr'})
 _VALIDATION_MARKS = frozenset({'aAcc', 'mIoU', 'time', 'data_time'})
 _SUMMARY = re.compile(r'(?:Iter|Epoch)\(test\)\s+(?:\[\d+\])?\[\s*(\d+)/(\d+)\]\s+(.*)$')
+_VERDICT = re.compile(r' INFO - (decision|Test): (.*)$')
 
 
 def report_to_stderr(message: str) -> None:
@@ -103,12 +104,14 @@ def console_logs(train_dir: Path) -> list[Path]:
 
 
 class TestLog(NamedTuple):
-    """What the end of a test log says: its summary without the times, and ``{class: {column: value}}``, in percent."""
+    """What the end of a test log says: its summary without the times, ``{class: {column: value}}``, in percent, and
+    the verdict on parts."""
 
     __test__ = False  # no test class, whatever its name looks like to pytest
 
     summary: dict[str, float]
     classes: dict[str, dict[str, float]]
+    verdict: str = ''  # the closing sentences, with the decision that was judged
 
     def metrics(self) -> dict[str, float]:
         """Return the summary and ``<column>.<class>`` in one dict."""
@@ -128,7 +131,11 @@ def parse_test_log(text: str) -> TestLog:
     summary: dict[str, float] = {}
     classes: dict[str, dict[str, float]] = {}
     header: list[str] | None = None
+    verdict = decision = ''
     for line in text.splitlines():
+        said = _VERDICT.search(line)
+        if said:
+            verdict, decision = (verdict, said[2]) if said[1] == 'decision' else (f'Test: {said[2]}', decision)
         match = _SUMMARY.search(line)
         if match and match[1] == match[2]:  # progress lines ("[60/60]  eta: 0:00:00  time: 0.1") hold times only
             summary = _values(match[3]) or summary
@@ -143,7 +150,7 @@ def parse_test_log(text: str) -> TestLog:
     if not summary:
         words = 'but has none: the test stopped early; look for an error in it'
         raise ValueError(f'the test log must end with "Iter(test) [n/n]  aAcc: ...  mIoU: ...", {words}.')
-    return TestLog(summary, classes)
+    return TestLog(summary, classes, f'{verdict} Decision: {decision}.' if verdict and decision else verdict)
 
 
 def _values(text: str) -> dict[str, float]:

@@ -115,7 +115,7 @@ def _outcome(state: JobState) -> str:
     if state.status == 'done':
         known = [(key, state.metrics.get(key)) for key in ('mIoU', 'fg_mIoU')]
         values = ', '.join(f'{key} {value:.2f}' for key, value in known if value is not None)
-        return f'done, {state.best["checkpoint"]}: {values}'
+        return f'done, {state.best["checkpoint"]}: {state.verdict or values}'
     if state.status == 'running':
         owner = state.owner or {}
         return f'runs elsewhere (host {owner.get("host", "?")}, process {owner.get("pid", "?")}), left alone'
@@ -175,6 +175,9 @@ def write_results(project_dir: Path, order: Iterable[str] = ()) -> str:
     chosen = '; '.join(f'best `{metric}` on the validation set, {tie} of equals' for metric, tie in sorted(rules))
     write_text(project_dir / 'results.csv', csv_table(table))
     scope = 'mIoU and mAcc include the background, fg_mIoU and fg_mAcc are means over the defect classes'
-    text = f'Percent on the test set. {scope}.\nCheckpoint: {chosen or "none chosen yet"}.\n'
+    verdicts = [f'- {state.job}: {state.verdict}' for state in found if state.verdict]
+    markdown = '\n'.join([*verdicts, *[''] * bool(verdicts), markdown])
+    text = f'Percent on the test set, by the decision that predicting delivers. {scope}.\n'
+    text += f'Checkpoint: {chosen or "none chosen yet"}.\n'
     write_text(project_dir / 'results.md', f'# {project_dir.name}\n\n{markdown}\n{text}')
     return markdown

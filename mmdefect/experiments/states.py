@@ -46,6 +46,7 @@ class JobState:
     best: dict[str, Any] | None = None  # `iter`, `checkpoint`, `value` and `note`
     metrics: dict[str, float | None] = field(default_factory=dict)  # of the test in percent; `None` for NaN
     classes: dict[str, dict[str, float | None]] = field(default_factory=dict)  # `{class: {IoU, Acc}}` of the test
+    verdict: str = ''  # on parts, what the test log ends with
     #: one entry a test: `checkpoint`, `rule`, `finished`; several checkpoints: the test set was read more than once
     tests: list[dict[str, Any]] = field(default_factory=list)
     error: str = ''  # one line; `error_tail`: the end of the tool's output

@@ -5,17 +5,22 @@ cut at the wrong place. The calibrated decision is ``argmax_k(logit_k + offset_k
 offsets maximise a chosen objective over the validation set. A class without a labelled pixel there keeps offset 0.
 
 The fit streams: of every pixel only the bins of its margins ``logit_k - logit_0`` are counted, together with its
-label (:class:`MarginCounter`). So a fitted value is that of the binned validation set; applied to the same
-pixels, the offsets give the same up to the width of a bin (.06 in log-odds at probability .5 for three classes).
+label and the fold of its image, and a bin stands at the mean of the margins that fell into it
+(:class:`MarginCounter`): scores of coarse steps are fitted as they are, others up to the spread within a bin (.06 in
+log-odds at probability .5 for three classes).
 Then coordinate ascent: for one class at a time, all offsets are tried at once by sorting the bins, and the best is
 taken, in the middle of its interval; of equally good intervals the one nearest to no offset. It starts from plain
 argmax and from lower common offsets, takes the best result and is never worse than argmax (in the binned set).
+
+What is delivered is cross-fitted (:func:`cross_fit`): each fold of images is judged with offsets fitted on the others,
+shrunk towards no offset by one of ``SHRINKS``. The share with the best objective is taken, and with it the mean over
+the folds; where none is better than 0, plain argmax is the decision.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 import torch
@@ -36,6 +41,12 @@ DENSE_BINS = {1: 4096, 2: 256, 3: 64}
 #: Sparse counts begin with this many bins per margin and halve them whenever too many cells are occupied.
 SPARSE_BINS, MOST_CELLS = 64, 2**17
 _MOST_BITS = 62
+#: Parts into which the validation images fall for the cross-fit, by their names.
+FOLDS = 5
+#: Shares of the fitted offsets that are tried; 0 is plain argmax.
+SHRINKS = (0.0, 0.25, 0.5, 0.75, 1.0)
+#: Margins are summed within this, in units of 2**-22: 2**30 a pixel leave room for 8 thousand million pixels.
+_LARGEST, _STEPS_PER_LOGIT = 256.0, 2**22
 
 
 def decide(scores: Tensor, offsets: Tensor) -> Tensor:
@@ -64,10 +75,18 @@ class Calibration:
     value: float  # objective on the binned validation set; 'recall' subtracts 1000 per unit of recall below the floor
     argmax_value: float  # the same without offsets
     unfitted: tuple[int, ...]  # classes without a labelled pixel in the validation set; their offset is 0
+    shrink: float = 1.0  # share of the fitted offsets that is delivered; 0: plain argmax
+    crossed_value: float = float('nan')  # objective on images that their offsets were not fitted on
+
+    @property
+    def decision(self) -> str:
+        """What is delivered, ``calibrated`` or ``argmax``."""
+        return 'calibrated' if any(self.offsets) else 'argmax'
 
     def to_dict(self) -> dict:
         """Return plain lists and numbers."""
-        return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
+        values = {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
+        return {**values, 'decision': self.decision}
 
 
 def read_offsets(record: dict, classes: Sequence[str]) -> dict[str, float]:
@@ -112,6 +131,42 @@ def fit_offsets(
             best, offsets = value, tried
     unfitted = tuple(k for k in defects if not labelled[k])
     return Calibration(tuple(map(float, offsets)), objective, recall_floor, float(best), float(plain), unfitted)
+
+
+def cross_fit(margins: np.ndarray, folds: np.ndarray, objective: str = 'IoU', recall_floor: float = 0.8) -> Calibration:
+    """Fit on the folds in turn, judge each fold with the offsets of the others, and return what is delivered.
+
+    Args:
+        margins: as in :func:`fit_offsets`.
+        folds: ``(F, M, K)`` pixels of each label in the group, by fold.
+        objective, recall_floor: as in :func:`fit_offsets`.
+    """
+    counts = folds.sum(0)
+    whole = fit_offsets(margins, counts, objective, recall_floor)
+    labelled = counts.sum(0)
+    used = [k for k, own in enumerate(folds) if own.any()]
+    fitted = [k for k in range(1, len(labelled)) if labelled[k]]
+    if not any(whole.offsets) or len(used) < 2:  # argmax is best already, or one fold has all images
+        shrink = 0.0 if len(used) < 2 else 1.0
+        offsets = tuple(shrink * offset for offset in whole.offsets)
+        return replace(
+            whole, offsets=offsets, value=whole.argmax_value, shrink=shrink, crossed_value=whole.argmax_value
+        )
+    each = [np.array(fit_offsets(margins, counts - folds[k], objective, recall_floor).offsets) for k in used]
+    table = _Table(margins, counts, objective, recall_floor, labelled[fitted].astype(np.float64), fitted)
+    values = []
+    for share in SHRINKS:
+        judged = sum(binned_confusion(margins, folds[k], tuple(share * own)) for k, own in zip(used, each, strict=True))
+        values.append(table.value(np.diag(judged).astype(np.float64), judged.sum(0).astype(np.float64)))
+    best = int(np.argmax(np.round(values, 9)))  # of equals the one nearest to no offset
+    offsets = SHRINKS[best] * np.mean(each, 0)
+    return replace(
+        whole,
+        offsets=tuple(map(float, offsets)),
+        value=float(table.value_of(offsets)),
+        shrink=SHRINKS[best],
+        crossed_value=float(values[best]),
+    )
 
 
 def binned_confusion(margins: np.ndarray, counts: np.ndarray, offsets: tuple[float, ...]) -> np.ndarray:
@@ -190,87 +245,106 @@ class _Table:
 
 
 class MarginCounter(Counter):
-    """Counts pixels by label and by the bins of ``logit_k - logit_0`` of all defect classes ``k`` together."""
+    """Counts pixels by label, fold of the image and the bins of ``logit_k - logit_0`` of all defect classes together.
 
-    def __init__(self, num_classes: int) -> None:
+    The columns of the counts are ``fold * num_classes + label``; beside them stand the sums of the margins of a bin, as
+    integers, whose means are where the bin is.
+    """
+
+    def __init__(self, num_classes: int, folds: int = 1) -> None:
         if not 2 <= num_classes <= 16:
             raise ValueError(f'a calibration needs 2 to 16 classes, got {num_classes}; leave it out or merge classes.')
-        self.num_classes, self.dimensions = num_classes, num_classes - 1
+        self.num_classes, self.dimensions, self.folds = num_classes, num_classes - 1, folds
+        self.columns = folds * num_classes
         self.dense = self.dimensions in DENSE_BINS
         self.bins = DENSE_BINS.get(self.dimensions, min(SPARSE_BINS, 2 ** (_MOST_BITS // self.dimensions)))
-        self.codes = np.zeros(0, np.int64)  # sparse: occupied cells, ascending, and their labels
-        self.labels = np.zeros((0, num_classes), np.int64)
-        super().__init__(**(dict(counts=(num_classes, self.bins**self.dimensions)) if self.dense else {}))
+        self.codes = np.zeros(0, np.int64)  # sparse: occupied cells, ascending, with their counts and sums side by side
+        self.values = np.zeros((0, self.columns + self.dimensions), np.int64)
+        cells = self.bins**self.dimensions
+        super().__init__(**(dict(counts=(self.columns, cells), totals=(self.dimensions, cells)) if self.dense else {}))
 
-    def update(self, scores: Tensor, truth: LabelMap) -> None:
-        """Count one image: ``(K, H, W)`` finite logits or logarithms of probabilities, and its label."""
-        code = self._codes(scores)
+    def update(self, scores: Tensor, truth: LabelMap, fold: int = 0) -> None:
+        """Count one image: ``(K, H, W)`` finite logits or logarithms of probabilities, its label, and its fold."""
+        code, margins = self._codes(scores)
         if not self.dense:
-            self._add(*self._grouped_by_label(code.cpu().numpy(), truth))
+            self._add(*self._grouped(code.cpu().numpy(), margins.cpu().numpy(), truth, fold))
             return
         counts = self.sums['counts'] = self.sums['counts'].to(code.device)
+        totals = self.sums['totals'] = self.sums['totals'].to(code.device)
+        own_counts = counts[fold * self.num_classes :][: self.num_classes]  # a view
         everything = torch.bincount(code, minlength=counts.shape[1])
         if truth.ignored.numel():
-            everything -= torch.bincount(code[truth.ignored.to(code.device)], minlength=counts.shape[1])
+            ignored = truth.ignored.to(code.device)
+            everything -= torch.bincount(code[ignored], minlength=counts.shape[1])
+            margins[:, ignored] = 0
         if truth.defect.numel():
             own, label = code[truth.defect.to(code.device)].long(), truth.defect_class.to(code.device)
-            counts.view(-1).index_add_(0, label * counts.shape[1] + own, torch.ones_like(own))
+            own_counts.view(-1).index_add_(0, label * counts.shape[1] + own, torch.ones_like(own))
             everything.index_add_(0, own, -torch.ones_like(own))
-        counts[0] += everything
+        own_counts[0] += everything
+        for total, margin in zip(totals, margins, strict=True):
+            total += torch.bincount(code, margin, minlength=counts.shape[1]).long()  # float64 holds whole numbers
 
     def merge(self, other: MarginCounter) -> None:
         """Add what another counter saw."""
         super().merge(other)
         if not self.dense:
             self._coarsen_to(min(self.bins, other.bins))
-            self._add(self._coarser(other.codes, other.bins, self.bins), other.labels)
+            self._add(self._coarser(other.codes, other.bins, self.bins), other.values)
 
     def table(self) -> tuple[np.ndarray, np.ndarray]:
-        """Return the occupied cells: margins of their middles ``(M, K - 1)`` and label counts ``(M, K)``."""
-        codes, labels = self.codes, self.labels
-        if self.dense:
-            labels = self.sums['counts'].cpu().numpy().T
-            codes = np.flatnonzero(labels.any(1))
-            labels = labels[codes]
-        squashed = (self._steps(codes, self.bins) + 0.5) * 2 / self.bins - 1
-        return SOFTNESS * squashed / (1 - np.abs(squashed)), labels
+        """Return the occupied cells: their mean margins ``(M, K - 1)`` and label counts ``(M, K)``."""
+        margins, folds = self.fold_table()
+        return margins, folds.sum(0)
 
-    def _codes(self, scores: Tensor) -> Tensor:
+    def fold_table(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return the occupied cells: their mean margins ``(M, K - 1)`` and label counts by fold ``(F, M, K)``."""
+        counts, totals = self.values[:, : self.columns], self.values[:, self.columns :]
+        if self.dense:
+            counts, totals = (self.sums[name].cpu().numpy().T for name in ('counts', 'totals'))
+            codes = np.flatnonzero(counts.any(1))
+            counts, totals = counts[codes], totals[codes]
+        margins = totals / _STEPS_PER_LOGIT / np.maximum(1, counts.sum(1, keepdims=True))
+        return margins, counts.reshape(-1, self.folds, self.num_classes).transpose(1, 0, 2)
+
+    def _codes(self, scores: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the bin of every pixel ``(N,)`` and its margins as whole numbers of steps ``(K - 1, N)`` float64."""
         flat = scores.reshape(self.num_classes, -1)
         kind = torch.int32 if self.bins**self.dimensions < 2**31 else torch.int64
-        code = None
-        for k in range(1, self.num_classes):
-            margin = flat[k] - flat[0]
+        code, margins = None, flat[1:] - flat[:1]
+        steps = margins.double().clamp_(-_LARGEST, _LARGEST).mul_(_STEPS_PER_LOGIT).round_()
+        for margin in margins:
             position = margin.div_(margin.abs().add_(SOFTNESS)).add_(1).mul_(self.bins / 2).clamp_(0, self.bins - 0.5)
             step = position.to(kind)
             code = step if code is None else code.mul_(self.bins).add_(step)
-        return code
+        return code, steps
 
-    def _grouped_by_label(self, code: np.ndarray, truth: LabelMap) -> tuple[np.ndarray, np.ndarray]:
-        label, keep = np.zeros(len(code), np.int64), truth.counted
-        label[truth.defect.numpy()] = truth.defect_class.numpy()
+    def _grouped(
+        self, code: np.ndarray, margins: np.ndarray, truth: LabelMap, fold: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        label, keep = np.full(len(code), fold * self.num_classes), truth.counted
+        label[truth.defect.numpy()] += truth.defect_class.numpy()
         codes, cell = np.unique(code[keep], return_inverse=True)
-        pairs = np.bincount(cell * self.num_classes + label[keep], minlength=len(codes) * self.num_classes)
-        return codes.astype(np.int64), pairs.reshape(-1, self.num_classes)
+        pairs = np.bincount(cell * self.columns + label[keep], minlength=len(codes) * self.columns)
+        totals = [np.bincount(cell, margin[keep], len(codes)).astype(np.int64) for margin in margins]
+        return codes.astype(np.int64), np.concatenate([pairs.reshape(-1, self.columns), np.stack(totals, 1)], 1)
 
-    def _add(self, codes: np.ndarray, labels: np.ndarray) -> None:
-        """Add label counts of cells, whose codes may repeat, and coarsen the bins while too many are occupied."""
-        codes, labels = np.concatenate([self.codes, codes]), np.concatenate([self.labels, labels])
+    def _add(self, codes: np.ndarray, values: np.ndarray) -> None:
+        """Add the values of cells, whose codes may repeat, and coarsen the bins while too many are occupied."""
+        codes, values = np.concatenate([self.codes, codes]), np.concatenate([self.values, values])
         self.codes, group = np.unique(codes, return_inverse=True)
-        self.labels = np.zeros((len(self.codes), self.num_classes), np.int64)
-        np.add.at(self.labels, group, labels)
+        self.values = np.zeros((len(self.codes), values.shape[1]), np.int64)
+        np.add.at(self.values, group, values)
         if len(self.codes) > MOST_CELLS and self.bins > 2:
             self._coarsen_to(self.bins // 2)
 
     def _coarsen_to(self, bins: int) -> None:
         if bins != self.bins:
-            codes, labels = self._coarser(self.codes, self.bins, bins), self.labels
-            self.codes, self.labels, self.bins = codes[:0], labels[:0], bins
-            self._add(codes, labels)
-
-    def _steps(self, codes: np.ndarray, bins: int) -> np.ndarray:
-        return np.stack([codes // bins**power % bins for power in reversed(range(self.dimensions))], 1)
+            codes, values = self._coarser(self.codes, self.bins, bins), self.values
+            self.codes, self.values, self.bins = codes[:0], values[:0], bins
+            self._add(codes, values)
 
     def _coarser(self, codes: np.ndarray, bins: int, fewer: int) -> np.ndarray:
-        powers = np.array([fewer**power for power in reversed(range(self.dimensions))], np.int64)
-        return (self._steps(codes, bins) // (bins // fewer) * powers).sum(1)
+        powers = range(self.dimensions)
+        steps = np.stack([codes // bins**power % bins for power in reversed(powers)], 1)
+        return (steps // (bins // fewer) * np.array([fewer**power for power in reversed(powers)], np.int64)).sum(1)

@@ -14,6 +14,7 @@ from mmdefect import compat
 from mmdefect.deployment.decision import thresholds_from_offsets
 from mmdefect.deployment.types import ModelInfo
 from mmdefect.functional.calibration import read_offsets
+from mmdefect.functional.parts import read_part_rule
 from mmdefect.inference.adaptation import fix_random_bases
 from mmdefect.inference.network import Preparation
 from mmdefect.registry import MODELS, init_default_scope
@@ -117,9 +118,15 @@ def _read_info(
     extra: dict[str, Any] = {'iter': meta.get('iter'), 'thresholds_from': 'argmax'}
     if record is not None:
         thresholds = thresholds_from_offsets([0.0, *read_offsets(record, classes).values()])
-        extra.update(thresholds_from='validation', objective=record.get('objective'), metrics=record.get('metrics'))
+        calibrated = any(record['offsets'])  # else argmax was better in the cross-fit
+        extra.update(
+            thresholds_from='validation' if calibrated else 'argmax',
+            objective=record.get('objective'),
+            metrics=record.get('metrics'),
+        )
     extra['preparation'] = preparation.to_dict()
     head = config.model.decode_head
     name = f'{config.model.backbone.type}-{(head[-1] if isinstance(head, list) else head).type}'
     palette = [tuple(colour) for colour in dataset.get('palette') or default_palette(len(classes))]
-    return ModelInfo(classes, palette, thresholds, preparation.scale_hw, 'segmentation', name, extra)
+    rule = read_part_rule(meta['part_rule'], classes) if 'part_rule' in meta else None
+    return ModelInfo(classes, palette, thresholds, preparation.scale_hw, 'segmentation', name, extra, rule)

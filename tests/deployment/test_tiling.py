@@ -13,6 +13,7 @@ from mmdefect.deployment.defects import TooManyRegions
 from mmdefect.deployment.predictor import BatchPredictor
 from mmdefect.deployment.tiling import SizedPredictor, TiledPredictor, TilePlan, place_tiles
 from mmdefect.deployment.types import ModelInfo
+from mmdefect.functional.parts import PartRule
 from tests.deployment.server import stand_in
 from tests.deployment.server.upload_cases import scene
 
@@ -75,6 +76,20 @@ def test_tiles_equal_the_whole_image(plan, size_hw):
     same(tiled, whole, 1e-6)
     assert whole.is_defective and [d.box_xyxy for d in whole.defects] == [d.box_xyxy for d in tiled.defects]
     np.testing.assert_allclose([d.score for d in tiled.defects], [d.score for d in whole.defects], atol=1e-5)
+
+
+def test_the_part_rule_of_the_model_gives_the_verdict_on_whole_images_and_on_tiles():
+    image, plan = make_image(150, 201), TilePlan(tile_hw=(64, 64), overlap_px=16, margin_px=8)
+    largest = {k: max(d.area_px for d in Filter().predict_batch([image])[0].defects if d.class_id == k) for k in (1, 2)}
+    for more, defective in ((0, True), (1, False)):
+        one = Filter()
+        one.info = replace(one.info, part_rule=PartRule((largest[1] + more, largest[2] + more)))
+        for predictor in (one, TiledPredictor(one, plan)):
+            prediction = predictor.predict_batch([image])[0]
+            assert prediction.is_defective == defective and prediction.defects  # they are listed all the same
+        assert ModelInfo.from_json(one.info.to_json()) == one.info
+    with pytest.raises(ValueError, match='`part_rule` must have an area for each of'):
+        replace(one.info, part_rule=PartRule((1,)))
 
 
 def test_a_margin_below_the_receptive_field_is_not_enough():

@@ -145,7 +145,11 @@ def test_the_calibrated_decision_is_what_is_written(tmp_path):
     for item in items:
         written = cv2.imread(str(tmp_path / item['img_path']), cv2.IMREAD_UNCHANGED)
         assert np.array_equal(written, (item['seg_logits']['data'] + offsets).argmax(0).numpy())
-    assert got['offset.attached'] == -2 and got['offset.broken'] == 0 and got['cal_IoU.attached'] != got['IoU.attached']
+    assert (
+        got['offset.attached'] == -2
+        and got['offset.broken'] == 0
+        and (got['IoU.attached'] == got['cal_IoU.attached'] != got['argmax_IoU.attached'])
+    )
 
 
 def test_one_line_an_image_from_which_the_totals_follow(tmp_path):

@@ -144,6 +144,15 @@ def test_the_last_of_two_tests_in_one_log_counts():
     assert result.classes['fine, chip']['IoU'] == 77.0 and result.summary['aAcc'] == 50.0
 
 
+def test_the_verdict_and_the_decision_of_the_last_test_are_read():
+    line = '01/02 03:04:05 - mmengine - INFO - '
+    said = 'Test: 10 of 10 bad parts found (95 %: 69 to 100 %), no good parts.'
+    log = f'{line}decision: calibrated\n{LOG}{line}{said}\n'
+    assert parse_test_log(log).verdict == f'{said} Decision: calibrated.' and parse_test_log(LOG).verdict == ''
+    again = log.replace('10 of 10', '9 of 10').replace('calibrated', 'argmax')
+    assert parse_test_log(log + again).verdict == f'{said.replace("10 of 10", "9 of 10")} Decision: argmax.'
+
+
 @pytest.mark.parametrize('text', ['', LOG.split('per class')[0], LOG.replace('[120/120]', '[119/120]')])
 def test_a_test_that_stopped_early_is_an_error(text):
     with pytest.raises(ValueError, match='stopped early'):

@@ -383,3 +383,15 @@ def test_files_have_a_row_for_every_model_in_the_order_of_the_plan(tmp_path):
 
 def test_an_empty_project_writes_nothing(tmp_path):
     assert write_results(tmp_path) == '' and not (tmp_path / 'results.csv').exists()
+
+
+def test_the_verdict_on_parts_stands_above_the_table_and_ends_the_log(make_batch, make_config):
+    said = 'Test: 10 of 10 bad parts found (95 %: 69 to 100 %), 2 of 71 good parts rejected (95 %: 0.3 to 9.8 %).'
+    batch = make_batch(make_config('a/m', f'says = ({said!r}, "decision: calibrated")'))
+    (state,) = run_batch(batch, silent)
+    assert state.verdict == f'{said} Decision: calibrated.'
+    text = (batch.project_dir / 'results.md').read_text()
+    assert text.index(f'- a/m: {state.verdict}\n') < text.index('| model')
+    assert 'by the decision that predicting delivers' in text
+    log = (batch.project_dir / 'exp_log.txt').read_text().splitlines()
+    assert log[-1].endswith(state.verdict)

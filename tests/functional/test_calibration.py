@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mmdefect.functional import calibration
-from mmdefect.functional.calibration import LIMIT, MarginCounter, binned_confusion, decide, fit_offsets
+from mmdefect.functional.calibration import LIMIT, MarginCounter, binned_confusion, cross_fit, decide, fit_offsets
 from mmdefect.functional.metrics.counting import read_label
 from mmdefect.functional.metrics.pixel import measures
 from tests.functional.metrics.maps import confusion, random_maps
@@ -119,6 +119,60 @@ def test_decide_is_argmax_with_offsets_and_ties_go_to_the_lowest(seed, classes):
     scores, offsets = rng.integers(-3, 4, (classes, 5, 7)).astype(np.float32), rng.integers(-2, 3, classes)
     expected = (scores + offsets[:, None, None]).argmax(0)
     assert np.array_equal(decide(torch.from_numpy(scores), torch.from_numpy(offsets)).numpy(), expected)
+
+
+@pytest.mark.parametrize(('classes', 'step'), [(2, 0.375), (3, 0.375), (3, 0.5), (5, 0.5), (5, 1.0)])
+def test_on_scores_of_coarse_steps_the_fit_says_what_its_offsets_give(classes, step):
+    """As of half precision or of integers: many margins are equal, and no offset may part what is equal."""
+    maps = shifted_maps(3, classes=classes, count=6, separation=5)
+    maps = [(p, label, (logits / step).round() * step) for p, label, logits in maps]
+    fit = fit_offsets(*counted(maps, classes).table())
+    assert fit.value == pytest.approx(mean_iou(maps, list(fit.offsets), classes), abs=1e-9)
+    assert fit.argmax_value == pytest.approx(mean_iou(maps, [0.0] * classes, classes), abs=1e-9)
+
+
+def folded(maps, classes=3, folds=5):
+    counter = MarginCounter(classes, folds)
+    for number, (_, label, logits) in enumerate(maps):
+        counter.update(logits, read_label(label, classes), number % folds)
+    return counter
+
+
+@pytest.mark.parametrize('classes', [2, 3, 5])
+def test_the_cross_fit_equals_one_that_judges_image_by_image(classes):
+    maps = shifted_maps(4, classes=classes, count=10, separation=6)
+    maps = [(p, label, logits.round().clamp(-4, 2)) for p, label, logits in maps]  # a bin holds one value then
+    got = cross_fit(*folded(maps, classes).fold_table())
+    each = [
+        fit_offsets(*counted([m for n, m in enumerate(maps) if n % 5 != k], classes).table()).offsets for k in range(5)
+    ]
+
+    def value(share):
+        total = sum(
+            confusion((logits + share * torch.tensor(each[n % 5])[:, None, None]).argmax(0), label, classes)
+            for n, (_, label, logits) in enumerate(maps)
+        )
+        return float(np.nanmean(measures(total)['IoU'][1:]))
+
+    values = {share: value(share) for share in calibration.SHRINKS}
+    assert got.crossed_value == pytest.approx(max(values.values()), abs=1e-6)
+    assert got.offsets == pytest.approx(got.shrink * np.mean(each, 0), abs=1e-6)
+    assert values[got.shrink] == pytest.approx(max(values.values()), abs=1e-6) and got.decision == 'calibrated'
+
+
+def test_where_offsets_fit_noise_argmax_is_delivered():
+    """Defects score alike in all images but one, which lures: what is fitted with it loses on the others."""
+    rng, folds, margins = np.random.default_rng(0), np.zeros((5, 40, 2), np.int64), np.linspace(-3, 3, 40)[:, None]
+    for fold in range(5):
+        cut = (-2.2, 1.9, -1.0, 2.4, 0.3)[fold]  # the best cut of a fold says nothing of that of the next
+        folds[fold, :, 1] = rng.integers(0, 4, 40) * (margins[:, 0] > cut)
+        folds[fold, :, 0] = rng.integers(0, 4, 40) * (margins[:, 0] <= cut)
+    fit = cross_fit(margins, folds)
+    plain = fit_offsets(margins, folds.sum(0))
+    assert plain.value > plain.argmax_value and plain.offsets[1] != 0
+    assert fit.shrink < 1 and abs(fit.offsets[1]) < abs(plain.offsets[1])
+    one = cross_fit(margins, folds[:1])  # a single fold cannot be judged by others
+    assert one.decision == 'argmax' and one.offsets == (0, 0) and one.value == one.argmax_value
 
 
 def test_bad_settings_are_rejected():

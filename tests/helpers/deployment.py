@@ -15,9 +15,9 @@ OFFSETS = (0.0, 0.4, -0.7)
 
 
 def write_checkpoint(
-    path: Path, leaf: Path = LEAF, options: dict | None = None, seed: int = 0, calibrated: bool = True
+    path: Path, leaf: Path = LEAF, options: dict | None = None, seed: int = 0, calibrated: bool = True, **meta
 ) -> Path:
-    """Write the checkpoint of a model with random weights whose labels are a mix of all classes."""
+    """Write the checkpoint of a model with random weights whose labels are a mix of all classes; ``meta`` is added."""
     from mmdefect.apis import load_config
     from mmdefect.inference.checkpoint import build_segmentor
 
@@ -26,7 +26,7 @@ def write_checkpoint(
     model = build_segmentor(cfg)
     randomise(model, seed)
     record = dict(offsets=list(OFFSETS), classes=list(CLASSES), objective='IoU')
-    meta = dict(cfg=cfg.pretty_text, iter=7, dataset_meta=dict(classes=CLASSES, palette=PALETTE))
+    meta |= dict(cfg=cfg.pretty_text, iter=7, dataset_meta=dict(classes=CLASSES, palette=PALETTE))
     torch.save(
         dict(state_dict=model.state_dict(), meta={**meta, **(dict(calibration=record) if calibrated else {})}), path
     )

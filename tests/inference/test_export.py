@@ -19,6 +19,7 @@ from mmdefect.deployment import load_predictor
 from mmdefect.deployment.decision import decide_labels
 from mmdefect.deployment.predictor import METADATA_KEY
 from mmdefect.functional.calibration import decide
+from mmdefect.functional.parts import PartRule
 from mmdefect.inference.adaptation import exportable_operations, pool_by_matrices
 from mmdefect.inference.export import compare_predictors, export_core, export_model
 from mmdefect.inference.network import Preparation, resize_images
@@ -169,6 +170,28 @@ def test_checkpoints_that_do_not_fit_are_rejected(checkpoint, tmp_path):
     torch.save(dict(state_dict={}, meta={}), tmp_path / 'bare.pth')
     with pytest.raises(ValueError, match='name the config'):
         load_predictor(tmp_path / 'bare.pth')
+
+
+def test_the_part_rule_of_a_checkpoint_travels_into_exported_files(tmp_path):
+    rule = PartRule((7, 40), 0.3, 'bad and good parts', 4, 5, 4, 1, 3, ((6, 8), (30, 50)))
+    record = {**rule.to_dict(), 'classes': list(CLASSES), 'iter': 7}
+    source = load_predictor(write_checkpoint(tmp_path / 'own.pth', options=SCALE, part_rule=record))
+    assert source.info.part_rule == rule
+    path = export_model(source.network, source.info, tmp_path / 'own.onnx')
+    exported = load_predictor(path)
+    assert exported.info.part_rule == rule
+    for image in make_images(2, 96, 96):
+        one, two = (predictor.predict_batch([image])[0] for predictor in (source, exported))
+        assert (
+            one.is_defective
+            == two.is_defective
+            == any(rule.counts((d.class_id, d.area_px, d.score)) for d in one.defects)
+        )
+    other = write_checkpoint(
+        tmp_path / 'other.pth', options=SCALE, part_rule={**record, 'classes': ['normal', 'x', 'y']}
+    )
+    with pytest.raises(ValueError, match='the part rule of a checkpoint must be for the classes'):
+        load_predictor(other)
 
 
 def test_without_calibration_it_is_argmax_and_a_leaf_config_serves(tmp_path):

@@ -104,16 +104,17 @@ def _confusion_rows(run: RunFolder) -> list[tuple[str, list[tuple[str, str, int]
 
 def _lead(results: Results) -> str:
     """Return one sentence on what the report is about."""
-    runs = results.runs
+    runs, best = results.runs, results.best()
+    told = ''.join(f' {run.name}: {run.verdict}' for run in ([best] if best else runs[:1]) if run.verdict)
     counted = next((run.counts for run in runs if run.counts is not None), None)
     text = f'{len(runs)} run{"s" if len(runs) > 1 else ""}'
     if counted is None:
-        return text + '; no predictions of single images.'
+        return text + '; no predictions of single images.' + told
     labelled = counted.values[:, 1:, 2]
     share = labelled.sum() / max(1, counted.values[:, :, 2].sum())
     return (
         f'{text} on {len(counted.names)} test images, {int((labelled.sum(1) > 0).sum())} of them with defects, which '
-        f'cover {100 * share:.3f} % of the pixels. Intervals: 95 %, bootstrap over the test images.'
+        f'cover {100 * share:.3f} % of the pixels. Intervals: 95 %, bootstrap over the test images.{told}'
     )
 
 

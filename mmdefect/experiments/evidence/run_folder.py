@@ -67,6 +67,7 @@ class RunFolder:
     test: dict[str, float | None] = field(default_factory=dict)  # metrics of the test log, in percent
     training: Curves = field(default_factory=dict)  # `{key: [(iteration, value), ...]}` of losses and learning rate
     validation: Curves = field(default_factory=dict)  # `{key: [(iteration, value), ...]}`
+    verdict: str = ''  # on parts, what the test log ends with
     best: int | None = None  # iteration of the tested checkpoint, if known
     truth: Truth | None = None  # the test set, if it was found
     counts: Counts | None = None  # counts of each test image; `None` without predictions or labels
@@ -134,7 +135,7 @@ def _read_test(folder: Path, run: RunFolder) -> None:
     except ValueError as err:
         run.notes.append(f'{name}: {err}')
     else:
-        run.test, run.classes = log.metrics(), tuple(log.classes)
+        run.test, run.classes, run.verdict = log.metrics(), tuple(log.classes), log.verdict
 
 
 def _read_curves(folder: Path, run: RunFolder) -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import zlib
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from mmdefect.functional.calibration import Calibration, MarginCounter, binned_confusion, decide, fit_offsets
+from mmdefect.functional.calibration import FOLDS, Calibration, MarginCounter, binned_confusion, cross_fit, decide
 from mmdefect.functional.metrics.components import SIZE_EDGES, SIZES, ComponentCounter
 from mmdefect.functional.metrics.counting import Counter, LabelMap, read_label, read_prediction
 from mmdefect.functional.metrics.pixel import (
@@ -22,9 +23,10 @@ from mmdefect.functional.metrics.pixel import (
 )
 from mmdefect.functional.metrics.ranking import image_ranking
 from mmdefect.functional.metrics.scores import ScoreBins, ScoreCounter, ScoreKeeper, log_odds, log_scores
+from mmdefect.functional.parts import PartRule, Region, any_region, counted_verdicts, telling_regions
 
-GROUPS = ('pixel', 'tolerant', 'components', 'ranking', 'pro', 'image')
-NEED_SCORES = ('ranking', 'pro', 'image')
+GROUPS = ('pixel', 'tolerant', 'components', 'ranking', 'pro', 'image', 'parts')
+NEED_SCORES = ('ranking', 'pro', 'image', 'parts')
 PRO_LIMITS = {'AUPRO30': 0.3, 'AUPRO5': 0.05}
 
 
@@ -33,7 +35,7 @@ class DefectCounters:
     """Counters of the chosen groups; sees one image after the other."""
 
     classes: tuple[str, ...]  # names, background first
-    #: Some of ``pixel`` (always counted), ``tolerant``, ``components``; ``ranking``, ``pro``, ``image`` need scores.
+    #: Some of ``pixel`` (always counted), ``tolerant``, ``components``; the others need scores.
     groups: tuple[str, ...] = ('pixel',)
     ignore_index: int = 255  # label value that is left out
     kind: str = 'logits'  # what the scores are, or 'probabilities'
@@ -46,6 +48,7 @@ class DefectCounters:
     fit: str | None = None  # objective of the calibration fitted on what is seen, 'IoU', 'F1' or 'recall'
     recall_floor: float = 0.8  # see :func:`~mmdefect.functional.calibration.fit_offsets`
     offsets: tuple[float, ...] | None = None  # fitted elsewhere, one a class, to be applied
+    part_rule: PartRule | None = None  # which predicted regions reject a part; any if left out
 
     def __post_init__(self) -> None:
         check_groups(self.groups)
@@ -62,8 +65,9 @@ class DefectCounters:
         if 'ranking' in groups or 'pro' in groups:
             bins, overlap = ScoreBins(self.bins), 'pro' in groups
             self.scores = ScoreKeeper(count, overlap) if self.exact else ScoreCounter(count, bins, overlap)
-        self.margins = MarginCounter(count) if self.fit is not None else None
+        self.margins = MarginCounter(count, FOLDS) if self.fit is not None else None
         self.decided = PixelCounter(count) if self.offsets is not None else None
+        self.plain = PixelCounter(count) if self.offsets is not None else None  # argmax, whatever is judged
         self.images: list[dict] = []
         self.calibration: Calibration | None = None
 
@@ -73,14 +77,14 @@ class DefectCounters:
         return bool(set(self.groups) & set(NEED_SCORES)) or self.margins is not None or self.decided is not None
 
     def _parts(self) -> list:
-        every = (self.pixel, self.tolerant, self.components, self.scores, self.margins, self.decided)
+        every = (self.pixel, self.tolerant, self.components, self.scores, self.margins, self.decided, self.plain)
         return [part for part in every if part is not None]
 
     def counters(self) -> list[Counter]:
         """Return the counters whose sums add up over shards, in a fixed order."""
         return [part for part in self._parts() if isinstance(part, Counter)]
 
-    def update(self, prediction: Tensor, label: Tensor, scores: Tensor | None = None) -> dict:
+    def update(self, prediction: Tensor, label: Tensor, scores: Tensor | None = None, name: str = '') -> dict:
         """Count one image.
 
         Args:
@@ -88,10 +92,12 @@ class DefectCounters:
             label: ``(H, W)`` integer class ids, or the ignored value.
             scores: ``(C, H, W)`` float, one channel a class or one for a single defect class; may be left out when no
                 group needs them.
+            name: of the image; says in which fold of the cross-fit it is. Without one its content does.
 
         Returns:
             What is known of this image: ``confusion`` ``(K, K)``, ``defective`` (``None`` if all is ignored) and
-            where asked ``score`` (largest log-odds of any defect) and ``calibrated`` (confusion with the offsets).
+            where asked ``score`` (largest log-odds of any defect), ``calibrated`` (confusion with the offsets),
+            ``regions`` (those of the prediction that tell, see :mod:`mmdefect.functional.parts`) and ``rejected``.
         """
         truth = read_label(label, len(self.classes), self.ignore_index)
         chosen = read_prediction(prediction, truth)
@@ -103,11 +109,12 @@ class DefectCounters:
         if self.components is not None:
             self.components.update(chosen, truth)
         if self.needs_scores:
-            self._update_scores(scores, truth, image)
-        self.images.append({name: image[name] for name in ('defective', 'score') if name in image})
+            self._update_scores(scores, chosen, truth, image, name)
+        kept = ('defective', 'score', 'regions', 'rejected', 'labelled')
+        self.images.append({key: image[key] for key in kept if key in image})
         return image
 
-    def _update_scores(self, scores: Tensor | None, truth: LabelMap, image: dict) -> None:
+    def _update_scores(self, scores: Tensor | None, chosen: LabelMap, truth: LabelMap, image: dict, name: str) -> None:
         scores = _checked(scores, truth.size_hw, len(self.classes), self.kind)
         if set(self.groups) & set(NEED_SCORES):
             odds = log_odds(scores)
@@ -118,9 +125,16 @@ class DefectCounters:
                 if truth.ignored.numel():
                     some = some.index_fill(0, truth.ignored.to(some.device), -torch.inf)
                 image['score'] = float(some.max())
+        if 'parts' in self.groups:
+            image['regions'] = telling_regions(scored_regions(chosen, scores))
+            image['rejected'] = (self.part_rule or any_region(len(self.classes))).rejects(image['regions'])
+            image['labelled'] = truth.present, int(truth.regions_of(None)[1].max()) if truth.present else 0
         if self.margins is not None:
-            self.margins.update(scores, truth)
+            content = name.encode() if name else truth.values.numpy().tobytes() + chosen.values.numpy().tobytes()
+            self.margins.update(scores, truth, zlib.crc32(content) % FOLDS)
         if self.decided is not None:
+            plain = read_prediction(decide(scores, torch.zeros(len(scores))), truth)
+            image['argmax'] = self.plain.update(plain, truth)
             decided = read_prediction(decide(scores, torch.tensor(self.offsets, dtype=torch.float64)), truth)
             image['calibrated'] = self.decided.update(decided, truth)
 
@@ -141,7 +155,7 @@ class DefectCounters:
         if isinstance(self.scores, ScoreKeeper):
             self.scores.kept = [entry for rest in rests for entry in rest['kept']]
         if self.margins is not None and not self.margins.dense:
-            self.margins = MarginCounter(len(self.classes))
+            self.margins = MarginCounter(len(self.classes), FOLDS)
             for rest in rests:
                 self.margins.merge(rest['margins'])
 
@@ -159,7 +173,28 @@ class DefectCounters:
             seen = [i for i in self.images if i['defective'] is not None]
             values = image_ranking(np.array([i['score'] for i in seen]), np.array([i['defective'] for i in seen], bool))
             result |= {f'image_{name}': value * (1 if name == 'threshold' else 100) for name, value in values.items()}
+        if 'parts' in self.groups:
+            result |= self._part_keys()
         return result | self._calibrated_keys()
+
+    def parts(self) -> list[tuple[bool, list[Region]]]:
+        """Return of each image that counts whether it is bad, and its regions: what a part rule is fitted on."""
+        return [(image['defective'], image['regions']) for image in self.images if image['defective'] is not None]
+
+    def _part_keys(self) -> dict[str, float]:
+        seen = [image for image in self.images if image['defective'] is not None]
+        counted = counted_verdicts((image['defective'], image['rejected']) for image in seen)
+        result = {f'parts_{name}': float(value) for name, value in counted.items()}
+        groups = {
+            f'.{name}': (lambda image, k=k: k in image['labelled'][0]) for k, name in enumerate(self.classes) if k
+        }
+        edges = (1, *self.size_edges, float('inf'))
+        for size, low, high in zip(SIZES, edges, edges[1:], strict=False):
+            groups[f'_{size}'] = lambda image, low=low, high=high: low <= image['labelled'][1] < high
+        for name, belongs in groups.items():
+            own = [100.0 * image['rejected'] for image in seen if belongs(image)]
+            result[f'part_found{name}'] = float(np.mean(own)) if own else float('nan')
+        return result
 
     def _pixel_keys(self, confusion: np.ndarray) -> dict[str, float]:
         result = summarize(confusion)
@@ -211,9 +246,10 @@ class DefectCounters:
 
     def _calibrated_keys(self) -> dict[str, float]:
         if self.margins is not None:
-            table = self.margins.table()
-            self.calibration = fit_offsets(*table, self.fit, self.recall_floor)
-            confusion, offsets = binned_confusion(*table, self.calibration.offsets), self.calibration.offsets
+            margins, folds = self.margins.fold_table()
+            self.calibration = cross_fit(margins, folds, self.fit, self.recall_floor)
+            offsets = self.calibration.offsets
+            confusion = binned_confusion(margins, folds.sum(0), offsets)
         elif self.decided is not None:
             confusion, offsets = self.decided.sums['confusion'].numpy(), self.offsets
         else:
@@ -224,7 +260,25 @@ class DefectCounters:
             result |= self._named(f'cal_{name}', rows[name], 1)
         result |= {f'cal_fg_m{name}': 100 * nan_mean(rows[name][1:]) for name in ('Precision', 'F1')}
         result['cal_any_IoU'] = 100 * float(measures(any_defect(confusion))['IoU'][1])
+        if self.plain is not None:
+            plain = self.plain.sums['confusion'].numpy()
+            result |= self._named('argmax_IoU', measures(plain)['IoU'], 1)
+            result['argmax_fg_mIoU'] = summarize(plain)['fg_mIoU']
+        elif self.calibration is not None:
+            result['cal_crossed'] = 100 * self.calibration.crossed_value
         return result | {f'offset.{c}': float(o) for c, o in zip(self.classes[1:], offsets[1:], strict=True)}
+
+
+def scored_regions(chosen: LabelMap, scores: Tensor) -> list[Region]:
+    """Return class, area and mean probability of every region of a prediction; ``scores`` are ``(K, H, W)`` logits."""
+    found: list[Region] = []
+    flat = scores.reshape(len(scores), -1)
+    for class_id in chosen.present:
+        region, areas = chosen.regions_of(class_id)
+        probability = flat[:, chosen.pixels_of(class_id).to(flat.device)].double().softmax(0)[class_id].cpu()
+        means = torch.bincount(region, probability) / areas
+        found += [(class_id, int(area), float(mean)) for area, mean in zip(areas, means, strict=True)]
+    return found
 
 
 def check_groups(groups: tuple[str, ...]) -> None:

@@ -8,7 +8,8 @@ pixels that are right, F1 the harmonic mean of precision and recall.
 
 The tolerant measures count a predicted pixel as right when a labelled pixel of its class lies within ``radius``
 (Euclidean, in pixels), a labelled pixel as found when a predicted one does. With ``P`` predicted and ``L`` labelled
-pixels, ``tF1 = (right + found) / (P + L)`` and ``tIoU = tF1 / (2 - tF1)``; both are the plain ones at radius 0.
+pixels, ``tF1`` is the harmonic mean of tolerant precision, ``right / P``, and recall, ``found / L``, and
+``tIoU = tF1 / (2 - tF1)``; both are the plain ones at radius 0.
 """
 
 from __future__ import annotations
@@ -115,9 +116,12 @@ class TolerantCounter(Counter):
 
     def compute(self) -> tuple[np.ndarray, np.ndarray]:
         """Return tolerant IoU and F1 in [0, 1], ``(num_classes,)`` each with any defect first; NaN for nothing."""
-        sums = {name: value.double().numpy() for name, value in self.sums.items()}
+        right, found, predicted, labelled = (
+            self.sums[name].double().numpy() for name in ('right', 'found', 'predicted', 'labelled')
+        )
         with np.errstate(invalid='ignore', divide='ignore'):
-            f1 = (sums['right'] + sums['found']) / (sums['predicted'] + sums['labelled'])
+            f1 = 2 * right * found / (right * labelled + found * predicted)
+        f1 = np.where(right + found > 0, f1, np.where(predicted + labelled > 0, 0.0, np.nan))
         return f1 / (2 - f1), f1
 
 

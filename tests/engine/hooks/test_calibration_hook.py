@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 import uuid
 
+import numpy as np
 import pytest
 import torch
+from scipy import ndimage
 
 import mmdefect.registration  # noqa: F401
 from mmdefect.engine.hooks.calibration_hook import add_to_checkpoint
+from mmdefect.functional.parts import fit_part_rule
 from tests.helpers.toy_segmentation import CLASSES, ToyData, toy_runner
 
 HOOK = dict(type='CalibrationHook')
@@ -76,15 +79,70 @@ def test_the_calibrated_decision_reaches_later_hooks(trained):
         def after_test_iter(self, runner, batch_idx, data_batch=None, outputs=None):
             seen.extend((s.pred_sem_seg.data.clone(), s.seg_logits.data) for s in outputs)
 
-    for decision in ('argmax', 'calibrated'):
+    for decision in ('argmax', 'calibrated', 'delivered'):
         seen.clear()
         metric = dict(type='DefectMetric', calibration='apply', decision=decision)
         hooks = [Look(), HOOK]
         runner(trained / decision, load_from=str(trained / 'iter_4.pth'), test_evaluator=metric, hooks=hooks).test()
         offsets = torch.tensor(load(trained / 'iter_4.pth')['meta']['calibration']['offsets'])
-        offsets = offsets if decision == 'calibrated' else offsets * 0
+        offsets = offsets * 0 if decision == 'argmax' else offsets
         for chosen, logits in seen:
             assert chosen.shape == (1, 24, 24) and torch.equal(chosen[0], (logits + offsets[:, None, None]).argmax(0))
+
+
+def test_the_delivered_decision_is_what_is_judged_and_argmax_stands_beside_it(trained):
+    """The plain keys are those of what predicting delivers; by argmax they were far off and nothing said so."""
+    metric = dict(type='DefectMetric', groups='all', calibration='apply')
+    path = str(trained / 'iter_4.pth')
+    got, plain = (
+        runner(trained / f'judge_{decision}', load_from=path, test_evaluator={**metric, 'decision': decision}).test()
+        for decision in ('delivered', 'argmax')
+    )
+    assert load(path)['meta']['calibration']['decision'] == 'calibrated'
+    for key in ('fg_mIoU', 'IoU.attached', 'IoU.broken'):
+        assert got[key] == got[f'cal_{key}'] == plain[f'cal_{key}'] != plain[key] == got[f'argmax_{key}']
+
+
+def slow_parts(checkpoint, seed):
+    """Of each image of a toy set whether it is bad, and class, area and score of its regions, in plain NumPy."""
+    weight, bias = (checkpoint['state_dict'][f'conv.{name}'] for name in ('weight', 'bias'))
+    offsets = torch.tensor(checkpoint['meta']['calibration']['offsets'])[:, None, None]
+    parts = []
+    for image, label in ToyData(seed=seed).items:
+        logits = torch.nn.functional.conv2d(image[None], weight, bias, padding=1)[0]
+        chosen, probabilities = (logits + offsets).argmax(0).numpy(), logits.softmax(0).numpy()
+        regions = []
+        for k in (1, 2):
+            marks, count = ndimage.label(chosen == k, np.ones((3, 3)))
+            regions += [
+                (k, int((marks == m).sum()), float(probabilities[k][marks == m].mean())) for m in range(1, count + 1)
+            ]
+        parts.append((bool((label > 0).any()), regions))
+    return parts
+
+
+def test_the_part_rule_is_fitted_on_validation_kept_in_the_checkpoint_and_applied(trained, tmp_path, caplog):
+    path = tmp_path / 'own.pth'
+    path.write_bytes((trained / 'iter_4.pth').read_bytes())
+    metric = dict(type='DefectMetric', groups='all', calibration='apply', decision='delivered')
+    got = runner(tmp_path, load_from=str(path), test_evaluator=metric).test()
+    checkpoint = load(path)
+    record = checkpoint['meta']['part_rule']
+    rule = fit_part_rule(slow_parts(checkpoint, seed=1), 3)
+    assert record['min_areas'] == list(rule.min_areas) and record['min_score'] == pytest.approx(
+        rule.min_score, abs=1e-5
+    )
+    assert record['classes'] == list(CLASSES) and record['iter'] == 4 and record['basis'] == 'bad and good parts'
+    tested = slow_parts(checkpoint, seed=2)
+    assert got['parts_found'] == sum(bad and rule.rejects(regions) for bad, regions in tested)
+    assert got['parts_rejected'] == sum(not bad and rule.rejects(regions) for bad, regions in tested)
+    assert (got['parts_bad'], got['parts_good']) == (4, 2)
+    log = next(tmp_path.glob('*/*.log')).read_text()
+    assert f'Test: {int(got["parts_found"])} of 4 bad parts found (95 %: ' in log and 'decision: calibrated' in log
+    checkpoint['meta']['part_rule']['min_areas'] = [500, 500]  # the rule of the checkpoint is taken, not fitted anew
+    torch.save(checkpoint, path)
+    got = runner(tmp_path, load_from=str(path), test_evaluator=metric).test()
+    assert got['parts_found'] == got['parts_rejected'] == 0
 
 
 def test_a_test_never_fits(trained):

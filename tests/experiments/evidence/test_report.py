@@ -147,6 +147,15 @@ def test_absent_parts_are_said_and_not_made_up(runs, tmp_path):
     assert 'Confusion' not in text
 
 
+def test_the_verdict_on_parts_opens_the_report(runs, tmp_path):
+    shutil.copytree(runs / 'runs' / 'weak', tmp_path / 'weak')
+    log = next((tmp_path / 'weak').rglob('test_log.txt'))
+    said = 'Test: 3 of 3 bad parts found (95 %: 29 to 100 %), no good parts.'
+    log.write_text(f'{log.read_text()}01/02 03:04:05 - mmengine - INFO - {said}\n')
+    text = write_report(tmp_path / 'weak', tmp_path / 'r.html', SearchPlaces())[0].read_text()
+    assert said in text
+
+
 def test_predictions_of_another_test_are_pointed_out(runs, tmp_path):
     shutil.copytree(runs / 'runs' / 'weak', tmp_path / 'weak')
     other = next((tmp_path / 'weak' / 'pred').glob('part.5.png'))

@@ -33,3 +33,5 @@ print(
 01/02 03:04:05 - mmengine - INFO - Iter(test) [2/2]    aAcc: 99.9000  mIoU: 50.0000  mAcc: 69.9700  """
     + 'data_time: 0.0046  time: 0.0373'
 )
+for said in cfg.get('says', ()):
+    print(f'01/02 03:04:05 - mmengine - INFO - {said}')

@@ -82,7 +82,9 @@ def test_packed_sums_of_two_ranks_add_up():
 def test_the_size_of_the_state_does_not_grow():
     small, large = (counted(random_maps(0, n), fit='IoU') for n in (1, 9))
     assert pack(small.counters()).numel() == pack(large.counters()).numel()
-    assert len(large.images) == 9 and set(large.images[0]) == {'defective', 'score'}
+    assert len(large.images) == 9 and set(large.images[0]) == {
+        *('defective', 'score', 'regions', 'rejected', 'labelled')
+    }
 
 
 def test_probabilities_give_what_logits_give():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 
 import numpy as np
 import pytest
@@ -75,15 +76,16 @@ def counted(pairs, radius, classes=3):
 
 
 def brute_force(pairs, radius, select):
-    matched = total = 0
+    near, total = [0, 0], [0, 0]
     for prediction, label in pairs:
         a = np.argwhere(select(prediction) & (label != 255)).astype(float)
         b = np.argwhere(select(label) & (label != 255)).astype(float)
-        total += len(a) + len(b)
+        total = [total[0] + len(a), total[1] + len(b)]
         if len(a) and len(b):
             distance = np.sqrt(((a[:, None] - b[None]) ** 2).sum(-1))
-            matched += (distance.min(1) <= radius).sum() + (distance.min(0) <= radius).sum()
-    f1 = matched / total
+            near = [near[k] + int((distance.min(1 - k) <= radius).sum()) for k in (0, 1)]
+    precision, recall = (n / t for n, t in zip(near, total, strict=True))
+    f1 = statistics.harmonic_mean([precision, recall]) if precision or recall else 0.0
     return f1 / (2 - f1), f1
 
 
@@ -97,6 +99,14 @@ def test_equals_all_pairs(seed, radius):
     iou, f1 = counted(pairs, radius).compute()
     for row, select in enumerate([lambda m: m > 0, lambda m: m == 1, lambda m: m == 2]):
         assert (iou[row], f1[row]) == pytest.approx(brute_force(pairs, radius, select))
+
+
+def test_f1_is_the_harmonic_mean_of_tolerant_precision_and_recall():
+    """One pixel near a line of nine and far from none: precision 1, recall 3/9; one side without the other: 0."""
+    label, prediction, none = np.zeros((5, 9), int), np.zeros((5, 9), int), np.zeros((5, 9), int)
+    label[2, :], prediction[2, 4] = 1, 1
+    assert counted([(prediction, label)], 1).compute()[1][1] == pytest.approx(2 * 1 * (1 / 3) / (1 + 1 / 3))
+    assert counted([(none, label)], 1).compute()[1][1] == counted([(prediction, none)], 1).compute()[1][1] == 0
 
 
 def test_radius_0_is_the_plain_iou():
