@@ -32,6 +32,8 @@ SPLIT_FILE, CENSUS_FILE = 'split.json', 'census.json'
 DEFAULT_FRACTIONS = {'train': 0.6, 'val': 0.2, 'test': 0.2}
 #: Share of a given training folder that becomes a missing validation or test split.
 CARVED = 0.2
+#: What run_main selects by in a project of one's own; its default, `score`, counts the background (docs/evaluation.md).
+SELECTED_BY = 'fg_AP'
 #: Images of the rarest class up to which defects are pasted, some ten of them in training: with so few, pastes helped
 #: or made no difference; with more, at full size, they did not help (docs/results/README.md).
 FEW_IMAGES = 16
@@ -330,7 +332,7 @@ def _print_next(project: Project, split: Split, console: Console) -> None:
     for path in (project.split_file, project.census_file, *project.configs):
         console.print(f' - {path}', soft_wrap=True)
     configs = ' '.join(str(c) for c in project.configs)
-    console.print('[bold]next[/], on a GPU with GPU_COUNT=1:')
-    command = f'PROJECT_NAME={project.folder.name} GPU_COUNT=0 bash bash/run_main.sh {configs}'
+    console.print(f'[bold]next[/], on a GPU with GPU_COUNT=1; the checkpoint with the best {SELECTED_BY} is kept:')
+    command = f'METRIC={SELECTED_BY} PROJECT_NAME={project.folder.name} GPU_COUNT=0 bash bash/run_main.sh {configs}'
     console.print(command, soft_wrap=True, markup=False)
     console.print(f'or one model: python tools/train.py {project.configs[-1]}', soft_wrap=True, markup=False)

@@ -55,7 +55,8 @@ def test_ten_photographs(tmp_path):
     assert max(map(len, table.splitlines())) <= WIDTH
     assert '10: 10 with defects, 0 without' in text and 'train 6 (0 clean), val 2 (0 clean), test 2 (0 clean)' in text
     configs = ' '.join(map(str, project.configs))
-    assert f'PROJECT_NAME=mypart GPU_COUNT=0 bash bash/run_main.sh {configs}\n' in text
+    assert f'METRIC=fg_AP PROJECT_NAME=mypart GPU_COUNT=0 bash bash/run_main.sh {configs}\n' in text
+    assert 'the checkpoint with the best fg_AP is kept' in text
     assert f'python tools/train.py {project.configs[-1]}\n' in text
 
 
