@@ -1,7 +1,5 @@
 """``mmdefect COMMAND``, or ``python -m mmdefect COMMAND``: the doctor and the tools, which come with the package."""
 
-from __future__ import annotations
-
 import argparse
 import ast
 import runpy

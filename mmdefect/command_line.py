@@ -1,7 +1,5 @@
 """What the tools share: mistakes said in one line, and the arguments of a config."""
 
-from __future__ import annotations
-
 import argparse
 import os
 import sys

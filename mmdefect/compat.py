@@ -7,8 +7,6 @@ shared module names. Importing this module loads no ``mm*`` package; :func:`appl
 Each shim states what it fixes, when it can be deleted and the test that holds it.
 """
 
-from __future__ import annotations
-
 import functools
 import importlib.util
 import inspect

@@ -1,7 +1,5 @@
 """Which extra of the installation brings what, said in one sentence where it is missing. Standard library only."""
 
-from __future__ import annotations
-
 import importlib.util
 import sys
 from pathlib import Path

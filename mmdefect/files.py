@@ -1,7 +1,5 @@
 """Files and folders that are either absent, old or complete: written beside their place, then renamed."""
 
-from __future__ import annotations
-
 import errno
 import json
 import os

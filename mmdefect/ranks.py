@@ -1,7 +1,5 @@
 """How a process that is one of several ends."""
 
-from __future__ import annotations
-
 import atexit
 import os
 import sys

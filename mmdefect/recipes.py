@@ -1,7 +1,5 @@
 """Recipes: files of ``configs/_base_`` that are laid over a leaf config by their name, such as ``paste_poisson``."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from difflib import get_close_matches
 from pathlib import Path

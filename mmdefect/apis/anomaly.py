@@ -1,7 +1,5 @@
 """Anomaly detection by density: fit, test, predict, localise, explain. What ``tools/anomaly.py`` calls."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """Test anomaly detectors: image and pixel metrics of a category, with the untrained backbone beside the trained one."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path

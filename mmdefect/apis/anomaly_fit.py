@@ -5,8 +5,6 @@ A fit takes two passes, in memory that does not grow with the data set. The firs
 the other folds: from these held-out scores come the scales. The density that is kept is that of all folds together.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import reduce

@@ -1,7 +1,5 @@
 """What a test of anomaly detectors leaves: a table as CSV and Markdown, figures as PNG, and one page with them all."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 

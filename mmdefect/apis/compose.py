@@ -39,8 +39,6 @@ their hook and packing are added here. ``amp`` is read by :func:`mmdefect.apis.t
 the device.
 """
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Iterator, Sequence
 

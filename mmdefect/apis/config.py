@@ -1,7 +1,5 @@
 """Read a leaf config, lay recipes over it, apply overrides, and compose it."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from difflib import get_close_matches
 from pathlib import Path

@@ -1,7 +1,5 @@
 """A self-contained page: one defect on one background, and a slider for each operation's range."""
 
-from __future__ import annotations
-
 import cv2
 import numpy as np
 from numpy import ndarray

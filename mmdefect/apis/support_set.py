@@ -1,7 +1,5 @@
 """``generate.py support``: choose the few labelled images that a defect type is learned from."""
 
-from __future__ import annotations
-
 import argparse
 import dataclasses
 from pathlib import Path

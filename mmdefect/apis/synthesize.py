@@ -1,7 +1,5 @@
 """Make the synthetic defects of a config outside a training: one by one to look at, or as a data set on disk."""
 
-from __future__ import annotations
-
 import io
 import json
 from collections.abc import Callable, Iterator, Sequence

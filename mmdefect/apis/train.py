@@ -1,7 +1,5 @@
 """Train a config through mmseg's Runner, after checking what can be known to be wrong before it starts."""
 
-from __future__ import annotations
-
 import logging
 import os
 import tempfile

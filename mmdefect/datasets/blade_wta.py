@@ -3,8 +3,6 @@
 Images in ``img_dir/{train,val,test}``, labels 0/1/2 under the same names in ``ann_dir/{train,val,test}``.
 """
 
-from __future__ import annotations
-
 import os
 from typing import ClassVar
 

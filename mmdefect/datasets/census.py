@@ -3,8 +3,6 @@
 Nothing of a framework is used here: files in, numbers and text out. Components are 8-connected.
 """
 
-from __future__ import annotations
-
 import hashlib
 import os
 from collections import Counter

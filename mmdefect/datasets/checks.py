@@ -4,8 +4,6 @@ Files are read in parallel threads and what was found is remembered (:mod:`mmdef
 repeated check of unchanged files costs almost nothing. Data sets may be mmseg's or ours, also inside wrappers.
 """
 
-from __future__ import annotations
-
 import os
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence

@@ -4,8 +4,6 @@ A pixel belongs to a polygon when its centre does: no pixel is gained or lost on
 defect has two pixels. (COCO's own tools draw the outline too and so grow every region by about half a pixel.)
 """
 
-from __future__ import annotations
-
 import json
 import os
 import re

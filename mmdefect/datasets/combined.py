@@ -4,8 +4,6 @@
 and, if there are any, masks of the object in ``good_object_location_mask/``.
 """
 
-from __future__ import annotations
-
 import os
 from typing import ClassVar
 

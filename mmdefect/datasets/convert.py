@@ -8,8 +8,6 @@ The new folder appears all at once. It holds a ``dataset.json`` with the classes
 ``tools/init_project.py`` read.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import re

@@ -1,7 +1,5 @@
 """From a data set to its library of defects."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Mapping, Sequence
 from functools import partial

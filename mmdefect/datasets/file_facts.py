@@ -5,8 +5,6 @@ A fact is remembered under the path, the size and the modification time of its f
 seconds ago is not remembered: a second change in the same tick of the clock would go unnoticed.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

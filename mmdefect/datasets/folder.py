@@ -4,8 +4,6 @@ The arrangements are those of :mod:`mmdefect.datasets.folder_scan`. :func:`descr
 be read, from a ``dataset.json`` if the folder holds one, else from the mask files; :func:`label_samples` applies it.
 """
 
-from __future__ import annotations
-
 import json
 import os
 from collections.abc import Callable, Iterable, Sequence

@@ -14,8 +14,6 @@ mixed, with or without ``train``/``val``/``test`` folders anywhere:
 Not covered: annotations that are no images (for COCO files see ``tools/convert_dataset.py``) and video.
 """
 
-from __future__ import annotations
-
 import os
 import re
 from collections import defaultdict

@@ -1,7 +1,5 @@
 """Packed sets of generated images, alone or beside a real data set."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import ClassVar
 

@@ -1,7 +1,5 @@
 """Images without defects, to learn the normal appearance from: MVTec AD's ``train/good`` or any folder of images."""
 
-from __future__ import annotations
-
 import os
 from typing import ClassVar
 

@@ -1,7 +1,5 @@
 """Groups of images that must stay on one side of a split: exposures of one part, or files of equal content."""
 
-from __future__ import annotations
-
 import json
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence

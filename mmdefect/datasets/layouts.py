@@ -1,7 +1,5 @@
 """Folder layouts by name, for tools that take a folder instead of a config."""
 
-from __future__ import annotations
-
 import difflib
 
 from mmdefect.datasets.base import DefectDataset

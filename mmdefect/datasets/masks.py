@@ -6,8 +6,6 @@ represented, or fits two readings, is an error that names the file: a model woul
 Label maps are ``uint8``: 0 normal, 1..K defect classes, 255 ignore.
 """
 
-from __future__ import annotations
-
 import io
 import os
 from collections import Counter

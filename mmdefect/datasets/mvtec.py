@@ -5,8 +5,6 @@ masks are 0/255, licence CC BY-NC-SA 4.0. VisA, one-class layout: the same folde
 with 0/1 or 0/255. MVTec LOCO and MVTec AD 2 have other folders and are not read.
 """
 
-from __future__ import annotations
-
 import os
 from collections.abc import Sequence
 

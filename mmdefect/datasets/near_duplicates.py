@@ -11,8 +11,6 @@ precision .89 and recall .55, exposures of one magnetic tile with precision .80 
 Not covered: copies that are mirrored, rotated or cropped, and sets of fewer than four images (exact copies only).
 """
 
-from __future__ import annotations
-
 from collections import defaultdict
 from collections.abc import Sequence
 

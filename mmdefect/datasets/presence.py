@@ -1,7 +1,5 @@
 """Which classes an image shows, and how often, from the label files of a data set."""
 
-from __future__ import annotations
-
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np

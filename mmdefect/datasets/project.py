@@ -4,8 +4,6 @@
 checked before the first file is written.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import re

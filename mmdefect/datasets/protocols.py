@@ -1,7 +1,5 @@
 """How many images of each defect type go to which split: fractions, k shots, one third."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar

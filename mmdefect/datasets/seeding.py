@@ -1,7 +1,5 @@
 """Randomness by the position of a sample in the stream: it has the same pixels whatever worker makes it."""
 
-from __future__ import annotations
-
 import contextlib
 import random
 from collections.abc import Iterator

@@ -10,8 +10,6 @@ Splits are named ``train``, ``outer_val`` (the outer level of bi-level learning)
 fewer defective images, one inside the other, for learning curves.
 """
 
-from __future__ import annotations
-
 import hashlib
 import os
 from collections import defaultdict

@@ -1,7 +1,5 @@
 """Random fields that the procedural materials are made of; every function takes its generator as an argument."""
 
-from __future__ import annotations
-
 import cv2
 import numpy as np
 from numpy import ndarray

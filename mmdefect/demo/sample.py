@@ -5,8 +5,6 @@ A pixel belongs to a defect if and only if the image with it differs from the im
 drawn nor estimated.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol

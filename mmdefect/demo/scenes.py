@@ -4,8 +4,6 @@ The metal lies under a bar lamp. The fabric is made of round yarns that pass ove
 dark rhombic carbide plate with chip breakers and a hole, on a back-lit white table.
 """
 
-from __future__ import annotations
-
 import functools
 from dataclasses import replace
 

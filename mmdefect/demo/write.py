@@ -4,8 +4,6 @@ First it is planned which images there are, without rendering. The seed of an im
 category, group, number), so asking for more images leaves those that were there before as they were.
 """
 
-from __future__ import annotations
-
 import json
 import shutil
 from collections import Counter

@@ -7,8 +7,6 @@ validation fits (``functional/calibration.py``) and the thresholds given here ar
 one defect class a threshold is the usual one on its probability.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

@@ -9,8 +9,6 @@ converted. The rotation of EXIF is applied here, since OpenCV knows it for some 
 that it turns even when told not to.
 """
 
-from __future__ import annotations
-
 import struct
 from dataclasses import dataclass
 from pathlib import Path

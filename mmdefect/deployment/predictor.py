@@ -5,8 +5,6 @@ of the model), and returns ``labels`` and ``probabilities``. What the model is s
 ``mmdefect``. The backends of PyTorch are in ``mmdefect/inference/predictor.py``.
 """
 
-from __future__ import annotations
-
 import os
 from abc import abstractmethod
 from collections.abc import Callable, Sequence

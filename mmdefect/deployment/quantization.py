@@ -4,8 +4,6 @@ Needs ``onnx`` beside onnxruntime (``mmdefect[export]``). Convolutions are quant
 the resize of the image, the softmax and the decision stay in float, since thresholds are compared with probabilities.
 """
 
-from __future__ import annotations
-
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path

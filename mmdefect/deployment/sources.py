@@ -1,7 +1,5 @@
 """Where images come from: files, folders, patterns, lists and videos, decoded ahead of the network."""
 
-from __future__ import annotations
-
 import glob
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence

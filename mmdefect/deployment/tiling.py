@@ -5,8 +5,6 @@ row by row. One band of probabilities as high as a tile is held; its finished ro
 (``defects.py``) and forgotten. What remains per pixel is a byte of the label map.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise

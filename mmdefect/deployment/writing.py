@@ -1,7 +1,5 @@
 """What a prediction is written as: label map with palette, probabilities, overlay, records and tables."""
 
-from __future__ import annotations
-
 import csv
 import io
 import json

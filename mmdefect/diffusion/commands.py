@@ -3,8 +3,6 @@
 The docstring of ``run_NAME`` is what ``--help`` shows.
 """
 
-from __future__ import annotations
-
 import argparse
 import hashlib
 from collections.abc import Callable, Iterable

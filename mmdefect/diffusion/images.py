@@ -1,7 +1,5 @@
 """Read and write the images and masks of generation, and carry them to tensors and back."""
 
-from __future__ import annotations
-
 import io
 import os
 from pathlib import Path

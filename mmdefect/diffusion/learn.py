@@ -15,8 +15,6 @@ interrupted or not, and each process of a group samples its own. A run leaves in
     previews/STEP.png     what the token generates in the masks of the support images
 """
 
-from __future__ import annotations
-
 import json
 import os
 from collections.abc import Callable, Sequence

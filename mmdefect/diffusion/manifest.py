@@ -12,8 +12,6 @@ made again. Several processes may append: lines are added under a lock. Seeds, t
 the images of a set are here as well.
 """
 
-from __future__ import annotations
-
 import hashlib
 import itertools
 import json

@@ -13,8 +13,6 @@ A set is one PNG for each mask and ``masks.json``: ``{"format": "mmdefect-masks/
 ``source`` is the image that a mask was fitted to and ``null`` when it fits every image (template or whole frame).
 """
 
-from __future__ import annotations
-
 import math
 import os
 import zlib

@@ -18,8 +18,6 @@ Labels are of one of three kinds:
   have better labels; these cost nothing.
 """
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass

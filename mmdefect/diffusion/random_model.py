@@ -3,8 +3,6 @@
 What they generate is noise. Their tokenizers know some words as single tokens and spell the others.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import string

@@ -21,8 +21,6 @@ An edit is rejected (:func:`judge`) for
 * **unchanged**, on request only: no defect is new, changed or gone. Its label is correct and teaches nothing new.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

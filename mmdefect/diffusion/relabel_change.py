@@ -18,8 +18,6 @@ described by those of its pixels that stand out from the surface around them, an
 class with a rim of foreign ids counted as its own.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 

@@ -12,8 +12,6 @@ stands); ``corrected`` may name a label map made by hand, which then replaces th
 automatic verdict in both directions. Running ``relabel`` again keeps the decisions of the table.
 """
 
-from __future__ import annotations
-
 import csv
 import io
 from collections import Counter

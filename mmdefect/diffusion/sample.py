@@ -7,8 +7,6 @@ published code leaves that out. The decoder still changes pixels everywhere, so 
 mask: those pixels are identical.
 """
 
-from __future__ import annotations
-
 import inspect
 import os
 from collections.abc import Sequence

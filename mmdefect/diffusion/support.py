@@ -9,8 +9,6 @@ suffix) and ``TYPE/000_mask.png`` (0/255, the pixels of that type)::
 ``source`` is the path within the data set and ``sha256`` that of the image file.
 """
 
-from __future__ import annotations
-
 import hashlib
 import os
 import shutil

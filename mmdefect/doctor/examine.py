@@ -1,7 +1,5 @@
 """Try out what is installed in fresh interpreters, and put together what works and what is wrong."""
 
-from __future__ import annotations
-
 import json
 import os
 import platform

@@ -3,8 +3,6 @@
 Nothing that is examined is imported here: it is recognised by the metadata of distributions and by texts of errors.
 """
 
-from __future__ import annotations
-
 import re
 import shutil
 import sys

@@ -1,7 +1,5 @@
 """Mixed precision where mmengine's ``AmpOptimWrapper`` has none: on the CPU."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 

@@ -6,8 +6,6 @@ a :class:`mmdefect.datasets.DefectDataset` takes it apart and seeds the randomne
 one for all ranks; rank ``r`` of ``n`` takes the positions ``r, r + n, ...``, so no two ranks see the same sample.
 """
 
-from __future__ import annotations
-
 import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence, Sized

@@ -1,7 +1,5 @@
 """How well CutPaste views of held-out normal images are told apart: the only validation that needs no defect."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

@@ -1,7 +1,5 @@
 """What a batch is: a project, an ordered list of models, how many devices, which tools, which selection rule."""
 
-from __future__ import annotations
-
 import ast
 import difflib
 import hashlib

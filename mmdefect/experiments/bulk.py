@@ -5,8 +5,6 @@ returns the function of one item. Results come back in the order of the items, w
 Ray that is lost is replaced and its items are done again; so the function should leave files whole or not at all.
 """
 
-from __future__ import annotations
-
 import argparse
 import contextlib
 import itertools

@@ -6,8 +6,6 @@ cluster, or of a Ray started here; :class:`SlurmArray` is an array job of Slurm.
 cluster must all see the project, the data and this package.
 """
 
-from __future__ import annotations
-
 import argparse
 import contextlib
 import multiprocessing

@@ -8,8 +8,6 @@ Engines that start programs, such as Slurm, run ``python -m mmdefect.experiments
 done, 1 not, 128 + n stopped by signal n.
 """
 
-from __future__ import annotations
-
 import ast
 import json
 import math

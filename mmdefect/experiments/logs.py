@@ -4,8 +4,6 @@ A scalar log (``<timestamp>/vis_data/scalars.json``) has one JSON object a line.
 or ``lr``, validation lines carry neither. A resumed training writes a second log in a second timestamp folder.
 """
 
-from __future__ import annotations
-
 import contextlib
 import json
 import re

@@ -1,7 +1,5 @@
 """Processes: tell whether one still lives; start a tool, show and keep its output, and stop it cleanly."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import re

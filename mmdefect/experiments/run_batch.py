@@ -3,8 +3,6 @@
 The tables of a project are ``results.csv`` and ``results.md``, one row a model, from the states on disk.
 """
 
-from __future__ import annotations
-
 import time
 from collections.abc import Iterable
 from dataclasses import asdict

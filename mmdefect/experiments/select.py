@@ -8,8 +8,6 @@ A validation set of some dozen images is noisy, and the best of many noisy value
 running median (or mean) over neighbouring validations instead.
 """
 
-from __future__ import annotations
-
 import math
 import statistics
 from collections.abc import Callable

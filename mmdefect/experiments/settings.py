@@ -4,8 +4,6 @@ A *setting* is what a config file holds after its bases were read. Nothing here 
 brings plain dicts, lists and scalars.
 """
 
-from __future__ import annotations
-
 import ast
 import copy
 import hashlib

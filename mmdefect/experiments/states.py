@@ -8,8 +8,6 @@ heartbeat is old. A holder that was taken for dead, because its machine slept, f
 it wakes, and stops.
 """
 
-from __future__ import annotations
-
 import contextlib
 import fcntl
 import json

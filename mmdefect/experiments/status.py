@@ -1,7 +1,5 @@
 """How far the jobs of a project are, from the files that they write."""
 
-from __future__ import annotations
-
 import re
 import time
 from collections.abc import Mapping, Sequence

@@ -5,8 +5,6 @@ they agree fully. So the exact IoU is told beside the *coverage*: the share of o
 defect pixel of the other within a Euclidean distance.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass, fields
 
 import numpy as np

@@ -13,8 +13,6 @@ which need no second-order graph. ``docs/derivations/bilevel.md`` has the equati
 Not covered: inner problems whose Hessian is indefinite at the solution; damping only hides that.
 """
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from contextlib import contextmanager

@@ -15,8 +15,6 @@ differentiable operations, so derivatives of every order are exact. ``fused=Fals
 (forward-mode derivatives, tracing).
 """
 
-from __future__ import annotations
-
 import math
 
 import torch

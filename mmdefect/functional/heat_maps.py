@@ -6,8 +6,6 @@ that cover it; with ``normalize=False`` the weighted sum of the paper, whose bor
 them. Grad-CAM (Selvaraju et al., ICCV 2017) shows which places of a layer raise a score.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager

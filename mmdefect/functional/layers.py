@@ -1,7 +1,5 @@
 """Layers of decode heads as plain functions: criss-cross attention, and average pooling that can be exported."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

@@ -10,8 +10,6 @@ that no other region of their class beats in area and score (:func:`telling_regi
 the area alone of one class and for the score alone, and a coordinate descent for several classes and for both.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass

@@ -1,7 +1,5 @@
 """What all losses share: checks, weights, values per class, and a mean that ignored pixels do not change."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch

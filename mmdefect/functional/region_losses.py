@@ -31,8 +31,6 @@ probabilities, falls below 0 for a good prediction, and is meant beside a loss o
 .. math:: \ell = \frac{1}{\sum v} \sum v \, \phi \, p
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import numpy as np

@@ -10,8 +10,6 @@ network that starts with "all normal" would never see a defect, hence :class:`Bo
 then :math:`\tau` moves from one value to another.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import torch

@@ -1,7 +1,5 @@
 """What has to be different in a model that leaves training: no randomness, and operations that export."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 from unittest import mock

@@ -4,8 +4,6 @@ Heat 1 is that of the hottest pixel of the farthest normal image held out in the
 ``anomaly`` is ``heat / (1 + heat)``: 0.5 at heat 1, and threshold t means heat ``t / (1 - t)``.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import torch

@@ -1,7 +1,5 @@
 """Open a checkpoint of mmseg's Runner: the model, how it wants its images, and what it says about itself."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Write a model to one file that runs without us: ONNX, TorchScript or torch.export; and measure what that changes."""
 
-from __future__ import annotations
-
 import io
 import warnings
 from dataclasses import dataclass, replace

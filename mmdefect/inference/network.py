@@ -6,8 +6,6 @@ whole number below 2 ** 24, which float32 holds exactly, so all backends give th
 plain floats rounds a few pixels differently in each, and a grey level changes a probability by some 1e-4.)
 """
 
-from __future__ import annotations
-
 from dataclasses import asdict, dataclass
 
 import torch

@@ -4,8 +4,6 @@ The same steps as :class:`mmdefect.inference.network.DeployedNetwork`, written a
 the thresholds are an input with a default, and no exporter decides how a resize is spelled.
 """
 
-from __future__ import annotations
-
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper

@@ -3,8 +3,6 @@
 The contract, and the backend of ONNX Runtime, are in ``mmdefect/deployment/predictor.py``.
 """
 
-from __future__ import annotations
-
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Embeddings of images, of single patches, and of the places of a feature map, from any backbone."""
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Sequence
 

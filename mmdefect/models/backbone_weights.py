@@ -7,8 +7,6 @@ shapes agree in their order, the order decides. A stem of another form (three 3x
 7x7) cannot be carried over and is reported.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -4,8 +4,6 @@ Named in ``custom_imports`` of the CutPaste configs and not imported with the ot
 and nowhere else. Head and classifier are thrown away after training.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 
 import torch

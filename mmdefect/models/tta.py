@@ -1,7 +1,5 @@
 """Test-time augmentation whose averaged scores go on to the metrics."""
 
-from __future__ import annotations
-
 import torch
 from mmengine.structures import PixelData
 from mmseg.models.segmentors import SegTTAModel

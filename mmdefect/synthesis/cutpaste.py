@@ -9,8 +9,6 @@ estimate of the paper.
 gradients, or on 8-bit arrays with OpenCV, which takes less time and agrees to a grey level.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace

@@ -7,8 +7,6 @@ so that any number of ranks and workers may ask for it at the same time. In memo
 they are used, pages of the two maps that the system may drop again.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

@@ -7,8 +7,6 @@ U(0, 0.8), the noise rotated by up to 90 degrees. Any image size works: the cell
 The noise is a sum of products of one function of the row and one of the column, so it is two thin matrix products.
 """
 
-from __future__ import annotations
-
 import math
 import threading
 from collections import OrderedDict

@@ -1,7 +1,5 @@
 """Random streams: one generator for each thing that samples for an image, from the seed of the image."""
 
-from __future__ import annotations
-
 import zlib
 from collections.abc import Mapping
 from typing import Any

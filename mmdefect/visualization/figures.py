@@ -1,7 +1,5 @@
 """Figures made with matplotlib: scores and embeddings of anomaly detection, and what a policy has learned."""
 
-from __future__ import annotations
-
 import io
 import os
 from collections.abc import Mapping, Sequence

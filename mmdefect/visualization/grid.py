@@ -1,7 +1,5 @@
 """Images in a grid with titles, the legend of the classes, and the row of images that shows one synthetic defect."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import cv2

@@ -1,7 +1,5 @@
 """Labels on images: tinted pixels, outlines, boxes, and the difference of two images."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import cv2

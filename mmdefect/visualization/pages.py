@@ -1,7 +1,5 @@
 """HTML pages from the templates beside this module; a page holds everything itself and opens without a network."""
 
-from __future__ import annotations
-
 import base64
 import math
 import time

@@ -1,7 +1,5 @@
 """Do not ask a network for pixels on which annotators do not agree: a band along the borders of labels is ignored."""
 
-from __future__ import annotations
-
 import cv2
 import numpy as np
 from mmcv.transforms import BaseTransform

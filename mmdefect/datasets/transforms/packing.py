@@ -1,7 +1,5 @@
 """The last step of a pipeline: pack a sample with what stands beside its label, or the CutPaste views of an image."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

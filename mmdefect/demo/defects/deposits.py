@@ -1,7 +1,5 @@
 """What lies on any surface: stains and foreign particles."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

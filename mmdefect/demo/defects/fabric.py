@@ -1,7 +1,5 @@
 """Defects of woven fabric: cuts, holes and missing yarns, with the loose fibres of torn edges."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import cv2

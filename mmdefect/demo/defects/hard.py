@@ -1,7 +1,5 @@
 """Defects of hard surfaces: scratches, pits, and material broken out of an outline."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import cv2

@@ -1,7 +1,5 @@
 """Dynamic micro-batches: images that arrive together go through the model together."""
 
-from __future__ import annotations
-
 import threading
 import time
 from collections import deque

@@ -1,7 +1,5 @@
 """Why a request gets no prediction."""
 
-from __future__ import annotations
-
 #: Status of HTTP for the word that metrics and programs get as the reason.
 STATUSES = {
     'left': 400,

@@ -1,7 +1,5 @@
 """Serve a predictor until a signal says stop."""
 
-from __future__ import annotations
-
 import logging
 import signal
 import socket

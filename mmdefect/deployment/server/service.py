@@ -1,7 +1,5 @@
 """The way of one request: admitted, read, decoded, predicted, answered."""
 
-from __future__ import annotations
-
 import asyncio
 import json
 import logging

@@ -1,7 +1,5 @@
 """Limits and addresses of the server, checked once."""
 
-from __future__ import annotations
-
 import ipaddress
 import math
 from dataclasses import dataclass, field

@@ -1,7 +1,5 @@
 """Carry what validation fitted, offsets and part rule, in the checkpoint it judged, and from there into the test."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 

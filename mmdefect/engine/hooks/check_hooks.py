@@ -1,7 +1,5 @@
 """Stop before the first iteration what would only fail, or go wrong unnoticed, much later."""
 
-from __future__ import annotations
-
 import difflib
 import itertools
 

@@ -5,8 +5,6 @@ background. A bias of ``log prior`` (softmax) or ``log prior / (1 - prior)`` (si
 (Lin et al., "Focal Loss for Dense Object Detection", 2017, section 4.1).
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 

@@ -1,7 +1,5 @@
 """Hooks on the weights of a model: where they start, which are frozen, their order in memory, their statistics."""
 
-from __future__ import annotations
-
 import torch
 from mmengine.dist import all_reduce, get_world_size
 from mmengine.hooks import CheckpointHook, Hook

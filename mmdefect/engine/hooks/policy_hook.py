@@ -1,7 +1,5 @@
 """Keep the state of a bi-level training in its checkpoints, and write what was learned: recipe, numbers and maps."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 from pathlib import Path

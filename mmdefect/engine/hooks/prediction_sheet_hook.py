@@ -1,7 +1,5 @@
 """Images of what a model predicts: one PNG an image, and one sheet of the defective ones."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 

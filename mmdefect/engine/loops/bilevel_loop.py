@@ -1,7 +1,5 @@
 """Train a segmentor and, from its loss on a split of its own, the policy that makes its synthetic defects."""
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """The loss of every sample of a batch, for any segmentor of mmseg with any loss, main and auxiliary heads together."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass

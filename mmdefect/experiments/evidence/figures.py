@@ -1,7 +1,5 @@
 """Which figures a report has, drawn once with matplotlib: as SVG that follows the page's theme, and as files."""
 
-from __future__ import annotations
-
 import io
 import math
 import re

@@ -1,7 +1,5 @@
 """Test images for a report: where a run missed, where it saw what is not there, where it was right."""
 
-from __future__ import annotations
-
 import io
 import math
 from collections.abc import Iterator, Sequence

@@ -1,7 +1,5 @@
 """Which labels deserve a second look: two folders of label maps compared, ranked, and drawn."""
 
-from __future__ import annotations
-
 import math
 from collections import Counter
 from collections.abc import Sequence

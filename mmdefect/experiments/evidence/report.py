@@ -1,7 +1,5 @@
 """The report of a folder of runs: one HTML page, and the same numbers as Markdown with figures, for a pull request."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path

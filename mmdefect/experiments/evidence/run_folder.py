@@ -1,7 +1,5 @@
 """What the folder of a run holds (absent parts stay empty), and the results of several runs with intervals."""
 
-from __future__ import annotations
-
 import math
 import re
 from collections.abc import Callable, Sequence

@@ -1,7 +1,5 @@
 """Defects as objects: which were found, by size, and false alarms on clean images."""
 
-from __future__ import annotations
-
 import numpy as np
 import torch
 from torch import Tensor

@@ -12,8 +12,6 @@ pixels, ``tF1`` is the harmonic mean of tolerant precision, ``right / P``, and r
 ``tIoU = tF1 / (2 - tF1)``; both are the plain ones at radius 0.
 """
 
-from __future__ import annotations
-
 import cv2
 import numpy as np
 import torch

@@ -5,8 +5,6 @@ float64. They are exact where every entry holds equal scores. Within a bin of di
 negatives are taken as evenly mixed, which is what makes 4096 bins as good as all scores.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

@@ -4,8 +4,6 @@ mmseg's ``CCHead`` imports its attention from ``mmcv.ops``, which needs the comp
 itself does not. The parameters here have the same names, so its checkpoints load.
 """
 
-from __future__ import annotations
-
 import torch
 from mmcv.cnn import Scale
 from mmseg.models.decode_heads import FCNHead

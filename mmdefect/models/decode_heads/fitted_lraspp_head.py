@@ -1,7 +1,5 @@
 """LRASPP for features smaller than its pooling window."""
 
-from __future__ import annotations
-
 import torch
 from mmseg.models.decode_heads import LRASPPHead
 from torch import Tensor, nn

@@ -1,7 +1,5 @@
 """What the losses for mmseg's heads share: arguments, the signature the heads call, and the weight of the loss."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from typing import Any
 

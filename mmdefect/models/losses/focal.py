@@ -1,7 +1,5 @@
 """Focal losses."""
 
-from __future__ import annotations
-
 from mmdefect.functional.focal import sigmoid_focal_loss, softmax_focal_loss
 from mmdefect.models.losses.defect_loss import DefectLoss
 from mmdefect.registry import MODELS

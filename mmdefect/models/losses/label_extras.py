@@ -14,8 +14,6 @@ and whatever prepares the batch (pipeline, batch synthesis) only has to fill the
 Samples without a field count as weight 1 and as exact labels.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch

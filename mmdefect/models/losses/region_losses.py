@@ -1,7 +1,5 @@
 """Losses that compare regions; they share the options of :func:`mmdefect.functional.region_losses.region_loss`."""
 
-from __future__ import annotations
-
 from mmdefect.functional import region_losses
 from mmdefect.models.losses.defect_loss import DefectLoss
 from mmdefect.registry import MODELS

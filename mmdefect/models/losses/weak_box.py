@@ -1,7 +1,5 @@
 """Focal loss for labels that are boxes."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

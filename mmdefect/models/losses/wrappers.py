@@ -1,7 +1,5 @@
 """Losses around other losses: a weighted sum, and weights of samples and pixels from the pipeline."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from torch import Tensor, nn

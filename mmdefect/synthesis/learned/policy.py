@@ -11,8 +11,6 @@ gradient, up to a factor common to all streams. In the same way a map that weigh
 density that places are sampled from; its mean becomes part of the share.
 """
 
-from __future__ import annotations
-
 import pprint
 from collections.abc import Mapping, Sequence
 from dataclasses import replace

@@ -6,8 +6,6 @@ images. ``docs/derivations/poisson.md`` has the equations; their names are T tar
 covered: textureless clamps such as OpenCV's colour change or flattening.
 """
 
-from __future__ import annotations
-
 import math
 
 import torch
