@@ -98,7 +98,7 @@ def main() -> int:
     earlier = f' ({summary.skipped} were there already)' if summary.skipped else ''
     print(
         f'{out}: {summary.images} images predicted{earlier}, {summary.defective} defective, '
-        f'{len(summary.failed)} unreadable'
+        f'{len(summary.failed)} unreadable; {summary.rule}'
     )
     if summary.failed:
         return UNREADABLE

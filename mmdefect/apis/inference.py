@@ -101,7 +101,8 @@ def export(
         parity = compare_predictors(reference, load_predictor(out), [image[None] for image in images])
     text = (
         f'{out}: {out.stat().st_size / 2**20:.1f} MiB, largest difference of a probability {parity.difference:.2g}, '
-        f'{100 * parity.agreement:.4f} % of the labels equal ({len(images)} images)'
+        f'{100 * parity.agreement:.4f} % of the labels equal ({len(images)} images); '
+        f'{reference.info.verdict().removesuffix(".")}'
     )
     if int8 is not None:
         return f'{text}; quantised with {used} images. Measure what it costs on your test images before using it.'

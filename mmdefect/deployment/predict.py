@@ -85,6 +85,7 @@ class JobSummary:
     skipped: int = 0  # found complete from an earlier run
     defective: int = 0  # images with a defect, earlier ones included
     failed: list[str] = field(default_factory=list)  # images that could not be read, and why
+    rule: str = ''  # which parts are defective, in words
 
     @classmethod
     def of_earlier(cls, records: Sequence[dict[str, Any]]) -> JobSummary:
@@ -209,6 +210,7 @@ def predict_to_folder(
     _claim_folder(out, predictor, settings, model, overwrite)
     records, unreadable = RecordFile(out / 'predictions.jsonl'), []
     summary = JobSummary.of_earlier(records.records)
+    summary.rule = predictor.info.verdict()
     known = frozenset(record['image'] for record in records.records)
     try:
         with _Writer(predictor.info, out, settings, records, summary) as writer:
@@ -325,12 +327,14 @@ def predict_in_parts(
     out = Path(out)
     with _load_tiled(model, options, plan) as predictor:
         _claim_folder(out, predictor, settings, model, overwrite)
+        rule = predictor.info.verdict()
     records, unreadable = RecordFile(out / 'predictions.jsonl'), []
     try:
         for folder in sorted((out / 'parts').glob('*')):  # of a run that was stopped
             _take_over(folder, out, records)  # what could not be read is tried again
         shutil.rmtree(out / 'parts', ignore_errors=True)
         summary = JobSummary.of_earlier(records.records)
+        summary.rule = rule
         known = {record['image'] for record in records.records}
         todo = [source for source in sources if source.label not in known]
         parts = list(enumerate(chunks(todo, -(-len(todo) // part_size)))) if todo else []

@@ -11,7 +11,7 @@ from typing import Any
 from numpy import ndarray
 
 from mmdefect.deployment.decision import check_thresholds
-from mmdefect.functional.parts import PartRule
+from mmdefect.functional.parts import PartRule, any_region
 
 KINDS = ('segmentation', 'anomaly')
 
@@ -51,9 +51,12 @@ class ModelInfo:
 
     def rejects(self, defects: Sequence[Defect]) -> bool:
         """Whether a part with these defects is defective by the part rule."""
-        if self.part_rule is None:
-            return bool(defects)
-        return self.part_rule.rejects((d.class_id, d.area_px, d.score) for d in defects)
+        rule = self.part_rule or any_region(len(self.classes))
+        return rule.rejects((d.class_id, d.area_px, d.score) for d in defects)
+
+    def verdict(self) -> str:
+        """Return in words which parts are defective."""
+        return (self.part_rule or any_region(len(self.classes))).in_words(self.classes)
 
     def to_json(self) -> str:
         """Return everything as JSON text."""

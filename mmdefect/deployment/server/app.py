@@ -158,6 +158,7 @@ def _add_facts(app, service: PredictionService, open_to_all: list, guarded: list
             'classes': info.classes,
             'palette': info.palette,
             'thresholds': dict(zip(info.classes[1:], info.thresholds, strict=True)),
+            'part_rule': info.verdict(),
             'input_size_hw': info.input_size_hw,
             'max_body_bytes': settings.max_body_bytes,
             'max_pixels': settings.max_pixels,

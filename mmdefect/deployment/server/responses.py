@@ -133,7 +133,7 @@ ERROR = _object({'error': _TEXT, 'reason': _TEXT})
 MODEL = _object(
     {
         **dict(name=_TEXT, kind={'enum': list(KINDS)}, classes=_list(_TEXT), palette=_list(_list(_WHOLE, 3))),
-        **dict(thresholds=_THRESHOLDS, input_size_hw={'type': ['array', 'null'], 'items': _WHOLE}),
+        **dict(thresholds=_THRESHOLDS, part_rule=_TEXT, input_size_hw={'type': ['array', 'null'], 'items': _WHOLE}),
         **dict(max_body_bytes=_WHOLE, max_pixels=_WHOLE),
     }
 )

@@ -363,6 +363,7 @@ class TestFacts:
         model = client.get('/model').json()
         check(model, responses.MODEL)
         assert model['classes'] == list(INFO.classes) and model['max_pixels'] == ServerSettings().max_pixels
+        assert model['part_rule'] == 'a part is rejected when any pixel is decided as a defect.'
 
     def test_metrics_count(self):
         with serve(max_body_bytes=10_000_000) as client:
