@@ -19,7 +19,7 @@ from .test_masks import run
 CLASSES = ('normal', 'gold', 'white')
 
 
-def relabel(root, *more):
+def relabel(root, *more, out=None):
     return run(
         'relabel --edits',
         root / 'edits',
@@ -30,7 +30,7 @@ def relabel(root, *more):
         '--classes',
         *CLASSES,
         '--out',
-        root / 'out',
+        out or root / 'out',
         *more,
     )
 
@@ -188,23 +188,7 @@ def test_probability_maps_vote(relabelled, tmp_path):
     votes[1] = 0.8
     for name in truth:
         np.save(tmp_path / f'{name}.npy', votes)
-    assert (
-        run(
-            'relabel --edits',
-            root / 'edits',
-            '--prefix new_ --sources',
-            root / 'img',
-            '--labels',
-            root / 'ann',
-            '--classes',
-            *CLASSES,
-            '--out',
-            tmp_path / 'out',
-            '--probabilities',
-            tmp_path,
-        )
-        == 0
-    )
+    assert relabel(root, '--probabilities', tmp_path, out=tmp_path / 'out') == 0
     content = json.loads((tmp_path / 'out' / 'relabel.json').read_text())
     assert {c['class_id'] for e in content['entries'] for c in e['components'] if c['fate'] == 'new'} == {1}
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import csv
 import json
+import sys
 import time
 import zipfile
+from pathlib import Path
 
 from mmdefect.experiments.states import read_state
 
@@ -49,3 +51,12 @@ def running_job(batch, step, seconds=90):
                     return job, state
         time.sleep(0.02)
     raise AssertionError(f'no job came to iteration {step}')
+
+
+def batch_command(batch, *options: str) -> list[str]:
+    """Return the command that runs a batch as a user would."""
+    tool = Path(__file__).resolve().parents[2] / 'tools' / 'run_batch.py'
+    places = ['--work-dir', batch.work_dir, '--train-tool', batch.tools.train, '--test-tool', batch.tools.test]
+    configs = [job.config for job in batch.jobs]
+    command = [sys.executable, tool, '--project', batch.project, '--gpu-count', '0', *options, *places, *configs]
+    return [str(part) for part in command]

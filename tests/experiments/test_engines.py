@@ -21,7 +21,7 @@ from mmdefect.experiments.engines import RayTasks, Slots, SlurmArray, add_engine
 from mmdefect.experiments.process import is_alive, process_record
 from mmdefect.experiments.run_batch import run_batch
 from mmdefect.experiments.states import read_state
-from tests.experiments.engine_helpers import results, running_job, say, silent, trained_by, wait_for
+from tests.experiments.engine_helpers import batch_command, results, running_job, say, silent, trained_by, wait_for
 
 ROOT = Path(__file__).parents[2]
 QUICK = 'miou = lambda step: 50 - abs(step - {best})\n'
@@ -69,23 +69,7 @@ def test_slots_give_what_one_after_the_other_gives(six):
 
 def test_two_planners_on_one_project_train_each_job_once(make_batch, make_config):
     batch = make_batch(*(make_config(f'm{k}/m', 'max_iters = 8\nseconds = 0.05\n') for k in range(6)))
-    command = [
-        sys.executable,
-        str(ROOT / 'tools' / 'run_batch.py'),
-        '--project',
-        batch.project,
-        '--gpu-count',
-        '0',
-        '--slots',
-        '2',
-        '--work-dir',
-        str(batch.work_dir),
-        '--train-tool',
-        str(batch.tools.train),
-        '--test-tool',
-        str(batch.tools.test),
-        *(str(job.config) for job in batch.jobs),
-    ]
+    command = batch_command(batch, '--slots', '2')
     planners = [
         subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) for _ in range(2)
     ]
@@ -286,25 +270,7 @@ def test_ctrl_c_stops_a_batch_on_ray_and_it_goes_on_elsewhere(make_batch, make_c
     pytest.importorskip('ray')
     batch = make_batch(*(make_config(f'm{k}/m', 'max_iters = 40\nseconds = 0.1\n') for k in range(3)))
     planner = subprocess.Popen(
-        [
-            sys.executable,
-            str(ROOT / 'tools' / 'run_batch.py'),
-            '--project',
-            batch.project,
-            '--gpu-count',
-            '0',
-            '--engine',
-            'ray',
-            '--slots',
-            '2',
-            '--work-dir',
-            str(batch.work_dir),
-            '--train-tool',
-            str(batch.tools.train),
-            '--test-tool',
-            str(batch.tools.test),
-            *(str(job.config) for job in batch.jobs),
-        ],
+        batch_command(batch, '--engine', 'ray', '--slots', '2'),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

@@ -19,6 +19,7 @@ from mmdefect.experiments.process import is_alive
 from mmdefect.experiments.run_batch import check_batch, result_rows, run_batch, write_results
 from mmdefect.experiments.select import Rule
 from mmdefect.experiments.states import JobState, read_state, write_state
+from tests.experiments.engine_helpers import batch_command, wait_for
 
 ROOT = Path(__file__).parents[2]
 
@@ -249,32 +250,7 @@ def test_the_line_that_says_what_went_wrong(output, code, message):
 
 
 def start_batch(batch):
-    return subprocess.Popen(
-        [
-            sys.executable,
-            str(ROOT / 'tools' / 'run_batch.py'),
-            '--project',
-            batch.project,
-            '--gpu-count',
-            '0',
-            '--work-dir',
-            str(batch.work_dir),
-            '--train-tool',
-            str(batch.tools.train),
-            '--test-tool',
-            str(batch.tools.test),
-            *(str(job.config) for job in batch.jobs),
-        ],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-    )
-
-
-def wait_for(path, seconds=20):
-    deadline = time.monotonic() + seconds
-    while not path.exists():
-        assert time.monotonic() < deadline, f'{path} did not appear'
-        time.sleep(0.01)
+    return subprocess.Popen(batch_command(batch), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
 
 
 @pytest.mark.parametrize('number', [signal.SIGKILL, signal.SIGINT, signal.SIGTERM, signal.SIGHUP])

@@ -33,6 +33,17 @@ SMALL = {k: v for k, v in quick_options(1, image_scale=(120, 96)).items() if not
 DRAWS = 12
 
 
+def toy_runtime(name: str, work_dir: Path) -> dict:
+    return dict(
+        default_scope='mmseg',
+        experiment_name=name,
+        log_processor=dict(by_epoch=False),
+        randomness=dict(seed=0),
+        env_cfg=dict(dist_cfg=dict(backend='gloo')),
+        cfg=dict(work_dir=str(work_dir)),
+    )
+
+
 def toy_loaders(batch_size: int) -> dict:
     common = dict(num_workers=0, collate_fn=dict(type='pseudo_collate'))
     train = dict(dataset=ToyData(7), batch_size=batch_size, sampler=dict(type='DefectSampler', seed=5), **common)
@@ -106,12 +117,7 @@ def train_toy(work_dir: Path, batch_size: int, launcher: str) -> tuple[dict[str,
             checkpoint=dict(type='CheckpointHook', by_epoch=False, interval=3),
         ),
         custom_hooks=[dict(type='CalibrationHook')],
-        default_scope='mmseg',
-        experiment_name='toy',
-        log_processor=dict(by_epoch=False),
-        randomness=dict(seed=0),
-        env_cfg=dict(dist_cfg=dict(backend='gloo')),
-        cfg=dict(work_dir=str(work_dir)),
+        **toy_runtime('toy', work_dir),
     )
     runner.train()
     model = getattr(runner.model, 'module', runner.model)
@@ -149,12 +155,7 @@ def toy_with_batch_norm(work_dir: Path, launcher: str, checkpoint: str | None = 
         train_cfg=dict(type='IterBasedTrainLoop', max_iters=4, val_interval=4),
         val_evaluator=dict(type='DefectMetric', groups=('pixel', 'ranking'), calibration='fit'),
         default_hooks=dict(checkpoint=dict(type='CheckpointHook', by_epoch=False, interval=4)),
-        default_scope='mmseg',
-        experiment_name='norm',
-        log_processor=dict(by_epoch=False),
-        randomness=dict(seed=0),
-        env_cfg=dict(dist_cfg=dict(backend='gloo')),
-        cfg=dict(work_dir=str(work_dir)),
+        **toy_runtime('norm', work_dir),
     )
     runner.register_hook(dict(type='SyncStatisticsHook'))
     return runner

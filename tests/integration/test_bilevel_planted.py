@@ -67,7 +67,7 @@ def weighted_loss(net, images, labels, weights):
     return (sample_losses(net, images, labels) * weights).mean()
 
 
-def learn(seed, folder, location, rates, inner_count=540, every=3, sparsity=0.0):
+def learn(seed, folder, location, rates, inner_count=600, every=3, sparsity=0.0):
     """Train net and policy together; return the policy and the distribution of its places."""
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
