@@ -121,9 +121,11 @@ def convert_ldm(
         ValueError: if a network is missing or of another kind, or the tokenizer does not fit.
     """
     require('generation', 'diffusers', 'transformers', who='a diffusion model')
+    import transformers
     from diffusers import AutoencoderKL, DDIMScheduler, LDMTextToImagePipeline, UNet2DConditionModel
     from diffusers.pipelines.latent_diffusion.pipeline_latent_diffusion import LDMBertConfig, LDMBertModel
 
+    transformers.utils.logging.disable_progress_bar()
     out = Path(out)
     if out.exists():
         raise FileExistsError(f'{out} must not exist yet, but it does; name another folder.')
