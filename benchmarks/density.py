@@ -3,7 +3,7 @@
     python benchmarks/density.py
 
 One thread, processor time, contestants in turns; see common.py. The loop over patches does what LilitYolyan/CutPaste
-does for localisation, with its faults mended: patches in order, batches of 128, network in evaluation mode without
+does for localisation, with its faults fixed: patches in order, batches of 128, network in evaluation mode without
 gradients, here with our density of the patches or with scikit-learn's KernelDensity as there (on at most 4096 points).
 """
 
