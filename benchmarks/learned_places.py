@@ -25,7 +25,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from mmdefect.synthesis.location import GRID, empirical_density
+from mmdefect.synthesis.places import GRID, empirical_density
 
 
 def count_places(folder: Path, splits: tuple[str, ...], classes: int) -> np.ndarray:

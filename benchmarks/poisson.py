@@ -5,7 +5,7 @@
 
 OpenCV gets a destination that is only 16 pixels larger than the patch, 8-bit images, and a copy of the mask, because
 it overwrites the one it is given. We get an 8-bit target and a float32 source, as a worker does. 'cached' has the
-factor of the mask, 'fresh' makes it within the timed call. The tensors, with their derivative, are solved in float64.
+factor of the mask, 'fresh' makes it within the timed call. The tensors, with their derivative, are solved in float32.
 'disc' is a disc with a hole, 'rectangle' a full rectangle.
 """
 
@@ -82,7 +82,7 @@ def measure(shape: str, side: int, seconds: float) -> dict[str, object]:
         seconds,
     )
     times |= race({'mixed': lambda: poisson_blend(target, source, mask, mixed=True)}, seconds / 2)
-    exact = poisson_blend(target, source, mask).permute(1, 2, 0).numpy()
+    exact = poisson_blend(target.double(), source.double(), mask).permute(1, 2, 0).numpy()
     made, _ = compose(target_bytes, donor, kept, 'poisson', UNLIMITED)
     median = {name: figures['median_ms'] for name, figures in times.items()}
     return {

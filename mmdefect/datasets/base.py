@@ -15,17 +15,8 @@ from mmdefect.datasets.seeding import NumberedSamples
 from mmdefect.datasets.split_file import read_split
 
 #: Colours of the normal class and the first defect classes; further ones are spread over the colour circle.
-PALETTE = [
-    [0, 0, 0],
-    [255, 0, 0],
-    [0, 255, 0],
-    [0, 128, 255],
-    [255, 255, 0],
-    [255, 0, 255],
-    [0, 255, 255],
-    [255, 128, 0],
-    [128, 0, 255],
-]
+_PALETTE_TEXT = '000000 ff0000 00ff00 0080ff ffff00 ff00ff 00ffff ff8000 8000ff'
+PALETTE = [list(bytes.fromhex(colour)) for colour in _PALETTE_TEXT.split()]
 
 
 def defect_palette(num_classes: int) -> list[list[int]]:
@@ -48,8 +39,8 @@ class DefectDataset(NumberedSamples, BaseSegDataset, ABC):
     Every entry carries ``img_path``, ``seg_map_path`` (``None``: clean image, all-zero label without a file),
     ``mask_encoding``, ``class_id``, ``palette``, ``num_classes``, ``defect_type`` and mmseg's ``label_map``,
     ``reduce_zero_label`` and ``seg_fields``; load it with ``LoadDefectAnnotations``. Data sets of index masks without
-    clean files work with mmseg's ``LoadAnnotations`` as well; any other use of that transform is refused here, because
-    it would read 0/255 masks as "ignore everything".
+    clean files work with mmseg's ``LoadAnnotations`` as well; any other use of that transform is an error, because it
+    would read 0/255 masks as "ignore everything".
 
     Args:
         split: name of the split; ``None`` takes every image of the layout.
@@ -70,14 +61,10 @@ class DefectDataset(NumberedSamples, BaseSegDataset, ABC):
         **kwargs,
     ) -> None:
         if reduce_zero_label:
-            raise ValueError(
-                '`reduce_zero_label` must be False for defect data sets, got True: class 0 is the normal '
-                'class and would be ignored; remove the setting.'
-            )
+            raise ValueError('`reduce_zero_label` must be False, got True: class 0 is the normal class and counts.')
         if split_file is not None and split is None:
             raise ValueError(f"`split` must name one split of {split_file}, got None; for example split='train'.")
-        self.split = split
-        self.split_file = split_file
+        self.split, self.split_file = split, split_file
         data_root = kwargs.get('data_root')
         if data_root is not None and not os.path.isdir(data_root):
             raise ValueError(f'`data_root` must be a folder, but {data_root} does not exist; correct the path.')
@@ -112,16 +99,12 @@ class DefectDataset(NumberedSamples, BaseSegDataset, ABC):
         return {}
 
     def load_data_list(self) -> list[dict]:
-        """Scan the layout and keep the images of the split.
-
-        Raises:
-            ValueError: if nothing is found, or a split or an image of the split file is missing.
-        """
+        """Scan the layout and keep the images of the split; an error says what is missing."""
         samples = self.scan()
         if not samples:
             raise ValueError(
-                f'{self.data_root} must hold images in the layout of {type(self).__name__}, but none was '
-                'found; correct `data_root`, or convert the data with tools/convert_dataset.py.'
+                f'{self.data_root} must hold images in the layout of {type(self).__name__}, but none was found; '
+                'correct `data_root`, or convert the data with tools/convert_dataset.py.'
             )
         return [self._data_info(sample) for sample in self._select(samples)]
 
@@ -130,23 +113,17 @@ class DefectDataset(NumberedSamples, BaseSegDataset, ABC):
         if self._fully_initialized:
             return
         super().full_init()
-        self._refuse_plain_loader()
+        self._reject_plain_loader()
 
     def resolve_split_file(self) -> str:
-        """Return the path of the split file.
-
-        Raises:
-            ValueError: if it is neither at its path nor below ``data_root``.
-        """
+        """Return the path of the split file: where it says, or below ``data_root``."""
         candidates = [str(self.split_file)]
         if self.data_root is not None and not os.path.isabs(candidates[0]):
             candidates.append(os.path.join(self.data_root, candidates[0]))
         for candidate in candidates:
             if os.path.isfile(candidate):
                 return candidate
-        raise ValueError(
-            f'`split_file` must exist, but none of {candidates} does; make it with tools/split_dataset.py.'
-        )
+        raise ValueError(f'`split_file` must exist, but none of {candidates} does; make it: tools/split_dataset.py.')
 
     def _select(self, samples: Sequence[Sample]) -> list[Sample]:
         if self.split_file is not None:
@@ -158,8 +135,7 @@ class DefectDataset(NumberedSamples, BaseSegDataset, ABC):
             found = sorted({s.own_split for s in samples if s.own_split is not None})
             raise ValueError(
                 f'{self.data_root} must hold images of the split {self.split!r}, but its folders give '
-                f'{found or "no splits"}; name one of these, or make a split file with '
-                'tools/split_dataset.py and set `split_file`.'
+                f'{found or "no splits"}; name one of these, or make a `split_file` with tools/split_dataset.py.'
             )
         return chosen
 
@@ -169,33 +145,22 @@ class DefectDataset(NumberedSamples, BaseSegDataset, ABC):
         by_path = {relative_path(s.img_path, self.data_root or '.'): s for s in samples}
         missing = [e.image for e in entries if e.image not in by_path]
         if missing:
+            more = f' and {len(missing) - 1} more images' if len(missing) > 1 else ''
             raise ValueError(
-                f'{file} names {missing[0]}'
-                + (f' and {len(missing) - 1} more images' if len(missing) > 1 else '')
-                + f', which {type(self).__name__} does not find in {self.data_root}; correct `data_root`, '
-                'restore the files, or make the split again.'
+                f'{file} names {missing[0]}{more}, which {type(self).__name__} does not find in {self.data_root}; '
+                'correct `data_root`, restore the files, or make the split again.'
             )
         return [by_path[e.image] for e in entries]
 
     def _data_info(self, sample: Sample) -> dict:
         base_classes = self.METAINFO.get('classes') if self.label_map else None
         classes = base_classes or self._metainfo.get('classes')
-        return dict(
-            img_path=sample.img_path,
-            seg_map_path=sample.seg_map_path,
-            mask_encoding=sample.mask_encoding,
-            class_id=sample.class_id,
-            palette=sample.palette,
-            num_classes=None if classes is None else len(classes),
-            defect_type=sample.defect_type,
-            category=sample.category,
-            label_map=self.label_map,
-            reduce_zero_label=self.reduce_zero_label,
-            seg_fields=[],
-            **sample.extra,
-        )
+        names = ('img_path', 'seg_map_path', 'mask_encoding', 'class_id', 'palette', 'defect_type', 'category')
+        info = {name: getattr(sample, name) for name in names}
+        info |= dict(num_classes=None if classes is None else len(classes), label_map=self.label_map)
+        return info | dict(reduce_zero_label=self.reduce_zero_label, seg_fields=[], **sample.extra)
 
-    def _refuse_plain_loader(self) -> None:
+    def _reject_plain_loader(self) -> None:
         """Raise when mmseg's loader would have to read a label it cannot represent."""
         if not any(type(t) is LoadAnnotations for t in _leaves(self.pipeline)):
             return
@@ -203,9 +168,8 @@ class DefectDataset(NumberedSamples, BaseSegDataset, ABC):
             info = self.get_data_info(index)
             if info['seg_map_path'] is None or info['mask_encoding'] != 'index':
                 raise ValueError(
-                    f'the pipeline of {type(self).__name__} must load labels with LoadDefectAnnotations, but it uses '
-                    f'LoadAnnotations, which cannot read the label of {info["img_path"]} (clean image without a file, '
-                    'or a mask that is not class indices); replace it in the config.'
+                    f'the pipeline of {type(self).__name__} must load labels with LoadDefectAnnotations, not with '
+                    f'LoadAnnotations, which cannot read that of {info["img_path"]} (no file, or no class indices).'
                 )
 
 

@@ -57,27 +57,19 @@ def relative_path(path: str, root: str) -> str:
 
 
 def list_images(folder: str | os.PathLike) -> list[str]:
-    """Return the paths of the images directly inside ``folder``, sorted by name; hidden files are left out.
-
-    Raises:
-        ValueError: if the folder does not exist.
-    """
+    """Return the paths of the images directly inside ``folder``, sorted by name; hidden files are left out."""
     try:
         names = sorted(os.listdir(folder))
     except (FileNotFoundError, NotADirectoryError) as err:
         raise ValueError(f'{folder} must be a folder of images, but it does not exist; correct the path.') from err
-    return [
-        os.path.join(folder, n)
-        for n in names
-        if not n.startswith('.') and os.path.splitext(n)[1].lower() in IMAGE_SUFFIXES
-    ]
+    names = [n for n in names if not n.startswith('.') and os.path.splitext(n)[1].lower() in IMAGE_SUFFIXES]
+    return [os.path.join(folder, name) for name in names]
 
 
 def index_by_stem(paths: list[str], suffixes: tuple[str, ...] = ('',)) -> dict[str, str]:
     """Map the stem of every file to its path, without the first of ``suffixes`` that the stem ends in.
 
-    Raises:
-        ValueError: if two files have the same stem, because then a mask cannot be matched to its image.
+    Two files with one stem are an error, because a mask cannot be matched to its image then.
     """
     found: dict[str, str] = {}
     for path in paths:
@@ -87,10 +79,7 @@ def index_by_stem(paths: list[str], suffixes: tuple[str, ...] = ('',)) -> dict[s
                 stem = stem[: -len(suffix)]
                 break
         if stem in found:
-            raise ValueError(
-                f'images and masks are matched by file name without suffix, but {found[stem]} and {path} '
-                'share one; rename or remove one of them.'
-            )
+            raise ValueError(f'names without suffix must differ, but {found[stem]} and {path} share one; rename one.')
         found[stem] = path
     return found
 

@@ -46,19 +46,12 @@ class PasteEngine:
 
     Loader workers call :meth:`paste` on 8-bit arrays; a batch of tensors goes through the engine itself. Both sample
     the same pastes, and up to rounding make the same pixels.
-
-    Args:
-        library: the donors.
-        policy: the settings.
-        density_smoothing: see :func:`~mmdefect.synthesis.places.empirical_density`.
     """
 
-    def __init__(
-        self, library: DefectLibrary, policy: PolicySpec | Mapping | None = None, density_smoothing: float = 1.0
-    ) -> None:
+    def __init__(self, library: DefectLibrary, policy: PolicySpec | Mapping | None = None) -> None:
         self.library = library
         self.policy = policy if isinstance(policy, PolicySpec) else PolicySpec.from_dict(policy or {})
-        density = empirical_density(library.density, density_smoothing)
+        density = empirical_density(library.density)
         self.sampler = PasteSampler(library, self.policy, {c: density[c] for c in library.classes})
         self.cache = arrays.VariantCache(int(self.policy.variant_megabytes * 2**20))
 

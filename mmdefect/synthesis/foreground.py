@@ -40,19 +40,9 @@ def otsu_split(values: ndarray) -> tuple[int, float]:
 
 
 def find_foreground(image: ndarray, work_size: int = 160, fill_fraction: float = 0.02) -> ndarray:
-    """Return where the object is; see :func:`small_foreground`.
-
-    Args:
-        image: ``(H, W, 3)`` or ``(H, W)`` uint8; the order of the colours does not matter.
-        work_size: the longer side is shrunk to this many pixels to look for the object.
-        fill_fraction: holes up to this fraction of the object's area are filled.
-
-    Returns:
-        ``(H, W)`` uint8, 1 on the object.
-    """
-    return cv2.resize(
-        small_foreground(image, work_size, fill_fraction), image.shape[1::-1], interpolation=cv2.INTER_NEAREST
-    )
+    """Return where the object is, ``(H, W)`` uint8, 1 on it; see :func:`small_foreground`."""
+    small = small_foreground(image, work_size, fill_fraction)
+    return cv2.resize(small, image.shape[1::-1], interpolation=cv2.INTER_NEAREST)
 
 
 def small_foreground(image: ndarray, work_size: int = 160, fill_fraction: float = 0.02) -> ndarray:

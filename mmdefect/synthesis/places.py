@@ -74,15 +74,7 @@ def rotated_size(size_hw: tuple[int, int], degrees: float) -> tuple[int, int]:
 
 
 def location_codes(size_hw: tuple[int, int], allowed: ndarray | None = None) -> ndarray:
-    """Return the location codes of a frame, ``(H, W)`` float32.
-
-    Args:
-        size_hw: height and width of the frame.
-        allowed: ``(H, W)``, non-zero where a defect may be; everywhere when absent.
-
-    Raises:
-        ValueError: if ``allowed`` is of another size.
-    """
+    """Return the location codes of a frame, ``(H, W)`` float32; ``allowed`` is non-zero where a defect may be."""
     codes = _whole_frame(*size_hw)
     if allowed is None:
         return codes.copy()
@@ -104,12 +96,7 @@ def decode(codes: ndarray) -> tuple[ndarray, ndarray, ndarray]:
 
 
 def code_weights(codes: ndarray, density: ndarray | None) -> ndarray:
-    """Return how likely a defect is at each code, up to a factor; 0 off the object.
-
-    Args:
-        codes: location codes of any shape.
-        density: ``(GRID, GRID)``, not negative; the same everywhere when absent.
-    """
+    """Return how likely a defect is at each code, up to a factor, by a ``(GRID, GRID)`` density; 0 off the object."""
     if density is None:
         return (codes >= FIRST_CODE).astype(np.float32)
     value = codes.astype(np.int32) - FIRST_CODE
@@ -119,11 +106,7 @@ def code_weights(codes: ndarray, density: ndarray | None) -> ndarray:
 
 
 def frame_affine(codes: ndarray, stride: int = 1) -> ndarray | None:
-    """Return how the frame of the file was moved into this image: the least-squares fit to the codes.
-
-    Args:
-        codes: ``(H, W)`` float32 location codes.
-        stride: every ``stride``-th row and column is used.
+    """Return how the frame of the file was moved into this image: the least-squares fit to every ``stride``-th code.
 
     Returns:
         ``(2, 3)`` float64: row and column in the image from (row, column, 1) in 1/2048 of the frame; ``None`` when
@@ -172,16 +155,9 @@ def empirical_density(counts: ndarray, smoothing: float = 1.0, floor: float = 0.
 
 
 def map_density(location_map: ndarray) -> ndarray:
-    """Shrink a map of the frame (learned, or made by hand) to a density on the grid.
+    """Shrink a map of the frame (learned, or made by hand) to a density, ``(GRID, GRID)`` float32 with mean 1.
 
-    Args:
-        location_map: ``(H, W)`` numbers, not negative, in the frame of the file: larger where defects belong.
-
-    Returns:
-        ``(GRID, GRID)`` float32 with mean 1.
-
-    Raises:
-        ValueError: if the map is not two-dimensional, has negative or undefined values, or is zero everywhere.
+    The map is ``(H, W)`` numbers, not negative, in the frame of the file: larger where defects belong.
     """
     array = np.asarray(location_map, np.float32)
     if array.ndim != 2 or not np.isfinite(array).all() or array.min() < 0 or not array.any():
@@ -283,12 +259,8 @@ class PlaceSearch:
     ) -> tuple[int, int] | str:
         """Return row and column of the mask's corner near a given centre, or why it cannot go there.
 
-        No clearance is asked for: what was found on the outline goes back onto it.
-
-        Args:
-            mask: ``(h, w)`` bool.
-            centre_yx: place of the middle of the mask in the frame of the file, as fractions of its height and width.
-            jitter_yx: pixels to move it by, for every place to try in turn.
+        No clearance is asked for: what was found on the outline goes back onto it. The centre is in fractions of the
+        frame of the file, the jitter in pixels for every place to try in turn.
         """
         if self.affine is None:
             return NO_PLACE
@@ -314,11 +286,9 @@ class PlaceSearch:
         return reason
 
     def settle(self, mask: ndarray, corner: tuple[int, int]) -> tuple[ndarray, Window, Window]:
-        """Note that a defect now lies there; return what of its mask may be pasted, and how patch and frame overlap.
+        """Note that a defect now lies there; return what of its mask may be pasted, and how frame and patch overlap.
 
-        Returns:
-            The mask without what lies off the object or outside of the frame, itself where nothing does; the part of
-            the frame, and the part of the mask, see :func:`overlap`.
+        The mask loses what lies off the object or outside of the frame, and is returned itself where nothing does.
         """
         if self._taken is None:
             self._taken = np.zeros(self.codes.shape, bool)

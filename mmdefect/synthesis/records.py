@@ -30,14 +30,9 @@ Pixels = ndarray | Tensor
 class Instance:
     """One synthetic defect: enough to show it, to audit it and to make it again.
 
-    Attributes:
-        class_id: defect class, 1..K.
-        box: top, left, bottom, right of the labelled pixels in the image; bottom and right are exclusive.
-        area: number of labelled pixels.
-        source: id of the donor, of the texture, or of the part of the background that was copied.
-        generator: one of ``GENERATORS``.
-        blend: one of ``BLENDS``.
-        parameters: what was sampled, enough to replay it.
+    ``box`` is top, left, bottom, right of the labelled pixels in the image, bottom and right exclusive, ``area`` their
+    number; ``source`` names the donor, the texture, or the part of the background that was copied; ``parameters`` are
+    what was sampled, enough to replay it.
     """
 
     class_id: int
@@ -97,17 +92,18 @@ def record_of(instance: Instance) -> dict[str, Any]:
 
 
 def instance_at(labelled: ndarray, corner: tuple[int, int], class_id: int, *facts: Any) -> Instance:
-    """Return the record of a defect from its labelled pixels.
+    """Return the record of a defect from its labelled pixels, ``(h, w)`` bool and not all false.
 
-    Args:
-        labelled: ``(h, w)`` bool, not all false.
-        corner: row and column of the array in the image.
-        class_id: defect class.
-        facts: source, generator, blend and parameters of the :class:`Instance`.
+    ``corner`` is the place of the array in the image, ``facts`` are source, generator, blend and parameters.
     """
     left, top, width, height = cv2.boundingRect(labelled.view(np.uint8))
     top, left = top + corner[0], left + corner[1]
     return Instance(class_id, (top, left, top + height, left + width), int(np.count_nonzero(labelled)), *facts)
+
+
+def shows_defect(label: ndarray) -> bool:
+    """Return whether a label map shows a defect."""
+    return bool(((label > 0) & (label != IGNORE_LABEL)).any())
 
 
 def checked_image(image: ndarray) -> ndarray:
@@ -154,12 +150,7 @@ def labelled_pixels(new: Pixels, old: Pixels, mask: Pixels, core: Pixels, policy
 def write_label(label: Pixels, pasted: Pixels, class_id: int | Tensor, overwrite_ignore: bool = False) -> Pixels:
     """Write a defect into a label map, in place: pasted pixels win over every class, ignored ones stay unless asked.
 
-    Args:
-        label: ``(..., H, W)`` integers.
-        pasted: the same shape, bool.
-
-    Returns:
-        Bool, the pixels that now carry the class because of this paste.
+    Returns the pixels that now carry the class because of this paste, bool.
     """
     if not overwrite_ignore:
         pasted = pasted & (label != IGNORE_LABEL)

@@ -61,18 +61,11 @@ class Background:
 class Plan:
     """What is sampled of a defect before its shape is known.
 
-    Attributes:
-        index: of the donor in the library.
-        donor: the donor.
-        place: kind of place, one of ``PLACES``; ``'source'`` goes to the donor's own place in the frame.
-        blend: how it is composed.
-        scale_yx: pixels of the image per pixel of the file, down and across; negative where it is flipped.
-        operations: what is applied.
-        ranges: what the operations were sampled from.
-        grow: pixels of the image by which the pasted region exceeds the defect.
-        variant: which of the donor's fixed shapes ``operations`` have; ``None``: a fresh shape.
-        tries: ``(T, 3)`` numbers in [0, 1) for the places to try.
-        parameters: the numbers that make patch and mask again.
+    ``index`` is that of the donor in the library; ``place`` one of ``PLACES``, where ``'source'`` is its own place in
+    the frame; ``scale_yx`` pixels of the image per pixel of the file, negative where it is flipped;
+    ``ranges`` what the operations were sampled from; ``grow`` by how many pixels the pasted region exceeds the defect;
+    ``variant`` which of the donor's fixed shapes it has, ``None`` for a fresh one; ``tries`` ``(T, 3)`` numbers in
+    [0, 1) for the places to try; ``parameters`` the numbers that make patch and mask again.
     """
 
     index: int
@@ -111,15 +104,9 @@ class FittedDonor:
 class Paste:
     """One sampled defect, ready to be written.
 
-    Attributes:
-        donor: index in the library; ``source`` is the image that the donor was cut from.
-        class_id: its class.
-        fitted: its pixels.
-        corner: row and column of the patch in the image.
-        mask: ``(h, w)`` bool: the region as far as it is allowed there.
-        frame: the part of the image that the patch covers; ``part`` the part of the patch that lies in the image.
-        blend: how it is composed.
-        parameters: the numbers that make it again.
+    ``donor`` is its index in the library, ``source`` the image it was cut from; ``corner`` row and column of the patch
+    in the image; ``mask`` ``(h, w)`` bool, the region as far as it is allowed there; ``frame`` the part of the image
+    that the patch covers, ``part`` the part of the patch that lies in the image.
     """
 
     donor: int
@@ -135,12 +122,7 @@ class Paste:
 
 
 class PasteSampler:
-    """Samples pastes of the defects of a library after a policy.
-
-    Args:
-        library: the donors.
-        policy: the settings.
-        densities: ``(GRID, GRID)`` density of places by class.
+    """Samples pastes of the defects of a library after a policy; ``densities`` are ``(GRID, GRID)`` by class.
 
     Raises:
         ValueError: if the policy asks for a class, or a kind of place, that no donor serves.
@@ -168,10 +150,7 @@ class PasteSampler:
                 )
         absent = [c for c, share in shares.items() if share > 0 and c not in library.classes]
         if absent:
-            raise ValueError(
-                f'`class_shares` must name classes that have donors, {library.classes}, got {absent}; '
-                'label some in the training split, or take them out.'
-            )
+            raise ValueError(f'`class_shares` must name classes that have donors, {library.classes}, got {absent}.')
         self._classes, self._places, self._blends, self._numbers = map(
             _cumulated, (shares, policy.places, policy.blends, policy.number)
         )
@@ -195,16 +174,10 @@ class PasteSampler:
         ranges: OperationRanges | None = None,
         densities: Mapping[int, ndarray] | None = None,
     ) -> tuple[PlaceSearch | None, list[Plan | str]]:
-        """Sample everything but the places: a plan for each defect, or why there is none.
+        """Sample everything but the places; return their search, if there are any, and a plan or a reason each.
 
-        Args:
-            background: the image, without its pixels.
-            generator: CPU generator of this image.
-            ranges: of the operations; those of the policy by default.
-            densities: of places, by class; by default those of the background or the library.
-
-        Returns:
-            The search of places, ``None`` when there is nothing to place, and the plans.
+        Ranges of the operations are those of the policy by default, densities of places by class those of the
+        background or the library.
         """
         count = _pick(self._numbers, float(uniforms(generator, 1)[0]))
         if not count:
@@ -259,16 +232,10 @@ class PasteSampler:
     def choose(
         self, numbers: Sequence[float], scale: float, size_hw: tuple[int, int], fixed_pose: bool
     ) -> tuple[int, str, str] | str:
-        """Choose donor, kind of place and blend.
+        """Choose donor, kind of place and blend by three numbers in [0, 1), and one more for every donor to try.
 
         A class without a donor for the sampled kind of place goes to one of the other kind: the shares of classes hold
-        before those of places.
-
-        Args:
-            numbers: three in [0, 1), and one more for every donor to try.
-            scale: pixels of this image per pixel of the file.
-            size_hw: size of the image.
-            fixed_pose: whether the place of a donor in its own frame can be found in this image.
+        before those of places. With ``fixed_pose`` the place of a donor in its own frame can be found in this image.
         """
         class_id, place = _pick(self._classes, numbers[0]), _pick(self._places, numbers[1])
         if place == 'source' and not fixed_pose:
@@ -288,13 +255,7 @@ class PasteSampler:
     def place_all(
         self, search: PlaceSearch | None, plans: Sequence[Plan | str], fitted: Iterator[FittedDonor]
     ) -> tuple[list[Paste], Counter]:
-        """Look for places of the defects of one image, in their order; return also the skipped ones by reason.
-
-        Args:
-            search: of places in the image.
-            plans: of :meth:`plan`.
-            fitted: gives the donor of each plan.
-        """
+        """Look for places of the defects of one image, in their order; return also the skipped ones by reason."""
         pastes, skipped = [], Counter()
         for plan in plans:
             paste = plan if isinstance(plan, str) else self.place(search, plan, next(fitted))

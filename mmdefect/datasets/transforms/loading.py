@@ -47,12 +47,7 @@ class LoadDefectAnnotations(BaseTransform):
         self.backend_args = backend_args
 
     def transform(self, results: dict) -> dict:
-        """Add ``gt_seg_map``.
-
-        Raises:
-            ValueError: if the mask is missing, unreadable, of another size than its image, or holds values outside the
-                classes; the message names the file.
-        """
+        """Add ``gt_seg_map``; errors name the file."""
         if 'seg_map_path' not in results:
             return results
         size_hw = results['ori_shape'] if 'ori_shape' in results else image_size_hw(results['img_path'])
@@ -60,13 +55,10 @@ class LoadDefectAnnotations(BaseTransform):
         if path is None:
             label = np.zeros(size_hw, np.uint8)
         else:
-            label = self._load(path, results)
-            if label.shape != tuple(size_hw):
-                raise ValueError(
-                    f'the mask {path} must have the size of its image {results["img_path"]}, {size_hw[1]}x{size_hw[0]} '
-                    f'(width x height), but it has {label.shape[1]}x{label.shape[0]}; export it at the size of the '
-                    'image.'
-                )
+            encoding = results.get('mask_encoding', 'index')
+            raw = _read(path, encoding, size_hw, results['img_path'], self.backend_args)
+            num_classes, class_id = results.get('num_classes'), results.get('class_id')
+            label = label_from_raw(raw, encoding, path, num_classes, class_id, results.get('palette'))
         results['gt_seg_map'] = _map_labels(label, results.get('label_map'))
         results.setdefault('seg_fields', []).append('gt_seg_map')
         if results.get('box_labels'):
@@ -74,13 +66,6 @@ class LoadDefectAnnotations(BaseTransform):
             results['gt_box_map'] = defect.astype(np.uint8)
             results['seg_fields'].append('gt_box_map')
         return results
-
-    def _load(self, path: str, results: dict) -> np.ndarray:
-        encoding = results.get('mask_encoding', 'index')
-        raw = decode_mask(_read(path, self.backend_args), encoding, path)
-        return label_from_raw(
-            raw, encoding, path, results.get('num_classes'), results.get('class_id'), results.get('palette')
-        )
 
     def __repr__(self) -> str:
         return f'{self.__class__.__name__}(backend_args={self.backend_args})'
@@ -103,23 +88,13 @@ class LoadObjectMask(BaseTransform):
         self.backend_args = backend_args
 
     def transform(self, results: dict) -> dict:
-        """Add ``gt_object_map``.
-
-        Raises:
-            ValueError: if the mask is missing, unreadable or of another size than its image.
-        """
+        """Add ``gt_object_map``."""
         size_hw = results['ori_shape'] if 'ori_shape' in results else image_size_hw(results['img_path'])
         path = results.get('object_mask_path')
         if path is None:
             mask = np.ones(size_hw, np.uint8)
         else:
-            raw = decode_mask(_read(path, self.backend_args), 'binary', path)
-            mask = (raw != 0).astype(np.uint8)
-            if mask.shape != tuple(size_hw):
-                raise ValueError(
-                    f'the object mask {path} must have the size of its image, {size_hw[1]}x{size_hw[0]} (width x '
-                    f'height), but it has {mask.shape[1]}x{mask.shape[0]}; export it at the size of the image.'
-                )
+            mask = (_read(path, 'binary', size_hw, results.get('img_path'), self.backend_args) != 0).astype(np.uint8)
         results['gt_object_map'] = mask
         results.setdefault('seg_fields', []).append('gt_object_map')
         return results
@@ -128,11 +103,19 @@ class LoadObjectMask(BaseTransform):
         return f'{self.__class__.__name__}(backend_args={self.backend_args})'
 
 
-def _read(path: str, backend_args: dict | None) -> bytes:
+def _read(path: str, encoding: str, size_hw: tuple[int, int], image: str | None, backend_args: dict | None) -> ndarray:
+    """Return the decoded mask of an image, which has a size."""
     try:
-        return fileio.get(path, backend_args=backend_args)
+        data = fileio.get(path, backend_args=backend_args)
     except FileNotFoundError as err:
         raise ValueError(f'the mask {path} does not exist; restore it, or take its image out of the data set.') from err
+    mask = decode_mask(data, encoding, path)
+    if mask.shape[:2] != tuple(size_hw):
+        raise ValueError(
+            f'the mask {path} must have the size of its image {image}, {size_hw[1]}x{size_hw[0]} (width x height), but '
+            f'it has {mask.shape[1]}x{mask.shape[0]}; export it at the size of the image.'
+        )
+    return mask
 
 
 def _map_labels(label: np.ndarray, label_map: dict[int, int] | None) -> np.ndarray:
@@ -182,10 +165,7 @@ class LoadLocationMap(BaseTransform):
         if object not in OBJECTS:
             raise ValueError(f'`object` must be one of {", ".join(OBJECTS)}, got {object!r}.')
         if (template is None) == (object == 'template'):
-            raise ValueError(
-                f"`template` must be the path of an image exactly when `object` is 'template', got "
-                f'{template!r} with {object!r}.'
-            )
+            raise ValueError(f"`template` must be an image exactly when `object` is 'template', got {template!r}.")
         if margin < 0:
             raise ValueError(f'`margin` must be a number of pixels from 0 on, got {margin!r}.')
         self.object, self.masks, self.template, self.density = object, masks, template, density
@@ -194,16 +174,12 @@ class LoadLocationMap(BaseTransform):
         self._folders: dict[str, dict[str, str]] = {}
 
     def transform(self, results: dict) -> dict:
-        """Add the map.
-
-        Raises:
-            ValueError: if a mask or map is missing or unreadable; the message names the file.
-        """
+        """Add the map."""
         size_hw = results['img'].shape[:2]
         results['gt_location_map'] = location_codes(size_hw, self._object_mask(results, size_hw))
         results.setdefault('seg_fields', []).append('gt_location_map')
         label = results.get('gt_seg_map')
-        results['shows_defect'] = label is not None and bool(((label > 0) & (label != 255)).any())
+        results['shows_defect'] = label is not None and bool(((label > 0) & (label != IGNORE)).any())
         if self.density is not None:
             path = self._of_image(self.density, results['img_path']) if os.path.isdir(self.density) else self.density
             results['location_density'] = _density(path)
@@ -213,11 +189,9 @@ class LoadLocationMap(BaseTransform):
         if self.object == 'frame':
             return None
         if self.object == 'masks':
-            path = (
-                results.get('object_mask_path')
-                if self.masks is None
-                else self._of_image(self.masks, results['img_path'])
-            )
+            path = results.get('object_mask_path')
+            if self.masks is not None:
+                path = self._of_image(self.masks, results['img_path'])
             if path is None:
                 return None
             small = (decode_mask(np.fromfile(path, np.uint8).tobytes(), 'binary', path) != 0).astype(np.uint8)
@@ -244,10 +218,8 @@ class LoadLocationMap(BaseTransform):
 
     def _of_image(self, folder: str, img_path: str) -> str:
         if folder not in self._folders:
-            paths = list_images(folder) + sorted(
-                os.path.join(folder, n) for n in os.listdir(folder) if n.endswith('.npy')
-            )
-            self._folders[folder] = index_by_stem(paths, suffixes=('_mask',))
+            arrays = sorted(os.path.join(folder, name) for name in os.listdir(folder) if name.endswith('.npy'))
+            self._folders[folder] = index_by_stem(list_images(folder) + arrays, suffixes=('_mask',))
         stem = os.path.splitext(os.path.basename(img_path))[0]
         if stem not in self._folders[folder]:
             raise ValueError(
@@ -270,9 +242,7 @@ def _template(path: str) -> ndarray:
 @lru_cache(maxsize=256)
 def _density(path: str) -> ndarray:
     array = np.load(path) if path.endswith('.npy') else _read_image(path, cv2.IMREAD_GRAYSCALE)
-    if array.ndim == 3:
-        return np.stack([map_density(one) for one in array])
-    return map_density(array)
+    return map_density(array) if array.ndim != 3 else np.stack([map_density(one) for one in array])
 
 
 def _read_image(path: str, flag: int) -> ndarray:

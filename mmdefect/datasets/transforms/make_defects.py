@@ -20,28 +20,23 @@ from mmdefect.synthesis.engine import PasteEngine
 from mmdefect.synthesis.library import DefectLibrary
 from mmdefect.synthesis.perlin import PerlinRanges, ShuffledTiles, TextureFolder, perlin_anomaly
 from mmdefect.synthesis.places import FIRST_CODE, location_codes
-from mmdefect.synthesis.records import (
-    VISIBLE_TOLERANCE,
-    Instance,
-    checked_image,
-    instance_at,
-    record_of,
-    visible_change,
-    write_label,
-)
+from mmdefect.synthesis.records import VISIBLE_TOLERANCE, Instance, checked_image, instance_at, record_of
+
+from mmdefect.synthesis.records import shows_defect, visible_change, write_label  # isort: skip
 from mmdefect.synthesis.sampler import Background
 from mmdefect.synthesis.streams import seed_of, stream_generator
 
 #: The skipped defects are logged for the first time after this many, then each time ten times as many.
 FIRST_REPORT = 200
+#: The defects that can be seen, and the number of skipped ones by reason.
+Made = tuple[list[Instance], Mapping[str, int]]
 
 
 class DefectTransform(BaseTransform):
     """Base of the transforms that write defects into ``img`` and ``gt_seg_map``.
 
     They go behind resize, crop and flip, so that sizes are sizes of the network input. Randomness comes from
-    ``sample_seed`` and the transform's own stream; without a seed (a sampler that does not number its samples) from
-    numpy's global generator.
+    ``sample_seed`` and the transform's own stream.
 
     Required keys: ``img`` (uint8), ``gt_seg_map``; optional ``gt_location_map``, ``location_density``, ``sample_seed``.
 
@@ -58,17 +53,11 @@ class DefectTransform(BaseTransform):
         self._report_at = FIRST_REPORT
 
     @abstractmethod
-    def make(
-        self, image: ndarray, label: ndarray, results: dict, generator: torch.Generator
-    ) -> tuple[list[Instance], Mapping[str, int]]:
-        """Write defects into a uint8 image, BGR or grey, and its label map; return them and what was skipped."""
+    def make(self, image: ndarray, label: ndarray, results: dict, generator: torch.Generator) -> Made:
+        """Write defects into a uint8 image, BGR or grey, and its label map, in place."""
 
     def transform(self, results: dict) -> dict:
-        """Write defects into copies of image and label map.
-
-        Raises:
-            ValueError: if there is no label map.
-        """
+        """Write defects into copies of image and label map."""
         if 'gt_seg_map' not in results:
             raise ValueError(
                 f'`gt_seg_map` must be loaded before {type(self).__name__}; place LoadDefectAnnotations before it.'
@@ -123,9 +112,7 @@ class PasteDefects(DefectTransform):
         library = donors if isinstance(donors, DefectLibrary) else DefectLibrary(donors)
         self.engine = PasteEngine(library, policy)
 
-    def make(
-        self, image: ndarray, label: ndarray, results: dict, generator: torch.Generator
-    ) -> tuple[list[Instance], Mapping[str, int]]:
+    def make(self, image: ndarray, label: ndarray, results: dict, generator: torch.Generator) -> Made:
         """Sample and write."""
         background = Background.of(results['gt_seg_map'], results.get('gt_location_map'), results)
         return self.engine.paste(image, label, background, generator)
@@ -164,9 +151,7 @@ class CutPaste(DefectTransform):
         self.kind, self.class_id, self.ranges = kind, class_id, CutPasteRanges(**(ranges or {}))
         self.min_overlap, self.tolerance, self.tries = min_overlap, tolerance, tries
 
-    def make(
-        self, image: ndarray, label: ndarray, results: dict, generator: torch.Generator
-    ) -> tuple[list[Instance], Mapping[str, int]]:
+    def make(self, image: ndarray, label: ndarray, results: dict, generator: torch.Generator) -> Made:
         """Sample until source and target lie on the object, then write."""
         image, allowed, reason = checked_image(image), codes_of(results) >= FIRST_CODE, 'off the object'
         for _ in range(self.tries):
@@ -217,9 +202,7 @@ class PerlinAnomaly(DefectTransform):
         self.class_id, self.ranges, self.tolerance = class_id, PerlinRanges(**(ranges or {})), tolerance
         self.source = ShuffledTiles() if textures is None else TextureFolder(textures)
 
-    def make(
-        self, image: ndarray, label: ndarray, results: dict, generator: torch.Generator
-    ) -> tuple[list[Instance], Mapping[str, int]]:
+    def make(self, image: ndarray, label: ndarray, results: dict, generator: torch.Generator) -> Made:
         """Sample and write; what counts as changed is decided on the 8-bit pixels."""
         image = checked_image(image)
         planes = torch.from_numpy(np.ascontiguousarray(image[..., ::-1].transpose(2, 0, 1)))
@@ -265,10 +248,7 @@ class SynthesizeDefects(BaseTransform):
         self.transforms = [TRANSFORMS.build(t) for t in transforms]
         weights = [1.0] * len(self.transforms) if weights is None else list(weights)
         if not self.transforms or len(weights) != len(self.transforms) or min(weights) < 0 or sum(weights) <= 0:
-            raise ValueError(
-                f'`weights` must be one number >= 0 for each of {len(self.transforms)} transforms, not '
-                f'all 0, got {weights}.'
-            )
+            raise ValueError(f'`weights` must give each transform a number >= 0, one above 0, got {weights}.')
         self.bounds = np.cumsum(weights) / sum(weights)
         self.probability = {'clean': 1.0, 'defective': 1.0, **(probability or {})}
         if set(self.probability) != {'clean', 'defective'} or not all(0 <= p <= 1 for p in self.probability.values()):
@@ -283,18 +263,13 @@ class SynthesizeDefects(BaseTransform):
         changed, choice = torch.rand(2, generator=generator, dtype=torch.float64).tolist()
         shows = results.get('shows_defect')
         if shows is None:
-            label = results['gt_seg_map']
-            shows = bool(((label > 0) & (label != 255)).any())
+            shows = shows_defect(results['gt_seg_map'])
         if changed >= self.probability['defective' if shows else 'clean'] * self.strength(results):
             return None
         return self.transforms[min(int(np.searchsorted(self.bounds, choice, 'right')), len(self.transforms) - 1)]
 
     def strength(self, results: dict) -> float:
-        """Return what is left of the probabilities at this sample, in [0, 1].
-
-        Raises:
-            ValueError: if they fade but the samples have no number.
-        """
+        """Return what is left of the probabilities at this sample, in [0, 1]."""
         if self.fade is None:
             return 1.0
         if 'draws' not in results:

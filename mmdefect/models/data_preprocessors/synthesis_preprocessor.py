@@ -39,7 +39,7 @@ class SynthesisDataPreProcessor(SegDataPreProcessor):
         super().__init__(**kwargs)
         if kwargs.get('batch_augments') is not None:
             raise ValueError(
-                '`batch_augments` must be left out with synthesis in the preprocessor: they would run on '
+                '`batch_augments` must be left out with synthesis in the preprocessor, got some: they would run on '
                 'unfinished samples; make them transforms of the pipeline.'
             )
         self._synthesize: Synthesize | None = None if synthesis is None else BatchSynthesis(**synthesis)
@@ -57,24 +57,12 @@ class SynthesisDataPreProcessor(SegDataPreProcessor):
         inputs = [one.float() for one in data['inputs']]
         if self._channel_conversion and inputs[0].size(0) == 3:
             inputs = [one[[2, 1, 0]] for one in inputs]
-        images, samples = stack_batch(
-            inputs,
-            data['data_samples'],
-            size=self.size,
-            size_divisor=self.size_divisor,
-            pad_val=self.pad_val,
-            seg_pad_val=self.seg_pad_val,
-        )
+        sizes = dict(size=self.size, size_divisor=self.size_divisor, pad_val=self.pad_val, seg_pad_val=self.seg_pad_val)
+        images, samples = stack_batch(inputs, data['data_samples'], **sizes)
         labels = torch.stack([sample.gt_sem_seg.data[0] for sample in samples])
-        made = self._synthesize(
-            images / 255,
-            labels,
-            [sample.metainfo for sample in samples],
-            [
-                _background(*fact, tuple(labels.shape[1:]), sample.metainfo)
-                for fact, sample in zip(facts, samples, strict=True)
-            ],
-        )
+        metas, size_hw = [sample.metainfo for sample in samples], tuple(labels.shape[1:])
+        known = [_background(*fact, size_hw, meta) for fact, meta in zip(facts, metas, strict=True)]
+        made = self._synthesize(images / 255, labels, metas, known)
         for sample, label, instances in zip(samples, made.label, made.instances, strict=True):
             sample.gt_sem_seg.data = label[None]
             sample.set_metainfo(dict(instances=[record_of(i) for i in instances]))
@@ -108,9 +96,8 @@ class BatchSynthesis:
                 f'transforms of a batch must be PasteDefects, got {other}; make these in the pipeline, '
                 "with `where='worker'`."
             )
-        self.recipe = TRANSFORMS.build(
-            dict(type='SynthesizeDefects', transforms=transforms, weights=weights, probability=probability, fade=fade)
-        )
+        settings = dict(transforms=transforms, weights=weights, probability=probability, fade=fade)
+        self.recipe = TRANSFORMS.build(dict(type='SynthesizeDefects', **settings))
 
     def __call__(
         self, images: Tensor, labels: Tensor, metas: Sequence[Mapping], backgrounds: Sequence[Background]
@@ -129,9 +116,8 @@ class BatchSynthesis:
                 generators[row] = stream_generator(known['sample_seed'], type(chosen).__name__, chosen.stream)
         for key, rows in rows_of.items():  # all images with the same transform go together
             where = torch.tensor(rows, device=images.device)
-            made = transforms[key].engine(
-                images[where], labels[where], [generators[row] for row in rows], [backgrounds[row] for row in rows]
-            )
+            known = [generators[row] for row in rows], [backgrounds[row] for row in rows]
+            made = transforms[key].engine(images[where], labels[where], *known)
             new_images[where], new_labels[where] = made.image, made.label
             for row, own in zip(rows, made.instances, strict=True):
                 instances[row] = own

@@ -25,7 +25,7 @@ from mmdefect.synthesis.learned.maps import ObjectCells
 from mmdefect.synthesis.learned.policy import CLEAN, NEUTRAL, REAL, LearnedPolicy, located
 from mmdefect.synthesis.operations import OPERATIONS
 from mmdefect.synthesis.places import location_codes
-from mmdefect.synthesis.records import IGNORE_LABEL, Synthesis
+from mmdefect.synthesis.records import Synthesis, shows_defect
 from mmdefect.synthesis.sampler import Background, Paste
 from mmdefect.synthesis.streams import seed_of, stream_generator
 
@@ -146,7 +146,7 @@ class LearnedSynthesis:
         generator = stream_generator(seed_of(meta), type(self).__name__, self.round)
         shows = meta.get('shows_defect')
         if shows is None:
-            shows = bool(((background.label > 0) & (background.label != IGNORE_LABEL)).any())
+            shows = shows_defect(background.label)
         stay, pick = torch.rand(2, generator=generator, dtype=torch.float64).tolist()
         names = list(self.policy.streams)
         if shows or stay < self.clean_share or not names:

@@ -1,8 +1,7 @@
 """Blends in the gradient domain as tensors, for any mask: exact on the mask, or spectral over the whole crop.
 
 ``poisson_blend`` imports the gradients of a defect instead of its colours (Perez et al., SIGGRAPH 2003): it solves on
-exactly the pixels of the mask, in double precision; everything else stays bit-identical, and derivatives reach both
-images. ``docs/derivations/poisson.md`` has the equations; their names are T target, S source, w the unknown. Not
+exactly the pixels of the mask; everything else stays bit-identical, and derivatives reach both images. ``docs/derivations/poisson.md`` has the equations; their names are T target, S source, w the unknown. Not
 covered: textureless clamps such as OpenCV's colour change or flattening.
 """
 
@@ -48,16 +47,18 @@ def poisson_blend(target: Tensor, source: Tensor, mask: Tensor, mixed: bool = Fa
     inside = (mask if mask.dtype == torch.bool else mask >= 0.5).detach().view(-1, 1, *size_hw)
     if inside.flatten(1).all(1).any():
         raise ValueError(f'`mask` {size_hw} must leave a pixel free, the boundary condition; cut a larger crop.')
-    # Images that share a mask are further channels of one system.
-    old, new = (image.double().view(len(inside), -1, *size_hw) for image in (target, source))
     boundaries = [boundary_of(plane) for plane in inside[:, 0].cpu().numpy()]
+    # Systems at the border of the image are not definite, and lose too much in single precision.
+    dtype = torch.float64 if any(len(ghosts) for _, ghosts in boundaries) else target.dtype
+    # Images that share a mask are further channels of one system.
+    old, new = (image.to(dtype).reshape(len(inside), -1, *size_hw) for image in (target, source))
     membranes = MembraneBatch(boundaries, size_hw, max(len(r) + len(g) for r, g in boundaries), old)
     if mixed:
         pasted = old + membranes.solve(mixed_guidance(old, new) * inside)
     else:
         beside = membranes.beside[:, None].expand(-1, old.shape[1], -1)
         pasted = new + membranes.extend((old - new).flatten(2).gather(2, beside))
-    pasted = (pasted.clamp(0, 1) if clamp else pasted).view(target.shape).to(target.dtype)
+    pasted = (pasted.clamp(0, 1) if clamp else pasted).to(target.dtype).view(target.shape)
     return torch.where(inside if target.dim() == 4 else inside[0], pasted, target)
 
 

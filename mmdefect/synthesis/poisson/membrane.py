@@ -67,11 +67,9 @@ def one_blas_thread() -> Iterator[None]:
 
 @lru_cache(maxsize=64)
 def green_table(rows: int, columns: int) -> ndarray:
-    """Return the field of a unit source at (0, 0) on a torus, with mean zero.
+    """Return the field of a unit source on a torus, with mean zero, ``(2 * rows - 1, 2 * columns - 1)`` float64.
 
-    Returns:
-        ``(2 * rows - 1, 2 * columns - 1)`` float64; the entry at ``(rows - 1 + dy, columns - 1 + dx)`` is the field at
-        distance ``(dy, dx)``.
+    The entry at ``(rows - 1 + dy, columns - 1 + dx)`` is the field at distance ``(dy, dx)``.
     """
     table = scipy.fft.irfft2(inverse_eigenvalues(rows, columns), s=(rows, columns))
     dy, dx = np.arange(1 - rows, rows) % rows, np.arange(1 - columns, columns) % columns
@@ -115,10 +113,9 @@ def touches_border(mask: ndarray) -> bool:
 
 @dataclass
 class Membrane:
-    """Interpolates values given on the pixels beside a mask over the mask, harmonically.
+    """Interpolates values given on the pixels beside a mask, ``(h, w)`` bool, over the mask, harmonically.
 
-    Args:
-        mask: ``(h, w)`` bool; a pixel on the edge of the array is taken to lie on the border of the image.
+    Mask pixels on the edge of the array are taken to lie on the border of the image.
     """
 
     mask: ndarray
@@ -261,9 +258,6 @@ def boundary_of(mask: ndarray) -> tuple[ndarray, ndarray]:
 
     Places beyond the array are ghosts: they have the value of the mask pixel straight inwards, which makes its row of
     the Laplacian one-sided, as at the border of the image.
-
-    Args:
-        mask: ``(h, w)`` bool.
     """
     wide = np.pad(mask, 1).view(np.uint8)
     places = np.argwhere(cv2.dilate(wide, _CROSS) - wide) - 1

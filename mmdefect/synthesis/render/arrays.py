@@ -59,14 +59,10 @@ def fit(donor: Donor, scale_yx: tuple[float, float]) -> tuple[ndarray, ndarray, 
 
 
 def boxed(core: ndarray, grow: int) -> tuple[ndarray, ndarray, Box] | None:
-    """Return a defect in a box with a ring of one pixel around what is pasted; ``None`` for an empty one.
+    """Return defect, pasted region (``grow`` pixels wider) and box with one pixel around it; ``None`` for an empty one.
 
     Args:
-        core: ``(H, W)`` bool, the defect on its canvas.
-        grow: pixels by which the pasted region exceeds it.
-
-    Returns:
-        The defect and the region, ``(h, w)`` bool, and the box.
+        core: ``(H, W)`` bool or uint8, the defect on its canvas.
     """
     left, top, width, height = cv2.boundingRect(core.view(np.uint8))
     if not width:
@@ -85,15 +81,11 @@ def _disc(radius: int) -> ndarray:
 
 @dataclass(frozen=True)
 class Canvas:
-    """The array that a warped patch fits into, and how its points lie in the patch.
+    """The array that a warped patch fits into: half of height and width, and points a side that a pixel averages.
 
     It holds the whole patch and a soft edge, and its sides are odd or even as those of the patch are: pixels that are
-    not moved are not blurred.
-
-    Attributes:
-        half_y, half_x: half of its height and width.
-        points: points a side that a pixel averages; more than one when the defect shrinks, so that thin parts fade
-            instead of falling between samples.
+    not moved are not blurred. More than one point is averaged when the defect shrinks, so that thin parts fade instead
+    of falling between samples.
     """
 
     half_y: float
@@ -125,10 +117,7 @@ def canvas_of(operations: Operations, size_hw: tuple[int, int]) -> Canvas:
 def spline_basis(positions: ndarray | Tensor, controls: ndarray | Tensor, maximum: Any = np.maximum) -> Any:
     """Return the weight of every control at every position, ``(..., N, CONTROLS)``; rows sum to 1.
 
-    Args:
-        positions: ``(..., N)`` float, 0 at the first and 1 at the last end of the support.
-        controls: ``(CONTROLS,)``, counting from 0.
-        maximum: of an array and a number.
+    Positions are 0 at the first and 1 at the last end of the support; ``controls`` counts them from 0.
     """
     place = positions[..., None] * (CONTROLS - 3) + 1
     distance = abs(place - controls)
@@ -145,10 +134,8 @@ def _plain_basis() -> list[list[list[float]]]:
 def color_matrix(shares: Sequence[float], mean: ndarray, scale: float = 1.0) -> ndarray:
     """Return the photometric operations of one defect as an affine map of its colours, ``(3, 4)`` float64.
 
-    Args:
-        shares: of :func:`~mmdefect.synthesis.operations.color_shares`.
-        mean: ``(3,)`` colour whose grey contrast keeps, in [0, 1].
-        scale: factor that brings the colours to [0, 1].
+    ``shares`` are of :func:`~mmdefect.synthesis.operations.color_shares`, ``mean`` is the colour whose grey contrast
+    keeps, in [0, 1], and ``scale`` brings the colours to [0, 1].
     """
     gain, straight, crossed, rest = shares
     gain, straight, crossed = gain * scale, straight * scale, crossed * scale
@@ -164,12 +151,7 @@ def color_matrix(shares: Sequence[float], mean: ndarray, scale: float = 1.0) -> 
 
 @dataclass(frozen=True)
 class _Sampling:
-    """Where each point of the canvas is read.
-
-    Attributes:
-        across, down: ``(H p, W p)`` float32 columns and rows in the patch.
-        points: p, the points a side that one pixel of the canvas averages.
-    """
+    """Where each point of the canvas is read: ``(H p, W p)`` float32 columns and rows in the patch, p points a side."""
 
     across: ndarray
     down: ndarray
@@ -246,16 +228,10 @@ class WarpedDonor:
 
 
 def warp_donor(donor: Donor, scale_yx: tuple[float, float], operations: Operations, grow: int) -> WarpedDonor:
-    """Bring a donor to the scale of an image and apply the geometric operations.
+    """Bring a donor to the scale of an image (negative: flipped) and apply the geometric operations.
 
     When sampling lowers the peak of a small defect, the mask is raised to the peak it had, so a defect of one pixel
-    stays one; it is empty when less than 5 % was left.
-
-    Args:
-        donor: the donor at the resolution of its file.
-        scale_yx: pixels of the image per pixel of the file, down and across; negative: flipped.
-        operations: what was sampled.
-        grow: pixels of the image by which the pasted region exceeds the defect.
+    stays one; it is empty when less than 5 % was left. The pasted region is ``grow`` pixels wider.
     """
     image, core, on_object = fit(donor, scale_yx)
     sampling = _sampling_of(operations, core.shape)
@@ -277,11 +253,7 @@ def warp_donor(donor: Donor, scale_yx: tuple[float, float], operations: Operatio
 
 
 class VariantCache:
-    """Keeps the warped donors that were used last, up to a number of bytes.
-
-    Args:
-        most_bytes: the least recently used ones go when there are more.
-    """
+    """Keeps the warped donors that were used last, up to a number of bytes."""
 
     def __init__(self, most_bytes: int) -> None:
         self.most_bytes = most_bytes
@@ -336,14 +308,7 @@ def feather_weights(support: ndarray) -> ndarray:
 
 
 def write_pastes(image: ndarray, label: ndarray, pastes: Sequence[Paste], policy: PolicySpec) -> list[Instance]:
-    """Write defects, in place; of what cannot be seen nothing is written.
-
-    Args:
-        image: ``(H, W)`` or ``(H, W, C)`` uint8, BGR or grey.
-        label: ``(H, W)`` integers.
-        pastes: what is written, one after the other.
-        policy: limits of the blend, and the label rule.
-    """
+    """Write defects into a uint8 image, BGR or grey, and its label map, in place; nothing of what cannot be seen."""
     image = checked_image(image)
     written = [_write_paste(image, label, paste, policy) for paste in pastes]
     return [instance for instance in written if instance is not None]

@@ -45,11 +45,8 @@ def side_for(length: int) -> int:
 class _Stored:
     """Where the pixels of a patch lie in the flat store of a batch.
 
-    Attributes:
-        base: place of the first pixel of its canvas.
-        pitch: pixels from one row of the canvas to the next.
-        canvas_hw: height and width of the canvas; beyond it its border goes on.
-        top_left_rc: row and column of the patch in the canvas; may be negative.
+    The canvas begins at ``base``, its rows are ``pitch`` pixels apart, and beyond it its border goes on; the patch may
+    begin before it.
     """
 
     base: int
@@ -71,11 +68,7 @@ class _Donor:
 
 
 def fit_donors(plans: Sequence[Plan], like: Tensor) -> tuple[list[FittedDonor], Tensor]:
-    """Warp and colour the donors of many plans.
-
-    Args:
-        plans: what was sampled.
-        like: dtype and device of the pixels, which stay there.
+    """Warp and colour the donors of many plans; dtype and device are those of ``like``.
 
     Returns:
         The donors in the order of the plans, their masks on the CPU; and the flat store of their pixels, ``(3, P)``
@@ -172,12 +165,7 @@ def _grid(group: list[_Donor], values: Tensor, points: int, side: int, like: Ten
 
 
 def displacement(control: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-    """Evaluate control points on a grid of pixels: ``(B, H, W, 2)`` in the unit of the controls.
-
-    Args:
-        control: ``(B, 2, k, k)`` float, displacements along x and y.
-        rows: ``(B, H)`` float positions, 0 to 1 over the support; ``columns``: ``(B, W)`` likewise.
-    """
+    """Evaluate ``(B, 2, k, k)`` controls at ``(B, H)`` rows and ``(B, W)`` columns in [0, 1]: ``(B, H, W, 2)``."""
     order = torch.arange(CONTROLS, dtype=control.dtype, device=control.device)
     vertical, horizontal = (spline_basis(line.clamp(0, 1), order, torch.clamp_min) for line in (rows, columns))
     # x and y side by side, so that the large product writes the layout that grid_sample reads
@@ -212,8 +200,7 @@ def write_pastes(
         store: pixels of the donors, of :func:`fit_donors`.
         policy: limits of the blends, and the label rule.
 
-    Returns:
-        The records of each image, and how many defects could not be seen and were left out.
+    Returns the records of each image, and how many defects could not be seen and were left out.
     """
     written: list[_Member] = []
     labelled, limited = [], []

@@ -109,14 +109,14 @@ def test_the_result_is_limited_and_the_inputs_are_untouched(mixed):
     assert torch.equal(target, before[0]) and torch.equal(source, before[1])
 
 
-def test_float32_images_are_solved_as_float64_ones():
+def test_float32_stays_within_1e_5_of_the_dense_solve():
     rows, columns = np.mgrid[:60, :60]
     mask = torch.from_numpy((rows - 30) ** 2 + (columns - 30) ** 2 < 27**2)[None]
     mask[0, 25:30, 20:40] = False
     target, source = images(9, (3, 60, 60), torch.float32)
     exact = dense_paste(target.double().numpy(), source.double().numpy(), mask[0].numpy())
     result = poisson_blend(target, source, mask, clamp=False)
-    assert result.dtype == torch.float32 and np.abs(result.numpy() - exact).max() < 1e-6
+    assert result.dtype == torch.float32 and np.abs(result.numpy() - exact).max() < 1e-5
 
 
 def test_images_in_channels_last_order_give_the_same():
