@@ -23,7 +23,7 @@ from mmdefect.engine.samplers import ClassAwareSampler, DefectSampler, MixingSam
 from mmdefect.evaluation import DefectMetric, ViewAccuracy
 from mmdefect.ranks import end_rank, leave_group
 from mmdefect.registry import DATASETS
-from mmdefect.synthesis import donors
+from mmdefect.synthesis import library
 from tests.helpers.small import quick_options
 from tests.helpers.toy_segmentation import CLASSES, ToyData, ToySegmenter
 
@@ -201,8 +201,8 @@ def main() -> None:
     folder, data = Path(sys.argv[1]), Path(sys.argv[2])
     rank, world_size = int(os.environ['RANK']), int(os.environ['WORLD_SIZE'])
     built = []
-    build = donors.build_library
-    donors.build_library = lambda *arguments: (built.append(1), build(*arguments))[1]
+    build = library.build_library
+    library.build_library = lambda *arguments: (built.append(1), build(*arguments))[1]
     init_dist('pytorch', backend='gloo')
     result = {
         'draws': hashes_of_draws(data, DRAWS // world_size),
