@@ -27,11 +27,12 @@ stop_without('train', 'matplotlib', 'PIL', 'scipy')
 
 from mmdefect.experiments.batch import Tools
 from mmdefect.experiments.engines import add_engine_options, engine_of
+from mmdefect.experiments.preregistration import preregister
 from mmdefect.experiments.process import stop_signals
 from mmdefect.experiments.settings import parse_overrides
 from mmdefect.experiments.study import Composer, expand, read_study
 from mmdefect.experiments.study_page import write_study_page
-from mmdefect.experiments.study_records import record_path
+from mmdefect.experiments.study_records import code_digest, record_path, versions
 from mmdefect.experiments.study_run import Places, run_study
 from mmdefect.files import read_json, write_json
 
@@ -57,6 +58,12 @@ def parse_args(argv: list[str]) -> argparse.Namespace:
     parser.add_argument('--python', default=sys.executable, help='interpreter that runs the tools')
     add_engine_options(parser)
     parser.add_argument('--dry-run', action='store_true', help='print the runs and what is open, start nothing')
+    parser.add_argument(
+        '--allow-modified', action='store_true', help='run from a tree with local changes; the page says so on top'
+    )
+    parser.add_argument(
+        '--preregister', action='store_true', help='write what is planned below results/preregistered and stop'
+    )
     parser.add_argument('--table-only', action='store_true', help='write the page from the records and stop')
     return parser.parse_args(argv)
 
@@ -92,7 +99,7 @@ def local_options(args: argparse.Namespace) -> dict:
 
 
 def expand_runs(study, args: argparse.Namespace):
-    from mmdefect.apis.study import compose_settings, read_settings
+    from mmdefect.apis.study import compose_settings, data_files, read_settings
 
     cache = args.work_dir / 'studies' / 'file_hashes.json'
     known = read_json(cache) if cache.is_file() else {}
@@ -103,7 +110,15 @@ def expand_runs(study, args: argparse.Namespace):
     ]
     if not arms:
         raise ValueError('`--arms` and `--priority` must leave an arm to run, but they leave none.')
-    runs = expand(study, Composer(read_settings, compose_settings), ROOT, local_options(args), known, arms)
+    runs = expand(
+        study,
+        Composer(read_settings, compose_settings, data_files),
+        ROOT,
+        local_options(args),
+        known,
+        arms,
+        {'code': code_digest(ROOT), 'versions': versions()},
+    )
     write_json(cache, known)
     root = runs[0].settings.get('data_root')
     if root and not Path(root).is_dir():
@@ -139,6 +154,9 @@ def main(argv: list[str] | None = None) -> int:
         if args.table_only:
             say(str(write_study_page(study, args.results, command)))
             return 0
+        if args.preregister:
+            say(f'written: {preregister(study, args.results, ROOT)}; commit it before the first run')
+            return 0
         runs = expand_runs(study, args)
         places = Places(args.work_dir, args.results, ROOT)
         if args.dry_run:
@@ -154,7 +172,9 @@ def main(argv: list[str] | None = None) -> int:
         from mmdefect.apis.study import load_truth
 
         with stop_signals():
-            states = run_study(study, runs, places, tools, engine, load_truth, command, say, gpu_count)
+            states = run_study(
+                study, runs, places, tools, engine, load_truth, command, say, gpu_count, args.allow_modified
+            )
     except KeyboardInterrupt:
         return 130
     say(str(args.results / f'{study.name}.md'))

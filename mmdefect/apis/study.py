@@ -52,6 +52,25 @@ def load_truth(settings: dict[str, Any], split: str = 'test') -> Truth:
     return Truth(tuple(dataset.metainfo['classes']), palette, tuple(samples))
 
 
+def data_files(settings: dict[str, Any]) -> list[Path]:
+    """Return the images and label maps that the loaders of a run list; empty where a data set is not there.
+
+    Data sets that are built from other settings, such as donors, read the images of the training loader.
+    """
+    import mmdefect.registration  # noqa: F401
+
+    cfg = Config(settings)
+    init_default_scope(cfg.get('default_scope', 'mmseg'))
+    found = set()
+    for split in ('train', 'val', 'test'):
+        dataset = DATASETS.build({**cfg[f'{split}_dataloader'].dataset, 'pipeline': []})
+        for index in range(len(dataset)):
+            info = dataset.get_data_info(index)
+            names = [info['img_path'], info.get('seg_map_path')]
+            found |= {Path(name) for name in names if name and Path(name).is_file()}
+    return sorted(found)
+
+
 def _read_label(load, info: dict) -> np.ndarray:
     return np.asarray(load({**info, 'seg_fields': []})['gt_seg_map'])
 

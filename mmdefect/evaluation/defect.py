@@ -19,6 +19,7 @@ from mmdefect.functional.calibration import OBJECTIVES, decide
 from mmdefect.functional.metrics.components import SIZE_EDGES
 from mmdefect.functional.metrics.counting import pack, unpack
 from mmdefect.functional.metrics.defect import GROUPS, DefectCounters, check_groups
+from mmdefect.functional.metrics.images import write_evidence
 from mmdefect.functional.metrics.scores import KINDS, log_scores
 from mmdefect.functional.parts import PartRule
 from mmdefect.registry import METRICS
@@ -52,6 +53,8 @@ class DefectMetric(BaseMetric):
             one channel itself: those are always taken as probabilities.
         bins, exact, ignore_index, tolerance, size_edges, min_coverage, min_alarm_area: see ``DefectCounters``.
         per_image: CSV file for one line an image; ``None`` writes none.
+        evidence: NPZ file for what each image adds to the metrics (:mod:`mmdefect.functional.metrics.images`), from
+            which intervals over images are made; ``None`` writes none.
         curves: JSON file for the precision-recall and overlap curves of each class; ``None`` writes none.
         output_dir: folder for the predicted label maps, as PNG of class ids; ``None`` writes none.
         output_root: folder of the images that ``output_dir`` replaces in names; ``None`` uses the bare file name.
@@ -76,6 +79,7 @@ class DefectMetric(BaseMetric):
         min_alarm_area: int = 1,
         part_rule: PartRule | None = None,
         per_image: str | None = None,
+        evidence: str | None = None,
         curves: str | None = None,
         output_dir: str | None = None,
         output_root: str | None = None,
@@ -99,10 +103,12 @@ class DefectMetric(BaseMetric):
         self.settings = dict(ignore_index=ignore_index, bins=bins, exact=exact, tolerance=tolerance)
         self.settings |= dict(size_edges=tuple(size_edges), min_coverage=min_coverage, min_alarm_area=min_alarm_area)
         self.per_image, self.curves, self.part_rule = per_image, curves, part_rule
+        self.evidence = evidence
         self.output_dir, self.output_root = output_dir, output_root
         self.calibration: dict | None = None
         self._counters: DefectCounters | None = None
         self._rows: list[dict] = []
+        self._evidence: list[dict] = []
 
     def process(self, data_batch: dict, data_samples: Sequence[dict]) -> None:
         """Add the counts of one batch, and write its predictions if asked."""
@@ -121,20 +127,24 @@ class DefectMetric(BaseMetric):
                 raise ValueError(f'{sample.get("img_path", "an image")}: {err}') from err
             if self.per_image is not None:
                 self._rows.append(self._row(sample, image))
+            if self.evidence is not None:
+                self._evidence.append({**image, **image.pop('added'), 'name': self._relative(sample['img_path'])})
 
     def evaluate(self, size: int) -> dict[str, float]:
         """Reduce the counts over all ranks, print the table and return the metrics."""
-        counters, rows = self._counters or self._new_counters(None), self._rows
-        self._counters, self._rows = None, []
+        counters, rows, evidence = self._counters or self._new_counters(None), self._rows, self._evidence
+        self._counters, self._rows, self._evidence = None, [], []
         if get_world_size() > 1:
             vector = pack(counters.counters())
             all_reduce(vector, op='sum')
             unpack(vector, counters.counters())
             counters.join(all_gather_object(counters.rest()))
-            rows = [row for part in all_gather_object(rows) for row in part]
+            rows, evidence = ([row for part in all_gather_object(own) for row in part] for own in (rows, evidence))
         metrics = self.compute_metrics(counters)
         if self.per_image is not None and is_main_process():
             write_rows(Path(self.per_image), rows)
+        if self.evidence is not None and is_main_process():
+            write_evidence(Path(self.evidence), evidence)
         if self.curves is not None and is_main_process():
             write_json(Path(self.curves), {'classes': counters.curves()})
         return {f'{self.prefix}/{k}': v for k, v in metrics.items()} if self.prefix else metrics
@@ -175,9 +185,8 @@ class DefectMetric(BaseMetric):
     def _new_counters(self, scores: torch.Tensor | None) -> DefectCounters:
         fit = self.objective if self.calibration_mode == 'fit' else None
         offsets = self._offset_tuple() if self.calibration_mode == 'apply' else None
-        options = dict(
-            self.settings, fit=fit, recall_floor=self.recall_floor, offsets=offsets, part_rule=self.part_rule
-        )
+        options = dict(self.settings, fit=fit, recall_floor=self.recall_floor, offsets=offsets)
+        options |= dict(part_rule=self.part_rule, keep_images=self.evidence is not None)
         return DefectCounters(tuple(self.dataset_meta['classes']), self.groups, kind=self._kind(scores), **options)
 
     def _kind(self, scores: torch.Tensor | None) -> str:
@@ -207,10 +216,14 @@ class DefectMetric(BaseMetric):
                 row[f'labelled.{name}'] = int(matrix[k].sum())
         return row
 
-    def _write(self, image_path: str, prediction: torch.Tensor) -> None:
+    def _relative(self, image_path: str) -> str:
+        """Return the name of an image without suffix, below ``output_root`` if that is given."""
         source = Path(image_path)
         relative = source.relative_to(self.output_root) if self.output_root else Path(source.name)
-        target = Path(self.output_dir) / relative.with_suffix('.png')
+        return relative.with_suffix('').as_posix()
+
+    def _write(self, image_path: str, prediction: torch.Tensor) -> None:
+        target = Path(self.output_dir) / f'{self._relative(image_path)}.png'
         target.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(prediction.cpu().numpy().astype(np.uint8)).save(target)
 

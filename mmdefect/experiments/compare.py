@@ -21,6 +21,7 @@ from mmdefect.experiments.states import read_state
 from mmdefect.experiments.statistics import Interval, format_difference, format_mean, format_p, mean_and_sd
 from mmdefect.experiments.study_records import budget, donor_leaks
 from mmdefect.experiments.tables import markdown_table
+from mmdefect.functional.metrics.images import unpack_evidence, without_each
 
 BETTER, WORSE, SAME, UNKNOWN = 'better', 'worse', 'not distinguishable', 'unknown'
 #: Metrics of which less is better.
@@ -43,6 +44,18 @@ class FinishedRun:
     leaks: Sequence[str] | None = None  # test images that donors were cut from; `None` if unknown
     source: Mapping[str, Any] = field(default_factory=dict)  # `data`, `commit`, `versions`, `hardware` of the run
     key: str = ''  # identity of the training
+    images: Mapping[str, np.ndarray] | None = None  # what each test image adds (`functional.metrics.images`)
+
+    def without_each(self, metric: str) -> tuple[float, np.ndarray] | None:
+        """Return a metric, and ``(N,)`` without each test image; ``None`` where that is not known of it."""
+        if self.counts is not None and metric in count_metrics(self.counts.values.sum(0), self.counts.classes):
+            classes = self.counts.classes
+            left = statistics.leave_out(self.counts.values, lambda summed: count_metrics(summed, classes)[metric])
+            return float(count_metrics(self.counts.values.sum(0), classes)[metric]), left
+        found, logged = without_each(self.images, metric) if self.images else None, self.test.get(metric)
+        if found is None or logged is None:
+            return found
+        return float(logged), found[1] + (logged - found[0])  # the log has the metric of all scores, not of bins
 
 
 Arms = Mapping[str, Sequence[FinishedRun]]
@@ -61,6 +74,7 @@ def run_of_record(record: Mapping[str, Any]) -> FinishedRun:
         record.get('leaks'),
         {key: record[key] for key in ('data', 'commit', 'modified', 'versions', 'hardware') if key in record},
         record['key'],
+        unpack_evidence(record['images']) if 'images' in record else None,
     )
 
 
@@ -127,13 +141,11 @@ class Comparison:
     warnings: list[str]  # sentences
 
 
-def compare(
-    arms: Arms, reference: str, metrics: Sequence[str], factor_keys: Sequence[str] = (), resamples: int = 4000
-) -> Comparison:
+def compare(arms: Arms, reference: str, metrics: Sequence[str], factor_keys: Sequence[str] = ()) -> Comparison:
     """Compare every arm of ``{arm: runs}`` with the reference.
 
-    A metric that follows from the counts gets an interval over seeds and test images; another one, such as a
-    threshold-free one, over seeds only. P-values are adjusted (Holm) for the number of arms; the verdict is that of
+    A metric of which all runs know what each test image adds gets an interval over seeds and test images, another one
+    over seeds only. P-values are adjusted (Holm) for the number of arms; the verdict is that of
     the adjusted value, the interval is that of the single comparison. Arms may differ without a warning in settings
     that match ``factor_keys``.
     """
@@ -156,30 +168,62 @@ def compare(
         if all(value == 0 for row in values.values() for value in row[metric]):
             notes.append(f'`{metric}` is zero in every run: nothing was learned, so nothing can be compared.')
     differences: dict[str, dict[str, Difference]] = {name: {} for name in arms if name != reference}
-    classes = found[0].classes if counted else ()
-    stacks = {name: np.stack([run.counts.values for run in runs]) for name, runs in arms.items()} if counted else {}
     for metric in metrics:
-
-        def of_counts(summed: np.ndarray, metric: str = metric) -> np.ndarray:
-            return count_metrics(summed, classes)[metric]
-
-        has_counts = counted and metric in count_metrics(found[0].values.sum(0), classes)
-        intervals = []
+        compared = {}
         for name in differences:
             paired = seeds[reference] == seeds[name] and None not in seeds[name]
-            if has_counts:
-                intervals.append(
-                    statistics.compare_counts(stacks[reference], stacks[name], of_counts, paired, resamples)
-                )
-            else:
-                intervals.append(statistics.compare_values(values[reference][metric], values[name][metric], paired))
+            compared[name] = compare_runs(arms[reference], arms[name], metric, paired)
+        intervals = [interval for interval, _ in compared.values()]
         adjusted = statistics.holm([interval.p for interval in intervals])
         for name, interval, p in zip(differences, intervals, adjusted, strict=True):
-            several = max(len(seeds[reference]), len(seeds[name])) > 1
-            basis = 'seeds' if not has_counts else 'seeds and images' if several else 'images'
-            differences[name][metric] = Difference(interval, p, _verdict(interval, p, metric), basis)
+            differences[name][metric] = Difference(interval, p, _verdict(interval, p, metric), compared[name][1])
     images = len(found[0].names) if counted else 0
     return Comparison(reference, values, differences, images, seeds, notes)
+
+
+def compare_runs(
+    first: Sequence[FinishedRun], second: Sequence[FinishedRun], metric: str, paired: bool
+) -> tuple[Interval, str]:
+    """Return the interval of ``second - first`` in a metric, and what it is over (see :func:`compare_groups`)."""
+    return compare_groups([[run] for run in first], [[run] for run in second], metric, paired)
+
+
+def compare_groups(
+    first: Sequence[Sequence[FinishedRun]], second: Sequence[Sequence[FinishedRun]], metric: str, paired: bool
+) -> tuple[Interval, str]:
+    """Compare the mean over the runs of each seed; also say what the interval is over.
+
+    It is over `seeds and images`, or `images` with one seed; where a run does not know its images, over `seeds`.
+    """
+    runs = [run for arm in (first, second) for of_seed in arm for run in of_seed]
+    tables = {id(run): run.without_each(metric) for run in runs}
+    images = {_image_names(run, metric) for run in runs}
+    if None in tables.values() or len(images) != 1:
+        values = [
+            [statistics.mean_and_sd([_logged(run, metric) for run in runs])[0] for runs in arm]
+            for arm in (first, second)
+        ]
+        return statistics.compare_values(*values, paired), 'seeds'
+    arms = [
+        tuple(np.array([np.mean([tables[id(run)][k] for run in of_seed], axis=0) for of_seed in arm]) for k in (0, 1))
+        for arm in (first, second)
+    ]
+    several = max(len(first), len(second)) > 1
+    return statistics.compare_left_out(*arms, paired), 'seeds and images' if several else 'images'
+
+
+def _image_names(run: FinishedRun, metric: str) -> tuple[str, ...]:
+    names = run.counts.names if run.counts is not None else ()
+    if run.images is None or (
+        run.counts is not None and metric in count_metrics(run.counts.values.sum(0), run.counts.classes)
+    ):
+        return names
+    return tuple(run.images['names'].tolist())
+
+
+def _logged(run: FinishedRun, metric: str) -> float:
+    value = run.test.get(metric)
+    return math.nan if value is None else float(value)
 
 
 def _value(run: FinishedRun, metric: str, counted: bool, notes: list[str]) -> float:
@@ -309,7 +353,7 @@ def render(comparison: Comparison, notes: Mapping[str, str] | None = None) -> st
         parts.append('Warnings:\n\n' + ''.join(f'- {line}\n' for line in comparison.warnings))
     scope = f'{comparison.images} test images. ' if comparison.images else ''
     values = 'Values are percent, mean ± standard deviation over seeds'
-    intervals = 'bootstrap over seeds and test images with Student quantiles (docs/studies.md)'
+    intervals = 't intervals over seeds and test images (docs/studies.md)'
     parts.append(f'{scope}{values}. Intervals: {intervals}; p is adjusted for the number of arms.\n')
     return '\n'.join(parts)
 

@@ -1,11 +1,11 @@
-"""How sure a difference is: bootstrap over test images, and over seeds and test images together.
+"""How sure a difference is, over seeds and test images together: a t interval on variance components.
 
-With few seeds a plain percentile bootstrap is far too sure (three seeds: their standard deviation comes out 18 % too
-small, and the quantiles lack the Student factor 2.2). So here (a) seeds are resampled ``S - 1`` at a time, which gives
-their mean the right variance (Rao and Wu's rescaling), and (b) the interval is
-``estimate +- t * standard error``, with the degrees of freedom of Satterthwaite for the two sources together. Images
-are the same for all seeds and arms, and are resampled once for all of them. That bootstrap of crossed factors is
-slightly conservative: the interaction of seed and image counts twice.
+Leaving out one image at a time turns a metric of the data set into one pseudo-value of each seed and image (jackknife:
+``N * value - (N - 1) * value without image i``), whose mean is the metric. Seeds and images are crossed factors, so the
+variance of a mean over both is that of the seeds, plus that of the images, less that of their interaction, which the
+two count twice. The degrees of freedom are Satterthwaite's, those of the images from the kurtosis of their
+pseudo-values: a few images often carry a metric. With few seeds percentiles of a bootstrap are far too sure
+(docs/results/intervals.md holds the methods against each other).
 """
 
 from __future__ import annotations
@@ -81,9 +81,7 @@ def image_interval(counts: ndarray, metric: Metric, resamples: int = 2000) -> In
     return Interval(value, float(low), float(high), float(values.std(ddof=1)) if values.size > 1 else NAN)
 
 
-def compare_counts(
-    first: ndarray, second: ndarray, metric: Metric, paired_seeds: bool, resamples: int = 4000
-) -> Interval:
+def compare_counts(first: ndarray, second: ndarray, metric: Metric, paired_seeds: bool) -> Interval:
     """Interval of ``mean over seeds of metric(second) - metric(first)``, over seeds and test images.
 
     Counts are ``(seeds, N, ...)`` of each seed and image; both arms have the same images in the same order, and the
@@ -93,22 +91,53 @@ def compare_counts(
         raise ValueError(
             f'both arms must have the same images (and seeds, when paired), got {first.shape} and {second.shape}.'
         )
-    generator = np.random.default_rng(0)
-    images = first.shape[1]
-    weights = resampling_weights(generator, resamples, images, images)
-    values_1, values_2 = (
-        np.stack([metric(np.tensordot(weights, one, 1)) for one in counts], axis=1) for counts in (first, second)
-    )  # (resamples, S)
-    exact_1, exact_2 = (metric(counts.sum(1, dtype=np.float64)) for counts in (first, second))  # (S,)
-    only_images = values_2.mean(1) - values_1.mean(1)
-    w_1 = _seed_weights(generator, resamples, len(first))
-    w_2 = w_1 if paired_seeds else _seed_weights(generator, resamples, len(second))
-    both = (values_2 * w_2).sum(1) - (values_1 * w_1).sum(1)
-    samples = [exact_2 - exact_1] if paired_seeds else [exact_1, exact_2]
-    parts = [(_variance_of_mean(sample), len(sample) - 1) for sample in samples if len(sample) > 1]
-    parts.append((_variance(only_images), images - 1))
-    value = float(exact_2.mean() - exact_1.mean())
-    return student(value, float(np.sqrt(_variance(both))), satterthwaite(parts))
+    tables = [
+        (metric(arm.sum(1, dtype=np.float64)), np.stack([leave_out(counts, metric) for counts in arm]))
+        for arm in (first, second)
+    ]
+    return compare_left_out(*tables, paired_seeds)
+
+
+def leave_out(counts: ndarray, metric: Metric) -> ndarray:
+    """Return a data-set metric without each image, ``(N,)``, from counts ``(N, ...)`` of each image."""
+    return metric(counts.sum(0, dtype=np.float64)[None] - counts)
+
+
+def compare_left_out(first: tuple[ndarray, ndarray], second: tuple[ndarray, ndarray], paired_seeds: bool) -> Interval:
+    """Interval of the mean over seeds of ``second - first``, over seeds and test images.
+
+    Each arm is the metric of each seed, ``(S,)``, and the metric of each seed without each image, ``(S, N)``.
+    """
+    samples = [(second[0] - first[0], second[1] - first[1])] if paired_seeds else [first, second]
+    value = float(second[0].mean() - first[0].mean())
+    images = first[1].shape[1]
+    pseudo = [images * values[:, None] - (images - 1) * left_out for values, left_out in samples]
+    seeds = [(_variance_of_mean(values), len(values) - 1) for values, _ in samples if len(values) > 1]
+    of_images = pseudo[-1].mean(0) - (0 if paired_seeds else pseudo[0].mean(0))
+    by_images = _variance_of_mean(of_images)
+    parts = [*seeds, (by_images, _freedom(of_images))]
+    twice = [(_interaction(table), (len(table) - 1) * (images - 1)) for table in pseudo if len(table) > 1]
+    total = sum(part for part, _ in parts) - sum(part for part, _ in twice)
+    total = max(total, by_images, sum(part for part, _ in seeds))
+    squares = sum(part**2 / freedom for part, freedom in (*parts, *twice))
+    freedom = total**2 / squares if squares else min(freedom for _, freedom in parts)
+    return student(value, float(np.sqrt(total)), freedom)
+
+
+def _freedom(values: ndarray) -> float:
+    """Degrees of freedom of a variance of ``(N,)`` values: ``N - 1`` if they are normal, fewer with long tails."""
+    centred = values - values.mean()
+    square = float((centred**2).mean())
+    if not square:
+        return len(values) - 1
+    kurtosis = float((centred**4).mean()) / square**2
+    return min(len(values) - 1, max(1.0, 2 * len(values) / max(kurtosis - 1, 1e-12)))
+
+
+def _interaction(table: ndarray) -> float:
+    """Variance that seed and image together, ``(S, N)``, leave in a mean over both."""
+    rest = table - table.mean(0) - table.mean(1)[:, None] + table.mean()
+    return float((rest**2).sum() / ((len(table) - 1) * (table.shape[1] - 1)) / table.size)
 
 
 def compare_values(first: Sequence[float], second: Sequence[float], paired: bool) -> Interval:
@@ -156,18 +185,6 @@ def holm(p_values: Sequence[float]) -> list[float]:
         highest = max(highest, min(1.0, (len(order) - rank) * p[k]))
         adjusted[k] = highest
     return adjusted.tolist()
-
-
-def _seed_weights(generator: np.random.Generator, resamples: int, seeds: int) -> ndarray:
-    """Weights that sum to one; ``seeds - 1`` are taken, so that their mean varies as much as it really does."""
-    if seeds == 1:
-        return np.ones((resamples, 1))
-    return resampling_weights(generator, resamples, seeds, seeds - 1) / (seeds - 1)
-
-
-def _variance(values: ndarray) -> float:
-    values = values[np.isfinite(values)]
-    return float(values.var(ddof=1)) if values.size > 1 else NAN
 
 
 def _variance_of_mean(values: ndarray) -> float:

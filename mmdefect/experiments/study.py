@@ -75,6 +75,11 @@ class Study:
     baseline: str = ''  # arm that the others are compared with
     #: `{what: ((without, with), ...)}`, arms that differ in the same thing; the page says what it does on average
     pairs: Mapping[str, tuple[tuple[str, str], ...]] = field(default_factory=dict)
+    #: what may differ between runs of one key, of `code` and `versions`; the page then says what did
+    tolerates: tuple[str, ...] = ()
+    stopping: str = ''  # when no further run is made; for a preregistration
+    #: what is claimed: `dict(pair=(without, with), metric=..., above=...)`, met when the whole interval lies above
+    decision: tuple[Mapping[str, Any], ...] = ()
     title: str = ''  # headline of the report
     text: str = ''  # paragraph below it
 
@@ -86,6 +91,13 @@ class Study:
             raise ValueError(f'`seeds` must be different numbers, at least one, got {list(self.seeds)}.')
         if self.baseline and self.baseline not in names:
             raise ValueError(f'`baseline` must be one of the arms {names}, got {self.baseline!r}.')
+        if set(self.tolerates) - {'code', 'versions'}:
+            raise ValueError(f'`tolerates` must be some of code and versions, got {list(self.tolerates)}.')
+        for claim in self.decision:
+            if claim.keys() != {'pair', 'metric', 'above'} or set(claim['pair']) - set(names):
+                raise ValueError(
+                    f'a `decision` must be dict(pair=(arm, arm), metric=..., above=...) of {names}, got {claim}.'
+                )
         if not all(len(pair) == 2 and set(pair) <= set(names) for group in self.pairs.values() for pair in group):
             raise ValueError(f'`pairs` must be pairs of the arms {names}, got {dict(self.pairs)}.')
 
@@ -110,6 +122,7 @@ class Run:
     text: str  # config file that trains it
     diff: dict[str, list[Any]]  # `{dotted key: [base config, this run]}` without what has no effect
     data: dict[str, str]  # `{root of the data: hash}`
+    code: str = ''  # digest of the code that trains; empty if the caller did not say
 
 
 @dataclass(frozen=True)
@@ -119,6 +132,8 @@ class Composer:
     read: Callable[[Path], dict[str, Any]]  # gives the settings of a config file, its bases read
     #: gives the settings as the training tool will see them, and the text of a config file that holds them
     compose: Callable[[dict[str, Any], Path], tuple[dict[str, Any], str]]
+    #: gives the files of images and labels that a run reads; without it all files below the roots of its data count
+    files: Callable[[dict[str, Any]], list[Path]] | None = None
 
 
 def read_study(path: Path) -> Study:
@@ -136,6 +151,7 @@ def read_study(path: Path) -> Study:
         raise ValueError(f'{path}: `factor` must be a word or dict(name=..., keys=[...]), got {factor!r}.')
     values['arms'] = tuple(_arm(name, value, path) for name, value in values['arms'].items())
     values['overrides'] = st.parse_overrides(values.get('overrides', {}))
+    values.update((key, tuple(values[key])) for key in ('tolerates', 'decision') if key in values)
     values.update((key, tuple(values[key])) for key in ('seeds', 'metrics', 'bases') if key in values)
     pairs = values.get('pairs', {})
     groups = pairs if isinstance(pairs, Mapping) else {'': pairs}
@@ -177,6 +193,7 @@ def expand(
     options: Mapping[str, Any] | None = None,
     known_files: dict[str, list] | None = None,
     arms: Sequence[Arm] | None = None,
+    environment: Mapping[str, Any] | None = None,
 ) -> list[Run]:
     """Return the runs of a study, in the order in which they should be trained.
 
@@ -186,7 +203,10 @@ def expand(
         root: folder that relative config paths start from.
         options: ``{dotted key: value}`` of this machine, such as ``data_root`` or the number of loader workers.
         known_files: see :func:`mmdefect.experiments.settings.hash_files`.
+        environment: `code` and `versions` that train; part of the key, but for what the study tolerates.
     """
+    environment = dict(environment or {})
+    decides = {name: value for name, value in environment.items() if name not in study.tolerates}
     base_file, options = root / study.base, dict(options or {})
     base, _ = composer.compose(st.overridden(composer.read(base_file), options), base_file)
     base_flat = st.with_effect(base)
@@ -208,14 +228,16 @@ def expand(
             _check_effect({**common, **last}, flat, arm.name)
             texts = {name: value for name, value in st.flatten(composed).items() if isinstance(value, str)}
             data_roots = {value for name, value in texts.items() if name.split('.')[-1] == 'data_root'}
-            inputs = _hash_inputs(texts, data_roots, hashes, known_files)
+            inputs = _hash_inputs(texts, data_roots, hashes, known_files, composer.files, composed)
             # A file named in the settings counts by its content and not by its place.
             content = {k: inputs.get(value, value) if isinstance(value, str) else value for k, value in flat.items()}
             roots = sorted({inputs[value] for value in data_roots if value in inputs})
-            key = st.digest([content, roots, own_seed, *chosen_by])
+            key = st.digest([content, roots, own_seed, *chosen_by, *([decides] if decides else [])])
             # One seed of every arm of a priority, then the next seed: a study that is stopped has its arms equally far.
             difference = st.difference(base_flat, flat)
-            runs[arm.priority, seed, position] = Run(key, arm, own_seed, composed, text, difference, inputs)
+            runs[arm.priority, seed, position] = Run(
+                key, arm, own_seed, composed, text, difference, inputs, environment.get('code', '')
+            )
     if not runs:
         raise ValueError(f'the arms must be trained with one of the seeds {list(study.seeds)} at least, but none is.')
     return [runs[order] for order in sorted(runs)]
@@ -246,20 +268,30 @@ def _check_effect(overrides: Mapping[str, Any], flat: Mapping[str, Any], arm: st
 
 
 def _hash_inputs(
-    texts: Mapping[str, str], roots: set[str], hashes: dict[str, str], known_files: dict[str, list] | None
+    texts: Mapping[str, str],
+    roots: set[str],
+    hashes: dict[str, str],
+    known_files: dict[str, list] | None,
+    files: Callable[[dict[str, Any]], list[Path]] | None,
+    composed: dict[str, Any],
 ) -> dict[str, str]:
-    """Hash everything on disk that the settings name: roots of data, split files, donor libraries, weights.
+    """Hash everything on disk that the settings name: data, split files, donor libraries, weights.
 
-    Of the split files in the root of a data set those count that the settings name: another study may add its own.
+    Of a root of data the files count that the run reads, not what lies beside them. Where that is not known all count,
+    but of the split files those that the settings name: another study may add its own.
     """
     values = {v for k, v in texts.items() if k != 'work_dir' and '\n' not in v and len(v) < 4096}
     named = {Path(value).name for value in values}
     inputs = {}
     for value in sorted(text for text in values if ('/' in text or text in roots) and Path(text).exists()):
         without = _split_files(Path(value)) - named if value in roots else set()
-        known_as = '\n'.join([value, *sorted(without)])
-        if known_as not in hashes:
+        read = sorted(f for f in files(composed) if f.is_relative_to(value)) if files and value in roots else None
+        known_as = st.digest([value, *sorted(without)] if read is None else [value, *map(str, read)])
+        if known_as not in hashes and read is None:
             hashes[known_as] = st.hash_files(Path(value), known_files, without)
+        elif known_as not in hashes:
+            contents = [[f.relative_to(value).as_posix(), st.hash_files(f, known_files)] for f in read]
+            hashes[known_as] = st.digest(contents)
         inputs[value] = hashes[known_as]
     return inputs
 

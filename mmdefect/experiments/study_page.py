@@ -7,14 +7,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mmdefect.experiments.compare import Comparison, compare, render, run_of_record
-from mmdefect.experiments.statistics import compare_values, format_difference, format_mean, format_p, holm
+from mmdefect.experiments.compare import Comparison, compare, compare_groups, compare_runs, render, run_of_record
+from mmdefect.experiments.preregistration import preregistered_section
+from mmdefect.experiments.settings import digest
+from mmdefect.experiments.statistics import format_difference, format_mean, format_p, holm
 from mmdefect.experiments.study import Study
 from mmdefect.experiments.study_records import read_records, records_of
 from mmdefect.experiments.tables import markdown_table
 from mmdefect.files import write_text
 
-#: ``{arm: {seed: record}}``.
+_OVER = ' Intervals are over seeds and test images where all runs know what each image adds, else over seeds.'
+#: ``{arm: {seed: record}}``, or finished runs in place of records.
 Found = Mapping[str, Mapping[int, Any]]
 
 
@@ -41,7 +44,7 @@ def write_study_page(study: Study, folder: Path, command: str) -> Path:
     planned = [(arm.name, seed + arm.seed_offset) for arm in study.arms for seed in study.seeds_of(arm)]
     done = sum(seed in found.get(arm, {}) for arm, seed in planned)
     rule, without = study.rule, ' without background' if study.rule.exclude_background else ''
-    parts = [f'# {study.title or study.name}\n']
+    parts = [f'# {study.title or study.name}\n', *_caveats(study, found)]
     if study.text:
         parts.append(study.text.strip() + '\n')
     parts.append(f'```\n{command}\n```\n')
@@ -55,8 +58,10 @@ def write_study_page(study: Study, folder: Path, command: str) -> Path:
         parts.append(f'The reference arm `{study.reference}` has no run yet.\n')
     else:
         metrics = present_metrics(study, found)
+        runs = {arm: {seed: run_of_record(r) for seed, r in seeds.items()} for arm, seeds in found.items()}
+        parts += preregistered_section(study, folder, found, runs)
         parts += ['## Test\n', render(comparison, {arm.name: arm.note for arm in study.arms})]
-        parts += filter(None, (section(study, found, metrics) for section in (each_pair_section, pairs_section)))
+        parts += filter(None, (section(study, runs, metrics) for section in (each_pair_section, pairs_section)))
         parts += ['## Validation, at the chosen checkpoint\n', _validation_table(study, found)]
         parts += ['## Runs\n', _runs_table(study, found), _origin(found)]
     path = folder / f'{study.name}.md'
@@ -73,9 +78,10 @@ def each_pair_section(study: Study, found: Found, metrics: list[str]) -> str:
         for pair in pairs:
             without, with_it = (found.get(arm, {}) for arm in pair)
             seeds = [seed for seed in study.seeds if seed in without and seed in with_it]
-            values = [[runs[seed]['test'].get(metric) for seed in seeds] for runs in (without, with_it)]
-            if seeds and None not in values[0] + values[1]:
-                intervals[f'`{pair[1]}` - `{pair[0]}`, n = {len(seeds)}'] = compare_values(*values, paired=True)
+            values = [runs[seed].test.get(metric) for seed in seeds for runs in (without, with_it)]
+            if seeds and None not in values:
+                both = ([runs[seed] for seed in seeds] for runs in (without, with_it))
+                intervals[f'`{pair[1]}` - `{pair[0]}`, n = {len(seeds)}'] = compare_runs(*both, metric, True)[0]
         tested = [name for name, interval in intervals.items() if not math.isnan(interval.p)]
         adjusted = dict(zip(tested, holm([intervals[name].p for name in tested]), strict=True))
         marks = {name: ' *' if adjusted.get(name, 1) < 0.05 else '' for name in intervals}
@@ -87,7 +93,7 @@ def each_pair_section(study: Study, found: Found, metrics: list[str]) -> str:
     lines = [[name, *(columns[metric].get(name, '–') for metric in shown)] for name in names]
     return (
         '## Each pair\n\nDifference in pairs over seeds. * p below .05 after Holm over the pairs, not adjusted for the '
-        'number of metrics.\n\n' + markdown_table(['pair', *shown], lines)
+        f'number of metrics.{_OVER}\n\n' + markdown_table(['pair', *shown], lines)
     )
 
 
@@ -102,22 +108,23 @@ def _group_section(study: Study, title: str, pairs: Sequence[tuple[str, str]], f
     seeds = [seed for seed in study.seeds if all(seed in found.get(arm, {}) for pair in pairs for arm in pair)]
     lines = []
     for metric in metrics if seeds else ():
-        values = [[[found[arm][seed]['test'].get(metric) for arm in pair] for pair in pairs] for seed in seeds]
+        values = [[[found[arm][seed].test.get(metric) for arm in pair] for pair in pairs] for seed in seeds]
         if any(value is None for of_seed in values for pair in of_seed for value in pair):
             continue
         without, with_it = ([sum(pair[k] for pair in of_seed) / len(of_seed) for of_seed in values] for k in (0, 1))
-        interval = compare_values(without, with_it, paired=True)
+        groups = ([[found[pair[k]][seed] for pair in pairs] for seed in seeds] for k in (0, 1))
+        interval, over = compare_groups(*groups, metric, True)
         won = sum(pair[1] > pair[0] for of_seed in values for pair in of_seed)
-        difference = [format_difference(interval), format_p(interval.p), f'{won} of {len(seeds) * len(pairs)}']
+        difference = [format_difference(interval), format_p(interval.p), f'{won} of {len(seeds) * len(pairs)}', over]
         lines.append([metric, format_mean(without), format_mean(with_it), *difference])
     if not lines:
         return ''
+    header = ['metric', 'first of the pair', 'second', 'difference [95 %]', 'p', 'higher in', 'interval over']
     names = ', '.join(f'`{b}` against `{a}`' for a, b in pairs)
     return (
-        f'## Pairs together{": " * bool(title)}{title}\n\n{names}. Mean over the pairs, ± over seeds; interval and p '
-        f'over {len(seeds)} seeds, not adjusted for the number of metrics; the last column counts pairs and seeds in '
-        'which the value went up.\n\n'
-        + markdown_table(['metric', 'first of the pair', 'second', 'difference [95 %]', 'p', 'higher in'], lines)
+        f'## Pairs together{": " * bool(title)}{title}\n\n{names}. Mean over the pairs, ± over {len(seeds)} '
+        'seeds; p is not adjusted for the number of metrics; the last but one column counts pairs and seeds in which '
+        'the value went up.\n\n' + markdown_table(header, lines)
     )
 
 
@@ -144,6 +151,26 @@ def _runs_table(study: Study, found: Found) -> str:
 
 def _mean(values: Sequence[float | None]) -> str:
     return format_mean([value for value in values if value is not None])
+
+
+def _caveats(study: Study, found: Found) -> list[str]:
+    """Return what a reader must know first: runs from modified trees, from before keys held the code, and drift."""
+    records = [record for seeds in found.values() for record in seeds.values()]
+    notes, count = [], len(records)
+    modified = sum(bool(r.get('modified', True)) for r in records)
+    if modified:
+        notes.append(f'{modified} of {count} runs come from **modified trees**: no commit can make them again.')
+    old = sum('code' not in r for r in records)
+    if old:
+        notes.append(
+            f'{old} of {count} runs were made before a key held code and versions and before records held what each '
+            'image adds: their keys may give other numbers now, and their intervals leave images out in most metrics.'
+        )
+    for what in study.tolerates:
+        states = {digest(r[what]) for r in records if r.get(what)}
+        if len(states) > 1:
+            notes.append(f'Tolerated drift: the runs come from {len(states)} states of the {what} that trains.')
+    return [f'> {note}\n' for note in notes]
 
 
 def _origin(found: Found) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import json
 import math
@@ -17,16 +18,22 @@ from typing import Any
 
 from mmdefect.experiments.evidence.counts import Truth, count_predictions
 from mmdefect.experiments.logs import console_logs, per_class, read_validations, training_logs
-from mmdefect.experiments.settings import hash_files
+from mmdefect.experiments.settings import digest, hash_files
 from mmdefect.experiments.states import JobState
 from mmdefect.experiments.study import Run, Study
 from mmdefect.files import read_json, write_text
+from mmdefect.functional.metrics.images import EVIDENCE_NAME, pack_evidence
 
 VERSION = 1
 DISTRIBUTIONS = (
     *('mmdefect', 'torch', 'torchvision', 'numpy', 'opencv-python', 'mmengine', 'mmcv', 'mmsegmentation'),
+    *('kornia', 'scipy', 'timm', 'mmpretrain'),
     *('onedl-mmengine', 'onedl-mmcv', 'onedl-mmsegmentation'),
 )
+#: What, untracked, still decides a result: where modules and configs are found.
+CODE = ('mmdefect/', 'configs/', 'tools/', 'bash/')
+#: Packages that a training does not pass.
+_AFTERWARDS = frozenset({'experiments', 'visualization', 'deployment', 'doctor', 'demo', 'diffusion', 'inference'})
 _LIBRARY = re.compile(r'library of defects in (.+):$', re.MULTILINE)
 
 
@@ -36,9 +43,19 @@ def record_path(folder: Path, key: str) -> Path:
 
 
 def make_record(
-    study: Study, run: Run, state: JobState, job_dir: Path, truth: Truth | None, root: Path, command: str = ''
+    study: Study,
+    run: Run,
+    state: JobState,
+    job_dir: Path,
+    truth: Truth | None,
+    root: Path,
+    command: str = '',
+    origin: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Collect what a finished run of a study proves, from its state and its ``train/`` and ``test/``.
+
+    ``origin`` is what :func:`commit` said before the run, and further entries of the record, such as the digest of the
+    preregistration; a tree that has changed since counts as modified.
 
     Without the test set the record has no counts of each image, and no interval can be had from it. Paths are stored
     relative to ``root``, the repository.
@@ -71,12 +88,16 @@ def make_record(
         'finished': time.strftime('%Y-%m-%d %H:%M'),
         'versions': versions(),
         'hardware': hardware(log),
-        **commit(root),
+        **_joined(origin or {}, commit(root)),
+        'code': run.code,
         'leaks': donor_leaks(job_dir, truth, run.data),
     }
     if truth is not None:
         counts, matrix = count_predictions(job_dir / 'test', truth)
         record['confusion'], record['counts'] = matrix.tolist(), counts.to_json()
+        evidence = job_dir / 'test' / EVIDENCE_NAME
+        if evidence.is_file():
+            record['images'] = pack_evidence(evidence)
     return record
 
 
@@ -174,14 +195,50 @@ def hardware(log: str = '') -> dict[str, str | int]:
 
 
 def commit(folder: Path) -> dict[str, str | bool]:
-    """Return ``commit`` and ``modified`` (whether tracked files differ from it); empty outside a repository."""
+    """Return ``commit`` and ``modified`` (whether what decides a result differs from it); empty outside a repository.
+
+    What a study itself writes, and other documents, do not decide anything.
+    """
     git = ['git', '-C', str(folder)]
-    commands = [*git, 'rev-parse', '--short=12', 'HEAD'], [*git, 'status', '--porcelain', '--untracked-files=no']
+    commands = [*git, 'rev-parse', '--short=12', 'HEAD'], [*git, 'status', '--porcelain', '--', '.', ':(exclude)docs']
     try:
-        head, changes = (subprocess.run(c, check=True, capture_output=True, text=True).stdout.strip() for c in commands)
+        head, changes = (subprocess.run(c, check=True, capture_output=True, text=True).stdout for c in commands)
     except (FileNotFoundError, subprocess.CalledProcessError):
         return {}
-    return {'commit': head, 'modified': bool(changes)}
+    places = [line[3:] for line in changes.splitlines() if line[:2] != '??' or line[3:].startswith(CODE)]
+    return {'commit': head.strip(), 'modified': bool(places)}
+
+
+def check_clean(folder: Path, allowed: bool) -> dict[str, str | bool]:
+    """Return :func:`commit`; ``ValueError`` if the tree is modified, or no repository, unless that is ``allowed``."""
+    found = commit(folder)
+    if not allowed and found.get('modified', True):
+        what = 'has local changes' if found else 'is no git repository'
+        raise ValueError(
+            f'a study must run from a clean commit, so that its records can be made again, but {folder} {what}; commit '
+            'them, or use a clone, or give --allow-modified, which its page then says on top.'
+        )
+    return found
+
+
+def _joined(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, Any]:
+    modified = bool(before.get('modified') or after.get('modified'))
+    return {**after, **before, **({'modified': modified} if before or after else {})}
+
+
+def code_digest(root: Path) -> str:
+    """Return 16 hex digits of the package code that can decide a result; comments, docstrings and layout do not count.
+
+    Only statements count, of all modules but those that come before or after a training.
+    """
+    package = root / 'mmdefect'
+    files = [p for p in sorted(package.rglob('*.py')) if p.relative_to(package).parts[0] not in _AFTERWARDS]
+    trees = {p.relative_to(root).as_posix(): ast.parse(p.read_text(encoding='utf-8')) for p in files}
+    for node in (node for tree in trees.values() for node in ast.walk(tree)):
+        body = getattr(node, 'body', None)
+        if isinstance(body, list) and body and isinstance(getattr(body[0], 'value', None), ast.Constant):
+            node.body = body[1:]
+    return digest([[name, ast.dump(tree)] for name, tree in trees.items()])
 
 
 def _numbers(values: Mapping[str, Any]) -> dict[str, float | None]:

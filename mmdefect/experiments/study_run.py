@@ -10,11 +10,12 @@ from typing import Any
 from mmdefect.experiments.batch import Batch, Job, Tools
 from mmdefect.experiments.engines import Engine
 from mmdefect.experiments.evidence.counts import Truth
+from mmdefect.experiments.preregistration import registered
 from mmdefect.experiments.process import Show
 from mmdefect.experiments.states import TITLE_NAME, JobState, read_state
 from mmdefect.experiments.study import Run, Study
 from mmdefect.experiments.study_page import write_study_page
-from mmdefect.experiments.study_records import claim_records, make_record, record_path, write_record
+from mmdefect.experiments.study_records import check_clean, claim_records, make_record, record_path, write_record
 from mmdefect.files import write_text
 
 #: All studies share one project, so that an arm of two studies has one folder.
@@ -44,11 +45,13 @@ def run_study(
     command: str,
     show: Show = print,
     gpu_count: int = 0,
+    allow_modified: bool = False,
 ) -> dict[str, JobState]:
     """Train, select and test what has no record yet; write a record and the study's page after every run.
 
     ``load_truth`` gives the test set of a run's settings; ``command`` is printed on the page; ``show`` gets every line
     of output and must be a function of a module (it is sent to other processes); each run gets ``gpu_count`` devices.
+    A modified tree, or one without version control, is refused unless ``allow_modified``.
 
     Returns:
         The final states by key, of the runs that were not recorded before.
@@ -60,6 +63,8 @@ def run_study(
         jobs[key] = Job(f'{Path(study.base).stem}/{key}', config, f'{run.arm.name} seed {run.seed}')
     open_keys = [key for key in jobs if not record_path(places.records, key).is_file()]
     show(f'{study.name}: {len(jobs)} runs, {len(jobs) - len(open_keys)} recorded before, {len(open_keys)} to do')
+    origin = check_clean(places.root, allow_modified) if open_keys else {}
+    origin |= registered(study, places.results, places.root) if open_keys else {}
     batch = Batch(places.work_dir, PROJECT, tuple(jobs.values()), gpu_count, tools, study.rule)
     for key in open_keys:
         folder = batch.job_dir(jobs[key])
@@ -79,7 +84,7 @@ def run_study(
         results[run.key] = state
         if state.status == 'done':
             truth = load_truth(run.settings)
-            record = make_record(study, run, state, batch.job_dir(job), truth, places.root, command)
+            record = make_record(study, run, state, batch.job_dir(job), truth, places.root, command, origin)
             write_record(places.records, record)
             values = [f'{key} {state.metrics[key]:.2f}' for key in study.metrics if state.metrics.get(key) is not None]
             summary = ', '.join(values) or 'no metric of the study in the log'

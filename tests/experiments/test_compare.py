@@ -57,7 +57,7 @@ def arms():
 
 
 def test_verdicts_are_in_words(arms):
-    result = compare(arms, 'base', ['fg_mIoU', 'IoU.dent'], resamples=1000)
+    result = compare(arms, 'base', ['fg_mIoU', 'IoU.dent'])
     assert {name: row['fg_mIoU'].verdict for name, row in result.differences.items()} == {
         'good': BETTER,
         'bad': WORSE,
@@ -81,7 +81,7 @@ def test_a_metric_without_counts_is_compared_over_seeds_only(arms):
     for runs in arms.values():
         for run in runs:
             run.test['AP'] = run.test['fg_mIoU'] / 2
-    result = compare(arms, 'base', ['AP'], resamples=500)
+    result = compare(arms, 'base', ['AP'])
     assert result.differences['good']['AP'].basis == 'seeds' and result.differences['good']['AP'].verdict == BETTER
     single = compare({name: runs[:1] for name, runs in arms.items()}, 'base', ['AP'])
     assert single.differences['good']['AP'].verdict == UNKNOWN and '3' not in str(single.seeds)
@@ -91,7 +91,7 @@ def test_a_metric_without_counts_is_compared_over_seeds_only(arms):
 def test_more_arms_need_stronger_evidence(arms):
     base = arms['base']
     shaky = reseeded(arm(0.512, seeds=(5, 6, 7)))
-    alone = compare({'base': base, 'x': shaky}, 'base', ['fg_mIoU'], resamples=1000).differences['x']['fg_mIoU']
+    alone = compare({'base': base, 'x': shaky}, 'base', ['fg_mIoU']).differences['x']['fg_mIoU']
     many = compare(
         {
             'base': base,
@@ -100,7 +100,6 @@ def test_more_arms_need_stronger_evidence(arms):
         },
         'base',
         ['fg_mIoU'],
-        resamples=1000,
     )
     assert many.differences['x']['fg_mIoU'].adjusted_p >= alone.adjusted_p
 
@@ -124,16 +123,15 @@ def test_what_spoils_a_comparison_is_said(change, words):
     base = reseeded(arm(0.5, **common))
     other = reseeded(arm(0.6, **{**common, 'settings': {'loss': 'focal'}, **change}))
     clean = reseeded(arm(0.6, **{**common, 'settings': {'loss': 'focal'}}))
-    assert not compare({'base': base, 'other': clean}, 'base', ['fg_mIoU'], ['loss'], resamples=50).warnings
+    assert not compare({'base': base, 'other': clean}, 'base', ['fg_mIoU'], ['loss']).warnings
     assert any(
-        words in note
-        for note in compare({'base': base, 'other': other}, 'base', ['fg_mIoU'], ['loss'], resamples=50).warnings
+        words in note for note in compare({'base': base, 'other': other}, 'base', ['fg_mIoU'], ['loss']).warnings
     )
 
 
 def test_missing_seeds_shared_runs_and_wrong_logs_are_said(arms):
     base = arms['base']
-    result = compare({'base': base, 'short': arms['good'][:2], 'copy': base}, 'base', ['fg_mIoU'], resamples=50)
+    result = compare({'base': base, 'short': arms['good'][:2], 'copy': base}, 'base', ['fg_mIoU'])
     assert any('`short` has 2 of 3' in note for note in result.warnings)
     assert any('`copy` and `base` share 3 run(s)' in note for note in result.warnings)
     assert (
@@ -141,9 +139,7 @@ def test_missing_seeds_shared_runs_and_wrong_logs_are_said(arms):
         and result.differences['copy']['fg_mIoU'].verdict == SAME
     )
     base[0].test['fg_mIoU'] += 1
-    assert any(
-        'belong to different tests' in note for note in compare(arms, 'base', ['fg_mIoU'], resamples=50).warnings
-    )
+    assert any('belong to different tests' in note for note in compare(arms, 'base', ['fg_mIoU']).warnings)
 
 
 def test_nothing_learned_is_said():
@@ -181,5 +177,5 @@ def test_the_published_rule_on_its_published_numbers():
 
 
 def test_the_published_rule_can_be_printed(arms):
-    text = published_sentences(compare(arms, 'base', ['fg_mIoU'], resamples=50))
+    text = published_sentences(compare(arms, 'base', ['fg_mIoU']))
     assert '1. `good`' in text and '- dropped `bad`: lower fg_mIoU' in text

@@ -5,13 +5,17 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+import subprocess
 
+import numpy as np
 import pytest
 import scipy.stats
 
 from mmdefect.datasets.split_file import FORMAT
 from mmdefect.experiments import study_records
+from mmdefect.experiments.compare import FinishedRun
 from mmdefect.experiments.engines import Slots
+from mmdefect.experiments.preregistration import preregister
 from mmdefect.experiments.select import Rule
 from mmdefect.experiments.study import Composer, expand, read_study
 from mmdefect.experiments.study_page import compare_study, each_pair_section, pairs_section, write_study_page
@@ -56,8 +60,13 @@ def run(place, study, **kwargs):
         lambda settings: helpers.truth(place / 'data'),
         'python tools/study.py study.py',
         print,
+        allow_modified=kwargs.pop('allow_modified', True),
     )
     return runs, states, places
+
+
+def finished(seed, value):
+    return FinishedRun(f'seed {seed}', seed, {'fg_mIoU': value})
 
 
 def test_arms_and_seeds_become_runs_in_order_of_priority(place):
@@ -338,22 +347,35 @@ def test_donors_from_test_images_are_found(place):
 
 
 def test_pairs_of_arms_are_averaged_within_a_seed(place):
-    """Against scipy: the interval is that of the mean over the pairs of each seed."""
+    """Against counting each image out by hand: the interval is that of the mean over the pairs of each seed."""
     (place / 'study.py').write_text(STUDY + "\npairs = [['low', 'high'], ['low', 'more']]\n")
     study = read_study(place / 'study.py')
     assert study.pairs == {'': (('low', 'high'), ('low', 'more'))}
     _, _, places = run(place, study)
     found = study_records.records_of(study.name, study_records.read_records(places.records))
-    tests = {arm: [found[arm][seed]['test']['fg_mIoU'] for seed in study.seeds] for arm in ('low', 'high', 'more')}
-    first = tests['low']
-    second = [(a + b) / 2 for a, b in zip(tests['high'], tests['more'], strict=True)]
-    wanted = scipy.stats.ttest_rel(second, first)
-    low, high = wanted.confidence_interval()
-    won = sum(value > base for arm in ('high', 'more') for value, base in zip(tests[arm], first, strict=True))
+
+    def iou(record, without=None):
+        rows = [np.reshape(row, (3, 3)) for name, row in record['counts']['images'].items() if name != without]
+        hit, predicted, labelled = sum(rows)[1:].T
+        return 100 * np.mean(hit / (predicted + labelled - hit))
+
+    def gain(seed, without=None):
+        low, high, more = (iou(found[arm][seed], without) for arm in ('low', 'high', 'more'))
+        return (high + more) / 2 - low
+
+    names = list(found['low'][0]['counts']['images'])
+    values = np.array([gain(seed) for seed in study.seeds])
+    table = np.array([[6 * gain(seed) - 5 * gain(seed, name) for name in names] for seed in study.seeds])
+    rest = table - table.mean(0) - table.mean(1)[:, None] + table.mean()
+    variances = values.var(ddof=1) / 3, table.mean(0).var(ddof=1) / 6, (rest**2).sum() / 10 / 18
+    error = np.sqrt(max(variances[0] + variances[1] - variances[2], *variances[:2]))
     page = (places.results / 'quality.md').read_text()
     row = next(line for line in page.split('## Pairs together')[1].splitlines() if line.startswith('| fg_mIoU'))
-    assert f'{sum(second) / 3 - sum(first) / 3:+.2f} [{low:+.2f}, {high:+.2f}]' in row
-    assert f'{wanted.pvalue:.3f}' in row and row.rstrip(' |').endswith(f'{won} of 6')
+    value, low, high = map(float, re.search(r'(\S+) \[(\S+), (\S+)\]', row).groups())
+    assert value == pytest.approx(values.mean(), abs=0.006) and '6 of 6 | seeds and images' in row
+    # Between the quantiles of 1 and of 5 degrees of freedom, around the middle.
+    assert (low + high) / 2 == pytest.approx(value, abs=0.01)
+    assert scipy.stats.t.ppf(0.975, 5) * error < (high - low) / 2 < scipy.stats.t.ppf(0.975, 1) * error
 
 
 def test_groups_of_pairs_are_told_apart(place):
@@ -362,12 +384,12 @@ def test_groups_of_pairs_are_told_apart(place):
     (place / 'study.py').write_text(f'{STUDY}\npairs = {groups}\n')
     study = read_study(place / 'study.py')
     found = {
-        arm: {seed: {'test': {'fg_mIoU': seed * scale}} for seed in study.seeds}
+        arm: {seed: finished(seed, seed * scale) for seed in study.seeds}
         for arm, scale in dict(low=1.0, high=2.5).items()
     }
     metrics = ['fg_mIoU']
     assert pairs_section(study, found, metrics).count('## ') == 1
-    found['more'] = {2: {'test': {'fg_mIoU': 7.0}}}
+    found['more'] = {2: finished(2, 7.0)}
     both = re.sub(' +', ' ', pairs_section(study, found, metrics))
     alone = re.sub(' +', ' ', pairs_section(dataclasses.replace(study, pairs={'': (('low', 'high'),)}), found, metrics))
     titles = [line for line in both.splitlines() if line.startswith('## ')]
@@ -384,10 +406,7 @@ def test_pairs_wait_for_a_whole_seed_and_name_arms(place):
     with pytest.raises(ValueError, match='`pairs` must be pairs of the arms'):
         dataclasses.replace(study, pairs={'': (('low', 'absent'),)})
     study = dataclasses.replace(study, pairs={'': (('low', 'high'),)})
-    found = {
-        'low': {0: {'test': {'fg_mIoU': 1.0}}, 1: {'test': {'fg_mIoU': 2.0}}},
-        'high': {1: {'test': {'fg_mIoU': 5.0}}},
-    }
+    found = {'low': {0: finished(0, 1.0), 1: finished(1, 2.0)}, 'high': {1: finished(1, 5.0)}}
     section = pairs_section(study, found, ['fg_mIoU', 'absent'])
     assert '+3.00 |' in section and '1 of 1' in section and 'absent' not in section
 
@@ -397,7 +416,7 @@ def test_each_pair_has_its_difference(place):
     study = dataclasses.replace(read_study(place / 'study.py'), pairs={'': (('low', 'high'), ('low', 'more'))})
     values = dict(low=(1.0, 2.0, 4.0), high=(9.0, 10.2, 12.1), more=(2.0, 2.5, 6.0))
     found = {
-        arm: {seed: {'test': {'fg_mIoU': value}} for seed, value in zip(study.seeds, those, strict=True)}
+        arm: {seed: finished(seed, value) for seed, value in zip(study.seeds, those, strict=True)}
         for arm, those in values.items()
     }
     section = each_pair_section(study, found, ['fg_mIoU', 'absent'])
@@ -412,3 +431,118 @@ def test_each_pair_has_its_difference(place):
     section = each_pair_section(study, found, ['fg_mIoU'])
     assert re.search(r'`more` - `low`, n = 1 \| +\+2.00 \|', section) and 'n = 2' in section
     assert each_pair_section(study, {}, ['fg_mIoU']) == ''
+
+
+def test_the_key_holds_code_and_versions_unless_the_study_tolerates_them(place):
+    study = read_study(place / 'study.py')
+
+    def keys(study, **environment):
+        return [r.key for r in expand(study, helpers.COMPOSER, place, environment=environment)]
+
+    plain = keys(study)
+    assert plain == keys(dataclasses.replace(study, tolerates=('code',)), code='a')
+    assert len({*plain, *keys(study, code='a'), *keys(study, code='b'), *keys(study, versions={'torch': '2'})}) == 36
+    tolerant = dataclasses.replace(study, tolerates=('code', 'versions'))
+    assert keys(tolerant, code='b', versions={'torch': '2'}) == plain
+    with pytest.raises(ValueError, match='`tolerates` must be some of code and versions'):
+        dataclasses.replace(study, tolerates=('commit',))
+
+
+def test_the_key_does_not_see_what_lies_beside_the_data(place):
+    read = sorted((place / 'data').rglob('*.png'))
+    composer = dataclasses.replace(helpers.COMPOSER, files=lambda settings: read)
+    study = read_study(place / 'study.py')
+    before = [r.key for r in expand(study, composer, place)]
+    (place / 'data' / 'another_product').mkdir()
+    (place / 'data' / 'another_product' / 'a.png').write_bytes(b'1')
+    (place / 'data' / 'groups.json').write_text('[]')
+    assert [r.key for r in expand(study, composer, place)] == before
+    read[0].write_bytes(b'other')
+    assert not {r.key for r in expand(study, composer, place)} & set(before)
+
+
+def test_only_statements_of_what_trains_are_in_the_digest_of_the_code(place):
+    def digest(text, file='models/a.py'):
+        path = place / 'mmdefect' / file
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+        return study_records.code_digest(place)
+
+    first = digest('def f(x):\n    """One."""\n    return x\n')
+    assert digest('"""Module."""\n\n\ndef f(x):  # said\n    """Two."""\n    return x\n') == first
+    assert digest('print(1)\n', 'experiments/b.py') == first
+    assert digest('def f(x):\n    return x + 1\n') != first
+
+
+def git(place, *words):
+    subprocess.run(['git', '-C', str(place), '-c', 'user.name=a', '-c', 'user.email=a@b', *words], check=True)
+
+
+@pytest.fixture
+def repository(place):
+    for folder in ('configs', 'docs'):
+        (place / folder).mkdir()
+    git(place, 'init', '-q')
+    (place / '.gitignore').write_text('work/\nresults/\n')
+    git(place, 'add', '-A')
+    git(place, 'commit', '-q', '-m', 'all')
+    return place
+
+
+def test_a_modified_tree_is_refused_unless_allowed_and_then_the_page_says_so_first(repository):
+    study = short(repository)
+    (repository / 'docs' / 'notes.md').write_text('Words.\n')  # decides nothing
+    assert study_records.check_clean(repository, False)['modified'] is False
+    (repository / 'configs' / 'new.py').write_text('a = 1\n')
+    with pytest.raises(ValueError, match='must run from a clean commit.*has local changes; commit them, or'):
+        run(repository, study, allow_modified=False)
+    _, _, places = run(repository, study)
+    lines = (places.results / 'quality.md').read_text().splitlines()
+    assert lines[2].startswith('> 2 of 2 runs come from **modified trees**')
+    (repository / 'configs' / 'new.py').unlink()
+    clean = dataclasses.replace(study, name='clean', seeds=(1,))
+    run(repository, clean, allow_modified=False)
+    assert 'modified trees' not in (places.results / 'clean.md').read_text()
+    (repository / 'high.py').write_text('quality = 0.7\n')
+    assert study_records.check_clean(repository, True)['modified'] is True
+
+
+def test_without_a_repository_nothing_is_clean(place):
+    with pytest.raises(ValueError, match='is no git repository'):
+        study_records.check_clean(place, False)
+
+
+def test_records_from_before_the_rule_are_read_and_marked(place):
+    study = short(place)
+    _, _, places = run(place, study)
+    for file in places.records.glob('*.json'):
+        record = json.loads(file.read_text())
+        study_records.write_record(places.records, {k: v for k, v in record.items() if k != 'code'})
+    page = write_study_page(study, places.results, 'python tools/study.py study.py').read_text()
+    assert '> 2 of 2 runs were made before a key held code and versions' in page
+
+
+def test_a_preregistration_is_committed_first_and_the_page_compares(repository):
+    plan = "\nstopping = 'after all seeds'\ndecision = [dict(pair=('low', 'high'), metric='fg_mIoU', above=8.0)]\n"
+    (repository / 'study.py').write_text(STUDY + plan)
+    (repository / '.gitignore').write_text('work/\nresults/records\nresults/*.md\n')
+    git(repository, 'commit', '-qam', 'plan')
+    results, study = repository / 'results', short(repository)
+    path = preregister(study, results, repository)
+    with pytest.raises(ValueError, match='must be committed before a run'):
+        run(repository, study, allow_modified=False)
+    git(repository, 'add', str(path))
+    git(repository, 'commit', '-q', '-m', 'preregistered')
+    run(repository, study, allow_modified=False)
+    page = (results / 'quality.md').read_text()
+    section = page.split('## As planned beforehand')[1].split('## Test')[0]
+    assert 'after all seeds' in section and 'None: the study is what was planned' in section
+    assert re.search(r'`high` - `low` +\| fg_mIoU above \+8 +\| (met|open) ', section) and 'images' in section
+    with pytest.raises(ValueError, match='once, before its first run'):
+        preregister(study, results, repository)
+    more = dataclasses.replace(study, seeds=(0, 1), stopping='when it looks good')
+    run(repository, more, allow_modified=False)
+    section = (results / 'quality.md').read_text().split('## As planned beforehand')[1].split('## Test')[0]
+    assert "`stopping` was planned as 'after all seeds'" in section and '2 runs were not planned' in section
+    with pytest.raises(ValueError, match='must have `stopping` and `decision`'):
+        preregister(dataclasses.replace(study, name='other', decision=()), results, repository)

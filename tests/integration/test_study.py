@@ -54,6 +54,7 @@ def test_the_same_config_twice_is_not_distinguishable(tmp_path):
         2,
         '--threads',
         1,
+        '--allow-modified',
         '--workers',
         0,
     ]

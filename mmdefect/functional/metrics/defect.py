@@ -48,6 +48,7 @@ class DefectCounters:
     fit: str | None = None  # objective of the calibration fitted on what is seen, 'IoU', 'F1' or 'recall'
     recall_floor: float = 0.8  # see :func:`~mmdefect.functional.calibration.fit_offsets`
     offsets: tuple[float, ...] | None = None  # fitted elsewhere, one a class, to be applied
+    keep_images: bool = False  # have :meth:`update` also say what an image adds, for intervals over images
     part_rule: PartRule | None = None  # which predicted regions reject a part; any if left out
 
     def __post_init__(self) -> None:
@@ -97,8 +98,10 @@ class DefectCounters:
         Returns:
             What is known of this image: ``confusion`` ``(K, K)``, ``defective`` (``None`` if all is ignored) and
             where asked ``score`` (largest log-odds of any defect), ``calibrated`` (confusion with the offsets),
-            ``regions`` (those of the prediction that tell, see :mod:`mmdefect.functional.parts`) and ``rejected``.
+            ``regions`` (those of the prediction that tell, see :mod:`mmdefect.functional.parts`), ``rejected``
+            and ``added`` (what the image adds to components and to the histograms of any defect).
         """
+        before = self._sums_of_any() if self.keep_images else {}
         truth = read_label(label, len(self.classes), self.ignore_index)
         chosen = read_prediction(prediction, truth)
         image = dict(confusion=self.pixel.update(chosen, truth), defective=None)
@@ -112,7 +115,21 @@ class DefectCounters:
             self._update_scores(scores, chosen, truth, image, name)
         kept = ('defective', 'score', 'regions', 'rejected', 'labelled')
         self.images.append({key: image[key] for key in kept if key in image})
+        if self.keep_images:
+            image['added'] = {key: value - before[key] for key, value in self._sums_of_any().items()}
         return image
+
+    def _sums_of_any(self) -> dict[str, np.ndarray]:
+        """Return copies of the sums of components and of the histograms of any defect, where they are counted."""
+        found = {}
+        if self.components is not None:
+            sums = self.components.sums
+            found |= {name: sums[name][0].sum().numpy() for name in ('components', 'found')}
+            found |= {name: sums[name].numpy().copy() for name in ('alarms', 'alarm_images', 'clean_images')}
+        if isinstance(self.scores, ScoreCounter):
+            names = [n for n in ('pixels', 'positives', 'overlap', 'regions') if n in self.scores.sums]
+            found |= {name: self.scores.sums[name][-1].cpu().numpy().copy() for name in names}
+        return found
 
     def _update_scores(self, scores: Tensor | None, chosen: LabelMap, truth: LabelMap, image: dict, name: str) -> None:
         scores = _checked(scores, truth.size_hw, len(self.classes), self.kind)
