@@ -1,7 +1,5 @@
 """Open what needs PyTorch for prediction, and export it, saying how far the file is from it."""
 
-from __future__ import annotations
-
 import tempfile
 import zipfile
 from collections.abc import Sequence

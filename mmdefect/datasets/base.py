@@ -1,7 +1,5 @@
 """The base class of every defect data set: mmseg's ``BaseSegDataset`` with clean images, mask encodings and splits."""
 
-from __future__ import annotations
-
 import colorsys
 import os
 from abc import ABC, abstractmethod

@@ -1,7 +1,5 @@
 """One image of a data set and where its label comes from; what every layout scan returns."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field

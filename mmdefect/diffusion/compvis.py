@@ -11,8 +11,6 @@ attention are read off the weights. What weights do not show is fixed in the pub
 (``txt2img-1p4B-eval.yaml`` of CompVis/latent-diffusion): 8 heads, groups of 32, and the noise schedule.
 """
 
-from __future__ import annotations
-
 import os
 import pickle
 import re

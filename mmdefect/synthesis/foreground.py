@@ -7,8 +7,6 @@ hole of a third tone, and one threshold goes through the middle of its tones. Me
 of the object's own grey levels; give those a folder of object masks.
 """
 
-from __future__ import annotations
-
 import cv2
 import numpy as np
 from numpy import ndarray

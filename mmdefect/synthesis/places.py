@@ -12,8 +12,6 @@ they must be resized with nearest neighbours, as label maps are. One map carries
 defects (a table over the cells of a coarse grid) and the way the image was scaled and flipped.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property, lru_cache

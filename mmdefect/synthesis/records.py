@@ -4,8 +4,6 @@ The rules of labelling stand here once, for arrays in loader workers and tensors
 visibly, which of them get the class, when a defect counts as seen, and how it is written down.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field

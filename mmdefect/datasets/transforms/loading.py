@@ -3,8 +3,6 @@
 Labels come as class indices, 0/255 masks or palette colours; clean images need no file.
 """
 
-from __future__ import annotations
-
 import os
 from collections import OrderedDict
 from functools import lru_cache

@@ -1,7 +1,5 @@
 """The transforms that make defects: pasted, CutPaste, Perlin; and the choice between them, a recipe in the pipeline."""
 
-from __future__ import annotations
-
 from abc import abstractmethod
 from collections import Counter
 from collections.abc import Mapping, Sequence

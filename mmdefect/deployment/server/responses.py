@@ -3,8 +3,6 @@
 The tests hold real answers against the description.
 """
 
-from __future__ import annotations
-
 import base64
 import math
 from dataclasses import fields

@@ -1,7 +1,5 @@
 """Make defects for a whole batch where the batch is: stack, scale to [0, 1], synthesise, normalise."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 

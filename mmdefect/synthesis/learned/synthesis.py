@@ -9,8 +9,6 @@ policy as they are now. The weight of a sample is the product of
   dividing by the mean of the batch subtracts the mean loss as a baseline.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace

@@ -4,8 +4,6 @@ The mask of a donor is warped first, and the colours only where it went; the pho
 is left: they are affine, and so they commute with the warp. Versions of OpenCV before 5 sample at 1/32 of a pixel.
 """
 
-from __future__ import annotations
-
 import math
 from collections import OrderedDict
 from collections.abc import Sequence

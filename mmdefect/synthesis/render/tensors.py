@@ -8,8 +8,6 @@ A sample is laid into arrays whose size follows from its own size alone, at thei
 does not depend on its batch mates. The spectral blend goes one by one.
 """
 
-from __future__ import annotations
-
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
