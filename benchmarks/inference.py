@@ -60,8 +60,8 @@ def measure_runtime(seconds: float, threads_of: list[int], models: list[str], ba
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
-    from mmdefect.deployment.quantization import quantize
     from mmdefect.deployment.predictor import OnnxPredictor
+    from mmdefect.deployment.quantization import quantize
     from tests.helpers.deployment import make_images
 
     left, right = np.ones((1024, 1152), np.float32), np.ones((1152, 4096), np.float32)
@@ -275,8 +275,8 @@ def measure_int8(checkpoint: Path, data: Path, seconds: float) -> list[dict]:
     """Quantise with training images; measure IoU on the test images before and after, and the time."""
     from mmdefect.apis.inference import open_checkpoint
     from mmdefect.deployment.decoding import read_image
-    from mmdefect.deployment.quantization import quantize
     from mmdefect.deployment.predictor import OnnxPredictor
+    from mmdefect.deployment.quantization import quantize
     from mmdefect.deployment.sources import find_sources
     from mmdefect.inference.export import export_model
 
