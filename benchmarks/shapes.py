@@ -107,23 +107,23 @@ def cutpaste_rows(sizes: list[int], seconds: float) -> list[dict]:
     rows = []
     for size in sizes:
         pixels = np.random.default_rng(0).integers(0, 256, (size // 8, size // 8, 3), dtype=np.uint8)
-        photo = Image.fromarray(pixels).resize((size, size), Image.Resampling.BICUBIC)
-        tensor, generator = TO_TENSOR(photo), torch.Generator().manual_seed(0)
+        image = Image.fromarray(pixels).resize((size, size), Image.Resampling.BICUBIC)
+        tensor, generator = TO_TENSOR(image), torch.Generator().manual_seed(0)
         random.seed(0)
-        torch.manual_seed(0)  # ColorJitter draws from the global generator
-        array = np.asarray(photo)
+        torch.manual_seed(0)  # ColorJitter samples from the global generator
+        array = np.asarray(image)
         arrays = functools.partial(cut_paste_3way, array, generator, is_bgr=False)
         races = [
-            ('3-way, 8-bit arrays and exact labels', arrays, lambda: pil_3way(photo, 'arrays')),
+            ('3-way, 8-bit arrays and exact labels', arrays, lambda: pil_3way(image, 'arrays')),
             (
                 '3-way, float tensors and exact labels',
                 lambda: cut_paste_3way(tensor, generator),
-                lambda: pil_3way(photo, 'tensors'),
+                lambda: pil_3way(image, 'tensors'),
             ),
             (
                 '3-way, 8-bit arrays and exact labels, PIL stops at images without labels',
                 arrays,
-                lambda: pil_3way(photo, 'images'),
+                lambda: pil_3way(image, 'images'),
             ),
         ]
         for kind, make in (('normal', pil_normal), ('scar', pil_scar)):
@@ -131,7 +131,7 @@ def cutpaste_rows(sizes: list[int], seconds: float) -> list[dict]:
                 (
                     f'{kind}, 8-bit array and label',
                     functools.partial(cut_paste, array, generator, kind=kind, is_bgr=False),
-                    functools.partial(pil_one, make, photo),
+                    functools.partial(pil_one, make, image),
                 )
             )
         for work, ours, theirs in races:

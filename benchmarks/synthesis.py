@@ -107,7 +107,7 @@ def library_of_side(side: int, clean: list[Path], folder: Path) -> DefectLibrary
 
 
 def bench_paste(clean: list[Path], folder: Path) -> list[dict]:
-    """Time the whole paste (draw, eight operations, place, blend, label) and seamlessClone of the same patch.
+    """Time the whole paste (sampling, eight operations, place, blend, label) and seamlessClone of the same patch.
 
     On the part of the image defects may lie across its outline, and what is beyond is cut off; in the frame they lie
     anywhere as a whole.
@@ -292,11 +292,11 @@ def bench_loader(data: Path, size: int = 512) -> list[dict]:
     for dataset in datasets.values():
         dataset.set_sample_seed(0)
     times: dict[str, list[float]] = {name: [] for name in datasets}
-    for draw in range(-LOADED, 2 * LOADED):  # the first draws find the foreground of each image
+    for number in range(-LOADED, 2 * LOADED):  # the first ones find the foreground of each image
         for name, dataset in datasets.items():
             start = time.thread_time()
-            dataset[(draw % LOADED) + len(dataset) * (draw + LOADED)]
-            if draw >= 0:
+            dataset[(number % LOADED) + len(dataset) * (number + LOADED)]
+            if number >= 0:
                 times[name].append(1e3 * (time.thread_time() - start))
     mean = {name: float(np.mean(values)) for name, values in times.items()}
     extra = mean['paste-poisson'] - mean['baseline']

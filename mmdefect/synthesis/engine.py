@@ -85,8 +85,9 @@ class PasteEngine:
         self, image: ndarray, label: ndarray, pastes: Sequence[Paste], skipped: Mapping[str, int] | None = None
     ) -> tuple[list[Instance], Counter]:
         """Write pastes into an 8-bit image, in place; see :meth:`paste`. What cannot be seen is skipped."""
-        instances, skipped = arrays.write_pastes(image, label, pastes, self.policy), Counter(skipped or {})
-        skipped.update([INVISIBLE] * (len(pastes) - len(instances)))
+        instances, skipped = arrays.write_pastes(image, label, pastes, self.policy), Counter(skipped)
+        if len(instances) < len(pastes):
+            skipped[INVISIBLE] += len(pastes) - len(instances)
         return instances, skipped
 
     def fit(self, index: int, scale_yx: tuple[float, float], operations: Operations) -> FittedDonor:
@@ -143,7 +144,8 @@ class PasteEngine:
         image, label = (tensor.clone(memory_format=torch.contiguous_format) for tensor in (image, label))
         instances, unseen = tensors.write_pastes(image, label, sampled.pastes, sampled.store, self.policy)
         skipped = sum(sampled.skipped, Counter())
-        skipped.update([INVISIBLE] * unseen)
+        if unseen:
+            skipped[INVISIBLE] += unseen
         return Synthesis(image, label, instances, dict(skipped))
 
     def __call__(

@@ -71,14 +71,14 @@ class SynthesisDataPreProcessor(SegDataPreProcessor):
 
 
 class BatchSynthesis:
-    """A recipe of pastes for batches: draws on the CPU with the streams of the pipeline, writes all samples together
+    """A recipe of pastes for batches: samples on the CPU with the streams of the pipeline, writes all samples together
     where the batch is.
 
     Args:
         transforms: configs of ``PasteDefects``.
         weights: how often each is taken.
         probability: of ``clean`` and ``defective`` images to be changed.
-        fade: draws of a rank between which the probabilities fall to 0.
+        fade: samples of a rank between which the probabilities fall to 0.
     """
 
     def __init__(

@@ -1,9 +1,12 @@
 """Blends in the gradient domain as tensors, for any mask: exact on the mask, or spectral over the whole crop.
 
-``poisson_blend`` imports the gradients of a defect instead of its colours (Perez et al., SIGGRAPH 2003): it solves on
-exactly the pixels of the mask; everything else stays bit-identical, and derivatives reach both images. ``docs/derivations/poisson.md`` has the equations; their names are T target, S source, w the unknown. Not
-covered: textureless clamps such as OpenCV's colour change or flattening.
+:func:`poisson_blend` imports the gradients of a defect instead of its colours (Perez et al., SIGGRAPH 2003): it solves
+on exactly the pixels of the mask; everything else stays bit-identical, and derivatives reach both images.
+``docs/derivations/poisson.md`` has the equations. Not covered: textureless clamps such as OpenCV's colour change or
+flattening.
 """
+
+from __future__ import annotations
 
 import math
 

@@ -60,7 +60,7 @@ def one_blas_thread() -> Iterator[None]:
     try:
         yield
     finally:
-        if get_worker_info() is None:
+        if wide and get_worker_info() is None:
             for library, count in wide:
                 library.set_num_threads(count)
 
@@ -227,8 +227,8 @@ def limit_step(
     if step.shape[0] == 0 or min(max_shade, max_cast) >= 2:
         return step, step.new_zeros(len(step)) if many else 0.0
     library, given, step = torch if many else np, step, step if many else step.T
-    parts = step.mean(-2, keepdims=True)
-    parts = library.concatenate((parts, step - parts), -2)  # brightness, then the colours
+    shade = step.mean(-2, keepdims=True)
+    parts = library.concatenate((shade, step - shade), -2)
     if many:
         real = torch.arange(step.shape[-1], device=step.device) < counts[:, None]
         middle = ((counts - 1) // 2).clamp_min(0)[:, None, None].expand(-1, parts.shape[1], 1)
