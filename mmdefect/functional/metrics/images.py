@@ -15,8 +15,6 @@ from typing import Any
 import numpy as np
 from numpy import ndarray
 
-from mmdefect.functional.metrics.counting import UNIT
-from mmdefect.functional.metrics.pixel import any_defect
 from mmdefect.functional.metrics.ranking import Curve, image_ranking
 
 #: Beside the test log of a run.
@@ -29,6 +27,8 @@ _SHARE = 10**6
 
 def write_evidence(path: Path, images: Sequence[Mapping[str, Any]]) -> None:
     """Write what :meth:`DefectCounters.update` returned of each image, with its ``name`` and what it ``added``."""
+    from mmdefect.functional.metrics.counting import UNIT  # needs torch, which who reads evidence may not have
+
     images = sorted(images, key=lambda image: image['name'])
     table: dict[str, ndarray] = {'names': np.array([image['name'] for image in images])}
     for name in ('confusion', 'calibrated'):
@@ -54,6 +54,8 @@ def write_evidence(path: Path, images: Sequence[Mapping[str, Any]]) -> None:
 
 def _counts(matrix: ndarray) -> ndarray:
     """Intersection, predicted, labelled of every class and, last, of any defect: ``(K + 1, 3)``."""
+    from mmdefect.functional.metrics.pixel import any_defect
+
     rows = [np.stack([np.diagonal(m), m.sum(0), m.sum(1)], axis=-1) for m in (matrix, np.asarray(any_defect(matrix)))]
     return np.concatenate([rows[0], rows[1][1:]])
 
