@@ -282,7 +282,7 @@ class DefectCounters:
             result |= self._named('argmax_IoU', measures(plain)['IoU'], 1)
             result['argmax_fg_mIoU'] = summarize(plain)['fg_mIoU']
         elif self.calibration is not None:
-            result['cal_crossed'] = 100 * self.calibration.crossed_value
+            result[f'cal_crossed_{self.calibration.objective}'] = 100 * self.calibration.crossed_value
         return result | {f'offset.{c}': float(o) for c, o in zip(self.classes[1:], offsets[1:], strict=True)}
 
 
