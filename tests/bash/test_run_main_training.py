@@ -68,7 +68,10 @@ def test_a_training_killed_half_way_is_resumed_selected_and_tested(tmp_path):
     assert {f'iter_{step}.pth' for step in (10, 20, 30, 40)} | {'best_checkpoint', 'last_checkpoint'} <= checkpoints
     assert len(list((folder / 'test').glob('*.png'))) == len(list((DATA / 'img_dir' / 'test').glob('*.png')))
     log = (folder / 'test' / 'test_log.txt').read_text().splitlines()
-    assert '|  Class   |  IoU  |  Acc  |' in log and 'Iter(test) [60/60]    aAcc:' in log[-1] and 'fg_mIoU:' in log[-1]
+    assert '|  Class   |  IoU  |  Acc  |' in log
+    metrics, verdict = log[-2:]
+    assert 'Iter(test) [60/60]    aAcc:' in metrics and 'fg_mIoU:' in metrics
+    assert 'Test: ' in verdict and 'bad parts found' in verdict and 'good parts rejected' in verdict
     (row,) = csv.DictReader((tmp_path / 'p' / 'results.csv').open())
     assert (row['model'], row['state']) == (MODEL, 'done')
     assert float(row['fg_mIoU']) == pytest.approx((float(row['IoU.attached']) + float(row['IoU.broken'])) / 2, abs=0.02)
