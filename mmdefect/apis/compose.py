@@ -28,6 +28,9 @@ top-level key        where it goes
                      training (from a split file with both splits) without photometric distortion and synthesis; and
                      ``hook``, arguments of ``PolicyHook``
 ``synthesis``        transforms of the training pipelines and the sampler, see :func:`compose_synthesis`
+``normality``        shows the model how far its features are from those of the good parts: arguments of
+                     ``NormalityNeck`` (``kind``, ``levels``, ``entries``, ...), which goes in front of the neck, and of
+                     ``NormalityHook`` (``interval``, ``max_images``), which fills it
 ``ema``              arguments of ``EMAHook`` of mmengine, a hook; ``class_prior``: of ``ClassPriorHook``
 ``class_aware``      arguments of ``ClassAwareSampler``, which takes the place of the training sampler
 ``ignore_band``      arguments of ``IgnoreBand``, put in front of the packing of the training pipelines
@@ -45,6 +48,7 @@ from collections.abc import Iterator, Sequence
 from mmengine.config import Config, ConfigDict
 
 from mmdefect.datasets.donors import without_pipeline
+from mmdefect.models.normality_neck import level_shapes
 from mmdefect.registry import DATASETS
 from mmdefect.synthesis.cutpaste import class_names
 
@@ -53,7 +57,7 @@ SWITCHES = ('ema', 'class_prior', 'class_aware', 'ignore_band', 'defect_crop')
 SPREAD = (
     *('data_root', 'split_file', 'category', 'variant', 'patch', 'classes', 'palette', 'num_classes', 'crop_size'),
     *('image_scale', 'loss_decode', 'class_weight', 'bn_momentum', 'own_optimizer', 'own_transforms', 'generated'),
-    *('synthesis', 'bilevel', *SWITCHES),
+    *('synthesis', 'bilevel', 'normality', *SWITCHES),
 )
 #: Heads whose list of losses has roles: the places of the segmentation losses. The rest (edges) stays as it is.
 LOSS_ROLES = {'PIDHead': (0, 1, 3), 'DDRHead': (0, 1)}
@@ -64,6 +68,8 @@ PLAIN_SAMPLERS = ('DefectSampler', 'InfiniteSampler', 'DefaultSampler')
 PACKING = ('PackSegInputs', 'PackSynthesisInputs', 'PackDefectInputs')
 #: Transforms before which defects are made; the first of them in a pipeline decides.
 AFTER_SYNTHESIS = ('PhotoMetricDistortion', 'IgnoreBand', 'GenerateEdge', 'PackSegInputs', 'PackSynthesisInputs')
+#: Transforms after which a place of the image is no place of the part.
+PLACE_BREAKING = ('RandomResize', 'RandomRotate', 'RandomRotFlip', 'ResizeToMultiple', 'Albu', 'RandomMosaic')
 LOADING = ('LoadDefectAnnotations', 'LoadAnnotations', 'LoadObjectMask')
 RECIPE_KEYS = ('transforms', 'weights', 'ratio', 'backgrounds', 'probability', 'fade', 'location', 'donors', 'where')
 
@@ -81,6 +87,7 @@ def compose(cfg: Config) -> None:
     _compose_sizes(cfg, datasets)
     _compose_losses(cfg)
     _compose_model_needs(cfg)
+    _compose_normality(cfg)
     _compose_bilevel(cfg)
     if cfg.get('variant') is not None:
         for step in (t for d in datasets for t in d.get('pipeline') or [] if t['type'] == 'PackCutPasteViews'):
@@ -231,6 +238,38 @@ def _compose_model_needs(cfg: Config) -> None:
         if 'mmpretrain.models' not in imports:
             imports.append('mmpretrain.models')
         import mmpretrain.models  # noqa: F401  (registers what the model names)
+
+
+def _compose_normality(cfg: Config) -> None:
+    """Put a ``NormalityNeck`` between backbone and neck, and its hook among the hooks."""
+    settings = dict(cfg.pop('normality', None) or {})
+    if not settings:
+        return
+    if not cfg.get('model', {}).get('backbone'):
+        raise ValueError(
+            f'`normality` must find a model with a backbone, but {cfg.get("model", {}).get("type")} has none; leave it '
+            'out for this model.'
+        )
+    if cfg.get('bilevel'):
+        raise ValueError('`normality` and `bilevel` must not be used together; learn the policy without `normality`.')
+    for_hook = {key: settings.pop(key) for key in ('interval', 'max_images', 'features') if key in settings}
+    cases = [t for d in iter_datasets(cfg, ['train']) for t in iter_transforms(d.get('pipeline') or [])]
+    turned = [t['type'] for t in cases if t['type'] in PLACE_BREAKING]
+    if turned and settings.get('kind') == 'place':
+        raise ValueError(
+            f"`normality.kind='place'` compares places of the part, which {turned[0]} moves and scales; remove that "
+            "transform, or take kind='bank'."
+        )
+    if turned and settings.get('kind') == 'auto':
+        settings['kind'] = 'bank'
+    width, height = cfg.get('image_scale') or (cfg.get('crop_size') or (256, 256))[::-1]
+    shapes = level_shapes(cfg.model.backbone, (height, width))
+    channels, sizes = [s[0] for s in shapes], [s[1:] for s in shapes]
+    if settings.get('kind') not in (None, 'bank'):
+        settings['sizes_hw'] = sizes
+    inner = cfg.model.get('neck')
+    cfg.model.neck = ConfigDict(type='NormalityNeck', in_channels=channels, neck=inner, **settings)
+    _add_hook(cfg, 'NormalityHook', for_hook)
 
 
 def _plain_sampler(loader: ConfigDict, key: str, also: Sequence[str] = ()) -> dict:

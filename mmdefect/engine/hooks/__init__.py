@@ -2,6 +2,7 @@ from .calibration_hook import CalibrationHook
 from .check_hooks import ClassCheckHook, SelectionCheckHook
 from .loss_hooks import ClassPriorHook, LabelExtrasHook, set_class_prior
 from .model_hooks import ChannelsLastHook, CutPasteBackboneHook, FreezeBackboneHook, SyncStatisticsHook
+from .normality_hook import NormalityHook
 from .policy_hook import PolicyHook
 from .prediction_sheet_hook import PredictionSheetHook
 
@@ -13,6 +14,7 @@ __all__ = [
     'CutPasteBackboneHook',
     'FreezeBackboneHook',
     'LabelExtrasHook',
+    'NormalityHook',
     'PolicyHook',
     'PredictionSheetHook',
     'SelectionCheckHook',
