@@ -254,7 +254,7 @@ def _compose_normality(cfg: Config) -> None:
         raise ValueError('`normality` and `bilevel` must not be used together; learn the policy without `normality`.')
     for_hook = {key: settings.pop(key) for key in ('interval', 'max_images', 'features') if key in settings}
     cases = [t for d in iter_datasets(cfg, ['train']) for t in iter_transforms(d.get('pipeline') or [])]
-    turned = [t['type'] for t in cases if t['type'] in PLACE_BREAKING]
+    turned = [t['type'] for t in cases if t['type'] in PLACE_BREAKING and tuple(t.get('ratio_range', ())) != (1, 1)]
     if turned and settings.get('kind') == 'place':
         raise ValueError(
             f"`normality.kind='place'` compares places of the part, which {turned[0]} moves and scales; remove that "

@@ -53,6 +53,11 @@ def nearest(features: Tensor, points: Tensor, owned: Tensor | None = None, owner
     return found
 
 
+def smoothed(features: Tensor) -> Tensor:
+    """Return the mean of the 3 x 3 cells around each: what is compared. A memory of single cells tells much less."""
+    return functional.avg_pool2d(features.float(), 3, 1, 1, count_include_pad=False)
+
+
 class _Memory(nn.Module):
     """Evidence ``(B, C + 1, h, w)``: residuals and distance, both about 1 in size on good images."""
 

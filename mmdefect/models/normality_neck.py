@@ -6,7 +6,7 @@ import torch
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 
-from mmdefect.functional.normality import NOBODY, BankMemory, PlaceMemory
+from mmdefect.functional.normality import NOBODY, BankMemory, PlaceMemory, smoothed
 from mmdefect.registry import MODELS
 
 KINDS = ('bank', 'place', 'auto')
@@ -27,7 +27,7 @@ class NormalityNeck(BaseModule):
         neck: config of the neck behind; None hands the features to the heads.
         kind: ``bank``: compare with far-apart features of good images; ``place``: with mean and spread at the same
             place of the part; ``auto``: with what explains held-out good images better.
-        levels: numbers of the levels that are compared; all by default.
+        levels: numbers of the levels that are compared; all but the finest by default, which costs most and tells least.
         entries: features of a level that a bank keeps.
         sizes_hw: of the level's maps of a whole image, for ``place``.
         shift: cells of the coarsest level that a part may lie aside, for ``place``.
@@ -43,14 +43,14 @@ class NormalityNeck(BaseModule):
         neck: dict | None = None,
         kind: str = 'bank',
         levels: Sequence[int] | None = None,
-        entries: int = 1024,
+        entries: int = 2048,
         sizes_hw: Sequence[tuple[int, int]] | None = None,
         shift: int = 2,
         hidden: int | None = None,
         init_cfg: dict | None = None,
     ) -> None:
         super().__init__(init_cfg)
-        levels = list(range(len(in_channels))) if levels is None else sorted(levels)
+        levels = list(range(min(1, len(in_channels) - 1), len(in_channels))) if levels is None else sorted(levels)
         if kind not in KINDS:
             raise ValueError(f'`kind` must be one of {", ".join(KINDS)}, got {kind!r}.')
         if not levels or not set(levels) <= set(range(len(in_channels))):
@@ -72,25 +72,38 @@ class NormalityNeck(BaseModule):
         #: of the samples of the next batch: the image that each is, and whether it was flipped
         self.owners: Tensor | None = None
         self.flips: list[tuple[int, ...]] | None = None
-        self.requires_grad_(True)
+        self._used: str | None = None
 
     def forward(self, inputs: Sequence[Tensor]):
         """Return what the neck behind makes of the features, or the features."""
         features = list(inputs)
-        if int(self.chosen) < 0:
-            raise RuntimeError(
-                'the memories of a NormalityNeck must be filled before it is used, but are empty; train with '
-                'NormalityHook among the hooks, or load a trained checkpoint.'
-            )
         for level, evidence in self.evidence(features).items():
             evidence = evidence.to(features[level].dtype)
             features[level] = features[level] + self.projections[str(level)](evidence)
         return tuple(features) if self.neck is None else self.neck(tuple(features))
 
+    @property
+    def used(self) -> str:
+        """The kind of the memories that are filled."""
+        if self._used is None:
+            if int(self.chosen) < 0:
+                raise RuntimeError(
+                    'the memories of a NormalityNeck must be filled before it is used, but are empty; train with '
+                    'NormalityHook among the hooks, or load a trained checkpoint.'
+                )
+            self._used = KINDS[int(self.chosen)]
+        return self._used
+
+    @used.setter
+    def used(self, kind: str) -> None:
+        self.chosen.fill_(KINDS.index(kind))
+        self._used = kind
+
     def evidence(self, features: Sequence[Tensor]) -> dict[int, Tensor]:
         """Return residuals and distance of each compared level, ``(B, C + 1, h, w)`` float32."""
         with torch.autocast(features[0].device.type, enabled=False):
-            if KINDS[int(self.chosen)] == 'bank':
+            features = [smoothed(x) if n in self.levels else x for n, x in enumerate(features)]
+            if self.used == 'bank':
                 return {n: self.memories['bank'][str(n)](features[n], self.owners) for n in self.levels}
             return self._at_their_places(features)
 
@@ -120,17 +133,20 @@ class NormalityNeck(BaseModule):
         return found
 
     def _load_from_state_dict(self, state_dict, prefix, *args) -> None:
-        kind = KINDS[int(state_dict.get(f'{prefix}chosen', self.chosen))]
-        for other in {'bank', 'place'} - {kind}:  # a checkpoint holds the memories that are used
+        number = int(state_dict.get(f'{prefix}chosen', self.chosen))
+        for other in {'bank', 'place'} - {KINDS[number]} if number >= 0 else ():  # a checkpoint holds what is used
             for name, value in self.memories[other].state_dict().items():
                 state_dict.setdefault(f'{prefix}memories.{other}.{name}', value)
+        self._used = None
         super()._load_from_state_dict(state_dict, prefix, *args)
 
 
 def level_shapes(backbone: dict, size_hw: tuple[int, int]) -> list[tuple[int, int, int]]:
     """Return channels, height and width of what a backbone makes of an image; it is built for that, without weights."""
     with torch.random.fork_rng(devices=[]), torch.no_grad():
-        outputs = MODELS.build({**backbone, 'init_cfg': None}).eval()(torch.zeros(1, 3, *size_hw))
+        network = MODELS.build({**backbone, 'init_cfg': None})
+        network.eval()
+        outputs = network(torch.zeros(1, 3, *size_hw))
     outputs = outputs if isinstance(outputs, (list, tuple)) else None
     if not outputs or not all(isinstance(one, Tensor) and one.ndim == 4 for one in outputs):
         raise ValueError(
@@ -145,7 +161,7 @@ def fill(neck: NormalityNeck, embedded: Callable[[], Iterator[Sequence[Tensor]]]
 
     Args:
         neck: the neck.
-        embedded: iterates over the features ``(1, C, H, W)`` of the levels of each of ``count`` good images.
+        embedded: a function that iterates over the features ``(1, C, H, W)`` of the levels of each of ``count`` good images.
         features: most features of a level that a bank is chosen from.
     """
     generator = torch.Generator().manual_seed(0)
@@ -154,21 +170,22 @@ def fill(neck: NormalityNeck, embedded: Callable[[], Iterator[Sequence[Tensor]]]
     maps: dict[int, list[Tensor]] = {n: [] for n in neck.levels}
     for number, levels in enumerate(embedded()):
         for n in neck.levels:
-            flat = levels[n][0].float().flatten(1).T
+            smooth = smoothed(levels[n])[0]
+            flat = smooth.flatten(1).T
             rows[n].append(flat[torch.randperm(len(flat), generator=generator)[:few].to(flat.device)])
             if neck.kind != 'bank' and number < MAPS:
-                maps[n].append(levels[n][0].half())
+                maps[n].append(smooth.half())
     unexplained = {}
-    if neck.kind != 'place':
+    kinds = [KINDS[int(neck.chosen)]] if int(neck.chosen) >= 0 else [k for k in KINDS[:2] if neck.kind in (k, 'auto')]
+    if 'bank' in kinds:
         shares = []
         for n in neck.levels:
             owned = [torch.full((len(own),), number, device=own.device) for number, own in enumerate(rows[n])]
             shares.append(neck.memories['bank'][str(n)].fit(torch.cat(rows[n]), torch.cat(owned), generator))
         unexplained['bank'] = sum(shares) / len(shares)
-    if neck.kind != 'bank':
+    if 'place' in kinds:
         unexplained['place'] = _fill_places(neck, maps)
-    best = min(unexplained, key=unexplained.__getitem__)
-    neck.chosen.fill_(KINDS.index(best))
+    neck.used = min(unexplained, key=unexplained.__getitem__)
     return ', '.join(f'{kind} {100 * share:.0f} %' for kind, share in unexplained.items())
 
 

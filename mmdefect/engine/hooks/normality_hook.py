@@ -12,12 +12,13 @@ from mmengine.runner import Runner
 from torch import Tensor, nn
 
 from mmdefect.datasets.checks import check_donors
+from mmdefect.datasets.donors import without_pipeline
 from mmdefect.datasets.presence import class_presence
 from mmdefect.datasets.samples import iter_data_infos
 from mmdefect.engine.hooks.model_hooks import unwrapped
 from mmdefect.functional.normality import NOBODY
 from mmdefect.models.normality_neck import KINDS, MAPS, NormalityNeck, fill
-from mmdefect.registry import HOOKS
+from mmdefect.registry import DATASETS, HOOKS
 
 #: Dimensions that a flip turns, by the word of mmcv's transforms.
 FLIPS = {'horizontal': (2,), 'vertical': (1,), 'diagonal': (1, 2)}
@@ -43,7 +44,7 @@ class NormalityHook(Hook):
         self.owner_of: dict[str, int] = {}
 
     def before_train(self, runner: Runner) -> None:
-        """Find the good images; fill, unless a checkpoint brought the memories."""
+        """Find the good images; fill, unless the run was resumed."""
         self.neck = next((m for m in unwrapped(runner).modules() if isinstance(m, NormalityNeck)), None)
         if self.neck is None:
             raise ValueError(
@@ -52,7 +53,7 @@ class NormalityHook(Hook):
             )
         self.infos = self._good_images(runner)
         self.owner_of = {info['img_path']: number for number, info in enumerate(self.infos)}
-        if int(self.neck.chosen) < 0 or not (runner._resume or runner._load_from):
+        if int(self.neck.chosen) < 0 or not runner._resume:
             self._fill(runner)
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: dict | None = None) -> None:
@@ -68,14 +69,20 @@ class NormalityHook(Hook):
         """Forget the batch: validation compares with everything."""
         self.neck.owners = self.neck.flips = None
 
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Leave out the memories of the kind that is not used."""
+        unused = {'bank', 'place'} - {self.neck.used}
+        for key in [k for k in checkpoint['state_dict'] if any(f'memories.{kind}.' in k for kind in unused)]:
+            del checkpoint['state_dict'][key]
+
     def _good_images(self, runner: Runner) -> list[dict]:
         dataset = runner.train_dataloader.dataset
         shown = class_presence(dataset)
         infos = [info for info, classes in zip(iter_data_infos(dataset), shown, strict=True) if classes <= {0, 255}]
         infos = list({info['img_path']: info for info in infos}.values())
-        loops = {name: getattr(runner, f'_{name}_dataloader', None) for name in ('val', 'test')}
-        held_out = {n: d.dataset if hasattr(d, 'dataset') else None for n, d in loops.items()}
-        check_donors([i['img_path'] for i in infos], {n: d for n, d in held_out.items() if d is not None})
+        loaders = {name: runner.cfg.get(f'{name}_dataloader') for name in ('val', 'test')}
+        held_out = {name: DATASETS.build(without_pipeline(d.dataset)) for name, d in loaders.items() if d}
+        check_donors([info['img_path'] for info in infos], held_out)
         keep = np.unique(np.linspace(0, len(infos) - 1, min(self.max_images, len(infos))).round().astype(int))
         order = np.concatenate([keep[start::step] for step in [max(1, -(-len(keep) // MAPS))] for start in range(step)])
         return [infos[place] for place in order]  # the first ones are spread evenly as well
@@ -90,10 +97,11 @@ class NormalityHook(Hook):
             model.train(training)
             runner.logger.info(
                 'Normality: %s of %d good images in %.0f s. Unexplained of held-out good features: %s.',
-                KINDS[int(neck.chosen)], len(self.infos), time.monotonic() - started, said,
+                neck.used, len(self.infos), time.monotonic() - started, said,
             )  # fmt: skip
         for buffer in neck.buffers():
             broadcast(buffer, 0)
+        neck.used = KINDS[int(neck.chosen)]
 
     def _embedded(self, runner: Runner, model: nn.Module) -> Iterator[list[Tensor]]:
         """Yield the features of each good image, a batch of one."""
