@@ -180,7 +180,13 @@ class PlaceMemory(_Memory):
         return float((self.variance.mean((1, 2)) + self.mean.flatten(1).var(1, unbiased=False)).sum())
 
     def locate(self, features: Tensor) -> Tensor:
-        """Return where on the map of a whole image each sample lies best, ``(B, 2)`` int64 rows and columns."""
+        """Return where on the map of a whole image each sample lies best, ``(B, 2)`` int64 rows and columns.
+
+        An exported graph takes whole images only: it tries the shifts and no crops.
+        """
+        if torch.jit.is_tracing() or torch.compiler.is_compiling():
+            start = torch.zeros(features.shape[0], 2, dtype=torch.int64, device=features.device)
+            return self.refine(features, start, self.shift)
         own, pad = self._mixed(features), self.shift
         whole = functional.pad(self._mixed(self.mean[None]), [pad] * 4, mode='replicate')
         norms = functional.conv2d(whole.square().sum(1, keepdim=True), torch.ones_like(own[:1, :1]))

@@ -1,6 +1,7 @@
 """A neck that shows any segmentor how far its features are from those of good parts."""
 
 from collections.abc import Callable, Iterator, Sequence
+from itertools import pairwise
 
 import torch
 from mmengine.model import BaseModule
@@ -27,7 +28,8 @@ class NormalityNeck(BaseModule):
         neck: config of the neck behind; None hands the features to the heads.
         kind: ``bank``: compare with far-apart features of good images; ``place``: with mean and spread at the same
             place of the part; ``auto``: with what explains held-out good images better.
-        levels: numbers of the levels that are compared; all but the finest by default, which costs most and tells least.
+        levels: numbers of the levels that are compared; by default all but the finest, which costs most and tells
+            least.
         entries: features of a level that a bank keeps.
         sizes_hw: of the level's maps of a whole image, for ``place``.
         shift: cells of the coarsest level that a part may lie aside, for ``place``.
@@ -73,6 +75,9 @@ class NormalityNeck(BaseModule):
         self.owners: Tensor | None = None
         self.flips: list[tuple[int, ...]] | None = None
         self._used: str | None = None
+        if kind != 'bank':  # of the height of a level to that of the next coarser one
+            heights = {n: sizes_hw[n][0] for n in levels}
+            self.ratios = {n: max(1, round(heights[n] / heights[c])) for n, c in pairwise(levels)}
 
     def forward(self, inputs: Sequence[Tensor]):
         """Return what the neck behind makes of the features, or the features."""
@@ -120,16 +125,16 @@ class NormalityNeck(BaseModule):
     def places(self, features: Sequence[Tensor]) -> dict[int, Tensor]:
         """Return where each sample lies on the maps of a whole image, ``(B, 2)`` rows and columns of each level."""
         found: dict[int, Tensor] = {}
-        coarser = None
+        place = None
         for level in self.levels[::-1]:  # the coarsest first
             memory, own = self.memories['place'][str(level)], features[level]
-            if coarser is None:
+            if place is None:
                 found[level] = memory.locate(own)
             else:
-                ratio = round(own.shape[2] / features[coarser].shape[2])
-                place = found[coarser] * ratio
+                ratio = self.ratios[level]
+                place = place * ratio
                 found[level] = place if ratio < 2 else memory.refine(own, place, ratio // 2)
-            coarser = level
+            place = found[level]
         return found
 
     def _load_from_state_dict(self, state_dict, prefix, *args) -> None:
@@ -161,7 +166,8 @@ def fill(neck: NormalityNeck, embedded: Callable[[], Iterator[Sequence[Tensor]]]
 
     Args:
         neck: the neck.
-        embedded: a function that iterates over the features ``(1, C, H, W)`` of the levels of each of ``count`` good images.
+        embedded: a function that iterates over the features ``(1, C, H, W)`` of the levels of each good image.
+        count: number of the images.
         features: most features of a level that a bank is chosen from.
     """
     generator = torch.Generator().manual_seed(0)

@@ -24,6 +24,7 @@ def write_checkpoint(
     cfg = load_config(leaf, options or {})
     torch.manual_seed(seed)
     model = build_segmentor(cfg)
+    fill_memories(model, cfg.image_scale[::-1], seed)
     randomise(model, seed)
     record = dict(offsets=list(OFFSETS), classes=list(CLASSES), objective='IoU')
     meta |= dict(cfg=cfg.pretty_text, iter=7, dataset_meta=dict(classes=CLASSES, palette=PALETTE))
@@ -31,6 +32,19 @@ def write_checkpoint(
         dict(state_dict=model.state_dict(), meta={**meta, **(dict(calibration=record) if calibrated else {})}), path
     )
     return path
+
+
+def fill_memories(model: nn.Module, size_hw: tuple[int, int], seed: int = 0) -> None:
+    """Fill the memories of what is normal from noise, if the model has such, and let them change the features."""
+    from mmdefect.models.normality_neck import NormalityNeck, fill
+
+    if isinstance(getattr(model, 'neck', None), NormalityNeck):
+        generator = torch.Generator().manual_seed(seed)
+        images = torch.randn(5, 1, 3, *size_hw, generator=generator)
+        with torch.no_grad():
+            fill(model.neck, lambda: (list(model.backbone(image)) for image in images), len(images), 2000)
+            for projection in model.neck.projections.values():
+                projection[-1].weight.normal_(0, 0.2, generator=generator)
 
 
 def randomise(model: nn.Module, seed: int = 0) -> None:
