@@ -72,8 +72,9 @@ class NormalityHook(Hook):
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Leave out the memories of the kind that is not used."""
         unused = {'bank', 'place'} - {self.neck.used}
-        for key in [k for k in checkpoint['state_dict'] if any(f'memories.{kind}.' in k for kind in unused)]:
-            del checkpoint['state_dict'][key]
+        for state in (checkpoint[name] for name in ('state_dict', 'ema_state_dict') if name in checkpoint):
+            for key in [k for k in state if any(f'memories.{kind}.' in k for kind in unused)]:
+                del state[key]
 
     def _good_images(self, runner: Runner) -> list[dict]:
         dataset = runner.train_dataloader.dataset
