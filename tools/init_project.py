@@ -39,6 +39,9 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument('--unmasked', choices=['skip', 'clean'], help='what an image without a mask is (default: skip)')
     parser.add_argument(
+        '--division', help='of VisA as downloaded, kept as given: 1cls, 2cls_fewshot, 2cls_highshot or a CSV file'
+    )
+    parser.add_argument(
         '--groups', metavar='JSON', help='groups of images that stay on one side, in place of the look-alikes found'
     )
     parser.add_argument('--ignore-look-alikes', action='store_true', help='divide without regard to near duplicates')
@@ -71,6 +74,7 @@ def main() -> int:
         args.overwrite,
         make_console(),
         *[track] * sys.stderr.isatty(),
+        division=args.division,
     )
     return 0
 

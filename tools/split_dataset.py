@@ -3,6 +3,7 @@
 Examples:
     python tools/split_dataset.py data/mvtec_ad --layout mvtec --protocol third
     python tools/split_dataset.py data/mvtec_ad --layout mvtec --category bottle --protocol kshot --k 5
+    python tools/split_dataset.py data/visa --layout visa --protocol given --division 2cls_highshot
     python tools/split_dataset.py data/tiles --layout folder --protocol fractions \\
         --fractions train=0.6 val=0.2 test=0.2 --groups data/tiles/near_duplicate_groups.json
 """
@@ -26,10 +27,11 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--protocol',
         required=True,
-        choices=['third', 'kshot', 'fractions'],
+        choices=['third', 'kshot', 'fractions', 'given'],
         help='third: 1/3 of each type trains, the rest tests; kshot: K of each type train; fractions: '
-        'the same shares of each type',
+        'the same shares of each type; given: what the layout or --division says',
     )
+    parser.add_argument('--division', help='of VisA: 1cls, 2cls_fewshot, 2cls_highshot or a CSV file (default: 1cls)')
     parser.add_argument('--k', type=int, help='kshot: training images of each type')
     parser.add_argument('--val-shots', type=int, default=1, help='kshot: validation images of each type (default: 1)')
     parser.add_argument(
@@ -48,13 +50,13 @@ def parse_args() -> argparse.Namespace:
         '--val-fraction',
         type=float,
         default=0.2,
-        help='third: share of the training third used for validation (default: 0.2)',
+        help='third, given: share of the training images used for validation (default: 0.2)',
     )
     parser.add_argument(
         '--outer-val-fraction',
         type=float,
         default=0.0,
-        help='third: share of the training third for the outer level (default: 0)',
+        help='third, given: share of the training images for the outer level (default: 0)',
     )
     parser.add_argument(
         '--fractions',
@@ -84,10 +86,12 @@ def parse_args() -> argparse.Namespace:
 
 
 def make_protocol(args: argparse.Namespace):
-    from mmdefect.datasets.protocols import Fractions, KShot, Third
+    from mmdefect.datasets.protocols import Fractions, Given, KShot, Third
 
     if args.protocol == 'third':
         return Third(args.val_fraction, args.outer_val_fraction, args.first)
+    if args.protocol == 'given':
+        return Given(args.val_fraction, args.outer_val_fraction)
     if args.protocol == 'kshot':
         return KShot(args.k, args.val_shots, args.outer_val_shots, args.clean_train_fraction, args.first)
     shares = dict(item.split('=', 1) if '=' in item else (item, 'nan') for item in args.fractions)
@@ -118,7 +122,8 @@ def main() -> int:
     from mmdefect.datasets.layouts import build_layout
     from mmdefect.datasets.splits import split_dataset
 
-    options = dict(args.dataset_options, **({'category': args.category} if args.category else {}))
+    named = {key: value for key in ('category', 'division') if (value := getattr(args, key))}
+    options = dict(args.dataset_options, **named)
     dataset = build_layout(args.layout, args.data_root, **options)
     split = split_dataset(
         dataset, make_protocol(args), out, args.seed, args.groups, args.keep_duplicates_together, args.overwrite
@@ -127,7 +132,8 @@ def main() -> int:
     for defect_type in split.types_without_training():
         print(f'warning: no training image of {defect_type}: it has too few images for this protocol.')
     if 'left_out' in split.notes:
-        print(f'left out: {len(split.notes["left_out"])} near duplicates of k-shot images.')
+        what = 'images that no division names' if args.protocol == 'given' else 'near duplicates of k-shot images'
+        print(f'left out: {len(split.notes["left_out"])} {what}.')
     print(f'written: {out}')
     return 0
 

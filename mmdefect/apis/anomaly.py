@@ -13,8 +13,8 @@ from mmdefect.apis.anomaly_eval import UNTRAINED_AVERAGE, DetectorResult, choose
 from mmdefect.apis.anomaly_fit import detector_of_config, fit_detector, iter_batches, read_image
 from mmdefect.apis.anomaly_report import category_figures, embedding_figure, heat_images, write_page, write_tables
 from mmdefect.apis.config import load_config
-from mmdefect.datasets.good_images import good_folder
-from mmdefect.datasets.samples import IMAGE_SUFFIXES, list_images
+from mmdefect.datasets.good_images import list_good_images
+from mmdefect.datasets.samples import IMAGE_SUFFIXES
 from mmdefect.experiments.tables import csv_table
 from mmdefect.files import write_text
 from mmdefect.functional.density import ScoreScale
@@ -34,6 +34,7 @@ def fit_anomaly(
     recipes: Sequence[str] = (),
     seed: int = 0,
     settings: dict | None = None,
+    division: str | None = None,
     **fit,
 ) -> AnomalyDetector:
     """Fit a detector on the good training images.
@@ -42,6 +43,7 @@ def fit_anomaly(
         config, cfg_options, recipes: CutPaste config, see :func:`mmdefect.apis.config.load_config`.
         data_root: folder of categories, a category, or a folder of good images; the config's if None.
         category: below it.
+        division: of VisA as downloaded, see :func:`~mmdefect.datasets.mvtec.read_division`.
         checkpoint: of the training; None takes the backbone as training would find it.
         seed: of random weights, folds and sampled points.
         settings: fields of :class:`~mmdefect.models.anomaly_detector.DetectorSettings`.
@@ -49,7 +51,7 @@ def fit_anomaly(
     """
     cfg = load_config(config, cfg_options, recipes)
     category = category or cfg.get('category')
-    paths = list_images(good_folder(str(data_root or cfg.data_root), category))
+    paths = list_good_images(str(data_root or cfg.data_root), category, division or cfg.get('division'))
     names = dict(config=Path(config).name, checkpoint=None if checkpoint is None else Path(checkpoint).name)
     facts = dict(category=category, arm=TRAINED if checkpoint else UNTRAINED, **names)
     detector = detector_of_config(cfg, checkpoint, seed, facts=facts, **(settings or {}))
@@ -88,7 +90,8 @@ def evaluate_anomaly(
             f'`--checkpoint` must exist for each category, but {missing[0]} does not; write '
             '{category} where the name of the category stands, and train the missing ones.'
         )
-    samples = {name: test_images(str(data_root), name) for name in names}  # before hours of work, not after
+    # before hours of work, not after
+    samples = {name: test_images(str(data_root), name, fit.get('division')) for name in names}
     results: list[DetectorResult] = []
     figures: dict[str, bytes] = {}
     galleries: dict[str, list] = {}
@@ -102,7 +105,7 @@ def evaluate_anomaly(
         write_tables(results, out)
         if report:
             figures |= category_figures(own, detector.scales['score'].threshold)
-            normal = list_images(good_folder(str(data_root), name))
+            normal = list_good_images(str(data_root), name, fit.get('division'))
             figures[f'{name}_tsne'] = embedding_figure(detector, own[-1], normal)
             galleries[name] = heat_images(detector, own[-1], layer)
     rows = write_tables(results, out)

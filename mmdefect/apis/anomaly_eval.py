@@ -59,13 +59,13 @@ def choose_categories(root: str, wanted: Sequence[str]) -> list[str]:
     return chosen
 
 
-def test_images(root: str, category: str) -> list[Sample]:
+def test_images(root: str, category: str, division: str | None = None) -> list[Sample]:
     """Return the test images of a category, which must be good and defective ones."""
-    samples = [s for s in scan_mvtec(root, [category]) if s.own_split == 'test']
+    samples = [s for s in scan_mvtec(root, [category], division=division) if s.own_split == 'test']
     if len({s.is_clean for s in samples}) != 2:
         raise ValueError(
-            f'{root}/{category}/test must hold good and defective images, got {len(samples)} images of one '
-            'kind; without both there is no AUROC.'
+            f'the test images of {root}/{category} must be good and defective ones, got {len(samples)} of one kind; '
+            'without both there is no AUROC. Of VisA, name a division such as 2cls_highshot.'
         )
     return samples
 

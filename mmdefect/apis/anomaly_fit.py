@@ -218,7 +218,7 @@ def compare_candidates(
 
     Args:
         config, cfg_options: CutPaste config.
-        data_root, category: see :func:`~mmdefect.datasets.good_images.good_folder`.
+        data_root, category: see :func:`~mmdefect.datasets.good_images.list_good_images`.
         checkpoint: of its training, or None.
         candidates: fields of :class:`~mmdefect.models.anomaly_detector.DetectorSettings`.
         kind, views, seed: of the pastes, how many of them for each held-out image.

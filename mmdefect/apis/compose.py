@@ -8,7 +8,7 @@ nothing of this module.
 ===================  ================================================================================================
 top-level key        where it goes
 ===================  ================================================================================================
-``data_root``        ``data_root`` of every dataset that has one; ``split_file`` and ``category`` likewise
+``data_root``        ``data_root`` of every dataset that has one; ``split_file``, ``category``, ``division`` likewise
 ``classes``          ``metainfo.classes`` of every dataset (with ``palette`` if given)
 ``num_classes``      ``num_classes`` of every head; derived from ``classes`` when absent
 ``crop_size``        ``(h, w)``: ``size`` of the preprocessor, ``crop_size`` of transforms, ``img_size`` of transformers
@@ -55,9 +55,9 @@ from mmdefect.synthesis.cutpaste import class_names
 SWITCHES = ('ema', 'class_prior', 'class_aware', 'ignore_band', 'defect_crop')
 #: Top-level keys that :func:`compose` spreads; an option of any other key is applied again after it, as the last word.
 SPREAD = (
-    *('data_root', 'split_file', 'category', 'variant', 'patch', 'classes', 'palette', 'num_classes', 'crop_size'),
-    *('image_scale', 'loss_decode', 'class_weight', 'bn_momentum', 'own_optimizer', 'own_transforms', 'generated'),
-    *('synthesis', 'bilevel', 'normality', *SWITCHES),
+    *('data_root', 'split_file', 'category', 'division', 'variant', 'patch', 'classes', 'palette', 'num_classes'),
+    *('crop_size', 'image_scale', 'loss_decode', 'class_weight', 'bn_momentum', 'own_optimizer', 'own_transforms'),
+    *('generated', 'synthesis', 'bilevel', 'normality', *SWITCHES),
 )
 #: Heads whose list of losses has roles: the places of the segmentation losses. The rest (edges) stays as it is.
 LOSS_ROLES = {'PIDHead': (0, 1, 3), 'DDRHead': (0, 1)}
@@ -78,7 +78,7 @@ def compose(cfg: Config) -> None:
     """Carry the top-level keys of the table above to their places, in place; composing twice changes nothing."""
     _compose_generated(cfg)
     datasets = list(iter_datasets(cfg))
-    for key in ('data_root', 'split_file', 'category'):
+    for key in ('data_root', 'split_file', 'category', 'division'):
         if cfg.get(key) is not None:
             for dataset in datasets:
                 if key in dataset:

@@ -21,6 +21,7 @@ def add_support(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('data_root', help='folder of the data set')
     parser.add_argument('--layout', required=True, help='mvtec, visa, wta, combined, folder, or a registered data set')
     parser.add_argument('--category', nargs='+', help='categories of mvtec or visa (default: all)')
+    parser.add_argument('--division', help='of VisA: 1cls, 2cls_fewshot, 2cls_highshot or a CSV file (default: 1cls)')
     parser.add_argument('--split-file', type=Path, help='JSON of tools/split_dataset.py (default: the folders say it)')
     parser.add_argument('--split', default='train', help='split that shots come from; default train')
     parser.add_argument(
@@ -44,7 +45,7 @@ def run_support(args: argparse.Namespace) -> None:
             --k 3 --out support/bottle
         python tools/generate.py support data/wta --layout wta --k 3 --out support/wta
     """
-    source = Source(args.data_root, args.layout, args.split_file, args.category)
+    source = Source(args.data_root, args.layout, args.split_file, args.category, args.division)
     support = make_support(source, args.out, args.k, args.seed, args.split, args.from_test, args.types)
     counts = {t: sum(s.type == t for s in support.shots) for t in support.types}
     print(f'written: {args.out}: ' + ', '.join(f'{count} {name}' for name, count in counts.items()))
@@ -54,16 +55,17 @@ def run_support(args: argparse.Namespace) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """A data set that shots are chosen from: its folder, its layout, the file that divides it, its categories."""
+    """A data set that shots are chosen from: its folder, its layout, what divides it, its categories."""
 
     data_root: str
     layout: str
     split_file: Path | None = None
     category: list[str] | None = None
+    division: str | None = None
 
     def build(self, split: str | None = None):
         """Return the data set of a split."""
-        options = dict(category=self.category) if self.category else {}
+        options = {key: value for key in ('category', 'division') if (value := getattr(self, key))}
         if self.layout in ('mvtec', 'visa'):
             options['classes'] = 'types'
         if self.split_file is not None and split is not None:

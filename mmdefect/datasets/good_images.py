@@ -1,4 +1,4 @@
-"""Images without defects, to learn the normal appearance from: MVTec AD's ``train/good`` or any folder of images."""
+"""Images without defects, to learn the normal appearance from: those that train in MVTec AD or VisA, or any folder."""
 
 import os
 from typing import ClassVar
@@ -7,7 +7,7 @@ import cv2
 from mmengine.dataset import BaseDataset
 
 from mmdefect.datasets.base import DefectDataset
-from mmdefect.datasets.mvtec import find_categories
+from mmdefect.datasets.mvtec import find_categories, scan_mvtec
 from mmdefect.datasets.samples import GOOD, index_by_stem, list_images
 from mmdefect.datasets.seeding import NumberedSamples
 from mmdefect.datasets.split_file import read_split
@@ -17,19 +17,28 @@ from mmdefect.registry import DATASETS
 PARTS = ('all', 'fit', 'held_out')
 
 
-def good_folder(root: str, category: str | None = None) -> str:
-    """Return the folder of the good training images.
+def list_good_images(root: str, category: str | None = None, division: str | None = None) -> list[str]:
+    """Return the good training images, sorted.
 
     Args:
         root: folder of categories, one category, or a folder of images.
         category: name of a category below ``root``.
+        division: of VisA as downloaded, see :func:`~mmdefect.datasets.mvtec.read_division`.
     """
     if not os.path.isdir(root):
         raise ValueError(f'`data_root` must be a folder, but {root} does not exist; correct the path.')
     base = root if category is None else os.path.join(root, category)
     for folder in (os.path.join(base, 'train', GOOD), os.path.join(base, GOOD), base):
-        if os.path.isdir(folder) and list_images(folder):
-            return folder
+        if os.path.isdir(folder) and (images := list_images(folder)):
+            return images
+    if os.path.isdir(os.path.join(base, 'Data')) and find_categories(base):
+        samples = [s for s in scan_mvtec(base, division=division) if s.is_clean and s.own_split == 'train']
+        if not samples:
+            raise ValueError(
+                f'`division` must say which images of {base} train, but {division or "no 1cls.csv beside it"} names '
+                'none; name a division file of VisA, such as 2cls_highshot.'
+            )
+        return [s.img_path for s in samples]
     found = ', '.join(find_categories(root)) or 'none'
     raise ValueError(
         f'{base} must be a folder of images, or hold train/{GOOD}/ with images, but it does neither; set `category` '
@@ -42,8 +51,7 @@ class GoodImageDataset(NumberedSamples, BaseDataset):
     """Good images only.
 
     Args:
-        data_root: see :func:`good_folder`.
-        category: see there.
+        data_root, category, division: see :func:`list_good_images`.
         part: ``'all'``; ``'fit'`` and ``'held_out'`` divide the images, the same way for the same ``folds`` and seed.
         folds: one of this many parts is held out; of fewer images one image.
         split_seed: of the division.
@@ -66,6 +74,7 @@ class GoodImageDataset(NumberedSamples, BaseDataset):
         labels: str | None = None,
         split_file: str | None = None,
         split: str = 'train',
+        division: str | None = None,
         **kwargs,
     ) -> None:
         if part not in PARTS:
@@ -76,7 +85,7 @@ class GoodImageDataset(NumberedSamples, BaseDataset):
                 '`split_file` names the good images by itself, but `labels` or `category` is given too; leave them out.'
             )
         self.labels, self.split_file, self.split = labels, split_file, split
-        self.folder = data_root if split_file is not None else good_folder(data_root, category)
+        self.listed = [] if split_file is not None else list_good_images(data_root, category, division)
         super().__init__(data_root=data_root, **kwargs)
 
     resolve_split_file = DefectDataset.resolve_split_file
@@ -84,10 +93,9 @@ class GoodImageDataset(NumberedSamples, BaseDataset):
     def load_data_list(self) -> list[dict]:
         """List the images of the part."""
         if self.split_file is not None:
-            paths = _listed_ones(self.folder, self.resolve_split_file(), self.split)
+            paths = _listed_ones(self.data_root, self.resolve_split_file(), self.split)
         else:
-            paths = list_images(self.folder)
-            paths = paths if self.labels is None else _clean_ones(paths, self.labels)
+            paths = self.listed if self.labels is None else _clean_ones(self.listed, self.labels)
         if self.part != 'all':
             held_out = fold_of(len(paths), min(self.folds, len(paths)), self.split_seed) == 0
             paths = [p for p, out in zip(paths, held_out.tolist(), strict=True) if out == (self.part == 'held_out')]

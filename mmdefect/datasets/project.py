@@ -18,6 +18,7 @@ from mmdefect.datasets.census import Census, print_census, take_census
 from mmdefect.datasets.folder import NOTE, FolderDescription, describe_folder, label_samples, read_description
 from mmdefect.datasets.folder_scan import scan_folder
 from mmdefect.datasets.groups import read_groups
+from mmdefect.datasets.mvtec import scan_mvtec
 from mmdefect.datasets.protocols import Fractions
 from mmdefect.datasets.samples import GOOD, Sample, relative_path
 from mmdefect.datasets.split_file import Split, SplitEntry, check_no_overlap
@@ -105,6 +106,7 @@ def init_project(
     overwrite: bool = False,
     console: Console | None = None,
     track: Track = lambda items, text, total: items,
+    division: str | None = None,
 ) -> Project:
     """Look at a folder, print its census, divide it, and write ``<out>/<name>/``.
 
@@ -124,6 +126,7 @@ def init_project(
         overwrite: replace the files of an earlier project of this name.
         console: where to print; nothing is printed without one.
         track: ``track(items, text, total)`` wraps long loops, for progress bars.
+        division: of VisA as downloaded, see :func:`~mmdefect.datasets.mvtec.read_division`; only its images count.
 
     Raises:
         FileExistsError: if the project exists and ``overwrite`` is false.
@@ -131,7 +134,7 @@ def init_project(
         ValueError: if the data cannot be used as they are; the message names the file and how to fix it.
     """
     folder = _check_target(name, out, overwrite)
-    survey = survey_folder(data_dir, encoding, class_names, types_from, unmasked, track)
+    survey = survey_folder(data_dir, encoding, class_names, types_from, unmasked, track, division)
     if console is not None:
         print_census(survey.census, console, survey.description)
     groups = survey.census.near_duplicates if keep_look_alikes else ()
@@ -151,6 +154,7 @@ def survey_folder(
     types_from: str | None = None,
     unmasked: str | None = None,
     track: Track = lambda items, text, total: items,
+    division: str | None = None,
 ) -> Survey:
     """Scan a folder, decide how its masks are read, and count; see :func:`init_project`."""
     if not os.path.isdir(data_dir):
@@ -164,6 +168,9 @@ def survey_folder(
     masks = sum(len(p.masks) for p in scan.pairs)
     description = describe_folder(scan, encoding, class_names, lambda items: track(items, 'reading masks', masks))
     samples = label_samples(scan, description)
+    if division is not None:
+        sides = {s.img_path: s.own_split for s in scan_mvtec(root, division=division)}
+        samples = [replace(s, own_split=sides[s.img_path]) for s in samples if sides[s.img_path] is not None]
 
     def counting(items: Iterable) -> Iterable:
         return track(items, 'counting', len(samples))

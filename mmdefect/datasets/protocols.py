@@ -1,4 +1,4 @@
-"""How many images of each defect type go to which split: fractions, k shots, one third."""
+"""How many images of each defect type go to which split: fractions, k shots, one third, or what the layout says."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -143,6 +143,30 @@ class KShot:
             left_out += [s for u in taken for s in u.samples if s not in placed[name]]
         placed['test'] = [s for u in rest for s in u.samples]
         return placed, left_out
+
+
+@dataclass(frozen=True)
+class Given:
+    """The division of the layout itself; a part of its training images, of every type, validates.
+
+    For VisA as downloaded that is the official division, which has no validation split.
+    """
+
+    val_fraction: float = 0.2  # share of the training images
+    outer_val_fraction: float = 0.0  # share of the training images
+    name: ClassVar[str] = 'given'
+    draws_first: ClassVar[bool] = False
+    keeps_clean_sides: ClassVar[bool] = False
+    __post_init__ = Third.__post_init__
+    training_shares = Third.training_shares
+    split_names = Third.split_names
+
+    def place(self, units: Sequence[Unit], side: str | None = None) -> Placement:
+        """Divide the units of one stratum of one side of the layout; what no side names is left out."""
+        images = [s for u in units for s in u.samples]
+        if side == 'train':
+            return _divide(units, self.training_shares), []
+        return ({'test': images}, []) if side == 'test' else ({}, images)
 
 
 def distribute(sizes: Sequence[int], targets: Mapping[str, int]) -> list[str]:

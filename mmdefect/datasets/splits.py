@@ -1,9 +1,9 @@
 """Divide a data set: deterministic, seeded, stratified by defect type, near duplicates on one side.
 
-Three protocols: :class:`Fractions` of every type, :class:`KShot` images of every type for training, and
-:class:`Third`, one third of the defect images for training and two thirds for testing, as papers on few-shot defect
-generation do. Images are sampled in the order of a hash of seed and relative path, which depends neither on the file
-system nor on a random-number library.
+Four protocols: :class:`Given`, what the layout says; :class:`Fractions` of every type; :class:`KShot` images of every
+type for training; and :class:`Third`, one third of the defect images for training and two thirds for testing, as
+papers on few-shot defect generation do. Images are sampled in the order of a hash of seed and relative path, which
+depends neither on the file system nor on a random-number library.
 
 Splits are named ``train``, ``outer_val`` (the outer level of bi-level learning), ``val`` (selection) and ``test``.
 :func:`split_outer_val` takes ``outer_val`` out of a training split; :func:`split_fewer` makes training splits with
@@ -24,14 +24,14 @@ from mmdefect.datasets.file_facts import find_hashes
 from mmdefect.datasets.groups import Unit, make_units, read_groups
 from mmdefect.datasets.masks import IGNORE, read_label
 from mmdefect.datasets.near_duplicates import exact_duplicates
-from mmdefect.datasets.protocols import Fractions, KShot, Third
+from mmdefect.datasets.protocols import Fractions, Given, KShot, Third
 from mmdefect.datasets.samples import GOOD, UNKNOWN, Sample, relative_path
 from mmdefect.datasets.split_file import Split, SplitEntry, check_new, check_no_overlap, read_split, write_split
 
 
 def split_dataset(
     dataset,
-    protocol: Fractions | KShot | Third,
+    protocol: Fractions | Given | KShot | Third,
     out: str | os.PathLike,
     seed: int = 0,
     group_file: str | None = None,
@@ -159,7 +159,7 @@ def split_fewer(
 def make_split(
     samples: Sequence[Sample],
     root: str,
-    protocol: Fractions | KShot | Third,
+    protocol: Fractions | Given | KShot | Third,
     seed: int = 0,
     groups: Sequence[Sequence[str]] = (),
     keep_duplicates_together: bool = False,
@@ -194,7 +194,7 @@ def make_split(
 def assign(
     samples: Sequence[Sample],
     root: str,
-    protocol: Fractions | KShot | Third,
+    protocol: Fractions | Given | KShot | Third,
     seed: int = 0,
     groups: Sequence[Sequence[str]] = (),
 ) -> tuple[dict[str, list[Sample]], list[Sample]]:
@@ -202,9 +202,10 @@ def assign(
 
     When the training folder of the layout holds only clean images (MVTec AD, VisA), :class:`KShot` and :class:`Third`
     leave every clean image on the side its folder says; otherwise clean images are divided like a defect type.
+    :class:`Given` leaves every image there.
 
     Returns:
-        The images of every split, sorted by relative path, and the images left out by :class:`KShot`.
+        The images of every split, sorted by relative path, and those left out by :class:`KShot` and :class:`Given`.
     """
     if not samples:
         raise ValueError('there must be at least one image to divide, got none; correct the folder.')
@@ -214,9 +215,15 @@ def assign(
 
     strata: dict[tuple[str, str], list[Unit]] = defaultdict(list)
     training = [s for s in samples if s.own_split == 'train']
+    given = isinstance(protocol, Given)
+    if given and {s.own_split for s in samples} & {'train', 'test'} != {'train', 'test'}:
+        raise ValueError(
+            f'the layout of {root} must say itself who trains and who tests, but it does not; name a division of VisA '
+            '(--division 2cls_highshot), or take another protocol.'
+        )
     keep_sides = protocol.keeps_clean_sides and training and all(s.is_clean for s in training)
     for unit in sorted(make_units(samples, root, groups), key=order):
-        kept = keep_sides and unit.is_clean and unit.own_split in ('train', 'test')
+        kept = (given or (keep_sides and unit.is_clean)) and unit.own_split in ('train', 'test')
         strata[unit.stratum, unit.own_split if kept else ''].append(unit)
     sides: dict[str, list[Sample]] = {name: [] for name in protocol.split_names}
     left_out: list[Sample] = []

@@ -14,6 +14,7 @@ from mmdefect.datasets.layouts import build_layout
 from mmdefect.datasets.split_file import read_split
 from mmdefect.diffusion.images import read_image, read_mask, write_image
 from mmdefect.diffusion.support import Candidate, choose_shots, read_support
+from tests.helpers.data import write_visa
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -146,3 +147,15 @@ def test_an_existing_folder_is_not_touched(wta, tmp_path):
     assert not list(tmp_path.glob('.*unfinished*'))
     with pytest.raises(ValueError, match='support.json must list shots'):
         read_support(wta)
+
+
+def test_shots_of_visa_as_downloaded_come_from_the_training_of_its_division(tmp_path):
+    write_visa(tmp_path / 'visa', ('nut',))
+    run(
+        'generate.py',
+        *('support', tmp_path / 'visa', '--layout', 'visa', '--category', 'nut', '--division', '2cls_highshot'),
+        *('--k', 2, '--out', tmp_path / 'support'),
+    )
+    shots = read_support(tmp_path / 'support').shots
+    assert len(shots) == 2 and {s.type for s in shots} == {'anomaly'}
+    assert all(int(Path(s.source).stem) < 3 for s in shots)

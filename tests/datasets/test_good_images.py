@@ -8,7 +8,7 @@ import pytest
 
 import mmdefect.registration  # noqa: F401
 from mmdefect.datasets import GoodImageDataset
-from tests.helpers.data import write_mvtec, write_wta
+from tests.helpers.data import write_mvtec, write_visa, write_wta
 
 
 def names(dataset) -> list[str]:
@@ -98,3 +98,15 @@ def test_a_split_file_gives_the_good_images_of_one_split(tmp_path):
     ):
         with pytest.raises(ValueError, match=message):
             made(**settings)
+
+
+def test_good_images_of_visa_are_those_that_train(tmp_path):
+    write_visa(tmp_path)
+    expected = [str(tmp_path / f'nut/Data/Images/Normal/{i:03d}.JPG') for i in range(8)]
+    assert names(GoodImageDataset(str(tmp_path), 'nut')) == expected  # by 1cls
+    assert names(GoodImageDataset(str(tmp_path / 'nut'), division='2cls_highshot')) == expected
+    (tmp_path / 'split_csv' / '1cls.csv').unlink()
+    with pytest.raises(ValueError, match='name a division file of VisA'):
+        GoodImageDataset(str(tmp_path), 'nut')
+    with pytest.raises(ValueError, match='nut, pcb'):
+        GoodImageDataset(str(tmp_path))

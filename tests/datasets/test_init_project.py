@@ -18,7 +18,7 @@ from mmdefect.datasets.census import WIDTH, make_console
 from mmdefect.datasets.project import init_project
 from mmdefect.datasets.split_file import read_split
 from mmdefect.registry import DATASETS
-from tests.helpers.data import draw_image, draw_label, save, write_mvtec, write_wta
+from tests.helpers.data import draw_image, draw_label, save, write_mvtec, write_visa, write_wta
 
 TOOL = Path(__file__).resolve().parents[2] / 'tools' / 'init_project.py'
 
@@ -276,3 +276,13 @@ def test_tool(tmp_path, monkeypatch, capsys):
     said = capsys.readouterr()
     assert said.err.startswith('error: ') and len(said.err.splitlines()) == 1 and '--overwrite' in said.err
     assert not said.out
+
+
+def test_the_division_of_visa_is_kept_but_for_a_validation(tmp_path):
+    write_visa(tmp_path / 'visa', ('nut',))
+    project = init_project(tmp_path / 'visa', 'nut', tmp_path, division='2cls_highshot')
+    counts = read_split(project.split_file).counts()
+    assert counts['test'] == {'Anomaly': 3, 'good': 2}
+    assert {t: counts['train'][t] + counts['val'][t] for t in counts['test']} == {'Anomaly': 3, 'good': 8}
+    rows = (tmp_path / 'visa/split_csv/2cls_highshot.csv').read_text().splitlines()
+    assert names_by_split(project.split_file)['test'] == {r.split(',')[3] for r in rows if ',test,' in r}

@@ -6,8 +6,10 @@ from collections import Counter
 import pytest
 
 from mmdefect.datasets import MVTecDataset
+from mmdefect.datasets.mvtec import scan_mvtec
 from tests.datasets.labels import LOAD, assert_labels, part
-from tests.helpers.data import write_mvtec
+from tests.helpers.data import write_mvtec, write_visa
+from tests.helpers.realdata import real_data
 
 
 def test_labels_as_downloaded(tmp_path):
@@ -122,3 +124,47 @@ def test_no_category_at_all(tmp_path):
     (tmp_path / 'images').mkdir()
     with pytest.raises(ValueError, match='must hold images in the layout of MVTecDataset'):
         MVTecDataset(data_root=str(tmp_path))
+
+
+def test_visa_as_downloaded(tmp_path):
+    truth = write_visa(tmp_path)
+    assert_labels(MVTecDataset(data_root=str(tmp_path), pipeline=LOAD), truth)
+    one_class = MVTecDataset(data_root=str(tmp_path), category='nut', split='train')
+    assert [i['defect_type'] for i in one_class] == ['good'] * 8  # the layout's own division is 1cls
+    half = MVTecDataset(data_root=str(tmp_path / 'nut'), split='train', division='2cls_highshot', pipeline=LOAD)
+    assert Counter(i['defect_type'] for i in half) == dict(good=8, anomaly=3)
+    expected = {n.split('/', 1)[1]: v for n, v in part(truth, 'nut/').items() if int(n[-7:-4]) < (8 if 'N' in n else 3)}
+    assert_labels(half, expected)
+
+
+def test_a_division_must_fit_the_images(tmp_path):
+    write_visa(tmp_path, ('pcb',))
+    with pytest.raises(ValueError, match='found: 1cls, 2cls_highshot'):
+        MVTecDataset(data_root=str(tmp_path), division='2cls_fewshot')
+    (tmp_path / 'pcb/Data/Images/Normal/003.JPG').unlink()
+    with pytest.raises(ValueError, match=r'Normal/003\.JPG, which is not in'):
+        MVTecDataset(data_root=str(tmp_path), division='2cls_highshot')
+    file = tmp_path / 'own.csv'
+    file.write_text('object,split,label,image,mask\npcb,validation,normal,a.png,\n')
+    with pytest.raises(ValueError, match='line 2 is'):
+        MVTecDataset(data_root=str(tmp_path), division=str(file))
+    write_mvtec(tmp_path / 'mvtec')
+    with pytest.raises(ValueError, match='leave it out'):
+        MVTecDataset(data_root=str(tmp_path / 'mvtec'), division=str(file))
+
+
+def test_without_a_division_visa_has_no_sides(tmp_path):
+    write_visa(tmp_path, ('pcb',))
+    shutil.rmtree(tmp_path / 'split_csv')
+    assert len(MVTecDataset(data_root=str(tmp_path))) == 16
+    with pytest.raises(ValueError, match='no splits'):
+        len(MVTecDataset(data_root=str(tmp_path), split='train'))
+
+
+def test_macaroni1_by_its_official_division():
+    root = real_data('visa_macaroni1')
+    sizes = {
+        split: Counter(s.defect_type for s in scan_mvtec(str(root), division='2cls_highshot') if s.own_split == split)
+        for split in ('train', 'test')
+    }
+    assert sizes == dict(train=dict(good=130, anomaly=60), test=dict(good=90, anomaly=40))

@@ -11,8 +11,18 @@ from hypothesis import strategies as st
 from mmdefect.datasets import BladeWTADataset, MVTecDataset
 from mmdefect.datasets.layouts import build_layout
 from mmdefect.datasets.samples import Sample, relative_path
-from mmdefect.datasets.splits import Fractions, KShot, Third, assign, find_types, make_split, read_split, split_dataset
-from tests.helpers.data import save, write_mvtec, write_wta
+from mmdefect.datasets.splits import (
+    Fractions,
+    Given,
+    KShot,
+    Third,
+    assign,
+    find_types,
+    make_split,
+    read_split,
+    split_dataset,
+)
+from tests.helpers.data import save, write_mvtec, write_visa, write_wta
 
 ROOT = '/d'
 PROTOCOLS = [
@@ -222,3 +232,20 @@ class TestSplitDataset:
         write_mvtec(tmp_path, {'nut': ['dent']}, per_type=1)
         split = split_dataset(build_layout('mvtec', str(tmp_path)), Third(), tmp_path / 's.json')
         assert split.types_without_training() == ['nut/dent']
+
+
+def test_the_division_of_visa_is_kept_and_training_validates(tmp_path):
+    write_visa(tmp_path)
+    dataset = build_layout('visa', str(tmp_path), division='2cls_highshot', category=['nut'])
+    split = split_dataset(dataset, Given(val_fraction=0.25), tmp_path / 'splits.json')
+    assert split.counts() == {
+        'train': {'nut/anomaly': 2, 'nut/good': 6},
+        'val': {'nut/anomaly': 1, 'nut/good': 2},
+        'test': {'nut/anomaly': 3, 'nut/good': 2},
+    }
+    rows = (tmp_path / 'split_csv' / '2cls_highshot.csv').read_text().splitlines()
+    official = {row.split(',')[3] for row in rows if row.startswith('nut,test')}
+    assert {e.image for e in split.splits['test']} == official and split.notes['division'] == '2cls_highshot'
+    with pytest.raises(ValueError, match='--division 2cls_highshot'):
+        write_wta(tmp_path / 'wta', dict(train=4))
+        split_dataset(build_layout('wta', str(tmp_path / 'wta')), Given(), tmp_path / 'wta.json')

@@ -103,6 +103,36 @@ def write_mvtec(
     return labels
 
 
+def write_visa(
+    root: Path, objects: Sequence[str] = ('pcb', 'nut'), normal: int = 10, anomalous: int = 6, seed: int = 0
+) -> dict[str, np.ndarray]:
+    """Write VisA as downloaded, with the divisions ``1cls`` and ``2cls_highshot`` in ``split_csv``; labels are 0/1.
+
+    The first 4 of 5 normal images train; of the anomalous ones none, or the first half.
+    """
+    rng = np.random.default_rng(seed)
+    labels, rows = {}, dict.fromkeys(('1cls', '2cls_highshot'), 'object,split,label,image,mask')
+    for name in objects:
+        for folder, count in (('Anomaly', anomalous), ('Normal', normal)):
+            for index in range(count):
+                bad = folder == 'Anomaly'
+                image = f'{name}/Data/Images/{folder}/{index:03d}.JPG'
+                mask = f'{name}/Data/Masks/Anomaly/{index:03d}.png' if bad else ''
+                labels[image] = draw_label(rng, [1] if bad else [])
+                write_sample(rng, root / image, labels[image])
+                if bad:  # values tell the type in the original, so any but 0 is a defect
+                    save(root / mask, labels[image] * np.uint8(1 + index % 3))
+                for division in rows:
+                    trains = division != '1cls' and index < anomalous // 2 if bad else index < 4 * normal // 5
+                    rows[division] += (
+                        f'\n{name},{"train" if trains else "test"},{"anomaly" if bad else "normal"},{image},{mask}'
+                    )
+    for division, text in rows.items():
+        (root / 'split_csv').mkdir(parents=True, exist_ok=True)
+        (root / 'split_csv' / f'{division}.csv').write_text(text + '\n')
+    return labels
+
+
 def write_combined(
     root: Path, counts: Mapping[str, int] | None = None, good: int = 3, object_masks: bool = True, seed: int = 0
 ) -> dict[str, np.ndarray]:

@@ -1,6 +1,8 @@
-# Good images only: <data_root>/<category>/train/good, or with `category = None` any folder of images.
+# Good images only: <data_root>/<category>/train/good, those that `division` trains on of VisA as downloaded, or with
+# `category = None` any folder of images.
 data_root = 'data/mvtec_ad'
 category = None
+division = None
 image_scale = (256, 256)
 variant = '3way'
 patch = None
@@ -20,7 +22,14 @@ train_dataloader = dict(
     persistent_workers=True,
     sampler=dict(type='DefectSampler', shuffle=True),
     collate_fn=dict(type='pseudo_collate'),
-    dataset=dict(type='GoodImageDataset', data_root=data_root, category=category, part='fit', pipeline=train_pipeline),
+    dataset=dict(
+        type='GoodImageDataset',
+        data_root=data_root,
+        category=category,
+        division=division,
+        part='fit',
+        pipeline=train_pipeline,
+    ),
 )
 val_dataloader = dict(
     batch_size=8,
@@ -29,7 +38,12 @@ val_dataloader = dict(
     sampler=dict(type='DefaultSampler', shuffle=False, round_up=False),
     collate_fn=dict(type='pseudo_collate'),
     dataset=dict(
-        type='GoodImageDataset', data_root=data_root, category=category, part='held_out', pipeline=val_pipeline
+        type='GoodImageDataset',
+        data_root=data_root,
+        category=category,
+        division=division,
+        part='held_out',
+        pipeline=val_pipeline,
     ),
 )
 val_evaluator = dict(type='ViewAccuracy')
