@@ -45,7 +45,7 @@ class NormalityNeck(BaseModule):
         neck: dict | None = None,
         kind: str = 'bank',
         levels: Sequence[int] | None = None,
-        entries: int = 2048,
+        entries: int = 1024,
         sizes_hw: Sequence[tuple[int, int]] | None = None,
         shift: int = 2,
         hidden: int | None = None,
