@@ -30,7 +30,8 @@ top-level key        where it goes
 ``synthesis``        transforms of the training pipelines and the sampler, see :func:`compose_synthesis`
 ``normality``        shows the model how far its features are from those of the good parts: arguments of
                      ``NormalityNeck`` (``kind``, ``levels``, ``entries``, ...), which goes in front of the neck, and of
-                     ``NormalityHook`` (``interval``, ``max_images``), which fills it
+                     ``NormalityHook`` (``interval``, ``max_images``), which fills it; ``scale`` and ``light`` limit the
+                     augmentation of training images, which a memory must know as it knows test images
 ``ema``              arguments of ``EMAHook`` of mmengine, a hook; ``class_prior``: of ``ClassPriorHook``
 ``class_aware``      arguments of ``ClassAwareSampler``, which takes the place of the training sampler
 ``ignore_band``      arguments of ``IgnoreBand``, put in front of the packing of the training pipelines
@@ -253,6 +254,7 @@ def _compose_normality(cfg: Config) -> None:
     if cfg.get('bilevel'):
         raise ValueError('`normality` and `bilevel` must not be used together; learn the policy without `normality`.')
     for_hook = {key: settings.pop(key) for key in ('interval', 'max_images', 'features') if key in settings}
+    _limit_augmentation(cfg, settings.pop('scale', None), settings.pop('light', None))
     cases = [t for d in iter_datasets(cfg, ['train']) for t in iter_transforms(d.get('pipeline') or [])]
     turned = [t['type'] for t in cases if t['type'] in PLACE_BREAKING and tuple(t.get('ratio_range', ())) != (1, 1)]
     if turned and settings.get('kind') == 'place':
@@ -270,6 +272,28 @@ def _compose_normality(cfg: Config) -> None:
     inner = cfg.model.get('neck')
     cfg.model.neck = ConfigDict(type='NormalityNeck', in_channels=channels, neck=inner, **settings)
     _add_hook(cfg, 'NormalityHook', for_hook)
+
+
+def _limit_augmentation(cfg: Config, scale: Sequence[float] | None, light: float | None) -> None:
+    """Keep training images as like the good ones in a memory as test images are.
+
+    ``scale`` is the range of random resizing, ``light`` the share of mmseg's photometric distortion that stays.
+    """
+    for dataset in iter_datasets(cfg, ['train']):
+        steps = list(dataset.get('pipeline') or [])
+        for step in steps:
+            if step['type'] == 'RandomResize' and scale is not None:
+                step['ratio_range'] = tuple(scale)
+            if step['type'] == 'PhotoMetricDistortion' and light:
+                contrast = (1 - 0.5 * light, 1 + 0.5 * light)
+                hue = max(1, round(18 * light))
+                step.update(
+                    brightness_delta=32 * light, contrast_range=contrast, saturation_range=contrast, hue_delta=hue
+                )
+        if light == 0:
+            steps = [step for step in steps if step['type'] != 'PhotoMetricDistortion']
+        if steps:
+            dataset['pipeline'] = steps
 
 
 def _plain_sampler(loader: ConfigDict, key: str, also: Sequence[str] = ()) -> dict:
