@@ -81,7 +81,7 @@ def parse_args() -> argparse.Namespace:
         if name == 'predict':
             command.add_argument('--threshold', type=float, help="in place of the detector's own")
         else:
-            command.add_argument('--threshold', type=float, default=1.0, help='heat of a defect pixel (default: 1)')
+            command.add_argument('--threshold', type=float, help="of a pixel, in place of the detector's own")
             command.add_argument('--no-labels', action='store_true', help='heat maps only')
     for command in (test, commands.choices['predict'], commands.choices['localize']):
         command.add_argument('--precision', choices=['fp32', 'bf16', 'fp16'], default='fp32')

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import torch
 from torch import Tensor
+from torch.nn import functional
 
 from mmdefect.apis.anomaly_eval import UNTRAINED_AVERAGE, DetectorResult, choose_categories, run_test, test_images
 from mmdefect.apis.anomaly_fit import detector_of_config, fit_detector, iter_batches, read_image
@@ -18,6 +20,7 @@ from mmdefect.datasets.samples import IMAGE_SUFFIXES
 from mmdefect.experiments.tables import csv_table
 from mmdefect.files import write_text
 from mmdefect.functional.density import ScoreScale
+from mmdefect.functional.heat_maps import decide_heat
 from mmdefect.models.anomaly_detector import AnomalyDetector
 from mmdefect.visualization.overlay import overlay_heat
 
@@ -148,12 +151,11 @@ def _predictions(
     """Yield path, raw score, score on the scale, decision and heat map on its scale of each image."""
     for start, images in iter_batches(paths, detector.settings.size_hw, 16, title):
         scores, heat = detector.score_images(images, mode, precision)
-        scale = detector.scales['score']
-        values, decisions = scale.normalize(scores).tolist(), scale.decide(scores).tolist()
-        if heat is not None:
-            heat = detector.scales['heat'].normalize(heat)
+        values, heat = detector.on_scale(scores, heat)
+        decisions = (values > detector.scales['score'].threshold).tolist()
         for i in range(len(images)):
-            yield (paths[start + i], float(scores[i]), values[i], decisions[i], None if heat is None else heat[i])
+            own = None if heat is None else heat[i]
+            yield paths[start + i], float(scores[i]), float(values[i]), decisions[i], own
 
 
 def predict_anomaly(
@@ -193,24 +195,27 @@ def localize_anomaly(
     out: str | Path,
     mode: str | None = None,
     precision: str = 'fp32',
-    threshold: float = 1.0,
+    threshold: float | None = None,
     pseudo_labels: bool = True,
 ) -> list[dict[str, object]]:
     """Write heat maps and, for segmentation training, label maps made of them.
 
     ``heat/*.png`` are 16-bit, 10,000 for heat 1, at the size of the image file. ``ann_dir/*.png`` hold 1 where the heat
-    is above the threshold (1 is the hottest pixel of the farthest held-out normal image) and 0 elsewhere: class ids, as
-    ``FolderDefectDataset`` and the WTA layout read them. Returns the rows of ``localization.csv``.
+    is above the threshold (by default the detector's own) and 0 elsewhere: class ids, as ``FolderDefectDataset`` and
+    the WTA layout read them. Images that are no anomaly have none. Returns the rows of ``localization.csv``.
     """
     detector = AnomalyDetector.load(model)
     if detector.mode is None:
         raise ValueError(f'{model} must have heat maps to localise; fit it with --localize fast or exact.')
+    threshold = detector.scales['score'].threshold if threshold is None else threshold
     paths, out = list_inputs(inputs), Path(out)
     names = _names(paths)
     rows = []
     for path, _, value, _, heat in _predictions(detector, paths, mode, precision, 'localising'):
         height, width = cv2.imread(path, cv2.IMREAD_GRAYSCALE).shape
-        full = cv2.resize(heat.numpy(), (width, height), interpolation=cv2.INTER_LINEAR)
+        size = dict(size=(height, width), mode='bilinear', align_corners=False)  # as in deployed models
+        full = functional.interpolate(heat[None, None], **size)[0]
+        full = decide_heat(full, torch.tensor(value).view(1, 1, 1))[0].numpy()
         _write_image(out / 'heat' / f'{names[path]}.png', np.clip(np.round(1e4 * full), 0, 65535).astype(np.uint16))
         label = (full > threshold).astype(np.uint8)
         if pseudo_labels:

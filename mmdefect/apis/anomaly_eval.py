@@ -39,6 +39,7 @@ class DetectorResult:
     #: In percent, those of METRICS that could be had; `found` and `false_alarms`: shares of the defective and of the
     #: good images above the threshold.
     metrics: dict[str, float] = field(default_factory=dict)
+    threshold: float = 1.0  # scores above it are anomalies
 
     @property
     def defective(self) -> np.ndarray:
@@ -78,19 +79,22 @@ def run_test(
     title = f'{category}: {arm}'
     for _, images in iter_batches([s.img_path for s in samples], detector.settings.size_hw, 16, title):
         raw, heat = detector.score_images(images, precision=precision)
-        scores.append(detector.scales['score'].normalize(raw))
+        value, heat = detector.on_scale(raw, heat)
+        scores.append(value)
         if heat is not None:
-            maps.append(detector.scales['heat'].normalize(heat).half())
+            maps.append(heat.half())
     values = torch.cat(scores).double().numpy()
     defective = np.array([not s.is_clean for s in samples])
     ranking = image_ranking(values, defective)
     metrics = {'AUROC': 100 * ranking['AUROC'], 'AP': 100 * ranking['AP']}
-    above = values > detector.scales['score'].threshold
+    threshold = detector.scales['score'].threshold
+    above = values > threshold
     metrics['found'], metrics['false_alarms'] = 100 * above[defective].mean(), 100 * above[~defective].mean()
     heat = torch.cat(maps).numpy() if maps else None
     if heat is not None and all(s.is_clean or s.seg_map_path for s in samples):
         metrics.update(pixel_metrics(heat, samples))
-    return DetectorResult(category, arm, list(samples), values, heat, {k: float(v) for k, v in metrics.items()})
+    metrics = {k: float(v) for k, v in metrics.items()}
+    return DetectorResult(category, arm, list(samples), values, heat, metrics, threshold)
 
 
 def pixel_metrics(heat: np.ndarray, samples: Sequence[Sample]) -> dict[str, float]:

@@ -11,7 +11,6 @@ from functools import reduce
 from itertools import product
 from pathlib import Path
 
-import cv2
 import numpy as np
 import torch
 from mmengine.config import Config
@@ -19,8 +18,10 @@ from torch import Tensor
 
 from mmdefect.apis.config import load_config
 from mmdefect.datasets.good_images import GoodImageDataset
+from mmdefect.deployment.decoding import read_image as decode_file
 from mmdefect.functional.density import Bank, Moments, far_apart, fit_gaussian, fit_kernel_density, fit_scale, fold_of
 from mmdefect.functional.metrics.ranking import image_ranking
+from mmdefect.inference.network import resize_images
 from mmdefect.models.anomaly_detector import AnomalyDetector, DetectorSettings, build_backbone, stack_images
 from mmdefect.progress import track
 from mmdefect.synthesis.cutpaste import make_views
@@ -31,17 +32,11 @@ _FIT_STRIDE = 16  # exact mode: neighbouring patches are nearly equal, so the fi
 
 
 def read_image(path: str | Path, size_hw: tuple[int, int]) -> np.ndarray:
-    """Return an image file as ``(H, W, 3)`` uint8 RGB, resized.
-
-    Raises:
-        ValueError: if it cannot be read as an image.
-    """
-    image = cv2.imread(str(path), cv2.IMREAD_COLOR)
-    if image is None:
-        raise ValueError(f'{path} must be an image that OpenCV reads, but it is not; remove or repair the file.')
-    if image.shape[:2] != tuple(size_hw):
-        image = cv2.resize(image, (size_hw[1], size_hw[0]), interpolation=cv2.INTER_LINEAR)
-    return np.ascontiguousarray(image[..., ::-1])
+    """Return an image file as ``(H, W, 3)`` uint8 RGB, decoded and resized as deployed models do it."""
+    image = decode_file(path).pixels
+    if image.shape[:2] == tuple(size_hw):
+        return image
+    return resize_images(torch.from_numpy(image)[None], size_hw)[0].to(torch.uint8).numpy()
 
 
 def iter_batches(
@@ -104,6 +99,10 @@ def fit_detector(
         calibrate: images that exact heat maps are calibrated on, because each costs seconds on a CPU.
         progress: title of the progress; None shows none.
     """
+    if not threshold > 0:
+        raise ValueError(
+            f'`threshold` must be above 0, the most typical held-out normal image, got {threshold}; 1 is the farthest.'
+        )
     spaces = ['image', *([localize] if localize else [])]
     folds = min(folds, len(paths))
     fold = fold_of(len(paths), folds, seed) if folds else torch.zeros(len(paths), dtype=torch.int64)

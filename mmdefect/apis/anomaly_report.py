@@ -26,7 +26,10 @@ def write_tables(results: Sequence[DetectorResult], folder: Path) -> list[dict[s
     """Write ``table.csv`` and ``table.md``, and ``scores.csv`` with every image; return the rows of the table."""
     rows = rows_of(results)
     scores = [
-        dict(category=r.category, arm=r.arm, image=s.img_path, type=s.defect_type, score=round(float(v), 6))
+        dict(
+            **dict(category=r.category, arm=r.arm, image=s.img_path, type=s.defect_type),
+            **dict(score=round(float(v), 6), anomaly=int(v > r.threshold)),
+        )
         for r in results
         for s, v in zip(r.samples, r.scores, strict=True)
     ]

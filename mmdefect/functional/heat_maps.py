@@ -15,6 +15,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+#: See :func:`decide_heat`; the stretch is a little too long, so that rounding never leaves the maximum short.
+LEAST_HEAT, STRETCH = 1e-5, 1 + 2.0**-18
+
 
 def grid_shape(size_hw: tuple[int, int], patch: int, stride: int) -> tuple[int, int]:
     """Return rows and columns of the grid of patches; it must cover the whole image."""
@@ -99,6 +102,21 @@ def _weights(count: int, patch: int, stride: int, normalize: bool) -> Tensor:
     weights = torch.exp(-0.5 * ((offset - (patch - 1) / 2) / default_std(patch)) ** 2)
     weights = torch.where((offset >= 0) & (offset < patch), weights, 0.0)
     return weights / (weights.sum(1, keepdim=True) if normalize else 1.0)
+
+
+def decide_heat(heat: Tensor, score: Tensor) -> Tensor:
+    """Bring the maximum of a heat map to the score of its image: one decision for both.
+
+    A hotter map is bounded by the score, a cooler one stretched to it, so whatever the threshold, some pixel exceeds it
+    exactly when the score does. Heat below ``LEAST_HEAT`` counts as that.
+
+    Args:
+        heat: ``(B, H, W)`` on its scale.
+        score: ``(B, 1, 1)``, or the same over ``(B, H, W)``, on its scale.
+    """
+    heat = heat.clamp(min=LEAST_HEAT)
+    stretched = heat * (STRETCH * score / heat.amax((1, 2), keepdim=True)).clamp(min=1)
+    return torch.minimum(stretched, score)
 
 
 def find_layer(module: nn.Module, name: str) -> nn.Module:

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from mmdefect.functional.heat_maps import decide_heat
+
 #: Steps of a weight, and of the values between the two passes.
 WEIGHT_STEPS, VALUE_STEPS = 1024, 32
 
@@ -27,7 +29,8 @@ class Preparation:
     bgr: bool = False  # whether the network takes the channels in the order blue, green, red
     align_corners: bool = False  # of the resize of the logits
     #: What makes probabilities of the outputs: ``softmax`` over the classes; for a single output ``sigmoid``, or
-    #: ``odds``, which takes it as ``p / (1 - p)`` of the defect (heat of anomalies).
+    #: ``odds``, which takes two maps, heat and the score of the image, as ``p / (1 - p)`` of the defect, by one rule
+    #: (:func:`mmdefect.functional.heat_maps.decide_heat`).
     activation: str = 'softmax'
 
     def network_size(self, image_hw: tuple[int, int]) -> tuple[int, int]:
@@ -94,6 +97,8 @@ def activate(outputs: Tensor, activation: str) -> Tensor:
     """Return ``(N, K + 1, H, W)`` probabilities of the outputs of a network; see :class:`Preparation`."""
     if activation == 'softmax':
         return outputs.softmax(1)
+    if activation == 'odds':
+        outputs = decide_heat(outputs[:, 0], outputs[:, 1])[:, None]
     defect = outputs.sigmoid() if activation == 'sigmoid' else outputs / (1 + outputs)
     return torch.cat([1 - defect, defect], 1)
 

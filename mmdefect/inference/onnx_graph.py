@@ -10,6 +10,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from mmdefect.deployment.predictor import METADATA_KEY
 from mmdefect.deployment.types import ModelInfo
+from mmdefect.functional.heat_maps import LEAST_HEAT, STRETCH
 from mmdefect.inference.network import VALUE_STEPS, WEIGHT_STEPS, Preparation
 
 FLOAT, DOUBLE, INT32, INT64, UINT8 = (getattr(TensorProto, n) for n in ('FLOAT', 'DOUBLE', 'INT32', 'INT64', 'UINT8'))
@@ -177,5 +178,11 @@ def _activate(graph: GraphBuilder, outputs: str, activation: str, classes: int) 
         return [graph.add('Div', power, total) for power in powers]
     one = graph.constant(1, np.float32)
     odds = activation == 'odds'
+    if odds:  # functional.heat_maps.decide_heat
+        heat, score = graph.add('Split', outputs, graph.constant([1, 1], np.int64), outputs=2, axis=1)
+        heat = graph.add('Max', heat, graph.constant(LEAST_HEAT, np.float32))
+        factor = graph.add('Mul', score, graph.constant(STRETCH, np.float32))
+        factor = graph.add('Max', graph.add('Div', factor, graph.add('ReduceMax', heat, axes=[2, 3])), one)
+        outputs = graph.add('Min', graph.add('Mul', heat, factor), score)
     defect = graph.add('Div', outputs, graph.add('Add', outputs, one)) if odds else graph.add('Sigmoid', outputs)
     return [graph.add('Sub', one, defect), defect]

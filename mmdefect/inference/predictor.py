@@ -46,7 +46,7 @@ class DefectInferencer(TorchPredictor):
 
 
 class AnomalyInferencer(TorchPredictor):
-    """A fitted :class:`mmdefect.models.anomaly_detector.AnomalyDetector` with a fast heat map."""
+    """A fitted :class:`mmdefect.models.anomaly_detector.AnomalyDetector`."""
 
     def __init__(self, detector: nn.Module, path: str | Path, device: str = 'cpu') -> None:
         core, preparation, info = open_detector(detector, path)

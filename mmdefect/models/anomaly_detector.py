@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from mmdefect.files import replacing
 from mmdefect.functional.density import Bank, Gaussian, KernelDensity, ScoreScale
-from mmdefect.functional.heat_maps import grad_cam, upsample_cells, upsample_scores
+from mmdefect.functional.heat_maps import decide_heat, grad_cam, upsample_cells, upsample_scores
 from mmdefect.models.backbone_features import MEAN, STD, BackboneFeatures
 
 #: Where a density lies: the pooled image, the cells of the feature map of one pass, patches seen one by one.
@@ -147,6 +147,17 @@ class AnomalyDetector(nn.Module):
         density = self.densities['image']
         scores = [density.distance(self.embeddings(own, 'image', precision)) for _, own in self.turned(images)]
         return torch.stack(scores).mean(0), heat
+
+    def on_scale(self, scores: Tensor, heat: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """Return what :meth:`score_images` gave on the scales: the rule by which tests, predictions and files decide.
+
+        An image is an anomaly if its score is above ``scales['score'].threshold``, a pixel if its heat is, whose
+        maximum is the score (:func:`~mmdefect.functional.heat_maps.decide_heat`).
+        """
+        values = self.scales['score'].normalize(scores)
+        if heat is None:
+            return values, None
+        return values, decide_heat(self.scales['heat'].normalize(heat), values[:, None, None])
 
     def explain(self, images: Tensor, layer: str) -> Tensor:
         """Return by Grad-CAM which places of a layer raise the distance of the image, ``(B, H, W)`` in [0, 1]."""

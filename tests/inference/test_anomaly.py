@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
 import mmdefect.registration  # noqa: F401
+from mmdefect.apis.anomaly import localize_anomaly, predict_anomaly
+from mmdefect.apis.anomaly_eval import run_test
+from mmdefect.apis.anomaly_fit import fit_detector
 from mmdefect.apis.inference import export
+from mmdefect.datasets.samples import Sample, list_images
 from mmdefect.deployment import load_predictor
+from mmdefect.deployment.decoding import read_image
 from mmdefect.deployment.tiling import TiledPredictor, TilePlan
 from mmdefect.functional.density import ScoreScale, fit_gaussian
+from mmdefect.functional.heat_maps import decide_heat
 from mmdefect.inference.export import compare_predictors
 from mmdefect.models.anomaly_detector import AnomalyDetector, DetectorSettings, build_backbone
+from tests.helpers.data import save
 from tests.helpers.deployment import make_images
 from tests.helpers.small import TINY_RESNET
 
@@ -21,13 +30,14 @@ BACKBONE = TINY_RESNET
 
 def fit(path, **settings):
     """Write a detector of a small random backbone, fitted on smooth images."""
-    settings = DetectorSettings(backbone=BACKBONE, size_hw=(64, 64), patch=16, **settings)
+    settings = DetectorSettings(backbone=BACKBONE, size_hw=(64, 64), patch=16, score='heat', **settings)
     empty = AnomalyDetector(settings, build_backbone(BACKBONE, seed=1))
     images = torch.from_numpy(make_images(12, 64, 64)).permute(0, 3, 1, 2).contiguous()
     densities = {space: fit_gaussian(empty.embeddings(images, space).flatten(0, -2)) for space in ('image', 'fast')}
     detector = AnomalyDetector(settings, empty.features.backbone, densities, {})
     low, high = (float(v) for v in detector.heat_maps(images).quantile(torch.tensor([0.1, 0.8])))
-    detector.scales = dict(score=ScoreScale(0.0, 1.0), heat=ScoreScale(low, high))  # so that some pixels are above 1
+    scale = ScoreScale(low, high)  # so that some pixels are above 1
+    detector.scales = dict(score=scale, heat=scale)
     detector.save(path)
     return detector
 
@@ -75,17 +85,70 @@ def test_it_exports_and_tiles(fitted, tmp_path):
     np.testing.assert_array_equal(tiled.label_map, np.tile(alone.label_map, (3, 2)))
 
 
-def test_a_detector_without_heat_map_is_rejected(fitted, tmp_path):
-    _, detector = fitted
-    AnomalyDetector(
-        detector.settings, detector.features.backbone, {'image': detector.densities['image']}, detector.scales
-    ).save(tmp_path / 'pooled.pth')
-    with pytest.raises(ValueError, match='must have a fast heat map'):
-        load_predictor(tmp_path / 'pooled.pth')
+SETTINGS = {
+    'pooled image': (dict(), None),
+    'pooled image, fast map': (dict(), 'fast'),
+    'hottest pixel, kernel density': (dict(density='kde', score='heat'), 'fast'),
+    'kernel density, no map': (dict(density='kde'), None),
+    'bank, four turns': (dict(density='bank', turns=4, layers=('layer2', 'layer3')), 'fast'),
+    'exact patches, two turns': (dict(turns=2, stride=16, normalize=False), 'exact'),
+}
 
 
-def test_a_detector_of_turned_images_is_rejected(tmp_path):
-    from mmdefect.inference.anomaly import HeatCore
+@pytest.mark.parametrize('name', SETTINGS)
+def test_tests_predictions_and_files_decide_alike(name, tmp_path):
+    """Image by image: the scores of the test, the predictions of the tool, the deployed and the exported model."""
+    settings, localize = SETTINGS[name]
+    for index, image in enumerate(make_images(16, 80, 72, seed=5)):
+        save(tmp_path / 'good' / f'{index:02d}.png', image)
+    photos = [*make_images(6, 80, 72, seed=6), *strange(7), *make_images(3, 64, 64, seed=8), *strange(9)]
+    photos += [np.tile(image, (2, 3, 1)) for image in make_images(3, 50, 60, seed=10)]
+    for index, image in enumerate(photos):
+        save(tmp_path / 'photos' / f'{index:02d}.png', image)
+    empty = AnomalyDetector(
+        DetectorSettings(backbone=BACKBONE, size_hw=(64, 64), patch=32, **settings), build_backbone(BACKBONE, seed=1)
+    )
+    detector = fit_detector(empty, list_images(tmp_path / 'good'), localize, folds=4, max_points=64, progress=None)
+    paths = list_images(tmp_path / 'photos')
+    samples = [Sample(p, None, 'good' if i % 2 else 'dent') for i, p in enumerate(paths)]
+    values = np.sort(run_test(detector, samples, 'part', 'arm').scores)
+    gap = int(np.diff(values)[5:12].argmax()) + 5  # so that about half are anomalies
+    threshold = float(values[gap : gap + 2].mean())
+    detector.scales = {key: replace(scale, threshold=threshold) for key, scale in detector.scales.items()}
+    detector.save(tmp_path / 'part.pth')
 
-    with pytest.raises(ValueError, match='--turns 1'):
-        HeatCore(fit(tmp_path / 'turned.pth', turns=4))
+    tested = run_test(AnomalyDetector.load(tmp_path / 'part.pth'), samples, 'part', 'arm')
+    anomalies = tested.scores > tested.threshold
+    assert 5 < anomalies.sum() < 13 and tested.threshold == threshold
+    predicted = predict_anomaly(tmp_path / 'part.pth', [tmp_path / 'photos'], tmp_path / 'predicted')
+    assert [row['anomaly'] for row in predicted] == anomalies.tolist()
+    if localize:
+        located = localize_anomaly(tmp_path / 'part.pth', [tmp_path / 'photos'], tmp_path / 'located')
+        assert [row['defect_pixels'] > 0 for row in located] == anomalies.tolist()
+    export(tmp_path / 'part.pth', tmp_path / 'part.onnx', check=tmp_path / 'photos')
+    for model in ('part.pth', 'part.onnx'):
+        with load_predictor(tmp_path / model) as predictor:
+            assert predictor.info.extra['facts']['score'] == detector.settings.score
+            found = [predictor.predict_batch([read_image(path).pixels])[0] for path in paths]
+        assert [one.is_defective for one in found] == anomalies.tolist(), model
+        scores = tested.scores.clip(min=0)
+        np.testing.assert_allclose([one.image_score for one in found], scores / (1 + scores), atol=1e-4)
+        for one, row in zip(found, located if localize else [], strict=False):
+            assert abs(int((one.label_map > 0).sum()) - row['defect_pixels']) <= 0.001 * one.label_map.size + 1
+        if not localize:
+            assert {len(np.unique(one.label_map)) for one in found} == {1}  # all of the image, or nothing
+
+
+def test_the_maximum_of_a_decided_map_is_the_score():
+    heat = torch.tensor([[[0.2, 1.5], [3.0, 0.9]], [[0.2, 0.4], [0.1, 0.0]], [[-1.0, -2.0], [0.0, -1.0]]])
+    torch.testing.assert_close(
+        decide_heat(heat, torch.tensor([1.2, 2.0, 1.5]).view(3, 1, 1)),
+        torch.tensor([[[0.2, 1.2], [1.2, 0.9]], [[1.0, 2.0], [0.5, 5e-5]], [[1.5, 1.5], [1.5, 1.5]]]),
+    )
+    heat, scores = torch.rand(500, 5, 5), 3 * torch.rand(500)
+    assert torch.equal(decide_heat(heat, scores[:, None, None]).amax((1, 2)), scores)  # to the bit: no decision flips
+
+
+def test_a_threshold_that_no_file_could_hold_is_rejected_in_the_fit(fitted):
+    with pytest.raises(ValueError, match='must be above 0'):
+        fit_detector(fitted[1], [], threshold=0)
