@@ -18,8 +18,6 @@ from mmdefect.deployment.types import ModelInfo
 from mmdefect.functional.density import Gaussian, KernelDensity
 from mmdefect.functional.heat_maps import grid_shape, upsample_cells, upsample_scores
 from mmdefect.inference.network import Preparation
-from mmdefect.models.anomaly_detector import QUARTERS
-from mmdefect.models.backbone_features import pool
 
 CLASSES, PALETTE = ('normal', 'anomaly'), ((0, 0, 0), (230, 57, 57))
 
@@ -58,7 +56,7 @@ class HeatCore(nn.Module):
         super().__init__()
         settings = detector.settings
         self.features, self.network = detector.features, detector.features._fused()
-        self.size_hw, self.patch, self.quarters = tuple(settings.size_hw), settings.patch, QUARTERS[settings.turns]
+        self.size_hw, self.patch, self.quarters = tuple(settings.size_hw), settings.patch, detector.quarters
         self.mode = detector.mode
         self.image = Distance(detector.densities['image']) if settings.score == 'image' else None
         self.cells = Distance(detector.densities[self.mode]) if self.mode else None
@@ -90,7 +88,7 @@ class HeatCore(nn.Module):
             prepared = self.features.prepare(_turn(inputs, quarter))
             maps = self.features.read(prepared, self.network) if self.image or self.mode == 'fast' else []
             if self.image is not None:
-                scores.append(self.image(self._embed(maps)))
+                scores.append(self.image(self.features.pooled(maps)))
             if self.mode == 'fast':
                 heats.append(_turn(self._heat_of_maps(maps), -quarter))
             elif self.mode == 'exact':
@@ -103,9 +101,6 @@ class HeatCore(nn.Module):
             return torch.cat([score, score], 1)
         heat = ((heat - self.heat_scale[0]) / self.heat_scale[1]).clamp(min=0)
         return torch.cat([heat, score.expand(-1, 1, *heat.shape[2:])], 1)
-
-    def _embed(self, maps: list[Tensor]) -> Tensor:
-        return torch.cat([self.features._scaled(pool(m)) for m in maps], 1)
 
     def _heat_of_maps(self, maps: list[Tensor]) -> Tensor:
         cells = []
@@ -123,7 +118,7 @@ class HeatCore(nn.Module):
         patches = prepared.index_select(2, self.rows).index_select(3, self.columns)
         patches = patches.reshape(-1, 3, self.cells_hw[0], self.patch, self.cells_hw[1], self.patch)
         patches = patches.permute(0, 2, 4, 1, 3, 5).reshape(-1, 3, self.patch, self.patch)
-        return self._spread(self.cells(self._embed(self.features.read(patches, self.network))))
+        return self._spread(self.cells(self.features.pooled(self.features.read(patches, self.network))))
 
     def _spread(self, distances: Tensor) -> Tensor:
         return self.down @ distances.reshape(-1, 1, *self.cells_hw) @ self.across.T

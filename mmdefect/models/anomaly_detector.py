@@ -78,9 +78,14 @@ class AnomalyDetector(nn.Module):
         """How heat maps are made: ``'exact'`` if a density of patches was fitted, else ``'fast'``, else ``None``."""
         return next((space for space in ('exact', 'fast') if space in self.densities), None)
 
+    @property
+    def quarters(self) -> tuple[int, ...]:
+        """Quarter turns in which an image is seen."""
+        return QUARTERS[self.settings.turns]
+
     def turned(self, images: Tensor) -> list[tuple[int, Tensor]]:
         """Return the images ``(B, C, H, W)`` in each of their turns, with the number of quarters."""
-        return [(k, torch.rot90(images, k, (2, 3)) if k else images) for k in QUARTERS[self.settings.turns]]
+        return [(k, torch.rot90(images, k, (2, 3)) if k else images) for k in self.quarters]
 
     @torch.inference_mode()
     def embeddings(self, images: Tensor, space: str, precision: str = 'fp32', stride: int | None = None) -> Tensor:

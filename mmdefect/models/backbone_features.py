@@ -72,7 +72,11 @@ class BackboneFeatures(nn.Module):
 
     def embed(self, inputs: Tensor, network: nn.Module | None = None) -> Tensor:
         """Return one embedding for each prepared input, ``(B, D)`` float32; differentiable."""
-        return torch.cat([self._scaled(pool(output).float()) for output in self.read(inputs, network)], 1)
+        return self.pooled([output.float() for output in self.read(inputs, network)])
+
+    def pooled(self, outputs: list[Tensor]) -> Tensor:
+        """Return one embedding for each image, ``(B, D)``, of the outputs of all layers."""
+        return torch.cat([self._scaled(pool(output)) for output in outputs], 1)
 
     @torch.inference_mode()
     def embed_patches(self, images: Tensor, patch: int, stride: int, batch: int = 256) -> Tensor:
@@ -104,8 +108,7 @@ class BackboneFeatures(nn.Module):
     def embed_with_map(self, images: Tensor, patch: int) -> tuple[Tensor, Tensor]:
         """Return one embedding for each image, ``(B, D)``, and those of :meth:`embed_map`, from one pass."""
         maps = self._read_fused(images)
-        pooled = torch.cat([self._scaled(pool(m)) for m in maps], 1)
-        return pooled, self._cells(maps, patch, tuple(images.shape[2:]))
+        return self.pooled(maps), self._cells(maps, patch, tuple(images.shape[2:]))
 
     def _read_fused(self, images: Tensor) -> list[Tensor]:
         inputs = self.prepare(images).contiguous(memory_format=torch.channels_last)
