@@ -75,9 +75,11 @@ class NormalityNeck(BaseModule):
         self.owners: Tensor | None = None
         self.flips: list[tuple[int, ...]] | None = None
         self._used: str | None = None
-        if kind != 'bank':  # of the height of a level to that of the next coarser one
+        if kind != 'bank':  # the coarsest first, each with the ratio of its height to that before
             heights = {n: sizes_hw[n][0] for n in levels}
-            self.ratios = {n: max(1, round(heights[n] / heights[c])) for n, c in pairwise(levels)}
+            order = sorted(levels, key=heights.__getitem__)
+            ratios = [max(1, round(heights[n] / heights[before])) for before, n in pairwise(order)]
+            self.coarse_to_fine = list(zip(order, [0, *ratios], strict=True))
 
     def forward(self, inputs: Sequence[Tensor]):
         """Return what the neck behind makes of the features, or the features."""
@@ -125,16 +127,14 @@ class NormalityNeck(BaseModule):
     def places(self, features: Sequence[Tensor]) -> dict[int, Tensor]:
         """Return where each sample lies on the maps of a whole image, ``(B, 2)`` rows and columns of each level."""
         found: dict[int, Tensor] = {}
-        place = None
-        for level in self.levels[::-1]:  # the coarsest first
+        place = torch.zeros(1, 2, dtype=torch.int64, device=self.chosen.device)
+        for level, ratio in self.coarse_to_fine:
             memory, own = self.memories['place'][str(level)], features[level]
-            if place is None:
-                found[level] = memory.locate(own)
-            else:
-                ratio = self.ratios[level]
-                place = place * ratio
-                found[level] = place if ratio < 2 else memory.refine(own, place, ratio // 2)
-            place = found[level]
+            if not ratio:
+                place = memory.locate(own)
+            elif ratio > 1:
+                place = memory.refine(own, place * ratio, ratio // 2)
+            found[level] = place
         return found
 
     def _load_from_state_dict(self, state_dict, prefix, *args) -> None:

@@ -6,6 +6,7 @@ from mmengine.config import Config
 
 import mmdefect.registration  # noqa: F401
 from mmdefect.apis.compose import compose
+from mmdefect.functional.normality import smoothed
 from mmdefect.models.normality_neck import NormalityNeck, fill
 from mmdefect.registry import MODELS, init_default_scope
 
@@ -112,3 +113,17 @@ def test_bad_settings_are_told():
     cfg.train_dataloader.dataset.pipeline.insert(2, dict(type='RandomRotate', prob=0.5, degree=10))
     with pytest.raises(ValueError, match='compares places of the part, which RandomRotate moves'):
         compose(cfg)
+
+
+def test_levels_need_not_become_coarser():
+    """As those of Fast-SCNN: a crop lies at the same place of the part on each."""
+    generator = torch.Generator().manual_seed(0)
+    sizes = [(16, 16), (4, 4), (16, 16)]
+    base = [torch.randn(1, 6, *size, generator=generator) for size in sizes]
+    neck = NormalityNeck([6, 6, 6], kind='place', levels=[0, 1, 2], sizes_hw=sizes, shift=0)
+    noisy = [[x + 0.05 * torch.randn(x.shape, generator=generator) for x in base] for _ in range(8)]
+    fill(neck, lambda: iter(noisy), 8, 1000)
+    smooth = [smoothed(x) for x in base]
+    crop = [smooth[0][:, :, 4:12, 8:16], smooth[1][:, :, 1:3, 2:4], smooth[2][:, :, 4:12, 8:16]]
+    places = neck.places(crop)
+    assert {n: p.tolist() for n, p in places.items()} == {0: [[4, 8]], 1: [[1, 2]], 2: [[4, 8]]}
