@@ -38,6 +38,11 @@ def find_recipe(name: str, roots: Sequence[Path]) -> Path:
     raise ValueError(f'a recipe must be a file, or the name of one in configs/{BASES}, got {name!r}; {choices}')
 
 
+def is_candidate(path: Path, folder: Path) -> bool:
+    """Whether a config may be suggested in place of one in ``folder``: no base, and not of somebody else's project."""
+    return BASES not in path.parts and (path.parent == folder or not (path.parent / 'split.json').is_file())
+
+
 def first_comment(path: Path) -> str:
     """Return the first sentence of the comment that a config begins with, or an empty text."""
     lines = []

@@ -6,6 +6,7 @@ import argparse
 import inspect
 import sys
 from collections.abc import Iterable, Iterator
+from itertools import chain, islice, repeat
 from pathlib import Path
 
 from mmdefect.command_line import add_config_options, one_line_errors
@@ -61,19 +62,28 @@ def build_dataset(cfg: Config, split: str):
     return DATASETS.build(loader.dataset)
 
 
-def draw_samples(dataset, count: int, seed: int) -> Iterator[dict]:
-    """Yield packed samples of random images; the same seed gives the same ones with the same augmentation."""
-    from mmdefect.datasets.seeding import sample_seed, seeded_globals
+def draw_samples(dataset, count: int, seed: int, sampler: dict | None = None) -> Iterator[dict]:
+    """Yield packed samples; the same seed gives the same ones with the same augmentation.
 
-    rng = np.random.default_rng(seed)
-    order = np.concatenate([rng.permutation(len(dataset)) for _ in range(-(-count // len(dataset)))])[:count]
+    ``sampler`` is that of a loader, which decides what training sees; without one they are random images.
+    """
+    from mmdefect.datasets.seeding import sample_seed, seeded_globals
+    from mmdefect.registry import DATA_SAMPLERS
+
+    size = len(dataset)
     numbered = hasattr(dataset, 'set_sample_seed')
     if numbered:
         dataset.set_sample_seed(seed)
-    for k, index in enumerate(order.tolist()):
-        position = k // len(dataset)
+    if sampler is None:
+        rng = np.random.default_rng(seed)
+        order = np.concatenate([rng.permutation(size) for _ in range(-(-count // size))])[:count].tolist()
+    else:
+        stream = DATA_SAMPLERS.build(sampler, default_args=dict(dataset=dataset, seed=seed))
+        order = [i % size for i in islice(chain.from_iterable(repeat(stream)), count)]  # finite ones go on anew
+    for k, index in enumerate(order):
+        position = k // size if sampler is None else k  # one may draw an image twice in a pass
         with seeded_globals(sample_seed(seed, position, index)):  # for wrappers, which take plain indices only
-            yield dataset[position * len(dataset) + index if numbered else index]
+            yield dataset[position * size + index if numbered else index]
 
 
 def sample_pair(sample: dict, classes: list[str], palette: list) -> tuple[np.ndarray, str]:
@@ -140,7 +150,8 @@ def main() -> int:
     cfg = load_config(args.config, args.cfg_options, args.recipes)
     dataset = build_dataset(cfg, args.split)
     classes, palette = list(dataset.metainfo['classes']), [tuple(c) for c in dataset.metainfo['palette']]
-    samples = track(draw_samples(dataset, args.count, args.seed), 'Loading', args.count, console=console)
+    sampler = cfg.train_dataloader.get('sampler') if args.split == 'train' else None
+    samples = track(draw_samples(dataset, args.count, args.seed, sampler), 'Loading', args.count, console=console)
     sheet = make_sheet(
         (sample_pair(s, classes, palette) for s in samples),
         classes,

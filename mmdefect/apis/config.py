@@ -9,11 +9,20 @@ from mmengine.config import Config
 
 from mmdefect import compat
 from mmdefect.apis.compose import SPREAD, compose
-from mmdefect.experiments.settings import merge
-from mmdefect.recipes import find_recipe
+from mmdefect.experiments.settings import merge, stretch_schedules
+from mmdefect.recipes import find_recipe, is_candidate
 
 #: A recipe that states the second key of such a table replaces it: the arguments of another loss mean nothing to it.
 WHOLE = {'loss_decode': 'type', 'synthesis': 'transforms'}
+
+#: Top-level keys that a config need not have and that still mean something: to us, and to mmengine's Runner.
+OPTIONAL_KEYS = (
+    *SPREAD,
+    *('work_dir', 'load_from', 'resume', 'launcher', 'amp', 'tta', 'cpu_channels_last', 'random_weights', 'randomness'),
+    *('experiment_name', 'custom_hooks', 'default_hooks', 'param_scheduler', 'auto_scale_lr', 'model_wrapper_cfg'),
+    *('find_unused_parameters', 'compile', 'strategy', 'log_level', 'log_processor', 'env_cfg', 'visualizer'),
+    *(f'{split}_{kind}' for split in ('train', 'val', 'test') for kind in ('dataloader', 'evaluator', 'cfg')),
+)
 
 
 def load_config(path: str | Path, cfg_options: dict | None = None, recipes: Sequence[str] = ()) -> Config:
@@ -39,9 +48,17 @@ def load_config(path: str | Path, cfg_options: dict | None = None, recipes: Sequ
     cfg = Config.fromfile(str(path))
     if recipes:
         cfg = _lay_over(cfg, recipes)
+    encoder = (cfg_options or {}).get('model.backbone')
+    if isinstance(encoder, str) and cfg.get('model', {}).get('type') == 'CutPasteClassifier':  # by name
+        from mmdefect.models.cutpaste_classifier import encoder_config
+
+        cfg_options = {**cfg_options, 'model.backbone': dict(encoder_config(encoder), _delete_=True)}
     if cfg_options:
         _check_options(cfg, cfg_options)
+        former = (cfg.get('train_cfg') or {}).get('max_iters')
         cfg.merge_from_dict(cfg_options)
+        if former and not any(key.split('.')[0] == 'param_scheduler' for key in cfg_options):
+            stretch_schedules(cfg.get('param_scheduler') or [], cfg.train_cfg.get('max_iters', former) / former)
     import mmdefect.registration  # noqa: F401  (also when the config forgot its custom_imports)
 
     compose(cfg)
@@ -74,11 +91,24 @@ def plain(value: Any) -> Any:
 
 
 def _check_options(cfg: Config, options: dict) -> None:
-    """A dict on the command line arrives as a text, which would only fail deep in whatever reads the settings."""
+    """Reject what would be set without effect or fail deep in whatever reads the settings.
+
+    That is an unknown key of the whole config, a key of a table that only misspells one that is there, and a text in
+    the place of a table, as which a dict arrives from the command line.
+    """
     for key, value in options.items():
-        node = cfg
+        node, place = cfg, []
         for part in key.split('.'):
+            known = [*node, *OPTIONAL_KEYS] if not place else list(node) if isinstance(node, dict) else []
+            if part not in known and (not place or get_close_matches(part, known, n=1, cutoff=0.85)):
+                close = get_close_matches(part, known, n=3, cutoff=0.7)
+                hint = f'did you mean {" or ".join(".".join([*place, name]) for name in close)}?' if close else ''
+                raise ValueError(
+                    f'an option must name a setting of the config, but {cfg.filename} has no `{key}`; '
+                    f'{hint or "tools/print_config.py shows all of them."}'
+                )
             node = node.get(part) if isinstance(node, (Config, dict)) else None
+            place.append(part)
         if isinstance(node, dict) and node and isinstance(value, str):
             raise ValueError(
                 f'`{key}` is a table of settings ({", ".join(node)}) and cannot become the text {value!r}. Set one of '
@@ -88,7 +118,7 @@ def _check_options(cfg: Config, options: dict) -> None:
 
 def _missing_config(path: Path) -> str:
     root = compat.config_root('mmdefect')
-    known = {p.stem: p for p in root.rglob('*.py') if '_base_' not in p.parts}
+    known = {p.stem: p for p in root.rglob('*.py') if is_candidate(p, path.parent)}
     close = get_close_matches(path.stem, known, n=3, cutoff=0.4)
     hint = f'did you mean {", ".join(str(known[c]) for c in close)}?' if close else f'leaf configs lie under {root}.'
     return f'the config must be an existing file, but {path} is not; {hint}'

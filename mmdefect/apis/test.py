@@ -13,6 +13,7 @@ from mmengine.runner import Runner
 from mmdefect.apis.compose import iter_transforms
 from mmdefect.apis.config import load_config
 from mmdefect.apis.train import check_writable, fit_to_device, set_work_dir
+from mmdefect.experiments.states import PARTS_NAME
 from mmdefect.functional.metrics.images import EVIDENCE_NAME
 from mmdefect.ranks import leave_group
 from mmdefect.registry import DATASETS
@@ -64,6 +65,7 @@ def test(
         cfg.custom_hooks = [*cfg.get('custom_hooks', []), grid]
     if cfg.test_evaluator.get('type') == 'DefectMetric':
         cfg.test_evaluator.setdefault('curves', str(Path(cfg.work_dir) / 'curves.json'))
+        cfg.test_evaluator.setdefault('per_image', str(Path(cfg.work_dir) / PARTS_NAME))
         if out is not None:
             cfg.test_evaluator.setdefault('evidence', str(Path(cfg.work_dir) / EVIDENCE_NAME))
     if cfg.test_evaluator.get('type') == 'DefectMetric':

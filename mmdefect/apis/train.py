@@ -12,6 +12,7 @@ import torch
 from mmengine.config import Config, ConfigDict
 from mmengine.logging import MMLogger, print_log
 from mmengine.runner import CheckpointLoader, Runner
+from torch import hub
 
 from mmdefect.apis.compose import iter_dicts
 from mmdefect.apis.config import load_config
@@ -24,7 +25,8 @@ from mmdefect.registry import DATASETS, VISUALIZERS
 #: Keys in which the config of a work dir may differ from the present one: they change no result.
 FREE_KEYS = (
     *('work_dir', 'resume', 'load_from', 'launcher', 'log_level', 'visualizer*', 'vis_backends*', 'log_processor*'),
-    *('env_cfg*', 'tta*', 'test_dataloader*', 'test_evaluator*', 'test_pipeline*', 'random_initialisation*'),
+    *('env_cfg*', 'tta*', 'test_dataloader*', 'test_evaluator*', 'test_pipeline*'),
+    *('random_initialisation*', 'random_weights'),
     *('*_dataloader.num_workers', '*_dataloader.persistent_workers', '*_dataloader.pin_memory'),
     '*_dataloader.prefetch_factor',
 )
@@ -170,11 +172,15 @@ def check_data(cfg: Config) -> None:
 
 
 def resolve_pretrained(cfg: Config) -> list[str]:
-    """Drop every ``Pretrained`` initialisation of the model whose weights cannot be had, with a warning each.
+    """See that the weights are there that a model is to start from; ``model.pretrained`` becomes ``init_cfg``.
 
-    A missing file must neither stop a training nor let it start from random weights unnoticed, least of all from
-    frozen ones. ``model.pretrained`` becomes ``model.backbone.init_cfg``, which means the same. Returns the
-    warnings, which ``cfg.random_initialisation`` holds for the dumped config.
+    From random weights another model is trained, and where stages are frozen a useless one. So absent weights are an
+    error, unless ``random_weights = True`` in the config asks for just that: then each ``Pretrained`` initialisation
+    without weights is dropped with a warning, and its stages learn. Returns the warnings, which
+    ``cfg.random_initialisation`` holds for the dumped config.
+
+    Raises:
+        FileNotFoundError: if weights are absent; the message says how to get them.
     """
     model = cfg.model
     pretrained = model.pop('pretrained', None)
@@ -186,15 +192,20 @@ def resolve_pretrained(cfg: Config) -> list[str]:
         reason = _why_absent(checkpoint)
         if reason is None:
             continue
+        if not cfg.get('random_weights'):
+            cache = f'fill {hub.get_dir()}/checkpoints on a machine with a network, by the same command, and copy it, '
+            raise FileNotFoundError(
+                f'{place} must start from the weights {checkpoint}, but that {reason}; {cache * ("://" in checkpoint)}'
+                f'name a file with --cfg-options {place}.init_cfg.checkpoint=PATH, or train another model, from random '
+                'weights, with --cfg-options random_weights=True.'
+            )
         module.pop('init_cfg')
         frozen = module.get('frozen_stages', -1) >= 0
         if frozen:  # random stages must learn
             module.update(frozen_stages=-1, norm_eval=False)
-        warnings.append(
-            f'{place} starts from RANDOM weights{" and is therefore not frozen" * frozen}: {checkpoint} {reason}; put '
-            f'the file there, or name another with --cfg-options {place}.init_cfg.checkpoint=PATH.'
-        )
-        print_log(warnings[-1], logger='current', level=logging.WARNING)
+        says = f'{place} starts from RANDOM weights{" and is therefore not frozen" * frozen}: {checkpoint} {reason}.'
+        warnings.append(says)
+        print_log(says, logger='current', level=logging.WARNING)
     if warnings:
         cfg.random_initialisation = warnings
     return warnings

@@ -1,10 +1,11 @@
 """Where images come from: files, folders, patterns, lists and videos, decoded ahead of the network."""
 
 import glob
+import os
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import cv2
@@ -65,14 +66,28 @@ def find_sources(arguments: Sequence[str], lines: Iterable[str] = ()) -> list[So
                 )
             found += [_file(Path(f)) for f in files if Path(f).is_file()]
     taken: dict[str, Source] = {}
-    for source in found:
+    for source in _with_folders(found):
         other = taken.setdefault(source.name, source)
         if other.path != source.path:
             raise ValueError(
                 f'every image must have a name of its own, but {other.path} and {source.path} would both be '
-                f'written as {source.name}; give their common folder, or predict them apart.'
+                f'written as {source.name}; predict them apart.'
             )
     return list(taken.values())
+
+
+def _with_folders(found: Sequence[Source]) -> list[Source]:
+    """Put the folders in front of a name that several files share, from the folder on that they have in common."""
+    paths: dict[str, set[Path]] = {}
+    for source in found:
+        paths.setdefault(source.name, set()).add(source.path.absolute())
+    shared = {name: os.path.commonpath([p.parent for p in own]) for name, own in paths.items() if len(own) > 1}
+    return [
+        replace(s, name=s.path.absolute().relative_to(shared[s.name]).with_suffix('').as_posix())
+        if s.name in shared
+        else s
+        for s in found
+    ]
 
 
 def _file(path: Path) -> Source:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from mmdefect.experiments.select import Rule
 from mmdefect.files import read_json, write_json
-from mmdefect.recipes import find_recipe
+from mmdefect.recipes import find_recipe, is_candidate
 
 
 @dataclass(frozen=True)
@@ -128,10 +128,12 @@ def find_jobs(entries: Iterable[str], roots: Sequence[Path], recipes: Sequence[s
         else:
             lost.append(entry)
     if lost:
-        files = [(root, path) for root in roots for path in root.rglob('*.py') if '_base_' not in path.parts]
-        known = {path.relative_to(root).with_suffix('').as_posix() for root, path in files}
+        files = [(root, path) for root in roots for path in root.rglob('*.py')]
         hints = []
         for entry in lost:
+            own = [root / Path(entry).parent for root in roots]
+            fitting = [(root, path) for root, path in files if any(is_candidate(path, folder) for folder in own)]
+            known = {path.relative_to(root).with_suffix('').as_posix() for root, path in fitting}
             near = difflib.get_close_matches(entry.removesuffix('.py'), known, n=3, cutoff=0.4)
             hints.append(f'{entry!r} (did you mean {", ".join(near)}?)' if near else repr(entry))
         raise FileNotFoundError(

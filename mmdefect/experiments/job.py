@@ -54,9 +54,8 @@ def check_job(batch: Batch, job: Job) -> None:
                 f'{folder / states.STATE_NAME}; move it away or use another project name.'
             )
         return
-    traces = [path for path in train_dir.glob('*') if path.is_dir() or path.suffix in ('.py', '.pth')]
-    if state.phase == 'train' and not traces:
-        return  # nothing was trained yet, perhaps because of a mistake that is corrected now
+    if state.phase == 'train' and next(train_dir.rglob('*.pth'), None) is None:
+        return  # nothing of it is left to go on from, perhaps because of a mistake that is corrected now
     changed = differences(state.fingerprint, fingerprint(job.config, batch.cfg_options, job.recipes))
     if changed:
         kept = train_dir / Path(state.fingerprint['config']).name

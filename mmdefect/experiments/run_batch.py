@@ -68,12 +68,15 @@ def run_batch(batch: Batch, show: Show = print, engine: Engine | None = None) ->
         results = []
         for job in batch.jobs:
             begin(job)
-            stopped = f'{places[job.name]}: '
+            stopped = places[job.name]
             results.append(run_job(batch, job, lambda line, label=job.label: show(f'{label} | {line}')))
             finished(job, results[-1])
         return results
     except KeyboardInterrupt:
-        note(f'{stopped}stopped; the same command goes on from the last checkpoint{"s" if engine else ""}')
+        started = batch.jobs if engine is not None else [job for job in batch.jobs if places[job.name] == stopped]
+        kept = any(next((batch.job_dir(job) / 'train').rglob('iter_*.pth'), None) for job in started)
+        how = 'goes on from the last checkpoint' if kept else 'starts anew, for there is no checkpoint yet'
+        note(f'{stopped}{": " * bool(stopped)}stopped; the same command {how}')
         raise
     finally:
         write_results(batch.project_dir, order)

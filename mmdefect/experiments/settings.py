@@ -105,16 +105,21 @@ def set_budget(settings: dict[str, Any], iterations: int, val_interval: int) -> 
         raise ValueError(
             f'the base config must train by iterations (`train_cfg.max_iters`), but train_cfg={loop!r}; choose another.'
         )
-    for schedule in settings.get('param_scheduler') or []:
-        for key in ('begin', 'end', 'T_max', 'total_iters'):
-            if isinstance(schedule.get(key), int):
-                schedule[key] = round(schedule[key] * iterations / former)
-        if 'end' in schedule:  # a warm-up of a few updates may shrink to nothing, which no scheduler takes
-            schedule['end'] = max(schedule['end'], schedule.get('begin', 0) + 1)
-        if isinstance(schedule.get('milestones'), list):
-            schedule['milestones'] = [round(step * iterations / former) for step in schedule['milestones']]
+    stretch_schedules(settings.get('param_scheduler') or [], iterations / former)
     loop.update(max_iters=iterations, val_interval=val_interval)
     settings.setdefault('default_hooks', {}).setdefault('checkpoint', {}).update(interval=val_interval)
+
+
+def stretch_schedules(schedules: dict[str, Any] | list[dict[str, Any]], factor: float) -> None:
+    """Stretch learning-rate schedules in place, so that warm-up and decay keep their shares of a training."""
+    for schedule in [schedules] if isinstance(schedules, dict) else schedules if factor != 1 else ():
+        for key in ('begin', 'end', 'T_max', 'total_iters'):
+            if isinstance(schedule.get(key), int):
+                schedule[key] = round(schedule[key] * factor)
+        if 'end' in schedule:  # a warm-up of less than two updates would never come to its end value
+            schedule['end'] = max(schedule['end'], schedule.get('begin', 0) + 2)
+        if isinstance(schedule.get('milestones'), list):
+            schedule['milestones'] = [round(step * factor) for step in schedule['milestones']]
 
 
 def flatten(settings: Any, prefix: str = '') -> dict[str, Any]:

@@ -26,6 +26,8 @@ STATE_NAME = 'state.json'
 #: A job whose folder is no name for readers leaves one here, such as the arm and seed of a study.
 TITLE_NAME = 'title.txt'
 CLAIMS = 'claims'
+#: What a test leaves beside its log, one line a part; see :mod:`mmdefect.experiments.acceptance`.
+PARTS_NAME = 'parts.csv'
 
 
 @dataclass

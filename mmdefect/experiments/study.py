@@ -155,7 +155,7 @@ def read_study(path: Path) -> Study:
     values.update((key, tuple(values[key])) for key in ('seeds', 'metrics', 'bases') if key in values)
     pairs = values.get('pairs', {})
     groups = pairs if isinstance(pairs, Mapping) else {'': pairs}
-    values['pairs'] = {what: tuple(tuple(pair) for pair in group) for what, group in groups.items()}
+    values['pairs'] = {what: tuple(tuple(pair) for pair in group) for what, group in groups.items() if group}
     if selection:
         values['rule'] = Rule(**selection)
     study = Study(**values, factor=factor.get('name', ''), factor_keys=tuple(factor.get('keys', ())))

@@ -36,6 +36,7 @@ LIMIT = 12.0
 #: several classes are over-predicted, lowering one alone only hands its pixels to the next.
 _STARTS = (0.0, -LIMIT / 3, -LIMIT)
 _STEP_OUT = 0.5  # how far beyond the last bin an offset lies where no other bin bounds it
+_TIE = 1e-4  # offsets this near to a value lie on it: applied to logits in single precision, they round
 #: Bins per margin by number of defect classes; more classes than listed are counted sparsely.
 DENSE_BINS = {1: 4096, 2: 256, 3: 64}
 #: Sparse counts begin with this many bins per margin and halve them whenever too many cells are occupied.
@@ -159,7 +160,7 @@ def cross_fit(margins: np.ndarray, folds: np.ndarray, objective: str = 'IoU', re
         judged = sum(binned_confusion(margins, folds[k], tuple(share * own)) for k, own in zip(used, each, strict=True))
         values.append(table.value(np.diag(judged).astype(np.float64), judged.sum(0).astype(np.float64)))
     best = int(np.argmax(np.round(values, 9)))  # of equals the one nearest to no offset
-    offsets = SHRINKS[best] * np.mean(each, 0)
+    offsets = _off_ties(margins, SHRINKS[best] * np.mean(each, 0))
     return replace(
         whole,
         offsets=tuple(map(float, offsets)),
@@ -167,6 +168,22 @@ def cross_fit(margins: np.ndarray, folds: np.ndarray, objective: str = 'IoU', re
         shrink=SHRINKS[best],
         crossed_value=float(values[best]),
     )
+
+
+def _off_ties(margins: np.ndarray, offsets: np.ndarray) -> np.ndarray:
+    """Return offsets moved off the values at which a group changes sides: there rounding decides when they are applied.
+
+    A fitted offset lies between two such values, a mean of several may lie on one. The lower side gives what the table
+    gives: of equals the background wins.
+    """
+    values, offsets = np.concatenate([np.zeros((len(margins), 1)), margins], 1), offsets.copy()
+    for k in np.flatnonzero(offsets):
+        moved = values + offsets
+        moved[:, k] = -np.inf
+        below = offsets[k] - np.unique(moved.max(1) - values[:, k])
+        if (np.abs(below) < _TIE).any():
+            offsets[k] -= min(_STEP_OUT, below[below > _TIE].min(initial=1.0) / 2)
+    return offsets
 
 
 def binned_confusion(margins: np.ndarray, counts: np.ndarray, offsets: tuple[float, ...]) -> np.ndarray:

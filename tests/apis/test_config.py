@@ -103,7 +103,45 @@ def test_a_text_does_not_take_the_place_of_settings():
     ):
         load_config(LEAF, {'train_dataloader.sampler': "{'type':'DefaultSampler'}"})
     assert load_config(LEAF, {'train_dataloader.sampler': dict(type='DefaultSampler')}).train_dataloader.sampler.shuffle
-    assert load_config(LEAF, {'param_scheduler.1.end': 7, 'resume': 'x', 'new.key': 'y'}).param_scheduler[1].end == 7
+    options = {'param_scheduler.1.end': 7, 'resume': 'x', 'model.new.key': 'y'}
+    assert load_config(LEAF, options).param_scheduler[1].end == 7
+
+
+@pytest.mark.parametrize(
+    ('key', 'words'),
+    [
+        ('data_rot', 'has no `data_rot`; did you mean data_root'),
+        ('nothing_like_it', 'has no `nothing_like_it`; tools/'),
+        ('train_cfg.max_iter', r'has no `train_cfg.max_iter`; did you mean train_cfg.max_iters\?$'),
+        ('optim_wrapper.optimiser.lr', r'did you mean optim_wrapper.optimizer'),
+    ],
+)
+def test_an_option_that_nothing_reads_is_refused(key, words):
+    with pytest.raises(ValueError, match=words) as error:
+        load_config(LEAF, {key: 5})
+    assert '\n' not in str(error.value)
+
+
+def test_a_shorter_training_has_the_whole_schedule():
+    cfg, short = load_config(LEAF), load_config(LEAF, {'train_cfg.max_iters': 500})
+    assert [(s.begin, s.end) for s in cfg.param_scheduler] == [(0, 100), (100, 2000)]
+    assert [(s.begin, s.end) for s in short.param_scheduler] == [(0, 25), (25, 500)]
+    own = load_config(LEAF, {'train_cfg.max_iters': 500, 'param_scheduler.1.end': 700})
+    assert [(s.begin, s.end) for s in own.param_scheduler] == [(0, 100), (100, 700)]
+
+
+def test_configs_of_other_projects_are_no_suggestion(tmp_path, monkeypatch):
+    for folder, stem, project in (('fast', 'model_a', False), ('blades', 'model_b', True)):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / f'{stem}.py').write_text('')
+        if project:
+            (tmp_path / folder / 'split.json').write_text('{}')
+    monkeypatch.setattr('mmdefect.compat.config_root', lambda name: tmp_path)
+    with pytest.raises(FileNotFoundError, match='did you mean .*model_a') as error:
+        load_config(tmp_path / 'other' / 'model_c.py')
+    assert 'model_b' not in str(error.value)
+    with pytest.raises(FileNotFoundError, match='model_b'):  # of the same project
+        load_config(tmp_path / 'blades' / 'model_c.py')
 
 
 def test_recipes_over_a_leaf_equal_a_child_config(tmp_path):

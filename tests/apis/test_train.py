@@ -61,15 +61,28 @@ def test_a_file_in_the_place_of_the_folder_is_named(tmp_path):
         check_writable(tmp_path / 'run')
 
 
-def config(**model):
-    return Config(dict(model=dict(type='EncoderDecoder', backbone=dict(type='ResNetV1c', depth=18), **model)))
+def config(random_weights=True, **model):
+    model = dict(type='EncoderDecoder', backbone=dict(type='ResNetV1c', depth=18), **model)
+    return Config(dict(model=model, random_weights=random_weights))
+
+
+@pytest.mark.parametrize(
+    ('weights', 'words'),
+    [
+        ('no.pth', 'that does not exist; name a file with --cfg-options model.backbone.init_cfg.checkpoint=PATH'),
+        ('http://127.0.0.1:9/weights.pth', r'that could not be downloaded .*; fill \S+/checkpoints on a machine with'),
+    ],
+)
+def test_without_its_weights_a_model_is_not_trained_unless_that_is_asked_for(weights, words):
+    with pytest.raises(FileNotFoundError, match=f'must start from the weights {weights}.*{words}') as error:
+        resolve_pretrained(config(random_weights=False, pretrained=weights))
+    assert '\n' not in str(error.value) and 'random_weights=True' in str(error.value)
 
 
 def test_a_missing_file_is_said_and_removed(tmp_path):
     cfg = config(pretrained=str(tmp_path / 'no.pth'))
     warnings = resolve_pretrained(cfg)
     assert len(warnings) == 1 and 'model.backbone starts from RANDOM weights' in warnings[0]
-    assert '--cfg-options model.backbone.init_cfg.checkpoint=PATH' in warnings[0]
     assert 'pretrained' not in cfg.model and 'init_cfg' not in cfg.model.backbone
     assert cfg.random_initialisation == warnings
 

@@ -119,14 +119,29 @@ def test_files_patterns_lists_and_folders_name_the_same_images(folder):
     assert [s.path for s in find_sources(['-'], [f'{f}\n' for f in files] + ['\n'])] == files
     assert [s.path for s in find_sources([str(f) for f in files] + [str(files[0])])] == files
     cv2.imwrite(str(folder / 'part_0.bmp'), np.zeros((4, 4, 3), np.uint8))
-    with pytest.raises(ValueError, match='both be written as part_0'):
-        find_sources([str(folder / 'part_0.bmp'), str(files[0])])
+    both = find_sources([str(folder / 'part_0.bmp'), str(files[0])])
+    assert [s.name for s in both] == ['part_0', 'shift0/part_0']
     for arguments, message in ((['nowhere'], 'nothing is found'), ([str(folder / '*.gif')], 'nothing is found')):
         with pytest.raises(FileNotFoundError, match=message):
             find_sources(arguments)
     (folder / 'notes.txt').write_text('x')
     with pytest.raises(ValueError, match='must be an image'):
         find_sources([str(folder / 'notes.txt')])
+
+
+def test_equal_names_in_different_folders_get_their_folders(tmp_path):
+    for place in ('a/left/x.png', 'a/right/x.png', 'a/right/y.png', 'b/x.png', 'b/x.jpg'):
+        (tmp_path / place).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / place).write_bytes(b'')
+    names = ['a/left/x.png', 'a/right/x.png', 'a/right/y.png']
+    lines = [f'{tmp_path / name}\n' for name in names]
+    assert [s.name for s in find_sources(['-'], lines)] == ['left/x', 'right/x', 'y']
+    both = find_sources([str(tmp_path / 'a'), str(tmp_path / 'b' / 'x.png')])
+    assert [s.name for s in both] == ['left/x', 'right/x', 'right/y', 'x']  # within a folder they are told apart anyway
+    folders = find_sources([str(tmp_path / 'a' / 'left'), str(tmp_path / 'a' / 'right')])
+    assert [s.name for s in folders] == ['left/x', 'right/x', 'y']
+    with pytest.raises(ValueError, match='would both be written as x; predict them apart'):
+        find_sources([str(tmp_path / 'b' / 'x.png'), str(tmp_path / 'b' / 'x.jpg')])
 
 
 def test_a_video_is_predicted_frame_by_frame_and_goes_on(model, tmp_path):

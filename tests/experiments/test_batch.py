@@ -63,3 +63,13 @@ def test_a_config_that_python_cannot_read_is_left_to_the_training_tool(make_conf
     assert len(fingerprint(broken, [])['files']) == 1
     assert 'missing' in fingerprint(lost, [])['files'].values()
     assert len(fingerprint(circular, [])['files']) == 1
+
+
+def test_models_of_other_projects_are_no_suggestion(tmp_path, make_config):
+    make_config('fast/model_a'), make_config('blades/model_b')
+    (tmp_path / 'configs' / 'blades' / 'split.json').write_text('{}')
+    with pytest.raises(FileNotFoundError, match='did you mean fast/model_a') as error:
+        find_jobs(['fast/model_c'], [tmp_path / 'configs'])
+    assert 'model_b' not in str(error.value)
+    with pytest.raises(FileNotFoundError, match='blades/model_b'):
+        find_jobs(['blades/model_c'], [tmp_path / 'configs'])

@@ -164,6 +164,21 @@ def test_a_mistake_that_let_nothing_be_trained_may_be_mended(make_batch, make_co
     assert statuses(run_batch(make_batch(config, cfg_options=('max_iters=4',)), silent)) == ['done']
 
 
+def test_a_mistake_may_be_mended_before_the_first_checkpoint(make_batch, make_config):
+    """As without the internet: the config itself says which line to change, and training has begun by then."""
+    config = make_config('a/m', 'max_iters = 6\nseconds = 60\n')
+    batch = make_batch(config)
+    folder = batch.job_dir(batch.jobs[0]) / 'train'
+    planner = start_batch(batch, stdout=subprocess.PIPE)
+    wait_for(folder / 'm.py')
+    planner.send_signal(signal.SIGINT)
+    said = planner.communicate(timeout=60)[0].decode()
+    assert 'a/m: stopped; the same command starts anew, for there is no checkpoint yet' in said
+    assert not list(folder.rglob('*.pth'))
+    make_config('a/m', 'max_iters = 6\n')
+    assert statuses(run_batch(make_batch(config), silent)) == ['done']
+
+
 def test_a_folder_of_unknown_origin_is_not_touched(make_batch, make_config):
     batch = make_batch(make_config('a/m'))
     train_dir = batch.job_dir(batch.jobs[0]) / 'train'
@@ -249,8 +264,8 @@ def test_the_line_that_says_what_went_wrong(output, code, message):
     assert process.explain(output, code)[0] == message
 
 
-def start_batch(batch):
-    return subprocess.Popen(batch_command(batch), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+def start_batch(batch, stdout=subprocess.DEVNULL):
+    return subprocess.Popen(batch_command(batch), stdout=stdout, stderr=subprocess.PIPE)
 
 
 @pytest.mark.parametrize('number', [signal.SIGKILL, signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
@@ -270,6 +285,8 @@ def test_a_stopped_batch_goes_on_without_training_anything_twice(make_batch, mak
             time.sleep(0.05)
     else:
         assert (planner.returncode, state.status, state.child) == (130, 'pending', None)
+        log = (batch.project_dir / 'exp_log.txt').read_text()
+        assert 'stopped; the same command goes on from the last checkpoint\n' in log
         assert results(batch)['b/m']['state'] == 'pending'
     child = state.child
     assert statuses(run_batch(batch, silent)) == ['done', 'done']

@@ -75,7 +75,7 @@ def test_the_budget_stretches_every_schedule():
     assert [(s['begin'], s['end']) for s in settings['param_scheduler']] == [(0, 25), (25, 2000)]
     assert settings['default_hooks']['checkpoint']['interval'] == 100
     st.set_budget(settings, 5, 5)
-    assert [(s['begin'], s['end']) for s in settings['param_scheduler']] == [(0, 1), (0, 20)]
+    assert [(s['begin'], s['end']) for s in settings['param_scheduler']] == [(0, 2), (0, 20)]
     with pytest.raises(ValueError, match='multiple'):
         st.set_budget(settings, 500, 300)
     with pytest.raises(ValueError, match='max_iters'):

@@ -378,6 +378,15 @@ def test_pairs_of_arms_are_averaged_within_a_seed(place):
     assert scipy.stats.t.ppf(0.975, 5) * error < (high - low) / 2 < scipy.stats.t.ppf(0.975, 1) * error
 
 
+def test_an_empty_list_of_pairs_is_none(place):
+    for pairs in ('[]', "{'what': []}"):
+        (place / 'study.py').write_text(f'{STUDY}\npairs = {pairs}\n')
+        study = read_study(place / 'study.py')
+        assert study.pairs == {}
+        found = {arm.name: dict.fromkeys(study.seeds) for arm in study.arms}
+        assert pairs_section(study, found, ['fg_mIoU']) == each_pair_section(study, found, ['fg_mIoU']) == ''
+
+
 def test_groups_of_pairs_are_told_apart(place):
     """Each group alone gives the section it gives beside another; a pair of two groups is listed once."""
     groups = dict(quality=[['low', 'high']], both=[['low', 'high'], ['low', 'more']], third=[['high', 'more']])

@@ -131,6 +131,21 @@ def test_on_scores_of_coarse_steps_the_fit_says_what_its_offsets_give(classes, s
     assert fit.argmax_value == pytest.approx(mean_iou(maps, [0.0] * classes, classes), abs=1e-9)
 
 
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 2**31), st.integers(2, 4), st.sampled_from([0.01, 0.0625, 0.1, 0.25, 1 / 3, 0.5, 1.0, 2.0]))
+def test_what_is_delivered_gives_what_the_fit_says(seed, classes, step):
+    """Exact where a bin holds one value, also where a mean of offsets falls on one; with more in it, nearly."""
+    maps = shifted_maps(seed, classes=classes, count=4, separation=5)
+    maps = [(p, label, (logits / step).round() * step) for p, label, logits in maps]
+    fit = cross_fit(*folded(maps, classes).fold_table())
+    if not len(fit.unfitted) < classes - 1:
+        return  # no class has a label
+    exact = (classes == 2 and step >= 0.0625) or (classes == 3 and step >= 0.5) or step >= 2
+    total = sum(confusion(decide(logits, torch.tensor(fit.offsets)), label, classes) for _, label, logits in maps)
+    ious = measures(total)['IoU'][[k for k in range(1, classes) if k not in fit.unfitted]]
+    assert fit.value == pytest.approx(ious.mean(), abs=1e-9 if exact else 0.02)
+
+
 def folded(maps, classes=3, folds=5):
     counter = MarginCounter(classes, folds)
     for number, (_, label, logits) in enumerate(maps):

@@ -43,8 +43,9 @@ def packed(image_bgr: np.ndarray, label: np.ndarray | None = None, **meta) -> di
     return {'inputs': torch.from_numpy(np.ascontiguousarray(image_bgr.transpose(2, 0, 1))), 'data_samples': sample}
 
 
-def run(browse, monkeypatch, *arguments: str) -> int:
-    monkeypatch.setattr(sys, 'argv', ['browse_dataset.py', *arguments])
+def run(browse, monkeypatch, options: str) -> int:
+    """Run the tool with the demo's config and a text of options."""
+    monkeypatch.setattr(sys, 'argv', ['browse_dataset.py', CONFIG, *options.split()])
     return browse.main()
 
 
@@ -94,6 +95,29 @@ def test_pipelines_keep_their_instances(browse, data_root):
     assert meta['instances'][0]['class_index'] == 2 and meta['img_path'].endswith('.png')
 
 
+def test_what_the_sampler_of_training_prefers_is_on_the_sheet(browse, data_root):
+    """One image in fifteen shows a defect, but every sample that training sees: so does the sheet."""
+    from mmdefect.apis import load_config
+
+    sampler = {'_delete_': True, 'type': 'MixingSampler', 'defective_share': 1.0, 'shuffle': True}
+    cfg = load_config(CONFIG, {'data_root': str(data_root), 'train_dataloader.sampler': sampler})
+    dataset = browse.build_dataset(cfg, 'train')
+    drawn = list(browse.draw_samples(dataset, 12, 3, cfg.train_dataloader.sampler))
+    plain = list(browse.draw_samples(dataset, 12, 3))
+    shows = {dataset.get_data_info(i)['img_path'] for i in range(len(dataset)) if has_defect(dataset, i)}
+    paths = [[sample['data_samples'].metainfo['img_path'] for sample in samples] for samples in (drawn, plain)]
+    assert set(paths[0]) <= shows and not set(paths[1]) <= shows
+    again = list(browse.draw_samples(dataset, 12, 3, cfg.train_dataloader.sampler))
+    assert all(torch.equal(a['inputs'], b['inputs']) for a, b in zip(drawn, again, strict=True))
+    twice = [sample for sample, path in zip(drawn, paths[0], strict=True) if path == paths[0][0]]
+    assert len(twice) < 2 or not torch.equal(twice[0]['inputs'], twice[1]['inputs'])  # with an augmentation of its own
+
+
+def has_defect(dataset, index) -> bool:
+    label = cv2.imread(dataset.get_data_info(index)['seg_map_path'], cv2.IMREAD_UNCHANGED)
+    return bool(((label > 0) & (label < 255)).any())
+
+
 def test_normalised_images_are_rejected(browse):
     sample = packed(np.zeros((4, 4, 3), np.float32))
     with pytest.raises(ValueError, match='uint8 images .* got float32'):
@@ -104,23 +128,8 @@ def test_command_draws_the_pipeline_and_repeats_itself(browse, data_root, tmp_pa
     sheets = []
     for name, seed in (('a', '1'), ('b', '1'), ('c', '2')):
         out = tmp_path / name / 'sheet.png'
-        assert (
-            run(
-                browse,
-                monkeypatch,
-                CONFIG,
-                '--count',
-                '11',
-                '--seed',
-                seed,
-                '--out',
-                str(out),
-                '--cfg-options',
-                f'data_root={data_root}',
-                'crop_size=(96,96)',
-            )
-            == 0
-        )  # more samples than images
+        options = f'--count 11 --seed {seed} --out {out} --cfg-options data_root={data_root} crop_size=(96,96)'
+        assert run(browse, monkeypatch, options) == 0  # more samples than images
         sheets.append(cv2.imread(str(out)))
         assert str(out) in capsys.readouterr().out
     assert sheets[0].shape == sheets[1].shape and (sheets[0] == sheets[1]).all()
@@ -130,23 +139,8 @@ def test_command_draws_the_pipeline_and_repeats_itself(browse, data_root, tmp_pa
 
 def test_command_shows_test_images_unchanged(browse, data_root, tmp_path, monkeypatch):
     out = tmp_path / 'sheet.png'
-    assert (
-        run(
-            browse,
-            monkeypatch,
-            CONFIG,
-            '--split',
-            'test',
-            '--count',
-            '1',
-            '--out',
-            str(out),
-            '--cfg-options',
-            f'data_root={data_root}',
-            'image_scale=(128,128)',
-        )
-        == 0
-    )
+    options = f'--split test --count 1 --out {out} --cfg-options data_root={data_root} image_scale=(128,128)'
+    assert run(browse, monkeypatch, options) == 0
     sheet = cv2.imread(str(out))
     found = 0
     for path in sorted((data_root / 'img_dir' / 'test').iterdir()):
@@ -157,21 +151,10 @@ def test_command_shows_test_images_unchanged(browse, data_root, tmp_path, monkey
 
 
 def test_command_reports_mistakes(browse, data_root, tmp_path, monkeypatch, capsys):
-    assert run(browse, monkeypatch, CONFIG, '--cfg-options', f'data_root={tmp_path / "absent"}') == 2
+    assert run(browse, monkeypatch, f'--cfg-options data_root={tmp_path}/absent') == 2
     assert 'does not exist' in capsys.readouterr().err
-    assert (
-        run(
-            browse,
-            monkeypatch,
-            CONFIG,
-            '--split',
-            'val',
-            '--cfg-options',
-            f'data_root={data_root}',
-            'val_dataloader=None',
-        )
-        == 2
-    )
+    options = f'--split val --cfg-options data_root={data_root} val_dataloader=None'
+    assert run(browse, monkeypatch, options) == 2
     assert '`val_dataloader`' in capsys.readouterr().err
     with pytest.raises(SystemExit):
-        run(browse, monkeypatch, CONFIG, '--count', '0')
+        run(browse, monkeypatch, '--count 0')

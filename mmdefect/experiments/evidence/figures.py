@@ -135,7 +135,7 @@ def line_figure(
             axes.set_yscale('log')
         if scale == 'unit':
             axes.set(xlim=(0, 1), ylim=(0, 1.02))
-        else:
+        elif max((x for points in curves.values() for x, _ in points), default=0) > 5:  # iterations, not shares
             axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
             axes.xaxis.set_major_formatter(StrMethodFormatter('{x:,.0f}'))
         _add_legend(figure, list(curves))

@@ -12,7 +12,7 @@ from numpy import ndarray
 from mmdefect.experiments import logs
 from mmdefect.experiments.evidence.counts import LOG_TOLERANCE, Counts, Truth, count_predictions, paired_folders
 from mmdefect.experiments.evidence.counts import metrics as count_metrics
-from mmdefect.experiments.states import STATE_NAME, read_state
+from mmdefect.experiments.states import PARTS_NAME, STATE_NAME, read_state
 from mmdefect.experiments.statistics import Interval, image_interval
 from mmdefect.files import read_json
 from mmdefect.visualization.overlay import default_palette
@@ -23,6 +23,8 @@ WITH_BACKGROUND = ('mIoU', 'mAcc', 'aAcc')
 _WORDS = {'fg_mIoU': 'fg mIoU', 'fg_mAcc': 'fg recall', 'fg_mF1': 'fg F1', 'Acc': 'recall', 'Precision': 'precision'}
 _PREDICTION_FOLDERS = ('test', 'pred', 'predictions')
 _TEST_LOGS = ('test/test_log.txt', 'test_log.txt')
+#: What training and testing leave where no batch has put it in order: timestamp folders with the logs of each.
+_OWN_TRACES = (PARTS_NAME, 'curves.json', '*/vis_data/scalars.json')
 _ENVIRONMENT = re.compile(
     r'^ {4}(sys\.platform|Python|CUDA available|GPU [\d,]+|PyTorch|TorchVision|OpenCV|MMEngine|seed): (.*)$',
     re.MULTILINE,
@@ -89,14 +91,19 @@ def find_runs(folder: Path) -> list[Path]:
             return found
     raise FileNotFoundError(
         f'{folder} must hold runs (a folder with state.json, test_log.txt, or a folder of predicted '
-        'PNGs named test or pred), but has none; give the work dir of a run, a project or a study.'
+        'PNGs named test or pred, or what tools/train.py and tools/test.py leave), but has none; give the work dir of '
+        'a run, a project or a study.'
     )
 
 
 def load_run(folder: Path, name: str, places: SearchPlaces) -> RunFolder:
     """Read everything a run folder holds; ``places`` say where its test set may be."""
     run = RunFolder(name)
-    _read_test(folder, run)
+    log, missing = read_test_log(folder)
+    if log is None:
+        run.notes.append(missing)
+    else:
+        run.test, run.classes, run.verdict = log.metrics(), tuple(log.classes), log.verdict
     _read_curves(folder, run)
     config = next((path for part in ('train', '.', 'test') for path in sorted((folder / part).glob('*.py'))), None)
     run.config = config.read_text(encoding='utf-8') if config else ''
@@ -109,10 +116,11 @@ def load_run(folder: Path, name: str, places: SearchPlaces) -> RunFolder:
         run.notes.append('no predictions: test with --out to get counts, intervals and the gallery.')
     else:
         run.notes.append('the test set was not found: give --data-root to get counts, intervals and the gallery.')
-    state, curves = read_state(folder), folder / 'test' / 'curves.json'
+    state = read_state(folder)
     run.best = (state.best or {}).get('iter') if state else None
-    run.curves = read_json(curves) if curves.is_file() else {}
-    paths = logs.console_logs(folder / 'train') + sorted((folder / 'train').glob('*/*.log'))
+    curves = next((c for c in (folder / 'test' / 'curves.json', folder / 'curves.json') if c.is_file()), None)
+    run.curves = read_json(curves) if curves else {}
+    paths = logs.console_logs(folder / 'train') + sorted([*(folder / 'train').glob('*/*.log'), *folder.glob('*/*.log')])
     text = paths[-1].read_text(encoding='utf-8', errors='replace')[:60000] if paths else ''
     run.environment = {key: value.strip() for key, value in _ENVIRONMENT.findall(text)}
     return run
@@ -120,20 +128,20 @@ def load_run(folder: Path, name: str, places: SearchPlaces) -> RunFolder:
 
 def _is_run(folder: Path) -> bool:
     marked = any((folder / name).is_file() for name in (STATE_NAME, *_TEST_LOGS))
-    return marked or any(any((folder / name).glob('*.png')) for name in _PREDICTION_FOLDERS)
+    marked = marked or any(any((folder / name).glob('*.png')) for name in _PREDICTION_FOLDERS)
+    return marked or any(next(folder.glob(trace), None) for trace in _OWN_TRACES)
 
 
-def _read_test(folder: Path, run: RunFolder) -> None:
-    name = next((name for name in _TEST_LOGS if (folder / name).is_file()), None)
-    if name is None:
-        run.notes.append('no test log.')
-        return
-    try:
-        log = logs.parse_test_log((folder / name).read_text(encoding='utf-8', errors='replace'))
-    except ValueError as err:
-        run.notes.append(f'{name}: {err}')
-    else:
-        run.test, run.classes, run.verdict = log.metrics(), tuple(log.classes), log.verdict
+def read_test_log(folder: Path) -> tuple[logs.TestLog | None, str]:
+    """Return the test of a folder, or why there is none: from what a batch has kept, else from the tools' own logs."""
+    kept = [folder / name for name in _TEST_LOGS if (folder / name).is_file()]
+    said = 'no test log.'
+    for path in kept[:1] or sorted(folder.glob('*/*.log'), key=lambda path: path.name, reverse=True):
+        try:
+            return logs.parse_test_log(path.read_text(encoding='utf-8', errors='replace')), ''
+        except ValueError as err:
+            said = f'{path.relative_to(folder)}: {err}'
+    return None, said
 
 
 def _read_curves(folder: Path, run: RunFolder) -> None:

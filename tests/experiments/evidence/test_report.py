@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 import pytest
 
-from mmdefect.experiments.evidence import gallery
+from mmdefect.experiments.evidence import figures, gallery
 from mmdefect.experiments.evidence.counts import Counts
 from mmdefect.experiments.evidence.report import run_names, write_report
 from mmdefect.experiments.evidence.run_folder import SearchPlaces, find_runs
@@ -259,3 +259,33 @@ def test_the_six_published_runs_render(tmp_path):
     for value in ('35.69', '33.57', '26.89', '31.86', '43.96', '27.42'):
         assert f'>{value}<' in text
     assert 'do not give the logged metrics' not in text and text.count('<details class="run"') == 18
+
+
+def test_the_axis_of_shares_has_ticks_that_differ():
+    points = [(0.05 * k, 0.1 * k) for k in range(7)]
+    shares = figures.line_figure({'run': points}, 'Per-region overlap', 'fpr', 'pro')
+    updates = figures.line_figure({'run': [(1000 * x, y) for x, y in points]}, 'Loss', 'iteration')
+    texts = []
+    for figure in (shares, updates):
+        figure.canvas.draw()
+        low, high = figure.axes[0].get_xlim()
+        ticks = zip(figure.axes[0].get_xticks(), figure.axes[0].get_xticklabels(), strict=True)
+        texts.append([label.get_text() for place, label in ticks if low <= place <= high])
+        assert len(set(texts[-1])) == len(texts[-1]) >= 3
+    assert '0.10' in texts[0] and '0' in texts[1] and all('.' not in text for text in texts[1])
+
+
+def test_what_the_tools_leave_is_a_run(tmp_path):
+    """The log of a test in its timestamp folder beside that of the training, as train.py and test.py write them."""
+    write_run(tmp_path / 'batch', helpers.write_data(tmp_path / 'data', side=48) or tmp_path / 'data', 0.9)
+    run = tmp_path / 'run'
+    (run / '20261201_1000' / 'vis_data').mkdir(parents=True)
+    shutil.copy(tmp_path / 'batch' / 'scalars.json', run / '20261201_1000' / 'vis_data' / 'scalars.json')
+    (run / '20261201_1000' / '20261201_1000.log').write_text('mmengine - INFO - Iter(train) [10/20]  lr: 1e-3\n')
+    assert find_runs(run) == [run] and find_runs(tmp_path) == sorted([tmp_path / 'batch', run])  # trained only
+    (run / '20261201_1100').mkdir()
+    shutil.copy(tmp_path / 'batch' / 'test_log.txt', run / '20261201_1100' / '20261201_1100.log')
+    (path,) = write_report(run, tmp_path / 'page.html', SearchPlaces(tmp_path / 'data'))
+    text = path.read_text()
+    values = re.findall(r'mIoU: ([\d.]+)', (tmp_path / 'batch' / 'test_log.txt').read_text())
+    assert f'{float(values[0]):.2f}' in text and 'Training loss' in text
