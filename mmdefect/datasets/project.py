@@ -257,6 +257,12 @@ def _check_target(name: str, out: str | os.PathLike, overwrite: bool) -> Path:
     if not re.fullmatch('[A-Za-z0-9][A-Za-z0-9_-]*', name):
         raise ValueError(f'`--name` must consist of letters, digits, - and _, got {name!r}; it names a folder.')
     folder = Path(out) / name
+    strangers = [] if (folder / SPLIT_FILE).exists() else [f.name for f in folder.glob('*.py') if f.name not in LEAVES]
+    if strangers:
+        raise FileExistsError(
+            f'`--name` must be that of a new project or of one to replace, but {folder} holds other configs, such as '
+            f'{min(strangers)}; choose another name.'
+        )
     written = [folder / f for f in (SPLIT_FILE, CENSUS_FILE, *LEAVES) if (folder / f).exists()]
     if written and not overwrite:
         raise FileExistsError(

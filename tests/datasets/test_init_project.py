@@ -189,6 +189,17 @@ def test_a_training_folder_of_clean_images_is_divided_anew(tmp_path):
     assert all({'crack', 'stain', 'good'} <= set(counts[s]) for s in ('train', 'val', 'test'))
 
 
+def test_a_folder_of_other_configs_is_not_written_into(tmp_path):
+    """As with `--name fpn` beside the shipped configs, where nothing of the same name would be in the way."""
+    shipped = tmp_path / 'configs' / 'fpn'
+    shipped.mkdir(parents=True)
+    (shipped / 'fpn_r50.py').write_text('')
+    for overwrite in (False, True):
+        with pytest.raises(FileExistsError, match='fpn holds other configs, such as fpn_r50.py; choose another name'):
+            init_project(tmp_path / 'absent', 'fpn', tmp_path / 'configs', overwrite=overwrite)  # said before the scan
+    assert [path.name for path in shipped.iterdir()] == ['fpn_r50.py']
+
+
 def test_overwrite_and_nothing_half_written(tmp_path, monkeypatch):
     data = write_photographs(tmp_path / 'photos', 20)
     project = init_project(data, 'mypart', tmp_path / 'configs')
