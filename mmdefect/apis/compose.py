@@ -30,8 +30,9 @@ top-level key        where it goes
 ``synthesis``        transforms of the training pipelines and the sampler, see :func:`compose_synthesis`
 ``normality``        shows the model how far its features are from those of the good parts: arguments of
                      ``NormalityNeck`` (``kind``, ``levels``, ``entries``, ...), which goes in front of the neck, and of
-                     ``NormalityHook`` (``interval``, ``max_images``), which fills it; ``scale`` and ``light`` limit the
-                     augmentation of training images, which a memory must know as it knows test images
+                     ``NormalityHook`` (``interval``, ``max_images``), which fills it
+``augmentation``     limits of the training pipelines: ``scale``, the range of random resizing, and ``light``, the share
+                     of mmseg's photometric distortion that stays
 ``ema``              arguments of ``EMAHook`` of mmengine, a hook; ``class_prior``: of ``ClassPriorHook``
 ``class_aware``      arguments of ``ClassAwareSampler``, which takes the place of the training sampler
 ``ignore_band``      arguments of ``IgnoreBand``, put in front of the packing of the training pipelines
@@ -58,7 +59,7 @@ SWITCHES = ('ema', 'class_prior', 'class_aware', 'ignore_band', 'defect_crop')
 SPREAD = (
     *('data_root', 'split_file', 'category', 'division', 'variant', 'patch', 'classes', 'palette', 'num_classes'),
     *('crop_size', 'image_scale', 'loss_decode', 'class_weight', 'bn_momentum', 'own_optimizer', 'own_transforms'),
-    *('generated', 'synthesis', 'bilevel', 'normality', *SWITCHES),
+    *('generated', 'synthesis', 'bilevel', 'augmentation', 'normality', *SWITCHES),
 )
 #: Heads whose list of losses has roles: the places of the segmentation losses. The rest (edges) stays as it is.
 LOSS_ROLES = {'PIDHead': (0, 1, 3), 'DDRHead': (0, 1)}
@@ -88,6 +89,7 @@ def compose(cfg: Config) -> None:
     _compose_sizes(cfg, datasets)
     _compose_losses(cfg)
     _compose_model_needs(cfg)
+    _limit_augmentation(cfg)
     _compose_normality(cfg)
     _compose_bilevel(cfg)
     if cfg.get('variant') is not None:
@@ -254,7 +256,6 @@ def _compose_normality(cfg: Config) -> None:
     if cfg.get('bilevel'):
         raise ValueError('`normality` and `bilevel` must not be used together; learn the policy without `normality`.')
     for_hook = {key: settings.pop(key) for key in ('interval', 'max_images', 'features') if key in settings}
-    _limit_augmentation(cfg, settings.pop('scale', None), settings.pop('light', None))
     cases = [t for d in iter_datasets(cfg, ['train']) for t in iter_transforms(d.get('pipeline') or [])]
     turned = [t['type'] for t in cases if t['type'] in PLACE_BREAKING and tuple(t.get('ratio_range', ())) != (1, 1)]
     if turned and settings.get('kind') == 'place':
@@ -274,11 +275,14 @@ def _compose_normality(cfg: Config) -> None:
     _add_hook(cfg, 'NormalityHook', for_hook)
 
 
-def _limit_augmentation(cfg: Config, scale: Sequence[float] | None, light: float | None) -> None:
-    """Keep training images as like the good ones in a memory as test images are.
-
-    ``scale`` is the range of random resizing, ``light`` the share of mmseg's photometric distortion that stays.
-    """
+def _limit_augmentation(cfg: Config) -> None:
+    """Narrow random resizing and photometric distortion of the training pipelines to ``cfg.augmentation``."""
+    limits = cfg.pop('augmentation', None) or {}
+    scale, light = limits.get('scale'), limits.get('light')
+    if set(limits) - {'scale', 'light'} or (light is not None and not 0 <= light <= 1):
+        raise ValueError(
+            f'`augmentation` must be dict(scale=(low, high), light=a share from 0 to 1), got {dict(limits)}.'
+        )
     for dataset in iter_datasets(cfg, ['train']):
         steps = list(dataset.get('pipeline') or [])
         for step in steps:

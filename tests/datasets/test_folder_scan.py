@@ -18,28 +18,46 @@ def touch(root, *names):
         path.write_bytes(b'')
 
 
-#: name: files, expected pairs {image: (masks, types, split)}, where types come from
-ARRANGEMENTS = {
-    'pictures and labels': (
-        ['pictures/a.jpg', 'labels/a.png'],
-        {'pictures/a.jpg': ('labels/a.png', None, None)},
-        'none',
-    ),
+#: name: files, mask of each image; without types and splits
+PLAIN = {
+    'pictures and labels': (['pictures/a.jpg', 'labels/a.png'], {'pictures/a.jpg': 'labels/a.png'}),
     'images and masks': (
         ['images/a.jpg', 'masks/a.png', 'images/b.jpg', 'masks/b.png'],
-        {'images/a.jpg': ('masks/a.png', None, None), 'images/b.jpg': ('masks/b.png', None, None)},
-        'none',
+        {'images/a.jpg': 'masks/a.png', 'images/b.jpg': 'masks/b.png'},
     ),
-    'upper case folders and suffixes': (
-        ['Images/A.JPG', 'Masks/A.PNG'],
-        {'Images/A.JPG': ('Masks/A.PNG', None, None)},
-        'none',
+    'upper case folders and suffixes': (['Images/A.JPG', 'Masks/A.PNG'], {'Images/A.JPG': 'Masks/A.PNG'}),
+    'mask suffix on files in masks/': (['images/a.jpg', 'masks/a_mask.png'], {'images/a.jpg': 'masks/a_mask.png'}),
+    'mask beside the image, _mask': (['a.png', 'a_mask.png'], {'a.png': 'a_mask.png'}),
+    'mask beside the image, -mask': (['a.bmp', 'a-mask.bmp'], {'a.bmp': 'a-mask.bmp'}),
+    'mask beside the image, _label': (['a.tif', 'a_label.png'], {'a.tif': 'a_label.png'}),
+    '_image and _mask': (['a_image.png', 'a_mask.png'], {'a_image.png': 'a_mask.png'}),
+    'mask beside the image inside images/': (
+        ['images/a.png', 'images/a_mask.png'],
+        {'images/a.png': 'images/a_mask.png'},
     ),
-    'mask suffix on files in masks/': (
-        ['images/a.jpg', 'masks/a_mask.png'],
-        {'images/a.jpg': ('masks/a_mask.png', None, None)},
-        'none',
+    'an image whose own name ends in _label': (
+        ['images/big_label.png', 'masks/big_label.png'],
+        {'images/big_label.png': 'masks/big_label.png'},
     ),
+    'clean folder': (
+        ['images/a.jpg', 'masks/a.png', 'good/b.jpg'],
+        {'images/a.jpg': 'masks/a.png', 'good/b.jpg': None},
+    ),
+    'clean image with the name of a defective one': (
+        ['images/a.jpg', 'masks/a.png', 'good/a.jpg'],
+        {'images/a.jpg': 'masks/a.png', 'good/a.jpg': None},
+    ),
+    'clean images with masks': (
+        ['images/ok/a.jpg', 'masks/ok/a.png', 'images/b.jpg', 'masks/b.png'],
+        {'images/ok/a.jpg': 'masks/ok/a.png', 'images/b.jpg': 'masks/b.png'},
+    ),
+    'masks flat, images in folders': (
+        ['images/monday/a.jpg', 'images/tuesday/b.jpg', 'masks/a.png', 'masks/b.png'],
+        {'images/monday/a.jpg': 'masks/a.png', 'images/tuesday/b.jpg': 'masks/b.png'},
+    ),
+}
+#: name: files, `{image: (mask, type, split)}`, where types come from
+ARRANGEMENTS = {
     'img_dir and ann_dir with splits': (
         ['img_dir/train/a.png', 'ann_dir/train/a.png', 'img_dir/val/a.png', 'ann_dir/val/a.png'],
         {
@@ -61,38 +79,9 @@ ARRANGEMENTS = {
         {'train/a.png': ('train_gt/a.png', None, 'train'), 'val/a.png': ('val_gt/a.png', None, 'val')},
         'none',
     ),
-    'mask beside the image, _mask': (['a.png', 'a_mask.png'], {'a.png': ('a_mask.png', None, None)}, 'none'),
     'mask beside the image, _GT': (
         ['train/10000.png', 'train/10000_GT.png', 'test/20.png', 'test/20_GT.png'],
         {'train/10000.png': ('train/10000_GT.png', None, 'train'), 'test/20.png': ('test/20_GT.png', None, 'test')},
-        'none',
-    ),
-    'mask beside the image, -mask': (['a.bmp', 'a-mask.bmp'], {'a.bmp': ('a-mask.bmp', None, None)}, 'none'),
-    'mask beside the image, _label': (['a.tif', 'a_label.png'], {'a.tif': ('a_label.png', None, None)}, 'none'),
-    '_image and _mask': (['a_image.png', 'a_mask.png'], {'a_image.png': ('a_mask.png', None, None)}, 'none'),
-    'mask beside the image inside images/': (
-        ['images/a.png', 'images/a_mask.png'],
-        {'images/a.png': ('images/a_mask.png', None, None)},
-        'none',
-    ),
-    'an image whose own name ends in _label': (
-        ['images/big_label.png', 'masks/big_label.png'],
-        {'images/big_label.png': ('masks/big_label.png', None, None)},
-        'none',
-    ),
-    'clean folder': (
-        ['images/a.jpg', 'masks/a.png', 'good/b.jpg'],
-        {'images/a.jpg': ('masks/a.png', None, None), 'good/b.jpg': (None, None, None)},
-        'none',
-    ),
-    'clean image with the name of a defective one': (
-        ['images/a.jpg', 'masks/a.png', 'good/a.jpg'],
-        {'images/a.jpg': ('masks/a.png', None, None), 'good/a.jpg': (None, None, None)},
-        'none',
-    ),
-    'clean images with masks': (
-        ['images/ok/a.jpg', 'masks/ok/a.png', 'images/b.jpg', 'masks/b.png'],
-        {'images/ok/a.jpg': ('masks/ok/a.png', None, None), 'images/b.jpg': ('masks/b.png', None, None)},
         'none',
     ),
     'one mask folder per class': (
@@ -126,17 +115,16 @@ ARRANGEMENTS = {
         },
         'prefix',
     ),
-    'masks flat, images in folders': (
-        ['images/monday/a.jpg', 'images/tuesday/b.jpg', 'masks/a.png', 'masks/b.png'],
-        {'images/monday/a.jpg': ('masks/a.png', None, None), 'images/tuesday/b.jpg': ('masks/b.png', None, None)},
-        'none',
-    ),
 }
 
 
-@pytest.mark.parametrize('name', ARRANGEMENTS)
+@pytest.mark.parametrize('name', [*PLAIN, *ARRANGEMENTS])
 def test_arrangement(tmp_path, name):
-    files, expected, source = ARRANGEMENTS[name]
+    if name in PLAIN:
+        files, masks = PLAIN[name]
+        expected, source = {image: (mask, None, None) for image, mask in masks.items()}, 'none'
+    else:
+        files, expected, source = ARRANGEMENTS[name]
     touch(tmp_path, *files)
     scan = scan_folder(tmp_path)
     found = {p.image: (p.masks[0] if p.masks else None, p.types[0] if p.types else None, p.split) for p in scan.pairs}
