@@ -26,7 +26,7 @@ def build(kind: str | None, levels: list[int] | None) -> torch.nn.Module:
     options = {
         'image_scale': (IMAGE, IMAGE),
         'crop_size': (CROP, CROP),
-        'train_dataloader.dataset.pipeline.2.ratio_range': (1, 1),
+        'augmentation': dict(scale=(1, 1)),
         'model.backbone.init_cfg': None,
     }
     if kind:

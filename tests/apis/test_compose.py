@@ -278,3 +278,16 @@ def test_mistakes_are_said():
     cfg.train_dataloader.sampler = dict(type='WeightedSampler')
     with pytest.raises(ValueError, match='WeightedSampler'):
         compose(cfg)
+
+
+def test_augmentation_narrows_what_the_pipelines_have():
+    def steps(**limits):
+        cfg = load_config('configs/fast_scnn/fast-scnn_baseline_2k_wta-256.py', dict(augmentation=limits))
+        return {step['type']: step for step in cfg.train_dataloader.dataset.pipeline}
+
+    kept = steps(scale=(0.9, 1.1), light=0.5)
+    assert kept['RandomResize']['ratio_range'] == (0.9, 1.1)
+    assert kept['PhotoMetricDistortion']['contrast_range'] == (0.75, 1.25)
+    assert 'PhotoMetricDistortion' not in steps(light=0) and 'PhotoMetricDistortion' in steps(scale=(1, 1))
+    with pytest.raises(ValueError, match='`augmentation` must be dict'):
+        steps(light=2)

@@ -92,9 +92,7 @@ def test_onnx_agrees(predictor, tmp_path, dynamic, batches):
 @pytest.mark.parametrize('kind', ['bank', 'place'])
 @pytest.mark.parametrize('form, dynamic', [('onnx', 'size'), ('torchscript', 'batch')])
 def test_a_memory_of_what_is_normal_travels_in_the_file(tmp_path, kind, form, dynamic):
-    options = {**SCALE, 'normality': dict(kind=kind, entries=256)}
-    if kind == 'place':
-        options['train_dataloader.dataset.pipeline.2.ratio_range'] = (1, 1)
+    options = {**SCALE, 'normality': dict(kind=kind, entries=256), 'augmentation': dict(scale=(1, 1))}
     predictor = load_predictor(write_checkpoint(tmp_path / 'iter_7.pth', options=options))
     path = export_model(predictor.network, predictor.info, tmp_path / f'model.{form}', form, dynamic, (96, 96), 2)
     sizes = [(2, 96, 96), (1, 150, 120)] if dynamic == 'size' else [(1, 96, 96), (3, 96, 96)]

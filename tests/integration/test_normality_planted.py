@@ -13,8 +13,6 @@ from tests.helpers.small import quick_options
 REPO = Path(__file__).resolve().parents[2]
 LEAF = REPO / 'configs/fpn/fpn-r18-l3-frozen_baseline_900_wta-256.py'
 SIZE, DOTS = 96, 12
-#: The light is the same in all images.
-STEADY = dict(brightness_delta=0, contrast_range=(1, 1), saturation_range=(1, 1), hue_delta=1)
 
 
 def write_dots(root: Path, **counts: tuple[int, int]) -> None:
@@ -50,9 +48,8 @@ def test_three_defects_teach_what_is_missing_with_normality_only(tmp_path, monke
         'num_classes': 2,
         'palette': [[0, 0, 0], [255, 0, 0]],
         'loss_decode.alpha': [0.2, 0.8],
-        'train_dataloader.dataset.pipeline.2.ratio_range': (1, 1),
         'train_dataloader.sampler': dict(_delete_=True, type='MixingSampler', defective_share=0.5, shuffle=True),
-        **{f'train_dataloader.dataset.pipeline.5.{k}': v for k, v in STEADY.items()},
+        'augmentation': dict(scale=(1, 1), light=0),
         'model.backbone.init_cfg': None,
         'model.backbone.frozen_stages': 3,
         'default_hooks.checkpoint.save_best': None,

@@ -24,7 +24,7 @@ def composed(**normality):
     cfg.crop_size = cfg.image_scale = (64, 64)
     if normality:
         cfg.normality = normality
-    cfg.train_dataloader.dataset.pipeline[2].ratio_range = (1, 1)
+    cfg.augmentation = dict(scale=(1, 1))
     compose(cfg)
     init_default_scope('mmseg')
     return cfg
