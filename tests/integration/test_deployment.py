@@ -12,11 +12,14 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from mmdefect.deployment import load_predictor
 from mmdefect.deployment.decoding import read_image
+from mmdefect.experiments.acceptance import read_parts
 from mmdefect.extras import MODULES
+from mmdefect.functional.parts import PartRule
 from tests.deployment.server.stand_in_server import ServerProcess
 from tests.helpers.browser import Browser, find_chromium
 from tests.helpers.small import as_arguments, quick_options
@@ -106,6 +109,33 @@ def test_the_server_answers_what_the_tool_writes(line, runtime):
             assert np.array_equal(np.asarray(Image.open(io.BytesIO(mask))), expected[path.stem])
         server.process.terminate()
         assert server.finish()[0] == 0
+
+
+def test_every_part_has_one_verdict_wherever_it_is_decided(line, tmp_path):
+    """By test, predictions of checkpoint and exported file, and the server, with a rule that tells parts apart."""
+    root, images = line
+    found = records(root / 'checkpoint').values()
+    largest = [max((defect['area_px'] for defect in record['defects']), default=0) for record in found]
+    checkpoint = torch.load(root / 'run' / 'iter_60.pth', map_location='cpu', weights_only=False)
+    area = max(1, int(np.median(largest)))
+    assert any(value < area for value in largest) and any(value >= area for value in largest)
+    classes = list(checkpoint['meta']['dataset_meta']['classes'])
+    rule = PartRule((area, area), basis='bad and good parts').to_dict()  # as the first test fits and stores one
+    checkpoint['meta']['part_rule'] = {**rule, 'classes': classes, 'iter': 60}
+    torch.save(checkpoint, tmp_path / 'ruled.pth')
+    options = ['--cfg-options', f'data_root={images.parents[1]}', *QUICK]
+    tool('test', LEAF, tmp_path / 'ruled.pth', '--work-dir', tmp_path / 'test', *options)
+    tool('export', tmp_path / 'ruled.pth', tmp_path / 'ruled.onnx')
+    parts = read_parts(tmp_path / 'test')
+    tested = dict(zip((f'{name}.png' for name in parts.names), parts.rejected.tolist(), strict=True))
+    verdicts = {}
+    for kind in ('pth', 'onnx'):
+        tool('predict', tmp_path / f'ruled.{kind}', images, '--out', tmp_path / kind)
+        verdicts[kind] = {name: record['is_defective'] for name, record in records(tmp_path / kind).items()}
+    with ServerProcess([sys.executable, 'tools/serve.py', str(tmp_path / 'ruled.onnx'), '--port', '0']) as server:
+        answers = {p.name: json.loads(server.ask('POST', '/predict', p.read_bytes())[2]) for p in images.iterdir()}
+    assert verdicts['pth'] == verdicts['onnx'] == {name: a['is_defective'] for name, a in answers.items()} == tested
+    assert 0 < sum(tested.values()) < len(tested), 'a rule that tells nothing apart proves nothing'
 
 
 def test_a_checkpoint_is_served_alike(line):
