@@ -105,7 +105,7 @@ def _check_options(cfg: Config, options: dict) -> None:
                 hint = f'did you mean {" or ".join(".".join([*place, name]) for name in close)}?' if close else ''
                 raise ValueError(
                     f'an option must name a setting of the config, but {cfg.filename} has no `{key}`; '
-                    f'{hint or "tools/print_config.py shows all of them."}'
+                    f'{hint or "the file that a training leaves in its work dir holds all of them."}'
                 )
             node = node.get(part) if isinstance(node, (Config, dict)) else None
             place.append(part)

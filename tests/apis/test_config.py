@@ -111,7 +111,7 @@ def test_a_text_does_not_take_the_place_of_settings():
     ('key', 'words'),
     [
         ('data_rot', 'has no `data_rot`; did you mean data_root'),
-        ('nothing_like_it', 'has no `nothing_like_it`; tools/'),
+        ('nothing_like_it', 'has no `nothing_like_it`; the file that a training leaves'),
         ('train_cfg.max_iter', r'has no `train_cfg.max_iter`; did you mean train_cfg.max_iters\?$'),
         ('optim_wrapper.optimiser.lr', r'did you mean optim_wrapper.optimizer'),
     ],
