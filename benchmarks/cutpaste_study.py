@@ -79,7 +79,7 @@ class Reader:
                     ('layer2', 'layer3'),
                     self.features.read(
                         self.features.prepare(images).contiguous(memory_format=torch.channels_last),
-                        self.features._fused(),
+                        self.features._fused(images.shape[2:]),
                     ),
                     strict=True,
                 )

@@ -1,5 +1,7 @@
 """Detect anomalies by how far an image lies from normal ones.
 
+    python tools/anomaly.py run configs/cutpaste/resnet18_3way_64k_mvtec-256.py --data-root data/mvtec_ad \
+        --categories all --localize fast --out work_dirs/mvtec
     python tools/anomaly.py fit configs/cutpaste/resnet18-l3_3way_256_mvtec-256.py --data-root data/mvtec_ad \
         --category screw --checkpoint work_dirs/screw/iter_256.pth --out screw.pth
     python tools/anomaly.py eval configs/cutpaste/resnet18-l3_3way_256_mvtec-256.py --data-root data/mvtec_ad \
@@ -15,6 +17,7 @@ import argparse
 import sys
 
 from mmdefect.command_line import add_config_options, one_line_errors
+from mmdefect.experiments.engines import add_engine_options
 from mmdefect.extras import stop_without
 
 stop_without('mm')
@@ -37,7 +40,30 @@ def parse_args() -> argparse.Namespace:
     test.add_argument('--out', default='work_dirs/anomaly', help='folder for tables, figures, page and detectors')
     test.add_argument('--layer', help='also show the Grad-CAM of this layer')
     test.add_argument('--no-report', action='store_true', help='tables only')
-    for command in (fit, test):
+    batch = commands.add_parser('run', help='train, test, export and predict categories; run again to go on')
+    batch.add_argument('config', help='CutPaste config')
+    batch.add_argument('--data-root', required=True, help='folder of categories')
+    batch.add_argument('--categories', nargs='+', default=['all'], help='names, or all (default)')
+    batch.add_argument('--out', default='work_dirs/anomaly', help='folder of the batch, its table and its detectors')
+    batch.add_argument(
+        '--iters',
+        type=int,
+        help='updates of each training; more than before: it goes on (default: those of the config)',
+    )
+    batch.add_argument('--gpu-count', type=int, default=0, help='devices of a training; 0 (default): CPU')
+    batch.add_argument('--layer', help='also show the Grad-CAM of this layer')
+    batch.add_argument('--no-report', action='store_true', help='tables only')
+    add_engine_options(batch)
+    for command in (fit, test, batch):
+        command.add_argument(
+            '--division', help='of VisA as downloaded: 1cls (default), 2cls_highshot, ... or a CSV file'
+        )
+        command.add_argument(
+            '--encoder', metavar='NAME', help='another backbone: any model name of torchvision, timm or mmpretrain'
+        )
+        command.add_argument(
+            '--encoder-weights', choices=['imagenet', 'none'], default='imagenet', help='that it starts from'
+        )
         command.add_argument('--density', choices=['ledoit_wolf', 'full', 'kde', 'bank'], default='ledoit_wolf')
         command.add_argument('--bandwidth', type=float, help='of kde (default: from the data)')
         command.add_argument('--points', type=int, default=4096, help='kept by kde and bank (default: 4096)')
@@ -83,7 +109,7 @@ def parse_args() -> argparse.Namespace:
         else:
             command.add_argument('--threshold', type=float, help="of a pixel, in place of the detector's own")
             command.add_argument('--no-labels', action='store_true', help='heat maps only')
-    for command in (test, commands.choices['predict'], commands.choices['localize']):
+    for command in (test, batch, commands.choices['predict'], commands.choices['localize']):
         command.add_argument('--precision', choices=['fp32', 'bf16', 'fp16'], default='fp32')
     return parser.parse_args()
 
@@ -106,9 +132,56 @@ def fit_arguments(args: argparse.Namespace) -> dict:
         seed=args.seed,
         bandwidth=args.bandwidth,
         max_points=args.points,
-        cfg_options=args.cfg_options,
-        recipes=args.recipes,
     )
+
+
+def config_arguments(args: argparse.Namespace) -> dict:
+    """Return what a config is loaded with: an encoder by name is its backbone."""
+    options = dict(args.cfg_options or {})
+    if (chosen := encoder(args)) is not None:
+        options['model.backbone'] = dict(chosen, _delete_=True)
+    return dict(cfg_options=options, recipes=args.recipes, division=args.division)
+
+
+def encoder(args: argparse.Namespace) -> dict | None:
+    if args.encoder is None:
+        return None
+    import mmdefect.registration  # noqa: F401
+    from mmdefect.models.cutpaste_classifier import encoder_config
+
+    return encoder_config(args.encoder, args.encoder_weights == 'imagenet')
+
+
+def say(line: str) -> None:
+    print(line, flush=True)
+
+
+def run_batch(args: argparse.Namespace) -> None:
+    from mmdefect.apis.anomaly_eval import table_text
+    from mmdefect.apis.anomaly_run import run_anomaly
+    from mmdefect.experiments.engines import Slots, engine_of
+    from mmdefect.experiments.process import stop_signals
+
+    engine = engine_of(args, args.gpu_count)
+    fit = fit_arguments(args)
+    with stop_signals():
+        rows = run_anomaly(
+            args.config,
+            args.data_root,
+            args.out,
+            args.categories,
+            args.division,
+            encoder(args),
+            args.iters,
+            dict(fit, layer=args.layer, precision=args.precision, report=not args.no_report),
+            [f'{key}={value}'.replace(' ', '') for key, value in (args.cfg_options or {}).items()],
+            args.recipes,
+            args.gpu_count,
+            None if engine == Slots() else engine,
+            say,
+        )
+    print(table_text(rows))
+    print(args.out)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -117,7 +190,7 @@ def run(args: argparse.Namespace) -> None:
 
     if args.command == 'fit':
         detector = anomaly.fit_anomaly(
-            args.config, args.data_root, args.category, args.checkpoint, **fit_arguments(args)
+            args.config, args.data_root, args.category, args.checkpoint, **config_arguments(args), **fit_arguments(args)
         )
         detector.save(args.out)
         scale = detector.scales['score']
@@ -125,6 +198,8 @@ def run(args: argparse.Namespace) -> None:
             f'{args.out}: {detector.settings.facts["normal_images"]} normal images, distances of held-out ones '
             f'{scale.minimum:.3f} to {scale.maximum:.3f}, threshold {scale.threshold:g}'
         )
+    elif args.command == 'run':
+        run_batch(args)
     elif args.command == 'eval':
         rows = anomaly.evaluate_anomaly(
             args.config,
@@ -135,6 +210,7 @@ def run(args: argparse.Namespace) -> None:
             args.layer,
             args.precision,
             not args.no_report,
+            **config_arguments(args),
             **fit_arguments(args),
         )
         print(table_text(rows))
@@ -151,7 +227,7 @@ def run(args: argparse.Namespace) -> None:
         print('\n'.join(anomaly.explain_anomaly(args.model, args.inputs, args.layer, args.out)))
 
 
-@one_line_errors(ValueError, OSError)
+@one_line_errors(ValueError, OSError, RuntimeError, ModuleNotFoundError)
 def main() -> int:
     args = parse_args()
     run(args)

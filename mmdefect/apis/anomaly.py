@@ -1,5 +1,6 @@
 """Anomaly detection by density: fit, test, predict, localise, explain. What ``tools/anomaly.py`` calls."""
 
+import logging
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -8,6 +9,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
+from mmengine.config import Config
+from mmengine.logging import print_log
 from torch import Tensor
 from torch.nn import functional
 
@@ -29,7 +32,7 @@ TRAINED = 'CutPaste'
 
 
 def fit_anomaly(
-    config: str | Path,
+    config: str | Path | Config,
     data_root: str | Path | None = None,
     category: str | None = None,
     checkpoint: str | None = None,
@@ -43,7 +46,7 @@ def fit_anomaly(
     """Fit a detector on the good training images.
 
     Args:
-        config, cfg_options, recipes: CutPaste config, see :func:`mmdefect.apis.config.load_config`.
+        config, cfg_options, recipes: CutPaste config, composed or for :func:`mmdefect.apis.config.load_config`.
         data_root: folder of categories, a category, or a folder of good images; the config's if None.
         category: below it.
         division: of VisA as downloaded, see :func:`~mmdefect.datasets.mvtec.read_division`.
@@ -52,17 +55,17 @@ def fit_anomaly(
         settings: fields of :class:`~mmdefect.models.anomaly_detector.DetectorSettings`.
         **fit: arguments of :func:`~mmdefect.apis.anomaly_fit.fit_detector`.
     """
-    cfg = load_config(config, cfg_options, recipes)
+    cfg = config if isinstance(config, Config) else load_config(config, cfg_options, recipes)
     category = category or cfg.get('category')
     paths = list_good_images(str(data_root or cfg.data_root), category, division or cfg.get('division'))
-    names = dict(config=Path(config).name, checkpoint=None if checkpoint is None else Path(checkpoint).name)
+    names = dict(config=Path(cfg.filename or '').name, checkpoint=None if checkpoint is None else Path(checkpoint).name)
     facts = dict(category=category, arm=TRAINED if checkpoint else UNTRAINED, **names)
     detector = detector_of_config(cfg, checkpoint, seed, facts=facts, **(settings or {}))
     return fit_detector(detector, paths, seed=seed, **fit)
 
 
 def evaluate_anomaly(
-    config: str | Path,
+    config: str | Path | Config,
     data_root: str | Path,
     categories: Sequence[str],
     out: str | Path,
@@ -70,9 +73,13 @@ def evaluate_anomaly(
     layer: str | None = None,
     precision: str = 'fp32',
     report: bool = True,
+    results: list[DetectorResult] | None = None,
     **fit,
 ) -> list[dict[str, object]]:
-    """Fit and test categories, each test image read once by each arm; the untrained backbone is always one of them.
+    """Fit and test categories, each test image read once by each arm.
+
+    The untrained backbone is always one of the arms, unless its weights cannot be had here: then the notes and the log
+    say so, and the trained one stands alone.
 
     Args:
         config, **fit: arguments of :func:`fit_anomaly`.
@@ -83,6 +90,7 @@ def evaluate_anomaly(
         layer: for Grad-CAM.
         precision: of the backbone in the test.
         report: also make figures and the page.
+        results: gets what each arm gave on each category, without heat maps.
     """
     out = Path(out)
     names = choose_categories(str(data_root), categories)
@@ -93,14 +101,25 @@ def evaluate_anomaly(
             f'`--checkpoint` must exist for each category, but {missing[0]} does not; write '
             '{category} where the name of the category stands, and train the missing ones.'
         )
+    missing_weights = ''
     # before hours of work, not after
     samples = {name: test_images(str(data_root), name, fit.get('division')) for name in names}
-    results: list[DetectorResult] = []
+    arms = {UNTRAINED: None, TRAINED: checkpoint}
+    if checkpoint is not None:
+        options = fit.get('cfg_options'), fit.get('recipes', ())
+        try:
+            detector_of_config(config if isinstance(config, Config) else load_config(config, *options))
+        except FileNotFoundError as err:
+            missing_weights = f'There is no row of the {UNTRAINED}: {err}'
+            print_log(missing_weights, 'current', logging.WARNING)
+            del arms[UNTRAINED]
+    results = [] if results is None else results
     figures: dict[str, bytes] = {}
     galleries: dict[str, list] = {}
     for name in names:
         own, detector = [], None
-        for arm, path in [(UNTRAINED, None), (TRAINED, checkpoints[name])][: 1 if checkpoint is None else 2]:
+        for arm in arms if checkpoint is not None else [UNTRAINED]:
+            path = checkpoints[name] if arm == TRAINED else None
             detector = fit_anomaly(config, data_root, name, path, progress=f'{name}: {arm}', **fit)
             detector.save(out / 'models' / f'{name}_{"cutpaste" if path else "untrained"}.pth')
             own.append(run_test(detector, samples[name], name, arm, precision=precision))
@@ -113,17 +132,20 @@ def evaluate_anomaly(
             galleries[name] = heat_images(detector, own[-1], layer)
     rows = write_tables(results, out)
     if report:
-        write_page(results, rows, figures, galleries, _notes(checkpoint), out)
+        write_page(results, rows, figures, galleries, _notes(checkpoint, missing_weights), out)
     return rows
 
 
-def _notes(checkpoint: str | None) -> list[str]:
+def _notes(checkpoint: str | None, missing_weights: str = '') -> list[str]:
     """Return what must be said below a table."""
     notes = [
         f'"{UNTRAINED}" is the same backbone, density and score without any CutPaste training. An ImageNet ResNet-18 '
         f'without it reaches {UNTRAINED_AVERAGE} % image AUROC on average over MVTec AD; a claim must beat that row.',
-        'paper: image AUROC of CutPaste 3-way (Li et al., CVPR 2021) on the MVTec AD category of that name.',
+        'paper: image AUROC of CutPaste 3-way (Li et al., CVPR 2021) on the MVTec AD category of that name; paddle, '
+        'Lieberk, pytorch-cutpaste: the tables of these implementations. That of paddle was chosen on the test images.',
     ]
+    if missing_weights:
+        notes.append(missing_weights)
     if checkpoint is None:
         notes.append('No checkpoint was given: there is no CutPaste row.')
     return notes

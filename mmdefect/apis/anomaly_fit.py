@@ -56,13 +56,13 @@ def detector_of_config(cfg: Config, checkpoint: str | None = None, seed: int = 0
     """
     import mmdefect.registration  # noqa: F401
     from mmdefect.models.backbone_weights import load_backbone
-    from mmdefect.models.cutpaste_classifier import backbone_config
+    from mmdefect.models.cutpaste_classifier import backbone_config, without_weights
 
     backbone = backbone_config(cfg.model.backbone)
-    network = build_backbone(backbone, seed)
+    plain = without_weights(Config(dict(backbone=backbone)).to_dict()['backbone'])
+    network = build_backbone(backbone if checkpoint is None else plain, seed)  # what is replaced is not fetched
     if checkpoint is not None:
         load_backbone(network, checkpoint, min_share=1.0)
-    plain = {k: v for k, v in Config(dict(backbone=backbone)).to_dict()['backbone'].items() if k != 'init_cfg'}
     preprocessor = cfg.model.get('data_preprocessor') or {}
     known = {k: tuple(preprocessor[k]) for k in ('mean', 'std') if k in preprocessor}
     if cfg.get('image_scale') is not None:

@@ -56,6 +56,10 @@ def test(
     set_work_dir(cfg, work_dir)
     for folder in filter(None, (cfg.work_dir, out, show_dir)):
         check_writable(folder)
+    if cfg.get('detector') is not None:  # of a CutPaste training
+        from mmdefect.apis.anomaly_run import test_detector
+
+        return test_detector(cfg, checkpoint, out or cfg.work_dir)
     fit_to_device(cfg)
     root = None if out is None and show_dir is None else image_root(cfg.test_dataloader.dataset)
     if out is not None:

@@ -1,6 +1,7 @@
 """Train a config through mmseg's Runner, after checking what can be known to be wrong before it starts."""
 
 import logging
+import math
 import os
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -31,6 +32,9 @@ FREE_KEYS = (
     '*_dataloader.prefetch_factor',
 )
 
+#: Keys in which they may also differ when a run goes on to more updates.
+LONGER_KEYS = ('train_cfg.max_iters', 'train_cfg.val_interval', 'param_scheduler*', 'default_hooks.checkpoint.interval')
+
 
 def train(config: str | Path | Config, work_dir: str | Path | None = None, **options) -> Runner:
     """Check the data, train, and return the runner; see :func:`prepare_train_config` for the arguments."""
@@ -41,6 +45,8 @@ def train(config: str | Path | Config, work_dir: str | Path | None = None, **opt
         check_data(cfg)
     forget_earlier_run(cfg)
     runner = Runner.from_cfg(cfg)
+    if cfg.resume:
+        runner.register_hook(dict(type='LongerScheduleHook'))
     if cfg.get('cpu_channels_last') and not torch.cuda.is_available():
         runner.register_hook(dict(type='ChannelsLastHook'))
     if cfg.launcher != 'none':  # not in the config: a run may go on with another number of processes
@@ -146,12 +152,17 @@ def check_writable(folder: str | Path) -> None:
 
 
 def check_same_config(cfg: Config, work_dir: str | Path) -> None:
-    """Reject a work dir with checkpoints of another config; a run that left none is nothing to protect."""
+    """Reject a work dir with checkpoints of another config; a run that left none is nothing to protect.
+
+    A resumed run may be longer than it was: its schedule is then that of the new length from where it stands on.
+    """
     if next(Path(work_dir).rglob('*.pth'), None) is None:
         return
     for dumped in sorted(Path(work_dir).glob('*.py')):
-        changed = difference(flatten(Config.fromfile(str(dumped)).to_dict()), flatten(cfg.to_dict()))
-        differing = [key for key in changed if not any(fnmatch(key, free) for free in FREE_KEYS)]
+        before, now = (flatten(c.to_dict()) for c in (Config.fromfile(str(dumped)), cfg))
+        grown = now.get('train_cfg.max_iters', 0) > before.get('train_cfg.max_iters', math.inf)
+        free_keys = (*FREE_KEYS, *LONGER_KEYS * bool(cfg.get('resume') and grown))
+        differing = [key for key in difference(before, now) if not any(fnmatch(key, free) for free in free_keys)]
         if differing:
             more = ' and more' if len(differing) > 5 else ''
             raise ValueError(

@@ -398,9 +398,12 @@ def _reduce_squares(points: Tensor, embeddings: Tensor, reduce: Callable[[Tensor
     """Reduce squared distances of embeddings to all points: ``(n, M)``, which may be overwritten, to ``(n,)``."""
     _check_width(embeddings, points.shape[1])
     points = _like(embeddings, points)
+    middle = points.mean(0)  # taken away first: of rows of length 1 that nearly agree float32 would lose the difference
+    points = points - middle
     norms = points.square().sum(1)
 
     def score(x: Tensor) -> Tensor:
+        x = x - middle
         squares = torch.addmm(norms, x, points.T, alpha=-2).add_(x.square().sum(1, keepdim=True))
         return reduce(squares.clamp_min_(0))
 

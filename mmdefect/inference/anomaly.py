@@ -28,14 +28,16 @@ class Distance(nn.Module):
     def __init__(self, density) -> None:
         super().__init__()
         self.bandwidth = density.bandwidth if isinstance(density, KernelDensity) else None
-        gaussian = isinstance(density, Gaussian)
-        self.register_buffer('center', density.mean.float() if gaussian else None)
-        self.register_buffer('matrix', density.whitening.float() if gaussian else density.points.float())
+        self.gaussian = isinstance(density, Gaussian)
+        center = density.mean if self.gaussian else density.points.mean(0)
+        self.register_buffer('center', center.float())
+        self.register_buffer('matrix', (density.whitening if self.gaussian else density.points - center).float())
 
     def forward(self, rows: Tensor) -> Tensor:
         """Return the distances."""
-        if self.center is not None:
-            return ((rows - self.center) @ self.matrix.T).square().sum(1).sqrt()
+        rows = rows - self.center
+        if self.gaussian:
+            return (rows @ self.matrix.T).square().sum(1).sqrt()
         squares = rows.square().sum(1, keepdim=True) - 2 * rows @ self.matrix.T + self.matrix.square().sum(1)
         squares = squares.clamp(min=0)
         if self.bandwidth is None:
@@ -55,9 +57,10 @@ class HeatCore(nn.Module):
     def __init__(self, detector: nn.Module) -> None:
         super().__init__()
         settings = detector.settings
-        self.features, self.network = detector.features, detector.features._fused()
+        self.features = detector.features
         self.size_hw, self.patch, self.quarters = tuple(settings.size_hw), settings.patch, detector.quarters
         self.mode = detector.mode
+        self.network = self.features._fused((self.patch,) * 2 if self.mode == 'exact' else self.size_hw)
         self.image = Distance(detector.densities['image']) if settings.score == 'image' else None
         self.cells = Distance(detector.densities[self.mode]) if self.mode else None
         if self.mode == 'exact':

@@ -228,7 +228,14 @@ def build_backbone(config: dict | str, seed: int = 0) -> nn.Module:
     finally:
         logging.disable(logging.NOTSET)
     if pretrained:
-        load_backbone(backbone, init['checkpoint'])
+        try:
+            load_backbone(backbone, init['checkpoint'])
+        except OSError as err:  # also what torch.hub raises without a network
+            raise FileNotFoundError(
+                f'the backbone must start from the weights {init["checkpoint"]}, but they cannot be had ({err}); give '
+                f'a trained --checkpoint, name a file with --cfg-options model.backbone.init_cfg.checkpoint=PATH, or '
+                f'fill {torch.hub.get_dir()}/checkpoints on a machine with a network.'
+            ) from err
     backbone.eval()
     return backbone
 

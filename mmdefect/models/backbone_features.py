@@ -86,7 +86,7 @@ class BackboneFeatures(nn.Module):
         """
         patches = unfold_patches(self.prepare(images), patch, stride)
         shape = patches.shape[:3]
-        network = self._fused()
+        network = self._fused((patch, patch))
         rows = max(1, batch // shape[2])  # whole rows: the copy out of the view is one block a row
         flat = patches.flatten(0, 1)
         done = []
@@ -112,7 +112,7 @@ class BackboneFeatures(nn.Module):
 
     def _read_fused(self, images: Tensor) -> list[Tensor]:
         inputs = self.prepare(images).contiguous(memory_format=torch.channels_last)
-        return [m.float() for m in self.read(inputs, self._fused())]
+        return [m.float() for m in self.read(inputs, self._fused(inputs.shape[2:]))]
 
     def _cells(self, maps: list[Tensor], patch: int, size_hw: tuple[int, int]) -> Tensor:
         if any(m.ndim != 4 for m in maps):
@@ -132,12 +132,23 @@ class BackboneFeatures(nn.Module):
     def _scaled(self, rows: Tensor) -> Tensor:
         return normalize_rows(rows) if self.normalize else rows
 
-    def _fused(self) -> nn.Module:
-        """Return the backbone with its batch norms folded into the convolutions, channels last; made once."""
+    def _fused(self, size_hw: Sequence[int]) -> nn.Module:
+        """Return the backbone with its batch norms folded into the convolutions, channels last; made once.
+
+        ``size_hw`` is of inputs that it takes, to try it on.
+        """
         if self._fast is None or next(self._fast.parameters()).device != next(self.backbone.parameters()).device:
             from mmcv.cnn.utils import fuse_conv_bn
 
             fused = fuse_conv_bn(copy.deepcopy(self.backbone)).to(memory_format=torch.channels_last)
             fused.eval()
+            probe = torch.linspace(-2, 2, 3 * size_hw[0] * size_hw[1], device=next(fused.parameters()).device)
+            probe = probe.view(1, 3, *size_hw)
+            with torch.no_grad():
+                pairs = zip(self.read(probe, fused), self.read(probe), strict=True)
+                same = all(torch.allclose(a, b, 1e-3, 1e-3 * float(b.abs().max())) for a, b in pairs)
+            if not same:
+                # parts that do not run in the order in which they are named cannot be folded
+                fused = copy.deepcopy(self.backbone).to(memory_format=torch.channels_last).eval()
             object.__setattr__(self, '_fast', fused)
         return self._fast

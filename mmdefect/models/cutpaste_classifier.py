@@ -5,6 +5,8 @@ and nowhere else. Head and classifier are thrown away after training.
 """
 
 from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -16,7 +18,7 @@ from torch import Tensor, nn
 from mmdefect.models.backbone_features import MEAN, STD, pool
 from mmdefect.registry import MODELS
 
-#: Short names; any class of mmpretrain's backbones and any model of timm (as ``timm/<name>``) goes, too.
+#: Short names of :func:`backbone_config`.
 BACKBONES = {
     **{f'resnet{depth}': dict(type='mmpretrain.ResNet', depth=depth) for depth in (18, 34, 50)},
     'mobilenet_v2': dict(type='mmpretrain.MobileNetV2'),
@@ -42,8 +44,94 @@ def backbone_config(backbone: str | Mapping) -> dict:
     )
 
 
+def encoder_config(name: str, weights: bool = True) -> dict:
+    """Return the config of a backbone by any name that torchvision, timm or mmpretrain has for a model.
+
+    Looked for in this order, unless a prefix such as ``timm/`` says where; a class of mmpretrain comes last.
+
+    Args:
+        name: such as ``wide_resnet50_2``, ``timm/regnety_002``, ``efficientnet-b4_3rdparty_8xb32_in1k``, ``ConvNeXt``.
+        weights: start from the ImageNet weights of that name (a download where they are not cached), or from none.
+    """
+    import timm
+    import torchvision
+    from mmpretrain.apis.model import ModelHub, list_models
+
+    source, _, plain = name.rpartition('/')
+    if source in ('', 'torchvision') and plain in torchvision.models.list_models(module=torchvision.models):
+        init = dict(init_cfg=dict(type='Pretrained', checkpoint=f'torchvision://{plain}')) if weights else {}
+        return dict(type='TorchvisionBackbone', name=plain, **init)
+    if source in ('', 'timm') and timm.is_model(plain):
+        return dict(type='mmpretrain.TIMMBackbone', model_name=plain, pretrained=weights)
+    if source in ('', 'mmpretrain') and plain in list_models():
+        found = ModelHub.get(plain)
+        init = dict(type='Pretrained', checkpoint=found.weights) if weights and found.weights else None
+        return {**found.config.model.backbone.to_dict(), 'init_cfg': init} | dict(
+            type=f'mmpretrain.{found.config.model.backbone.type}'
+        )
+    if source in ('', 'mmpretrain') and MODELS.get(f'mmpretrain.{plain}') is not None:
+        if weights:
+            raise ValueError(f'{name!r} is a class without weights of its own; name a model of it, or take no weights.')
+        return dict(type=f'mmpretrain.{plain}')
+    near = get_close_matches(plain, {*torchvision.models.list_models(), *timm.list_models(), *list_models()}, 4)
+    raise ValueError(
+        f'an encoder must be the name of a model of torchvision, timm or mmpretrain, got {name!r}; similar: '
+        f'{", ".join(near) or "none"}.'
+    )
+
+
+def without_weights(backbone: Mapping) -> dict:
+    """Return the config of a backbone that fetches no weights when it is built."""
+    return {key: False if key == 'pretrained' else value for key, value in backbone.items() if key != 'init_cfg'}
+
+
+@MODELS.register_module()
+class TorchvisionBackbone(BaseModule):
+    """A classifier of torchvision without its head: up to its last map, or its last tokens.
+
+    Args:
+        name: of the model, such as ``resnet18`` or ``efficientnet_b4``.
+        init_cfg: see mmengine.
+    """
+
+    def __init__(self, name: str, init_cfg: dict | None = None) -> None:
+        super().__init__(init_cfg)
+        from torchvision.models import get_model
+        from torchvision.models.feature_extraction import create_feature_extractor
+
+        whole = get_model(name, weights=None)
+        self.side = 224  # a size that every one of them takes
+        self.network = create_feature_extractor(whole, {_last_features(whole): 'features'})
+
+    def forward(self, inputs: Tensor) -> tuple[Tensor]:
+        """Return the last map, ``(B, C, h, w)``, or tokens ``(B, N, C)``."""
+        return (self.network(inputs)['features'],)
+
+
+def _last_features(network: nn.Module, side: int = 224) -> str:
+    """Return the part that puts out the last map or tokens before a classifier is done with them."""
+    seen: list[str] = []
+
+    def note(name: str, part: nn.Module, _inputs, output) -> None:
+        head = name.split('.')[0].lower() in ('classifier', 'fc', 'head', 'heads') or 'aux' in name.lower()
+        spread = isinstance(output, Tensor) and output.ndim in (3, 4) and output.shape[2:].numel() > 1
+        if spread and not head and not isinstance(part, nn.AdaptiveAvgPool2d):
+            seen.append(name)
+
+    hooks = [part.register_forward_hook(partial(note, name)) for name, part in network.named_modules() if name]
+    training = network.training
+    with torch.no_grad():
+        network.eval()(torch.zeros(1, 3, side, side))
+    for hook in hooks:
+        hook.remove()
+    network.train(training)
+    return seen[-1]
+
+
 def feature_width(backbone: nn.Module, side: int = 64) -> int:
-    """Return the width of the pooled features of a backbone, found with one small image."""
+    """Return the width of the pooled features of a backbone, found with one small image, or one of its only size."""
+    only = getattr(getattr(getattr(backbone, 'timm_model', None), 'patch_embed', None), 'img_size', None)
+    side = getattr(backbone, 'side', only[0] if only else side)
     training = backbone.training
     backbone.eval()
     with torch.no_grad():

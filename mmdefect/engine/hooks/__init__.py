@@ -1,7 +1,13 @@
 from .calibration_hook import CalibrationHook
 from .check_hooks import ClassCheckHook, SelectionCheckHook
 from .loss_hooks import ClassPriorHook, LabelExtrasHook, set_class_prior
-from .model_hooks import ChannelsLastHook, CutPasteBackboneHook, FreezeBackboneHook, SyncStatisticsHook
+from .model_hooks import (
+    ChannelsLastHook,
+    CutPasteBackboneHook,
+    FreezeBackboneHook,
+    LongerScheduleHook,
+    SyncStatisticsHook,
+)
 from .normality_hook import NormalityHook
 from .policy_hook import PolicyHook
 from .prediction_sheet_hook import PredictionSheetHook
@@ -14,6 +20,7 @@ __all__ = [
     'CutPasteBackboneHook',
     'FreezeBackboneHook',
     'LabelExtrasHook',
+    'LongerScheduleHook',
     'NormalityHook',
     'PolicyHook',
     'PredictionSheetHook',

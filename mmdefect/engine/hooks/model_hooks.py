@@ -1,4 +1,4 @@
-"""Hooks on the weights of a model: where they start, which are frozen, their order in memory, their statistics."""
+"""Hooks on the weights of a model: where they start, which are frozen, how fast they go on, their order, statistics."""
 
 import torch
 from mmengine.dist import all_reduce, get_world_size
@@ -9,7 +9,7 @@ from mmengine.runner import Runner
 from torch import nn
 
 from mmdefect.models.backbone_weights import load_backbone
-from mmdefect.registry import HOOKS
+from mmdefect.registry import HOOKS, PARAM_SCHEDULERS
 
 
 def unwrapped(runner: Runner) -> nn.Module:
@@ -83,6 +83,45 @@ class FreezeBackboneHook(Hook):
         for parameter in self.frozen:
             parameter.requires_grad_(False)
         backbone.eval()
+
+
+@HOOKS.register_module()
+class LongerScheduleHook(Hook):
+    """Give a resumed run the schedule of its config where that is not the one that its checkpoint holds.
+
+    mmengine restores the end of a schedule with its state, so a run that goes on to more updates would stand still at
+    the last rate of the shorter one. Here the rates are those that the longer schedule has from this update on.
+    """
+
+    def before_train(self, runner: Runner) -> None:
+        """Replay the schedules of the config up to here, if they are others."""
+        schedulers, configs = runner.param_schedulers, runner.cfg.get('param_scheduler')
+        if not runner.iter or not isinstance(schedulers, list) or not isinstance(configs, (list, tuple)):
+            return
+        groups = [
+            {k: v for k, v in g.items() if k != 'params'} | dict(params=[torch.zeros(1, requires_grad=True)])
+            for g in runner.optim_wrapper.param_groups
+        ]
+        names = {scheduler.param_name for scheduler in schedulers}
+        for group in groups:
+            group.update({name: group.get(f'initial_{name}', group[name]) for name in names})
+        replayed = torch.optim.SGD(groups, lr=0.0)
+        fresh = [PARAM_SCHEDULERS.build(dict(c), default_args=dict(optimizer=replayed)) for c in configs]
+        moving = {'optimizer', 'last_step', '_global_step', '_last_value', 'base_values', 'verbose'}
+        plain = [{k: v for k, v in vars(s).items() if k not in moving} for s in (*schedulers, *fresh)]
+        if len(fresh) != len(schedulers) or plain[: len(fresh)] == plain[len(fresh) :]:
+            return
+        for _ in range(runner.iter):
+            replayed.step()
+            for scheduler in fresh:
+                scheduler.step()
+        for old, new in zip(schedulers, fresh, strict=True):
+            vars(old).update({k: v for k, v in vars(new).items() if k != 'optimizer'})
+        for group, own in zip(runner.optim_wrapper.param_groups, replayed.param_groups, strict=True):
+            group.update({name: own[name] for name in names})
+        print_log(
+            f'the schedule is another than that of the checkpoint; it goes on from update {runner.iter}', 'current'
+        )
 
 
 @HOOKS.register_module()
