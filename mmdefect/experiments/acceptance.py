@@ -35,6 +35,7 @@ MOST_PARTS = 10**7
 class Parts:
     """The parts of a test, ordered by name."""
 
+    run: Path  # as it was named
     folder: Path  # in which the table lies
     names: tuple[str, ...]  # paths of the images below the folder they share
     bad: ndarray  # (N,) bool
@@ -78,6 +79,7 @@ def read_parts(run: Path) -> Parts:
     rows, names = [rows[k] for k in order], tuple(names[k] for k in order)
     values = [[[int(row[f'{kind}.{c}']) for kind in ('hit', 'predicted', 'labelled')] for c in classes] for row in rows]
     return Parts(
+        run,
         path.parent,
         names,
         np.array([row['defective'] == 'True' for row in rows]),
@@ -265,7 +267,7 @@ def write_acceptance(acceptance: Acceptance, page: Path, signatures: Sequence[st
         figure = figures.to_svg(drawn)
     text = render_page(
         'acceptance',
-        title=f'Acceptance: {acceptance.parts.folder.resolve().name}',
+        title=f'Acceptance: {acceptance.parts.run.resolve().name}',
         lead=acceptance.sentence(),
         acceptance=acceptance,
         percent=percent,

@@ -111,12 +111,23 @@ def test_costs_are_those_of_the_shares_and_the_curve_counts_parts_above_each_sco
 
 
 def test_the_page_has_the_answer_the_counts_and_room_to_sign(tmp_path):
-    plant(tmp_path)
-    write_page(accept(tmp_path, 0.005, 0.01, Costs(50, 1, 0.02)), tmp_path / 'page.html', ['quality', 'plant'])
+    plant(tmp_path / 'blades' / 'test')
+    write_page(
+        accept(tmp_path / 'blades', 0.005, 0.01, Costs(50, 1, 0.02)), tmp_path / 'page.html', ['quality', 'plant']
+    )
     page = (tmp_path / 'page.html').read_text()
-    for text in ('CANNOT BE KNOWN', '<td>71</td>', '<b>quality</b>', '<b>plant</b>', 'signature', '<svg', '358'):
+    for text in (
+        '<h1>Acceptance: blades</h1>',
+        'CANNOT BE KNOWN',
+        '<td>71</td>',
+        '<b>quality</b>',
+        '<b>plant</b>',
+        'signature',
+        '<svg',
+        '358',
+    ):
         assert text in page
-    assert read_parts(tmp_path).digest in page and 'http' not in page.split('<svg')[0]
+    assert read_parts(tmp_path / 'blades').digest in page and 'http' not in page.split('<svg')[0]
 
 
 def test_shares_are_read_with_and_without_percent():
