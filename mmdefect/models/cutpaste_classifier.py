@@ -15,6 +15,7 @@ from mmengine.structures import BaseDataElement
 from mmpretrain.models import ImageClassifier
 from torch import Tensor, nn
 
+from mmdefect.extras import require
 from mmdefect.models.backbone_features import MEAN, STD, pool
 from mmdefect.registry import MODELS
 
@@ -53,14 +54,17 @@ def encoder_config(name: str, weights: bool = True) -> dict:
         name: such as ``wide_resnet50_2``, ``timm/regnety_002``, ``efficientnet-b4_3rdparty_8xb32_in1k``, ``ConvNeXt``.
         weights: start from the ImageNet weights of that name (a download where they are not cached), or from none.
     """
-    import timm
     import torchvision
-    from mmpretrain.apis.model import ModelHub, list_models
 
     source, _, plain = name.rpartition('/')
     if source in ('', 'torchvision') and plain in torchvision.models.list_models(module=torchvision.models):
         init = dict(init_cfg=dict(type='Pretrained', checkpoint=f'torchvision://{plain}')) if weights else {}
         return dict(type='TorchvisionBackbone', name=plain, **init)
+    if source != 'mmpretrain':
+        require('pretrain', 'timm', who=f'to look for {plain!r} among the models of timm')
+    import timm
+    from mmpretrain.apis.model import ModelHub, list_models
+
     if source in ('', 'timm') and timm.is_model(plain):
         return dict(type='mmpretrain.TIMMBackbone', model_name=plain, pretrained=weights)
     if source in ('', 'mmpretrain') and plain in list_models():

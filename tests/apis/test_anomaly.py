@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import re
 from pathlib import Path
+from urllib.error import URLError
 
 import cv2
 import numpy as np
@@ -22,12 +23,21 @@ from mmdefect.apis.anomaly import (
     localize_anomaly,
     predict_anomaly,
 )
-from mmdefect.apis.anomaly_eval import DetectorResult, pixel_metrics, roc_points, rows_of, table_text
+from mmdefect.apis.anomaly_eval import (
+    CATEGORIES,
+    PUBLISHED,
+    DetectorResult,
+    pixel_metrics,
+    roc_points,
+    rows_of,
+    table_text,
+)
 from mmdefect.apis.anomaly_fit import candidates_of, compare_candidates, detector_of_config, fit_detector
 from mmdefect.apis.config import load_config
 from mmdefect.datasets.mvtec import find_categories
 from mmdefect.datasets.samples import Sample, list_images
 from mmdefect.demo.write import write_demo_dataset
+from mmdefect.models.anomaly_detector import AnomalyDetector
 
 CONFIG = Path(__file__).resolve().parents[2] / 'configs' / 'cutpaste' / 'resnet18-l3_3way-scratch_256_mvtec-256.py'
 SMALL = {'image_scale': (64, 64), 'model.backbone.base_channels': 8, 'model.backbone.stem_channels': 8}
@@ -223,3 +233,47 @@ def test_errors_come_before_the_work(tmp_path, data_root, category):
     with pytest.raises(ValueError, match='none was found'):
         list_inputs([tmp_path])
     assert not list(tmp_path.iterdir())
+
+
+PRETRAINED = CONFIG.with_name('resnet18-l3_3way_256_mvtec-256.py')
+IMAGENET = {**SMALL, 'model.backbone.init_cfg.checkpoint': 'torchvision://resnet18'}
+
+
+def test_a_checkpoint_needs_no_network(tmp_path, data_root, category, monkeypatch):
+    """Weights that a checkpoint replaces are not fetched; the untrained backbone is left out, and the page says so."""
+
+    def offline(*_, **__):
+        raise URLError('no network')
+
+    monkeypatch.setattr('torch.hub.urlopen', offline)
+    monkeypatch.setenv('TORCH_HOME', str(tmp_path / 'empty'))
+    network = detector_of_config(load_config(CONFIG, SMALL)).features.backbone
+    torch.save(dict(state_dict={f'backbone.{n}': v for n, v in network.state_dict().items()}), tmp_path / 'iter_4.pth')
+    fitted = fit_anomaly(
+        PRETRAINED, data_root, category, str(tmp_path / 'iter_4.pth'), cfg_options=IMAGENET, progress=None
+    )
+    fitted.save(tmp_path / 'part.pth')
+    loaded = AnomalyDetector.load(tmp_path / 'part.pth').features.backbone.state_dict()
+    assert all(torch.equal(loaded[n], v) for n, v in network.state_dict().items())
+    checkpoint = str(tmp_path / 'iter_4.pth')
+    rows = evaluate_anomaly(PRETRAINED, data_root, [category], tmp_path / 'eval', checkpoint, cfg_options=IMAGENET)
+    assert [row['arm'] for row in rows] == ['CutPaste', 'CutPaste']
+    assert 'There is no row of the untrained backbone' in (tmp_path / 'eval' / 'report.html').read_text()
+    with pytest.raises(FileNotFoundError, match='they cannot be had'):
+        fit_anomaly(PRETRAINED, data_root, category, cfg_options=IMAGENET, progress=None)
+
+
+def test_a_backbone_by_name_on_the_command_line():
+    cfg = load_config(CONFIG, {'model.backbone': 'efficientnet_b4'})
+    assert cfg.model.backbone.type == 'TorchvisionBackbone' and cfg.model.backbone.name == 'efficientnet_b4'
+    assert cfg.model.backbone.init_cfg.checkpoint == 'torchvision://efficientnet_b4'
+    with pytest.raises(ValueError, match='similar'):
+        load_config(CONFIG, {'model.backbone': 'efficientnet_44'})
+
+
+def test_published_averages():
+    """The averages that the sources print with their tables."""
+    averages = {name: float(np.mean(values)) for name, values in PUBLISHED.items()}
+    printed = {'paper': 95.2, 'paddle': 96.7, 'Lieberk': 95.7, 'pytorch-cutpaste': 91.0}
+    assert averages == pytest.approx(printed, abs=0.1)  # one cuts what others round
+    assert all(len(values) == len(CATEGORIES) == 15 for values in PUBLISHED.values())

@@ -12,7 +12,13 @@ from torch.nn import functional as F
 import mmdefect.registration  # noqa: F401
 from mmdefect.apis import load_config
 from mmdefect.models.backbone_features import pool
-from mmdefect.models.cutpaste_classifier import BACKBONES, ProjectionHead, backbone_config
+from mmdefect.models.cutpaste_classifier import (
+    BACKBONES,
+    ProjectionHead,
+    backbone_config,
+    encoder_config,
+    feature_width,
+)
 from mmdefect.registry import MODELS, init_default_scope
 from tests.helpers.small import RESNET18_L3
 
@@ -102,3 +108,48 @@ def test_views_of_all_images_become_one_batch():
     assert data['inputs'].shape == (6, 3, 8, 8)
     assert [int(s.gt_label) for s in data['data_samples']] == [0, 1, 2, 0, 0, 2]
     torch.testing.assert_close(data['inputs'][4, 1], (images[1][1, 1].float() - 20) / 4)
+
+
+@pytest.mark.parametrize(
+    'name, width',
+    [
+        ('shufflenet_v2_x0_5', 1024),
+        ('squeezenet1_1', 512),
+        ('torchvision/efficientnet_b0', 1280),
+        ('timm/regnety_002', 368),
+        ('regnety_002', 368),
+        ('mmpretrain/resnet18_8xb32_in1k', 512),
+        ('ConvNeXt', 768),
+    ],
+)
+def test_an_encoder_by_any_name(name, width):
+    network = MODELS.build(encoder_config(name, weights=False))
+    assert feature_width(network) == width
+    if not name.startswith('ConvNeXt'):  # which puts out a vector
+        network.eval()  # backbones of OpenMMLab return nothing here
+        assert network(torch.zeros(1, 3, 96, 96))[-1].ndim == 4
+
+
+def test_a_transformer_of_one_size_and_names_that_are_none():
+    config = encoder_config('vit_b_32', weights=False)
+    assert feature_width(MODELS.build(config)) == 768
+    weights = encoder_config('resnet50')['init_cfg']
+    assert weights == dict(type='Pretrained', checkpoint='torchvision://resnet50')
+    assert encoder_config('timm/resnet50')['pretrained'] is True
+    assert encoder_config('mmpretrain/resnet18_8xb32_in1k')['init_cfg']['checkpoint'].endswith('.pth')
+    with pytest.raises(ValueError, match='similar: .*resnet50'):
+        encoder_config('resnet5')
+    with pytest.raises(ValueError, match='without weights'):
+        encoder_config('ConvNeXt')
+
+
+def test_features_are_those_of_the_whole_classifier():
+    """The last map, averaged and put through the head of torchvision, is what the classifier of torchvision says."""
+    from torchvision.models import get_model
+
+    whole = get_model('regnet_x_400mf', weights=None).eval()
+    network = MODELS.build(encoder_config('regnet_x_400mf', weights=False)).eval()
+    missing = network.network.load_state_dict(whole.state_dict(), strict=False)
+    assert not missing.missing_keys
+    image = torch.randn(2, 3, 64, 64)
+    torch.testing.assert_close(whole.fc(network(image)[0].mean((2, 3))), whole(image))
