@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
 from types import SimpleNamespace
 from typing import ClassVar
 
 import pytest
 import torch
+from mmengine.hooks import Hook
 from mmengine.model import BaseModel
 from mmengine.runner import Runner
 from torch import nn
@@ -14,6 +16,7 @@ from torch.utils.data import Dataset
 
 import mmdefect.registration  # noqa: F401
 from mmdefect.engine.hooks import CutPasteBackboneHook, FreezeBackboneHook
+from mmdefect.registry import HOOKS
 
 
 class Noise(Dataset):
@@ -55,11 +58,10 @@ def run(tmp_path, hooks, iters=6, **options):
             dataset=Noise(), batch_size=4, num_workers=0, sampler=dict(type='InfiniteSampler', shuffle=False)
         ),
         train_cfg=dict(by_epoch=False, max_iters=iters),
-        optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.5)),
         custom_hooks=hooks,
         default_scope='mmseg',
         experiment_name=f'{tmp_path.name}_{len(list(tmp_path.iterdir()))}',
-        **options,
+        **dict(optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.5))) | options,
     )
     runner.train()
     return model
@@ -129,3 +131,58 @@ def test_what_cannot_work_stops_before_the_first_update(checkpoint, options, loa
     runner = SimpleNamespace(model=TwoLayers(), iter=0, _resume=False, _load_from=load_from)
     with pytest.raises(ValueError, match=words):
         CutPasteBackboneHook(checkpoint, **options).before_train(runner)
+
+
+@HOOKS.register_module()
+class RatesHook(Hook):
+    """Notes the rate and momentum of each update."""
+
+    def __init__(self, kept):
+        self.kept = kept
+
+    def before_train_iter(self, runner, batch_idx, data_batch=None):
+        group = runner.optim_wrapper.param_groups[0]
+        self.kept.append((group['lr'], group['momentum']))
+
+
+def rates(tmp_path, updates, hooks=(), **options):
+    """Train with warm-up, cosine and a falling momentum of that many updates; return rate and momentum of each."""
+    kept = []
+    schedule = [
+        dict(type='LinearLR', start_factor=0.1, begin=0, end=2, by_epoch=False),
+        dict(type='CosineAnnealingLR', T_max=updates - 2, eta_min=0.001, begin=2, end=updates, by_epoch=False),
+        dict(type='CosineAnnealingMomentum', T_max=updates, begin=0, end=updates, by_epoch=False),
+    ]
+    saving = dict(checkpoint=dict(type='CheckpointHook', by_epoch=False, interval=1))
+    optimizer = dict(optimizer=dict(type='SGD', lr=0.5, momentum=0.9))
+    run(
+        tmp_path,
+        [*hooks, RatesHook(kept)],
+        updates,
+        **{'param_scheduler': schedule, 'cfg': dict(param_scheduler=schedule), 'default_hooks': saving}
+        | dict(optim_wrapper=optimizer, **options),
+    )
+    return kept
+
+
+def test_a_longer_run_has_the_rates_of_its_length_from_where_it_goes_on(tmp_path):
+    (tmp_path / 'whole').mkdir()
+    whole = rates(tmp_path / 'whole', 9)
+    short = rates(tmp_path, 4)
+    longer = rates(tmp_path, 9, [dict(type='LongerScheduleHook')], resume=True)
+    assert len(longer) == 5 and whole[3] != pytest.approx(short[3])
+    for ours, fresh in zip(longer, whole[4:], strict=True):
+        assert ours == pytest.approx(fresh, rel=1e-6)
+
+
+def test_a_run_of_the_same_length_goes_on_to_the_bit(tmp_path):
+    for name in ('whole', 'plain'):
+        (tmp_path / name).mkdir()
+    rates(tmp_path / 'whole', 6)
+    for name in ('5', '6'):
+        (tmp_path / 'whole' / 'run' / f'iter_{name}.pth').unlink()
+    (tmp_path / 'whole' / 'run' / 'last_checkpoint').write_text(str(tmp_path / 'whole' / 'run' / 'iter_4.pth'))
+    copied = shutil.copytree(tmp_path / 'whole' / 'run', tmp_path / 'plain' / 'run')
+    (copied / 'last_checkpoint').write_text(str(copied / 'iter_4.pth'))
+    hooked = rates(tmp_path / 'whole', 6, [dict(type='LongerScheduleHook')], resume=True)
+    assert hooked == rates(tmp_path / 'plain', 6, resume=True) and len(hooked) == 2
