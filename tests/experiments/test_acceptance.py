@@ -119,7 +119,7 @@ def test_the_page_has_the_answer_the_counts_and_room_to_sign(tmp_path):
     for text in (
         '<h1>Acceptance: blades</h1>',
         'CANNOT BE KNOWN',
-        '<td>71</td>',
+        '<td>2 of 71</td>',
         '<b>quality</b>',
         '<b>plant</b>',
         'signature',
