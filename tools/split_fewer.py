@@ -28,6 +28,11 @@ def parse_args() -> argparse.Namespace:
         '--out',
         help='files to write, {shots} and {seed} filled in (default: shots_{shots}_{seed}.json beside the split file)',
     )
+    parser.add_argument(
+        '--spare-to',
+        metavar='SPLIT',
+        help='split that gets the defective images not kept, such as val, to choose settings on (default: none)',
+    )
     parser.add_argument('--overwrite', action='store_true', help='replace files that exist')
     return parser.parse_args()
 
@@ -39,7 +44,7 @@ def main() -> int:
     out = out.replace('{seed}', str(args.seed))
     from mmdefect.datasets.splits import split_fewer
 
-    made = split_fewer(args.split_file, args.shots, out, args.seed, args.groups, args.overwrite)
+    made = split_fewer(args.split_file, args.shots, out, args.seed, args.groups, args.overwrite, args.spare_to)
     for number, split in made.items():
         counts = split.counts()['train']
         print(f'{out.replace("{shots}", str(number))}: {", ".join(f"{n} {t}" for t, n in counts.items())} in train')

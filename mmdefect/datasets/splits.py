@@ -114,6 +114,7 @@ def split_fewer(
     seed: int = 0,
     group_file: str | None = None,
     overwrite: bool = False,
+    spare_to: str | None = None,
 ) -> dict[int, Split]:
     """Keep some defective training images of each type, all clean ones, and every other split as it is.
 
@@ -127,6 +128,8 @@ def split_fewer(
         seed: another seed samples other images.
         group_file: images that show one part, see :func:`~mmdefect.datasets.groups.read_groups`.
         overwrite: replace files that are there.
+        spare_to: split that gets the defective training images that are not kept, but for those of a part that is
+            also kept; they make a larger validation set to choose settings on. None leaves them out.
 
     Returns:
         The divisions that were written, by number of shots.
@@ -139,6 +142,9 @@ def split_fewer(
     check_new(paths.values(), overwrite)
     before = read_split(split_file)
     training = before.entries_of('train', split_file)
+    if spare_to is not None and spare_to not in set(before.splits) - {'train', 'test'}:
+        others = ', '.join(sorted(set(before.splits) - {'train', 'test'}))
+        raise ValueError(f'`spare_to` must be another split than train and test, one of {others}, got {spare_to!r}.')
     groups: dict[str, int] = {}
     if group_file is not None:
         images = [entry.image for entries in before.splits.values() for entry in entries]
@@ -151,7 +157,14 @@ def split_fewer(
     for number, path in paths.items():
         kept = [entry for entry in training if entry.is_clean or ranks[entry.image] < number]
         protocol = dict(name='fewer_shots', shots=number, of=before.protocol)
-        made[number] = replace(before, splits={**before.splits, 'train': kept}, protocol=protocol, seed=seed)
+        splits = {**before.splits, 'train': kept}
+        if spare_to is not None:
+            protocol['spare_to'] = spare_to
+            images = {entry.image for entry in kept}
+            parts = {groups[image] for image in images if image in groups}
+            spare = [e for e in training if e.image not in images and groups.get(e.image) not in parts]
+            splits[spare_to] = [*splits[spare_to], *spare]
+        made[number] = replace(before, splits=splits, protocol=protocol, seed=seed)
         write_split(made[number], path, overwrite)
     return made
 

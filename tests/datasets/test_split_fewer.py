@@ -104,3 +104,22 @@ def test_what_is_wrong_is_said_before_anything_is_written(split_file, tmp_path):
     (tmp_path / 'g.json').write_text('3')
     with pytest.raises(ValueError, match='list of lists'):
         split_fewer(str(split_file), [1], out, group_file=str(tmp_path / 'g.json'))
+
+
+def test_spare_images_go_to_validation_but_not_those_of_a_part_that_trains(tmp_path):
+    train = [entry('good0', 'good'), *(entry(f'crack{i}', 'crack') for i in range(6))]
+    splits = dict(train=train, val=[entry('val0', 'crack')], test=[entry('test0', 'crack')])
+    write_split(Split(splits, dict(name='fractions'), 7, {}), tmp_path / 's.json')
+    pairs = [[f'images/crack{i}.png', f'images/crack{i + 1}.png'] for i in (0, 2, 4)]
+    (tmp_path / 'groups.json').write_text(json.dumps(pairs))
+    out = str(tmp_path / 'dev_{shots}.json')
+    groups = str(tmp_path / 'groups.json')
+    made = split_fewer(str(tmp_path / 's.json'), [1], out, group_file=groups, spare_to='val')[1]
+    (kept,) = images(made, 'crack')
+    partner = next(pair for pair in pairs if kept in pair)
+    spare = {e.image for e in made.splits['val']} - {'images/val0.png'}
+    assert spare == {e.image for e in train if e.type == 'crack'} - set(partner)
+    assert made.splits['test'] == splits['test'] and made.protocol['spare_to'] == 'val'
+    for wrong in ('test', 'train', 'outer'):
+        with pytest.raises(ValueError, match='`spare_to` must be another split than train and test, one of val'):
+            split_fewer(str(tmp_path / 's.json'), [1], out, overwrite=True, spare_to=wrong)
