@@ -112,6 +112,7 @@ MODEL = ('model.*', '*norm_cfg.*', 'data_preprocessor.*', 'own_*', 'optim_wrappe
 MODEL = (*MODEL, 'cpu_channels_last', 'custom_hooks*')
 WEIGHTS = ('model.backbone.*', 'model.data_preprocessor.*', 'custom_hooks*')
 BILEVEL = ('train_cfg.*', 'outer_dataloader.*')
+AUGMENTATION = 'train_dataloader.dataset.pipeline.*'
 #: What two leaves may differ in whose names, `model_recipe_schedule_data`, differ in one part.
 AXES = (MODEL, (*LOSS_EXTRAS, *SYNTHESIS, *BILEVEL, *WEIGHTS, '*patch', 'optim_wrapper.optimizer.lr'), SCHEDULE, DATA)
 
@@ -140,6 +141,8 @@ KINDS = {
     'models': (MODEL, SEGMENTATION),
     'weights': (WEIGHTS, FROZEN),
     'bilevel': (BILEVEL, LEARNED),
+    'normality': (('model.neck.*', 'custom_hooks*', AUGMENTATION), SEGMENTATION),
+    'steady': ((AUGMENTATION,), SEGMENTATION),
     'on_device': ((*BILEVEL, *SYNTHESIS), LEARNED),
     'cutpaste_64k': (SCHEDULE, PRETRAINING),
     'cutpaste_256': (SCHEDULE, PRETRAINING),
