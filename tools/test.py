@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 
-from mmdefect.command_line import add_config_options, add_launcher, one_line_errors
+from mmdefect.command_line import one_line_errors, parse_launched
 from mmdefect.extras import stop_without
 
 stop_without('mm')
@@ -26,15 +25,12 @@ def parse_args() -> argparse.Namespace:
         default='delivered',
         help='what is judged and written; delivered is what predicting with the checkpoint does (default)',
     )
-    add_config_options(parser)
-    add_launcher(parser)
-    return parser.parse_args()
+    return parse_launched(parser)
 
 
 @one_line_errors(ValueError, FileNotFoundError, PermissionError)
 def main() -> int:
     args = parse_args()
-    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
     from mmdefect.apis import test
     from mmdefect.ranks import end_rank
 

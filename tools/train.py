@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 
-from mmdefect.command_line import add_config_options, add_launcher, one_line_errors
+from mmdefect.command_line import one_line_errors, parse_launched
 from mmdefect.extras import stop_without
 
 stop_without('mm')
@@ -18,15 +17,12 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--work-dir', help='where logs and checkpoints go (default: work_dirs/<config name>)')
     parser.add_argument('--resume', action='store_true', help='continue from the last checkpoint in the work dir')
     parser.add_argument('--amp', action='store_true', help='automatic mixed precision')
-    add_config_options(parser)
-    add_launcher(parser)
-    return parser.parse_args()
+    return parse_launched(parser)
 
 
 @one_line_errors(ValueError, FileNotFoundError, PermissionError)
 def main() -> int:
     args = parse_args()
-    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
     from mmdefect.apis import train
     from mmdefect.ranks import end_rank
 
