@@ -362,18 +362,8 @@ def folder(tmp_path, images):
 
 
 def command(folder, pipelines, out, *more, kind='sd'):
-    return run(
-        'edit --model',
-        pipelines[kind],
-        '--images',
-        folder / 'images',
-        '--labels',
-        folder / 'labels',
-        '--out',
-        folder / out,
-        '--words rust dent --steps 2 --inner-steps 1 --device cpu',
-        *more,
-    )
+    places = f'--model {pipelines[kind]} --images {folder}/images --labels {folder}/labels --out {folder}/{out}'
+    return run(f'edit {places} --words rust dent --steps 2 --inner-steps 1 --device cpu', *more)
 
 
 @pytest.mark.parametrize('kind', ['sd', pytest.param('sdxl', marks=pytest.mark.slow)])

@@ -165,18 +165,8 @@ def folders(tmp_path, images):
 
 
 def command(folders, pipelines, out, *more, kind='sd'):
-    return run(
-        'sample --model',
-        pipelines[kind],
-        '--images',
-        folders / 'clean',
-        '--masks',
-        folders / 'masks',
-        '--out',
-        folders / out,
-        '--steps 2 --guidance 3 --device cpu',
-        *more,
-    )
+    places = f'--model {pipelines[kind]} --images {folders}/clean --masks {folders}/masks --out {folders}/{out}'
+    return run(f'sample {places} --steps 2 --guidance 3 --device cpu', *more)
 
 
 def images_of(folder):

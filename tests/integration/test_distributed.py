@@ -18,6 +18,8 @@ from tests.helpers.ranks import run_two_ranks
 from tests.helpers.small import write_labelled_parts
 from tests.integration import ranks
 
+pytestmark = pytest.mark.usefixtures('own_cache')
+
 REPO = Path(__file__).resolve().parents[2]
 
 
@@ -25,13 +27,6 @@ REPO = Path(__file__).resolve().parents[2]
 def data_root(tmp_path_factory):
     root = tmp_path_factory.mktemp('data')
     return write_labelled_parts(root, train=6, val=5, test=3)
-
-
-@pytest.fixture(scope='module', autouse=True)
-def cache(tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv('MMDEFECT_CACHE', str(tmp_path_factory.mktemp('cache')))
-        yield
 
 
 @pytest.fixture(scope='module')

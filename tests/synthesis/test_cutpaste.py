@@ -25,14 +25,7 @@ from mmdefect.synthesis.cutpaste import (
 )
 from mmdefect.synthesis.places import rotated_size
 from mmdefect.synthesis.records import VISIBLE_TOLERANCE
-
-
-def generator(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
-
-
-def noise_image(height: int, width: int, seed: int = 0, channels: int = 3) -> torch.Tensor:
-    return torch.rand(channels, height, width, generator=generator(seed))
+from tests.synthesis.noise import generator, noise_image
 
 
 @pytest.mark.parametrize('kind', ['normal', 'scar', 'union'])

@@ -15,6 +15,7 @@ from mmdefect.synthesis.places import location_codes
 from mmdefect.synthesis.policy import SAME_SHAPE, PolicySpec
 from mmdefect.synthesis.sampler import Background
 from tests.helpers.defects import FRAME_HW, draw_part, labelled_parts, library_of_parts
+from tests.synthesis.noise import generator
 
 BLENDS = ('alpha', 'feather', 'poisson', 'poisson-mixed', 'spectral')
 SHAPE = ('rotate', 'shear_x', 'shear_y', 'scale_x', 'scale_y', 'flip_x', 'flip_y', 'elastic')
@@ -23,10 +24,6 @@ SHAPE = ('rotate', 'shear_x', 'shear_y', 'scale_x', 'scale_y', 'flip_x', 'flip_y
 @pytest.fixture(scope='module')
 def library(tmp_path_factory):
     return library_of_parts(tmp_path_factory.mktemp('library'), labelled_parts(6, outline=True))
-
-
-def generator(seed=0):
-    return torch.Generator().manual_seed(seed)
 
 
 def background(image, label=None):

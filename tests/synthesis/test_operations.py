@@ -30,11 +30,8 @@ from mmdefect.synthesis.operations import (
 from mmdefect.synthesis.render.arrays import _sampling_of, canvas_of, color_matrix, spline_basis, warp_donor
 from mmdefect.synthesis.render.tensors import displacement
 from mmdefect.synthesis.sampler import uniforms
+from tests.synthesis.noise import generator
 from tests.synthesis.render.slow import forward_matrix
-
-
-def generator(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 def sampled(seed: int, **ranges) -> Operations:

@@ -1,4 +1,4 @@
-# What our own models share: images in RGB, normalised as for ImageNet, and predicted whole.
+# What our own models share: RGB images, normalised as for ImageNet and predicted whole, and a head with one loss.
 model = dict(
     type='EncoderDecoder',
     data_preprocessor=dict(
@@ -8,6 +8,12 @@ model = dict(
         bgr_to_rgb=True,
         pad_val=0,
         seg_pad_val=255,
+    ),
+    decode_head=dict(
+        num_classes=2,
+        norm_cfg=dict(type='SyncBN', requires_grad=True),
+        align_corners=False,
+        loss_decode=dict(type='CrossEntropyLoss', use_sigmoid=False, loss_weight=1.0),
     ),
     train_cfg=dict(),
     test_cfg=dict(mode='whole'),

@@ -22,10 +22,6 @@ model = dict(
         feature_strides=[4, 8, 16, 32],
         channels=64,
         dropout_ratio=0.1,
-        num_classes=19,
-        norm_cfg=norm_cfg,
-        align_corners=False,
-        loss_decode=dict(type='CrossEntropyLoss', use_sigmoid=False, loss_weight=1.0),
     ),
     auxiliary_head=dict(in_channels=64, channels=32),
 )

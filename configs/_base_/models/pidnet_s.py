@@ -1,29 +1,20 @@
 # PIDNet-S (Xu et al., CVPR 2023). The third loss is that of its edge branch; the others are the segmentation losses.
-_base_ = ['./encoder_decoder.py']
-norm_cfg = dict(type='SyncBN', requires_grad=True)
+_base_ = ['./two_branches.py']
 model = dict(
     backbone=dict(
         type='PIDNet',
-        in_channels=3,
-        channels=32,
         ppm_channels=96,
         num_stem_blocks=2,
         num_branch_blocks=3,
-        align_corners=False,
-        norm_cfg=norm_cfg,
         act_cfg=dict(type='ReLU', inplace=True),
         init_cfg=dict(
-            type='Pretrained',
             checkpoint='https://download.openmmlab.com/mmsegmentation/v0.5/pretrain/pidnet/'
-            'pidnet-s_imagenet1k_20230306-715e6273.pth',
+            'pidnet-s_imagenet1k_20230306-715e6273.pth'
         ),
     ),
     decode_head=dict(
         type='PIDHead',
-        in_channels=128,
         channels=128,
-        num_classes=2,
-        norm_cfg=norm_cfg,
         act_cfg=dict(type='ReLU', inplace=True),
         align_corners=True,
         loss_decode=[

@@ -1,6 +1,6 @@
 # Real defects of the training split anywhere in the frame: for surfaces that fill it, and the random arm of studies.
+_base_ = ['./paste_poisson.py']
 synthesis = dict(
-    ratio=dict(real=2, synthetic=1, clean=1),
     location=dict(object='frame'),
     transforms=[
         dict(

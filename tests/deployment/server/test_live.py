@@ -108,12 +108,18 @@ def test_a_model_that_hangs_does_not_hold_up_the_end():
             assert waiting.result(10)[0] >= 500
 
 
+def start_upload(server):
+    """A connection that has sent the first bytes of an image."""
+    connection = server.connect()
+    connection.putrequest('POST', '/predict')
+    connection.putheader('Content-Length', str(len(PNG)))
+    connection.endheaders(PNG[:100])
+    return connection
+
+
 def test_a_stalled_upload_does_not_hold_up_the_end():
     with start_stand_in(shutdown_timeout_s=1) as server:
-        connection = server.connect()
-        connection.putrequest('POST', '/predict')
-        connection.putheader('Content-Length', str(len(PNG)))
-        connection.endheaders(PNG[:100])
+        connection = start_upload(server)
         server.wait_in_flight(1)
         server.process.terminate()
         assert server.finish(20) == (0, 'closed\n')
@@ -129,10 +135,7 @@ def test_a_killed_server_answers_nobody_silently():
     with start_stand_in(delay_s=30) as server, ThreadPoolExecutor(2) as pool:
         waiting = pool.submit(server.ask, 'POST', '/predict', PNG)
         server.wait_in_flight(1)
-        sending = server.connect()
-        sending.putrequest('POST', '/predict')
-        sending.putheader('Content-Length', str(len(PNG)))
-        sending.endheaders(PNG[:100])
+        sending = start_upload(server)
         server.wait_in_flight(2)
         server.process.kill()
         server.process.wait()

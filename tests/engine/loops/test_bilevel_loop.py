@@ -16,12 +16,7 @@ from mmdefect.functional.bilevel import make_estimator
 from mmdefect.registry import DATASETS, MODELS
 from tests.helpers.bilevel import leaves_of, tiny_config, write_parts
 
-
-@pytest.fixture(scope='module', autouse=True)
-def cache(tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv('MMDEFECT_CACHE', str(tmp_path_factory.mktemp('cache')))
-        yield
+pytestmark = pytest.mark.usefixtures('own_cache')
 
 
 @pytest.fixture(scope='module')

@@ -1,18 +1,12 @@
 """Stands in for tools/test.py: reads the checkpoint, writes one image file, prints the end of an mmseg test log."""
 
-import argparse
 import json
 import zipfile
 from pathlib import Path
 
-parser = argparse.ArgumentParser()
-parser.add_argument('config')
-parser.add_argument('checkpoint')
-parser.add_argument('--work-dir', type=Path)
-parser.add_argument('--out', type=Path)
-parser.add_argument('--with', nargs='+', default=[])
-parser.add_argument('--cfg-options', nargs='+', default=[])
-args = parser.parse_args()
+from options import parse_args
+
+args = parse_args()
 cfg = {}
 exec(Path(args.config).read_text(), cfg)
 steps = len(json.loads(zipfile.ZipFile(args.checkpoint).read('trained_by')))

@@ -3,19 +3,13 @@
 The config is a Python file with data_root, quality (share of the defect pixels found) and randomness.
 """
 
-import argparse
 from pathlib import Path
 
 import cv2
 import numpy as np
+from options import parse_args
 
-parser = argparse.ArgumentParser()
-parser.add_argument('config')
-parser.add_argument('checkpoint')
-parser.add_argument('--work-dir', type=Path)
-parser.add_argument('--out', type=Path)
-parser.add_argument('--cfg-options', nargs='+', default=[])
-args = parser.parse_args()
+args = parse_args()
 cfg = {'quality': 0.5, 'randomness': {'seed': 0}}
 exec(Path(args.config).read_text(), cfg)
 rng = np.random.default_rng(cfg['randomness']['seed'])

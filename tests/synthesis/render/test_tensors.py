@@ -15,6 +15,7 @@ from mmdefect.synthesis.render import arrays
 from mmdefect.synthesis.render.tensors import SIDES, _Stored, fit_donors, side_for, write_pastes
 from mmdefect.synthesis.sampler import Background, FittedDonor, Paste
 from tests.helpers.defects import FRAME_HW, draw_part, labelled_parts, library_of_parts
+from tests.synthesis.noise import generator
 from tests.synthesis.render import slow
 
 BLENDS = ('alpha', 'feather', 'poisson', 'poisson-mixed', 'spectral')
@@ -23,10 +24,6 @@ BLENDS = ('alpha', 'feather', 'poisson', 'poisson-mixed', 'spectral')
 @pytest.fixture(scope='module')
 def library(tmp_path_factory):
     return library_of_parts(tmp_path_factory.mktemp('library'), labelled_parts(6, outline=True))
-
-
-def generator(seed):
-    return torch.Generator().manual_seed(seed)
 
 
 def images_of(count, size_hw=FRAME_HW, channels=3):
