@@ -24,14 +24,15 @@ from torch import Generator, Tensor
 from mmdefect.synthesis.operations import adjust_color
 from mmdefect.synthesis.places import rotated_size
 from mmdefect.synthesis.records import (
-    IGNORE_LABEL,
     VISIBLE_TOLERANCE,
-    Instance,
     Synthesis,
     check_generators,
     check_range,
     fresh_label,
+    instance_at,
     stack_samples,
+    visible_change,
+    write_label,
 )
 
 #: A rotated field is sampled at about this many pixels a side, but 8 a cell, and then enlarged: it is smooth by nature.
@@ -404,21 +405,18 @@ def perlin_anomaly(
         places, old, new = apply_perlin(image, mask, source, anomaly)
         if len(places) == 0:
             continue
-        labelled = places
+        changed = mask.new_ones(len(places))
         if tolerance is not None:
-            labelled = labelled[(new - old).detach().abs_().amax(0) > tolerance]
-        reason = 'ignored' if len(labelled) else 'invisible'
-        if not overwrite_ignore and label is not None:
-            labelled = labelled[new_label.view(-1)[labelled] != IGNORE_LABEL]
-        if len(labelled) == 0:
+            changed = visible_change(new[..., None], old[..., None], tolerance)[:, 0]
+        covered = new_label.view(-1)[places]
+        shown = write_label(covered, changed, class_id, overwrite_ignore)
+        if not shown.any():
+            reason = 'ignored' if changed.any() else 'invisible'
             continue
-        new_label.view(-1)[labelled] = class_id
+        new_label.view(-1)[places] = covered
         new_image = image.clone(memory_format=torch.contiguous_format)
         new_image.view(len(image), -1)[:, places] = new
-        columns = labelled % size_hw[1]  # the places are sorted, so the rows are those of the first and the last
-        top, bottom = int(labelled[0]) // size_hw[1], int(labelled[-1]) // size_hw[1] + 1
-        box = top, int(columns.min()), bottom, int(columns.max()) + 1
-        name, count = source.name(anomaly.texture), len(labelled)
-        record = Instance(class_id, box, count, name, 'perlin', 'alpha', anomaly.record())
-        return Synthesis(new_image, new_label, [record])
+        mask.view(-1)[places] = shown
+        facts = source.name(anomaly.texture), 'perlin', 'alpha', anomaly.record()
+        return Synthesis(new_image, new_label, [instance_at(mask.numpy(force=True), (0, 0), class_id, *facts)])
     return Synthesis(image.clone(), new_label, [], skipped={reason: 1})
