@@ -26,7 +26,7 @@ from mmdefect.registry import METRICS
 
 CALIBRATIONS, DECISIONS = (None, 'fit', 'apply'), ('argmax', 'calibrated', 'delivered')
 #: Columns of the printed table, where their group is counted; the first two are those of mmseg.
-COLUMNS = ('IoU', 'Acc', 'Precision', 'F1', 'tIoU', 'AP', 'F1max', 'AUPRO30', 'cRecall', 'part_found')
+COLUMNS = ('IoU', 'Acc', 'Precision', 'F1', 'tIoU', 'AP', 'F1max', 'AUPRO30', 'cRecall', 'partRecall')
 COLUMNS += ('cal_IoU', 'cal_Acc', 'argmax_IoU')
 
 

@@ -93,8 +93,11 @@ class CalibrationHook(Hook):
 
     def after_test(self, runner: Runner) -> None:
         """Say how many parts were found and rejected, with exact intervals."""
-        if 'parts_bad' in self.tested:
-            counts = {name: int(self.tested[f'parts_{name}']) for name in ('bad', 'found', 'good', 'rejected')}
+        if 'partRecall_of' in self.tested:
+            bad, good = (int(self.tested[f'{name}_of']) for name in ('partRecall', 'partAccepted'))
+            found = round(self.tested['partRecall'] * bad / 100) if bad else 0
+            accepted = round(self.tested['partAccepted'] * good / 100) if good else 0
+            counts = dict(bad=bad, found=found, good=good, rejected=good - accepted)
             classes = runner.test_dataloader.dataset.metainfo['classes']
             runner.logger.info(verdict(**counts, ious={name: self.tested[f'IoU.{name}'] for name in classes[1:]}))
 

@@ -201,7 +201,10 @@ class DefectCounters:
     def _part_keys(self) -> dict[str, float]:
         seen = [image for image in self.images if image['defective'] is not None]
         counted = counted_verdicts((image['defective'], image['rejected']) for image in seen)
-        result = {f'parts_{name}': float(value) for name, value in counted.items()}
+        found, accepted = counted['found'], counted['good'] - counted['rejected']
+        result = {}
+        for name, right, count in (('partRecall', found, counted['bad']), ('partAccepted', accepted, counted['good'])):
+            result |= {name: 100.0 * right / count if count else float('nan'), f'{name}_of': float(count)}
         groups = {
             f'.{name}': (lambda image, k=k: k in image['labelled'][0]) for k, name in enumerate(self.classes) if k
         }
@@ -210,7 +213,7 @@ class DefectCounters:
             groups[f'_{size}'] = lambda image, low=low, high=high: low <= image['labelled'][1] < high
         for name, belongs in groups.items():
             own = [100.0 * image['rejected'] for image in seen if belongs(image)]
-            result[f'part_found{name}'] = float(np.mean(own)) if own else float('nan')
+            result[f'partRecall{name}'] = float(np.mean(own)) if own else float('nan')
         return result
 
     def _pixel_keys(self, confusion: np.ndarray) -> dict[str, float]:

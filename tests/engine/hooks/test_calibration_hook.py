@@ -134,15 +134,16 @@ def test_the_part_rule_is_fitted_on_validation_kept_in_the_checkpoint_and_applie
     )
     assert record['classes'] == list(CLASSES) and record['iter'] == 4 and record['basis'] == 'bad and good parts'
     tested = slow_parts(checkpoint, seed=2)
-    assert got['parts_found'] == sum(bad and rule.rejects(regions) for bad, regions in tested)
-    assert got['parts_rejected'] == sum(not bad and rule.rejects(regions) for bad, regions in tested)
-    assert (got['parts_bad'], got['parts_good']) == (4, 2)
+    found = sum(bad and rule.rejects(regions) for bad, regions in tested)
+    accepted = sum(not bad and not rule.rejects(regions) for bad, regions in tested)
+    assert (got['partRecall'], got['partRecall_of']) == (100 * found / 4, 4)
+    assert (got['partAccepted'], got['partAccepted_of']) == (100 * accepted / 2, 2)
     log = next(tmp_path.glob('*/*.log')).read_text()
-    assert f'Test: {int(got["parts_found"])} of 4 bad parts found (95 %: ' in log and 'decision: calibrated' in log
+    assert f'Test: {found} of 4 bad parts found (95 %: ' in log and 'decision: calibrated' in log
     checkpoint['meta']['part_rule']['min_areas'] = [500, 500]  # the rule of the checkpoint is taken, not fitted anew
     torch.save(checkpoint, path)
     got = runner(tmp_path, load_from=str(path), test_evaluator=metric).test()
-    assert got['parts_found'] == got['parts_rejected'] == 0
+    assert (got['partRecall'], got['partAccepted']) == (0, 100)
 
 
 def test_a_test_never_fits(trained):

@@ -69,8 +69,8 @@ def test_the_rule_of_every_key_is_inferred():
     settings = Config.fromfile(str(SCHEDULE)).default_hooks.checkpoint
     settings = {k: v for k, v in settings.items() if k != 'type'}
     keys = DefectCounters(CLASSES, GROUPS, fit='IoU').compute()
-    # Thresholds and offsets are no qualities; counts of parts follow a rule that exists after the choice only.
-    keys = [key for key in keys if 'threshold' not in key and not key.startswith(('offset.', 'part'))]
+    # Thresholds and offsets are no qualities.
+    keys = [key for key in keys if 'threshold' not in key and not key.startswith('offset.')]
     assert len(keys) > 90
     for key in keys:
         rules = CheckpointHook(save_best=key, **settings).rules
