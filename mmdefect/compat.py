@@ -86,6 +86,7 @@ def apply() -> None:
     _stand_in_for_missing_ops()
     _accept_mmcv_2_2()
     _resolve_bases_by_module()
+    _join_custom_imports()
     _load_checkpoints_with_allowlist()
     _distribute_without_gpu()
 
@@ -147,6 +148,42 @@ def _resolve_bases_by_module() -> None:
 
     get_cfg_path.mmdefect_shim = True
     Config._get_cfg_path = staticmethod(get_cfg_path)
+
+
+def _join_custom_imports() -> None:
+    """Let several bases of a config name modules to import; together they are imported.
+
+    mmengine <= 0.10.12 rejects a key that two bases have, so that a model base with imports of its own (PoolFormer,
+    ConvNeXt) cannot stand beside our runtime. Delete it when mmengine joins them. Test:
+    ``tests/test_compat.py::test_imports_of_bases_are_joined``.
+    """
+    from mmengine.config import Config
+
+    original = Config._file2dict
+    if getattr(original, 'mmdefect_shim', False):
+        return
+    found: list[list] = []  # of each file that is being read: what it and its bases import
+
+    def file2dict(*args, **kwargs):
+        found.append([])
+        try:
+            settings, *others = original(*args, **kwargs)
+            inner = found[-1]
+        finally:
+            found.pop()
+        own = settings.pop('custom_imports', None)
+        wanted = [*inner, *([own] if own else [])]
+        if found:
+            found[-1].extend(wanted)
+        elif wanted:
+            lists = [w['imports'] if isinstance(w['imports'], (list, tuple)) else [w['imports']] for w in wanted]
+            allowed = all(w.get('allow_failed_imports', False) for w in wanted)
+            names = list(dict.fromkeys(name for names in lists for name in names))
+            settings['custom_imports'] = {'imports': names, 'allow_failed_imports': allowed}
+        return (settings, *others)
+
+    file2dict.mmdefect_shim = True
+    Config._file2dict = staticmethod(file2dict)
 
 
 def _load_checkpoints_with_allowlist() -> None:

@@ -144,6 +144,17 @@ def test_quiet_imports_keeps_what_matters(capsys):
     assert capsys.readouterr().out == 'a warning\noutside\n'
 
 
+def test_imports_of_bases_are_joined(tmp_path):
+    bases = ['mmseg::_base_/models/fpn_poolformer_s12.py', 'mmdefect::_base_/default_runtime.py']
+    (tmp_path / 'middle.py').write_text(f'_base_ = {bases!r}\n')
+    (tmp_path / 'leaf.py').write_text("_base_ = ['./middle.py']\ncustom_imports = dict(imports='json')\n")
+    cfg = Config.fromfile(str(tmp_path / 'leaf.py'), import_custom_modules=False)
+    names = ['mmpretrain.models', 'mmdefect.registration', 'json']
+    assert cfg.custom_imports == dict(imports=names, allow_failed_imports=False)
+    (tmp_path / 'none.py').write_text('a = 1\n')
+    assert 'custom_imports' not in Config.fromfile(str(tmp_path / 'none.py'))
+
+
 class TestMissingOps:
     """What is written in Python works, and what is compiled says how to get it."""
 

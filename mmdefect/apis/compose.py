@@ -10,11 +10,15 @@ top-level key        where it goes
 ===================  ================================================================================================
 ``data_root``        ``data_root`` of every dataset that has one; ``split_file``, ``category``, ``division`` likewise
 ``classes``          ``metainfo.classes`` of every dataset (with ``palette`` if given)
-``num_classes``      ``num_classes`` of every head; derived from ``classes`` when absent
-``crop_size``        ``(h, w)``: ``size`` of the preprocessor, ``crop_size`` of transforms, ``img_size`` of transformers
+``num_classes``      ``num_classes`` of every head, nested ones included; derived from ``classes`` when absent
+``crop_size``        ``(h, w)``: ``size`` of the preprocessor, ``crop_size`` of transforms, ``img_size`` of
+                     transformers, windows of a sliding ``test_cfg``
 ``image_scale``      ``(w, h)``: ``scale`` of every resizing transform
-``loss_decode``      the loss of every head, times the head's own ``loss_weight``
-``class_weight``     ``class_weight`` of every head's loss
+``loss_decode``      the loss of every head, times the head's own ``loss_weight``; a head that matches queries to masks
+                     refuses it
+``query_losses``     what such a head takes instead: ``dict(cls=..., mask=..., dice=...)``, changes of its losses, or
+                     others where a ``type`` is given
+``class_weight``     ``class_weight`` of every head's loss, and of the classification of queries
 ``bn_momentum``      ``momentum`` of every batch norm of the model, unless ``None``: mmseg's 0.01 for Fast-SCNN needs
                      some hundred updates before a validation means anything
 ``own_optimizer``    what a transformer base needs instead of the schedule's: keys of ``optim_wrapper``
@@ -45,10 +49,15 @@ the device.
 """
 
 import copy
+import logging
 from collections.abc import Iterator, Sequence
+from importlib import import_module
+from importlib.util import find_spec
 
 from mmengine.config import Config, ConfigDict
+from mmengine.logging import print_log
 
+from mmdefect import compat
 from mmdefect.datasets.donors import without_pipeline
 from mmdefect.models.normality_neck import level_shapes
 from mmdefect.registry import DATASETS
@@ -58,13 +67,37 @@ SWITCHES = ('ema', 'class_prior', 'class_aware', 'ignore_band', 'defect_crop')
 #: Top-level keys that :func:`compose` spreads; an option of any other key is applied again after it, as the last word.
 SPREAD = (
     *('data_root', 'split_file', 'category', 'division', 'variant', 'patch', 'classes', 'palette', 'num_classes'),
-    *('crop_size', 'image_scale', 'loss_decode', 'class_weight', 'bn_momentum', 'own_optimizer', 'own_transforms'),
+    *(
+        'crop_size',
+        'image_scale',
+        'loss_decode',
+        'query_losses',
+        'class_weight',
+        'bn_momentum',
+        'own_optimizer',
+        'own_transforms',
+    ),
     *('generated', 'synthesis', 'bilevel', 'augmentation', 'normality', *SWITCHES),
 )
 #: Heads whose list of losses has roles: the places of the segmentation losses. The rest (edges) stays as it is.
 LOSS_ROLES = {'PIDHead': (0, 1, 3), 'DDRHead': (0, 1)}
 #: Heads that do not predict the classes: class count, loss and weights are their own.
 DETAIL_HEADS = ('STDCHead',)
+#: Heads that train with the losses of the head beside them.
+UPDATE_HEADS = ('KernelUpdateHead',)
+#: Heads that match queries to masks, with the places of their losses by role.
+QUERY_HEADS = {
+    'Mask2FormerHead': dict(cls='loss_cls', mask='loss_mask', dice='loss_dice'),
+    'MaskFormerHead': dict(cls='loss_cls', mask='loss_mask', dice='loss_dice'),
+    'SideAdapterCLIPHead': dict(cls='loss_cls_ce', mask='loss_mask_ce', dice='loss_mask_dice'),
+}
+#: Transforms without which a head cannot train.
+NEEDED_TRANSFORMS = {'PIDHead': ConfigDict(type='GenerateEdge', edge_width=4)}
+#: Packages whose models a config names by scope, with what to import and the distributions, onedl first.
+SCOPES = {
+    'mmpretrain': ('mmpretrain.models', 'onedl-mmpretrain', 'mmpretrain'),
+    'mmdet': ('mmdet.models', 'onedl-mmdetection', 'mmdet'),
+}
 #: Samplers that may be replaced: they say no more than "shuffle".
 PLAIN_SAMPLERS = ('DefectSampler', 'InfiniteSampler', 'DefaultSampler')
 PACKING = ('PackSegInputs', 'PackSynthesisInputs', 'PackDefectInputs')
@@ -113,10 +146,15 @@ def iter_datasets(cfg: Config, loaders: Sequence[str] = ('train', 'val', 'test',
 
 
 def iter_heads(cfg: Config) -> Iterator[ConfigDict]:
-    """Yield the decode and auxiliary heads that predict the classes."""
+    """Yield the decode and auxiliary heads that predict the classes; of a head made of heads (KNet) those inside."""
     model = cfg.get('model') or {}
-    for key in ('decode_head', 'auxiliary_head'):
-        yield from (head for head in _as_list(model.get(key)) if head.type not in DETAIL_HEADS)
+    heads = [head for key in ('decode_head', 'auxiliary_head') for head in _as_list(model.get(key))]
+    while heads:
+        head = heads.pop(0)
+        inner = [h for key in ('kernel_generate_head', 'kernel_update_head') for h in _as_list(head.get(key))]
+        if not inner and head.type not in DETAIL_HEADS:
+            yield head
+        heads = inner + heads
 
 
 def iter_transforms(pipeline: list) -> Iterator[ConfigDict]:
@@ -170,9 +208,31 @@ def _compose_classes(cfg: Config, datasets: list[ConfigDict]) -> None:
                 f'`num_classes` must be the number of `classes`, got {cfg.num_classes} and {list(classes)}; '
                 'leave `num_classes` out.'
             )
-    if cfg.get('num_classes') is not None:
-        for head in iter_heads(cfg):
-            head['num_classes'] = cfg.num_classes
+    if cfg.get('num_classes') is None:
+        return
+    if cfg.get('model', {}).get('type') == 'DepthEstimator':
+        raise ValueError('`model` must predict classes, but DepthEstimator (VPD) predicts depths; take another model.')
+    for head in iter_heads(cfg):
+        head['num_classes'] = cfg.num_classes
+        if head.type in QUERY_HEADS:
+            loss = _query_losses(head)['cls']
+            weights = loss.get('class_weight') or [1.0, 0.1]
+            loss['class_weight'] = [1.0] * cfg.num_classes + [weights[-1]]  # the last: a query that is no class
+            continue
+        for loss in (part for part in iter_dicts(head.get('loss_decode')) if part.get('class_weight')):
+            count = len(loss.class_weight)
+            if count != cfg.num_classes and not isinstance(loss.class_weight, str):
+                loss.pop('class_weight')
+                says = (
+                    f'the {loss.type} of {head.type} weighed {count} classes, not {cfg.num_classes}: weights left out.'
+                )
+                print_log(says, logger='current', level=logging.WARNING)
+    text = cfg.get('model', {}).get('text_encoder')
+    if text is not None:
+        names = classes or next((DATASETS.get(d.type).METAINFO.get('classes') for d in datasets), None)
+        if names is None or isinstance(names, str):
+            raise ValueError('`classes` must list the names that the text encoder of the model reads; set it.')
+        text.update(dataset_name=None, vocabulary=list(names))
 
 
 def _compose_sizes(cfg: Config, datasets: list[ConfigDict]) -> None:
@@ -187,23 +247,77 @@ def _compose_sizes(cfg: Config, datasets: list[ConfigDict]) -> None:
     if crop_size is None or not model:
         return
     preprocessor = model.get('data_preprocessor')
-    if preprocessor is not None and preprocessor.get('size_divisor') is None:
+    divisor = (preprocessor or {}).get('size_divisor')
+    if preprocessor is not None and (divisor is None or any(side % divisor for side in crop_size)):
+        preprocessor.pop('size_divisor', None)
         preprocessor['size'] = tuple(crop_size)
     if 'img_size' in (model.get('backbone') or {}):
         model.backbone['img_size'] = tuple(crop_size)
+    if min(crop_size) < 392 and any(head.type == 'LRASPPHead' for head in iter_heads(cfg)):
+        raise ValueError(
+            f'`crop_size` must be at least 392 for LRASPPHead, which pools 49 x 49 cells of 8 pixels, got {crop_size}; '
+            'set `model.decode_head.type` to FittedLRASPPHead, which pools no more than there is.'
+        )
+    sliding, crop = model.get('test_cfg') or {}, tuple(crop_size)
+    if sliding.get('mode') == 'slide' and tuple(sliding.crop_size) != crop:
+        moved = [new * step / old for new, step, old in zip(crop, sliding.stride, sliding.crop_size, strict=True)]
+        sliding.update(crop_size=crop, stride=tuple(max(1, round(step)) for step in moved))
 
 
 def _compose_losses(cfg: Config) -> None:
+    heads = list(iter_heads(cfg))
+    plain = [head for head in heads if head.type not in (*QUERY_HEADS, *UPDATE_HEADS)]
+    queries = [head for head in heads if head.type in QUERY_HEADS]
     if cfg.get('loss_decode') is not None:
-        for head in iter_heads(cfg):
+        kinds = ' and '.join(loss.type for loss in _as_list(cfg.loss_decode))
+        if queries:
+            own = ', '.join(f'{role} {loss.type}' for role, loss in _query_losses(queries[0]).items())
+            raise ValueError(
+                f'`loss_decode` must not be {kinds} for {queries[0].type}, which matches queries to masks and trains '
+                f'with the losses {own}; set `loss_decode = None` and, to change them, '
+                '`query_losses = dict(cls=..., mask=..., dice=...)`; `--with query_focal` makes the first focal.'
+            )
+        if not plain:
+            raise ValueError(
+                f'`loss_decode` {kinds} must reach a decode head, but {cfg.get("model", {}).get("type")} has none; '
+                'leave it out.'
+            )
+        for head in plain:
             _set_loss(head, cfg.loss_decode)
         cfg.pop('loss_decode')  # it lives in the heads now; composing again must not scale it twice
+    changes = cfg.pop('query_losses', None)
+    if changes and (not queries or set(changes) - {'cls', 'mask', 'dice'}):
+        found = f'{sorted(changes)} for {", ".join(head.type for head in heads) or "no head"}'
+        raise ValueError(
+            '`query_losses` must have keys of cls, mask and dice, and a model that matches queries to masks '
+            f'({", ".join(QUERY_HEADS)}), got {found}; other models take `loss_decode`.'
+        )
+    for head in queries:
+        _change_query_losses(head, changes or {}, cfg.get('class_weight'))
     if cfg.get('class_weight') is not None:
-        for head in iter_heads(cfg):
+        for head in plain:
             for place, loss in enumerate(_as_list(head.get('loss_decode'))):
                 if place in LOSS_ROLES.get(head.type, range(100)):
                     for single in loss.get('losses', [loss]):
                         single['class_weight'] = list(cfg.class_weight)
+
+
+def _query_losses(head: ConfigDict) -> dict[str, ConfigDict]:
+    """Return the losses of a query head by role."""
+    named = {loss.get('loss_name'): loss for loss in _as_list(head.get('loss_decode'))}
+    return {role: head.get(place) or named[place] for role, place in QUERY_HEADS[head.type].items()}
+
+
+def _change_query_losses(head: ConfigDict, changes: dict, class_weight: Sequence[float] | None) -> None:
+    for role, loss in _query_losses(head).items():
+        change = copy.deepcopy(dict(changes.get(role) or {}))
+        if change.get('type', loss.type) != loss.type:
+            kept = {key: loss[key] for key in ('loss_name', 'loss_weight', 'class_weight') if key in loss}
+            loss.clear()
+            loss.update(kept)
+        loss.update(change)
+        if role == 'cls' and class_weight is not None:
+            loss['class_weight'] = [*class_weight, loss.class_weight[-1]]
 
 
 def _set_loss(head: ConfigDict, loss_decode: ConfigDict | list) -> None:
@@ -230,17 +344,28 @@ def _compose_model_needs(cfg: Config) -> None:
             if norm.get('type') in ('BN', 'BN2d', 'SyncBN'):
                 norm['momentum'] = cfg.bn_momentum
     if cfg.get('own_optimizer') is not None and cfg.get('optim_wrapper') is not None:
-        cfg.optim_wrapper.update(copy.deepcopy(cfg.own_optimizer))
-    if cfg.get('own_transforms'):
-        for dataset in iter_datasets(cfg, ['train']):
-            pipeline = dataset.get('pipeline') or []
-            missing = [t for t in cfg.own_transforms if t['type'] not in [p['type'] for p in pipeline]]
-            pipeline[-1:-1] = copy.deepcopy(missing)
-    if 'mmpretrain.' in str(cfg.get('model')):
+        for key, value in cfg.own_optimizer.items():  # whole: the betas of AdamW mean nothing to SGD
+            cfg.optim_wrapper[key] = copy.deepcopy(value)
+    heads = [head.type for head in iter_heads(cfg)]
+    wanted = [*(cfg.get('own_transforms') or []), *(t for head, t in NEEDED_TRANSFORMS.items() if head in heads)]
+    for dataset in iter_datasets(cfg, ['train'] if wanted else []):
+        pipeline = dataset.get('pipeline') or []
+        for step in wanted:
+            if step['type'] not in [t['type'] for t in pipeline]:
+                pipeline[-1:-1] = [copy.deepcopy(step)]
+    named = {str(part['type']).split('.')[0] for part in iter_dicts(cfg.get('model')) if part.get('type')}
+    for scope in [scope for scope in SCOPES if scope in named]:
+        module, *sources = SCOPES[scope]
+        if find_spec(scope) is None:
+            onedl = 'onedl-mmsegmentation' in compat.installed_distributions('mmseg')
+            raise ModuleNotFoundError(
+                f'the model needs the package {scope} ({", ".join(heads)}), which is not installed; '
+                f'pip install {sources[0] if onedl else sources[1]}'
+            )
         imports = cfg.setdefault('custom_imports', ConfigDict(imports=[], allow_failed_imports=False)).imports
-        if 'mmpretrain.models' not in imports:
-            imports.append('mmpretrain.models')
-        import mmpretrain.models  # noqa: F401  (registers what the model names)
+        if module not in imports:
+            imports.append(module)
+        import_module(module)  # registers what the model names
 
 
 def _compose_normality(cfg: Config) -> None:

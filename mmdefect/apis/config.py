@@ -5,7 +5,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from mmengine.config import Config
+from mmengine.config import Config, ConfigDict
 
 from mmdefect import compat
 from mmdefect.apis.compose import SPREAD, compose
@@ -45,9 +45,22 @@ def load_config(path: str | Path, cfg_options: dict | None = None, recipes: Sequ
         path, recipes = path.with_name(name), (*own, *recipes)
     if not path.is_file():
         raise FileNotFoundError(_missing_config(path))
-    cfg = Config.fromfile(str(path))
+    try:
+        cfg = Config.fromfile(str(path))
+    except KeyError as err:
+        if 'Duplicate key' not in str(err):
+            raise
+        raise ValueError(
+            f'a top-level key must come from one base, but bases of {path} share {str(err).split("keys: ")[-1][:-1]}; '
+            "name model bases only, or take the model of a whole config with `model_from = 'mmseg::FOLDER/CONFIG.py'`."
+        ) from err
     if recipes:
         cfg = _lay_over(cfg, recipes)
+    cfg_options = dict(cfg_options or {})
+    cfg.model_from = cfg_options.pop('model_from', None) or cfg.get('model_from')
+    if cfg.model_from:
+        _take_model(cfg)
+    cfg.pop('model_from')
     encoder = (cfg_options or {}).get('model.backbone')
     if isinstance(encoder, str) and cfg.get('model', {}).get('type') == 'CutPasteClassifier':  # by name
         from mmdefect.models.cutpaste_classifier import encoder_config
@@ -79,6 +92,31 @@ def _lay_over(cfg: Config, recipes: Sequence[str]) -> Config:
         settings = merge(settings, change)
     name = '+'.join([path.stem, *(file.stem for file in files)])
     return Config(settings, cfg_text=cfg.text, filename=str(path.with_name(f'{name}.py')))
+
+
+def _take_model(cfg: Config) -> None:
+    """Put the model of the config that ``model_from`` names under ``cfg``, with what that model cannot do without.
+
+    That is its optimiser, unless it is plain SGD, which the schedule knows as well, and the edges that PIDNet learns.
+    Settings of the leaf's own ``model``, ``own_optimizer`` and ``own_transforms`` are the later word.
+    """
+    source = cfg.model_from
+    module, _, relative = source.rpartition('::')
+    path = compat.config_root(module) / relative if module else Path(source)
+    if not path.is_file():
+        known = {p.name: p for p in (path.parent if path.parent.is_dir() else path.parent.parent).rglob('*.py')}
+        close = get_close_matches(path.name, known, n=3, cutoff=0.4)
+        names = ', '.join(f'{known[name].parent.name}/{name}' for name in close)
+        hint = f'did you mean {names}?' if close else 'check the path.'
+        raise FileNotFoundError(f'`model_from` must name a config, but there is no {path}; {hint}')
+    given = Config.fromfile(str(path), import_custom_modules=False)
+    if not given.get('model'):
+        raise ValueError(f'`model_from` must name a config with a model, but {source} has none; name another leaf.')
+    cfg.model = Config._merge_a_into_b(cfg.get('model') or ConfigDict(), given.model)
+    not_its_own = ('type', 'loss_scale', 'dtype')  # of mixed precision, which depends on the device
+    wrapper = {k: v for k, v in (given.get('optim_wrapper') or {}).items() if v is not None and k not in not_its_own}
+    if cfg.get('own_optimizer') is None and wrapper and (len(wrapper) > 1 or wrapper['optimizer']['type'] != 'SGD'):
+        cfg.own_optimizer = ConfigDict(wrapper)
 
 
 def plain(value: Any) -> Any:

@@ -19,6 +19,7 @@ from mmdefect.apis.compose import iter_dicts
 from mmdefect.apis.config import load_config
 from mmdefect.datasets.checks import check_dataset, check_disjoint
 from mmdefect.datasets.donors import without_pipeline
+from mmdefect.datasets.samples import iter_data_infos
 from mmdefect.experiments.settings import difference, flatten
 from mmdefect.ranks import leave_group
 from mmdefect.registry import DATASETS, VISUALIZERS
@@ -179,6 +180,15 @@ def check_data(cfg: Config) -> None:
         if loader:
             built[split] = DATASETS.build(without_pipeline(loader['dataset']))
             check_dataset(built[split])
+    images = {split: [info['img_path'] for info in iter_data_infos(dataset)] for split, dataset in built.items()}
+    if images.get('val') and images['val'] == images.get('test'):
+        print_log(
+            'Validation and test read the same images: figures of the test are of images that checkpoint and decision '
+            'are chosen on, too good for new parts.',
+            'current',
+            logging.WARNING,
+        )
+        del built['test']
     check_disjoint(built)
 
 

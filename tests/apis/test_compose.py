@@ -152,6 +152,84 @@ def test_the_published_recipe_is_one_file():
     assert cfg.train_dataloader.batch_size == 8 and tuple(cfg.crop_size) == (512, 512)
 
 
+def of_mmseg(tmp_path, source, *bases, text=''):
+    """Write a leaf that takes its model from an mmseg config."""
+    parts = ['datasets/wta_256', 'schedules/schedule_2k', 'default_runtime', *bases]
+    paths = [str(ROOT / '_base_' / f'{b}.py') for b in parts]
+    (tmp_path / 'leaf.py').write_text(f"_base_ = {paths!r}\nmodel_from = 'mmseg::{source}'\n{text}")
+    return tmp_path / 'leaf.py'
+
+
+SAN, KNET = 'san/san-vit-b16_pascal_context-640x640.py', 'knet/knet-s3_r50-d8_fcn_8xb2-adamw-80k_ade20k-512x512.py'
+
+
+def test_a_query_head_refuses_a_loss_and_takes_those_of_its_queries(tmp_path):
+    with pytest.raises(ValueError, match='matches queries to masks and trains with the losses cls CrossEntropyLoss'):
+        load_config(of_mmseg(tmp_path, SAN, 'losses/focal'))
+    cfg = load_config(of_mmseg(tmp_path, SAN, 'query_focal'), {'class_weight': [0.5, 1.0, 2.0]})
+    classes, mask, dice = cfg.model.decode_head.loss_decode
+    assert classes == dict(
+        type='SoftmaxFocalLoss', gamma=2.0, loss_name='loss_cls_ce', loss_weight=2.0, class_weight=[0.5, 1, 2, 0.1]
+    )
+    assert (mask.type, mask.loss_weight, dice.type) == ('CrossEntropyLoss', 5.0, 'DiceLoss')
+    assert cfg.model.text_encoder.vocabulary == ['normal', 'attached', 'broken']
+    assert cfg.model.data_preprocessor.size == (256, 256) and 'size_divisor' not in cfg.model.data_preprocessor
+    change = dict(mask=dict(loss_weight=7.0), dice=dict(type='DefectDiceLoss', smooth=1))
+    cfg = load_config(of_mmseg(tmp_path, SAN, text=f'query_losses = {change!r}\n'))
+    classes, mask, dice = cfg.model.decode_head.loss_decode
+    assert classes.class_weight == [1.0, 1.0, 1.0, 0.1] and mask.loss_weight == 7.0 and mask.use_sigmoid
+    assert dice == dict(type='DefectDiceLoss', smooth=1, loss_name='loss_mask_dice', loss_weight=5.0)
+    with pytest.raises(ValueError, match='other models take `loss_decode`'):
+        load_config(leaf(tmp_path, 'query_focal'))
+
+
+def test_settings_reach_the_heads_inside_a_head(tmp_path):
+    cfg = load_config(of_mmseg(tmp_path, KNET, 'losses/focal'))
+    head = cfg.model.decode_head
+    assert [h.num_classes for h in [head.kernel_generate_head, *head.kernel_update_head]] == [3] * 4
+    assert head.kernel_generate_head.loss_decode.type == 'SoftmaxFocalLoss'
+    assert 'num_classes' not in head and 'loss_decode' not in head
+    assert not any('loss_decode' in h for h in head.kernel_update_head)
+
+
+def test_the_model_of_an_mmseg_config_comes_with_what_it_needs(tmp_path):
+    text = 'model = dict(decode_head=dict(channels=96))\n'
+    cfg = load_config(of_mmseg(tmp_path, 'pidnet/pidnet-s_2xb6-120k_1024x1024-cityscapes.py', text=text))
+    assert pipeline_of(cfg)[-2:] == ['GenerateEdge', 'PackSegInputs']
+    assert cfg.model.decode_head.channels == 96 and 'model_from' not in cfg and 'own_optimizer' not in cfg
+    assert not any('class_weight' in loss for loss in cfg.model.decode_head.loss_decode)  # of Cityscapes' 19 classes
+    cfg = load_config(of_mmseg(tmp_path, KNET))
+    assert cfg.optim_wrapper.optimizer == dict(type='AdamW', lr=0.0001, weight_decay=0.0005)
+    assert cfg.optim_wrapper.clip_grad.max_norm == 1
+    cfg.dump(tmp_path / 'plain.py')
+    again = load_config(tmp_path / 'plain.py')
+    assert json.dumps(again.to_dict(), sort_keys=True) == json.dumps(cfg.to_dict(), sort_keys=True)
+    with pytest.raises(FileNotFoundError, match='did you mean knet/knet-s3_r50-d8_fcn'):
+        load_config(of_mmseg(tmp_path, KNET.replace('fcn', 'fcm')))
+
+
+def test_sliding_windows_have_the_size_that_is_trained_on(tmp_path):
+    source = 'unet/unet-s5-d16_fcn_4xb4-40k_hrf-256x256.py'  # windows of 256, 170 apart
+    cfg = load_config(of_mmseg(tmp_path, source), {'crop_size': (64, 128)})
+    assert cfg.model.test_cfg == dict(mode='slide', crop_size=(64, 128), stride=(42, 85))
+    before = cfg.pretty_text
+    compose(cfg)
+    assert cfg.pretty_text == before
+
+
+def test_what_a_model_cannot_do_is_said(tmp_path):
+    with pytest.raises(ValueError, match='predicts depths'):
+        load_config(of_mmseg(tmp_path, 'vpd/vpd_sd_4xb8-25k_nyu-512x512.py'))
+    with pytest.raises(ValueError, match='FittedLRASPPHead'):
+        load_config(of_mmseg(tmp_path, 'mobilenet_v3/mobilenet-v3-d8-s_lraspp_4xb4-320k_cityscapes-512x1024.py'))
+    bases = ['mmseg::pspnet/pspnet_r18-d8_4xb2-80k_cityscapes-512x1024.py', str(ROOT / '_base_/default_runtime.py')]
+    (tmp_path / 'whole.py').write_text(f'_base_ = {bases!r}\n')
+    with pytest.raises(ValueError, match='a top-level key must come from one base.*model_from'):
+        load_config(tmp_path / 'whole.py')
+    with pytest.raises(ValueError, match='`donors` of PasteDefects must be a library'):
+        TRANSFORMS.build(dict(type='PasteDefects'))
+
+
 @pytest.mark.slow
 def test_a_training_with_every_switch_runs(tmp_path):
     from mmdefect.apis import train

@@ -14,8 +14,9 @@ from mmseg.registry import MODELS
 
 import mmdefect.registration  # noqa: F401
 from mmdefect.apis.config import load_config
-from mmdefect.apis.train import check_same_config, check_writable, forget_earlier_run, resolve_pretrained
+from mmdefect.apis.train import check_data, check_same_config, check_writable, forget_earlier_run, resolve_pretrained
 from mmdefect.compat import config_root
+from tests.helpers.data import write_wta
 
 LEAF = config_root('mmdefect') / 'fast_scnn' / 'fast-scnn_baseline_2k_wta-256.py'
 
@@ -140,3 +141,17 @@ def test_a_run_that_starts_in_the_second_of_another_one_has_a_log_of_its_own(tmp
     MMLogger.get_instance('leaf_20261125_190000', log_file=str(tmp_path / 'second.log')).info('second')
     assert 'second' in (tmp_path / 'second.log').read_text()
     assert 'second' not in (tmp_path / 'first.log').read_text()
+
+
+def test_a_test_on_validation_is_told_and_other_shared_images_are_refused(tmp_path, monkeypatch):
+    write_wta(tmp_path, dict(train=4, val=3, test=3))
+    leaf = 'configs/fast_scnn/fast-scnn_baseline_2k_wta-256.py'
+    prefix = 'test_dataloader.dataset.data_prefix'
+    options = {'data_root': str(tmp_path), f'{prefix}.img_path': 'img_dir/val', f'{prefix}.seg_map_path': 'ann_dir/val'}
+    said = []
+    monkeypatch.setattr('mmdefect.apis.train.print_log', lambda text, *_: said.append(text))
+    check_data(load_config(leaf, options))
+    assert len(said) == 1 and said[0].startswith('Validation and test read the same images')
+    options |= {f'{prefix}.img_path': 'img_dir/train', f'{prefix}.seg_map_path': 'ann_dir/train'}
+    with pytest.raises(ValueError, match='no image may be in two splits, but train and test both read'):
+        check_data(load_config(leaf, options))

@@ -97,9 +97,17 @@ class PasteDefects(DefectTransform):
     """
 
     def __init__(
-        self, donors: DefectLibrary | str | Mapping[str, Any], policy: Mapping[str, Any] | None = None, stream: int = 0
+        self,
+        donors: DefectLibrary | str | Mapping[str, Any] | None = None,
+        policy: Mapping[str, Any] | None = None,
+        stream: int = 0,
     ) -> None:
         super().__init__(stream)
+        if donors is None:
+            raise ValueError(
+                '`donors` of PasteDefects must be a library or what to cut one from, got none; name the folder of a '
+                'library or dict(dataset=...), or use a top-level `synthesis`, which fills it in.'
+            )
         if isinstance(donors, Mapping):
             if 'dataset' not in donors:
                 raise ValueError(
