@@ -204,26 +204,35 @@ def resolve_pretrained(cfg: Config) -> list[str]:
         FileNotFoundError: if weights are absent; the message says how to get them.
     """
     model = cfg.model
-    pretrained = model.pop('pretrained', None)
-    if pretrained is not None:
-        model.backbone['init_cfg'] = ConfigDict(type='Pretrained', checkpoint=pretrained)
+    parts = list(_pretrained_parts(model, 'model'))
+    if model.get('pretrained') is not None:
+        if 'backbone' in model:
+            model.backbone['init_cfg'] = ConfigDict(type='Pretrained', checkpoint=model.pop('pretrained'))
+            parts = list(_pretrained_parts(model, 'model'))
+        else:  # SAN: one file for several parts
+            parts.append(('model', model))
     warnings = []
-    for place, module in list(_pretrained_parts(model, 'model')):
-        checkpoint = module.init_cfg['checkpoint']
+    for place, module in parts:
+        key = 'init_cfg.checkpoint' if 'init_cfg' in module else 'pretrained'
+        checkpoint = module.pretrained if key == 'pretrained' else module.init_cfg['checkpoint']
         reason = _why_absent(checkpoint)
         if reason is None:
             continue
-        if not cfg.get('random_weights'):
+        if not cfg.get('random_weights') or key == 'pretrained':
             cache = f'fill {hub.get_dir()}/checkpoints on a machine with a network, by the same command, and copy it, '
             raise FileNotFoundError(
                 f'{place} must start from the weights {checkpoint}, but that {reason}; {cache * ("://" in checkpoint)}'
-                f'name a file with --cfg-options {place}.init_cfg.checkpoint=PATH, or train another model, from random '
-                'weights, with --cfg-options random_weights=True.'
+                f'name a file with --cfg-options {place}.{key}=PATH'
+                + (
+                    '; its frozen text encoder means nothing with random weights.'
+                    if key == 'pretrained'
+                    else ', or train another model, from random weights, with --cfg-options random_weights=True.'
+                )
             )
-        module.pop('init_cfg')
+        module.pop(key.split('.')[0])
         frozen = module.get('frozen_stages', -1) >= 0
         if frozen:  # random stages must learn
-            module.update(frozen_stages=-1, norm_eval=False)
+            module.update({'frozen_stages': -1, **({'norm_eval': False} if 'norm_eval' in module else {})})
         says = f'{place} starts from RANDOM weights{" and is therefore not frozen" * frozen}: {checkpoint} {reason}.'
         warnings.append(says)
         print_log(says, logger='current', level=logging.WARNING)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+import sys
 
 import pytest
 import torch
@@ -119,6 +120,19 @@ def test_random_stages_are_not_frozen(tmp_path):
     )
     assert 'RANDOM weights and is therefore not frozen' in resolve_pretrained(cfg)[0]
     assert cfg.model.backbone.frozen_stages == -1 and cfg.model.backbone.norm_eval is False
+    cfg.model.backbone = dict(  # PoolFormer knows no `norm_eval`
+        frozen_stages=0, init_cfg=dict(type='Pretrained', checkpoint=str(tmp_path / 'no.pth'))
+    )
+    resolve_pretrained(cfg)
+    assert cfg.model.backbone == dict(frozen_stages=-1)
+
+
+def test_a_model_without_backbone_needs_its_weights(tmp_path):
+    cfg = Config(dict(model=dict(pretrained=str(tmp_path / 'clip.pth'), text_encoder=dict()), random_weights=True))
+    with pytest.raises(FileNotFoundError, match='model.pretrained=PATH; its frozen text encoder'):
+        resolve_pretrained(cfg)
+    torch.save({}, tmp_path / 'clip.pth')
+    assert resolve_pretrained(cfg) == [] and cfg.model.pretrained == str(tmp_path / 'clip.pth')
 
 
 def test_pretrained_stages_stay_frozen(tmp_path):
@@ -149,7 +163,7 @@ def test_a_test_on_validation_is_told_and_other_shared_images_are_refused(tmp_pa
     prefix = 'test_dataloader.dataset.data_prefix'
     options = {'data_root': str(tmp_path), f'{prefix}.img_path': 'img_dir/val', f'{prefix}.seg_map_path': 'ann_dir/val'}
     said = []
-    monkeypatch.setattr('mmdefect.apis.train.print_log', lambda text, *_: said.append(text))
+    monkeypatch.setattr(sys.modules['mmdefect.apis.train'], 'print_log', lambda text, *_: said.append(text))
     check_data(load_config(leaf, options))
     assert len(said) == 1 and said[0].startswith('Validation and test read the same images')
     options |= {f'{prefix}.img_path': 'img_dir/train', f'{prefix}.seg_map_path': 'ann_dir/train'}
