@@ -405,18 +405,16 @@ def perlin_anomaly(
         places, old, new = apply_perlin(image, mask, source, anomaly)
         if len(places) == 0:
             continue
-        changed = mask.new_ones(len(places))
-        if tolerance is not None:
-            changed = visible_change(new[..., None], old[..., None], tolerance)[:, 0]
+        changed = mask[mask] if tolerance is None else visible_change(new[..., None], old[..., None], tolerance)[:, 0]
         covered = new_label.view(-1)[places]
-        shown = write_label(covered, changed, class_id, overwrite_ignore)
+        shown = write_label(covered, changed, class_id, overwrite_ignore or label is None)
         if not shown.any():
             reason = 'ignored' if changed.any() else 'invisible'
             continue
         new_label.view(-1)[places] = covered
+        mask.view(-1)[places] = shown
         new_image = image.clone(memory_format=torch.contiguous_format)
         new_image.view(len(image), -1)[:, places] = new
-        mask.view(-1)[places] = shown
         facts = source.name(anomaly.texture), 'perlin', 'alpha', anomaly.record()
         return Synthesis(new_image, new_label, [instance_at(mask.numpy(force=True), (0, 0), class_id, *facts)])
     return Synthesis(image.clone(), new_label, [], skipped={reason: 1})

@@ -67,8 +67,8 @@ def rotated_size(size_hw: tuple[int, int], degrees: float) -> tuple[int, int]:
     height, width = size_hw
     cosine, sine = abs(math.cos(math.radians(degrees))), abs(math.sin(math.radians(degrees)))
     # a full turn must not grow by a pixel because a sine is 1e-16
-    sides = height * cosine + width * sine, width * cosine + height * sine
-    return tuple(max(1, math.ceil(side - 1e-6)) for side in sides)
+    down, across = height * cosine + width * sine, width * cosine + height * sine
+    return max(1, math.ceil(down - 1e-6)), max(1, math.ceil(across - 1e-6))
 
 
 def location_codes(size_hw: tuple[int, int], allowed: ndarray | None = None) -> ndarray:
