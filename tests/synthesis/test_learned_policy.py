@@ -233,3 +233,22 @@ def test_only_what_is_named_is_learned():
     ):
         with pytest.raises(ValueError, match=message):
             LearnedPolicy(**bad)
+
+
+def test_ranges_are_learned_from_donors_beside_something_else(tmp_path):
+    """Donors at the outline of the object, whose surroundings show the screen: their masks follow no gradient."""
+    library = library_of_parts(tmp_path / 'library', labelled_parts(4, outline=True))
+    outlined = [donor for donor in map(library.__getitem__, range(len(library))) if donor.inside < 1]
+    assert outlined and all((donor.mask == 0).any() for donor in outlined)
+    policy = LearnedPolicy(streams=dict(only=('rotate', 'scale')), probabilities=0.98).double()
+    engine = PasteEngine(library, dict(places=dict(even=1), blends=dict(poisson=1)))
+    target = torch.full((6, 3, 60, 70), 0.4, dtype=torch.float64)
+    labels = torch.zeros(6, 60, 70, dtype=torch.int64)
+    bounds = policy.bounds()
+    ranges = OperationRanges(rotate=bounds[OPERATIONS.index('rotate')], scale=bounds[OPERATIONS.index('scale')])
+    generators = [torch.Generator().manual_seed(seed) for seed in range(6)]
+    backgrounds = [Background(label.numpy()) for label in labels]
+    sampled = engine.sample_batch(backgrounds, generators, target, [ranges] * 6)
+    made = engine.write_batch(target, labels, sampled)
+    made.image.square().sum().backward()
+    assert made.label.any() and policy.raw_ranges.grad.abs().sum() > 0
