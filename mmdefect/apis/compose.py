@@ -120,6 +120,7 @@ def compose(cfg: Config) -> None:
                     dataset[key] = cfg[key]
     _compose_classes(cfg, datasets)
     _compose_sizes(cfg, datasets)
+    _read_old_focal_losses(cfg)
     _compose_losses(cfg)
     _compose_model_needs(cfg)
     _limit_augmentation(cfg)
@@ -262,6 +263,24 @@ def _compose_sizes(cfg: Config, datasets: list[ConfigDict]) -> None:
     if sliding.get('mode') == 'slide' and tuple(sliding.crop_size) != crop:
         moved = [new * step / old for new, step, old in zip(crop, sliding.stride, sliding.crop_size, strict=True)]
         sliding.update(crop_size=crop, stride=tuple(max(1, round(step)) for step in moved))
+
+
+def _read_old_focal_losses(cfg: Config) -> None:
+    """Take ``use_sigmoid=False`` of a focal loss for the softmax form, as the published WTA configs write it.
+
+    mmseg's own ``FocalLoss`` has the sigmoid form alone and stops at such a config.
+    """
+    found = 0
+    for loss in (d for d in iter_dicts([cfg.get('model'), cfg.get('loss_decode')]) if 'use_sigmoid' in d):
+        if loss.get('type') in ('FocalLoss', 'SoftmaxFocalLoss') and not loss['use_sigmoid']:
+            loss.pop('use_sigmoid')
+            loss['type'], found = 'SoftmaxFocalLoss', found + 1
+    if found:
+        print_log(
+            'FocalLoss with use_sigmoid=False is read as SoftmaxFocalLoss, with its alpha and gamma; write that name.',
+            'current',
+            logging.WARNING,
+        )
 
 
 def _compose_losses(cfg: Config) -> None:

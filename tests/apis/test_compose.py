@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 
 import pytest
 import torch
@@ -369,3 +370,15 @@ def test_augmentation_narrows_what_the_pipelines_have():
     assert 'PhotoMetricDistortion' not in steps(light=0) and 'PhotoMetricDistortion' in steps(scale=(1, 1))
     with pytest.raises(ValueError, match='`augmentation` must be dict'):
         steps(light=2)
+
+
+@pytest.mark.parametrize('name', ['FocalLoss', 'SoftmaxFocalLoss'])
+def test_the_published_spelling_of_the_focal_loss_is_read(monkeypatch, name):
+    said = []
+    monkeypatch.setattr(sys.modules['mmdefect.apis.compose'], 'print_log', lambda text, *_: said.append(text))
+    loss = dict(type=name, use_sigmoid=False, alpha=[0.1, 0.3, 0.6], gamma=2.0, loss_weight=1.0, _delete_=True)
+    cfg = load_config('configs/fast_scnn/fast-scnn_baseline_2k_wta-256.py', dict(loss_decode=loss))
+    init_default_scope('mmseg')
+    built = MODELS.build(cfg.model.decode_head).loss_decode
+    assert type(built).__name__ == 'SoftmaxFocalLoss' and list(built.options['alpha']) == [0.1, 0.3, 0.6]
+    assert len(said) == 1 and 'write that name' in said[0]
