@@ -177,6 +177,10 @@ SAME = (*SAME, 'on_device', 'cutpaste_256', 'good_256', 'cutpaste_runtime', 'cut
 @pytest.mark.parametrize('path', BASES, ids=name)
 def test_a_recipe_changes_what_its_kind_says(path):
     kind = path.parent.name
+    if path.stem == 'query_focal':  # of models that no leaf has; the others say so
+        with pytest.raises(ValueError, match='`query_losses` must have keys'):
+            load_config(CONFIGS / f'{SEGMENTATION}.py', None, ['query_focal'])
+        return
     allowed, leaf = KINDS.get(path.stem) or KINDS[kind]
     before = composed(CONFIGS / f'{leaf}.py')
     after = composed(CONFIGS / f'{leaf}.py', (path.stem,))
