@@ -20,6 +20,13 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--show-dir', help='folder for images of image, label and prediction')
     parser.add_argument('--tta', action='store_true', help='average over scales and flips')
     parser.add_argument(
+        '--tile-split',
+        type=int,
+        default=1,
+        metavar='N',
+        help='predict images in N x N tiles, each by itself (default: 1)',
+    )
+    parser.add_argument(
         '--decision',
         choices=['delivered', 'argmax', 'calibrated'],
         default='delivered',
@@ -45,6 +52,7 @@ def main() -> int:
         args.launcher,
         args.decision,
         args.recipes,
+        args.tile_split,
     )
     if args.launcher != 'none':
         end_rank(0)

@@ -30,6 +30,7 @@ def test(
     launcher: str = 'none',
     decision: str = 'delivered',
     recipes: Sequence[str] = (),
+    tile_split: int = 1,
 ) -> dict[str, float]:
     """Evaluate a checkpoint on the test set.
 
@@ -42,6 +43,7 @@ def test(
         launcher: ``none``, ``pytorch``, ``slurm`` or ``mpi``.
         decision: what is judged, written and drawn: ``delivered``, as predicting does it (with the offsets that
             validation fitted and the checkpoint holds), ``argmax``, or ``calibrated``, which must find offsets.
+        tile_split: predict every image in so many tiles a side, each by itself, and put them together.
 
     Returns:
         The metrics, in percent where they are shares.
@@ -74,6 +76,8 @@ def test(
             cfg.test_evaluator.setdefault('evidence', str(Path(cfg.work_dir) / EVIDENCE_NAME))
     if cfg.test_evaluator.get('type') == 'DefectMetric':
         cfg.test_evaluator.update(decision=decision)
+    if tile_split != 1:
+        _split_into_tiles(cfg, tile_split)
     if tta:
         _use_tta(cfg)
         if cfg.test_evaluator.type == 'DefectMetric':
@@ -81,6 +85,19 @@ def test(
     metrics = Runner.from_cfg(cfg).test()
     leave_group()
     return metrics
+
+
+def _split_into_tiles(cfg: Config, count: int) -> None:
+    """Let the network see an image in ``count`` x ``count`` tiles."""
+    resize = next((t for t in iter_transforms(cfg.test_dataloader.dataset.pipeline) if t['type'] == 'Resize'), None)
+    if count < 1 or resize is None or resize.get('scale') is None:
+        found = 'no scale' if resize is None or resize.get('scale') is None else f'--tile-split {count}'
+        raise ValueError(
+            f'`--tile-split` must be a number from 1 on, and the test pipeline `Resize` to a `scale`, got {found}.'
+        )
+    width, height = resize['scale']
+    tile = -(-height // count), -(-width // count)
+    cfg.model.test_cfg = ConfigDict(mode='slide', crop_size=tile, stride=tile)
 
 
 def _use_tta(cfg: Config) -> None:

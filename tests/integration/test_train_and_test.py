@@ -13,8 +13,12 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from mmengine.registry import init_default_scope
+from torch.nn.functional import interpolate as resize
 
-from mmdefect.apis import train
+from mmdefect.apis import load_config, test, train
+from mmdefect.inference.checkpoint import build_segmentor
+from mmdefect.registry import TRANSFORMS
 from tests.helpers.data import write_wta
 from tests.helpers.small import as_arguments, quick_options
 
@@ -120,6 +124,36 @@ def test_test_time_augmentation_runs(data, trained, tmp_path):
     done = tool('test', LEAF, trained / 'iter_2.pth', '--work-dir', tmp_path, '--tta', options=[f'data_root={data[0]}'])
     assert done.returncode == 0, done.stderr[-2000:]
     assert 'fg_mIoU' in done.stdout + done.stderr
+
+
+def test_tiles_are_predicted_by_themselves(data, trained, tmp_path):
+    """Against the network on each quarter of the image."""
+    root, labels = data
+    options = dict(quick_options(2, image_scale=(112, 80)), data_root=str(root))
+    said = dict(out=tmp_path / 'out', cfg_options=options, decision='argmax', tile_split=2)
+    test(REPO / LEAF, trained / 'iter_2.pth', tmp_path, **said)
+    cfg = load_config(REPO / LEAF, options)
+    init_default_scope('mmseg')
+    model = build_segmentor(cfg)
+    model.load_state_dict(torch.load(trained / 'iter_2.pth', weights_only=False)['state_dict'])
+    steps = [
+        TRANSFORMS.build(step) for step in cfg.test_dataloader.dataset.pipeline if 'Annotations' not in step['type']
+    ]
+    for path in (path for path in labels if '/test/' in path):
+        sample = dict(img_path=str(root / path))
+        for step in steps:
+            sample = step(sample)
+        batch = dict(inputs=[sample['inputs']], data_samples=[sample['data_samples']])
+        inputs = model.data_preprocessor(batch)['inputs']
+        assert inputs.shape[2:] == (80, 112)
+        with torch.no_grad():
+            quarters = [[model(inputs[:, :, r : r + 40, c : c + 56], mode='tensor') for c in (0, 56)] for r in (0, 40)]
+            resized = [[resize(q, (40, 56), mode='bilinear') for q in row] for row in quarters]
+            logits = resize(torch.cat([torch.cat(row, 3) for row in resized], 2), labels[path].shape, mode='bilinear')
+        written = cv2.imread(str(tmp_path / 'out' / Path(path).name), cv2.IMREAD_UNCHANGED)
+        assert (written == logits[0].argmax(0).numpy()).mean() > 0.999
+    with pytest.raises(ValueError, match='`--tile-split` must be a number from 1 on'):
+        test(REPO / LEAF, trained / 'iter_2.pth', tmp_path, **{**said, 'tile_split': 0})
 
 
 def one_sentence(done):
