@@ -159,12 +159,7 @@ def test_upstream_environment_with_one_fault(bare, change, level, what, fix):
         ('mmengine', "ModuleNotFoundError: No module named 'pkg_resources'", 'pkg_resources', 'setuptools==80'),
         ('mmseg', "ModuleNotFoundError: No module named 'mmcv'", 'cannot be found', 'mmcv'),
         ('mmseg', "ModuleNotFoundError: No module named 'prettytable.colors'", 'prettytable.colors', 'prettytable==3'),
-        (
-            'mmseg',
-            'AssertionError: MMCV==2.9.0 is used but incompatible. Please install mmcv>=2.0.0.',
-            'mmcv 2.9',
-            'mmcv',
-        ),
+        ('mmseg', 'AssertionError: MMCV==2.9.0 is used but incompatible. Please install mmcv>=2.0', 'mmcv 2.9', 'mmcv'),
         ('torch', 'The NVIDIA driver on your system is too old (found version 11040).', 'not fit', 'update the driver'),
         ('scipy', 'Traceback ...\nOSError: something new', 'OSError: something new', 'scipy==1.'),
     ],

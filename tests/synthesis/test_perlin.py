@@ -260,16 +260,16 @@ def test_three_adjustments_are_sampled_and_each_does_what_it_says(folder):
 
 
 @pytest.mark.parametrize(
-    'bad, message',
+    'name, value, message',
     [
-        (dict(octave_range=(3, 3)), 'excluded'),
-        (dict(threshold=2), 'threshold'),
-        (dict(transparency_range=(0.5, 1.5)), 'share of the image'),
+        ('octave_range', (3, 3), 'excluded'),
+        ('threshold', 2, 'threshold'),
+        ('transparency_range', (0.5, 1.5), 'share of the image'),
     ],
 )
-def test_wrong_ranges_are_rejected(bad, message):
+def test_wrong_ranges_are_rejected(name, value, message):
     with pytest.raises(ValueError, match=message):
-        PerlinRanges(**bad)
+        PerlinRanges(**{name: value})
 
 
 def test_wrong_foregrounds_are_rejected():

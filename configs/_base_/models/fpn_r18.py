@@ -17,11 +17,11 @@ model = dict(
     neck=dict(type='FPN', in_channels=[64, 128, 256, 512], out_channels=64, num_outs=4),
     decode_head=dict(
         type='FPNHead',
+        channels=64,
+        dropout_ratio=0.1,
         in_channels=[64, 64, 64, 64],
         in_index=[0, 1, 2, 3],
         feature_strides=[4, 8, 16, 32],
-        channels=64,
-        dropout_ratio=0.1,
     ),
     auxiliary_head=dict(in_channels=64, channels=32),
 )

@@ -1,5 +1,5 @@
-# As paste_poisson, for parts that lie any way round (bottles, screws): defects go anywhere on the object.
-_base_ = ['./paste_poisson.py']
+# As paste_on_object, with number and size as in paste_poisson: for parts that lie any way round (bottles, screws).
+_base_ = ['./paste_on_object.py']
 synthesis = dict(
     transforms=[
         dict(
