@@ -283,22 +283,42 @@ def _check_target(name: str, out: str | os.PathLike, overwrite: bool) -> Path:
 
 
 def _own_split_is_usable(samples: Sequence[Sample]) -> bool:
-    """Tell whether the folders give every image a split, with defects to train on and images to judge by."""
-    sides = {s.own_split for s in samples}
+    """Tell whether the folders give every defect a split, with some to train on and images to judge by."""
+    sides = {s.own_split for s in samples if s.own_split is not None or s.defect_type != GOOD}
     defects = any(s.own_split == 'train' and s.defect_type != GOOD for s in samples)
     return None not in sides and len(sides) > 1 and defects
 
 
 def _complete_own_split(survey: Survey, seed: int, groups: Sequence[Sequence[str]]) -> tuple[dict, dict]:
-    """Take the split of the folders; what it lacks of val and test is sampled from its training images."""
+    """Take the split of the folders; what it lacks of val and test is sampled from its training images.
+
+    Clean images beside the split, as in ``Combined/`` and ``good/``, join it afterwards: those of a group with given
+    images go where these are (test before val before train), the others by the default shares.
+    """
     sides = {name: [s for s in survey.samples if s.own_split == name] for name in DEFAULT_FRACTIONS}
+    given_groups, free = (
+        groups,
+        {relative_path(s.img_path, survey.root): s for s in survey.samples if s.own_split is None},
+    )
     lacking = [name for name in ('val', 'test') if not sides[name]]
     if lacking:
         train = sides['train']
         groups = within(groups, {relative_path(s.img_path, survey.root) for s in train})
         shares = {'train': 1 - CARVED * len(lacking), **dict.fromkeys(lacking, CARVED)}
         sides |= assign(train, survey.root, Fractions(shares), seed, groups)[0]
-    return sides, {'name': 'folders', 'drawn_from_train': lacking}
+    beside = len(free)
+    joined = [set(g) for g in given_groups]
+    for name in ('test', 'val', 'train'):
+        reached = {relative_path(s.img_path, survey.root) for s in sides[name]}
+        while more := set().union(*(g for g in joined if g & reached)) - reached:
+            reached |= more
+        sides[name] = [*sides[name], *(free.pop(image) for image in sorted(reached & set(free)))]
+    if free:
+        drawn = assign(
+            list(free.values()), survey.root, Fractions(DEFAULT_FRACTIONS), seed, within(given_groups, set(free))
+        )[0]
+        sides = {name: [*side, *drawn.get(name, [])] for name, side in sides.items()}
+    return sides, {'name': 'folders', 'drawn_from_train': lacking, 'clean_beside': beside}
 
 
 def _check_side(name: str, entries: Sequence[SplitEntry], total: int) -> None:
@@ -335,7 +355,10 @@ def _print_next(project: Project, split: Split, console: Console) -> None:
     sizes = ', '.join(f'{name} {sum(types.values())} ({types.get(GOOD, 0)} clean)' for name, types in counts.items())
     how = {'folders': 'as the folders have it', 'fractions': f'drawn with seed {split.seed}'}[split.protocol['name']]
     drawn = split.protocol.get('drawn_from_train')
-    console.print(f'[bold]split[/] {how}{", " + " and ".join(drawn) + " drawn from train" if drawn else ""}: {sizes}')
+    beside = split.protocol.get('clean_beside')
+    extra = f', {" and ".join(drawn)} drawn from train' if drawn else ''
+    extra += f', {beside} clean images beside it divided with seed {split.seed}' if beside else ''
+    console.print(f'[bold]split[/] {how}{extra}: {sizes}')
     missing = split.types_without_training()
     if missing:
         console.print(f'[bold]note[/] no training image of {", ".join(missing)}: another --seed, or more images.')

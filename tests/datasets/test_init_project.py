@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import runpy
+import shutil
 import sys
 from pathlib import Path
 
@@ -15,10 +16,10 @@ from mmengine.config import Config
 from mmdefect.apis.compose import iter_heads
 from mmdefect.apis.config import load_config
 from mmdefect.datasets.census import WIDTH, make_console
-from mmdefect.datasets.project import init_project
+from mmdefect.datasets.project import init_project, plan_split, survey_folder
 from mmdefect.datasets.split_file import read_split
 from mmdefect.registry import DATASETS
-from tests.helpers.data import draw_image, draw_label, save, write_mvtec, write_visa, write_wta
+from tests.helpers.data import SIZE_HW, draw_image, draw_label, save, write_combined, write_mvtec, write_visa, write_wta
 
 TOOL = Path(__file__).resolve().parents[2] / 'tools' / 'init_project.py'
 
@@ -297,3 +298,19 @@ def test_the_division_of_visa_is_kept_but_for_a_validation(tmp_path):
     assert {t: counts['train'][t] + counts['val'][t] for t in counts['test']} == {'Anomaly': 3, 'good': 8}
     rows = (tmp_path / 'visa/split_csv/2cls_highshot.csv').read_text().splitlines()
     assert names_by_split(project.split_file)['test'] == {r.split(',')[3] for r in rows if ',test,' in r}
+
+
+def test_combined_folders_keep_their_split_and_good_images_join_it(tmp_path):
+    """``good/`` has no split of its own: it is divided, and no given image moves."""
+    write_combined(tmp_path / 'data', dict(train=6, val=3, test=5), good=12, object_masks=False)
+    shutil.copy(tmp_path / 'data/good/000.png', tmp_path / 'data/Combined/test/copy.png')
+    save(tmp_path / 'data/Combined/test_gt/copy_mask.png', np.zeros(SIZE_HW, np.uint8))
+    survey = survey_folder(tmp_path / 'data')
+    split = plan_split(survey)
+    side = {e.image: name for name, entries in split.splits.items() for e in entries}
+    given = {image: name for image, name in side.items() if image.startswith('Combined/')}
+    assert len(given) == 15 and all(image.split('/')[1] == name for image, name in given.items())
+    assert side['good/000.png'] == 'test'  # the same picture is a test image
+    good = [name for image, name in side.items() if image.startswith('good/')]
+    assert len(good) == 12 and set(good) == {'train', 'val', 'test'}
+    assert plan_split(survey).splits == split.splits
