@@ -13,7 +13,7 @@ from mmdefect.extras import MODULES, missing_modules, require
 
 ROOT = Path(__file__).resolve().parents[1]
 #: Predict from exported files, or start other tools; none of these needs an extra by itself.
-LIGHT = ('predict', 'run_batch', 'serve')
+LIGHT = ('predict', 'prelabel', 'run_batch', 'serve')
 #: Arguments of tools that look at them first, so that --help works everywhere.
 ARGUMENTS = {
     'convert_dataset': ['folder', 'a', 'b'],
@@ -63,6 +63,6 @@ def test_the_console_knows_all_tools(capsys, monkeypatch):
     assert stop.value.code == 2 and "invalid int value: 'four'" in capsys.readouterr().err
     with pytest.raises(SystemExit) as stop:
         main(['predikt'])
-    assert stop.value.code == 2 and "choose from 'doctor', 'anomaly'" in capsys.readouterr().err.replace(
+    assert stop.value.code == 2 and "choose from 'doctor', 'accept'" in capsys.readouterr().err.replace(
         'doctor,', "'doctor',"
     )

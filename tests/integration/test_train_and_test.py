@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -16,7 +17,8 @@ import torch
 from mmengine.registry import init_default_scope
 from torch.nn.functional import interpolate as resize
 
-from mmdefect.apis import load_config, test, train
+from mmdefect.apis import load_config, train
+from mmdefect.apis import test as run_test
 from mmdefect.inference.checkpoint import build_segmentor
 from mmdefect.registry import TRANSFORMS
 from tests.helpers.data import write_wta
@@ -80,11 +82,19 @@ def test_the_order_in_memory_changes_the_training_by_rounding_only(data, tmp_pat
         torch.testing.assert_close(weights[True][name], value, atol=2e-3, rtol=1e-3)  # AdamW steps of 1e-6 .. 1e-3
 
 
-def test_resuming_goes_on_from_the_checkpoint(data, trained):
-    done = tool(
-        'train', LEAF, '--work-dir', trained, '--resume', options=[f'data_root={data[0]}', 'train_cfg.max_iters=4']
-    )
-    assert done.returncode == 2 and re.search('differs in .*train_cfg.max_iters', done.stderr)
+def test_resuming_goes_on_from_the_checkpoint(data, trained, tmp_path):
+    """A finished run may become longer; any other change is refused."""
+    run = tmp_path / 'run'
+    shutil.copytree(trained, run)
+    (run / 'last_checkpoint').write_text(str(run / 'iter_2.pth'))
+    resume = ('train', LEAF, '--work-dir', run, '--resume')
+    for change in ('train_cfg.max_iters=1', 'optim_wrapper.optimizer.lr=0.5'):
+        done = tool(*resume, options=[f'data_root={data[0]}', change])
+        assert done.returncode == 2 and f'differs in {change.split("=")[0]}' in done.stderr, done.stderr[-500:]
+    done = tool(*resume, options=[f'data_root={data[0]}', 'train_cfg.max_iters=4'])
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert 'resumed epoch: 0, iter: 2' in done.stdout + done.stderr
+    assert torch.load(run / 'iter_4.pth', map_location='cpu', weights_only=False)['meta']['iter'] == 4
 
 
 def test_testing_writes_label_maps_images_and_the_table(data, trained, tmp_path):
@@ -131,7 +141,7 @@ def test_tiles_are_predicted_by_themselves(data, trained, tmp_path):
     root, labels = data
     options = dict(quick_options(2, image_scale=(112, 80)), data_root=str(root))
     said = dict(out=tmp_path / 'out', cfg_options=options, decision='argmax', tile_split=2)
-    test(REPO / LEAF, trained / 'iter_2.pth', tmp_path, **said)
+    run_test(REPO / LEAF, trained / 'iter_2.pth', tmp_path, **said)
     cfg = load_config(REPO / LEAF, options)
     init_default_scope('mmseg')
     model = build_segmentor(cfg)
@@ -153,7 +163,7 @@ def test_tiles_are_predicted_by_themselves(data, trained, tmp_path):
         written = cv2.imread(str(tmp_path / 'out' / Path(path).name), cv2.IMREAD_UNCHANGED)
         assert (written == logits[0].argmax(0).numpy()).mean() > 0.999
     with pytest.raises(ValueError, match='`--tile-split` must be a number from 1 on'):
-        test(REPO / LEAF, trained / 'iter_2.pth', tmp_path, **{**said, 'tile_split': 0})
+        run_test(REPO / LEAF, trained / 'iter_2.pth', tmp_path, **{**said, 'tile_split': 0})
 
 
 def one_sentence(done):
