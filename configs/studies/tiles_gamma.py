@@ -12,7 +12,7 @@ baseline = 'g2'
 stopping = 'no run after three seeds of every arm.'
 decision = [
     dict(pair=(arm, 'g2'), metric=metric, above=0.0)
-    for metric in ('fg_mIoU', 'fg_AP')
+    for metric in ('argmax_fg_mIoU', 'fg_AP')
     for arm in ('ce', 'g05', 'g1', 'g3', 'g4', 'g5')
 ]
 _alpha = [0.1, 0.5, 0.5, 0.5, 0.5, 0.5]

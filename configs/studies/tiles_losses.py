@@ -8,22 +8,23 @@ name = 'tiles_losses'
 title = 'Which loss? Magnetic tiles'
 text = (
     'FPN on a frozen ResNet-18 without its fourth stage, ImageNet weights (`weights/`), on magnetic tiles with five '
-    'types of defects, images and crops of 160, batch 4, bfloat16, AdamW 1e-3 for every loss, plain draws. The '
+    'types of defects, images and crops of 160, batch 4, bfloat16, one optimiser and learning rate for every loss, plain draws. The '
     'published ablation, one run a loss on inserts with 99.8 % background and a tenth of the learning rate for '
-    'Tversky and Dice: focal 33.3 (gamma 2, alpha .1 .3 .6), Tversky 30.3, cross-entropy 23.7, focal + Tversky 22.7, '
-    'Dice 22.3, Dice + cross-entropy 19.3 of foreground IoU by the largest score. Here `fg_mIoU` is that number, '
-    'and checkpoints are chosen by it; `cal_fg_mIoU` and `fg_AP` do not ask where a loss puts its threshold.'
+    'Tversky: focal 33.3 (gamma 2, alpha .1 .3 .6), Tversky 30.3, cross-entropy 23.7, focal + Tversky 22.7, '
+    'Dice 22.3, Dice + cross-entropy 19.3 of foreground IoU by the largest score. Here that is `argmax_fg_mIoU`, and '
+    'checkpoints are chosen by it on validation (there `fg_mIoU`); `cal_fg_mIoU`, the delivered decision, and `fg_AP` '
+    'do not ask where a loss puts its threshold.'
 )
 factor = dict(name='loss', keys=['*loss_decode*'])
 baseline = 'ce'
 iterations = 400
 selection = dict(metric='fg_mIoU', tie='last')
-metrics = ['fg_mIoU', 'cal_fg_mIoU', 'fg_AP', 'fg_mAcc', 'any_AP', 'cRecall', 'FA_per_image']
+metrics = ['argmax_fg_mIoU', 'cal_fg_mIoU', 'fg_AP', 'any_AP', 'cRecall', 'FA_per_image']
 stopping = 'no run after three seeds of every arm.'
 decision = [
-    dict(pair=('ce', 'focal_alpha'), metric='fg_mIoU', above=0.0),
-    dict(pair=('ce', 'tversky'), metric='fg_mIoU', above=0.0),
-    dict(pair=('dice_ce', 'focal_alpha'), metric='fg_mIoU', above=0.0),
+    dict(pair=('ce', 'focal_alpha'), metric='argmax_fg_mIoU', above=0.0),
+    dict(pair=('ce', 'tversky'), metric='argmax_fg_mIoU', above=0.0),
+    dict(pair=('dice_ce', 'focal_alpha'), metric='argmax_fg_mIoU', above=0.0),
     dict(pair=('ce', 'focal_alpha'), metric='fg_AP', above=0.0),
 ]
 
