@@ -8,12 +8,12 @@ name = 'tiles_losses'
 title = 'Which loss? Magnetic tiles'
 text = (
     'FPN on a frozen ResNet-18 without its fourth stage, ImageNet weights (`weights/`), on magnetic tiles with five '
-    'types of defects, images and crops of 160, batch 4, bfloat16, one optimiser and learning rate for every loss, plain draws. '
-    'The published ablation, one run a loss on inserts with 99.8 % background and a tenth of the learning rate for '
-    'Tversky: focal 33.3 (gamma 2, alpha .1 .3 .6), Tversky 30.3, cross-entropy 23.7, focal + Tversky 22.7, '
-    'Dice 22.3, Dice + cross-entropy 19.3 of foreground IoU by the largest score. Here that is `argmax_fg_mIoU`, and '
-    'checkpoints are chosen by it on validation (there `fg_mIoU`); `cal_fg_mIoU`, the delivered decision, and `fg_AP` '
-    'do not ask where a loss puts its threshold.'
+    'types of defects, images and crops of 160, batch 4, bfloat16, one optimiser and learning rate for every loss, '
+    'plain draws. The published ablation, one run a loss on inserts with 99.8 % background and a tenth of the '
+    'learning rate for Tversky: focal 33.3 (gamma 2, alpha .1 .3 .6), Tversky 30.3, cross-entropy 23.7, focal + '
+    'Tversky 22.7, Dice 22.3, Dice + cross-entropy 19.3 of foreground IoU by the largest score. Here that is '
+    '`argmax_fg_mIoU`, and checkpoints are chosen by it on validation (there `fg_mIoU`); `cal_fg_mIoU`, the delivered '
+    'decision, and `fg_AP` do not ask where a loss puts its threshold.'
 )
 factor = dict(name='loss', keys=['*loss_decode*'])
 baseline = 'ce'
