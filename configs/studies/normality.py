@@ -8,11 +8,14 @@ Before it, with the category of 512 pixels in data/screw, for the seeds N = 0 ..
 normality_macaroni1.py is this study on VisA macaroni1 with 5 images.
 """
 
+from pathlib import Path
+from runpy import run_path
+
 _product = globals().get('_product', 'screw')
-_leaf, _scale, _shots, _recipe = {
-    'screw': ('mvtec-256', (512, 512), 1, 'paste_on_object'),
-    'macaroni1': ('folder-256', (1024, 683), 5, 'paste_on_object'),
-}[_product]
+_shots, _recipe = {'screw': 1, 'macaroni1': 5}[_product], 'paste_on_object'
+_few = run_path(str(Path(__file__).with_name('few_defects.py')), dict(_product=_product))
+_shared = ('base', 'bases', 'iterations', 'tolerates', 'selection', '_scale', '_half')
+base, bases, iterations, tolerates, selection, _scale, _half = (_few[key] for key in _shared)
 
 name = 'normality' if _product == 'screw' else f'normality_{_product}'
 title = f'Memories of good parts: {_product}, on validation'
@@ -23,23 +26,12 @@ text = (
     'went; the decision is fitted on the same images, in all arms alike. `wide` has the usual augmentation, the other '
     'arms that of `steady.py`.'
 )
-base = f'configs/fpn/fpn-r18-l3-frozen_baseline_900_{_leaf}.py'
 factor = dict(name='memory', keys=['*normality*', '*Normality*', '*neck*', '*synthesis*', '*sampler*', '*pipeline*'])
-tolerates = ['code']
-iterations = 500
 val_interval = 500
 seeds = [0, 1, 2, 3, 4]
-selection = dict(metric='any_AP', tie='last')
 metrics = ['any_AP', 'AUPRO30', 'cal_any_IoU', 'image_AUROC', 'cRecall', 'FA_images']
-bases = ['configs/_base_/weights/resnet18-l3_file.py', 'configs/_base_/defect_crop.py']
-overrides = {
-    'amp': True,
-    'image_scale': _scale,
-    'crop_size': (256, 256),
-    'split_file': f'dev_{_shots}_{{seed}}.json',
-    'test_dataloader.dataset.split': 'val',
-}
-_half = {'train_dataloader.sampler': dict(_delete_=True, type='MixingSampler', defective_share=0.5, shuffle=True)}
+overrides = {**_few['overrides'], 'split_file': f'dev_{_shots}_{{seed}}.json', 'test_dataloader.dataset.split': 'val'}
+_half = {'train_dataloader.sampler': _half}
 _steady, _bank = 'configs/_base_/steady.py', 'configs/_base_/normality/bank.py'
 _pastes = f'configs/_base_/synthesis/{_recipe}.py'
 arms = dict(

@@ -310,7 +310,7 @@ def test_combined_folders_keep_their_split_and_good_images_join_it(tmp_path):
     side = {e.image: name for name, entries in split.splits.items() for e in entries}
     given = {image: name for image, name in side.items() if image.startswith('Combined/')}
     assert len(given) == 15 and all(image.split('/')[1] == name for image, name in given.items())
-    assert side['good/000.png'] == 'test'  # the same picture is a test image
+    assert side['good/000.png'] == 'test'  # the same pixels are a test image
     good = [name for image, name in side.items() if image.startswith('good/')]
     assert len(good) == 12 and set(good) == {'train', 'val', 'test'}
     assert plan_split(survey).splits == split.splits
