@@ -58,7 +58,11 @@ def test(
     set_work_dir(cfg, work_dir)
     for folder in filter(None, (cfg.work_dir, out, show_dir)):
         check_writable(folder)
-    if cfg.get('detector') is not None:  # of a CutPaste training
+    detector = cfg.get('detector') is not None  # of a CutPaste training
+    if tile_split != 1 and (tta or detector):
+        other = '`--tta`' if tta else 'a detector of a CutPaste training'
+        raise ValueError(f'`--tile-split` must stand alone, but is given with {other}; leave one of them out.')
+    if detector:
         from mmdefect.apis.anomaly_run import test_detector
 
         return test_detector(cfg, checkpoint, out or cfg.work_dir)
@@ -74,10 +78,9 @@ def test(
         cfg.test_evaluator.setdefault('per_image', str(Path(cfg.work_dir) / PARTS_NAME))
         if out is not None:
             cfg.test_evaluator.setdefault('evidence', str(Path(cfg.work_dir) / EVIDENCE_NAME))
-    if cfg.test_evaluator.get('type') == 'DefectMetric':
         cfg.test_evaluator.update(decision=decision)
     if tile_split != 1:
-        _split_into_tiles(cfg, tile_split)
+        cfg.custom_hooks = [*cfg.get('custom_hooks', []), dict(type='TileSplitHook', count=tile_split)]
     if tta:
         _use_tta(cfg)
         if cfg.test_evaluator.type == 'DefectMetric':
@@ -85,19 +88,6 @@ def test(
     metrics = Runner.from_cfg(cfg).test()
     leave_group()
     return metrics
-
-
-def _split_into_tiles(cfg: Config, count: int) -> None:
-    """Let the network see an image in ``count`` x ``count`` tiles."""
-    resize = next((t for t in iter_transforms(cfg.test_dataloader.dataset.pipeline) if t['type'] == 'Resize'), None)
-    if count < 1 or resize is None or resize.get('scale') is None:
-        found = 'no scale' if resize is None or resize.get('scale') is None else f'--tile-split {count}'
-        raise ValueError(
-            f'`--tile-split` must be a number from 1 on, and the test pipeline `Resize` to a `scale`, got {found}.'
-        )
-    width, height = resize['scale']
-    tile = -(-height // count), -(-width // count)
-    cfg.model.test_cfg = ConfigDict(mode='slide', crop_size=tile, stride=tile)
 
 
 def _use_tta(cfg: Config) -> None:

@@ -136,10 +136,11 @@ def test_test_time_augmentation_runs(data, trained, tmp_path):
     assert 'fg_mIoU' in done.stdout + done.stderr
 
 
-def test_tiles_are_predicted_by_themselves(data, trained, tmp_path):
-    """Against the network on each quarter of the image."""
+@pytest.mark.parametrize('image_scale', [(112, 80), (200, 80)], ids=['filled', 'not filled'])
+def test_tiles_are_predicted_by_themselves(data, trained, tmp_path, image_scale):
+    """Against the network on each quarter of the image, also where it is narrower than the scale of the config."""
     root, labels = data
-    options = dict(quick_options(2, image_scale=(112, 80)), data_root=str(root))
+    options = dict(quick_options(2, image_scale=image_scale), data_root=str(root))
     said = dict(out=tmp_path / 'out', cfg_options=options, decision='argmax', tile_split=2)
     run_test(REPO / LEAF, trained / 'iter_2.pth', tmp_path, **said)
     cfg = load_config(REPO / LEAF, options)
@@ -162,8 +163,10 @@ def test_tiles_are_predicted_by_themselves(data, trained, tmp_path):
             logits = resize(torch.cat([torch.cat(row, 3) for row in resized], 2), labels[path].shape, mode='bilinear')
         written = cv2.imread(str(tmp_path / 'out' / Path(path).name), cv2.IMREAD_UNCHANGED)
         assert (written == logits[0].argmax(0).numpy()).mean() > 0.999
-    with pytest.raises(ValueError, match='`--tile-split` must be a number from 1 on'):
+    with pytest.raises(ValueError, match='`--tile-split` must be a number of tiles from 1 on, got 0'):
         run_test(REPO / LEAF, trained / 'iter_2.pth', tmp_path, **{**said, 'tile_split': 0})
+    with pytest.raises(ValueError, match='`--tile-split` must stand alone, but is given with `--tta`'):
+        run_test(REPO / LEAF, trained / 'iter_2.pth', tmp_path, **said, tta=True)
 
 
 def one_sentence(done):

@@ -7,6 +7,7 @@ from .model_hooks import (
     FreezeBackboneHook,
     LongerScheduleHook,
     SyncStatisticsHook,
+    TileSplitHook,
 )
 from .normality_hook import NormalityHook
 from .policy_hook import PolicyHook
@@ -26,5 +27,6 @@ __all__ = [
     'PredictionSheetHook',
     'SelectionCheckHook',
     'SyncStatisticsHook',
+    'TileSplitHook',
     'set_class_prior',
 ]

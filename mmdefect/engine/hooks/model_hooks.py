@@ -125,6 +125,26 @@ class LongerScheduleHook(Hook):
 
 
 @HOOKS.register_module()
+class TileSplitHook(Hook):
+    """Let the model see every test image in tiles, each by itself.
+
+    Args:
+        count: tiles of a side.
+    """
+
+    def __init__(self, count: int) -> None:
+        if count < 1:
+            raise ValueError(f'`--tile-split` must be a number of tiles from 1 on, got {count}.')
+        self.count = count
+
+    def before_test_iter(self, runner: Runner, batch_idx: int, data_batch: dict | None = None) -> None:
+        """Set the window to a tile of the image as the network gets it; mmseg slides it without overlap."""
+        sides = data_batch['inputs'][0].shape[-2:]
+        tile = tuple(-(-side // self.count) for side in sides)
+        unwrapped(runner).test_cfg.update(mode='slide', crop_size=tile, stride=tile)
+
+
+@HOOKS.register_module()
 class ChannelsLastHook(Hook):
     """Reorder the weights to batch, row, column, channel: on a CPU most convolutions are faster that way.
 
