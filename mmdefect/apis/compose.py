@@ -67,17 +67,8 @@ SWITCHES = ('ema', 'class_prior', 'class_aware', 'ignore_band', 'defect_crop')
 #: Top-level keys that :func:`compose` spreads; an option of any other key is applied again after it, as the last word.
 SPREAD = (
     *('data_root', 'split_file', 'category', 'division', 'variant', 'patch', 'classes', 'palette', 'num_classes'),
-    *(
-        'crop_size',
-        'image_scale',
-        'loss_decode',
-        'query_losses',
-        'class_weight',
-        'bn_momentum',
-        'own_optimizer',
-        'own_transforms',
-    ),
-    *('generated', 'synthesis', 'bilevel', 'augmentation', 'normality', *SWITCHES),
+    *('crop_size', 'image_scale', 'loss_decode', 'query_losses', 'class_weight', 'bn_momentum', 'own_optimizer'),
+    *('own_transforms', 'generated', 'synthesis', 'bilevel', 'augmentation', 'normality', *SWITCHES),
 )
 #: Heads whose list of losses has roles: the places of the segmentation losses. The rest (edges) stays as it is.
 LOSS_ROLES = {'PIDHead': (0, 1, 3), 'DDRHead': (0, 1)}
@@ -409,6 +400,8 @@ def _compose_normality(cfg: Config) -> None:
         )
     if turned and settings.get('kind') == 'auto':
         settings['kind'] = 'bank'
+        says = f"`normality.kind='auto'` takes a bank: {turned[0]} of the training pipeline moves and scales places."
+        print_log(says, 'current', logging.WARNING)
     width, height = cfg.get('image_scale') or (cfg.get('crop_size') or (256, 256))[::-1]
     shapes = level_shapes(cfg.model.backbone, (height, width))
     channels, sizes = [s[0] for s in shapes], [s[1:] for s in shapes]

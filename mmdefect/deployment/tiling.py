@@ -122,6 +122,11 @@ class TiledPredictor(Predictor):
     def __init__(
         self, predictor: BatchPredictor, plan: TilePlan, progress: Callable[[int, int], None] | None = None
     ) -> None:
+        if predictor.info.extra.get('whole_images'):
+            raise ValueError(
+                f'{predictor.info.name or "the model"} must see whole images, because it compares places of the part, '
+                'but is asked for tiles; leave the tiles out, or train with a bank of normal features.'
+            )
         self.predictor, self.info, self.plan, self.progress = predictor, predictor.info, plan, progress
 
     def close(self) -> None:

@@ -25,6 +25,8 @@ NOBODY = -1
 _HELD = 2**24
 #: Values whose least is looked for at once.
 _BLOCK = 64
+#: Share by which a place must fit better for each cell that it lies farther away.
+_FARTHER = 1e-3
 #: Channels that an alignment compares.
 _ALIGNED = 8
 
@@ -196,9 +198,10 @@ class PlaceMemory(_Memory):
     def locate(self, features: Tensor) -> Tensor:
         """Return where on the map of a whole image each sample lies best, ``(B, 2)`` int64 rows and columns.
 
-        An exported graph takes whole images only: it tries the shifts and no crops.
+        Of a whole image only the shifts are tried, of a crop every place. An exported graph takes whole images only.
         """
-        if torch.jit.is_tracing() or torch.compiler.is_compiling():
+        traced = torch.jit.is_tracing() or torch.compiler.is_compiling()
+        if traced or features.shape[2:] == self.mean.shape[1:]:
             start = torch.zeros(features.shape[0], 2, dtype=torch.int64, device=features.device)
             return self.refine(features, start, self.shift)
         own, pad = self._mixed(features), self.shift
@@ -209,12 +212,16 @@ class PlaceMemory(_Memory):
         return torch.stack([best // gaps.shape[2], best % gaps.shape[2]], 1) - pad
 
     def refine(self, features: Tensor, place: Tensor, reach: int) -> Tensor:
-        """Return the best place at most ``reach`` cells from ``place``."""
+        """Return the best place at most ``reach`` cells from ``place``; of equals the nearest to it.
+
+        Where a map says nothing, all places are equal but for rounding, which must not decide.
+        """
         own, whole = self._mixed(features), self._mixed(self.mean[None])[0]
         steps = torch.arange(-reach, reach + 1, device=features.device)
         around = torch.cartesian_prod(steps, steps)
         gaps = [(own - self._at(whole, place + step, features)).square().sum((1, 2, 3)) for step in around]
-        return place + around[torch.stack(gaps, 1).argmin(1)]
+        gaps = torch.stack(gaps, 1) * (1 + _FARTHER * around.abs().sum(1))
+        return place + around[gaps.argmin(1)]
 
     def _mixed(self, features: Tensor) -> Tensor:
         return torch.einsum('dc,bchw->bdhw', self.mix, features.detach().float())

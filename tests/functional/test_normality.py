@@ -106,6 +106,14 @@ def test_a_part_that_lies_aside_is_found_back():
     assert torch.equal(memory.laid(moved, place)[:, :14, 3:], base[0, :, :14, 3:])
 
 
+def test_rounding_moves_no_part_whose_map_says_nothing():
+    memory = PlaceMemory(6, (5, 5), shift=2)
+    memory.fit([torch.ones(6, 5, 5), torch.ones(6, 5, 5)])
+    for seed in range(20):
+        noise = 1e-6 * torch.randn(2, 6, 5, 5, generator=torch.Generator().manual_seed(seed))
+        assert memory.locate(1.3 + noise).tolist() == [[0, 0], [0, 0]]
+
+
 def test_smoothing_is_the_mean_of_the_cells_that_exist():
     features = torch.randn(2, 3, 5, 6, dtype=torch.float64)
     padded = nn.functional.pad(features, (1, 1, 1, 1), value=torch.nan)

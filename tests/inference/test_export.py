@@ -18,6 +18,7 @@ from mmdefect.apis import load_config
 from mmdefect.deployment import load_predictor
 from mmdefect.deployment.decision import decide_labels
 from mmdefect.deployment.predictor import METADATA_KEY
+from mmdefect.deployment.tiling import TiledPredictor, TilePlan
 from mmdefect.functional.calibration import decide
 from mmdefect.functional.parts import PartRule
 from mmdefect.inference.adaptation import exportable_operations, pool_by_matrices
@@ -96,8 +97,15 @@ def test_a_memory_of_what_is_normal_travels_in_the_file(tmp_path, kind, form, dy
     predictor = load_predictor(write_checkpoint(tmp_path / 'iter_7.pth', options=options))
     path = export_model(predictor.network, predictor.info, tmp_path / f'model.{form}', form, dynamic, (96, 96), 2)
     sizes = [(2, 96, 96), (1, 150, 120)] if dynamic == 'size' else [(1, 96, 96), (3, 96, 96)]
-    parity = compare_predictors(predictor, load_predictor(path), [make_images(*size, seed=size[0]) for size in sizes])
+    exported = load_predictor(path)
+    parity = compare_predictors(predictor, exported, [make_images(*size, seed=size[0]) for size in sizes])
     assert parity.holds, parity
+    for one in (predictor, exported):
+        if kind == 'bank':
+            TiledPredictor(one, TilePlan(split=2))
+            continue
+        with pytest.raises(ValueError, match='must see whole images, because it compares places of the part'):
+            TiledPredictor(one, TilePlan(split=2))
 
 
 def test_the_file_explains_itself_and_defaults_to_its_thresholds(predictor, tmp_path):

@@ -1,5 +1,7 @@
 """The neck in mmseg's models: from a zero start, with its memories in the weights."""
 
+import sys
+
 import pytest
 import torch
 from mmengine.config import Config
@@ -101,6 +103,15 @@ def test_auto_takes_places_for_parts_that_lie_the_same_and_a_bank_for_others():
         neck = NormalityNeck([8], kind='auto', entries=64, sizes_hw=[(24, 24)], shift=0)
         fill(neck, embedded, 12, 3000)
         assert neck.used == kind
+
+
+def test_auto_says_that_random_resizing_leaves_it_a_bank(monkeypatch):
+    said = []
+    monkeypatch.setattr(sys.modules['mmdefect.apis.compose'], 'print_log', lambda text, *_: said.append(text))
+    cfg = Config.fromfile(MODEL)
+    cfg.normality = dict(kind='auto')
+    compose(cfg)
+    assert cfg.model.neck.kind == 'bank' and len(said) == 1 and 'takes a bank: RandomResize' in said[0]
 
 
 def test_bad_settings_are_told():
