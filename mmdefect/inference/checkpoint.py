@@ -15,7 +15,6 @@ from mmdefect.functional.calibration import read_offsets
 from mmdefect.functional.parts import read_part_rule
 from mmdefect.inference.adaptation import fix_random_bases
 from mmdefect.inference.network import Preparation
-from mmdefect.models.normality_neck import NormalityNeck
 from mmdefect.registry import MODELS, init_default_scope
 from mmdefect.visualization.overlay import default_palette
 
@@ -124,9 +123,8 @@ def _read_info(
             metrics=record.get('metrics'),
         )
     extra['preparation'] = preparation.to_dict()
-    neck = getattr(model, 'neck', None)
-    if isinstance(neck, NormalityNeck) and neck.used == 'place':
-        extra['whole_images'] = True  # a tile would be compared with other places of the part
+    if getattr(getattr(model, 'neck', None), 'whole_images', False):
+        extra['whole_images'] = True
     head = config.model.decode_head
     name = f'{config.model.backbone.type}-{(head[-1] if isinstance(head, list) else head).type}'
     palette = [tuple(colour) for colour in dataset.get('palette') or default_palette(len(classes))]

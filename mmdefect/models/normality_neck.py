@@ -106,6 +106,11 @@ class NormalityNeck(BaseModule):
         self.chosen.fill_(KINDS.index(kind))
         self._used = kind
 
+    @property
+    def whole_images(self) -> bool:
+        """Whether images must not be cut into tiles: these would be compared with other places of the part."""
+        return self.used == 'place'
+
     def evidence(self, features: Sequence[Tensor]) -> dict[int, Tensor]:
         """Return residuals and distance of each compared level, ``(B, C + 1, h, w)`` float32."""
         with torch.autocast(features[0].device.type, enabled=False):
